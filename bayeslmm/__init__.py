@@ -1,0 +1,81 @@
+"""Bayesian linear mixed models.
+
+An lme4-style formula and a data frame become one density, and from it come the REML, ML and MAP
+estimates and the posterior. Public names are loaded on first use, so that importing the package
+stays cheap: neither PyMC nor ArviZ is imported before something needs to sample.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bayeslmm.compare import compare_reml, lrt
+    from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
+    from bayeslmm.exceptions import (
+        BayesLMMError,
+        DataError,
+        FormulaError,
+        OptionalDependencyError,
+        PriorError,
+        SamplingError,
+    )
+    from bayeslmm.fit import LMM, Estimate, Posterior
+    from bayeslmm.formula import parse as parse_formula
+
+    __version__: str
+
+__all__ = [
+    "LMM",
+    "BayesLMMError",
+    "DataError",
+    "Estimate",
+    "FormulaError",
+    "OptionalDependencyError",
+    "Posterior",
+    "PriorError",
+    "SamplingError",
+    "__version__",
+    "compare_reml",
+    "describe_dataset",
+    "list_datasets",
+    "load_dataset",
+    "lrt",
+    "parse_formula",
+]
+
+_SOURCES = {
+    "BayesLMMError": ("bayeslmm.exceptions", "BayesLMMError"),
+    "DataError": ("bayeslmm.exceptions", "DataError"),
+    "Estimate": ("bayeslmm.fit", "Estimate"),
+    "FormulaError": ("bayeslmm.exceptions", "FormulaError"),
+    "LMM": ("bayeslmm.fit", "LMM"),
+    "OptionalDependencyError": ("bayeslmm.exceptions", "OptionalDependencyError"),
+    "Posterior": ("bayeslmm.fit", "Posterior"),
+    "PriorError": ("bayeslmm.exceptions", "PriorError"),
+    "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
+    "compare_reml": ("bayeslmm.compare", "compare_reml"),
+    "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
+    "list_datasets": ("bayeslmm.datasets", "list_datasets"),
+    "load_dataset": ("bayeslmm.datasets", "load_dataset"),
+    "lrt": ("bayeslmm.compare", "lrt"),
+    "parse_formula": ("bayeslmm.formula", "parse"),
+}
+
+if not TYPE_CHECKING:  # a type checker would take any attribute to exist
+
+    def __getattr__(name: str) -> object:
+        """Load a public name on first use."""
+        if name == "__version__":
+            return version(__name__)
+        if name not in _SOURCES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, attribute = _SOURCES[name]
+        value = getattr(import_module(module), attribute)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """List the public names before they are loaded."""
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,222 @@
+"""Covariance structures of the random effects: parameters, factors and their derivatives.
+
+A grouping factor with k coefficients has ``Sigma = D Omega D``, with standard deviations D and a
+correlation matrix Omega that is zero between blocks. Its relative factor is
+``T = D chol(Omega) / sigma``. Two coordinate systems describe it:
+
+* theta, the free entries of T (lme4's parameters): smooth across singular fits;
+* eta, the log standard deviations followed by the correlation coordinates, which are the inverse
+  hyperbolic tangents of canonical partial correlations: unconstrained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Shape of the covariance matrix of one grouping factor.
+
+    Attributes
+    ----------
+    n_coefs : int
+        Number of coefficients k.
+    blocks : tuple of tuple of int
+        A partition of ``range(k)``: coefficients are correlated within a block and independent
+        across blocks.
+
+    Examples
+    --------
+    >>> Structure(3, ((0, 1), (2,))).n_theta
+    4
+    """
+
+    n_coefs: int
+    blocks: tuple[tuple[int, ...], ...]
+
+    @property
+    def theta_index(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows and columns of the free entries of T, block by block, each by columns (lme4)."""
+        cells = [
+            (block[row], block[col])
+            for block in self.blocks
+            for col in range(len(block))
+            for row in range(col, len(block))
+        ]
+        rows, cols = np.array(cells, dtype=np.intp).T
+        return rows, cols
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (row, column) of correlated coefficients, row > column, block by block."""
+        return tuple(
+            (block[row], block[col])
+            for block in self.blocks
+            for row in range(1, len(block))
+            for col in range(row)
+        )
+
+    @property
+    def n_theta(self) -> int:
+        """Number of covariance parameters, the same in both coordinate systems."""
+        return sum(len(block) * (len(block) + 1) // 2 for block in self.blocks)
+
+
+def factor_from_theta(structure: Structure, theta: Array) -> Array:
+    """Lower-triangular factor (k, k) with the free entries `theta` (n_theta,)."""
+    factor = np.zeros((structure.n_coefs, structure.n_coefs))
+    factor[structure.theta_index] = theta
+    return factor
+
+
+def theta_from_factor(structure: Structure, factor: Array) -> Array:
+    """Free entries (n_theta,) of a (k, k) factor or of a gradient with respect to it."""
+    return factor[structure.theta_index]
+
+
+def lower_factor(structure: Structure, root: Array) -> Array:
+    """Lower-triangular T with a nonnegative diagonal and T T' = root root', block by block.
+
+    A QR decomposition rather than a Cholesky factorisation, so that a singular covariance matrix
+    keeps its exact rank.
+    """
+    lower = np.zeros((structure.n_coefs, structure.n_coefs))
+    for block in structure.blocks:
+        rows = list(block)
+        triangle = np.linalg.qr(root[rows][:, rows].T, mode="r").T
+        signs = np.where(np.diag(triangle) < 0, -1.0, 1.0)
+        lower[np.ix_(rows, rows)] = triangle * signs
+    return lower
+
+
+def sds_and_correlation(factor: Array) -> tuple[Array, Array]:
+    """Standard deviations (k,) and correlation matrix (k, k) of ``factor @ factor.T``.
+
+    Correlations with a coefficient of zero standard deviation are undefined: NaN, with ones on the
+    diagonal.
+    """
+    sds = np.sqrt(np.sum(factor**2, axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rows = factor / sds[:, None]
+    corr = np.clip(rows @ rows.T, -1.0, 1.0)
+    np.fill_diagonal(corr, 1.0)
+    return sds, corr
+
+
+def correlation_cholesky(structure: Structure, coordinates: Array) -> Array:
+    """Cholesky factor (k, k) of the correlation matrix at correlation coordinates (n_pairs,)."""
+    lower = np.eye(structure.n_coefs)
+    partial = np.tanh(coordinates)
+    position = 0
+    for block in structure.blocks:
+        for row in range(1, len(block)):
+            left = 1.0
+            for col in range(row):
+                lower[block[row], block[col]] = partial[position] * left
+                left *= np.sqrt(1.0 - partial[position] ** 2)
+                position += 1
+            lower[block[row], block[row]] = left
+    return lower
+
+
+def correlation_coordinates(structure: Structure, lower: Array) -> Array:
+    """Inverse of :func:`correlation_cholesky`; infinite at a correlation of plus or minus one."""
+    coordinates = []
+    for block in structure.blocks:
+        for row in range(1, len(block)):
+            left = 1.0
+            for col in range(row):
+                entry = lower[block[row], block[col]]
+                partial = np.clip(entry / left, -1.0, 1.0) if left > 0 else 0.0
+                with np.errstate(divide="ignore"):
+                    coordinates.append(np.arctanh(partial))
+                left *= np.sqrt(1.0 - partial**2)
+    return np.array(coordinates)
+
+
+def correlation_cholesky_jacobian(structure: Structure, coordinates: Array) -> Array:
+    """Derivative (n_pairs, k, k) of :func:`correlation_cholesky` by its coordinates."""
+    lower = correlation_cholesky(structure, coordinates)
+    partial = np.tanh(coordinates)
+    jacobian = np.zeros((len(coordinates), structure.n_coefs, structure.n_coefs))
+    start = 0
+    for block in structure.blocks:
+        for row in range(1, len(block)):
+            for col in range(row):
+                here = jacobian[start + col, block[row]]
+                left = np.prod(np.sqrt(1.0 - partial[start : start + col] ** 2))
+                here[block[col]] = (1.0 - partial[start + col] ** 2) * left
+                later = list(block[col + 1 : row + 1])
+                here[later] = -partial[start + col] * lower[block[row], later]
+            start += row
+    return jacobian
+
+
+def correlation_log_jacobian(structure: Structure, coordinates: Array) -> float:
+    """Log absolute Jacobian of the correlation matrix entries by the coordinates.
+
+    References
+    ----------
+    Lewandowski, Kurowicka, Joe (2009), doi:10.1016/j.jmva.2009.04.008, equations (2) and (3).
+    """
+    total = 0.0
+    position = 0
+    for block in structure.blocks:
+        size = len(block)
+        for row in range(1, size):
+            for col in range(row):
+                log_one_minus = -2.0 * _log_cosh(coordinates[position])
+                total += (0.5 * (size - col - 2) + 1.0) * log_one_minus
+                position += 1
+    return total
+
+
+def relative_factor(structure: Structure, eta: Array, log_sigma: float) -> Array:
+    """Relative factor T (k, k) at unconstrained eta (n_theta,) and log sigma."""
+    sds = np.exp(eta[: structure.n_coefs] - log_sigma)
+    return sds[:, None] * correlation_cholesky(structure, eta[structure.n_coefs :])
+
+
+def unconstrained(structure: Structure, factor: Array, sigma: float) -> Array:
+    """Unconstrained eta (n_theta,) of a relative factor T (k, k) at residual sd sigma."""
+    sds, _ = sds_and_correlation(factor)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rows = factor / sds[:, None]
+        logs = np.log(sds * sigma)
+    return np.concatenate([logs, correlation_coordinates(structure, rows)])
+
+
+def is_singular(working: Array, factor: Array, tolerance: float) -> bool:
+    """Whether a relative factor has lost rank: lme4's ``isSingular``, made free of units.
+
+    Parameters
+    ----------
+    working : ndarray (k, k)
+        The factor in the working basis, where every covariate has unit length: a row of length
+        below `tolerance` is a standard deviation of zero.
+    factor : ndarray (k, k)
+        The factor in the user's coordinates: a diagonal entry below `tolerance` times the length
+        of its row is a correlation of one.
+    tolerance : float
+        lme4 has 1e-4.
+    """
+    sds = np.sqrt(np.sum(factor**2, axis=1))
+    small = np.sqrt(np.sum(working**2, axis=1)) < tolerance
+    return bool(np.any(small) or np.any(np.abs(np.diag(factor)) < tolerance * sds))
+
+
+def split(structures: Iterable[Structure], vector: Array) -> list[Array]:
+    """Cut a concatenated parameter vector into one piece per grouping factor."""
+    sizes = [structure.n_theta for structure in structures]
+    return np.split(vector[: sum(sizes)], np.cumsum(sizes)[:-1])
+
+
+def _log_cosh(x: float) -> float:
+    return float(np.abs(x) + np.log1p(np.exp(-2.0 * np.abs(x))) - np.log(2.0))

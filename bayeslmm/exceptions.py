@@ -1,0 +1,70 @@
+"""Exceptions raised by bayeslmm."""
+
+
+class BayesLMMError(Exception):
+    """Base class of every error that bayeslmm raises on purpose."""
+
+
+class FormulaError(BayesLMMError, ValueError):
+    """A model formula that cannot be understood.
+
+    Parameters
+    ----------
+    message : str
+        What was found and what would be right.
+    source : str, optional
+        The formula as written.
+    start, end : int, optional
+        Position in `source` of the offending text; a caret line is drawn under it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        source: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+    ) -> None:
+        super().__init__(message, source, start, end)
+        self.message = message
+        self.source = source
+        self.start = start
+        self.end = end
+
+    def __str__(self) -> str:
+        """Return the message, then the formula with carets under the offending text."""
+        if self.source is None:
+            return self.message
+        if self.start is None:
+            return f"{self.message}\n  {self.source}"
+        end = self.start + 1 if self.end is None else self.end
+        return f"{self.message}\n{_caret_lines(self.source, self.start, end)}"
+
+
+def _caret_lines(source: str, start: int, end: int) -> str:
+    """Lines of `source`, the one holding `start` followed by carets under `start:end`."""
+    shown, position = [], 0
+    for line in source.split("\n"):
+        stop = position + len(line)
+        shown.append(f"  {line}")
+        if position <= start <= stop:
+            indent = "".join("\t" if c == "\t" else " " for c in line[: start - position])
+            shown.append(f"  {indent}{'^' * max(1, min(end, stop) - start)}")
+        position = stop + 1
+    return "\n".join(shown)
+
+
+class DataError(BayesLMMError, ValueError):
+    """Data that the model cannot use: missing columns, wrong types, empty frames."""
+
+
+class PriorError(BayesLMMError, ValueError):
+    """A prior with an unknown name or a distribution that does not fit its parameter."""
+
+
+class SamplingError(BayesLMMError, RuntimeError):
+    """Sampling or optimisation that failed or returned unusable results."""
+
+
+class OptionalDependencyError(BayesLMMError, ImportError):
+    """A feature that needs a package which is not installed."""

@@ -1,0 +1,188 @@
+"""Safeguarded minimisation of smooth criteria with analytic gradients.
+
+Limited-memory BFGS does the travelling, Newton steps on a Hessian differenced from the gradient
+finish, leave saddle points, and decide whether the result is a minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+Array = NDArray[np.float64]
+Objective = Callable[[Array], tuple[float, Array]]
+
+DIFFERENCE = 1e-4
+"""Step of the central differences of the gradient: the error is about its square."""
+
+NEWTON_DECREMENT = 1e-9
+"""Predicted decrease of the criterion (in deviance units) below which Newton steps stop."""
+
+CURVATURE = 1e-7
+"""Most negative eigenvalue of the Hessian, relative to the largest, taken for rounding."""
+
+MAX_NEWTON = 25
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Optimum:
+    """A minimum and the evidence for it.
+
+    Attributes
+    ----------
+    x : ndarray (d,)
+        Location.
+    value : float
+        Criterion.
+    gradient : ndarray (d,)
+        Gradient at `x`.
+    hessian : ndarray (d, d)
+        Hessian at `x`.
+    converged : bool
+        Whether the gradient is negligible (by the Newton decrement) and the curvature not negative.
+    evaluations : int
+        Number of evaluations of criterion and gradient.
+    message : str
+        Why the search stopped, in words.
+    """
+
+    x: Array
+    value: float
+    gradient: Array
+    hessian: Array
+    converged: bool
+    evaluations: int
+    message: str
+
+
+def minimise(objective: Objective, start: Array, scale: float) -> Optimum:
+    """Minimise a smooth function.
+
+    Parameters
+    ----------
+    objective : callable
+        Returns the criterion and its gradient (d,).
+    start : ndarray (d,)
+        Starting point, in coordinates of order one.
+    scale : float
+        Typical size of the criterion, such as the number of observations: keeps first steps short.
+
+    Returns
+    -------
+    Optimum
+    """
+    counted = _Counter(objective)
+    rough = minimize(
+        lambda x: _scaled(counted(x), scale),
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 500, "maxls": 40, "gtol": 1e-9, "ftol": 1e-15},
+    )
+    return _finish(counted, np.asarray(rough.x))
+
+
+def hessian(gradient: Callable[[Array], Array], x: Array, step: float = DIFFERENCE) -> Array:
+    """Symmetrised central-difference Hessian (d, d) from an analytic gradient."""
+    d = len(x)
+    result = np.empty((d, d))
+    for i in range(d):
+        shift = np.zeros(d)
+        shift[i] = step * max(1.0, abs(x[i]))
+        result[i] = (gradient(x + shift) - gradient(x - shift)) / (2.0 * shift[i])
+    return 0.5 * (result + result.T)
+
+
+class _Counter:
+    """Counts evaluations."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.count = 0
+
+    def __call__(self, x: Array) -> tuple[float, Array]:
+        self.count += 1
+        return self.objective(x)
+
+
+def _scaled(evaluation: tuple[float, Array], scale: float) -> tuple[float, Array]:
+    return evaluation[0] / scale, evaluation[1] / scale
+
+
+def _finish(counted: _Counter, x: Array) -> Optimum:
+    value, gradient = counted(x)
+    curvature = np.zeros((len(x), len(x)))
+    decrement = np.inf
+    fresh = False
+    for _ in range(MAX_NEWTON):
+        if not fresh:
+            curvature = hessian(lambda z: counted(z)[1], x)
+            fresh = True
+        step, decrement, saddle = _newton_step(curvature, gradient)
+        if decrement < NEWTON_DECREMENT and not saddle:
+            break
+        moved = _line_search(counted, x, value, step)
+        if moved is None:
+            break
+        # A Newton step that predicts its decrease well leaves the Hessian good enough to reuse.
+        drop = value - moved[1]
+        fresh = not saddle and decrement < 1e-4 and abs(drop - decrement) < 0.5 * decrement
+        x, value, gradient = moved
+    _, decrement, saddle = _newton_step(curvature, gradient)
+    return _judge(counted, x, value, gradient, curvature, decrement, saddle)
+
+
+def _newton_step(curvature: Array, gradient: Array) -> tuple[Array, float, bool]:
+    """Step, predicted decrease, and whether the curvature is negative somewhere."""
+    values, vectors = np.linalg.eigh(curvature)
+    top = max(float(np.max(np.abs(values), initial=0.0)), np.finfo(float).tiny)
+    along = vectors.T @ gradient
+    saddle = bool(values.size and values[0] < -CURVATURE * top)
+    if saddle:
+        # Leave along the most negative direction: the gradient alone can vanish at a saddle.
+        sign = -1.0 if along[0] > 0 else 1.0
+        return 0.1 * sign * vectors[:, 0], np.inf, True
+    safe = np.maximum(values, CURVATURE * top)
+    step = -vectors @ (along / safe)
+    return step, float(0.5 * np.sum(along**2 / safe)), False
+
+
+def _line_search(
+    counted: _Counter, x: Array, value: float, step: Array
+) -> tuple[Array, float, Array] | None:
+    """Halve the step until the criterion falls; None where it does not, up to rounding."""
+    slack = 1e-13 * abs(value)
+    for halving in range(12):
+        trial = x + step * 0.5**halving
+        new_value, new_gradient = counted(trial)
+        if np.isfinite(new_value) and new_value < value + slack:
+            return trial, new_value, new_gradient
+    return None
+
+
+def _judge(
+    counted: _Counter,
+    x: Array,
+    value: float,
+    gradient: Array,
+    curvature: Array,
+    decrement: float,
+    saddle: bool,
+) -> Optimum:
+    converged = bool(not saddle and decrement < 1e3 * NEWTON_DECREMENT)
+    message = "converged" if converged else f"stopped {decrement:.2g} deviance units from a minimum"
+    if saddle:
+        message = "stopped at a point where the criterion still curves downwards"
+    return Optimum(
+        x=x,
+        value=value,
+        gradient=gradient,
+        hessian=curvature,
+        converged=converged,
+        evaluations=counted.count,
+        message=message,
+    )

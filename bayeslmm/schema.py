@@ -1,0 +1,122 @@
+"""Names of variables and dimensions in the posterior, decided in one place."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+BETA = "beta"
+SIGMA = "sigma"
+COEF_DIM = "coef"
+OBS_DIM = "obs_id"
+
+RESERVED = frozenset(
+    {
+        BETA,
+        SIGMA,
+        COEF_DIM,
+        OBS_DIM,
+        "chain",
+        "draw",
+        "sample",
+        "pred_id",
+        "mu",
+        "nu",
+        "y",
+        "offset",
+        "weights",
+        "X",
+        "Z",
+    }
+)
+
+
+def sanitise(name: str) -> str:
+    """Replace every run of characters other than letters, digits and ``_`` by one ``_``.
+
+    Parameters
+    ----------
+    name : str
+        A grouping factor as written, for example ``"batch:cask"``.
+
+    Returns
+    -------
+    str
+        A name that PyMC, xarray and netCDF accept; never empty, never starting with a digit.
+
+    Examples
+    --------
+    >>> sanitise("batch:cask")
+    'batch_cask'
+    >>> sanitise("2nd group")
+    'g_2nd_group'
+    """
+    key = re.sub(r"\W+", "_", name).strip("_")
+    if not key:
+        return "group"
+    return f"g_{key}" if key[0].isdigit() else key
+
+
+def group_keys(names: Sequence[str]) -> tuple[str, ...]:
+    """Give every grouping factor a unique sanitised key.
+
+    No variable or dimension derived from a key equals a reserved name or one derived
+    from another key: xarray rejects a variable named like a coordinate.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Grouping factors as written, in order.
+
+    Returns
+    -------
+    tuple of str
+        One key per name, in order. A key that would clash gets ``_2``, ``_3``, ...
+
+    Examples
+    --------
+    >>> group_keys(["a:b", "a_b", "sigma"])
+    ('a_b', 'a_b_2', 'sigma_2')
+    """
+    taken = set(RESERVED)
+    keys: list[str] = []
+    for name in names:
+        key = _free_key(sanitise(name), taken)
+        taken.update(_derived(key))
+        keys.append(key)
+    return tuple(keys)
+
+
+def _free_key(base: str, taken: set[str]) -> str:
+    key, count = base, 1
+    while not taken.isdisjoint(_derived(key)):
+        count += 1
+        key = f"{base}_{count}"
+    return key
+
+
+def _derived(key: str) -> Iterable[str]:
+    return (key, coef_dim(key), coef_bis_dim(key), sd_name(key), cor_name(key), u_name(key))
+
+
+def sd_name(key: str) -> str:
+    """Return the variable holding the random-effect sds of the grouping factor `key`."""
+    return f"sd_{key}"
+
+
+def cor_name(key: str) -> str:
+    """Return the variable holding the random-effect correlations of the grouping factor `key`."""
+    return f"cor_{key}"
+
+
+def u_name(key: str) -> str:
+    """Return the variable holding the random effects of the grouping factor `key`."""
+    return f"u_{key}"
+
+
+def coef_dim(key: str) -> str:
+    """Return the dimension of the coefficients of the grouping factor `key`."""
+    return f"{key}_coef"
+
+
+def coef_bis_dim(key: str) -> str:
+    """Return the second dimension of the correlation matrix of the grouping factor `key`."""
+    return f"{key}_coef_bis"
