@@ -1,6 +1,5 @@
 """Everything bayeslmm asks of formulaic; no other file imports it."""
 
-import ast
 import builtins
 import re
 from collections.abc import Iterator, Mapping
@@ -17,10 +16,20 @@ from formulaic.parser import DefaultFormulaParser
 from formulaic.parser.algos.tokenize import tokenize
 from formulaic.parser.types import Factor
 from formulaic.transforms import TRANSFORMS, C
-from formulaic.utils.code import sanitize_variable_names
 from formulaic.utils.layered_mapping import LayeredMapping
 from formulaic.utils.stateful_transforms import stateful_eval, stateful_transform
 
+from bayeslmm import _expressions
+from bayeslmm._columns import (
+    categories_of,
+    check_finite,
+    conform,
+    holds_levels,
+    listed,
+    outside,
+    prepare,
+)
+from bayeslmm._expressions import PythonNames
 from bayeslmm._splines import natural_spline_basis, place_knots
 from bayeslmm.exceptions import DataError, FormulaError
 
@@ -63,10 +72,11 @@ _CONTEXT: Mapping[str, Any] = {
     "TRUE": True,
     "FALSE": False,
 }
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _KNOWN: Mapping[str, Any] = {**TRANSFORMS, **_CONTEXT}
 
 FUNCTIONS: tuple[str, ...] = tuple(
-    sorted(name for name, value in _KNOWN.items() if callable(value))
+    sorted(name for name, value in _KNOWN.items() if callable(value) and name != "contr")
 )
 """Functions that a formula may call by bare name."""
 
@@ -88,14 +98,6 @@ class Token:
     def value(self) -> str:
         """The text without the backticks or braces that quote it."""
         return self.text[1:-1] if self.text[0] in "`{" else self.text
-
-
-@dataclass(frozen=True, slots=True)
-class PythonNames:
-    """Names that a Python expression uses: data variables, and functions called by name."""
-
-    variables: frozenset[str]
-    functions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -168,10 +170,10 @@ def _positioned(raw: Any, source: str) -> Iterator[Token]:
 
 def _located(error: Exception, source: str) -> FormulaError:
     """Turn formulaic's error, which marks the place with ⧛...⧚, into ours."""
-    message, _, context = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("\n\n")
+    message, _, context = re.sub(_COLOURS, "", str(error)).partition("\n\n")
     message = message.replace("insuffient", "insufficient")
     if message.startswith("Formula ended before quote context was closed"):
-        message = f"This is never closed: expected `{message[-1]}`."
+        message = f"This is never closed; add {message[-1]!r}."
     first, last = context.find("⧛"), context.find("⧚")
     if first < 0:
         return FormulaError(message, source, 0, len(source))
@@ -208,7 +210,7 @@ def check_terms(rhs: str) -> tuple[str, ...]:
 
 
 def python_names(code: str) -> PythonNames:
-    """List the names that a Python expression uses.
+    """List the data variables and the functions that a Python expression names.
 
     Parameters
     ----------
@@ -226,36 +228,7 @@ def python_names(code: str) -> PythonNames:
     SyntaxError
         If `code` is not a valid expression.
     """
-    aliases: dict[str, str] = {}
-    tree = ast.parse(sanitize_variable_names(code, {}, aliases), mode="eval")
-    called: set[ast.AST] = set()
-    bound: set[str] = set()
-    functions: set[str] = set()
-    variables: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            called.add(node.func)
-            functions.add(node.func.id)
-            variables |= _quoted_variable(node)
-        elif isinstance(node, ast.arg):
-            bound.add(node.arg)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            bound.add(node.id)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node not in called and node.id not in bound:
-            name = aliases.get(node.id, node.id)
-            if node.id in aliases or _may_be_column(name):
-                variables.add(name)
-    return PythonNames(frozenset(variables), frozenset(functions - bound))
-
-
-def _quoted_variable(call: ast.Call) -> set[str]:
-    """The variable named by patsy's ``Q("a b")``."""
-    first = call.args[0] if call.args else None
-    quoted = isinstance(call.func, ast.Name) and call.func.id == "Q"
-    if quoted and isinstance(first, ast.Constant) and isinstance(first.value, str):
-        return {first.value}
-    return set()
+    return _expressions.python_names(code, _may_be_column)
 
 
 def _may_be_column(name: str) -> bool:
@@ -332,14 +305,9 @@ def evaluate(rhs: str, frame: pd.DataFrame) -> Columns:
         If a variable is absent, an expression fails, or a value is missing or infinite.
     """
     variables = required_variables(rhs)
-    prepared = _prepare(frame, variables)
-    categories = {
-        str(name): column.cat.categories
-        for name, column in prepared.items()
-        if isinstance(column.dtype, pd.CategoricalDtype)
-    }
+    prepared = prepare(frame, variables)
     values, model = _materialize(rhs, prepared)
-    spec = _Spec(model=model, variables=variables, categories=categories)
+    spec = _Spec(model=model, variables=variables, categories=categories_of(prepared))
     return Columns(values=values, names=_names(model), spec=spec)
 
 
@@ -367,14 +335,13 @@ def reevaluate(spec: object, frame: pd.DataFrame) -> Columns:
     spec = _as_spec(spec)
     unseen = unseen_categories(spec, frame)
     if unseen:
-        listed = "; ".join(f"`{name}`: {_listed(values)}" for name, values in unseen.items())
-        raise DataError(f"New data hold levels that the model has not seen ({listed}).")
-    prepared = _conform(spec, _prepare(frame, spec.variables))
-    for factor, kind, values in _factors(spec, prepared):
+        found = "; ".join(f"`{name}`: {listed(values)}" for name, values in unseen.items())
+        raise DataError(f"The new data hold levels that the model has not seen ({found}).")
+    prepared = conform(prepare(frame, spec.variables), spec.categories)
+    for expr, kind, values in _factors(spec, prepared):
         if (kind == "categorical") != _is_factor(values):
-            raise DataError(
-                f"`{factor.expr}` was {kind} when the model was built, and is not in the new data."
-            )
+            now = "numerical" if kind == "categorical" else "categorical"
+            raise DataError(f"`{expr}` was {kind} when the model was built and is {now} here.")
     values, _ = _materialize(spec.model, prepared)
     return Columns(values=values, names=_names(spec.model), spec=spec)
 
@@ -396,13 +363,12 @@ def unseen_categories(spec: object, frame: pd.DataFrame) -> dict[str, list[Any]]
         in order of appearance; empty if there are none.
     """
     spec = _as_spec(spec)
-    prepared = _prepare(frame, spec.variables)
-    unseen = {name: _outside(prepared[name], known) for name, known in spec.categories.items()}
-    conformed = _conform(spec, prepared)
-    for factor, kind, values in _factors(spec, conformed):
-        known = spec.model.encoder_state[factor.expr][1].get("categories")
-        if kind == "categorical" and known is not None and factor.expr not in unseen:
-            unseen[factor.expr] = _outside(values, known)
+    prepared = prepare(frame, spec.variables)
+    unseen = {name: outside(prepared[name], known) for name, known in spec.categories.items()}
+    for expr, kind, values in _factors(spec, conform(prepared, spec.categories)):
+        known = spec.model.encoder_state[expr][1].get("categories")
+        if kind == "categorical" and known is not None and expr not in unseen:
+            unseen[expr] = outside(_unwrapped(values), known)
     return {name: values for name, values in unseen.items() if values}
 
 
@@ -426,7 +392,7 @@ def evaluate_response(expression: str, frame: pd.DataFrame) -> tuple[np.ndarray,
     DataError
         If the result is not one finite numeric column.
     """
-    prepared = _prepare(frame, required_variables(expression))
+    prepared = prepare(frame, required_variables(expression))
     values = _single_value(expression, prepared)
     if _is_factor(values):
         raise DataError(
@@ -441,7 +407,7 @@ def evaluate_response(expression: str, frame: pd.DataFrame) -> tuple[np.ndarray,
     if array.ndim > 1:
         raise DataError(f"`{expression}` must be one numeric column, got {array.shape[1]} columns.")
     array = np.broadcast_to(array, (len(prepared),)).astype(np.float64)
-    _check_finite(array[:, None], (expression,))
+    check_finite(array[:, None], (expression,))
     return array, expression
 
 
@@ -467,86 +433,43 @@ def _materialize(spec: str | ModelSpec, prepared: pd.DataFrame) -> tuple[np.ndar
         with np.errstate(all="ignore"):
             matrix = materializer.get_model_matrix(spec, output="numpy", na_action="raise")
     except (FormulaicError, ValueError, TypeError) as error:
-        raise DataError(_reason(error)) from error
+        raise DataError(_reason(error, prepared)) from error
     values = np.asarray(matrix)
     names = _names(matrix.model_spec)
     if values.dtype.kind not in "biufO":
-        raise DataError(f"{_listed(names)} must be numeric or a factor, got {values.dtype} values.")
+        raise DataError(f"{listed(names)} must be numeric or a factor, got {values.dtype} values.")
     try:
         values = values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{_listed(names)} cannot be made numeric: {error}") from error
-    _check_finite(values, names)
+        raise DataError(f"{listed(names)} cannot be made numeric: {error}") from error
+    check_finite(values, names)
     return values, matrix.model_spec
 
 
-def _reason(error: Exception) -> str:
-    nulls = re.search(r"checking for nulls in `(.*)`: ", str(error))
+def _reason(error: Exception, prepared: pd.DataFrame) -> str:
+    text = re.sub(_COLOURS, "", str(error))
+    nulls = re.search(r"checking for nulls in `(.*)`: `.* contains null values", text)
     if nulls:
         return f"`{nulls[1]}` is missing or undefined (NaN) in some rows."
-    return f"The columns of the model cannot be evaluated on these data: {error}"
-
-
-def _check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        column = int(bad.any(axis=0).argmax())
-        rows = np.flatnonzero(bad[:, column])
-        raise DataError(
-            f"`{names[column]}` is missing, undefined or infinite in {rows.size} of "
-            f"{len(values)} rows (first at position {rows[0]})."
-        )
+    times = list(prepared.select_dtypes(["datetime", "datetimetz", "timedelta"]).columns)
+    hint = f" {listed(times)} must be converted from dates or times to numbers." if times else ""
+    return f"The columns of the model cannot be evaluated on these data: {text}{hint}"
 
 
 def _names(model: ModelSpec) -> tuple[str, ...]:
     return tuple(str(name) for name in model.column_names)
 
 
-def _prepare(frame: pd.DataFrame, variables: frozenset[str]) -> pd.DataFrame:
-    """The columns a formula reads, in dtypes that formulaic treats as we document."""
-    absent = sorted(variables - set(frame.columns))
-    if absent:
-        raise DataError(
-            f"{_listed(absent)} not found in the data; the columns are "
-            f"{_listed(sorted(map(str, frame.columns)))}."
-        )
-    columns = {name: _normalised(frame[name]) for name in sorted(variables)}
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
-
-
-def _normalised(column: pd.Series) -> pd.Series:
-    column = column.reset_index(drop=True)
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        return column.cat.remove_unused_categories()
-    if dtype == object:
-        inferred = pd.api.types.infer_dtype(column, skipna=False)
-        kinds = {"integer": float, "floating": float, "mixed-integer-float": float}
-        return column.astype({**kinds, "decimal": float, "boolean": bool}.get(inferred, object))
-    if pd.api.types.is_string_dtype(dtype):
-        return column.astype(object)
-    if pd.api.types.is_bool_dtype(dtype) and not column.isna().any():
-        return column.astype(bool)
-    if pd.api.types.is_numeric_dtype(dtype) and not isinstance(dtype, np.dtype):
-        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return column
-
-
 def _is_factor(values: Any) -> bool:
-    """Whether formulaic should encode these values as a factor."""
     if isinstance(values, FactorValues):
         kind = values.__formulaic_metadata__.kind
         if kind is not Factor.Kind.UNKNOWN:
             return kind is Factor.Kind.CATEGORICAL
-        values = values.__wrapped__
-    dtype = getattr(values, "dtype", None)
-    if not isinstance(values, pd.Series | pd.Categorical | np.ndarray):
-        return False
-    if isinstance(dtype, np.dtype):
-        return dtype.kind in "bOSU"
-    return isinstance(dtype, pd.CategoricalDtype) or (
-        pd.api.types.is_string_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
-    )
+    return holds_levels(_unwrapped(values))
+
+
+def _unwrapped(values: Any) -> Any:
+    return values.__wrapped__ if isinstance(values, FactorValues) else values
 
 
 def _as_spec(spec: object) -> _Spec:
@@ -555,34 +478,15 @@ def _as_spec(spec: object) -> _Spec:
     return spec
 
 
-def _conform(spec: _Spec, prepared: pd.DataFrame) -> pd.DataFrame:
-    """Give categorical columns the categories they had when the spec was built."""
-    columns = dict(prepared.items())
-    for name, known in spec.categories.items():
-        codes = known.get_indexer(pd.Index(prepared[name].astype(object)))
-        columns[name] = pd.Series(pd.Categorical.from_codes(codes, categories=known))
-    return pd.DataFrame(columns, index=prepared.index)
-
-
-def _factors(spec: _Spec, prepared: pd.DataFrame) -> Iterator[tuple[Factor, str, Any]]:
-    """Each factor of the spec, the kind it had, and its values on these data."""
+def _factors(spec: _Spec, prepared: pd.DataFrame) -> Iterator[tuple[str, str, Any]]:
+    """Yield each factor of the spec, the kind it had, and its values on these data."""
     materializer = _Materializer(prepared, context=_CONTEXT)
-    seen = {factor.expr: factor for term in spec.model.formula for factor in term.factors}
+    lenient = spec.model.update(na_action="ignore", encoder_state={})
+    factors = {factor.expr: factor for term in spec.model.formula for factor in term.factors}
     for expr, (kind, _) in spec.model.encoder_state.items():
         try:
             with np.errstate(all="ignore"):
-                evaluated = materializer._evaluate_factor(
-                    seen[expr], spec.model.update(na_action="ignore", encoder_state={}), set()
-                )
+                found = materializer._evaluate_factor(factors[expr], lenient, set())
         except FormulaicError as error:
-            raise DataError(_reason(error)) from error
-        yield seen[expr], kind.value, evaluated.values
-
-
-def _outside(values: Any, known: Any) -> list[Any]:
-    series = pd.Series(values.__wrapped__ if isinstance(values, FactorValues) else values)
-    return [value for value in series.dropna().unique().tolist() if value not in set(known)]
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(f"`{name}`" if isinstance(name, str) else repr(name) for name in names)
+            raise DataError(_reason(error, prepared)) from error
+        yield expr, kind.value, found.values

@@ -202,19 +202,13 @@ def cross_products(
     basis = basis or working_basis(y, X, factors, weights)
     root = np.ones_like(y) if weights is None else np.sqrt(weights)
     columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
-    covariates = [
-        (f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)
-    ]
+    covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
     return CrossProducts(
         n_obs=len(y),
         log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
         fixed=columns.T @ columns,
-        random=tuple(
-            _sum_by_level(f, z, z) for f, z in zip(factors, covariates, strict=True)
-        ),
-        mixed=tuple(
-            _sum_by_level(f, z, columns) for f, z in zip(factors, covariates, strict=True)
-        ),
+        random=tuple(_sum_by_level(f, z, z) for f, z in zip(factors, covariates, strict=True)),
+        mixed=tuple(_sum_by_level(f, z, columns) for f, z in zip(factors, covariates, strict=True)),
         couplings=tuple(
             _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
             for i, j in combinations(range(len(factors)), 2)
@@ -259,9 +253,7 @@ def _sum_by_level(factor: RandomColumns, left: Array, right: Array) -> Array:
 def _coupling(
     pair: tuple[int, int], f: RandomColumns, g: RandomColumns, left: Array, right: Array
 ) -> Coupling:
-    cells, inverse = np.unique(
-        f.codes.astype(np.int64) * g.n_levels + g.codes, return_inverse=True
-    )
+    cells, inverse = np.unique(f.codes.astype(np.int64) * g.n_levels + g.codes, return_inverse=True)
     blocks = np.empty((len(cells), left.shape[1], right.shape[1]))
     for i in range(left.shape[1]):
         for j in range(right.shape[1]):

@@ -19,9 +19,16 @@ from bayeslmm.covariance import (
 )
 from bayeslmm.elimination import Plan
 from bayeslmm.exceptions import DataError
-from bayeslmm.factorise import Factorisation, factorise_working, single_threaded
+from bayeslmm.factorise import (
+    Factorisation,
+    GaussianBeta,
+    factorise,
+    factorise_working,
+    single_threaded,
+)
 from bayeslmm.marginal import ml_criterion, reml_criterion, rss_gradient, score
-from bayeslmm.optimise import DIFFERENCE, Optimum, minimise
+from bayeslmm.moments import fixed_sensitivities
+from bayeslmm.optimise import Optimum, minimise
 
 Array = NDArray[np.float64]
 Method = Literal["REML", "ML", "MAP"]
@@ -45,7 +52,7 @@ class Fit:
     Attributes
     ----------
     method : str
-        "REML", "ML" or "MAP".
+        "REML", "ML" or "MAP" (from :mod:`bayeslmm.map_estimate`).
     plan : Plan
         The data.
     factors : tuple of ndarray (k, k)
@@ -73,6 +80,10 @@ class Fit:
         Whether a covariance matrix of random effects has lost rank.
     optimum : Optimum
         How the optimisation ended.
+    prior : GaussianBeta or None
+        Normal prior on beta ("MAP" only).
+    given_beta : bool
+        Whether beta was not integrated out ("MAP" under other priors on beta).
     """
 
     method: Method
@@ -89,6 +100,13 @@ class Fit:
     internal_cov: Array
     singular: bool
     optimum: Optimum
+    prior: GaussianBeta | None = None
+    given_beta: bool = False
+
+    @property
+    def factorisation(self) -> Factorisation:
+        """The mixed-model equations factorised at the estimate."""
+        return factorise(self.plan, self.factors, self.prior, self.sigma)
 
 
 def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
@@ -214,7 +232,7 @@ def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
     working = working_factors(plan, optimum.x)
     factors = user_factors(plan, working)
     internal_cov = _internal_covariance(plan, fact, optimum, sigma, reml)
-    parameters, jacobian = _report(plan, working, sigma)
+    parameters, jacobian = report(plan, working, sigma)
     root = fact.beta_root
     return Fit(
         method="REML" if reml else "ML",
@@ -227,18 +245,16 @@ def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
         log_likelihood=-0.5 * optimum.value,
         parameters=parameters,
         parameter_cov=jacobian @ internal_cov @ jacobian.T,
-        vcov_gradient=_vcov_gradient(plan, optimum.x, fact, sigma),
+        vcov_gradient=_vcov_gradient(plan, working, fact, sigma),
         internal_cov=internal_cov,
-        singular=_any_singular(plan, working, factors),
+        singular=any_singular(working, factors),
         optimum=optimum,
     )
 
 
-def _any_singular(plan: Plan, working: Sequence[Array], factors: Sequence[Array]) -> bool:
-    structures = plan.products.structures
-    return any(
-        is_singular(w, t, SINGULAR) for _, w, t in zip(structures, working, factors, strict=True)
-    )
+def any_singular(working: Sequence[Array], factors: Sequence[Array]) -> bool:
+    """Whether a covariance matrix of random effects has lost rank."""
+    return any(is_singular(w, t, SINGULAR) for w, t in zip(working, factors, strict=True))
 
 
 def _internal_covariance(
@@ -262,29 +278,33 @@ def _pseudo_inverse(matrix: Array) -> Array:
     return (vectors[:, good] / values[good]) @ vectors[:, good].T
 
 
-def _vcov_gradient(plan: Plan, theta: Array, fact: Factorisation, sigma: float) -> Array:
-    """Derivatives (d + 1, p, p) of sigma^2 C C' by (theta, log sigma)."""
+def _vcov_gradient(
+    plan: Plan, working: Sequence[Array], fact: Factorisation, sigma: float
+) -> Array:
+    """Derivatives (d + 1, p, p) of sigma^2 C by (theta, log sigma), C = (X'V^-1 X)^-1.
+
+    As dC = C X'V^-1 Z dG Z'V^-1 X C, one pass over the levels serves every parameter.
+    """
     rows = []
-    for i in range(len(theta)):
-        shift = np.zeros(len(theta))
-        shift[i] = DIFFERENCE * max(1.0, abs(theta[i]))
-        upper = _factorise_at(plan, theta + shift).beta_root
-        lower = _factorise_at(plan, theta - shift).beta_root
-        rows.append((upper @ upper.T - lower @ lower.T) / (2.0 * shift[i]))
+    for structure, t, part in zip(
+        plan.products.structures, working, fixed_sensitivities(fact), strict=True
+    ):
+        moved = t.T @ part
+        for row, col in zip(*structure.theta_index, strict=True):
+            half = part[:, row, :].T @ moved[:, col, :]
+            rows.append(half + half.T)
     root = fact.beta_root
     rows.append(2.0 * root @ root.T)
     return sigma**2 * np.array(rows)
 
 
-def _report(plan: Plan, working: Sequence[Array], sigma: float) -> tuple[Array, Array]:
+def report(plan: Plan, working: Sequence[Array], sigma: float) -> tuple[Array, Array]:
     """Reported covariance parameters and their Jacobian by (theta, log sigma)."""
     values, blocks = [], []
     products = plan.products
     width = sum(s.n_theta for s in products.structures) + 1
     start = 0
-    for structure, a, t in zip(
-        products.structures, products.basis.random, working, strict=True
-    ):
+    for structure, a, t in zip(products.structures, products.basis.random, working, strict=True):
         value, jacobian = _report_factor(structure.pairs, structure.theta_index, a, t)
         value[: structure.n_coefs] += np.log(sigma)
         block = np.zeros((len(value), width))

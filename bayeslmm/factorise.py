@@ -145,9 +145,7 @@ def factorise(
     Factorisation
     """
     basis = plan.products.basis
-    working = tuple(
-        np.linalg.solve(a, t) for a, t in zip(basis.random, factors, strict=True)
-    )
+    working = tuple(np.linalg.solve(a, t) for a, t in zip(basis.random, factors, strict=True))
     return factorise_working(plan, working, prior, sigma)
 
 
@@ -166,9 +164,7 @@ def factorise_working(
     schur, chol, half, mixed = plan.tail_gram, plan.tail_gram, plan.tail_mixed, plan.tail_mixed
     if plan.n_tail:
         kernel = whiten.transpose(0, 2, 1) @ whiten
-        mixed = plan.tail_mixed - plan.coupling @ (
-            kernel @ products.mixed[lead]
-        ).reshape(-1, p + 1)
+        mixed = plan.tail_mixed - plan.coupling @ (kernel @ products.mixed[lead]).reshape(-1, p + 1)
         schur = plan.tail_gram - plan.congruence(kernel)
         chol = _tail_cholesky(schur, plan.tail, factors)
         scaled = scale_rows(mixed, plan.tail, factors)
@@ -232,15 +228,11 @@ def _fixed_cholesky(
 
 def _prior_cross_products(products: CrossProducts, prior: GaussianBeta) -> Array:
     """[I m]' S^-1 [I m] in the working basis: (p + 1, p + 1)."""
-    columns = np.column_stack(
-        [products.basis.fixed, prior.mean - products.basis.shift]
-    )
+    columns = np.column_stack([products.basis.fixed, prior.mean - products.basis.shift])
     return columns.T @ prior.precision @ columns
 
 
-def _tail_cholesky(
-    schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]
-) -> Array:
+def _tail_cholesky(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
     """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`."""
     system = schur.copy()
     if any(block.n_coefs > 1 for block in tail):
@@ -291,7 +283,7 @@ def tail_inverse(fact: Factorisation) -> Array:
     """Inverse of the scaled tail (q, q), lower triangle: the tail's part of C_ZZ^-1."""
     if not fact.plan.n_tail:
         return fact.tail_chol
-    inverse, info = dpotri(fact.tail_chol, lower=1)
+    inverse, info = dpotri(fact.tail_chol.T, lower=0)
     if info:
         raise np.linalg.LinAlgError("the tail of the mixed-model equations is singular")
-    return inverse
+    return inverse.T

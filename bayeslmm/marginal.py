@@ -214,6 +214,4 @@ def _log_density(fact: Factorisation, sigma: float, prior: GaussianBeta | None) 
     constants = (n - p) * (LOG_2PI + 2.0 * np.log(sigma)) - products.log_weights
     if prior is not None:
         constants += p * LOG_2PI - np.linalg.slogdet(prior.precision)[1]
-    return -0.5 * (
-        constants + fact.log_det_random + fact.log_det_fixed + fact.rss / sigma**2
-    )
+    return -0.5 * (constants + fact.log_det_random + fact.log_det_fixed + fact.rss / sigma**2)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
+from scipy.linalg.blas import dsymm, dsymv
 
 from bayeslmm.elimination import TailBlock
 from bayeslmm.factorise import Factorisation, apply_tail, scale_rows, tail_inverse
@@ -47,9 +48,22 @@ def conditional_modes(
     return modes, residuals
 
 
-def conditional_covariances(
-    fact: Factorisation, *, given_beta: bool = False
-) -> list[Array]:
+def fixed_sensitivities(fact: Factorisation) -> list[Array]:
+    """Z_j'V^-1 X C per factor (J, k, p), with C = (X'V^-1 X)^-1, Z in the working basis."""
+    plan, products = fact.plan, fact.plan.products
+    result: list[Array] = [np.zeros(0)] * len(products.random)
+    root = fact.beta_root
+    gram = products.random[plan.lead]
+    keep = np.eye(gram.shape[1]) - gram @ (fact.whiten.transpose(0, 2, 1) @ fact.whiten)
+    result[plan.lead] = keep @ _lead_cross(fact) @ root.T
+    rest = _tail_fixed(fact) @ root.T if plan.n_tail else np.zeros((0, len(root)))
+    for block in plan.tail:
+        shape = (block.n_levels, block.n_coefs, len(root))
+        result[block.factor] = rest[block.columns].reshape(shape)
+    return result
+
+
+def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) -> list[Array]:
     """Conditional covariance of each level's u over sigma^2, per factor (J, k, k), working basis.
 
     Parameters
@@ -62,8 +76,9 @@ def conditional_covariances(
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros(0)] * len(products.random)
     inverse = tail_inverse(fact)
-    inner, cross = _lead_inner(fact, inverse)
+    inner = _lead_inner(fact, inverse)
     if not given_beta:
+        cross = _lead_cross(fact)
         inner = inner + cross @ cross.transpose(0, 2, 1)
     kernel = fact.whiten.transpose(0, 2, 1) @ fact.whiten
     result[plan.lead] = kernel + kernel @ inner @ kernel
@@ -84,18 +99,19 @@ def precision_blocks(fact: Factorisation, *, restricted: bool = True) -> list[Ar
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros((0, 0))] * len(products.random)
     inverse = tail_inverse(fact)
-    inner, cross = _lead_inner(fact, inverse)
+    inner = _lead_inner(fact, inverse)
     gram = products.random[plan.lead]
     keep = np.eye(gram.shape[1]) - gram @ (fact.whiten.transpose(0, 2, 1) @ fact.whiten)
     if restricted:
+        cross = _lead_cross(fact)
         inner = inner + cross @ cross.transpose(0, 2, 1)
     blocks = keep @ gram - keep @ inner @ keep.transpose(0, 2, 1)
     result[plan.lead] = blocks.sum(axis=0)
     if plan.n_tail:
-        rest = _tail_fixed(fact)
+        rest = _tail_fixed(fact) if restricted else None
         for block in plan.tail:
             total = _tail_precision(fact, block, inverse)
-            if restricted:
+            if rest is not None:
                 part = rest[block.columns].reshape(block.n_levels, block.n_coefs, -1)
                 total = total - np.einsum("jkp,jlp->kl", part, part)
             result[block.factor] = total
@@ -107,16 +123,20 @@ def _apply_kernel(whiten: Array, right: Array) -> Array:
     return np.einsum("jlk,jl->jk", whiten, np.einsum("jkl,jl->jk", whiten, right))
 
 
-def _symmetric_product(lower: Array, vector: Array) -> Array:
-    strict = np.tril(lower, -1)
-    return np.diag(lower) * vector + strict @ vector + strict.T @ vector
+def _symmetric_product(lower: Array, columns: Array) -> Array:
+    """Symmetric matrix, given by its lower triangle in C order, times (q,) or (q, m)."""
+    if not columns.size:
+        return np.zeros_like(columns)
+    if columns.ndim == 1:
+        return dsymv(1.0, lower.T, columns, lower=0)
+    return dsymm(1.0, lower.T, columns, lower=0)
 
 
 def _tail_fixed(fact: Factorisation) -> Array:
     """(X-part of the tail's equations after the tail itself) L_XX^-T: (q, p)."""
     p = fact.plan.products.n_fixed
     solved = _tail_solution(fact)
-    product = _symmetric_matrix(fact.tail_schur) @ solved
+    product = _symmetric_product(fact.tail_schur, solved)
     return _right_solve(fact.tail_mixed[:, :p] - product, fact.fixed_chol)
 
 
@@ -141,23 +161,26 @@ def _right_solve(matrix: Array, lower: Array) -> Array:
     return solve_triangular(lower, matrix.T, lower=True, check_finite=False).T
 
 
-def _lead_inner(fact: Factorisation, inverse: Array) -> tuple[Array, Array]:
-    """Blocks A_jt Q A_tj (J, k, k) and (A_jX - A_jt G) L_XX^-T (J, k, p) of the leading factor."""
+def _lead_inner(fact: Factorisation, inverse: Array) -> Array:
+    """Blocks A_jt Q A_tj (J, k, k) of the leading factor, Q the tail's inverse, unscaled."""
+    plan = fact.plan
+    if not plan.n_tail:
+        return np.zeros_like(plan.products.random[plan.lead])
+    return plan.diagonal_of_congruence(_scale_inverse(inverse, plan.tail, fact.factors))
+
+
+def _lead_cross(fact: Factorisation) -> Array:
+    """(A_jX - A_jt G) L_XX^-T of the leading factor: (J, k, p)."""
     plan = fact.plan
     mixed = plan.products.mixed[plan.lead]
     levels, k, width = mixed.shape
     cross = mixed[:, :, : width - 1]
-    inner = np.zeros((levels, k, k))
     if plan.n_tail:
         cross = cross - (plan.coupling.T @ _tail_solution(fact)).reshape(levels, k, -1)
-        inner = plan.diagonal_of_congruence(_scale_inverse(inverse, plan.tail, fact.factors))
-    cross = _right_solve(cross.reshape(levels * k, -1), fact.fixed_chol)
-    return inner, cross.reshape(levels, k, -1)
+    return _right_solve(cross.reshape(levels * k, -1), fact.fixed_chol).reshape(levels, k, -1)
 
 
-def _scale_inverse(
-    inverse: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]
-) -> Array:
+def _scale_inverse(inverse: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
     """Lambda C_tt^-1 Lambda' from the lower triangle of the inverse."""
     if all(block.n_coefs == 1 for block in tail):
         scale = np.concatenate(

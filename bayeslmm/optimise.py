@@ -19,7 +19,7 @@ Objective = Callable[[Array], tuple[float, Array]]
 DIFFERENCE = 1e-4
 """Step of the central differences of the gradient: the error is about its square."""
 
-NEWTON_DECREMENT = 1e-9
+NEWTON_DECREMENT = 1e-11
 """Predicted decrease of the criterion (in deviance units) below which Newton steps stop."""
 
 CURVATURE = 1e-7
@@ -81,7 +81,7 @@ def minimise(objective: Objective, start: Array, scale: float) -> Optimum:
         start,
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": 500, "maxls": 40, "gtol": 1e-9, "ftol": 1e-15},
+        options={"maxiter": 500, "maxls": 40, "gtol": 1e-5, "ftol": 1e-10},
     )
     return _finish(counted, np.asarray(rough.x))
 
@@ -173,7 +173,7 @@ def _judge(
     decrement: float,
     saddle: bool,
 ) -> Optimum:
-    converged = bool(not saddle and decrement < 1e3 * NEWTON_DECREMENT)
+    converged = bool(not saddle and decrement < 1e4 * NEWTON_DECREMENT)
     message = "converged" if converged else f"stopped {decrement:.2g} deviance units from a minimum"
     if saddle:
         message = "stopped at a point where the criterion still curves downwards"

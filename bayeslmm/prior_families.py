@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaln, gammaln
+from scipy.special import gammaln
 
 from bayeslmm.exceptions import PriorError
 
@@ -46,7 +46,7 @@ class Prior(Protocol):
         """Return the prior as an unnamed PyMC distribution."""
 
 
-class _Record:
+class Record:
     """Text and parameters of a record."""
 
     __slots__ = ()
@@ -59,7 +59,8 @@ class _Record:
         """Return the parameters by the names that PyMC gives them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
-    def _require_positive(self, *names: str) -> None:
+    def require_positive(self, *names: str) -> None:
+        """Raise unless the parameters `names` are positive and finite."""
         for name in names:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
@@ -68,7 +69,7 @@ class _Record:
                 )
 
 
-class _Family(_Record):
+class _Family(Record):
     """Shared behaviour of the univariate records: support and conversion to PyMC."""
 
     __slots__ = ()
@@ -124,7 +125,7 @@ class Normal(_Family):
     positive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._require_positive("sigma")
+        self.require_positive("sigma")
 
     def _logpdf(self, x: Array) -> Array:
         return -0.5 * (((x - self.mu) / self.sigma) ** 2 + _LOG_2PI) - np.log(self.sigma)
@@ -150,7 +151,7 @@ class HalfNormal(_Family):
     sigma: float
 
     def __post_init__(self) -> None:
-        self._require_positive("sigma")
+        self.require_positive("sigma")
 
     def _logpdf(self, x: Array) -> Array:
         return _LOG_2 - 0.5 * ((x / self.sigma) ** 2 + _LOG_2PI) - np.log(self.sigma)
@@ -184,7 +185,7 @@ class HalfStudentT(_Family):
     sigma: float
 
     def __post_init__(self) -> None:
-        self._require_positive("nu", "sigma")
+        self.require_positive("nu", "sigma")
 
     def _logpdf(self, x: Array) -> Array:
         nu = self.nu
@@ -213,7 +214,7 @@ class HalfCauchy(_Family):
     beta: float
 
     def __post_init__(self) -> None:
-        self._require_positive("beta")
+        self.require_positive("beta")
 
     def _logpdf(self, x: Array) -> Array:
         return _LOG_2 - np.log(np.pi * self.beta) - np.log1p((x / self.beta) ** 2)
@@ -239,7 +240,7 @@ class Exponential(_Family):
     lam: float
 
     def __post_init__(self) -> None:
-        self._require_positive("lam")
+        self.require_positive("lam")
 
     def _logpdf(self, x: Array) -> Array:
         return np.log(self.lam) - self.lam * x
@@ -266,7 +267,7 @@ class Gamma(_Family):
     beta: float
 
     def __post_init__(self) -> None:
-        self._require_positive("alpha", "beta")
+        self.require_positive("alpha", "beta")
 
     def _logpdf(self, x: Array) -> Array:
         constant = self.alpha * np.log(self.beta) - gammaln(self.alpha)
@@ -296,7 +297,7 @@ class InverseGamma(_Family):
     beta: float
 
     def __post_init__(self) -> None:
-        self._require_positive("alpha", "beta")
+        self.require_positive("alpha", "beta")
 
     def _logpdf(self, x: Array) -> Array:
         constant = self.alpha * np.log(self.beta) - gammaln(self.alpha)
@@ -325,7 +326,7 @@ class LogNormal(_Family):
     sigma: float
 
     def __post_init__(self) -> None:
-        self._require_positive("sigma")
+        self.require_positive("sigma")
 
     def _logpdf(self, x: Array) -> Array:
         log_x = np.log(x)
@@ -371,73 +372,6 @@ class HalfFlat(Flat):
     """Improper uniform density, one on the positive half line."""
 
     positive: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, slots=True)
-class LKJ(_Record):
-    """LKJ distribution of a correlation matrix, a density proportional to ``det(Omega)**(eta-1)``.
-
-    Attributes
-    ----------
-    eta : float
-        Shape; 1 is uniform over correlation matrices, larger values favour weak correlations.
-
-    Notes
-    -----
-    Densities are with respect to Lebesgue measure on the entries of the correlation matrix, not
-    of its Cholesky factor, although the factor is the argument.
-
-    References
-    ----------
-    Lewandowski, Kurowicka, Joe (2009), doi:10.1016/j.jmva.2009.04.008.
-
-    Examples
-    --------
-    >>> round(float(LKJ(1.0).logpdf([[1.0, 0.0], [0.6, 0.8]])), 4)   # uniform on (-1, 1)
-    -0.6931
-    """
-
-    eta: float
-
-    def __post_init__(self) -> None:
-        self._require_positive("eta")
-
-    def logpdf(self, x: ArrayLike) -> Array:
-        """Return the log density at Cholesky factors `x` of shape (..., k, k)."""
-        chol = np.asarray(x, dtype=float)
-        with np.errstate(divide="ignore"):
-            log_diag = np.log(np.diagonal(chol, axis1=-2, axis2=-1)).sum(axis=-1)
-        constant = self.log_constant(chol.shape[-1])
-        return constant + (0.0 if self.eta == 1 else 2 * (self.eta - 1) * log_diag)
-
-    def dlogpdf(self, x: ArrayLike) -> Array:
-        """Return the derivative of the log density by the entries of the factor, same shape."""
-        chol = np.asarray(x, dtype=float)
-        return 2 * (self.eta - 1) * np.eye(chol.shape[-1]) / np.where(chol == 0, 1.0, chol)
-
-    def log_constant(self, size: int) -> float:
-        """Return the log normalising constant of ``size x size`` matrices."""
-        shape = self._beta_shapes(size)
-        terms = betaln(shape, shape) + (2 * shape - 1) * _LOG_2
-        return float(-np.sum(np.arange(size - 1, 0, -1) * terms))
-
-    def sample_cholesky(self, rng: np.random.Generator, draws: int, size: int) -> Array:
-        """Draw Cholesky factors (draws, size, size) through canonical partial correlations."""
-        lower = np.zeros((draws, size, size))
-        lower[:, 0, 0] = 1.0
-        shape = self._beta_shapes(size)
-        for row in range(1, size):
-            left = np.ones(draws)
-            for col in range(row):
-                partial = 2 * rng.beta(shape[col], shape[col], draws) - 1
-                lower[:, row, col] = partial * left
-                left = left * np.sqrt(1 - partial**2)
-            lower[:, row, row] = left
-        return lower
-
-    def _beta_shapes(self, size: int) -> Array:
-        """Beta shape of the partial correlations in each column, (size - 1,)."""
-        return self.eta + 0.5 * np.arange(size - 2, -1, -1)
 
 
 def format_number(value: float) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.exceptions import PriorError
 from bayeslmm.prior_families import (
-    LKJ,
     Exponential,
     Flat,
     Gamma,
@@ -26,6 +25,7 @@ from bayeslmm.prior_families import (
     Prior,
     format_number,
 )
+from bayeslmm.prior_lkj import LKJ
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -140,8 +140,8 @@ def _random_variable(value: Any, name: str) -> Any:
     owner = getattr(value, "owner", None)
     if owner is None or not hasattr(owner.op, "_print_name"):
         raise PriorError(
-            f"The prior for {name!r} is a {type(value).__name__}, not a distribution: give a PyMC "
-            "distribution made with .dist, such as pm.Gamma.dist(2, 0.1)."
+            f"The prior for {name!r} is not a distribution but of type {type(value).__name__}: "
+            "give a PyMC distribution made with .dist, such as pm.Gamma.dist(2, 0.1)."
         )
     return value
 

@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.exceptions import PriorError
-from bayeslmm.prior_families import LKJ, Prior
+from bayeslmm.prior_families import Prior
+from bayeslmm.prior_lkj import LKJ
 
 Array = NDArray[np.float64]
 

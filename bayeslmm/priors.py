@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.design import Design
 from bayeslmm.exceptions import PriorError
-from bayeslmm.prior_families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
+from bayeslmm.prior_families import Flat, HalfFlat, HalfStudentT, Normal, Prior
+from bayeslmm.prior_lkj import LKJ
 from bayeslmm.prior_pymc import PymcPrior, as_prior, correlation_size
 from bayeslmm.prior_set import PriorDraws, Priors, coef_label, sd_label
 

@@ -1,0 +1,116 @@
+"""Columns of a data frame in the few forms that a model matrix is built from."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.exceptions import DataError
+
+
+def prepare(frame: pd.DataFrame, variables: Iterable[str]) -> pd.DataFrame:
+    """Copy the columns that a formula reads, normalised.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        n rows, any index.
+    variables : iterable of str
+        Columns to take.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With a range index. Unused categories are dropped; nullable, Arrow and object columns
+        of numbers or booleans become numpy's; strings become object columns.
+
+    Raises
+    ------
+    DataError
+        If a column does not exist.
+    """
+    wanted = sorted(variables)
+    present = set(frame.columns)
+    absent = [name for name in wanted if name not in present]
+    if absent:
+        raise DataError(
+            f"{listed(absent)} not found in the data; the columns are "
+            f"{listed(sorted(map(str, frame.columns)))}."
+        )
+    columns = {name: _normalised(frame[name].reset_index(drop=True)) for name in wanted}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)))
+
+
+def _normalised(column: pd.Series) -> pd.Series:
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return column.cat.remove_unused_categories()
+    if isinstance(dtype, np.dtype) and dtype.kind == "O":
+        inferred = pd.api.types.infer_dtype(column, skipna=False)
+        if inferred in ("integer", "floating", "mixed-integer-float", "decimal"):
+            return column.astype(float)
+        return column.astype(bool) if inferred == "boolean" else column
+    if pd.api.types.is_string_dtype(dtype):
+        return column.astype(object)
+    if pd.api.types.is_bool_dtype(dtype):
+        return column.astype(object if column.isna().any() else bool)
+    if pd.api.types.is_numeric_dtype(dtype) and not isinstance(dtype, np.dtype):
+        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    return column
+
+
+def categories_of(prepared: pd.DataFrame) -> dict[str, pd.Index]:
+    """Return the categories of each categorical column."""
+    return {
+        str(name): column.cat.categories
+        for name, column in prepared.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+    }
+
+
+def conform(prepared: pd.DataFrame, categories: Mapping[str, pd.Index]) -> pd.DataFrame:
+    """Give columns the categories of earlier data; values outside them become missing."""
+    columns = dict(prepared.items())
+    for name, known in categories.items():
+        codes = known.get_indexer(pd.Index(prepared[name].astype(object)))
+        columns[name] = pd.Series(pd.Categorical.from_codes(codes, categories=known))
+    return pd.DataFrame(columns, index=prepared.index)
+
+
+def holds_levels(values: Any) -> bool:
+    """Tell whether values are levels (strings, booleans, categories) and not numbers."""
+    dtype = getattr(values, "dtype", None)
+    if not isinstance(values, pd.Series | pd.Categorical | np.ndarray):
+        return False
+    if isinstance(dtype, np.dtype):
+        return dtype.kind in "bOSU"
+    return (
+        isinstance(dtype, pd.CategoricalDtype)
+        or pd.api.types.is_string_dtype(dtype)
+        or pd.api.types.is_bool_dtype(dtype)
+    )
+
+
+def outside(values: Any, known: Iterable[Any]) -> list[Any]:
+    """List the distinct values, in order of appearance, that are not among `known`."""
+    allowed = set(known)
+    found = pd.Series(values).dropna().unique().tolist()
+    return [value for value in found if value not in allowed]
+
+
+def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise DataError for the first column of `values` (n, k) that is not finite."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        column = int(bad.any(axis=0).argmax())
+        rows = np.flatnonzero(bad[:, column])
+        raise DataError(
+            f"`{names[column]}` is missing, undefined or infinite in {rows.size} of "
+            f"{len(values)} rows (first at position {rows[0]})."
+        )
+
+
+def listed(values: Iterable[Any]) -> str:
+    """Join names or levels for a message."""
+    return ", ".join(f"`{value}`" for value in values)

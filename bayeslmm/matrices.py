@@ -1,0 +1,105 @@
+"""The matrices of the textbook, labelled: G, R and V = ZGZ' + R."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bayeslmm.design import Design
+from bayeslmm.exceptions import DataError
+
+Array = NDArray[np.float64]
+
+MAX_DENSE = 10_000
+"""Largest order returned as a dense labelled matrix: 800 MB."""
+
+
+def random_covariance(
+    design: Design, covariances: Sequence[Array], *, sparse: bool = False
+) -> pd.DataFrame | sp.csr_array:
+    """G, the covariance matrix of all random effects.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    covariances : sequence of ndarray (k, k)
+        Covariance matrix of each grouping factor's coefficients, on the response scale.
+    sparse : bool
+        Return a scipy sparse array instead of a labelled data frame.
+
+    Returns
+    -------
+    pandas.DataFrame or scipy.sparse.csr_array (q, q)
+        Rows and columns in the order of the columns of Z: factor, level, coefficient.
+    """
+    blocks = [
+        sp.kron(sp.eye_array(factor.n_levels), sp.csr_array(sigma))
+        for factor, sigma in zip(design.random, covariances, strict=True)
+    ]
+    return _labelled(sp.csr_array(sp.block_diag(blocks)), effect_labels(design), "G", sparse)
+
+
+def residual_covariance(
+    design: Design, sigma_squared: float, *, sparse: bool = False
+) -> pd.DataFrame | sp.csr_array:
+    """R, the covariance matrix of the residuals: sigma^2 / weights on the diagonal."""
+    diagonal = np.full(design.n, sigma_squared)
+    if design.weights is not None:
+        diagonal = diagonal / design.weights
+    return _labelled(sp.csr_array(sp.diags_array(diagonal)), design.index, "R", sparse)
+
+
+def response_covariance(
+    design: Design,
+    covariances: Sequence[Array],
+    sigma_squared: float,
+    *,
+    sparse: bool = False,
+) -> pd.DataFrame | sp.csr_array:
+    """V = ZGZ' + R, the marginal covariance matrix of the response."""
+    z = random_design(design)
+    g = random_covariance(design, covariances, sparse=True)
+    r = residual_covariance(design, sigma_squared, sparse=True)
+    return _labelled(sp.csr_array(z @ g @ z.T + r), design.index, "V", sparse)
+
+
+def random_design(design: Design) -> sp.csr_array:
+    """Z as a sparse array (n, q), factor by factor, level by level, coefficient by coefficient."""
+    rows = np.arange(design.n)
+    parts = []
+    for factor in design.random:
+        k = factor.n_coefs
+        columns = factor.codes[:, None] * k + np.arange(k)
+        index = (np.repeat(rows, k), columns.ravel())
+        shape = (design.n, factor.n_levels * k)
+        parts.append(sp.csr_array((factor.Z.ravel(), index), shape=shape))
+    return sp.csr_array(sp.hstack(parts))
+
+
+def effect_labels(design: Design) -> pd.MultiIndex:
+    """Labels of the random effects in the order of the columns of Z."""
+    labels = [
+        (factor.name, level, coef)
+        for factor in design.random
+        for level in factor.levels
+        for coef in factor.coefs
+    ]
+    return pd.MultiIndex.from_tuples(labels, names=["group", "level", "term"])
+
+
+def _labelled(
+    matrix: sp.csr_array, labels: pd.Index, name: str, sparse: bool
+) -> pd.DataFrame | sp.csr_array:
+    if sparse:
+        return matrix
+    if matrix.shape[0] > MAX_DENSE:
+        raise DataError(
+            f"{name} has {matrix.shape[0]:,} rows; as a dense table at most {MAX_DENSE:,} are "
+            f"possible. Ask for it as a sparse array: {name}(sparse=True)."
+        )
+    return pd.DataFrame(matrix.toarray(), index=labels, columns=labels)
