@@ -205,7 +205,7 @@ def check_terms(rhs: str) -> tuple[str, ...]:
         raise _located(error, rhs) from error
     except Exception as error:
         start = len(rhs) - len(rhs.lstrip())
-        message = f"This is not a valid sum of terms ({type(error).__name__})."
+        message = "This is not a valid sum of terms."
         raise FormulaError(message, rhs, start, len(rhs.rstrip())) from error
 
 

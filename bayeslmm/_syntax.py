@@ -72,7 +72,8 @@ def _check_python(source: str, token: Token) -> None:
     caret = blank_strings(token.text).find("^")
     if caret >= 0:
         raise FormulaError(
-            f"Inside a Python call a power is written `**`: {token.text.replace('^', '**')}.",
+            "Inside a Python call a power is written `**`; write "
+            f"`{token.text.replace('^', '**')}`.",
             source,
             token.start + caret,
             token.start + caret + 1,
@@ -80,7 +81,8 @@ def _check_python(source: str, token: Token) -> None:
     try:
         functions = python_names(token.value).functions
     except SyntaxError:
-        fail(f"`{token.text}` is not a valid Python expression.", source, [token])
+        hint = " R's as.factor(x) is C(x) here." if token.text.startswith("as.") else ""
+        fail(f"`{token.text}` is not a valid Python expression.{hint}", source, [token])
     if "offset" in functions and not token.text.startswith("offset("):
         fail("offset() must be a term of its own.", source, [token])
     for name in sorted(functions - {"offset"}):
@@ -243,8 +245,13 @@ def _check_added(message: str, source: str, part: _Part) -> None:
 
 
 def _check_plain(source: str, part: _Part) -> None:
-    """Reject bars and offsets inside products, interactions and subtracted sums."""
-    for item in part.items:
+    """Reject bars and offsets inside products, and operators without an operand."""
+    operator_before = True
+    for i, item in enumerate(part.items):
+        operator = is_operator(item, *_OPERATORS)
+        if operator and (operator_before or i == len(part.items) - 1):
+            fail(f"A term is missing next to this `{_render([item])}`.", source, [item])
+        operator_before = operator
         if isinstance(item, Token) and is_offset(item):
             fail("offset() must be a term of its own.", source, [item])
         if has_bar(item):

@@ -192,21 +192,25 @@ def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any]]:
     for name, variable in posterior.data_vars.items():
         ordered = variable.transpose(*SAMPLE_DIMS, ...)
         array = ordered.to_numpy()
-        for index in _checked(array):
+        for index in _checked(array.shape[2:], symmetric=_is_symmetric(ordered)):
             draws = array[(..., *index)]
-            if np.ptp(draws) > 0:  # a correlation matrix has constant entries
+            if np.ptp(draws) > 0:  # a correlation matrix has ones on its diagonal
                 labels.append(_label(str(name), ordered, index))
                 values.append(draws)
     return labels, np.stack(values)
 
 
-def _checked(array: np.ndarray[Any, Any]) -> Iterator[tuple[int, ...]]:
-    """Positions of the entries to check, the lower triangle of a correlation matrix only."""
-    shape = array.shape[2:]
-    count = int(np.prod(shape))
+def _checked(shape: tuple[int, ...], *, symmetric: bool) -> Iterator[tuple[int, ...]]:
+    """Positions of the entries to check, of a symmetric matrix those below the diagonal."""
+    positions = np.argwhere(np.tri(*shape, -1)) if symmetric else np.argwhere(np.ones(shape))
+    count = len(positions)
     every = np.linspace(0, count - 1, min(count, MAX_ENTRIES)).round().astype(int)
-    for flat in every:
-        yield tuple(int(i) for i in np.unravel_index(flat, shape))
+    for position in positions[every]:
+        yield tuple(int(i) for i in position)
+
+
+def _is_symmetric(variable: xr.DataArray) -> bool:
+    return len(variable.dims) == 4 and variable.dims[3] == f"{variable.dims[2]}_bis"
 
 
 def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:

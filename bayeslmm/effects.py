@@ -47,9 +47,7 @@ def effect_frames(design: Design, values: Sequence[Array]) -> dict[str, pd.DataF
     }
 
 
-def coefficient_frames(
-    design: Design, beta: Array, u: Sequence[Array]
-) -> dict[str, pd.DataFrame]:
+def coefficient_frames(design: Design, beta: Array, u: Sequence[Array]) -> dict[str, pd.DataFrame]:
     """Fixed plus random effects by level, every fixed effect a column (lme4's ``coef``).
 
     A random coefficient without a fixed counterpart has its own column, with a fixed effect of

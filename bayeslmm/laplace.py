@@ -84,9 +84,7 @@ def fit_laplace(
         root = np.linalg.inv(np.linalg.cholesky(mode.hessian / 2.0)).T
         noise = rng.standard_normal((size, len(mode.x)))
         coordinates = mode.x + noise @ root.T
-        density = np.array(
-            [log_posterior_unconstrained(plan, priors, x)[0] for x in coordinates]
-        )
+        density = np.array([log_posterior_unconstrained(plan, priors, x)[0] for x in coordinates])
         variables = draws_at(design, plan, priors, coordinates, rng)
     shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}
     weights = density + 0.5 * np.sum(noise**2, axis=1)

@@ -219,7 +219,9 @@ def _scales(design: Design, priors: Priors, position: int) -> tuple[Any, Any]:
             chol = part if len(block) == k else chol[rows[:, None], rows].set(part)
     if k > 1:
         dims = (coef_dim(key), coef_bis_dim(key))
-        pm.Deterministic(cor_name(key), pt.dot(chol, chol.T), dims=dims)
+        diagonal = np.arange(k)
+        omega = pt.dot(chol, chol.T)[diagonal, diagonal].set(1.0)
+        pm.Deterministic(cor_name(key), omega, dims=dims)
     return sd, chol
 
 

@@ -1,0 +1,277 @@
+"""The user-facing model: a formula and data made into estimates and posteriors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from bayeslmm.design import Design, build_design
+from bayeslmm.elimination import Plan
+from bayeslmm.estimate import fit_likelihood
+from bayeslmm.formula import parse
+from bayeslmm.marginal import marginal_system
+from bayeslmm.matrices import effect_labels, random_design
+from bayeslmm.point import Estimate
+from bayeslmm.posterior import Posterior
+from bayeslmm.prior_set import Priors
+from bayeslmm.text import design_notes, groups_line
+
+if TYPE_CHECKING:
+    import pymc as pm
+
+__all__ = ["LMM", "Estimate", "Posterior"]
+
+FitMethod = Literal["auto", "nuts", "laplace"]
+Form = Literal["noncentered", "centered", "marginal"]
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class LMM:
+    """A linear mixed model: y = X beta + Z u + e with u ~ N(0, G) and e ~ N(0, R).
+
+    Parameters
+    ----------
+    formula : str
+        lme4's grammar, such as ``"y ~ x + (x | g)"``; the fixed effects take everything formulaic
+        offers.
+    data : DataFrame
+        Pandas, polars, pyarrow or anything narwhals reads. Rows with a missing value in a needed
+        variable are dropped and counted.
+    priors : {"flat"} or mapping, optional
+        Overrides of the default priors: PyMC distributions by key ("Days", "sd[Subject]",
+        "cor[Subject]", "sigma", ...), or "flat", under which the posterior mode is the REML
+        estimate.
+    weights : str or array-like (n,), optional
+        Precision weights, a column or values: the residual variance is sigma^2 / weight.
+
+    Attributes
+    ----------
+    design : Design
+        Response, X, random effects and what was dropped.
+    priors : Priors
+        The priors; prints as a table.
+
+    Raises
+    ------
+    FormulaError
+        If the formula or a variable in it is wrong; shows the place.
+    DataError
+        If the data cannot be used.
+    PriorError
+        If a prior does not fit its parameter.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
+    >>> round(model.reml().criterion, 4)
+    1743.6283
+    """
+
+    design: Design
+    priors: Priors
+
+    def __init__(
+        self,
+        formula: str,
+        data: Any,
+        *,
+        priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
+        weights: str | ArrayLike | None = None,
+    ) -> None:
+        from bayeslmm.priors import resolve_priors
+
+        design = build_design(parse(formula), data, weights=weights)
+        object.__setattr__(self, "design", design)
+        object.__setattr__(self, "priors", resolve_priors(design, priors))
+
+    @property
+    def formula(self) -> str:
+        """The formula as written."""
+        return self.design.formula.source
+
+    @property
+    def nobs(self) -> int:
+        """Number of rows used."""
+        return self.design.n
+
+    @property
+    def dropped(self) -> int:
+        """Number of rows dropped for missing values."""
+        return len(self.design.dropped)
+
+    @property
+    def X(self) -> pd.DataFrame:
+        """Fixed-effects design matrix, rows by coefficients."""
+        columns = list(self.design.coefs)
+        return pd.DataFrame(self.design.X, index=self.design.index, columns=columns)
+
+    @property
+    def y(self) -> pd.Series:
+        """Response, after its transformation."""
+        return pd.Series(self.design.y, index=self.design.index, name=self.design.response)
+
+    @property
+    def Z(self) -> sp.csr_array:
+        """Random-effects design matrix (n, q), sparse; `effect_labels` names its columns."""
+        return random_design(self.design)
+
+    @property
+    def effect_labels(self) -> pd.MultiIndex:
+        """Group, level and term of the columns of Z, and so of the random effects."""
+        return effect_labels(self.design)
+
+    @cached_property
+    def system(self) -> Plan:
+        """Cross-products of the data, all that likelihoods and samplers need of it."""
+        return marginal_system(self.design)
+
+    def reml(self) -> Estimate:
+        """Estimate by restricted maximum likelihood.
+
+        Returns
+        -------
+        Estimate
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml().sds["Subject"].round(2)
+        Intercept    24.74
+        Days          5.92
+        Name: sd, dtype: float64
+        """
+        return Estimate(self.design, fit_likelihood(self.system, "REML"))
+
+    def ml(self) -> Estimate:
+        """Estimate by maximum likelihood, for likelihood-ratio tests and information criteria."""
+        return Estimate(self.design, fit_likelihood(self.system, "ML"))
+
+    def map(self) -> Estimate:
+        """Mode of the marginal posterior of standard deviations, correlations and sigma.
+
+        The random effects (and beta, under normal or flat priors) are integrated out and no
+        Jacobian is added, so that under flat priors this is the REML estimate.
+        """
+        from bayeslmm.map_estimate import fit_map
+
+        return Estimate(self.design, fit_map(self.system, self.priors))
+
+    def pymc(self, form: Form = "noncentered") -> pm.Model:
+        """PyMC model with labelled dimensions.
+
+        Parameters
+        ----------
+        form : {"noncentered", "centered", "marginal"}
+            Random effects as scaled standard normal variables, as normal variables, or integrated
+            out together with beta by a PyTensor Op with its own gradient.
+
+        Returns
+        -------
+        pymc.Model
+        """
+        from bayeslmm.model import build_model
+
+        system = self.system if form == "marginal" else None
+        return build_model(self.design, self.priors, form, system)
+
+    def fit(
+        self,
+        *,
+        method: FitMethod = "auto",
+        draws: int = 1000,
+        chains: int = 4,
+        random_seed: int | np.random.Generator | None = None,
+        **kwargs: Any,
+    ) -> Posterior:
+        """Draw from the posterior.
+
+        Parameters
+        ----------
+        method : {"auto", "nuts", "laplace"}
+            "nuts" samples with PyMC (nutpie by default). "laplace" is a Gaussian approximation for
+            the covariance parameters on the unconstrained scale with exact draws of the fixed and
+            random effects given them. "auto" is "nuts".
+        draws, chains : int
+            Draws per chain and number of chains.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+        **kwargs
+            For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
+            `progressbar`, `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
+
+        Returns
+        -------
+        Posterior
+
+        Raises
+        ------
+        ValueError
+            If the method is unknown.
+        SamplingError
+            If sampling ended early, or there is no mode to approximate at.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> post.nobs
+        30
+        """
+        common = {"draws": draws, "chains": chains, "random_seed": random_seed}
+        if method == "laplace":
+            from bayeslmm.laplace import fit_laplace
+
+            tree = fit_laplace(self.design, self.system, self.priors, **common, **kwargs)
+        elif method in ("auto", "nuts"):
+            from bayeslmm.nuts import sample_nuts
+
+            tree = sample_nuts(self.design, self.priors, **common, **kwargs)
+        else:
+            raise ValueError(f"method={method!r}: 'auto', 'nuts' or 'laplace' is expected")
+        return Posterior(self.design, self.priors, tree)
+
+    def prior_predictive(
+        self, draws: int = 500, *, random_seed: int | np.random.Generator | None = None
+    ) -> xr.DataTree:
+        """Draw parameters and responses from the prior.
+
+        Parameters
+        ----------
+        draws : int
+            Number of draws.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        xarray.DataTree
+            Groups prior, prior_predictive, observed_data and constant_data.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        """
+        from bayeslmm.prior_predictive import prior_predictive
+
+        return prior_predictive(self.design, self.priors, draws, random_seed)
+
+    def __repr__(self) -> str:
+        lines = [
+            "Linear mixed model",
+            f"Formula: {self.formula}",
+            groups_line(self.design),
+            *design_notes(self.design),
+        ]
+        return "\n".join(lines)

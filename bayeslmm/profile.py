@@ -1,0 +1,338 @@
+"""Profile likelihood intervals.
+
+A parameter is held at a value and every other one re-estimated; the interval holds the values at
+which twice the log-likelihood lost is below the chi-squared quantile. Covariance parameters are
+profiled on the criterion of the fit (the restricted likelihood for REML), fixed effects always on
+the full likelihood: a restricted one does not depend on them.
+
+References
+----------
+Bates, Maechler, Bolker, Walker (2015), doi:10.18637/jss.v067.i01, section 5.1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2
+
+from bayeslmm.constrained import (
+    Correlation,
+    Curve,
+    FixedEffect,
+    ResidualSd,
+    StandardDeviation,
+    make_frame,
+)
+from bayeslmm.covariance import sds_and_correlation
+from bayeslmm.estimate import Fit, fit_likelihood
+from bayeslmm.factorise import single_threaded
+
+Kind = Literal["sd", "cor", "sigma", "beta"]
+KINDS: tuple[Kind, ...] = ("sd", "cor", "sigma", "beta")
+
+_log = logging.getLogger(__name__)
+
+ROOT_TOLERANCE = 1e-7
+"""Relative error of the signed root of the deviance at a limit."""
+
+FARTHEST = 1e6
+"""A standard deviation beyond this multiple of its natural scale counts as unbounded."""
+
+NEGLIGIBLE = 1e-6
+"""A standard deviation below this multiple of its natural scale counts as zero."""
+
+MAX_TRIALS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileInterval:
+    """Profile likelihood interval of one parameter.
+
+    Attributes
+    ----------
+    kind : {"sd", "cor", "sigma", "beta"}
+        What the parameter is.
+    factor : int or None
+        Index of the grouping factor (sd, cor).
+    coefs : tuple of int
+        Index of the coefficient: one for sd and beta, two for cor, none for sigma.
+    estimate : float
+        The value of the fit; NaN for a correlation with a coefficient that does not vary.
+    lower, upper : float
+        Limits.
+    lower_at_bound, upper_at_bound : bool
+        Whether a limit is the end of the parameter space (0, -1, 1 or infinity) because the
+        likelihood does not fall far enough before it.
+    criterion : {"REML", "ML"}
+        What was profiled.
+    """
+
+    kind: Kind
+    factor: int | None
+    coefs: tuple[int, ...]
+    estimate: float
+    lower: float
+    upper: float
+    lower_at_bound: bool
+    upper_at_bound: bool
+    criterion: Literal["REML", "ML"]
+
+
+class Labels(Protocol):
+    """Names of a grouping factor (``design.RandomFactor`` has them)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def coefs(self) -> tuple[str, ...]: ...
+
+
+def profile_intervals(
+    fit: Fit, *, level: float = 0.95, kinds: Iterable[Kind] = KINDS
+) -> list[ProfileInterval]:
+    """Profile likelihood intervals of the parameters of a REML or ML fit.
+
+    Parameters
+    ----------
+    fit : Fit
+        From :func:`bayeslmm.estimate.fit_likelihood`.
+    level : float
+        Coverage.
+    kinds : iterable of {"sd", "cor", "sigma", "beta"}
+        Which parameters; all by default.
+
+    Returns
+    -------
+    list of ProfileInterval
+        Per grouping factor the standard deviations, then the correlations; sigma; the fixed
+        effects.
+
+    Raises
+    ------
+    ValueError
+        If the fit is neither REML nor ML, the level is not between 0 and 1, or a kind is unknown.
+
+    Notes
+    -----
+    The fixed effects of a REML fit are profiled on the full likelihood, around its own maximum;
+    `estimate` stays that of the REML fit.
+    """
+    kinds = tuple(kinds)
+    if fit.method not in ("REML", "ML"):
+        raise ValueError(f"a profile needs a fit by 'ML' or 'REML', not {fit.method!r}")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise ValueError(f"unknown kinds of parameters {unknown}; allowed are {sorted(KINDS)}")
+    cutoff = float(np.sqrt(chi2.ppf(level, 1)))
+    intervals: list[ProfileInterval] = []
+    with single_threaded():
+        for factor, structure in enumerate(fit.plan.products.structures):
+            if "sd" in kinds:
+                intervals += [_sd(fit, factor, i, cutoff) for i in range(structure.n_coefs)]
+            if "cor" in kinds:
+                intervals += [_cor(fit, factor, pair, cutoff) for pair in structure.pairs]
+        if "sigma" in kinds:
+            intervals.append(_sigma(fit, cutoff))
+        if "beta" in kinds and len(fit.beta):
+            full = fit if fit.method == "ML" else fit_likelihood(fit.plan, "ML")
+            intervals += [_beta(full, i, float(b), cutoff) for i, b in enumerate(fit.beta)]
+    return intervals
+
+
+def profile_table(
+    intervals: Iterable[ProfileInterval], coefs: Sequence[str], random: Sequence[Labels]
+) -> pd.DataFrame:
+    """Labelled table of profile intervals, one row per parameter.
+
+    Parameters
+    ----------
+    intervals : iterable of ProfileInterval
+        From :func:`profile_intervals`.
+    coefs : sequence of str
+        Names of the fixed effects.
+    random : sequence of Labels
+        The grouping factors, ``design.random``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns kind, group, term, term_2 (the second coefficient of a correlation), estimate,
+        lower, upper, lower_at_bound, upper_at_bound and criterion.
+    """
+    rows = []
+    for x in intervals:
+        names = coefs if x.factor is None else random[x.factor].coefs
+        terms = [names[i] for i in reversed(x.coefs)] + [""] * (2 - len(x.coefs))
+        rows.append(
+            {
+                "kind": x.kind,
+                "group": "" if x.factor is None else random[x.factor].name,
+                "term": terms[0],
+                "term_2": terms[1],
+                "estimate": x.estimate,
+                "lower": x.lower,
+                "upper": x.upper,
+                "lower_at_bound": x.lower_at_bound,
+                "upper_at_bound": x.upper_at_bound,
+                "criterion": x.criterion,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# --- one parameter ---------------------------------------------------------------------
+
+
+def _sd(fit: Fit, factor: int, coef: int, cutoff: float) -> ProfileInterval:
+    target = _sd_target(fit, factor, coef)
+    sds, _ = sds_and_correlation(fit.factors[factor])
+    estimate = float(sds[coef] * fit.sigma)
+    unit = target.unit * fit.sigma
+    curve = Curve(target, fit, estimate)
+    spread = np.exp(cutoff * _log_sd_error(fit, factor, coef))
+    lower = (0.0, True)
+    if estimate > NEGLIGIBLE * unit:
+        guess = estimate / spread if np.isfinite(spread) else 0.5 * estimate
+        lower = _search(curve, estimate, guess, 0.0, cutoff)
+    guess = estimate * spread if np.isfinite(spread) else max(2.0 * estimate, 0.1 * unit)
+    inside = np.log(max(estimate, 1e-3 * unit))
+    log_upper, at_bound = _search(
+        curve.on_log_scale, inside, np.log(guess), np.log(FARTHEST * unit), cutoff
+    )
+    upper = (np.inf if at_bound else float(np.exp(log_upper)), at_bound)
+    return _interval(fit, "sd", factor, (coef,), estimate, lower, upper)
+
+
+def _cor(fit: Fit, factor: int, pair: tuple[int, int], cutoff: float) -> ProfileInterval:
+    _, corr = sds_and_correlation(fit.factors[factor])
+    estimate = float(corr[pair])
+    lower, upper = (-1.0, True), (1.0, True)
+    # A zero sd within the limits leaves the correlation free.
+    free = np.isnan(estimate) or any(
+        Curve(_sd_target(fit, factor, i), fit, 0.0)(0.0)[0] <= cutoff for i in pair
+    )
+    if not free:
+        angle = float(np.arccos(estimate))
+        frame = make_frame(fit.plan, fit.method == "REML", factor, pair)
+        curve = Curve(Correlation(frame), fit, angle)
+        if angle < np.pi:
+            end, at_bound = _search(curve, angle, 0.5 * (angle + np.pi), np.pi, cutoff)
+            lower = (float(np.cos(end)), at_bound)
+        if angle > 0.0:
+            end, at_bound = _search(curve, angle, 0.5 * angle, 0.0, cutoff)
+            upper = (float(np.cos(end)), at_bound)
+    return _interval(fit, "cor", factor, pair, estimate, lower, upper)
+
+
+def _sigma(fit: Fit, cutoff: float) -> ProfileInterval:
+    centre = float(np.log(fit.sigma))
+    curve = Curve(ResidualSd(make_frame(fit.plan, fit.method == "REML")), fit, centre)
+    products = fit.plan.products
+    error = 1.0 / np.sqrt(2.0 * (products.n_obs - products.n_fixed))
+    far = np.log(FARTHEST)
+    low, low_at_bound = _search(curve, centre, centre - cutoff * error, centre - far, cutoff)
+    high, high_at_bound = _search(curve, centre, centre + cutoff * error, centre + far, cutoff)
+    lower = (0.0 if low_at_bound else float(np.exp(low)), low_at_bound)
+    upper = (np.inf if high_at_bound else float(np.exp(high)), high_at_bound)
+    return _interval(fit, "sigma", None, (), fit.sigma, lower, upper)
+
+
+def _beta(full: Fit, coef: int, estimate: float, cutoff: float) -> ProfileInterval:
+    centre, error = float(full.beta[coef]), float(np.sqrt(full.vcov[coef, coef]))
+    curve = Curve(FixedEffect(make_frame(full.plan, False), coef), full, centre)
+    lower = _search(curve, centre, centre - cutoff * error, -np.inf, cutoff)
+    upper = _search(curve, centre, centre + cutoff * error, np.inf, cutoff)
+    return _interval(full, "beta", None, (coef,), estimate, lower, upper)
+
+
+def _sd_target(fit: Fit, factor: int, coef: int) -> StandardDeviation:
+    return StandardDeviation(make_frame(fit.plan, fit.method == "REML", factor, (coef,)))
+
+
+def _log_sd_error(fit: Fit, factor: int, coef: int) -> float:
+    """Asymptotic standard error of a log sd; infinite where it has none."""
+    place = sum(s.n_theta for s in fit.plan.products.structures[:factor]) + coef
+    variance = float(fit.parameter_cov[place, place])
+    return float(np.sqrt(variance)) if 0.0 < variance < 1.0 else np.inf
+
+
+def _interval(
+    fit: Fit,
+    kind: Kind,
+    factor: int | None,
+    coefs: tuple[int, ...],
+    estimate: float,
+    lower: tuple[float, bool],
+    upper: tuple[float, bool],
+) -> ProfileInterval:
+    return ProfileInterval(
+        kind=kind,
+        factor=factor,
+        coefs=coefs,
+        estimate=estimate,
+        lower=lower[0],
+        upper=upper[0],
+        lower_at_bound=lower[1],
+        upper_at_bound=upper[1],
+        criterion="REML" if fit.method == "REML" else "ML",
+    )
+
+
+def _search(
+    curve: Callable[[float], tuple[float, float]],
+    inside: float,
+    guess: float,
+    bound: float,
+    cutoff: float,
+) -> tuple[float, bool]:
+    """Where a curve that is zero at `inside` reaches the cutoff, and whether that is the bound.
+
+    Newton steps on the root of the deviance, which is nearly linear, within a bracket that grows
+    outwards until it holds the limit.
+    """
+    near, far = inside, None
+    value = guess
+    for _ in range(MAX_TRIALS):
+        value = min(value, bound) if bound > inside else max(value, bound)
+        root, slope = curve(value)
+        if abs(root - cutoff) < ROOT_TOLERANCE * cutoff:
+            return value, False
+        if root < cutoff and value == bound:
+            return bound, True
+        if root < cutoff:
+            near = value
+        else:
+            far = value
+        with np.errstate(divide="ignore", invalid="ignore"):
+            newton = value - np.float64(root - cutoff) / slope
+        value = _next_trial(inside, near, far, float(newton))
+        if far is not None and abs(far - near) <= 1e-13 * abs(far):
+            return value, False
+    _log.warning("profile limit found to %.2g only", abs((far or bound) - near))
+    return value, False
+
+
+def _next_trial(inside: float, near: float, far: float | None, newton: float) -> float:
+    """Newton's proposal where it is plausible, else a bisection or a longer step outwards."""
+    sign = 1.0 if far is None else np.sign(far - near)
+    if far is None:
+        outwards = near - inside
+        step = newton - near
+        if not np.isfinite(step) or step * outwards <= 0.0:
+            step = outwards
+        return near + float(np.clip(abs(step), 0.02 * abs(outwards), 3.0 * abs(outwards))) * float(
+            np.sign(outwards)
+        )
+    margin = 0.001 * abs(far - near)
+    low, high = sorted((near, far))
+    if sign and low + margin < newton < high - margin:
+        return newton
+    return 0.5 * (near + far)
