@@ -176,7 +176,16 @@ class Correlation:
     frame: Frame
 
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
-        return self._subspace(value).T @ theta
+        subspace, entries, root = self._subspace(value), self._entries(), self.frame.root
+        free = subspace.T @ theta
+        if self._lengths(value, subspace @ free)[1] <= 0.0:
+            # The nearest factor has the negative correlation: keep the two sds instead.
+            length = np.hypot(root[1, :2] @ theta[entries[:2]], root[1, 1] * theta[entries[2]])
+            theta = theta.copy()
+            theta[entries[1]] = (length * np.cos(value) - root[1, 0] * theta[entries[0]]) / root[1, 1]
+            theta[entries[2]] = length * np.sin(value) / root[1, 1]
+            free = subspace.T @ theta
+        return free
 
     def state(self, value: float, free: Array) -> tuple[Array, float]:
         return self._subspace(value) @ free, np.nan
@@ -185,14 +194,17 @@ class Correlation:
         subspace = self._subspace(value)
         theta = subspace @ free
         deviance, gradient = _profiled_deviance(self.frame, theta)
-        root, entries = self.frame.root, self._entries()
-        length = np.cos(value) * (root[1, 0] * theta[entries[0]] + root[1, 1] * theta[entries[1]])
-        length += np.sin(value) * root[1, 1] * theta[entries[2]]
-        turn = np.array([-np.sin(value), np.cos(value)]) * length / root[1, 1]
-        by_value = float(gradient[entries[1:]] @ turn)
-        if theta[entries[0]] * length < 0.0:
-            deviance = np.inf
-        return deviance, subspace.T @ gradient, by_value
+        length, sign = self._lengths(value, theta)
+        turn = length * np.array([-np.sin(value), np.cos(value)]) / self.frame.root[1, 1]
+        by_value = float(gradient[self._entries()[1:]] @ turn)
+        return deviance if sign >= 0.0 else np.inf, subspace.T @ gradient, by_value
+
+    def _lengths(self, angle: float, theta: Array) -> tuple[float, float]:
+        """Signed length t, and the product s t."""
+        root, (first, second, third) = self.frame.root, self._entries()
+        along = root[1, 0] * theta[first] + root[1, 1] * theta[second]
+        length = np.cos(angle) * along + np.sin(angle) * root[1, 1] * theta[third]
+        return float(length), float(length * theta[first])
 
     def _entries(self) -> list[int]:
         first = self.frame.first

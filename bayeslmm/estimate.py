@@ -343,4 +343,7 @@ def _report_factor(
             d_rho = d_gram[:, i, j] / scale - rho * (d_log_sds[:, i] + d_log_sds[:, j])
             values.append(np.arctanh(rho))
             rows.append(d_rho / (1.0 - rho**2))
-    return np.array(values), np.array(rows)
+    jacobian = np.array(rows)
+    at_boundary = ~np.all(np.isfinite(jacobian), axis=1) | ~np.isfinite(values)
+    jacobian[at_boundary] = np.nan
+    return np.array(values), jacobian

@@ -25,6 +25,12 @@ NEWTON_DECREMENT = 1e-11
 CURVATURE = 1e-7
 """Most negative eigenvalue of the Hessian, relative to the largest, taken for rounding."""
 
+FLAT = 1e-8
+"""Curvature below which a criterion counts as flat everywhere."""
+
+LONGEST_STEP = 5.0
+"""Longest Newton step, in coordinates of order one."""
+
 MAX_NEWTON = 25
 
 
@@ -139,7 +145,7 @@ def _finish(counted: _Counter, x: Array) -> Optimum:
 def _newton_step(curvature: Array, gradient: Array) -> tuple[Array, float, bool]:
     """Step, predicted decrease, and whether the curvature is negative somewhere."""
     values, vectors = np.linalg.eigh(curvature)
-    top = max(float(np.max(np.abs(values), initial=0.0)), np.finfo(float).tiny)
+    top = max(float(np.max(np.abs(values), initial=0.0)), FLAT)
     along = vectors.T @ gradient
     saddle = bool(values.size and values[0] < -CURVATURE * top)
     if saddle:
@@ -148,6 +154,7 @@ def _newton_step(curvature: Array, gradient: Array) -> tuple[Array, float, bool]
         return 0.1 * sign * vectors[:, 0], np.inf, True
     safe = np.maximum(values, CURVATURE * top)
     step = -vectors @ (along / safe)
+    step *= min(1.0, LONGEST_STEP / max(float(np.linalg.norm(step)), LONGEST_STEP))
     return step, float(0.5 * np.sum(along**2 / safe)), False
 
 

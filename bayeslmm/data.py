@@ -1,0 +1,514 @@
+"""Data frames of any kind to complete rows and grouping factors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.exceptions import DataError
+
+Codes = NDArray[np.intp]
+_MAX_LISTED = 40
+
+
+# --- frames ----------------------------------------------------------------------------
+
+
+def column_names(data: Any) -> list[str]:
+    """List the columns of a data frame of any kind.
+
+    Parameters
+    ----------
+    data : data frame or mapping
+        As for `to_frame`.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    DataError
+        If `data` is not a data frame or has duplicate column names.
+    """
+    return [str(name) for name in _columns_of(_native(data))]
+
+
+def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    """Turn a data frame of any kind into a new pandas data frame.
+
+    Parameters
+    ----------
+    data : data frame or mapping
+        A frame of pandas, polars, pyarrow or another library that narwhals reads, or a mapping
+        from names to columns. It is never changed.
+    columns : iterable of str, optional
+        Take only those of these columns that exist; default all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With column names made strings. A pandas frame keeps its index; other frames get a range.
+        Categories keep their order, except polars' ``Categorical``, whose order is that of first
+        appearance: they are sorted (``Enum`` keeps its order).
+
+    Raises
+    ------
+    DataError
+        If `data` is not a data frame, has duplicate column names, or has no rows.
+
+    Examples
+    --------
+    >>> to_frame({"y": [1.0, 2.0], "g": ["a", "b"]}).shape
+    (2, 2)
+    """
+    frame = _native(data)
+    names = _columns_of(frame)
+    if columns is not None:
+        wanted = set(columns)
+        names = [name for name in names if str(name) in wanted]
+    if not len(frame):
+        raise DataError("The data have no rows.")
+    if isinstance(frame, pd.DataFrame):
+        taken = frame.loc[:, names].copy()
+    else:
+        unsorted = frame.implementation.is_polars()
+        schema = frame.schema
+        taken = frame.select(names).to_pandas()
+        for name in names if unsorted else ():
+            if schema[name] == nw.Categorical:
+                ordered = sorted(taken[name].cat.categories)
+                taken[name] = taken[name].cat.set_categories(ordered)
+    taken.columns = pd.Index([str(name) for name in names], dtype=object)
+    return taken
+
+
+def _native(data: Any) -> Any:
+    """A pandas frame as it is, a mapping as a pandas frame, or a narwhals frame."""
+    if isinstance(data, pd.DataFrame):
+        return data
+    if isinstance(data, Mapping):
+        try:
+            return pd.DataFrame(dict(data))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"These columns do not make a data frame: {error}.") from error
+    try:
+        return nw.from_native(data, eager_only=True)
+    except TypeError as error:
+        lazy = " Collect a lazy frame first." if "LazyFrame" in type(data).__name__ else ""
+        raise DataError(
+            "The data must be a data frame of pandas, polars, pyarrow or another library that "
+            f"narwhals reads, or a mapping of columns, got {type(data).__name__}.{lazy}"
+        ) from error
+    except ValueError as error:  # duplicate names
+        raise DataError(f"This data frame cannot be read: {error}") from error
+
+
+def _columns_of(frame: Any) -> list[Hashable]:
+    columns = frame.columns
+    if isinstance(columns, pd.MultiIndex):
+        raise DataError("The columns have several levels of names; flatten them to one.")
+    names = list(columns)
+    texts = pd.Index([str(name) for name in names], dtype=object)
+    if not texts.is_unique:
+        repeated = sorted(set(texts[texts.duplicated()]))
+        raise DataError(
+            f"Column names must be unique, but {listed(repeated)} "
+            f"{'occurs' if len(repeated) == 1 else 'occur'} more than once; rename or drop the "
+            "extra columns."
+        )
+    return names
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Join names for a message, at most 40 of them."""
+    shown = ", ".join(f"`{name}`" for name in names[:_MAX_LISTED])
+    more = len(names) - _MAX_LISTED
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+# --- rows ------------------------------------------------------------------------------
+
+
+def missing(column: pd.Series) -> NDArray[np.bool_]:
+    """Tell which values of a column are missing: NaN, None, NaT, pandas' NA or null."""
+    result = column.isna().to_numpy(dtype=bool, copy=True)
+    dtype = column.dtype
+    if not isinstance(dtype, np.dtype) and pd.api.types.is_float_dtype(dtype):
+        result |= np.isnan(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    return result
+
+
+def complete_cases(
+    frame: pd.DataFrame, variables: Iterable[str], exclude: NDArray[np.bool_] | None = None
+) -> tuple[pd.DataFrame, Codes]:
+    """Keep the rows without a missing value in the variables.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        n rows.
+    variables : iterable of str
+        The columns that count, and the columns returned.
+    exclude : ndarray of bool, shape (n,), optional
+        Further rows to drop.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+        A copy of the complete rows of the variables, under their original index.
+    dropped : ndarray of int
+        Positions of the dropped rows in `frame`, increasing.
+
+    Raises
+    ------
+    DataError
+        If a column has no value at all or no row is complete.
+    """
+    names = list(dict.fromkeys(variables))
+    gaps = {name: missing(frame[name]) for name in names}
+    empty = sorted(name for name in names if gaps[name].all())
+    if empty:
+        raise DataError(
+            f"All {len(frame)} values of {listed(empty)} are missing; take the variable out of the "
+            "formula or fill it in."
+        )
+    drop = np.zeros(len(frame), dtype=bool) if exclude is None else exclude.copy()
+    for gap in gaps.values():
+        drop |= gap
+    if drop.all():
+        counts = ", ".join(f"`{n}` {gaps[n].sum()}" for n in sorted(names) if gaps[n].any())
+        raise DataError(
+            f"No row is complete: each of the {len(frame)} rows lacks a value of some variable "
+            f"(missing values: {counts})."
+        )
+    return frame[names].iloc[np.flatnonzero(~drop)].copy(), np.flatnonzero(drop)
+
+
+def check_infinite(frame: pd.DataFrame, variables: Iterable[str]) -> None:
+    """Raise DataError if a numeric column among `variables` holds an infinite value."""
+    for name in sorted(variables):
+        column = frame[name]
+        if not pd.api.types.is_float_dtype(column.dtype):
+            continue
+        bad = np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan))
+        if bad.any():
+            first = int(bad.argmax())
+            raise DataError(
+                f"`{name}` is infinite in {bad.sum()} of {len(frame)} rows, first at position "
+                f"{first} (index {frame.index[first]!r}); mark these values as missing or take "
+                "the rows out."
+            )
+
+
+# --- factors ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class GroupingFactor:
+    """A grouping factor: the levels of one variable, or the cells of several that occur.
+
+    A cell is identified by the tuple of its raw values, so that ``("a:b", "c")`` and
+    ``("a", "b:c")`` are two levels.
+
+    Attributes
+    ----------
+    name : str
+        ``"batch:cask"``.
+    factors : tuple of str
+        Its m variables.
+    levels : ndarray of str, shape (J,), object
+        Unique labels. The values are joined by ``:``; where labels would be equal, the parts that
+        contain ``:`` are quoted, then all parts, then a number is added.
+    codes : ndarray of int, shape (n,)
+        The level of each row.
+    parts : tuple of pandas.Index
+        The levels of each variable.
+    cells : ndarray of int, shape (J, m)
+        The level of each variable in each cell, in lexicographic order.
+    """
+
+    name: str
+    factors: tuple[str, ...]
+    levels: NDArray[np.object_]
+    codes: Codes
+    parts: tuple[pd.Index, ...]
+    cells: Codes
+
+    @property
+    def keys(self) -> tuple[tuple[Any, ...], ...]:
+        """The raw values behind each level, a tuple of one value per variable."""
+        columns = (part[self.cells[:, i]] for i, part in enumerate(self.parts))
+        return tuple(zip(*columns, strict=True))
+
+
+def column_levels(column: pd.Series) -> tuple[Codes, pd.Index]:
+    """Find the levels of a complete column and the level of each row.
+
+    Parameters
+    ----------
+    column : pandas.Series
+        n values of any kind.
+
+    Returns
+    -------
+    codes : ndarray of int, shape (n,)
+    levels : pandas.Index
+        The values that occur: in the order of the categories of a categorical column, else
+        sorted (numbers by size, text by code point, values of mixed kinds as text). Numbers that
+        are whole are integers.
+
+    Raises
+    ------
+    DataError
+        If the values cannot be levels, such as lists.
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        values = _canonical(column.cat.categories)
+        codes = column.cat.codes.to_numpy().astype(np.intp)
+        used = np.flatnonzero(np.bincount(codes, minlength=len(values)))
+        return _renumber(codes, used, len(values)), values[used]
+    try:
+        first, uniques = pd.factorize(column)
+    except TypeError as error:
+        raise DataError(
+            f"The values of `{column.name}` cannot be levels of a factor: {error}."
+        ) from error
+    values = _canonical(pd.Index(uniques))
+    order = _sort_order(values)
+    return _renumber(first, order, len(values)), values[order]
+
+
+def _renumber(codes: Codes, order: Codes, size: int) -> Codes:
+    """Codes after their values 0..size-1 are rearranged (or thinned out) as `order` says."""
+    if np.array_equal(order, np.arange(size)):
+        return codes
+    place = np.empty(size, dtype=np.intp)
+    place[order] = np.arange(len(order))
+    return place[codes]
+
+
+def _canonical(values: pd.Index) -> pd.Index:
+    """Distinct values in one of few forms: whole numbers int64, text and the rest objects."""
+    dtype = values.dtype
+    if pd.api.types.is_bool_dtype(dtype):
+        return pd.Index(values.to_numpy(dtype=object), dtype=object)
+    if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
+        numbers = values.to_numpy()
+        if pd.api.types.is_float_dtype(dtype):
+            numbers = values.to_numpy(dtype=np.float64)
+            whole = (numbers == np.rint(numbers)) & (np.abs(numbers) < 2.0**53)
+            return pd.Index(numbers.astype(np.int64) if whole.all() else numbers)
+        return pd.Index(numbers.astype(np.uint64 if numbers.dtype.kind == "u" else np.int64))
+    if pd.api.types.is_string_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
+        return pd.Index(values.to_numpy(dtype=object), dtype=object)
+    if dtype == object and pd.api.types.infer_dtype(values) in ("integer", "mixed-integer-float"):
+        return _canonical(pd.Index(values.to_numpy(dtype=np.float64)))
+    return values
+
+
+def _sort_order(values: pd.Index) -> Codes:
+    if values.dtype != object:
+        return np.argsort(values.to_numpy(), kind="stable")
+    items = values.tolist()
+    try:
+        return np.array(sorted(range(len(items)), key=items.__getitem__), dtype=np.intp)
+    except TypeError:
+        texts = [(str(item), type(item).__name__) for item in items]
+        return np.array(sorted(range(len(items)), key=texts.__getitem__), dtype=np.intp)
+
+
+def is_continuous(column: pd.Series) -> bool:
+    """Tell whether a column holds numbers that are not all whole, so no levels of a factor."""
+    kind = column.dtype
+    if kind == object and pd.api.types.infer_dtype(column, skipna=True) not in (
+        *("floating", "mixed-integer-float", "decimal"),
+    ):
+        return False
+    if kind != object and not pd.api.types.is_float_dtype(kind):
+        return False
+    numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = numbers[np.isfinite(numbers)]
+    return bool(np.any(numbers != np.rint(numbers)))
+
+
+def grouping_factor(
+    frame: pd.DataFrame, factors: Sequence[str], taken: Iterable[str] = ()
+) -> GroupingFactor:
+    """Find the levels of a grouping factor.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        n complete rows.
+    factors : sequence of str
+        Its variables: one, or several whose cells that occur are the levels.
+    taken : iterable of str, optional
+        Labels that its levels may not have.
+
+    Returns
+    -------
+    GroupingFactor
+
+    Raises
+    ------
+    DataError
+        If the values of a variable cannot be levels.
+    """
+    found = [column_levels(frame[name]) for name in factors]
+    parts = tuple(levels for _, levels in found)
+    codes, cells = found[0][0], np.arange(len(parts[0]), dtype=np.intp)[:, None]
+    for part_codes, levels in found[1:]:
+        size = len(levels)
+        codes, occurring = _compress(codes * size + part_codes, len(cells) * size)
+        cells = np.column_stack([cells[occurring // size], occurring % size])
+    return GroupingFactor(
+        name=":".join(factors),
+        factors=tuple(factors),
+        levels=_labels(parts, cells, set(taken)),
+        codes=codes,
+        parts=parts,
+        cells=cells,
+    )
+
+
+def _compress(codes: Codes, size: int) -> tuple[Codes, Codes]:
+    """Number the codes that occur among 0..size-1; return the new codes and the old values."""
+    if size <= max(4 * len(codes), 1 << 16):
+        occurring = np.flatnonzero(np.bincount(codes, minlength=size))
+        return _renumber(codes, occurring, size), occurring
+    first, occurring = pd.factorize(codes)
+    order = np.argsort(occurring)
+    return _renumber(first, order, len(order)), occurring[order]
+
+
+def _labels(parts: Sequence[pd.Index], cells: Codes, taken: set[str]) -> NDArray[np.object_]:
+    plain = [_texts(part) for part in parts]
+    quoted = [[repr(t) if ":" in t else t for t in texts] for texts in plain]
+    shown = [[repr(value) for value in part.tolist()] for part in parts]
+    labels: list[str] = []
+    for style in (plain, quoted, shown):
+        columns = [np.array(texts, dtype=object)[cells[:, i]] for i, texts in enumerate(style)]
+        fresh = columns[0].tolist() if len(parts) == 1 else _joined(columns)
+        clashing = _clashes(labels, taken) if labels else range(len(fresh))
+        labels = labels or fresh
+        for i in clashing:
+            labels[i] = fresh[i]
+        if not _clashes(labels, taken):
+            break
+    for i in _clashes(labels, taken):
+        used = taken.union(labels)
+        labels[i] = next(t for k in count(2) if (t := f"{labels[i]} ({k})") not in used)
+    result = np.empty(len(labels), dtype=object)
+    result[:] = labels
+    return result
+
+
+def _joined(columns: Sequence[NDArray[np.object_]]) -> list[str]:
+    return list(map(":".join, zip(*columns, strict=True)))
+
+
+def _clashes(labels: Sequence[str], taken: set[str]) -> list[int]:
+    """Positions of the labels that are taken or occur more than once."""
+    if len(set(labels)) == len(labels) and taken.isdisjoint(labels):
+        return []
+    twice = set(pd.Index(labels, dtype=object)[pd.Index(labels, dtype=object).duplicated()])
+    return [i for i, label in enumerate(labels) if label in twice or label in taken]
+
+
+def _texts(values: pd.Index) -> list[str]:
+    if values.dtype == object:
+        return [str(value) for value in values]
+    return values.astype(str).tolist()
+
+
+# --- levels of new data ----------------------------------------------------------------
+
+
+def lookup_levels(factor: GroupingFactor, frame: pd.DataFrame) -> Codes:
+    """Find the known level of each row of new data.
+
+    Parameters
+    ----------
+    factor : GroupingFactor
+        The known levels.
+    frame : pandas.DataFrame
+        n complete rows.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        -1 where the level is new.
+
+    Raises
+    ------
+    DataError
+        If a variable held numbers and now holds text, or the reverse.
+    """
+    sizes = [len(part) for part in factor.parts]
+    cell, known = np.zeros(len(frame), dtype=np.intp), np.arange(1, dtype=np.intp)
+    rows = np.ones(len(frame), dtype=bool)
+    merged = np.zeros(len(factor.cells), dtype=np.intp)
+    for i, (name, part) in enumerate(zip(factor.factors, factor.parts, strict=True)):
+        codes, levels = column_levels(frame[name])
+        _check_kind(name, part, levels)
+        place = part.get_indexer(levels)[codes]
+        rows &= place >= 0
+        merged, known = _compress(merged * sizes[i] + factor.cells[:, i], len(known) * sizes[i])
+        at = np.searchsorted(known, cell * sizes[i] + place)
+        at = np.minimum(at, len(known) - 1)
+        rows &= known[at] == cell * sizes[i] + place
+        cell = np.where(rows, at, 0)
+    return np.where(rows, cell, -1)
+
+
+def new_levels(
+    factor: GroupingFactor, frame: pd.DataFrame, codes: Codes
+) -> tuple[Codes, NDArray[np.object_]]:
+    """Number the new levels of new data from J on.
+
+    Parameters
+    ----------
+    factor : GroupingFactor
+        The J known levels.
+    frame : pandas.DataFrame
+        n complete rows.
+    codes : ndarray of int, shape (n,)
+        What `lookup_levels` found.
+
+    Returns
+    -------
+    codes : ndarray of int, shape (n,)
+        The known level, or J, J + 1, ...: rows with equal new values share a number.
+    labels : ndarray of str, object
+        Labels of the new levels, distinct from the known ones.
+    """
+    rows = np.flatnonzero(codes < 0)
+    if not len(rows):
+        return codes, np.empty(0, dtype=object)
+    fresh = grouping_factor(frame.iloc[rows], factor.factors, taken=factor.levels.tolist())
+    extended = codes.copy()
+    extended[rows] = len(factor.levels) + fresh.codes
+    return extended, fresh.levels
+
+
+def _check_kind(name: str, known: pd.Index, levels: pd.Index) -> None:
+    kinds = tuple(next(_kinds(values)) for values in (known, levels))
+    if set(kinds) == {"numbers", "text"}:
+        raise DataError(
+            f"`{name}` held {kinds[0]} when the model was built and holds {kinds[1]} here, so that "
+            "no level would be recognised; convert the column."
+        )
+
+
+def _kinds(values: pd.Index) -> Iterator[str]:
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        yield "numbers"
+    yield "text" if all(isinstance(value, str) for value in values) else "other"

@@ -1,0 +1,407 @@
+"""Differences between bayeslmm and the reference fits, one function per quantity.
+
+Shared by test_reference.py, test_profile.py and benchmarks/reference_table.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from reference_data import load_fit, load_reference_data
+from reference_formulas import STANDS_FOR, r_levels, r_name, same_group, translated
+
+from bayeslmm.covariance import unconstrained
+from bayeslmm.design import Design, build_design
+from bayeslmm.estimate import Fit, fit_likelihood
+from bayeslmm.factorise import Factorisation, factorise
+from bayeslmm.formula import parse
+from bayeslmm.marginal import (
+    marginal_system,
+    ml_criterion,
+    reml_criterion,
+    score,
+    to_user_gradient,
+)
+from bayeslmm.moments import conditional_covariances, conditional_modes
+from bayeslmm.optimise import hessian
+from bayeslmm.profile import Kind, profile_intervals
+
+PROFILES_TAKE_LONG = ("Chem97", "InstEval", "sim_many")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One random-effects term of lme4: its entry, and its place among our grouping factors."""
+
+    lme4: dict[str, Any]
+    factor: int
+    coefs: list[int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reference fit (`lme4`) beside ours."""
+
+    name: str
+    lme4: dict[str, Any]
+    frame: pd.DataFrame
+    design: Design
+    fit: Fit
+
+    @property
+    def restricted(self) -> bool:
+        return self.lme4["REML"]
+
+    @property
+    def terms(self) -> list[Term]:
+        """lme4's terms, in its order."""
+        return [self._term(entry) for entry in self.lme4["random"]]
+
+    def _term(self, entry: dict[str, Any]) -> Term:
+        for f, factor in enumerate(self.design.random):
+            group = STANDS_FOR.get(self.name) or same_group(entry["grouping"], factor.factors)
+            names = [r_name(coef, self.frame) for coef in factor.coefs]
+            if group and set(entry["names"]) <= set(names):
+                return Term(entry, f, [names.index(name) for name in entry["names"]])
+        raise LookupError(f"{self.name}: no random-effects term {entry['grouping']}")
+
+    def factorisation(self) -> Factorisation:
+        return factorise(self.fit.plan, self.fit.factors)
+
+    def factors_at(self, theta: list[float]) -> list[np.ndarray]:
+        """Relative factors at lme4's theta."""
+        factors = [np.zeros((r.n_coefs, r.n_coefs)) for r in self.design.random]
+        rest = iter(theta)
+        for term in self.terms:
+            for col, coef in enumerate(term.coefs):
+                for row in term.coefs[col:]:
+                    factors[term.factor][row, coef] = next(rest)
+        return factors
+
+    def lme4_theta(self, factors: list[np.ndarray]) -> np.ndarray:
+        """Entries of factors, or of gradients, in lme4's order."""
+        return np.array(
+            [
+                factors[term.factor][row, coef]
+                for term in self.terms
+                for col, coef in enumerate(term.coefs)
+                for row in term.coefs[col:]
+            ]
+        )
+
+
+def load_case(name: str) -> Case:
+    """Fit a reference model."""
+    own = load_fit(name)
+    lme4 = load_fit(STANDS_FOR.get(name, name))
+    frame = load_reference_data(own["dataset"])
+    design = build_design(parse(translated(own)), frame, weights=own["weights"])
+    fit = fit_likelihood(marginal_system(design), "REML" if own["REML"] else "ML")
+    return Case(name, lme4, frame.loc[design.index], design, fit)
+
+
+# --- the design ------------------------------------------------------------------------
+
+
+def design_matrix(case: Case) -> float:
+    """Worst relative difference in the first rows of X; infinite where a name differs."""
+    head = case.lme4["X_head"]
+    if [r_name(coef, case.frame) for coef in case.design.coefs] != head["names"]:
+        return np.inf
+    expected = np.array(head["values"], dtype=float)
+    size = np.maximum(np.abs(case.design.X).max(axis=0), 1e-300)
+    return float(np.max(np.abs(case.design.X[: len(expected)] - expected) / size, initial=0.0))
+
+
+def rows_dropped(case: Case) -> list[int]:
+    """Rows left out, counted from 1."""
+    return [int(row) + 1 for row in case.design.dropped]
+
+
+def columns_dropped(case: Case) -> list[str]:
+    """Columns of X left out, by their names in R."""
+    return [r_name(coef, case.frame) for coef in case.design.aliased]
+
+
+def group_sizes(case: Case) -> dict[str, int]:
+    """Levels per grouping factor, by lme4's names."""
+    return {
+        term.lme4["grouping"]: case.design.random[term.factor].n_levels for term in case.terms
+    }
+
+
+# --- the likelihood --------------------------------------------------------------------
+
+
+def criterion(case: Case) -> float:
+    """Our criterion less lme4's: negative where ours is the better optimum."""
+    return case.fit.criterion - case.lme4["criterion"]["value"]
+
+
+def criterion_at(case: Case) -> float:
+    """Worst relative difference of the criterion at given theta."""
+    differences = []
+    for point in case.lme4["criterion_at"]:
+        fact = factorise(case.fit.plan, case.factors_at(point["theta"]))
+        value = reml_criterion(fact) if case.restricted else ml_criterion(fact)
+        differences.append(abs(value - point["value"]) / abs(point["value"]))
+    return max(differences)
+
+
+def derivatives(case: Case) -> tuple[float, float] | None:
+    """Differences of gradient and Hessian at lme4's optimum, relative to the curvature there."""
+    expected = case.lme4["derivatives"]
+    if not expected:
+        return None
+    theta = np.array(case.lme4["theta"], dtype=float)
+    curvature = np.array(expected["hessian"], dtype=float)
+    size = np.sqrt(np.diag(curvature))
+    gradient = _gradient(case, theta) - np.array(expected["gradient"], dtype=float)
+    found = hessian(lambda x: _gradient(case, x), theta)
+    return (
+        float(np.max(np.abs(gradient) / size)),
+        float(np.max(np.abs(found - curvature) / np.outer(size, size))),
+    )
+
+
+def _gradient(case: Case, theta: np.ndarray) -> np.ndarray:
+    plan = case.fit.plan
+    fact = factorise(plan, case.factors_at(list(theta)))
+    dof = case.design.n - case.restricted * case.design.p
+    gradients = score(fact, dof / fact.rss, restricted=case.restricted)
+    return case.lme4_theta(to_user_gradient(plan, gradients))
+
+
+# --- fixed effects ---------------------------------------------------------------------
+
+
+def beta(case: Case) -> float:
+    """Worst difference of the fixed effects in standard errors."""
+    fixed = case.lme4["fixed"]
+    return _worst(case.fit.beta - np.array(fixed["estimate"]), np.array(fixed["se"]))
+
+
+def standard_errors(case: Case) -> float:
+    """Worst relative difference of the covariance matrix of the fixed effects."""
+    fixed = case.lme4["fixed"]
+    se = np.array(fixed["se"])
+    return _worst(case.fit.vcov - np.array(fixed["vcov"]), np.outer(se, se))
+
+
+def satterthwaite(case: Case) -> float | None:
+    """Worst relative difference of Satterthwaite's degrees of freedom."""
+    expected = case.lme4["fixed"].get("df_satterthwaite")
+    if not expected:
+        return None
+    df = np.array(
+        [
+            2.0 * case.fit.vcov[i, i] ** 2 / (g @ case.fit.internal_cov @ g)
+            for i, g in enumerate(np.diagonal(case.fit.vcov_gradient, axis1=1, axis2=2).T)
+        ]
+    )
+    return _worst(df - np.array(expected, dtype=float), np.array(expected, dtype=float))
+
+
+# --- covariance parameters -------------------------------------------------------------
+
+
+def covariances(case: Case) -> float:
+    """Worst difference of the covariance matrices of the random effects.
+
+    In units of the standard deviations, or of a hundredth of those at which a coefficient would
+    add as much variance as the residual, where they are smaller.
+    """
+    worst = 0.0
+    for term in case.terms:
+        root = case.fit.sigma * case.fit.factors[term.factor][np.ix_(term.coefs, term.coefs)]
+        z = case.design.random[term.factor].Z[:, term.coefs]
+        floor = 0.01 * case.fit.sigma / np.sqrt(np.mean(z**2, axis=0))
+        size = np.maximum(np.array(term.lme4["sd"], dtype=float), floor)
+        difference = root @ root.T - np.array(term.lme4["cov"], dtype=float)
+        worst = max(worst, _worst(difference, np.outer(size, size)))
+    return worst
+
+
+def sds(case: Case) -> float:
+    """Worst relative difference of the standard deviations."""
+    return max(
+        _worst(
+            case.fit.sigma * np.linalg.norm(case.fit.factors[term.factor][term.coefs], axis=1)
+            - np.array(term.lme4["sd"]),
+            np.array(term.lme4["sd"]),
+        )
+        for term in case.terms
+    )
+
+
+def correlations(case: Case) -> float:
+    """Worst difference of the correlations."""
+    worst = 0.0
+    for term in case.terms:
+        rows = case.fit.factors[term.factor][np.ix_(term.coefs, term.coefs)]
+        rows = rows / np.linalg.norm(rows, axis=1)[:, None]
+        worst = max(worst, _worst(rows @ rows.T - np.array(term.lme4["corr"]), 1.0))
+    return worst
+
+
+def sigma(case: Case) -> float:
+    """Relative difference of the residual standard deviation."""
+    return abs(case.fit.sigma / case.lme4["sigma"] - 1.0)
+
+
+def parameter_cov(case: Case) -> float | None:
+    """Worst difference of the asymptotic covariance matrix of the covariance parameters.
+
+    lme4's, of theta and sigma, is carried over to log standard deviations and inverse hyperbolic
+    tangents of correlations; the difference is in standard errors of those.
+    """
+    expected = case.lme4["vcov_varpar"]
+    if not expected or case.lme4["singular_scale_free"]:
+        return None
+    point = np.append(case.lme4["theta"], case.lme4["sigma"])
+    jacobian = np.array(
+        [
+            (_parameters(case, point + h) - _parameters(case, point - h)) / (2.0 * np.max(h))
+            for h in np.diag(1e-5 * np.maximum(np.abs(point), 1e-2 * np.max(np.abs(point[:-1]))))
+        ]
+    ).T
+    cov = jacobian @ np.array(expected["vcov"], dtype=float) @ jacobian.T
+    se = np.sqrt(np.diag(cov))
+    return _worst(case.fit.parameter_cov - cov, np.outer(se, se))
+
+
+def _parameters(case: Case, point: np.ndarray) -> np.ndarray:
+    factors = case.factors_at(list(point[:-1]))
+    structures = case.fit.plan.products.structures
+    parts = [unconstrained(s, t, point[-1]) for s, t in zip(structures, factors, strict=True)]
+    return np.append(np.concatenate(parts), np.log(point[-1]))
+
+
+def information_criteria(case: Case) -> float:
+    """Difference of AIC and BIC, given lme4's criterion: nonzero where parameters are counted
+    differently.
+    """
+    structures = case.fit.plan.products.structures
+    count = case.design.p + sum(s.n_theta for s in structures) + 1
+    value = case.lme4["criterion"]["value"]
+    return max(
+        abs(value + 2.0 * count - case.lme4["AIC"]),
+        abs(value + np.log(case.design.n) * count - case.lme4["BIC"]),
+    )
+
+
+# --- random effects --------------------------------------------------------------------
+
+
+def modes(case: Case) -> float:
+    """Worst difference of the conditional modes, in standard deviations of the term."""
+    found, _ = conditional_modes(case.factorisation())
+    worst = 0.0
+    for term, expected, levels in _ranef(case):
+        basis = case.fit.plan.products.basis.random[term.factor]
+        values = (found[term.factor] @ basis.T)[levels][:, term.coefs]
+        size = np.array(term.lme4["sd"], dtype=float)
+        worst = max(worst, _worst(values - np.array(expected["modes"], dtype=float), size))
+    return worst
+
+
+def conditional_sds(case: Case, *, given_beta: bool) -> float:
+    """Worst relative difference of the standard deviations of the random effects given the data.
+
+    Relative to the standard deviation of the term where they are far smaller than that.
+    """
+    found = conditional_covariances(case.factorisation(), given_beta=given_beta)
+    worst = 0.0
+    for term, expected, levels in _ranef(case):
+        basis = case.fit.plan.products.basis.random[term.factor]
+        cov = basis @ found[term.factor][levels] @ basis.T
+        values = case.fit.sigma * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)[:, term.coefs])
+        reference = np.array(expected["cond_sd" if given_beta else "pred_se"], dtype=float)
+        size = np.maximum(reference, 1e-3 * np.array(term.lme4["sd"], dtype=float))
+        worst = max(worst, _worst(values - reference, size))
+    return worst
+
+
+def fitted(case: Case) -> float:
+    """Worst difference of the first fitted values, in residual standard deviations."""
+    expected = np.array(case.lme4["fitted"]["values"], dtype=float)
+    rows = slice(0, len(expected))
+    values = case.design.offset[rows] + case.design.X[rows] @ case.fit.beta
+    found, _ = conditional_modes(case.factorisation())
+    bases = case.fit.plan.products.basis.random
+    for factor, working, basis in zip(case.design.random, found, bases, strict=True):
+        effects = (working @ basis.T)[factor.codes[rows]]
+        values = values + np.sum(factor.Z[rows] * effects, axis=1)
+    return _worst(values - expected, case.lme4["sigma"])
+
+
+def _ranef(case: Case) -> Iterator[tuple[Term, dict[str, Any], np.ndarray]]:
+    """lme4's terms with their table of random effects and our numbers of its levels."""
+    for term, expected in zip(case.terms, case.lme4["ranef"], strict=True):
+        codes = case.design.random[term.factor].codes
+        number = dict(zip(r_levels(term.lme4["grouping"], case.frame), codes, strict=True))
+        levels = expected["levels"]
+        yield term, expected, np.array([number[level] for level in levels], dtype=np.intp)
+
+
+# --- profile intervals -----------------------------------------------------------------
+
+
+def profile(case: Case) -> float | None:
+    """Worst difference of the limits of the covariance parameters, in widths of the intervals.
+
+    Infinite where a limit is at a bound in one and not in the other.
+    """
+    own = case.lme4["profile_ci_own"]
+    if not own or not own["available"]:
+        return None
+    return _profile_difference(case, own, ("sd", "cor", "sigma"), flags=True)
+
+
+def profile_ml(case: Case) -> float | None:
+    """The same against lme4's own intervals: fixed effects, and all parameters of ML fits."""
+    lme4 = case.lme4["profile_ci"]
+    if not lme4["available"] or lme4["suspect"]:
+        return None
+    kinds: tuple[Kind, ...] = ("beta",) if case.restricted else ("sd", "cor", "sigma", "beta")
+    return _profile_difference(case, lme4, kinds, flags=False)
+
+
+def _profile_difference(
+    case: Case, expected: dict[str, Any], kinds: tuple[Kind, ...], *, flags: bool
+) -> float | None:
+    differences = []
+    for interval in profile_intervals(case.fit, kinds=kinds):
+        name = _profile_name(case, interval.kind, interval.factor, interval.coefs)
+        if name not in expected["names"]:
+            continue
+        place = expected["names"].index(name)
+        lower, upper = expected["lower"][place], expected["upper"][place]
+        difference = max(abs(interval.lower - lower), abs(interval.upper - upper))
+        differences.append(difference / (upper - lower))
+        bounds = [interval.lower_at_bound, interval.upper_at_bound]
+        if flags and bounds != [expected[f"{side}_at_bound"][place] for side in ("lower", "upper")]:
+            differences.append(np.inf)
+    return max(differences, default=None)
+
+
+def _profile_name(case: Case, kind: Kind, factor: int | None, coefs: tuple[int, ...]) -> str:
+    if kind == "sigma":
+        return "sigma"
+    if factor is None:
+        return r_name(case.design.coefs[coefs[0]], case.frame)
+    names = [r_name(case.design.random[factor].coefs[i], case.frame) for i in coefs]
+    (group,) = {t.lme4["grouping"] for t in case.terms if t.factor == factor}
+    return f"{kind}_{'.'.join(names)}|{group}"
+
+
+def _worst(difference: np.ndarray, size: np.ndarray | float) -> float:
+    """Largest absolute difference over size; a difference of zero counts nothing."""
+    difference, size = np.broadcast_arrays(np.abs(difference), np.asarray(size, dtype=float))
+    off = difference > 0.0
+    with np.errstate(divide="ignore"):
+        return float(np.max(difference[off] / size[off], initial=0.0))
+
+
