@@ -7,9 +7,10 @@ its leading entries. What is left is smooth and unconstrained, also where the fi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import override
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,39 +124,50 @@ def make_frame(
     )
 
 
-class Target(Protocol):
-    """A parameter to hold fixed."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Target(ABC):
+    """A parameter to hold fixed.
+
+    Attributes
+    ----------
+    frame : Frame
+        Coordinates that suit it.
+    """
 
     frame: Frame
 
+    @abstractmethod
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
-        """Free coordinates nearest to a state."""
+        """Free coordinates near a state at which the parameter has another value."""
 
+    @abstractmethod
     def state(self, value: float, free: Array) -> tuple[Array, float]:
         """Theta and log sigma (NaN where profiled out) at free coordinates."""
 
+    @abstractmethod
     def deviance(self, value: float, free: Array) -> Evaluation:
         """Deviance and its derivatives."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StandardDeviation:
+class StandardDeviation(Target):
     """The sd of the first coefficient of the frame; free are the rest of theta and log sigma."""
-
-    frame: Frame
 
     @property
     def unit(self) -> float:
         """The sd over sigma at which the coefficient adds about one residual variance."""
         return float(self.frame.root[0, 0])
 
+    @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
         return np.append(np.delete(theta, self.frame.first), log_sigma)
 
+    @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
         entry = value * np.exp(-free[-1]) / self.unit
         return np.insert(free[:-1], self.frame.first, entry), float(free[-1])
 
+    @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         theta, log_sigma = self.state(value, free)
         deviance, gradient, d_log_sigma = _deviance(self.frame, theta, log_sigma)
@@ -166,30 +178,32 @@ class StandardDeviation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Correlation:
+class Correlation(Target):
     """The angle whose cosine is the correlation of the first two coefficients of the frame.
 
     The rows of their factor in the user's coordinates are (s, 0) and t (cos, sin), so theta lies
     in a linear subspace; where s and t have opposite signs the correlation is the negative.
     """
 
-    frame: Frame
-
+    @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
         subspace, entries, root = self._subspace(value), self._entries(), self.frame.root
         free = subspace.T @ theta
         if self._lengths(value, subspace @ free)[1] <= 0.0:
             # The nearest factor has the negative correlation: keep the two sds instead.
-            length = np.hypot(root[1, :2] @ theta[entries[:2]], root[1, 1] * theta[entries[2]])
+            first, second, third = theta[entries]
+            length = np.hypot(root[1, 0] * first + root[1, 1] * second, root[1, 1] * third)
             theta = theta.copy()
-            theta[entries[1]] = (length * np.cos(value) - root[1, 0] * theta[entries[0]]) / root[1, 1]
+            theta[entries[1]] = (length * np.cos(value) - root[1, 0] * first) / root[1, 1]
             theta[entries[2]] = length * np.sin(value) / root[1, 1]
             free = subspace.T @ theta
         return free
 
+    @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
         return self._subspace(value) @ free, np.nan
 
+    @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         subspace = self._subspace(value)
         theta = subspace @ free
@@ -213,13 +227,8 @@ class Correlation:
     def _subspace(self, angle: float) -> Array:
         """Orthonormal basis (d, d - 1) of the theta with this correlation."""
         root, entries = self.frame.root, self._entries()
-        spanning = np.array(
-            [
-                [root[1, 1], -root[1, 0], 0.0],
-                [0.0, np.cos(angle), np.sin(angle)],
-            ]
-        ).T
-        q, r = np.linalg.qr(spanning)
+        spanning = np.array([[root[1, 1], -root[1, 0], 0.0], [0.0, np.cos(angle), np.sin(angle)]])
+        q, r = np.linalg.qr(spanning.T)
         n_theta = sum(s.n_theta for s in self.frame.plan.products.structures)
         others = np.delete(np.arange(n_theta), entries)
         subspace = np.zeros((n_theta, n_theta - 1))
@@ -229,34 +238,37 @@ class Correlation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ResidualSd:
+class ResidualSd(Target):
     """Log sigma; free is theta."""
 
-    frame: Frame
-
+    @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
         return theta
 
+    @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
         return free, value
 
+    @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         return _deviance(self.frame, free, value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FixedEffect:
+class FixedEffect(Target):
     """One fixed effect; free is theta, sigma and the other fixed effects are profiled out."""
 
-    frame: Frame
     coef: int
 
+    @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
         return theta
 
+    @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
         return free, np.nan
 
+    @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         fact = factorise_working(self.frame.plan, self.frame.working(free))
         row = fact.beta_root[self.coef]
@@ -265,9 +277,7 @@ class FixedEffect:
         rss = fact.rss + gap**2 / variance
         n = self.frame.plan.products.n_obs
         shift = solve_triangular(fact.fixed_chol, row, lower=True, trans="T") * (gap / variance)
-        gradients = score(
-            fact, n / rss, restricted=False, beta_working=fact.beta_working + shift
-        )
+        gradients = score(fact, n / rss, restricted=False, beta_working=fact.beta_working + shift)
         deviance = ml_criterion(fact) + n * float(np.log(rss / fact.rss))
         return deviance, self.frame.pull_back(gradients), 2.0 * n * gap / (variance * rss)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -95,10 +95,7 @@ def _native(data: Any) -> Any:
     if isinstance(data, pd.DataFrame):
         return data
     if isinstance(data, Mapping):
-        try:
-            return pd.DataFrame(dict(data))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"These columns do not make a data frame: {error}.") from error
+        return _from_mapping(data)
     try:
         return nw.from_native(data, eager_only=True)
     except TypeError as error:
@@ -109,6 +106,19 @@ def _native(data: Any) -> Any:
         ) from error
     except ValueError as error:  # duplicate names
         raise DataError(f"This data frame cannot be read: {error}") from error
+
+
+def _from_mapping(data: Mapping[Any, Any]) -> pd.DataFrame:
+    indexes = [column.index for column in data.values() if isinstance(column, pd.Series)]
+    if any(not index.equals(indexes[0]) for index in indexes):
+        raise DataError(
+            "The columns are pandas Series with different indexes, so it is not clear which values "
+            "belong together; pass a data frame."
+        )
+    try:
+        return pd.DataFrame(dict(data))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"These columns do not make a data frame: {error}.") from error
 
 
 def _columns_of(frame: Any) -> list[Hashable]:
@@ -189,7 +199,7 @@ def complete_cases(
             f"No row is complete: each of the {len(frame)} rows lacks a value of some variable "
             f"(missing values: {counts})."
         )
-    return frame[names].iloc[np.flatnonzero(~drop)].copy(), np.flatnonzero(drop)
+    return frame[names].iloc[np.flatnonzero(~drop)], np.flatnonzero(drop)
 
 
 def check_infinite(frame: pd.DataFrame, variables: Iterable[str]) -> None:
@@ -309,8 +319,11 @@ def _canonical(values: pd.Index) -> pd.Index:
         return pd.Index(numbers.astype(np.uint64 if numbers.dtype.kind == "u" else np.int64))
     if pd.api.types.is_string_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
         return pd.Index(values.to_numpy(dtype=object), dtype=object)
-    if dtype == object and pd.api.types.infer_dtype(values) in ("integer", "mixed-integer-float"):
+    kind = pd.api.types.infer_dtype(values) if dtype == object else ""
+    if kind in ("floating", "mixed-integer-float", "decimal"):
         return _canonical(pd.Index(values.to_numpy(dtype=np.float64)))
+    if kind == "integer" and max(abs(value) for value in values) < 2**63:
+        return pd.Index(values.to_numpy(dtype=np.int64))
     return values
 
 
@@ -390,28 +403,42 @@ def _compress(codes: Codes, size: int) -> tuple[Codes, Codes]:
 
 
 def _labels(parts: Sequence[pd.Index], cells: Codes, taken: set[str]) -> NDArray[np.object_]:
-    plain = [_texts(part) for part in parts]
-    quoted = [[repr(t) if ":" in t else t for t in texts] for texts in plain]
-    shown = [[repr(value) for value in part.tolist()] for part in parts]
     labels: list[str] = []
-    for style in (plain, quoted, shown):
-        columns = [np.array(texts, dtype=object)[cells[:, i]] for i, texts in enumerate(style)]
-        fresh = columns[0].tolist() if len(parts) == 1 else _joined(columns)
-        clashing = _clashes(labels, taken) if labels else range(len(fresh))
+    clashing: Sequence[int] = range(len(cells))
+    for style in (_plain, _quoted, _shown):
+        columns = [np.array(style(part), dtype=object) for part in parts]
+        fresh = _joined([texts[cells[clashing, i]] for i, texts in enumerate(columns)])
         labels = labels or fresh
-        for i in clashing:
-            labels[i] = fresh[i]
-        if not _clashes(labels, taken):
+        for i, label in zip(clashing, fresh, strict=True):
+            labels[i] = label
+        clashing = _clashes(labels, taken)
+        if not clashing:
             break
-    for i in _clashes(labels, taken):
+    for i in clashing:
         used = taken.union(labels)
-        labels[i] = next(t for k in count(2) if (t := f"{labels[i]} ({k})") not in used)
+        labels[i] = next(text for k in count(2) if (text := f"{labels[i]} ({k})") not in used)
     result = np.empty(len(labels), dtype=object)
     result[:] = labels
     return result
 
 
+def _plain(values: pd.Index) -> list[str]:
+    if values.dtype == object:
+        return [str(value) for value in values]
+    return values.astype(str).tolist()
+
+
+def _quoted(values: pd.Index) -> list[str]:
+    return [repr(text) if ":" in text else text for text in _plain(values)]
+
+
+def _shown(values: pd.Index) -> list[str]:
+    return [repr(value) for value in values.tolist()]
+
+
 def _joined(columns: Sequence[NDArray[np.object_]]) -> list[str]:
+    if len(columns) == 1:
+        return columns[0].tolist()
     return list(map(":".join, zip(*columns, strict=True)))
 
 
@@ -419,14 +446,9 @@ def _clashes(labels: Sequence[str], taken: set[str]) -> list[int]:
     """Positions of the labels that are taken or occur more than once."""
     if len(set(labels)) == len(labels) and taken.isdisjoint(labels):
         return []
-    twice = set(pd.Index(labels, dtype=object)[pd.Index(labels, dtype=object).duplicated()])
-    return [i for i, label in enumerate(labels) if label in twice or label in taken]
-
-
-def _texts(values: pd.Index) -> list[str]:
-    if values.dtype == object:
-        return [str(value) for value in values]
-    return values.astype(str).tolist()
+    index = pd.Index(labels, dtype=object)
+    twice = index.duplicated(keep=False)
+    return [i for i, label in enumerate(labels) if twice[i] or label in taken]
 
 
 # --- levels of new data ----------------------------------------------------------------
@@ -493,14 +515,14 @@ def new_levels(
     rows = np.flatnonzero(codes < 0)
     if not len(rows):
         return codes, np.empty(0, dtype=object)
-    fresh = grouping_factor(frame.iloc[rows], factor.factors, taken=factor.levels.tolist())
+    fresh = grouping_factor(frame[list(factor.factors)].iloc[rows], factor.factors, taken=factor.levels.tolist())
     extended = codes.copy()
     extended[rows] = len(factor.levels) + fresh.codes
     return extended, fresh.levels
 
 
 def _check_kind(name: str, known: pd.Index, levels: pd.Index) -> None:
-    kinds = tuple(next(_kinds(values)) for values in (known, levels))
+    kinds = (_kind(known), _kind(levels))
     if set(kinds) == {"numbers", "text"}:
         raise DataError(
             f"`{name}` held {kinds[0]} when the model was built and holds {kinds[1]} here, so that "
@@ -508,7 +530,7 @@ def _check_kind(name: str, known: pd.Index, levels: pd.Index) -> None:
         )
 
 
-def _kinds(values: pd.Index) -> Iterator[str]:
+def _kind(values: pd.Index) -> str:
     if pd.api.types.is_numeric_dtype(values.dtype):
-        yield "numbers"
-    yield "text" if all(isinstance(value, str) for value in values) else "other"
+        return "numbers"
+    return "text" if all(isinstance(value, str) for value in values) else "other"

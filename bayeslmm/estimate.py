@@ -131,7 +131,11 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
     reml = method == "REML"
     with single_threaded():
         optimum = minimise(
-            lambda x: _criterion_and_gradient(plan, x, reml), _start(plan), plan.products.n_obs
+            lambda x: _criterion_and_gradient(plan, x, reml),
+            _start(plan),
+            plan.products.n_obs,
+            information=_level_counts(plan),
+            on_log_scale=_start(plan) > 0.0,
         )
         optimum = _snap(plan, optimum, reml)
         fit = _describe(plan, optimum, reml)
@@ -170,6 +174,17 @@ def _start(plan: Plan) -> Array:
     """Covariance matrices equal to the residual variance in the working basis."""
     return np.concatenate(
         [theta_from_factor(s, np.eye(s.n_coefs)) for s in plan.products.structures]
+    )
+
+
+def _level_counts(plan: Plan) -> Array:
+    """Number of levels behind each entry of theta: its information is of that order."""
+    products = plan.products
+    return np.concatenate(
+        [
+            np.full(s.n_theta, float(len(gram)))
+            for s, gram in zip(products.structures, products.random, strict=True)
+        ]
     )
 
 

@@ -111,6 +111,7 @@ def sample_nuts(
     if form == "marginal" and system is None:
         system = marginal_system(design)
     model = build_model(design, priors, form, system)
+    kwargs.setdefault("compute_convergence_checks", False)  # diagnostics.check does them
     start = time.perf_counter()
     with model:
         raw = pm.sample(

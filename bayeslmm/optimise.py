@@ -31,6 +31,9 @@ FLAT = 1e-8
 LONGEST_STEP = 5.0
 """Longest Newton step, in coordinates of order one."""
 
+LARGEST_LOG = 30.0
+"""Bound on logarithms while travelling."""
+
 MAX_NEWTON = 25
 
 
@@ -65,7 +68,14 @@ class Optimum:
     message: str
 
 
-def minimise(objective: Objective, start: Array, scale: float) -> Optimum:
+def minimise(
+    objective: Objective,
+    start: Array,
+    scale: float,
+    *,
+    information: Array | None = None,
+    on_log_scale: NDArray[np.bool_] | None = None,
+) -> Optimum:
     """Minimise a smooth function.
 
     Parameters
@@ -76,20 +86,41 @@ def minimise(objective: Objective, start: Array, scale: float) -> Optimum:
         Starting point, in coordinates of order one.
     scale : float
         Typical size of the criterion, such as the number of observations: keeps first steps short.
+    information : ndarray (d,), optional
+        Guess of the curvature along each coordinate, up to a common factor: the metric of the
+        first steps.
+    on_log_scale : ndarray of bool (d,), optional
+        Coordinates that start positive and travel on the log scale. Only the Newton steps can
+        take them to zero or below.
 
     Returns
     -------
     Optimum
     """
     counted = _Counter(objective)
+    units = np.ones(len(start)) if information is None else np.sqrt(scale / information)
+    logs = np.zeros(len(start), dtype=bool) if on_log_scale is None else on_log_scale
+
+    def place(z: Array) -> Array:
+        x = z * units
+        x[logs] = np.exp(np.clip(x[logs], -LARGEST_LOG, LARGEST_LOG))
+        return x
+
+    def travelling(z: Array) -> tuple[float, Array]:
+        x = place(z)
+        value, gradient = counted(x)
+        return value / scale, gradient * np.where(logs, x, 1.0) * units / scale
+
+    origin = start.copy()
+    origin[logs] = np.log(start[logs])
     rough = minimize(
-        lambda x: _scaled(counted(x), scale),
-        start,
+        travelling,
+        origin / units,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 500, "maxls": 40, "gtol": 1e-5, "ftol": 1e-10},
     )
-    return _finish(counted, np.asarray(rough.x))
+    return _finish(counted, place(np.asarray(rough.x)))
 
 
 def hessian(gradient: Callable[[Array], Array], x: Array, step: float = DIFFERENCE) -> Array:
@@ -113,10 +144,6 @@ class _Counter:
     def __call__(self, x: Array) -> tuple[float, Array]:
         self.count += 1
         return self.objective(x)
-
-
-def _scaled(evaluation: tuple[float, Array], scale: float) -> tuple[float, Array]:
-    return evaluation[0] / scale, evaluation[1] / scale
 
 
 def _finish(counted: _Counter, x: Array) -> Optimum:

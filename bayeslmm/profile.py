@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from bayeslmm.constrained import (
     make_frame,
 )
 from bayeslmm.covariance import sds_and_correlation
+from bayeslmm.design import RandomFactor
 from bayeslmm.estimate import Fit, fit_likelihood
 from bayeslmm.factorise import single_threaded
 
@@ -82,15 +83,6 @@ class ProfileInterval:
     lower_at_bound: bool
     upper_at_bound: bool
     criterion: Literal["REML", "ML"]
-
-
-class Labels(Protocol):
-    """Names of a grouping factor (``design.RandomFactor`` has them)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def coefs(self) -> tuple[str, ...]: ...
 
 
 def profile_intervals(
@@ -148,7 +140,7 @@ def profile_intervals(
 
 
 def profile_table(
-    intervals: Iterable[ProfileInterval], coefs: Sequence[str], random: Sequence[Labels]
+    intervals: Iterable[ProfileInterval], coefs: Sequence[str], random: Sequence[RandomFactor]
 ) -> pd.DataFrame:
     """Labelled table of profile intervals, one row per parameter.
 
@@ -158,7 +150,7 @@ def profile_table(
         From :func:`profile_intervals`.
     coefs : sequence of str
         Names of the fixed effects.
-    random : sequence of Labels
+    random : sequence of RandomFactor
         The grouping factors, ``design.random``.
 
     Returns
@@ -298,41 +290,37 @@ def _search(
     Newton steps on the root of the deviance, which is nearly linear, within a bracket that grows
     outwards until it holds the limit.
     """
-    near, far = inside, None
-    value = guess
+    near, far, value = inside, None, guess
     for _ in range(MAX_TRIALS):
         value = min(value, bound) if bound > inside else max(value, bound)
         root, slope = curve(value)
         if abs(root - cutoff) < ROOT_TOLERANCE * cutoff:
             return value, False
-        if root < cutoff and value == bound:
-            return bound, True
-        if root < cutoff:
-            near = value
-        else:
+        if root > cutoff:
             far = value
-        with np.errstate(divide="ignore", invalid="ignore"):
-            newton = value - np.float64(root - cutoff) / slope
-        value = _next_trial(inside, near, far, float(newton))
-        if far is not None and abs(far - near) <= 1e-13 * abs(far):
+        elif value == bound:
+            return bound, True
+        else:
+            near = value
+        if far is not None and abs(far - near) <= 1e-12 * max(abs(far), abs(near)):
             return value, False
-    _log.warning("profile limit found to %.2g only", abs((far or bound) - near))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            newton = float(value - np.float64(root - cutoff) / slope)
+        if far is None:
+            value = _outwards(inside, near, newton)
+        else:
+            margin = 1e-3 * abs(far - near)
+            low, high = min(near, far) + margin, max(near, far) - margin
+            value = newton if low < newton < high else 0.5 * (near + far)
+    error = abs((bound if far is None else far) - near)
+    _log.warning("a profile limit is known to %.2g only", error)
     return value, False
 
 
-def _next_trial(inside: float, near: float, far: float | None, newton: float) -> float:
-    """Newton's proposal where it is plausible, else a bisection or a longer step outwards."""
-    sign = 1.0 if far is None else np.sign(far - near)
-    if far is None:
-        outwards = near - inside
-        step = newton - near
-        if not np.isfinite(step) or step * outwards <= 0.0:
-            step = outwards
-        return near + float(np.clip(abs(step), 0.02 * abs(outwards), 3.0 * abs(outwards))) * float(
-            np.sign(outwards)
-        )
-    margin = 0.001 * abs(far - near)
-    low, high = sorted((near, far))
-    if sign and low + margin < newton < high - margin:
-        return newton
-    return 0.5 * (near + far)
+def _outwards(inside: float, near: float, newton: float) -> float:
+    """Newton's proposal, its step limited, where no point beyond the limit is known yet."""
+    reach = near - inside
+    step = newton - near
+    if not np.isfinite(step) or step * reach <= 0.0:
+        return near + reach
+    return near + float(np.sign(reach) * np.clip(abs(step), 0.02 * abs(reach), 3.0 * abs(reach)))

@@ -12,7 +12,7 @@ import pandas as pd
 from reference_data import load_fit, load_reference_data
 from reference_formulas import STANDS_FOR, r_levels, r_name, same_group, translated
 
-from bayeslmm.covariance import unconstrained
+from bayeslmm.covariance import sds_and_correlation
 from bayeslmm.design import Design, build_design
 from bayeslmm.estimate import Fit, fit_likelihood
 from bayeslmm.factorise import Factorisation, factorise
@@ -127,9 +127,7 @@ def columns_dropped(case: Case) -> list[str]:
 
 def group_sizes(case: Case) -> dict[str, int]:
     """Levels per grouping factor, by lme4's names."""
-    return {
-        term.lme4["grouping"]: case.design.random[term.factor].n_levels for term in case.terms
-    }
+    return {term.lme4["grouping"]: case.design.random[term.factor].n_levels for term in case.terms}
 
 
 # --- the likelihood --------------------------------------------------------------------
@@ -208,20 +206,24 @@ def satterthwaite(case: Case) -> float | None:
 
 
 def covariances(case: Case) -> float:
-    """Worst difference of the covariance matrices of the random effects.
-
-    In units of the standard deviations, or of a hundredth of those at which a coefficient would
-    add as much variance as the residual, where they are smaller.
-    """
+    """Worst difference of the covariance matrices of the random effects, in units of `_size`."""
     worst = 0.0
     for term in case.terms:
         root = case.fit.sigma * case.fit.factors[term.factor][np.ix_(term.coefs, term.coefs)]
-        z = case.design.random[term.factor].Z[:, term.coefs]
-        floor = 0.01 * case.fit.sigma / np.sqrt(np.mean(z**2, axis=0))
-        size = np.maximum(np.array(term.lme4["sd"], dtype=float), floor)
         difference = root @ root.T - np.array(term.lme4["cov"], dtype=float)
+        size = _size(case, term)
         worst = max(worst, _worst(difference, np.outer(size, size)))
     return worst
+
+
+def _size(case: Case, term: Term) -> np.ndarray:
+    """Standard deviations of a term, or a hundredth of what would equal sigma if that is more.
+
+    Near a boundary the likelihood does not determine the digits of a negligible sd.
+    """
+    z = case.design.random[term.factor].Z[:, term.coefs]
+    floor = 0.01 * case.lme4["sigma"] / np.sqrt(np.mean(z**2, axis=0))
+    return np.maximum(np.array(term.lme4["sd"], dtype=float), floor)
 
 
 def sds(case: Case) -> float:
@@ -237,12 +239,13 @@ def sds(case: Case) -> float:
 
 
 def correlations(case: Case) -> float:
-    """Worst difference of the correlations."""
+    """Worst difference of the correlations; lme4 has NaN, or none, where a sd is zero."""
     worst = 0.0
     for term in case.terms:
-        rows = case.fit.factors[term.factor][np.ix_(term.coefs, term.coefs)]
-        rows = rows / np.linalg.norm(rows, axis=1)[:, None]
-        worst = max(worst, _worst(rows @ rows.T - np.array(term.lme4["corr"]), 1.0))
+        if len(term.coefs) > 1:
+            _, corr = sds_and_correlation(case.fit.factors[term.factor])
+            found = corr[np.ix_(term.coefs, term.coefs)]
+            worst = max(worst, _worst(found - np.array(term.lme4["corr"], dtype=float), 1.0))
     return worst
 
 
@@ -273,9 +276,13 @@ def parameter_cov(case: Case) -> float | None:
 
 
 def _parameters(case: Case, point: np.ndarray) -> np.ndarray:
-    factors = case.factors_at(list(point[:-1]))
+    """Log sds and atanh correlations of each grouping factor, then log sigma."""
+    parts = []
     structures = case.fit.plan.products.structures
-    parts = [unconstrained(s, t, point[-1]) for s, t in zip(structures, factors, strict=True)]
+    for structure, factor in zip(structures, case.factors_at(list(point[:-1])), strict=True):
+        found, corr = sds_and_correlation(factor)
+        parts.append(np.log(found * point[-1]))
+        parts.append(np.arctanh([corr[pair] for pair in structure.pairs]))
     return np.append(np.concatenate(parts), np.log(point[-1]))
 
 
@@ -296,21 +303,21 @@ def information_criteria(case: Case) -> float:
 
 
 def modes(case: Case) -> float:
-    """Worst difference of the conditional modes, in standard deviations of the term."""
+    """Worst difference of the conditional modes, in units of `_size`."""
     found, _ = conditional_modes(case.factorisation())
     worst = 0.0
     for term, expected, levels in _ranef(case):
         basis = case.fit.plan.products.basis.random[term.factor]
         values = (found[term.factor] @ basis.T)[levels][:, term.coefs]
-        size = np.array(term.lme4["sd"], dtype=float)
-        worst = max(worst, _worst(values - np.array(expected["modes"], dtype=float), size))
+        reference = np.array(expected["modes"], dtype=float)
+        worst = max(worst, _worst(values - reference, _size(case, term)))
     return worst
 
 
 def conditional_sds(case: Case, *, given_beta: bool) -> float:
     """Worst relative difference of the standard deviations of the random effects given the data.
 
-    Relative to the standard deviation of the term where they are far smaller than that.
+    In units of a tenth of `_size` where they are smaller than that.
     """
     found = conditional_covariances(case.factorisation(), given_beta=given_beta)
     worst = 0.0
@@ -319,7 +326,7 @@ def conditional_sds(case: Case, *, given_beta: bool) -> float:
         cov = basis @ found[term.factor][levels] @ basis.T
         values = case.fit.sigma * np.sqrt(np.diagonal(cov, axis1=1, axis2=2)[:, term.coefs])
         reference = np.array(expected["cond_sd" if given_beta else "pred_se"], dtype=float)
-        size = np.maximum(reference, 1e-3 * np.array(term.lme4["sd"], dtype=float))
+        size = np.maximum(reference, 0.1 * _size(case, term))
         worst = max(worst, _worst(values - reference, size))
     return worst
 
@@ -403,5 +410,3 @@ def _worst(difference: np.ndarray, size: np.ndarray | float) -> float:
     off = difference > 0.0
     with np.errstate(divide="ignore"):
         return float(np.max(difference[off] / size[off], initial=0.0))
-
-
