@@ -34,7 +34,7 @@ NUDGE = 0.02
 """Smallest diagonal entry of a relative factor at the start of a search: zero is a saddle."""
 
 LONGEST_STEP = 2.0
-"""Longest step of a search, in working coordinates, which are of order one."""
+"""Longest step of a search, relative to one or to the length of the coordinates."""
 
 MAX_STEPS = 200
 
@@ -243,7 +243,7 @@ class ResidualSd(Target):
 
     @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
-        return theta
+        return theta * np.exp(log_sigma - value)  # the other sds stay
 
     @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
@@ -369,7 +369,8 @@ def _line_search(
     objective: Callable[[Array], Evaluation], x: Array, here: Evaluation, step: Array
 ) -> tuple[Array, Evaluation] | None:
     """Shorten the step until the deviance falls enough; None where it does not."""
-    step = step * min(1.0, LONGEST_STEP / float(np.linalg.norm(step)))
+    longest = LONGEST_STEP * max(1.0, float(np.linalg.norm(x)))
+    step = step * min(1.0, longest / float(np.linalg.norm(step)))
     slope = float(here[1] @ step)
     for _ in range(30):
         there = _guarded(objective, x + step)

@@ -96,8 +96,8 @@ class Diagnostics:
             return ""
         return (
             f"{self.divergences} of {self.chains * self.draws} transitions diverged, so the draws "
-            "may miss part of the posterior: raise target_accept towards 1, or use "
-            'method="collapsed", which has no divergences.'
+            "may miss part of the posterior: raise target_accept towards 1, or "
+            'sample with form="marginal", which is easier.'
         )
 
     def _rhat_message(self) -> str:
@@ -191,9 +191,9 @@ def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any]]:
     values: list[np.ndarray[Any, Any]] = []
     for name, variable in posterior.data_vars.items():
         ordered = variable.transpose(*SAMPLE_DIMS, ...)
-        array = ordered.to_numpy()
+        array: Any = ordered.to_numpy()
         for index in _checked(array.shape[2:], symmetric=_is_symmetric(ordered)):
-            draws = array[(..., *index)]
+            draws = array[(slice(None), slice(None), *index)]
             if np.ptp(draws) > 0:  # a correlation matrix has ones on its diagonal
                 labels.append(_label(str(name), ordered, index))
                 values.append(draws)
@@ -202,7 +202,7 @@ def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any]]:
 
 def _checked(shape: tuple[int, ...], *, symmetric: bool) -> Iterator[tuple[int, ...]]:
     """Positions of the entries to check, of a symmetric matrix those below the diagonal."""
-    positions = np.argwhere(np.tri(*shape, -1)) if symmetric else np.argwhere(np.ones(shape))
+    positions = np.argwhere(np.tri(shape[0], k=-1)) if symmetric else np.argwhere(np.ones(shape))
     count = len(positions)
     every = np.linspace(0, count - 1, min(count, MAX_ENTRIES)).round().astype(int)
     for position in positions[every]:
@@ -214,9 +214,15 @@ def _is_symmetric(variable: xr.DataArray) -> bool:
 
 
 def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
+    """Name of an entry as the tables show it, such as ``sd[Subject, Days]``."""
     coords = [
         str(variable[dim].to_numpy()[i]) for dim, i in zip(variable.dims[2:], index, strict=True)
     ]
+    if _is_symmetric(variable):
+        coords.reverse()
+    if "grouping_factor" in variable.attrs:
+        name = name.partition("_")[0]
+        coords.insert(0, str(variable.attrs["grouping_factor"]))
     return f"{name}[{', '.join(coords)}]" if coords else name
 
 

@@ -19,7 +19,7 @@ from bayeslmm.design import Design, RandomFactor
 from bayeslmm.elimination import Plan
 from bayeslmm.marginal import marginal_system
 from bayeslmm.marginal_op import MarginalOp, beta_prior
-from bayeslmm.prior_families import Flat, Prior, Record
+from bayeslmm.prior_families import Flat, Record
 from bayeslmm.prior_lkj import LKJ
 from bayeslmm.prior_set import Priors
 from bayeslmm.schema import (
@@ -165,7 +165,7 @@ def _spread(design: Design) -> float:
     return spread if spread > 0 else 1.0
 
 
-def _variable(name: str, priors: Sequence[Prior], dim: str | None, start: Any) -> Any:
+def _variable(name: str, priors: Sequence[Any], dim: str | None, start: Any) -> Any:
     """Model variable of one prior, or a vector of several along `dim`.
 
     `start` is where flat priors start; the others start where PyMC has them start.
@@ -220,7 +220,8 @@ def _scales(design: Design, priors: Priors, position: int) -> tuple[Any, Any]:
     if k > 1:
         dims = (coef_dim(key), coef_bis_dim(key))
         diagonal = np.arange(k)
-        omega = pt.dot(chol, chol.T)[diagonal, diagonal].set(1.0)
+        product: Any = pt.dot(chol, chol.T)
+        omega = product[diagonal, diagonal].set(1.0)
         pm.Deterministic(cor_name(key), omega, dims=dims)
     return sd, chol
 
@@ -237,6 +238,7 @@ def _marginal_density(
     sigma: Any,
     system: Plan | None,
 ) -> None:
+    outputs: Any
     system = marginal_system(design) if system is None else system
     factors = [sd[:, None] * chol / sigma for sd, chol in scales]
     if priors.beta_sampled:

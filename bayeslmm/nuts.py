@@ -1,4 +1,4 @@
-"""NUTS through PyMC, its draws brought to the package's schema; prior predictive draws."""
+"""NUTS through PyMC, its draws brought to the package's schema."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from bayeslmm.design import Design
 from bayeslmm.draws import draw, draw_given_beta
 from bayeslmm.elimination import Plan
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.log_densities import linear_predictor
 from bayeslmm.marginal import marginal_system
 from bayeslmm.marginal_op import beta_prior
 from bayeslmm.model import Form, build_model, chol_name
-from bayeslmm.prior_set import PriorDraws, Priors
-from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
-from bayeslmm.tree import parameter_dims, posterior_tree, prior_tree
+from bayeslmm.prior_set import Priors
+from bayeslmm.schema import BETA, SIGMA, sd_name, u_name
+from bayeslmm.tree import parameter_dims, posterior_tree
 
 Array = NDArray[np.float64]
 
@@ -219,57 +218,17 @@ def complete_draws(
     beta = np.empty((*sigma.shape, design.p))
     random = [np.empty((*sigma.shape, f.n_levels, f.n_coefs)) for f in design.random]
     for cell in np.ndindex(sigma.shape):
-        here = [factor[cell] for factor in factors]
+        here, scale = [factor[cell] for factor in factors], float(sigma[cell])
         if priors.beta_sampled:
             beta[cell] = values[BETA][cell]
-            effects = draw_given_beta(system, here, sigma[cell], beta[cell], rng)
+            effects = draw_given_beta(system, here, scale, beta[cell], rng)
         else:
-            one, batch = draw(system, here, sigma[cell], rng, prior)
+            one, batch = draw(system, here, scale, rng, prior)
             beta[cell], effects = one[0], [u[0] for u in batch]
         for array, u in zip(random, effects, strict=True):
             array[cell] = u
     names = (u_name(factor.key) for factor in design.random)
     return {BETA: beta, **dict(zip(names, random, strict=True))}
-
-
-def prior_predictive(
-    design: Design, priors: Priors, draws: int = 500, random_seed: Any = None
-) -> xr.DataTree:
-    """Draw parameters and responses from the prior.
-
-    Parameters
-    ----------
-    design : Design
-        The design of the model.
-    priors : Priors
-        Its priors, all proper.
-    draws : int
-        Number of draws.
-    random_seed : int, sequence of int or numpy.random.Generator, optional
-        Seed of the draws.
-
-    Returns
-    -------
-    xarray.DataTree
-        Groups prior, prior_predictive, observed_data and constant_data; one chain.
-
-    Raises
-    ------
-    PriorError
-        If a prior is flat.
-    """
-    rng = np.random.default_rng(random_seed)
-    prior = priors.sample(rng, draws)
-    random = []
-    for factor, sd, chol in zip(design.random, prior.sds, prior.chols, strict=True):
-        z = rng.standard_normal((draws, factor.n_levels, factor.n_coefs))
-        random.append(np.einsum("sjl,skl,sk->sjk", z, chol, sd))
-    mean = linear_predictor(design, prior.beta, random)
-    scale = np.ones(design.n) if design.weights is None else 1.0 / np.sqrt(design.weights)
-    response = mean + prior.sigma[:, None] * scale * rng.standard_normal(mean.shape)
-    values = _prior_values(design, prior, random)
-    chain = {name: array[None] for name, array in values.items()}
-    return prior_tree(design, priors, chain, response[None])
 
 
 def _sampled_names(design: Design, priors: Priors, form: Form) -> list[str]:
@@ -299,16 +258,6 @@ def _relative_factors(
             rows = np.array(block)
             chol[..., rows[:, None], rows] = values[chol_name(factor.key, number)]
     return np.asarray(sds[..., None] * chol / sigma[..., None, None])
-
-
-def _prior_values(design: Design, prior: PriorDraws, random: list[Array]) -> dict[str, Array]:
-    values = {BETA: prior.beta, SIGMA: prior.sigma}
-    for factor, sd, chol, u in zip(design.random, prior.sds, prior.chols, random, strict=True):
-        values[sd_name(factor.key)] = sd
-        values[u_name(factor.key)] = u
-        if factor.n_coefs > 1:
-            values[cor_name(factor.key)] = chol @ chol.transpose(0, 2, 1)
-    return values
 
 
 def _inference_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class LKJ(Record):
         with np.errstate(divide="ignore"):
             log_diag = np.log(np.diagonal(chol, axis1=-2, axis2=-1)).sum(axis=-1)
         constant = self.log_constant(chol.shape[-1])
-        return constant + (0.0 if self.eta == 1 else 2 * (self.eta - 1) * log_diag)
+        power = np.zeros_like(log_diag) if self.eta == 1 else 2 * (self.eta - 1) * log_diag
+        return np.asarray(constant + power, dtype=float)
 
     def logpdf_correlation(self, omega: ArrayLike) -> Array:
         """Return the log density at correlation matrices `omega` of shape (..., k, k)."""
@@ -59,7 +60,8 @@ class LKJ(Record):
         if self.eta == 1:
             return np.full(matrix.shape[:-2], constant)
         with np.errstate(divide="ignore"):
-            return np.asarray(constant + (self.eta - 1) * np.linalg.slogdet(matrix)[1])
+            log_det: Array = np.linalg.slogdet(matrix)[1]
+        return constant + (self.eta - 1) * log_det
 
     def dlogpdf(self, x: ArrayLike) -> Array:
         """Return the derivative of the log density by the entries of the factor, same shape."""
@@ -88,4 +90,4 @@ class LKJ(Record):
 
     def _beta_shapes(self, size: int) -> Array:
         """Beta shape of the partial correlations in each column, (size - 1,)."""
-        return self.eta + 0.5 * np.arange(size - 2, -1, -1)
+        return np.asarray(self.eta + 0.5 * np.arange(size - 2, -1, -1), dtype=float)

@@ -268,7 +268,7 @@ def _uncompiled() -> Any:
     """PyTensor mode that runs each operation in Python: nothing to compile."""
     from pytensor.compile.mode import Mode
 
-    return Mode(linker="py", optimizer=None)
+    return Mode(linker="py", optimizer=None)  # type: ignore[arg-type]
 
 
 def _independent_copy(rv: Any) -> Any:

@@ -13,12 +13,11 @@ Bates, Maechler, Bolker, Walker (2015), doi:10.18637/jss.v067.i01, section 5.1.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from scipy.stats import chi2
 
 from bayeslmm.constrained import (
@@ -30,7 +29,6 @@ from bayeslmm.constrained import (
     make_frame,
 )
 from bayeslmm.covariance import sds_and_correlation
-from bayeslmm.design import RandomFactor
 from bayeslmm.estimate import Fit, fit_likelihood
 from bayeslmm.factorise import single_threaded
 
@@ -102,8 +100,8 @@ def profile_intervals(
     Returns
     -------
     list of ProfileInterval
-        Per grouping factor the standard deviations, then the correlations; sigma; the fixed
-        effects.
+        Per grouping factor the standard deviations, then the correlations in the order of
+        ``Structure.pairs``; sigma; the fixed effects.
 
     Raises
     ------
@@ -137,47 +135,6 @@ def profile_intervals(
             full = fit if fit.method == "ML" else fit_likelihood(fit.plan, "ML")
             intervals += [_beta(full, i, float(b), cutoff) for i, b in enumerate(fit.beta)]
     return intervals
-
-
-def profile_table(
-    intervals: Iterable[ProfileInterval], coefs: Sequence[str], random: Sequence[RandomFactor]
-) -> pd.DataFrame:
-    """Labelled table of profile intervals, one row per parameter.
-
-    Parameters
-    ----------
-    intervals : iterable of ProfileInterval
-        From :func:`profile_intervals`.
-    coefs : sequence of str
-        Names of the fixed effects.
-    random : sequence of RandomFactor
-        The grouping factors, ``design.random``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns kind, group, term, term_2 (the second coefficient of a correlation), estimate,
-        lower, upper, lower_at_bound, upper_at_bound and criterion.
-    """
-    rows = []
-    for x in intervals:
-        names = coefs if x.factor is None else random[x.factor].coefs
-        terms = [names[i] for i in reversed(x.coefs)] + [""] * (2 - len(x.coefs))
-        rows.append(
-            {
-                "kind": x.kind,
-                "group": "" if x.factor is None else random[x.factor].name,
-                "term": terms[0],
-                "term_2": terms[1],
-                "estimate": x.estimate,
-                "lower": x.lower,
-                "upper": x.upper,
-                "lower_at_bound": x.lower_at_bound,
-                "upper_at_bound": x.upper_at_bound,
-                "criterion": x.criterion,
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 # --- one parameter ---------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""Sphinx configuration; build with ``sphinx-build -W -b html docs docs/_build/html``."""
+
+import os
+import shutil
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+HERE = Path(__file__).parent
+
+# Read by the kernels that execute the pages.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+project = "bayeslmm"
+author = "bayeslmm developers"
+copyright = "bayeslmm developers"
+release = installed_version("bayeslmm")
+version = ".".join(release.split(".")[:2])
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "numpydoc",
+    "myst_nb",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "conf.py", "jupyter_execute"]
+nitpicky = False
+default_role = "code"  # single backticks in docstrings
+
+# --- API reference -----------------------------------------------------------------------
+
+autosummary_generate = True
+autodoc_default_options = {"member-order": "bysource"}
+autodoc_typehints = "none"  # numpydoc's Parameters say it
+autodoc_preserve_defaults = True
+numpydoc_show_class_members = False  # the class template lists them
+numpydoc_class_members_toctree = False
+
+# --- executed pages ----------------------------------------------------------------------
+
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "force"  # a cache would not notice that the package changed
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+nb_output_stderr = "remove-warn"  # a page that warns fails the build
+
+# --- appearance --------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "bayeslmm"
+html_static_path = ["_static"]
+html_css_files = ["bayeslmm.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "bayeslmm"},
+    "navbar_end": ["theme-switcher"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def copy_notebooks(app: Sphinx, config: Config) -> None:
+    """Put the notebooks beside the tutorials, since Sphinx reads only its source folder."""
+    target = HERE / "tutorials" / "notebooks"
+    target.mkdir(exist_ok=True)
+    kept = {path.name for path in (HERE.parent / "notebooks").glob("*.py")}
+    for path in target.glob("*.py"):
+        if path.name not in kept:
+            path.unlink()
+    for name in sorted(kept):
+        shutil.copy2(HERE.parent / "notebooks" / name, target / name)
+
+
+def setup(app: Sphinx) -> None:
+    """Register the copying of the notebooks."""
+    app.connect("config-inited", copy_notebooks)
