@@ -59,6 +59,7 @@ class Recipe:
     response: Expression
     offsets: tuple[Expression, ...]
     weights: str | None
+    seen: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -331,6 +332,7 @@ def _evaluate(
             response=numeric_expression(formula.response, frame),
             offsets=offsets,
             weights=weights_name,
+            seen=frame,
         ),
     )
 
@@ -365,7 +367,7 @@ def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> 
     if values is not None and np.isnan(values).any():
         raise DataError("The weights of the new data are missing in some rows.")
     factors = design.random if random != "none" else ()
-    check_seen([recipe.fixed, *(s for f in factors for s in f.specs)], frame, design.data)
+    check_seen([recipe.fixed, *(s for f in factors for s in f.specs)], frame, recipe.seen)
     x_full = read_only(reevaluate(recipe.fixed, frame).values)
     return replace(
         design,

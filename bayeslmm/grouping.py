@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from bayeslmm.data import Codes, read_only
 from bayeslmm.exceptions import DataError
 
+_FRACTIONAL = ("floating", "mixed-integer-float", "decimal")  # pandas' names for object columns
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class GroupingFactor:
@@ -111,10 +113,10 @@ def _canonical(values: pd.Index) -> pd.Index:
             whole = (numbers == np.rint(numbers)) & (np.abs(numbers) < 2.0**53)
             return pd.Index(numbers.astype(np.int64) if whole.all() else numbers)
         return pd.Index(numbers.astype(np.uint64 if numbers.dtype.kind == "u" else np.int64))
-    if pd.api.types.is_string_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
+    if isinstance(dtype, pd.StringDtype | pd.ArrowDtype):
         return pd.Index(values.to_numpy(dtype=object), dtype=object)
-    kind = pd.api.types.infer_dtype(values) if dtype == object else ""
-    if kind in ("floating", "mixed-integer-float", "decimal"):
+    kind = pd.api.types.infer_dtype(values) if pd.api.types.is_object_dtype(dtype) else ""
+    if kind in _FRACTIONAL:
         return _canonical(pd.Index(values.to_numpy(dtype=np.float64)))
     if kind == "integer" and max(abs(value) for value in values) < 2**63:
         return pd.Index(values.to_numpy(dtype=np.int64))
@@ -134,12 +136,11 @@ def _sort_order(values: pd.Index) -> Codes:
 
 def is_continuous(column: pd.Series) -> bool:
     """Tell whether a column holds numbers that are not all whole, so no levels of a factor."""
-    kind = column.dtype
-    if kind == object and pd.api.types.infer_dtype(column, skipna=True) not in (
-        *("floating", "mixed-integer-float", "decimal"),
-    ):
-        return False
-    if kind != object and not pd.api.types.is_float_dtype(kind):
+    if pd.api.types.is_object_dtype(column.dtype):
+        fractional = pd.api.types.infer_dtype(column, skipna=True) in _FRACTIONAL
+    else:
+        fractional = pd.api.types.is_float_dtype(column.dtype)
+    if not fractional:
         return False
     numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
     numbers = numbers[np.isfinite(numbers)]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
+from types import MappingProxyType
 
 INTERCEPTS = ("(Intercept)", "Intercept")
 
@@ -28,9 +29,11 @@ _REWRITES = (
     (re.compile(r"\bas\.factor\("), "factor("),
 )
 Key = tuple[str, ...]
+Names = Mapping[str, str]
+NO_NAMES: Names = MappingProxyType({})
 
 
-def from_r(name: str, known: Sequence[str]) -> str | None:
+def from_r(name: str, known: Sequence[str], names: Names = NO_NAMES) -> str | None:
     """Find the label of a coefficient by the name that R, or another program, gives it.
 
     Parameters
@@ -39,6 +42,8 @@ def from_r(name: str, known: Sequence[str]) -> str | None:
         For example ``"age:SexFemale"``; formulaic's own labels are found too.
     known : sequence of str
         Labels of all coefficients of the term or model, in order.
+    names : mapping, optional
+        Names that stand for others and come before all rules.
 
     Returns
     -------
@@ -57,6 +62,7 @@ def from_r(name: str, known: Sequence[str]) -> str | None:
     >>> from_r("poly(x, 2)1", ["Intercept", "poly(x, 2)[1]", "poly(x, 2)[2]"])
     'poly(x, 2)[1]'
     """
+    name = names.get(name, name)
     if name in known:
         return name
     found = _index(tuple(known)).get(_key(name), ())
@@ -68,7 +74,7 @@ def from_r(name: str, known: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def pair_from_r(name: str, known: Sequence[str]) -> tuple[str, str] | None:
+def pair_from_r(name: str, known: Sequence[str], names: Names = NO_NAMES) -> tuple[str, str] | None:
     """Find the two coefficients of a correlation such as ``"(Intercept).Days"``.
 
     Parameters
@@ -77,6 +83,8 @@ def pair_from_r(name: str, known: Sequence[str]) -> tuple[str, str] | None:
         Two names joined by a dot, in any order; the names may hold dots themselves.
     known : sequence of str
         Labels of the coefficients of the grouping factor, in order.
+    names : mapping, optional
+        As for :func:`from_r`.
 
     Returns
     -------
@@ -89,14 +97,14 @@ def pair_from_r(name: str, known: Sequence[str]) -> tuple[str, str] | None:
     ('Intercept', 'Days')
     """
     for dot in (match.start() for match in re.finditer(r"\.", name)):
-        first, second = from_r(name[:dot], known), from_r(name[dot + 1 :], known)
+        first, second = (from_r(part, known, names) for part in (name[:dot], name[dot + 1 :]))
         if first is not None and second is not None and first != second:
             low, high = sorted((first, second), key=list(known).index)
             return low, high
     return None
 
 
-def group_from_r(name: str, known: Sequence[str]) -> str | None:
+def group_from_r(name: str, known: Sequence[str], names: Names = NO_NAMES) -> str | None:
     """Find a grouping factor by the name that another program gives it.
 
     Parameters
@@ -107,6 +115,8 @@ def group_from_r(name: str, known: Sequence[str]) -> str | None:
         only one.
     known : sequence of str
         Grouping factors of the model.
+    names : mapping, optional
+        As for :func:`from_r`.
 
     Returns
     -------
@@ -117,6 +127,7 @@ def group_from_r(name: str, known: Sequence[str]) -> str | None:
     >>> group_from_r("cask:batch", ["batch", "batch:cask"])
     'batch:cask'
     """
+    name = names.get(name, name)
     parts = _group_parts(name)
     same = [group for group in known if _group_parts(group) == parts]
     if not same and (numbered := re.fullmatch(r"(.+)\.\d+", name)):

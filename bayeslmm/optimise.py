@@ -31,6 +31,9 @@ FLAT = 1e-8
 LONGEST_STEP = 5.0
 """Longest Newton step, in coordinates of order one."""
 
+HOPELESS = 1e10
+"""Scaled criterion reported to the line search where there is none."""
+
 LARGEST_LOG = 30.0
 """Bound on logarithms while travelling."""
 
@@ -109,6 +112,8 @@ def minimise(
     def travelling(z: Array) -> tuple[float, Array]:
         x = place(z)
         value, gradient = counted(x)
+        if not np.isfinite(value):
+            return HOPELESS, np.zeros(len(z))
         return value / scale, gradient * np.where(logs, x, 1.0) * units / scale
 
     origin = start.copy()
@@ -135,7 +140,7 @@ def hessian(gradient: Callable[[Array], Array], x: Array, step: float = DIFFEREN
 
 
 class _Counter:
-    """Counts evaluations."""
+    """Counts evaluations; where the arithmetic breaks down the criterion is infinite."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
@@ -143,7 +148,10 @@ class _Counter:
 
     def __call__(self, x: Array) -> tuple[float, Array]:
         self.count += 1
-        return self.objective(x)
+        try:
+            return self.objective(x)
+        except np.linalg.LinAlgError:
+            return np.inf, np.full(len(x), np.nan)
 
 
 def _finish(counted: _Counter, x: Array) -> Optimum:

@@ -88,6 +88,17 @@ def test_ambiguous_name():
         from_r("f12", ["f[T.12]", "f1[T.2]"])
 
 
+def test_names_given_come_first():
+    known = ["f[T.12]", "f1[T.2]", "Sex[T.Female]"]
+    assert from_r("f12", known, {"f12": "f1[T.2]"}) == "f1[T.2]"
+    assert from_r("SexF", known, {"SexF": "Sex[T.Female]"}) == "Sex[T.Female]"
+    assert pair_from_r("(Intercept).t", ["Intercept", "Days"], {"t": "Days"}) == (
+        "Intercept",
+        "Days",
+    )
+    assert group_from_r("id", ["Subject", "Item"], {"id": "Subject"}) == "Subject"
+
+
 def test_an_exact_label_is_never_ambiguous():
     assert from_r("f12", ["f12", "f[T.12]"]) == "f12"
 
@@ -108,7 +119,8 @@ def test_every_reference_fit_is_matched(fit):
         pytest.skip("ordered factors have other contrasts in R")
     frame = frame.dropna()
     names = record["fixed"]["names"]
-    labels = evaluate(parse(record["formula"]).fixed, frame).names
+    formula = record["formula"].replace("^2)", "**2)")
+    labels = evaluate(parse(formula).fixed, frame).names
     assert sorted(from_r(name, labels) for name in names) == sorted(labels)
 
 
