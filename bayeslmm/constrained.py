@@ -37,6 +37,7 @@ LONGEST_STEP = 2.0
 """Longest step of a search, relative to one or to the length of the coordinates."""
 
 MAX_STEPS = 200
+MAX_SHORTENINGS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -372,7 +373,7 @@ def _line_search(
     longest = LONGEST_STEP * max(1.0, float(np.linalg.norm(x)))
     step = step * min(1.0, longest / float(np.linalg.norm(step)))
     slope = float(here[1] @ step)
-    for _ in range(30):
+    for _ in range(MAX_SHORTENINGS):
         there = _guarded(objective, x + step)
         if there[0] <= here[0] + 1e-4 * slope:
             return x + step, there

@@ -35,13 +35,24 @@ class RandomColumns(Protocol):
     """What cross-products need of one grouping factor (``design.RandomFactor`` has it)."""
 
     @property
-    def codes(self) -> Indices: ...
+    def codes(self) -> Indices:
+        """Level of each row."""
+        ...
+
     @property
-    def Z(self) -> Array: ...
+    def Z(self) -> Array:
+        """Covariates of each row (n, k)."""
+        ...
+
     @property
-    def blocks(self) -> tuple[tuple[int, ...], ...]: ...
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Partition of the coefficients into correlated ones."""
+        ...
+
     @property
-    def n_levels(self) -> int: ...
+    def n_levels(self) -> int:
+        """Number of levels J."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -76,16 +76,21 @@ def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
         raise DataError("The data have no rows.")
     if isinstance(frame, pd.DataFrame):
         taken = frame.loc[:, names].copy()
-    else:
-        unsorted = frame.implementation.is_polars()
-        schema = frame.schema
-        taken = frame.select(names).to_pandas()
-        for name in names if unsorted else ():
-            if schema[name] == nw.Categorical:
-                ordered = sorted(taken[name].cat.categories)
-                taken[name] = taken[name].cat.set_categories(ordered)
-    taken.columns = pd.Index([str(name) for name in names], dtype=object)
-    return taken
+        taken.columns = pd.Index([str(name) for name in names], dtype=object)
+        return taken
+    return _converted(frame.select(names))
+
+
+def _converted(frame: nw.DataFrame[Any]) -> pd.DataFrame:
+    if frame.implementation.is_pyarrow():  # its metadata may turn columns into an index
+        return frame.to_native().replace_schema_metadata(None).to_pandas()
+    result = frame.to_pandas().reset_index(drop=True)
+    if frame.implementation.is_polars():
+        for name, dtype in frame.schema.items():
+            if dtype == nw.Categorical:
+                values = result[name]
+                result[name] = values.cat.set_categories(sorted(values.cat.categories))
+    return result
 
 
 def _native(data: Any) -> Any:
@@ -161,7 +166,7 @@ def missing(column: pd.Series) -> NDArray[np.bool_]:
 
 
 def complete_cases(
-    frame: pd.DataFrame, variables: Iterable[str], exclude: NDArray[np.bool_] | None = None
+    frame: pd.DataFrame, variables: Iterable[str], unweighted: NDArray[np.bool_] | None = None
 ) -> tuple[pd.DataFrame, Codes]:
     """Keep the rows without a missing value in the variables.
 
@@ -171,8 +176,8 @@ def complete_cases(
         n rows.
     variables : iterable of str
         The columns that count, and the columns returned.
-    exclude : ndarray of bool, shape (n,), optional
-        Further rows to drop.
+    unweighted : ndarray of bool, shape (n,), optional
+        Rows whose weight is missing; they are dropped too.
 
     Returns
     -------
@@ -194,11 +199,13 @@ def complete_cases(
             f"All {len(frame)} values of {listed(empty)} are missing; take the variable out of the "
             "formula or fill it in."
         )
-    drop = np.zeros(len(frame), dtype=bool) if exclude is None else exclude.copy()
+    if unweighted is not None:
+        gaps["weights"] = gaps.get("weights", False) | unweighted
+    drop = np.zeros(len(frame), dtype=bool)
     for gap in gaps.values():
         drop |= gap
     if drop.all():
-        counts = ", ".join(f"`{n}` {gaps[n].sum()}" for n in sorted(names) if gaps[n].any())
+        counts = ", ".join(f"`{name}` {gap.sum()}" for name, gap in gaps.items() if gap.any())
         raise DataError(
             f"No row is complete: each of the {len(frame)} rows lacks a value of some variable "
             f"(missing values: {counts})."

@@ -18,6 +18,7 @@ from bayeslmm.crossprod import CrossProducts
 from bayeslmm.exceptions import DataError
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 MAX_TAIL = 20_000
 """Largest dense Schur complement attempted: 3.2 GB."""
@@ -161,7 +162,12 @@ def _tail_gram(products: CrossProducts, tail: tuple[TailBlock, ...], q: int) -> 
 
 
 def _add_cells(
-    gram: Array, row: TailBlock, col: TailBlock, first: Array, second: Array, blocks: Array
+    gram: Array,
+    row: TailBlock,
+    col: TailBlock,
+    first: Indices,
+    second: Indices,
+    blocks: Array,
 ) -> None:
     for i in range(row.n_coefs):
         for j in range(col.n_coefs):

@@ -41,8 +41,8 @@ SINGULAR = 1e-4
 SNAP_INCREASE = 1e-8
 """Deviance units that setting a negligible entry of a relative factor to zero may cost."""
 
-DEGENERATE = 1e-20
-"""Residual over total sum of squares below which the model reproduces the data."""
+DEGENERATE = 1e-8
+"""Residual over total sum of squares below which sigma counts as zero where no minimum is found."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -137,6 +137,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
             information=_level_counts(plan),
             on_log_scale=_start(plan) > 0.0,
         )
+        _check_residual(plan, optimum)
         optimum = _snap(plan, optimum, reml)
         fit = _describe(plan, optimum, reml)
     if not optimum.converged:
@@ -189,13 +190,17 @@ def _level_counts(plan: Plan) -> Array:
 
 
 def _factorise_at(plan: Plan, theta: Array) -> Factorisation:
-    fact = factorise_working(plan, working_factors(plan, theta))
-    if not fact.rss > DEGENERATE * plan.products.fixed[-1, -1]:
+    return factorise_working(plan, working_factors(plan, theta))
+
+
+def _check_residual(plan: Plan, optimum: Optimum) -> None:
+    """Refuse a model whose criterion falls without bound as sigma goes to zero."""
+    total = plan.products.fixed[-1, -1]
+    if not optimum.converged and _factorise_at(plan, optimum.x).rss < DEGENERATE * total:
         raise DataError(
             "the fixed and random effects reproduce the response exactly: the residual variance "
             "is zero. Remove a random-effects term or check for duplicated rows."
         )
-    return fact
 
 
 def _criterion_and_gradient(plan: Plan, theta: Array, reml: bool) -> tuple[float, Array]:

@@ -274,6 +274,7 @@ def apply_tail(spherical: Array, tail: tuple[TailBlock, ...], factors: Sequence[
 
 
 def to_working_beta(products: CrossProducts, beta: Array) -> Array:
+    """Fixed effects (p,) in the working basis."""
     if not products.n_fixed:
         return beta
     return solve_triangular(products.basis.fixed, beta - products.basis.shift)

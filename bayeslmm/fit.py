@@ -18,7 +18,6 @@ from bayeslmm.elimination import Plan
 from bayeslmm.estimate import fit_likelihood
 from bayeslmm.formula import parse
 from bayeslmm.marginal import marginal_system
-from bayeslmm.matrices import effect_labels, random_design
 from bayeslmm.point import Estimate
 from bayeslmm.posterior import Posterior
 from bayeslmm.prior_set import Priors
@@ -111,23 +110,22 @@ class LMM:
     @property
     def X(self) -> pd.DataFrame:
         """Fixed-effects design matrix, rows by coefficients."""
-        columns = list(self.design.coefs)
-        return pd.DataFrame(self.design.X, index=self.design.index, columns=columns)
+        return self.design.X_frame()
 
     @property
     def y(self) -> pd.Series:
         """Response, after its transformation."""
-        return pd.Series(self.design.y, index=self.design.index, name=self.design.response)
+        return self.design.y_series()
 
     @property
     def Z(self) -> sp.csr_array:
         """Random-effects design matrix (n, q), sparse; `effect_labels` names its columns."""
-        return random_design(self.design)
+        return self.design.Z_matrix()
 
     @property
     def effect_labels(self) -> pd.MultiIndex:
         """Group, level and term of the columns of Z, and so of the random effects."""
-        return effect_labels(self.design)
+        return self.design.Z_labels()
 
     @cached_property
     def system(self) -> Plan:
@@ -228,7 +226,7 @@ class LMM:
         >>> post.nobs
         30
         """
-        common = {"draws": draws, "chains": chains, "random_seed": random_seed}
+        common: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
         if method == "laplace":
             from bayeslmm.laplace import fit_laplace
 

@@ -28,15 +28,29 @@ class Columns(Protocol):
     """What the marginal density needs of a design (``design.Design`` has it)."""
 
     @property
-    def y(self) -> Array: ...
+    def y(self) -> Array:
+        """Response (n,)."""
+        ...
+
     @property
-    def offset(self) -> Array: ...
+    def offset(self) -> Array:
+        """Offset (n,)."""
+        ...
+
     @property
-    def X(self) -> Array: ...
+    def X(self) -> Array:
+        """Fixed-effects columns (n, p)."""
+        ...
+
     @property
-    def weights(self) -> Array | None: ...
+    def weights(self) -> Array | None:
+        """Precision weights (n,)."""
+        ...
+
     @property
-    def random(self) -> Sequence[RandomColumns]: ...
+    def random(self) -> Sequence[RandomColumns]:
+        """Grouping factors."""
+        ...
 
 
 def marginal_system(design: Columns) -> Plan:

@@ -41,7 +41,7 @@ def random_covariance(
         sp.kron(sp.eye_array(factor.n_levels), sp.csr_array(sigma))
         for factor, sigma in zip(design.random, covariances, strict=True)
     ]
-    return _labelled(sp.csr_array(sp.block_diag(blocks)), effect_labels(design), "G", sparse)
+    return _labelled(sp.csr_array(sp.block_diag(blocks)), design.Z_labels(), "G", sparse)
 
 
 def residual_covariance(
@@ -62,34 +62,10 @@ def response_covariance(
     sparse: bool = False,
 ) -> pd.DataFrame | sp.csr_array:
     """V = ZGZ' + R, the marginal covariance matrix of the response."""
-    z = random_design(design)
+    z = design.Z_matrix()
     g = random_covariance(design, covariances, sparse=True)
     r = residual_covariance(design, sigma_squared, sparse=True)
     return _labelled(sp.csr_array(z @ g @ z.T + r), design.index, "V", sparse)
-
-
-def random_design(design: Design) -> sp.csr_array:
-    """Z as a sparse array (n, q), factor by factor, level by level, coefficient by coefficient."""
-    rows = np.arange(design.n)
-    parts = []
-    for factor in design.random:
-        k = factor.n_coefs
-        columns = factor.codes[:, None] * k + np.arange(k)
-        index = (np.repeat(rows, k), columns.ravel())
-        shape = (design.n, factor.n_levels * k)
-        parts.append(sp.csr_array((factor.Z.ravel(), index), shape=shape))
-    return sp.csr_array(sp.hstack(parts))
-
-
-def effect_labels(design: Design) -> pd.MultiIndex:
-    """Labels of the random effects in the order of the columns of Z."""
-    labels = [
-        (factor.name, level, coef)
-        for factor in design.random
-        for level in factor.levels
-        for coef in factor.coefs
-    ]
-    return pd.MultiIndex.from_tuples(labels, names=["group", "level", "term"])
 
 
 def _labelled(

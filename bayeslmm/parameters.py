@@ -90,4 +90,7 @@ def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -
     if parameter.kind == "sigma":
         return dataset[SIGMA].values
     name = sd_name(key) if parameter.kind == "sd" else cor_name(key)
-    return dataset[name].values[(..., *parameter.index)]
+    values = dataset[name].values
+    for position in reversed(parameter.index):
+        values = values[..., position]
+    return values

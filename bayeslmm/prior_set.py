@@ -118,6 +118,12 @@ class Priors:
             }
         )
 
+    def __repr__(self) -> str:
+        return self.table().to_string(index=False, justify="left")
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(index=False, border=0)
+
     def records(self) -> dict[str, Prior | LKJ]:
         """Return the priors by the names that the table shows, in order."""
         records: dict[str, Prior | LKJ] = {

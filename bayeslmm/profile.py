@@ -173,10 +173,12 @@ def _cor(fit: Fit, factor: int, pair: tuple[int, int], cutoff: float) -> Profile
         frame = make_frame(fit.plan, fit.method == "REML", factor, pair)
         curve = Curve(Correlation(frame), fit, angle)
         if angle < np.pi:
-            end, at_bound = _search(curve, angle, 0.5 * (angle + np.pi), np.pi, cutoff)
+            guess = _cor_guess(fit, factor, pair, estimate, -cutoff)
+            end, at_bound = _search(curve, angle, guess, np.pi, cutoff)
             lower = (float(np.cos(end)), at_bound)
         if angle > 0.0:
-            end, at_bound = _search(curve, angle, 0.5 * angle, 0.0, cutoff)
+            guess = _cor_guess(fit, factor, pair, estimate, cutoff)
+            end, at_bound = _search(curve, angle, guess, 0.0, cutoff)
             upper = (float(np.cos(end)), at_bound)
     return _interval(fit, "cor", factor, pair, estimate, lower, upper)
 
@@ -208,9 +210,27 @@ def _sd_target(fit: Fit, factor: int, coef: int) -> StandardDeviation:
 
 def _log_sd_error(fit: Fit, factor: int, coef: int) -> float:
     """Asymptotic standard error of a log sd; infinite where it has none."""
-    place = sum(s.n_theta for s in fit.plan.products.structures[:factor]) + coef
-    variance = float(fit.parameter_cov[place, place])
+    variance = fit.parameter_cov[(_place(fit, factor) + coef,) * 2]
     return float(np.sqrt(variance)) if 0.0 < variance < 1.0 else np.inf
+
+
+def _cor_guess(
+    fit: Fit, factor: int, pair: tuple[int, int], estimate: float, distance: float
+) -> float:
+    """Angle of a correlation some standard errors of its atanh away, else halfway to the bound."""
+    structure = fit.plan.products.structures[factor]
+    place = _place(fit, factor) + structure.n_coefs + structure.pairs.index(pair)
+    variance = fit.parameter_cov[place, place]
+    angle, bound = float(np.arccos(estimate)), 0.0 if distance > 0.0 else np.pi
+    guess = np.nan
+    if abs(estimate) < 1.0 and variance > 0.0:
+        guess = float(np.arccos(np.tanh(np.arctanh(estimate) + distance * np.sqrt(variance))))
+    return guess if 0.0 < (guess - angle) / (bound - angle) < 1.0 else 0.5 * (angle + bound)
+
+
+def _place(fit: Fit, factor: int) -> int:
+    """Place of a grouping factor among the covariance parameters."""
+    return sum(s.n_theta for s in fit.plan.products.structures[:factor])
 
 
 def _interval(

@@ -8,9 +8,9 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from bayeslmm.covariance import sds_and_correlation
 from bayeslmm.design import Design
 from bayeslmm.estimate import SINGULAR, Fit
-from bayeslmm.covariance import sds_and_correlation
 
 DIGITS = 4
 

@@ -52,7 +52,7 @@ def variance_frame(design: Design, covariances: Sequence[Array], sigma: float) -
     pandas.DataFrame
         Columns group, term, term_2 (of a covariance), vcov, sdcor.
     """
-    rows = []
+    rows: list[tuple[str, str | None, str | None, float, float]] = []
     for factor, cov in zip(design.random, covariances, strict=True):
         sds = np.sqrt(np.diag(cov))
         for coef, variance, sd in zip(factor.coefs, np.diag(cov), sds, strict=True):

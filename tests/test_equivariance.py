@@ -1,4 +1,4 @@
-"""Inferences do not depend on units and origins: priors, modes and posteriors move with the data."""
+"""Inferences do not depend on units and origins: modes and posteriors move with the data."""
 
 from __future__ import annotations
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from reference_data import load_posterior
 
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.log_posterior import log_posterior_unconstrained
-from reference_data import load_posterior
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_schema(dyestuff):
 
 def test_reweighted_draws_have_the_exact_moments(dyestuff):
     """The log weights correct the approximation: compare with the quadrature of the posterior."""
-    model, post = dyestuff
+    _, post = dyestuff
     weights = np.exp(post.data["sample_stats"]["log_weight"].to_numpy().ravel())
     weights /= weights.sum()
     exact = load_posterior("Dyestuff__int")["quadrature"]

@@ -112,8 +112,8 @@ def test_map_beats_its_surroundings(frame):
     rng = np.random.default_rng(2)
     free = np.isfinite(mode.fit.parameters)
     assert free.all()
-    from bayeslmm.map_estimate import _unconstrained_coordinates
     from bayeslmm.log_posterior import Point
+    from bayeslmm.map_estimate import _unconstrained_coordinates
 
     empty = Point(sds=(), chols=(), sigma=mode.sigma, beta=np.zeros(0))
     x = _unconstrained_coordinates(model.system, mode.fit.factors, empty)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dense import Case, Columns, make_case, random_factors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
@@ -22,7 +23,6 @@ from bayeslmm.marginal import (
     reml_criterion,
 )
 from bayeslmm.moments import conditional_covariances, conditional_modes, fixed_sensitivities
-from dense import Case, Columns, make_case, random_factors
 
 # Two algorithms of backward error about 1e-15 n on numbers of order 100.
 VALUE = 1e-9

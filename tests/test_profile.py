@@ -12,7 +12,9 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 
 from bayeslmm.covariance import relative_factor, sds_and_correlation, split, unconstrained
+from bayeslmm.crossprod import cross_products
 from bayeslmm.design import build_design
+from bayeslmm.elimination import make_plan
 from bayeslmm.estimate import fit_likelihood
 from bayeslmm.factorise import factorise
 from bayeslmm.formula import parse
@@ -147,16 +149,27 @@ def test_limits_lose_the_quantile_large(name):
     assert_limits_lose_the_quantile(checks.load_case(name).fit, ("sd", "cor", "sigma"))
 
 
-def test_fixed_effect_of_known_profile():
-    """With no variance between groups the profile is that of least squares: F, exactly."""
-    frame = load_reference_data("Dyestuff2")
-    model = fit("Yield ~ 1 + (1 | Batch)", frame)
-    (interval,) = profile_intervals(model, kinds=("beta",))
-    y = frame["Yield"].to_numpy()
-    n = len(y)
-    reach = np.sqrt(np.expm1(chi2.ppf(0.95, 1) / n)) * np.std(y)
-    assert interval.lower == pytest.approx(np.mean(y) - reach, rel=1e-6)
-    assert interval.upper == pytest.approx(np.mean(y) + reach, rel=1e-6)
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("sleepstudy", "Reaction ~ Days + (Days | Subject)"),
+        ("Dyestuff2", "Yield ~ 1 + (1 | Batch)"),
+        ("Penicillin", "diameter ~ 1 + (1 | plate) + (1 | sample)"),
+        ("sim_corr_pos", "y ~ x + (x | g)"),
+    ],
+)
+def test_limits_of_fixed_effects_lose_the_quantile(name, formula):
+    """Held at a limit, a fixed effect is an offset."""
+    design = build_design(parse(formula), load_reference_data(name))
+    model = fit_likelihood(marginal_system(design), "ML")
+    for interval in profile_intervals(model, kinds=("beta",)):
+        (coef,) = interval.coefs
+        rest = np.delete(design.X, coef, axis=1)
+        for limit in (interval.lower, interval.upper):
+            y = design.y - limit * design.X[:, coef]
+            held = fit_likelihood(make_plan(cross_products(y, rest, design.random)), "ML")
+            drop = held.criterion - model.criterion
+            assert drop == pytest.approx(chi2.ppf(0.95, 1), abs=1e-5)
 
 
 # --- properties ------------------------------------------------------------------------

@@ -1,0 +1,260 @@
+"""The vocabulary that estimates and posteriors share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayeslmm as blm
+from bayeslmm.exceptions import DataError
+
+FORMULA = "Reaction ~ Days + (Days | Subject)"
+SHARED = ["summary", "fixef", "ranef", "ranef_sd", "coef", "varcorr", "icc", "tidy"]
+SHARED += ["G", "R", "V", "fitted", "residuals"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return blm.LMM(FORMULA, blm.load_dataset("sleepstudy"))
+
+
+@pytest.fixture(scope="module")
+def reml(model):
+    return model.reml()
+
+
+@pytest.fixture(scope="module")
+def post(model):
+    return model.fit(method="laplace", draws=500, random_seed=2)
+
+
+@pytest.fixture(params=["reml", "post"])
+def fit(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_both_answer_to_every_name(fit, name):
+    assert getattr(fit, name)() is not None
+
+
+def test_labels_are_the_same(reml, post):
+    expected = [
+        "beta[Intercept]",
+        "beta[Days]",
+        "sd[Subject, Intercept]",
+        "sd[Subject, Days]",
+        "cor[Subject, Intercept, Days]",
+        "sigma",
+    ]
+    assert list(reml.summary().index) == expected
+    assert list(post.summary().index) == expected
+
+
+def test_coef_is_beta_plus_u(fit):
+    coef, u = fit.coef()["Subject"], fit.ranef()["Subject"]
+    assert (coef - u).to_numpy() == pytest.approx(np.tile(fit.beta.to_numpy(), (18, 1)))
+
+
+def test_coef_of_a_term_without_a_random_counterpart():
+    data = blm.load_dataset("sleepstudy")
+    reml = blm.LMM("Reaction ~ Days + (1 | Subject)", data).reml()
+    coef = reml.coef()["Subject"]
+    assert coef["Days"].to_numpy() == pytest.approx(np.full(18, reml.beta["Days"]))
+    slopes = blm.LMM("Reaction ~ 1 + (Days | Subject)", data).reml()
+    frame = slopes.coef()["Subject"]
+    assert frame["Days"].to_numpy() == pytest.approx(slopes.ranef()["Subject"]["Days"].to_numpy())
+
+
+def test_fitted_plus_residual_is_the_response(fit, model):
+    assert (fit.fitted() + fit.residuals()).to_numpy() == pytest.approx(model.y.to_numpy())
+    fixed = fit.fitted(random_effects=False)
+    assert fixed.to_numpy() == pytest.approx((model.X @ fit.beta).to_numpy())
+    u = np.concatenate([frame.to_numpy().ravel() for frame in fit.ranef().values()])
+    assert fit.fitted().to_numpy() == pytest.approx(fixed.to_numpy() + model.Z @ u)
+
+
+def test_v_is_zgz_plus_r(fit, model):
+    z = model.Z.toarray()
+    expected = z @ fit.G().to_numpy() @ z.T + fit.R().to_numpy()
+    assert fit.V().to_numpy() == pytest.approx(expected)
+    assert fit.V(sparse=True).toarray() == pytest.approx(expected)
+    assert fit.G().index.names == ["group", "level", "term"]
+    assert list(fit.G().index) == list(model.effect_labels)
+
+
+def test_posterior_mean_of_g_is_the_mean_over_draws(post):
+    draws = post.data["posterior"].to_dataset()
+    sd, cor = draws["sd_Subject"].to_numpy(), draws["cor_Subject"].to_numpy()
+    covariance = np.mean(sd[..., 0] * sd[..., 1] * cor[..., 0, 1])
+    assert post.G().iloc[0, 1] == pytest.approx(covariance)
+
+
+def test_icc_of_a_random_intercept_is_its_share():
+    reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+    between, within = reml.sds["Batch"].iloc[0] ** 2, reml.sigma**2
+    assert reml.icc().loc["Batch", "estimate"] == pytest.approx(between / (between + within))
+
+
+def test_varcorr_is_lme4s_table(reml):
+    table = reml.varcorr()
+    assert table["group"].tolist() == ["Subject"] * 3 + ["Residual"]
+    assert table["sdcor"].round(2).tolist() == [24.74, 5.92, 0.07, 25.59]
+    assert table.loc[2, ["term", "term_2"]].tolist() == ["Intercept", "Days"]
+
+
+def test_tidy_has_broom_mixeds_columns(reml, post):
+    columns = ["effect", "group", "level", "term", "estimate", "std_error"]
+    columns += ["conf_low", "conf_high"]
+    every = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
+    for table in (reml.tidy(every), post.tidy(every)):
+        assert list(table.columns[:8]) == columns
+        assert table["effect"].value_counts().to_dict() == {
+            "fixed": 2,
+            "ran_pars": 4,
+            "ran_vals": 36,
+            "ran_coefs": 36,
+        }
+    terms = reml.tidy(("ran_pars",))["term"].tolist()
+    assert terms == ["sd__Intercept", "sd__Days", "cor__Intercept.Days", "sd__Observation"]
+
+
+@pytest.mark.parametrize("effects", ["fixed", ("fixed", "random")])
+def test_tidy_lists_its_effects(fit, effects):
+    with pytest.raises(ValueError, match="'fixed', 'ran_pars', 'ran_vals', 'ran_coefs'"):
+        fit.tidy(effects)
+
+
+def test_ran_coefs_of_a_posterior_are_summed_on_draws(post):
+    table = post.tidy(("ran_coefs",)).set_index(["level", "term"])
+    draws = post.data["posterior"].to_dataset()
+    sums = (
+        draws["beta"].sel(coef="Days").to_numpy()
+        + draws["u_Subject"].sel(Subject="308", Subject_coef="Days").to_numpy()
+    )
+    row = table.loc[("308", "Days")]
+    assert row["estimate"] == pytest.approx(sums.mean())
+    assert row["std_error"] == pytest.approx(sums.std(ddof=1))
+
+
+def test_reml_counts_as_lme4_does(reml):
+    assert reml.n_parameters == 6
+    assert reml.loglik == pytest.approx(-871.8141, abs=1e-4)
+    assert reml.aic == pytest.approx(1755.6283, abs=1e-4)
+    assert reml.bic == pytest.approx(1774.7861, abs=1e-4)
+
+
+def test_repr_is_lme4s_print(reml):
+    assert repr(reml).splitlines()[:10] == [
+        "Linear mixed model fit by REML",
+        "Formula: Reaction ~ Days + (Days | Subject)",
+        "REML criterion at convergence: 1743.6283",
+        "Random effects:",
+        " Groups   Name      Std.Dev. Corr",
+        " Subject  Intercept    24.74",
+        "          Days         5.922  0.07",
+        " Residual              25.59",
+        "Number of obs: 180, groups: Subject, 18",
+        "Fixed effects:",
+    ]
+
+
+def test_reprs_exist_in_html(fit, model):
+    assert "<table" in fit._repr_html_()
+    assert "Subject, 18" in repr(model)
+    assert "HalfStudentT" in repr(model.priors)
+    assert "<table" in model.priors._repr_html_()
+
+
+def test_intervals_follow_arvizs_rcparams(post):
+    import arviz as az
+
+    with az.rc_context({"stats.ci_prob": 0.5, "stats.ci_kind": "hdi"}):
+        frame = post.fixef()
+    assert list(frame.columns) == ["mean", "sd", "median", "hdi50_lb", "hdi50_ub"]
+    assert "eti90_lb" in post.fixef(prob=0.9)
+
+
+def test_hdi_is_the_shortest_interval():
+    from bayeslmm.posterior_tables import interval
+
+    draws = np.random.default_rng(0).exponential(size=4000)[:, None]
+    lower, upper = interval(draws, 0.8, "hdi")
+    assert lower[0] == pytest.approx(0.0, abs=0.01)
+    assert upper[0] == pytest.approx(-np.log(0.2), abs=0.15)
+
+
+def test_a_singular_fit_is_reported_in_words():
+    reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2")).reml()
+    assert reml.singular
+    assert reml.converged
+    assert reml.sds["Batch"].iloc[0] == 0.0
+    assert reml.notes[0] == "sd[Batch, Intercept] is estimated at zero."
+    assert "boundary" in repr(reml)
+    table = reml.summary()
+    assert np.isnan(table.loc["sd[Batch, Intercept]", "conf_low"])
+    assert np.isfinite(table.loc["sigma", "std_error"])
+    profile = reml.confint("profile")
+    assert profile.loc["sd[Batch, Intercept]", "conf_low"] == 0.0
+    assert profile.loc["sd[Batch, Intercept]", "lower_at_bound"]
+
+
+def test_correlation_of_one_is_reported_in_words():
+    from reference_data import load_reference_data
+
+    reml = blm.LMM("y ~ x + (x | g)", load_reference_data("sim_corr_neg")).reml()
+    assert reml.singular
+    assert reml.notes[0] == "cor[g, Intercept, x] is estimated at -1."
+
+
+def test_unknown_methods_list_the_known_ones(model, reml):
+    with pytest.raises(ValueError, match="'auto', 'nuts' or 'laplace'"):
+        model.fit(method="gibbs")
+    with pytest.raises(ValueError, match="'wald' or 'profile'"):
+        reml.confint("boot")
+
+
+def test_a_model_that_reproduces_the_data_is_refused():
+    data = pd.DataFrame({"g": np.repeat(list("abcd"), 5)})
+    data["y"] = data["g"].map({"a": 1.0, "b": 2.5, "c": 0.3, "d": 7.0})
+    with pytest.raises(DataError, match="reproduce the response exactly"):
+        blm.LMM("y ~ 1 + (1 | g)", data).reml()
+
+
+def test_huge_matrices_are_offered_sparse(reml, monkeypatch):
+    monkeypatch.setattr("bayeslmm.matrices.MAX_DENSE", 10)
+    with pytest.raises(DataError, match=r"V\(sparse=True\)"):
+        reml.V()
+    assert reml.V(sparse=True).shape == (180, 180)
+
+
+def test_log_likelihood_and_log_prior_on_request(post):
+    extended = post.log_likelihood().log_prior()
+    assert {"log_likelihood", "log_prior"} <= set(extended.data.children)
+    draws = post.data["posterior"].to_dataset().isel(chain=0, draw=3)
+    u = draws["u_Subject"].to_numpy()
+    mean = post.design.X @ draws["beta"].to_numpy()
+    factor = post.design.random[0]
+    mean = mean + np.sum(factor.Z * u[factor.codes], axis=1)
+    from scipy.stats import norm
+
+    expected = norm(mean, draws["sigma"].item()).logpdf(post.design.y)
+    found = extended.data["log_likelihood"]["y"][0, 3].to_numpy()
+    assert found == pytest.approx(expected)
+
+
+def test_rows_dropped_are_counted_and_logged(caplog):
+    data = blm.load_dataset("sleepstudy")
+    data.loc[[3, 7], "Reaction"] = np.nan
+    with caplog.at_level("INFO", logger="bayeslmm"):
+        model = blm.LMM(FORMULA, data)
+    assert (model.nobs, model.dropped) == (178, 2)
+    assert sum("2" in record.message for record in caplog.records) == 1
+    assert "2 incomplete rows dropped" in repr(model)
+
+
+def test_results_are_frozen(reml, post, model):
+    for value in (reml, post, model):
+        with pytest.raises(AttributeError):
+            value.design = None
