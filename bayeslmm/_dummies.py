@@ -31,10 +31,9 @@ def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64
     ('Intercept', 'f[a]', 'f[b]')
     """
     factors = _factors_as_written(rhs)
-    found = []
-    for term in check_terms(rhs):
-        text = "1" if term == "1" else f"0 + {_as_written(term, factors)}"
-        found.append(evaluate(text, frame))
+    terms = sorted((_as_written(term, factors) for term in check_terms(rhs)), key=len)
+    texts = (f"0 + {':'.join(term)}" if term else "1" for term in terms)
+    found = [evaluate(text, frame) for text in texts]
     if not found:
         return np.empty((len(frame), 0)), ()
     values = np.hstack([columns.values for columns in found])
@@ -47,12 +46,12 @@ def _factors_as_written(rhs: str) -> dict[str, str]:
     return {check_terms(f"0 + {text}")[0]: text for text in texts}
 
 
-def _as_written(term: str, factors: dict[str, str]) -> str:
-    """A term with its factors in the order of the formula and quoted as there."""
+def _as_written(term: str, factors: dict[str, str]) -> list[str]:
+    """The factors of a term in the order of the formula and quoted as there; none for "1"."""
     found, piece = set(), ""
     for part in term.split(":"):
         piece = f"{piece}:{part}" if piece else part
         if piece in factors:
             found.add(piece)
             piece = ""
-    return ":".join(text for name, text in factors.items() if name in found)
+    return [text for name, text in factors.items() if name in found]

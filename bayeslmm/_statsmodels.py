@@ -165,7 +165,7 @@ def _log_scale(result: Any, ratios: Array) -> float:
 def _values_and_gradients(result: Any, ratios: Array) -> tuple[Array, Array]:
     """Reported parameters and their gradients by (psi, log s); NaN at a boundary."""
     k, m, scale = result.k_re, len(ratios), result.scale
-    at = {pair: i for i, pair in enumerate(zip(*np.tril_indices(k), strict=True))}
+    at = {(i, j): i * (i + 1) // 2 + j for i in range(k) for j in range(i + 1)}
     values, rows = [], []
 
     def add_sd(position: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,11 +15,9 @@ from scipy import stats
 
 from bayeslmm.design import Design
 from bayeslmm.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
-from bayeslmm.estimate import Fit, fit_likelihood
-from bayeslmm.frequentist import Reported, read_estimate, slope, unconstrained
-from bayeslmm.map_estimate import fit_map
-from bayeslmm.marginal import marginal_system
-from bayeslmm.nesting import check_comparable, check_nested
+from bayeslmm.frequentist import natural, read_estimate, slope
+from bayeslmm.modes import Reference, on_scale, reference_modes
+from bayeslmm.nesting import check_nested, check_same_data, check_same_fixed
 from bayeslmm.parameters import Parameter, parameters
 from bayeslmm.point import Estimate
 from bayeslmm.posterior_tables import (
@@ -48,6 +46,9 @@ MIN_SHIFT = 0.5
 
 MAX_WIDTH = 0.8
 """Standard error under the prior over that without it, below which the prior counts as felt."""
+
+LOSS = 1e-4
+"""Deviance by which a larger model may be worse: what optimisers leave."""
 
 
 class Draws(Protocol):
@@ -145,7 +146,8 @@ def compare_reml(
     dataset = post.data["posterior"].to_dataset()
     draws = parameter_matrix(dataset, post.design, rows)
     summary = summarise(draws, reported.table.index, prob, kind)
-    reference = _reference(post, reml, reported, rows)
+    own = reml.fit if isinstance(reml, Estimate) and reml.design is post.design else None
+    reference = reference_modes(post.design, post.priors, reported, rows, own)
     table = pd.concat([reported.table, summary], axis=1)
     table["shift"] = _shift(reported.table, rows, draws, reference)
     table["prior_shift"] = reference.prior_shift
@@ -173,79 +175,14 @@ def _check_posterior(post: Any) -> None:
         raise TypeError(f"A posterior from model.fit() is expected, got {type(post).__name__}.")
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Reference:
-    """This package's own maximum and what the prior does to it, on the unconstrained scale.
-
-    `values` and `errors` are those of the maximum the estimate should be; `prior_shift` and
-    `width` compare the posterior mode with REML, in standard errors and as a ratio of them.
-    """
-
-    values: Array
-    errors: Array
-    prior_shift: Array
-    width: Array
-
-
-def _reference(
-    post: Draws, reml: Any, reported: Reported, rows: list[Parameter]
-) -> _Reference:
-    own = reml.fit if isinstance(reml, Estimate) and reml.design is post.design else None
-    plan = marginal_system(post.design) if own is None else own.plan
-    restricted = own if own and own.method == "REML" else fit_likelihood(plan, "REML")
-    mode = fit_map(plan, post.priors)
-    count = len(rows)
-    if own is None:
-        full = None if reported.method == "REML" else fit_likelihood(plan, "ML")
-        own = _closest(reported, rows, [fit for fit in (restricted, full) if fit is not None])
-    values, errors = _unconstrained(own, count)
-    center, spread = _unconstrained(restricted, count)
-    moved, narrowed = _unconstrained(mode, count)
-    with np.errstate(invalid="ignore"):
-        prior_shift = (moved - center) / spread
-    if not mode.optimum.converged:
-        prior_shift[:] = np.nan
-    return _Reference(
-        values=values, errors=errors, prior_shift=prior_shift, width=narrowed / spread
-    )
-
-
-def _closest(reported: Reported, rows: list[Parameter], fits: list[Fit]) -> Fit:
-    """The fit of the estimate's method or, where that is not known, the nearest one."""
-    named = [fit for fit in fits if fit.method == reported.method]
-    estimates = _on_scale(reported.table["estimate"].to_numpy(), rows)
-
-    def distance(fit: Fit) -> float:
-        values, errors = _unconstrained(fit, len(rows))
-        with np.errstate(invalid="ignore"):
-            return float(np.nansum(np.abs((estimates - values) / errors)))
-
-    return min(named or fits, key=distance)
-
-
-def _unconstrained(fit: Fit, count: int) -> tuple[Array, Array]:
-    """Parameters and standard errors on the unconstrained scale, fixed effects first."""
-    values = np.concatenate([fit.beta, fit.parameters])[:count]
-    with np.errstate(invalid="ignore"):
-        variances = np.concatenate([np.diag(fit.vcov), np.diag(fit.parameter_cov)])[:count]
-        errors = np.sqrt(variances)
-    return values, np.where(np.isfinite(values), errors, np.nan)
-
-
-def _on_scale(values: Array, rows: list[Parameter]) -> Array:
-    return np.array([unconstrained(p.kind, v) for p, v in zip(rows, values, strict=True)])
-
-
-def _shift(
-    table: pd.DataFrame, rows: list[Parameter], draws: Array, reference: _Reference
-) -> Array:
+def _shift(table: pd.DataFrame, rows: list[Parameter], draws: Array, reference: Reference) -> Array:
     estimates = table["estimate"].to_numpy()
     slopes = np.array([slope(p.kind, v) for p, v in zip(rows, estimates, strict=True)])
     with np.errstate(invalid="ignore"):
         errors = table["std_error"].to_numpy() * slopes
     errors = np.where(np.isfinite(errors), errors, reference.errors)
-    centers = _on_scale(estimates, rows)
-    means = _on_scale(draws.T, rows).mean(axis=1)
+    centers = on_scale(estimates, rows)
+    means = on_scale(draws.T, rows).mean(axis=1)
     with np.errstate(invalid="ignore"):
         shift = (means - centers) / errors
     return np.where(np.isfinite(centers), shift, np.nan)
@@ -259,13 +196,13 @@ def _poorly_sampled(dataset: xr.Dataset, design: Design) -> pd.Series:
 
 
 def _flags(
-    table: pd.DataFrame, rows: list[Parameter], reference: _Reference, sampled: pd.Series
+    table: pd.DataFrame, rows: list[Parameter], reference: Reference, sampled: pd.Series
 ) -> Array:
     estimates = table["estimate"].to_numpy()
     unit = _natural_errors(table, rows, reference)
-    own = np.array([_natural(p, v) for p, v in zip(rows, reference.values, strict=True)])
+    own = np.array([natural(p.kind, v) for p, v in zip(rows, reference.values, strict=True)])
     shift, prior = table["shift"].to_numpy(), reference.prior_shift
-    boundary = ~np.isfinite(_on_scale(estimates, rows)) | np.isnan(reference.errors)
+    boundary = ~np.isfinite(on_scale(estimates, rows)) | np.isnan(reference.errors)
     with np.errstate(invalid="ignore"):
         moved = (np.abs(prior) >= MIN_SHIFT) & (shift * np.sign(prior) >= MIN_SHIFT)
         conditions = [
@@ -277,15 +214,121 @@ def _flags(
     return np.select(conditions, [POORLY_SAMPLED, DIFFERS, BOUNDARY, SHRUNK], AGREES)
 
 
-def _natural(parameter: Parameter, value: float) -> float:
-    back = {"beta": float, "cor": np.tanh}.get(parameter.kind, np.exp)
-    return float(back(value))
-
-
-def _natural_errors(table: pd.DataFrame, rows: list[Parameter], reference: _Reference) -> Array:
+def _natural_errors(table: pd.DataFrame, rows: list[Parameter], reference: Reference) -> Array:
     """Own standard errors as tables show them; at a boundary the posterior's sd."""
-    own = [_natural(p, v) for p, v in zip(rows, reference.values, strict=True)]
+    own = [natural(p.kind, v) for p, v in zip(rows, reference.values, strict=True)]
     slopes = np.array([slope(p.kind, v) for p, v in zip(rows, own, strict=True)])
     with np.errstate(invalid="ignore"):
         errors = reference.errors / slopes
     return np.where(np.isfinite(errors), errors, table["sd"].to_numpy())
+
+
+def lrt(*estimates: Estimate) -> pd.DataFrame:
+    """Compare nested models by likelihood-ratio tests.
+
+    Parameters
+    ----------
+    *estimates : Estimate
+        Two or more fits of the same data, each a special case of the next larger one: ML fits, or
+        REML fits with the same fixed effects, which differ in their random effects only.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, by increasing number of parameters, with its formula as the index.
+        Columns n_parameters, aic, bic and loglik; chisq, df and p_value test the model against the
+        row above. ``attrs["method"]`` is "ML" or "REML".
+
+    Raises
+    ------
+    TypeError
+        If something else than an estimate is given.
+    ValueError
+        If the likelihoods cannot be compared: posterior modes, REML beside ML, REML with different
+        fixed effects, different data, models that are not nested.
+
+    Notes
+    -----
+    Where the smaller model sets a variance to zero, it is on the boundary of the larger one and
+    the chi-squared distribution is too wide: the p-value is conservative, for a single variance
+    about twice too large [1]_. The posterior of the standard deviation has no such difficulty.
+
+    References
+    ----------
+    .. [1] Self, Liang (1987), Asymptotic properties of maximum likelihood estimators and likelihood
+       ratio tests under nonstandard conditions, doi:10.1080/01621459.1987.10478472.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> sleep = blm.load_dataset("sleepstudy")
+    >>> formulas = ["Reaction ~ Days + (1 | Subject)", "Reaction ~ Days + (Days | Subject)"]
+    >>> table = blm.lrt(*(blm.LMM(formula, sleep).ml() for formula in formulas))
+    >>> table["chisq"].round(2).tolist()
+    [nan, 42.14]
+    """
+    ordered = _ordered(estimates)
+    for small, large in pairwise(ordered):
+        check_same_data(small.design, large.design)
+        if small.method == "REML":
+            check_same_fixed(small.design, large.design)
+        check_nested(small.design, large.design)
+    counts = np.array([estimate.n_parameters for estimate in ordered])
+    loglik = np.array([estimate.loglik for estimate in ordered])
+    df = np.diff(counts)
+    chisq = _statistics(loglik, ordered)
+    table = pd.DataFrame(
+        {
+            "n_parameters": counts,
+            "aic": [estimate.aic for estimate in ordered],
+            "bic": [estimate.bic for estimate in ordered],
+            "loglik": loglik,
+            "chisq": np.append(np.nan, chisq),
+            "df": pd.array([pd.NA, *df], dtype="Int64"),
+            "p_value": np.append(np.nan, stats.chi2.sf(chisq, df)),
+        },
+        index=pd.Index([e.design.formula.source for e in ordered], name="formula"),
+    )
+    table.attrs = {"method": ordered[0].method, "nobs": ordered[0].nobs}
+    return table
+
+
+def _ordered(estimates: tuple[Estimate, ...]) -> list[Estimate]:
+    """By increasing number of parameters, if all were fitted by the same likelihood."""
+    for estimate in estimates:
+        if not isinstance(estimate, Estimate):
+            raise TypeError(
+                f"Estimates are expected, got {type(estimate).__name__}: lrt(small.ml(), "
+                "large.ml())."
+            )
+    if len(estimates) < 2:
+        raise ValueError("Two or more estimates are expected: lrt(small.ml(), large.ml()).")
+    methods = sorted({estimate.method for estimate in estimates})
+    if "MAP" in methods:
+        raise ValueError("Posterior modes have no likelihood-ratio test: refit with ml().")
+    if len(methods) > 1:
+        raise ValueError("REML and ML fits have different likelihoods: refit all with ml().")
+    ordered = sorted(estimates, key=lambda estimate: estimate.n_parameters)
+    for small, large in pairwise(ordered):
+        if small.n_parameters == large.n_parameters:
+            raise ValueError(
+                f"`{small.design.formula.source}` and `{large.design.formula.source}` have the "
+                f"same number of parameters ({small.n_parameters}), so neither is a special case "
+                "of the other: compare their AIC or BIC."
+            )
+    return ordered
+
+
+def _statistics(loglik: Array, ordered: list[Estimate]) -> Array:
+    """Twice the gains in log likelihood; a larger model can lose only by failing to converge."""
+    for estimate in ordered:
+        if not estimate.converged:
+            _log.warning("`%s` did not converge.", estimate.design.formula.source)
+    gains = 2.0 * np.diff(loglik)
+    for gain, large in zip(gains, ordered[1:], strict=True):
+        if gain < -LOSS:
+            _log.warning(
+                "`%s` has a lower likelihood than the smaller model: it is not at its maximum.",
+                large.design.formula.source,
+            )
+    return np.maximum(gains, 0.0)

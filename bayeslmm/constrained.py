@@ -127,13 +127,7 @@ def make_frame(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target(ABC):
-    """A parameter to hold fixed.
-
-    Attributes
-    ----------
-    frame : Frame
-        Coordinates that suit it.
-    """
+    """A parameter to hold fixed, with a frame that suits it."""
 
     frame: Frame
 
@@ -356,9 +350,9 @@ def _descend(
         if -0.5 * here[1] @ step < DECREMENT:
             break
         moved = _line_search(objective, x, here, step)
+        if moved is None and fresh:
+            break
         if moved is None:
-            if fresh:
-                break
             inverse, fresh = _inverse_curvature(objective, x), True
             continue
         inverse = _update(inverse, moved[0] - x, moved[1][1] - here[1])

@@ -200,7 +200,7 @@ class Design:
         return pd.DataFrame(values, index=self.index, columns=list(names))
 
     def __repr__(self) -> str:
-        dropped = f" ({len(self.dropped)} incomplete rows dropped)" if len(self.dropped) else ""
+        dropped = f" ({len(self.dropped)} incomplete dropped)" if len(self.dropped) else ""
         aliased = f" (aliased: {shortened(self.aliased)})" if self.aliased else ""
         lines = [
             f"Design of {self.formula.source}",

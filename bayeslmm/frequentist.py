@@ -217,7 +217,7 @@ def _fixed_rows(fixed: pd.DataFrame, model: _Model) -> Iterator[Row]:
 
 
 def _random_rows(random: pd.DataFrame, model: _Model) -> Iterator[Row]:
-    rows = []
+    rows: list[tuple[str, str, str | None, Array]] = []
     for group, term, values in zip(
         random["group"].astype(str), random["term"].astype(str), _numbers(random), strict=True
     ):
@@ -233,8 +233,9 @@ def _random_rows(random: pd.DataFrame, model: _Model) -> Iterator[Row]:
         rows.append((kind, f"{group} {term}", label, values))
     sds = {label: values[1] for kind, _, label, values in rows if kind == "sd" and label}
     for kind, shown, label, values in rows:
-        covariance = kind == "cov" and label is not None
-        yield shown, label, _scaled(values, model.known[label], sds) if covariance else values
+        if kind == "cov" and label is not None:
+            values = _scaled(values, model.known[label], sds)
+        yield shown, label, values
 
 
 def _numbers(frame: pd.DataFrame) -> Array:
@@ -288,8 +289,7 @@ def wald(kind: Kind, estimate: float, error: float, prob: float, df: float = np.
     margin = z * error * slope(kind, estimate)
     if not np.isfinite([center, margin]).all():
         return [np.nan, np.nan]
-    back = {"beta": float, "cor": np.tanh}.get(kind, np.exp)
-    return [float(back(center - margin)), float(back(center + margin))]
+    return [natural(kind, center - margin), natural(kind, center + margin)]
 
 
 def unconstrained(kind: Kind, values: Array) -> Array:
@@ -298,6 +298,13 @@ def unconstrained(kind: Kind, values: Array) -> Array:
         return values
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.arctanh(values) if kind == "cor" else np.log(values)
+
+
+def natural(kind: Kind, value: float) -> float:
+    """A value as tables show it, undoing :func:`unconstrained`."""
+    if kind == "beta":
+        return float(value)
+    return float(np.tanh(value) if kind == "cor" else np.exp(value))
 
 
 def slope(kind: Kind, value: float) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
+from pymc.distributions.shape_utils import rv_size_is_none
 from pymc.logprob.transforms import Transform
 
 from bayeslmm.design import Design, RandomFactor
@@ -135,13 +136,17 @@ def lkj_cholesky(name: str, prior: LKJ, size: int) -> Any:
     or more rows.
     """
     constant = prior.log_constant(size)
+    transform = CorrelationTransform(size)
 
     def logp(value: Any, eta: Any) -> Any:
         log_diag = pt.log(pt.diagonal(value, axis1=-2, axis2=-1))
         return constant + 2.0 * (eta - 1.0) * pt.sum(log_diag, axis=-1)
 
-    def dist(eta: Any, dist_size: Any) -> Any:
-        return pm.LKJCorr.dist(n=size, eta=eta, size=dist_size)
+    def dist(eta: Any, batch: Any) -> Any:
+        shape = eta + 0.5 * (size - 2 - transform.cells[1])
+        batch = None if rv_size_is_none(batch) else (*batch, len(transform.cells[1]))
+        partial = 2.0 * pm.Beta.dist(shape, shape, size=batch) - 1.0
+        return transform.backward(pt.arctanh(partial))
 
     return pm.CustomDist(
         name,
@@ -151,7 +156,7 @@ def lkj_cholesky(name: str, prior: LKJ, size: int) -> Any:
         support_point=lambda *_: pt.eye(size),
         signature="()->(n,n)",
         class_name="LKJ",
-        default_transform=CorrelationTransform(size),
+        default_transform=transform,
     )
 
 

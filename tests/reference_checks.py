@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from reference_data import load_fit, load_reference_data
-from reference_formulas import STANDS_FOR, r_levels, r_name, same_group, translated
+from reference_formulas import STANDS_FOR, r_levels, translated
 
 from bayeslmm.covariance import sds_and_correlation
 from bayeslmm.design import Design, build_design
@@ -25,10 +25,9 @@ from bayeslmm.marginal import (
     to_user_gradient,
 )
 from bayeslmm.moments import conditional_covariances, conditional_modes
+from bayeslmm.names import from_r, group_from_r
 from bayeslmm.optimise import hessian
 from bayeslmm.profile import Kind, profile_intervals
-
-PROFILES_TAKE_LONG = ("Chem97", "InstEval", "sim_many")
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,14 @@ class Case:
         return [self._term(entry) for entry in self.lme4["random"]]
 
     def _term(self, entry: dict[str, Any]) -> Term:
-        for f, factor in enumerate(self.design.random):
-            group = STANDS_FOR.get(self.name) or same_group(entry["grouping"], factor.factors)
-            names = [r_name(coef, self.frame) for coef in factor.coefs]
-            if group and set(entry["names"]) <= set(names):
-                return Term(entry, f, [names.index(name) for name in entry["names"]])
-        raise LookupError(f"{self.name}: no random-effects term {entry['grouping']}")
+        groups = [factor.name for factor in self.design.random]
+        f = 0 if self.name in STANDS_FOR else groups.index(self.group(entry["grouping"]))
+        coefs = self.design.random[f].coefs
+        return Term(entry, f, [coefs.index(from_r(name, coefs)) for name in entry["names"]])
+
+    def group(self, name: str) -> str:
+        """Our name of a grouping factor of lme4."""
+        return group_from_r(name, [factor.name for factor in self.design.random])
 
     def factorisation(self) -> Factorisation:
         return factorise(self.fit.plan, self.fit.factors)
@@ -108,7 +109,7 @@ def load_case(name: str) -> Case:
 def design_matrix(case: Case) -> float:
     """Worst relative difference in the first rows of X; infinite where a name differs."""
     head = case.lme4["X_head"]
-    if [r_name(coef, case.frame) for coef in case.design.coefs] != head["names"]:
+    if [from_r(name, case.design.coefs) for name in head["names"]] != list(case.design.coefs):
         return np.inf
     expected = np.array(head["values"], dtype=float)
     size = np.maximum(np.abs(case.design.X).max(axis=0), 1e-300)
@@ -121,8 +122,8 @@ def rows_dropped(case: Case) -> list[int]:
 
 
 def columns_dropped(case: Case) -> list[str]:
-    """Columns of X left out, by their names in R."""
-    return [r_name(coef, case.frame) for coef in case.design.aliased]
+    """Columns of X that lme4 leaves out, by our names."""
+    return [from_r(name, case.design.coefs_full) for name in case.lme4["columns_dropped"]]
 
 
 def group_sizes(case: Case) -> dict[str, int]:
@@ -416,10 +417,10 @@ def _profile_name(case: Case, kind: Kind, factor: int | None, coefs: tuple[int, 
     if kind == "sigma":
         return "sigma"
     if factor is None:
-        return r_name(case.design.coefs[coefs[0]], case.frame)
-    names = [r_name(case.design.random[factor].coefs[i], case.frame) for i in coefs]
-    (group,) = {t.lme4["grouping"] for t in case.terms if t.factor == factor}
-    return f"{kind}_{'.'.join(names)}|{group}"
+        return case.lme4["fixed"]["names"][coefs[0]]
+    terms = [term for term in case.terms if term.factor == factor]
+    names = {i: n for term in terms for i, n in zip(term.coefs, term.lme4["names"], strict=True)}
+    return f"{kind}_{'.'.join(names[i] for i in coefs)}|{terms[0].lme4['grouping']}"
 
 
 def _worst(difference: np.ndarray, size: np.ndarray | float) -> float:

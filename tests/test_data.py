@@ -42,7 +42,7 @@ def message(function, *args, **kwargs):
             lambda frame: frame.convert_dtypes(dtype_backend="pyarrow"), id="pandas arrow"
         ),
         pytest.param(pl.from_pandas, id="polars"),
-        pytest.param(pa.Table.from_pandas, id="pyarrow"),
+        pytest.param(lambda f: pa.Table.from_pandas(f, preserve_index=False), id="pyarrow"),
         pytest.param(lambda frame: dict(frame.items()), id="dict of series"),
         pytest.param(lambda frame: frame.to_dict("list"), id="dict of lists"),
     ],

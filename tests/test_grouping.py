@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_data import load_reference_data
 
@@ -219,6 +219,7 @@ values = st.one_of(
 rows = st.lists(st.tuples(values, values), min_size=1, max_size=25)
 
 
+@settings(deadline=None)
 @given(known=rows, new=rows)
 def test_levels_are_the_distinct_tuples(known, new):
     frame = pd.DataFrame(known, columns=["a", "b"], dtype=object)
@@ -241,6 +242,7 @@ def test_levels_are_the_distinct_tuples(known, new):
     assert len(set(zip(new, extended.tolist(), strict=True))) == len(set(new))
 
 
+@settings(deadline=None)
 @given(known=rows, seed=st.integers(0, 10))
 def test_levels_do_not_depend_on_the_order_of_rows(known, seed):
     frame = pd.DataFrame(known, columns=["a", "b"], dtype=object)

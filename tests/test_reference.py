@@ -46,7 +46,7 @@ def test_levels(case):
 
 def test_columns(case):
     assert case.design.p == case.lme4["p"]
-    assert checks.columns_dropped(case) == case.lme4["columns_dropped"]
+    assert checks.columns_dropped(case) == list(case.design.aliased)
     assert checks.design_matrix(case) <= DESIGN
 
 
