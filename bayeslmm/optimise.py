@@ -22,6 +22,9 @@ DIFFERENCE = 1e-4
 NEWTON_DECREMENT = 1e-11
 """Predicted decrease of the criterion (in deviance units) below which Newton steps stop."""
 
+REUSE = 1e-8
+"""Predicted decrease below which a step leaves the Hessian as it is, to 1e-4 or so."""
+
 CURVATURE = 1e-7
 """Most negative eigenvalue of the Hessian, relative to the largest, taken for rounding."""
 
@@ -123,7 +126,7 @@ def minimise(
         origin / units,
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": 500, "maxls": 40, "gtol": 1e-5, "ftol": 1e-10},
+        options={"maxiter": 500, "maxls": 40, "gtol": 1e-7, "ftol": 1e-13},
     )
     return _finish(counted, place(np.asarray(rough.x)))
 
@@ -169,9 +172,7 @@ def _finish(counted: _Counter, x: Array) -> Optimum:
         moved = _line_search(counted, x, value, step)
         if moved is None:
             break
-        # A Newton step that predicts its decrease well leaves the Hessian good enough to reuse.
-        drop = value - moved[1]
-        fresh = not saddle and decrement < 1e-4 and abs(drop - decrement) < 0.5 * decrement
+        fresh = not saddle and decrement < REUSE
         x, value, gradient = moved
     _, decrement, saddle = _newton_step(curvature, gradient)
     return _judge(counted, x, value, gradient, curvature, decrement, saddle)

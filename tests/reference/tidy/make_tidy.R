@@ -37,8 +37,8 @@ tidy <- function(fit, profile = FALSE, scales = c("sdcor", "vcov")) {
 
 out <- commandArgs(TRUE)[1]
 save <- function(table, name)
-  write.csv(format(table, digits = 10, trim = TRUE), file.path(out, paste0(name, ".csv")),
-            row.names = FALSE, quote = TRUE)
+  write.csv(format(table, digits = 8, trim = TRUE), file.path(out, paste0(name, ".csv")),
+            row.names = FALSE, quote = 1:3)
 control <- lmerControl(optimizer = "bobyqa", optCtrl = list(rhoend = 1e-10, maxfun = 1e5))
 
 sleep <- read("sleepstudy", list(Subject = NULL))
