@@ -65,7 +65,8 @@ def from_r(name: str, known: Sequence[str], names: Names = NO_NAMES) -> str | No
     name = names.get(name, name)
     if name in known:
         return name
-    found = _index(tuple(known)).get(_key(name), ())
+    index = _index(tuple(known))
+    found = index.get(_key(name)) or index.get(_key(_without_brackets(name)), ())
     if len(found) > 1:
         raise ValueError(
             f"The name {name!r} fits {' and '.join(map(repr, found))}: say which one is meant "
@@ -191,6 +192,16 @@ def _part_spellings(part: str, families: Mapping[str, list[str]]) -> Iterator[st
             yield from (spelling + suffix for suffix in suffixes)
     else:
         yield f"I({part})"
+
+
+def _without_brackets(name: str) -> str:
+    """A label of formulaic or patsy as R spells it, where factors are columns: C(f)[T.a] is fa."""
+    parts = _split(name)
+    for i, match in enumerate(map(_LEVEL.fullmatch, parts)):
+        if match and match["coding"] in (None, "T."):
+            call = _FACTOR_CALL.fullmatch(match["factor"])
+            parts[i] = (call["argument"] if call else match["factor"]) + match["level"]
+    return ":".join(parts)
 
 
 def _factor_spellings(factor: str) -> Iterator[str]:

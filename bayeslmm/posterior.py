@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ from bayeslmm.tidy import Effects, tidy_posterior
 from bayeslmm.variance import intraclass_correlation, variance_frame
 
 if TYPE_CHECKING:
+    from arviz_plots import PlotCollection
+
     from bayeslmm.diagnostics import Diagnostics
 
 Array = NDArray[np.float64]
@@ -240,21 +242,73 @@ class Posterior:
         chosen, kind = posterior_tables.interval_defaults(prob)
         return tidy_posterior(self._draws, self.design, effects, chosen, kind)
 
-    def log_likelihood(self) -> Posterior:
-        """Posterior with group log_likelihood: pointwise, given the random effects."""
+    def compare_reml(
+        self, reml: Any, *, prob: float | None = None, names: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
+        """Put the posterior beside an estimate: see :func:`bayeslmm.compare_reml`."""
+        from bayeslmm.compare import compare_reml
+
+        return compare_reml(self, reml, prob=prob, names=names)
+
+    def plot_reml(self, reml: Any, **kwargs: Any) -> PlotCollection:
+        """Draw densities with an estimate: see :func:`bayeslmm.plots.plot_compare_reml`."""
+        from bayeslmm.plots import plot_compare_reml
+
+        return plot_compare_reml(self, reml, **kwargs)
+
+    def with_log_likelihood(self) -> Posterior:
+        """Add group log_likelihood: pointwise, given the random effects.
+
+        Returns
+        -------
+        Posterior
+            A new one; its `data` has the group, which ``arviz.loo`` reads.
+        """
         from bayeslmm.log_densities import log_likelihood
 
-        return self._with_group("log_likelihood", log_likelihood(self.data, self.design))
+        return self._with_groups(log_likelihood=log_likelihood(self.data, self.design))
 
-    def log_prior(self) -> Posterior:
-        """Posterior with group log_prior, which ArviZ's power-scaling sensitivity needs."""
+    def with_log_prior(self) -> Posterior:
+        """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads.
+
+        Returns
+        -------
+        Posterior
+        """
         from bayeslmm.log_densities import log_prior
 
-        return self._with_group("log_prior", log_prior(self.data, self.priors))
+        return self._with_groups(log_prior=log_prior(self.data, self.priors))
 
-    def _with_group(self, name: str, dataset: xr.Dataset) -> Posterior:
+    def with_prior(
+        self, draws: int = 500, *, random_seed: int | np.random.Generator | None = None
+    ) -> Posterior:
+        """Add groups prior and prior_predictive.
+
+        Parameters
+        ----------
+        draws : int
+            Number of draws from the prior.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        Posterior
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        """
+        from bayeslmm.prior_predictive import prior_predictive
+
+        tree = prior_predictive(self.design, self.priors, draws, random_seed)
+        names = ("prior", "prior_predictive")
+        return self._with_groups(**{name: tree[name].to_dataset() for name in names})
+
+    def _with_groups(self, **added: xr.Dataset) -> Posterior:
         groups = {child: node.to_dataset() for child, node in self.data.children.items()}
-        tree = xr.DataTree.from_dict({**groups, name: dataset})
+        tree = xr.DataTree.from_dict({**groups, **added})
         tree.attrs.update(self.data.attrs)
         return Posterior(self.design, self.priors, tree)
 

@@ -117,7 +117,10 @@ print(posterior.diagnostics)
 
 # %%
 az.plot_rank_dist(
-    posterior.data, var_names=["sd_Subject", "sigma"], figure_kwargs={"figsize": (8, 5)}
+    posterior.data,
+    var_names=["sd_Subject", "sigma"],
+    compact=False,
+    figure_kwargs={"figsize": (8, 5), "layout": "constrained"},
 )
 plt.show()
 
@@ -132,9 +135,7 @@ table = blm.compare_reml(posterior, reml)
 table
 
 # %%
-from bayeslmm.plots import plot_compare_reml
-
-plot_compare_reml(table)
+posterior.plot_reml(reml)
 plt.show()
 
 # %% [markdown]
@@ -211,6 +212,6 @@ tidy.round(2)
 # %%
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "sleepstudy.csv"
-    both = pd.concat({"posterior": tidy, "REML": reml.tidy(["fixed", "ran_pars"])}, names=["fit"])
+    both = pd.concat({"posterior": tidy, "REML": reml.tidy()}, names=["fit"])
     both.reset_index("fit").to_csv(path, index=False)
-    print(path.read_text()[:220], "...")
+    print(pd.read_csv(path)[["fit", "group", "term", "estimate", "std_error"]].round(3))

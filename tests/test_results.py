@@ -230,8 +230,10 @@ def test_huge_matrices_are_offered_sparse(reml, monkeypatch):
 
 
 def test_log_likelihood_and_log_prior_on_request(post):
-    extended = post.log_likelihood().log_prior()
-    assert {"log_likelihood", "log_prior"} <= set(extended.data.children)
+    extended = post.with_log_likelihood().with_log_prior().with_prior(50, random_seed=1)
+    assert {"log_likelihood", "log_prior", "prior", "prior_predictive"} <= set(
+        extended.data.children
+    )
     draws = post.data["posterior"].to_dataset().isel(chain=0, draw=3)
     u = draws["u_Subject"].to_numpy()
     mean = post.design.X @ draws["beta"].to_numpy()
