@@ -16,7 +16,7 @@ from scipy import stats
 from bayeslmm.design import Design
 from bayeslmm.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
 from bayeslmm.frequentist import natural, read_estimate, slope
-from bayeslmm.modes import Reference, on_scale, reference_modes
+from bayeslmm.modes import Reference, at_boundary, on_scale, reference_modes
 from bayeslmm.nesting import check_nested, check_same_data, check_same_fixed
 from bayeslmm.parameters import Parameter, parameters
 from bayeslmm.point import Estimate
@@ -185,7 +185,7 @@ def _shift(table: pd.DataFrame, rows: list[Parameter], draws: Array, reference: 
     means = on_scale(draws.T, rows).mean(axis=1)
     with np.errstate(invalid="ignore"):
         shift = (means - centers) / errors
-    return np.where(np.isfinite(centers), shift, np.nan)
+    return np.where(at_boundary(centers, rows), np.nan, shift)
 
 
 def _poorly_sampled(dataset: xr.Dataset, design: Design) -> pd.Series:
@@ -202,7 +202,7 @@ def _flags(
     unit = _natural_errors(table, rows, reference)
     own = np.array([natural(p.kind, v) for p, v in zip(rows, reference.values, strict=True)])
     shift, prior = table["shift"].to_numpy(), reference.prior_shift
-    boundary = ~np.isfinite(on_scale(estimates, rows)) | np.isnan(reference.errors)
+    boundary = at_boundary(on_scale(estimates, rows), rows) | np.isnan(reference.errors)
     with np.errstate(invalid="ignore"):
         moved = (np.abs(prior) >= MIN_SHIFT) & (shift * np.sign(prior) >= MIN_SHIFT)
         conditions = [

@@ -18,6 +18,9 @@ from bayeslmm.prior_set import Priors
 
 Array = NDArray[np.float64]
 
+MAX_ATANH = 6.0
+"""Inverse hyperbolic tangent of a correlation that counts as one: 0.99999."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Reference:
@@ -72,9 +75,9 @@ def reference_modes(
     mode = fit_map(plan, priors)
     if own is None:
         own = _closest(reported, rows, restricted)
-    values, errors = _unconstrained(own, len(rows))
-    center, spread = _unconstrained(restricted, len(rows))
-    moved, narrowed = _unconstrained(mode, len(rows))
+    values, errors = _unconstrained(own, rows)
+    center, spread = _unconstrained(restricted, rows)
+    moved, narrowed = _unconstrained(mode, rows)
     with np.errstate(invalid="ignore"):
         prior_shift = (moved - center) / spread
     if not mode.optimum.converged:
@@ -87,6 +90,12 @@ def on_scale(values: Array, rows: Sequence[Parameter]) -> Array:
     return np.array([unconstrained(p.kind, v) for p, v in zip(rows, values, strict=True)])
 
 
+def at_boundary(values: Array, rows: Sequence[Parameter]) -> NDArray[np.bool_]:
+    """Whether values (m,) on the unconstrained scale mean an sd of zero or a correlation of one."""
+    correlation = np.array([p.kind == "cor" for p in rows])
+    return ~np.isfinite(values) | (correlation & (np.abs(values) > MAX_ATANH))
+
+
 def _closest(reported: Reported, rows: Sequence[Parameter], restricted: Fit) -> Fit:
     """The fit by the estimate's method or, where that is not known, the nearer one."""
     if reported.method == "REML":
@@ -95,17 +104,17 @@ def _closest(reported: Reported, rows: Sequence[Parameter], restricted: Fit) -> 
     estimates = on_scale(reported.table["estimate"].to_numpy(), rows)
 
     def distance(fit: Fit) -> float:
-        values, errors = _unconstrained(fit, len(rows))
+        values, errors = _unconstrained(fit, rows)
         with np.errstate(invalid="ignore"):
             return float(np.nansum(np.abs((estimates - values) / errors)))
 
     return full if reported.method == "ML" or distance(full) < distance(restricted) else restricted
 
 
-def _unconstrained(fit: Fit, count: int) -> tuple[Array, Array]:
-    """Parameters and standard errors on the unconstrained scale, fixed effects first."""
-    values = np.concatenate([fit.beta, fit.parameters])[:count]
-    variances = np.concatenate([np.diag(fit.vcov), np.diag(fit.parameter_cov)])[:count]
+def _unconstrained(fit: Fit, rows: Sequence[Parameter]) -> tuple[Array, Array]:
+    """Parameters and standard errors on the unconstrained scale; no error at a boundary."""
+    values = np.concatenate([fit.beta, fit.parameters])[: len(rows)]
+    variances = np.concatenate([np.diag(fit.vcov), np.diag(fit.parameter_cov)])[: len(rows)]
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(variances)
-    return values, np.where(np.isfinite(values), errors, np.nan)
+    return values, np.where(at_boundary(values, rows), np.nan, errors)

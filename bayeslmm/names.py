@@ -66,7 +66,7 @@ def from_r(name: str, known: Sequence[str], names: Names = NO_NAMES) -> str | No
     if name in known:
         return name
     index = _index(tuple(known))
-    found = index.get(_key(name)) or index.get(_key(_without_brackets(name)), ())
+    found = index.get(_key(name)) or index.get(_key(_without_brackets(name)), [])
     if len(found) > 1:
         raise ValueError(
             f"The name {name!r} fits {' and '.join(map(repr, found))}: say which one is meant "

@@ -208,6 +208,19 @@ def test_boundary(dyestuff2):
     assert table.loc["sigma", "flag"] == AGREES
 
 
+def test_a_correlation_at_one():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"g": np.repeat(list("abcdefgh"), 5), "x": np.tile(np.arange(5.0), 8)})
+    effects = np.repeat(rng.normal(size=8), 5) * (1.0 + frame["x"])
+    frame["y"] = 2.0 * effects + 0.5 * rng.normal(size=40)
+    model = LMM("y ~ x + (x | g)", frame)
+    table = compare_reml(laplace(model), model.reml())
+    row = table.loc["cor[g, Intercept, x]"]
+    assert row["flag"] == BOUNDARY
+    assert row[["std_error", "shift", "prior_shift"]].isna().all()
+    assert set(table["flag"].drop("cor[g, Intercept, x]")) == {AGREES}
+
+
 def test_poor_sampling_is_said_of_the_parameter(post, reml):
     table = compare_reml(with_draws(post, sigma=sticky), reml)
     assert table.loc["sigma", "flag"] == POORLY_SAMPLED
@@ -256,13 +269,13 @@ def test_equal_models_written_differently():
 def test_what_cannot_be_compared(model, post, reml):
     with pytest.raises(TypeError, match="The posterior comes first"):
         compare_reml(reml, post)
-    with pytest.raises(TypeError, match="posterior from model.fit.. is expected, got DataTree"):
+    with pytest.raises(TypeError, match=r"posterior from model.fit\(\) is expected, got DataTree"):
         compare_reml(post.data, reml)
     with pytest.raises(TypeError, match="estimate is expected, got dict"):
         compare_reml(post, {})
     with pytest.raises(ValueError, match="A posterior mode is no estimate"):
         compare_reml(post, model.map())
-    with pytest.raises(ValueError, match="names= points to 'beta'.*Days, Intercept, Subject"):
+    with pytest.raises(ValueError, match=r"names= points to 'beta'.*Days, Intercept, Subject"):
         compare_reml(post, reml, names={"b": "beta"})
 
 
@@ -443,9 +456,7 @@ def test_statsmodels_nested_variance_components():
     pastes = load_dataset("Pastes")
     model = LMM("strength ~ 1 + (1 | batch/cask)", pastes)
     components = {"cask": "0 + C(cask)"}
-    result = mixedlm(
-        "strength ~ 1", pastes, groups="batch", re_formula="1", vc_formula=components
-    )
+    result = mixedlm("strength ~ 1", pastes, groups="batch", re_formula="1", vc_formula=components)
     table = compare_reml(laplace(model), result)
     own = model.reml().summary()
     assert_allclose(table["estimate"], own["estimate"], rtol=1e-3)
