@@ -31,6 +31,7 @@ from bayeslmm.schema import (
     coef_bis_dim,
     coef_dim,
     cor_name,
+    level_dim,
     sd_name,
     u_name,
 )
@@ -281,14 +282,14 @@ def _response(
 
 
 def _noncentered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
-    dims = (factor.key, coef_dim(factor.key))
+    dims = (level_dim(factor.key), coef_dim(factor.key))
     z = pm.Normal(f"_z_{factor.key}", 0.0, 1.0, dims=dims)
     scaled = z if factor.n_coefs == 1 else pt.dot(z, chol.T)
     return pm.Deterministic(u_name(factor.key), scaled * sd, dims=dims)
 
 
 def _centered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
-    dims = (factor.key, coef_dim(factor.key))
+    dims = (level_dim(factor.key), coef_dim(factor.key))
     if all(len(block) == 1 for block in factor.blocks):
         return pm.Normal(u_name(factor.key), 0.0, sd, dims=dims)
     return pm.MvNormal(

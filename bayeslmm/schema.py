@@ -74,7 +74,7 @@ def group_keys(names: Sequence[str]) -> tuple[str, ...]:
     Examples
     --------
     >>> group_keys(["a:b", "a_b", "sigma"])
-    ('a_b', 'a_b_2', 'sigma_2')
+    ('a_b', 'a_b_2', 'sigma')
     """
     taken = set(RESERVED)
     keys: list[str] = []
@@ -94,7 +94,8 @@ def _free_key(base: str, taken: set[str]) -> str:
 
 
 def _derived(key: str) -> Iterable[str]:
-    return (key, coef_dim(key), coef_bis_dim(key), sd_name(key), cor_name(key), u_name(key))
+    variables = (sd_name(key), cor_name(key), u_name(key))
+    return (level_dim(key), coef_dim(key), coef_bis_dim(key), *variables)
 
 
 def sd_name(key: str) -> str:
@@ -110,6 +111,15 @@ def cor_name(key: str) -> str:
 def u_name(key: str) -> str:
     """Return the variable holding the random effects of the grouping factor `key`."""
     return f"u_{key}"
+
+
+def level_dim(key: str) -> str:
+    """Return the dimension of the levels of the grouping factor `key`.
+
+    It is the key itself, but for names that ArviZ or this package reserves: stacking chains and
+    draws makes a dimension ``sample``, so a grouping factor of that name has ``sample_level``.
+    """
+    return f"{key}_level" if key in RESERVED else key
 
 
 def coef_dim(key: str) -> str:

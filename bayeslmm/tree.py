@@ -23,6 +23,7 @@ from bayeslmm.schema import (
     coef_bis_dim,
     coef_dim,
     cor_name,
+    level_dim,
     sd_name,
     u_name,
 )
@@ -164,7 +165,7 @@ def parameter_dims(design: Design) -> dict[str, tuple[str, ...]]:
             dims[cor_name(factor.key)] = (coef_dim(factor.key), coef_bis_dim(factor.key))
     dims[SIGMA] = ()
     for factor in design.random:
-        dims[u_name(factor.key)] = (factor.key, coef_dim(factor.key))
+        dims[u_name(factor.key)] = (level_dim(factor.key), coef_dim(factor.key))
     return dims
 
 
@@ -172,7 +173,7 @@ def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
     """Coordinates of the dimensions of the public variables."""
     coords: dict[str, NDArray[Any]] = {COEF_DIM: _labels(design.coefs)}
     for factor in design.random:
-        coords[factor.key] = _labels(factor.levels)
+        coords[level_dim(factor.key)] = _labels(factor.levels)
         coords[coef_dim(factor.key)] = _labels(factor.coefs)
         if factor.n_coefs > 1:
             coords[coef_bis_dim(factor.key)] = _labels(factor.coefs)

@@ -36,7 +36,7 @@ def test_sanitise(name, key):
         ([], ()),
         (["g", "h"], ("g", "h")),
         (["a:b", "a_b", "a.b"], ("a_b", "a_b_2", "a_b_3")),
-        (["sigma", "draw", "coef", "obs_id"], ("sigma_2", "draw_2", "coef_2", "obs_id_2")),
+        (["sigma", "draw", "coef", "obs_id"], ("sigma", "draw", "coef", "obs_id")),
         (["g", "g_coef"], ("g", "g_coef_2")),
         (["g_coef", "g"], ("g_coef", "g_2")),
         (["g", "sd_g"], ("g", "sd_g_2")),
@@ -49,7 +49,7 @@ def test_group_keys(names, keys):
 
 def names_of(key):
     return [
-        key,
+        schema.level_dim(key),
         schema.coef_dim(key),
         schema.coef_bis_dim(key),
         schema.sd_name(key),
@@ -114,3 +114,8 @@ def test_require_does_not_hide_a_broken_package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="missing_dependency_of_it"):
         require("broken_package", "plots")
+
+
+def test_levels_of_a_reserved_name_have_a_dimension_of_their_own():
+    assert schema.level_dim("sample") == "sample_level"
+    assert schema.level_dim("Subject") == "Subject"
