@@ -259,7 +259,7 @@ def _write(tree: xr.DataTree, path: Path) -> None:
         tree.to_netcdf(path, engine="h5netcdf")
         return
     try:
-        tree.to_zarr(path, mode="w")
+        tree.to_zarr(path, mode="w", consolidated=False)
     except ImportError as error:
         raise OptionalDependencyError(
             'Writing Zarr needs a package: pip install "bayeslmm[zarr]"'

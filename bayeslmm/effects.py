@@ -14,24 +14,25 @@ Array = NDArray[np.float64]
 
 
 def linear_predictor(design: Design, beta: Array, u: Sequence[Array] | None) -> Array:
-    """Offset + X beta + Z u at the rows of a design.
+    """Offset + X beta + Z u at the rows of a design, for one draw or many.
 
     Parameters
     ----------
     design : Design
         The design.
-    beta : ndarray (p,)
+    beta : ndarray (..., p)
         Fixed effects.
-    u : sequence of ndarray (J, k) or None
+    u : sequence of ndarray (..., J, k) or None
         Random effects per grouping factor; None leaves them at zero.
 
     Returns
     -------
-    ndarray (n,)
+    ndarray (..., n)
     """
-    result = design.offset + design.X @ beta
+    result = np.asarray(beta @ design.X.T + design.offset)
     for factor, effects in zip(design.random, u or (), strict=u is not None):
-        result = result + np.einsum("nk,nk->n", factor.Z, effects[factor.codes])
+        for c in range(factor.n_coefs):
+            result += effects[..., factor.codes, c] * factor.Z[:, c]
     return result
 
 

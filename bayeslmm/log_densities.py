@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.design import Design
+from bayeslmm.effects import linear_predictor
 from bayeslmm.prior_set import Priors
 from bayeslmm.schema import (
     BETA,
@@ -25,29 +26,6 @@ from bayeslmm.schema import (
 from bayeslmm.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
 
 Array = NDArray[np.float64]
-
-
-def linear_predictor(design: Design, beta: Array, random: Sequence[Array]) -> Array:
-    """Linear predictor X beta + Z u + offset for many draws.
-
-    Parameters
-    ----------
-    design : Design
-        The design of the model.
-    beta : ndarray (..., p)
-        Fixed effects.
-    random : sequence of ndarray (..., J, k)
-        Random effects per grouping factor.
-
-    Returns
-    -------
-    ndarray (..., n)
-    """
-    result = np.asarray(beta @ design.X.T + design.offset)
-    for factor, u in zip(design.random, random, strict=True):
-        for c in range(factor.n_coefs):
-            result += u[..., factor.codes, c] * factor.Z[:, c]
-    return result
 
 
 def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:

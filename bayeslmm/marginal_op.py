@@ -19,7 +19,6 @@ from pytensor.link.numba.dispatch.basic import (
 from bayeslmm.elimination import Plan
 from bayeslmm.factorise import GaussianBeta
 from bayeslmm.marginal import log_density_given_beta_grad, log_density_grad
-from bayeslmm.prior_set import Priors
 
 
 class MarginalOp(Op):
@@ -102,10 +101,3 @@ def _call_python_from_numba(op: MarginalOp, node: Apply, **kwargs: Any) -> tuple
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Numba will use object mode")
         return generate_fallback_impl(op, node, **kwargs), None
-
-
-def beta_prior(priors: Priors) -> GaussianBeta | None:
-    """Prior on an integrated beta; None where it is flat."""
-    if priors.beta_precision is None:
-        return None
-    return GaussianBeta(priors.beta_mean, priors.beta_precision)

@@ -18,8 +18,9 @@ from pymc.logprob.transforms import Transform
 
 from bayeslmm.design import Design, RandomFactor
 from bayeslmm.elimination import Plan
+from bayeslmm.log_posterior import beta_prior
 from bayeslmm.marginal import marginal_system
-from bayeslmm.marginal_op import MarginalOp, beta_prior
+from bayeslmm.marginal_op import MarginalOp
 from bayeslmm.prior_families import Flat, Record
 from bayeslmm.prior_lkj import LKJ
 from bayeslmm.prior_set import Priors

@@ -15,8 +15,8 @@ from bayeslmm.design import Design
 from bayeslmm.draws import draw, draw_given_beta
 from bayeslmm.elimination import Plan
 from bayeslmm.exceptions import SamplingError
+from bayeslmm.log_posterior import beta_prior
 from bayeslmm.marginal import marginal_system
-from bayeslmm.marginal_op import beta_prior
 from bayeslmm.model import Form, build_model, chol_name
 from bayeslmm.prior_set import Priors
 from bayeslmm.schema import BETA, SIGMA, sd_name, u_name

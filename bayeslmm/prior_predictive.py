@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.design import Design
-from bayeslmm.log_densities import linear_predictor
+from bayeslmm.effects import linear_predictor
 from bayeslmm.prior_set import PriorDraws, Priors
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
 from bayeslmm.tree import prior_tree

@@ -12,9 +12,9 @@ from scipy import stats
 
 from bayeslmm.covariance import Structure, correlation_cholesky, correlation_log_jacobian
 from bayeslmm.design import build_design
-from bayeslmm.log_posterior import log_posterior_unconstrained
+from bayeslmm.log_posterior import beta_prior, log_posterior_unconstrained
 from bayeslmm.marginal import marginal_system
-from bayeslmm.marginal_op import MarginalOp, beta_prior
+from bayeslmm.marginal_op import MarginalOp
 from bayeslmm.model import CorrelationTransform, build_model, lkj_cholesky
 from bayeslmm.prior_families import Exponential, Gamma
 from bayeslmm.priors import LKJ, Flat, HalfStudentT, Normal, default_priors, resolve_priors

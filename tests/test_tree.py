@@ -11,8 +11,9 @@ from reference_data import load_reference_data
 from scipy import stats
 
 from bayeslmm.design import build_design
+from bayeslmm.effects import linear_predictor
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.log_densities import linear_predictor, log_likelihood, log_prior
+from bayeslmm.log_densities import log_likelihood, log_prior
 from bayeslmm.prior_predictive import prior_predictive
 from bayeslmm.priors import default_priors, flat_priors
 from bayeslmm.tree import obs_coord, posterior_tree
