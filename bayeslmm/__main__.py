@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -259,7 +260,9 @@ def _write(tree: xr.DataTree, path: Path) -> None:
         tree.to_netcdf(path, engine="h5netcdf")
         return
     try:
-        tree.to_zarr(path, mode="w", consolidated=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consolidated metadata")  # readers want them
+            tree.to_zarr(path, mode="w")
     except ImportError as error:
         raise OptionalDependencyError(
             'Writing Zarr needs a package: pip install "bayeslmm[zarr]"'

@@ -26,13 +26,14 @@ import pandas as pd
 
 import bayeslmm as blm
 
-SMOKE = os.environ.get("BAYESLMM_SMOKE") == "1"  # short run: checks that it works, no more
+SMOKE = os.environ.get("BAYESLMM_SMOKE") == "1"  # a short run, to see that it works
 DRAWS, CHAINS = (100, 2) if SMOKE else (1000, 4)
-plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"figure.dpi": 110})
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 plants = blm.load_dataset("lecture_plants")
-seedling = plants.groupby("pot", observed=True).cumcount() + 1
-plants.index = pd.Index(plants["pot"].astype(str) + seedling.astype(str), name="seedling")
+number = plants.groupby("pot", observed=True).cumcount() + 1
+plants.index = pd.Index(plants["pot"].astype(str) + number.astype(str))
 plants.T
 
 # %%
@@ -88,7 +89,7 @@ model = blm.LMM("height ~ moisture + (1 | pot)", plants)
 model
 
 # %% [markdown]
-# ## $y$ and $X\beta$
+# ## y and X
 #
 # With $\beta = (\mu, \alpha_1, \alpha_2)'$ there is a column for each parameter. That matrix is
 # over-parameterised: the first column is the sum of the others, so it has three columns but rank
@@ -96,9 +97,9 @@ model
 # nothing that can be seen.
 
 # %%
-over = model.design.overparameterised()
-over.columns = pd.Index(["μ", "α₁", "α₂"])
-pd.concat([model.y, over], axis=1, keys=["y", "X"]).astype({("y", "height"): float})
+over = model.design.overparameterised().astype(int)
+over.columns = ["μ", "α₁", "α₂"]
+pd.concat({"y": model.y.to_frame(), "X": over}, axis=1)
 
 # %%
 print("columns:", over.shape[1], " rank:", np.linalg.matrix_rank(over))
@@ -109,7 +110,7 @@ print("columns:", over.shape[1], " rank:", np.linalg.matrix_rank(over))
 # difference:
 
 # %%
-X = model.X
+X = model.X.astype(int)
 X.T
 
 # %%
@@ -121,13 +122,13 @@ beta.to_frame().T
 # difference of the moistures is $\alpha_2 - \alpha_1$ in the one and the second coefficient in
 # the other.
 #
-# ## $Z$ and $u$
+# ## Z and u
 #
 # $Z$ has a column for each pot, with a one in the rows of its seedlings. `effect_labels` names
 # the columns; $u$ has one entry for each.
 
 # %%
-pots = model.effect_labels.get_level_values("level")
+pots = pd.Index(model.effect_labels.get_level_values("level"), name=None)
 Z = pd.DataFrame(model.Z.toarray().astype(int), index=X.index, columns=pots)
 Z.T
 
@@ -136,7 +137,7 @@ u = pd.Series([true[f"u[pot, {pot}]"] for pot in pots], index=pots, name="u")
 u.to_frame().T.round(3)
 
 # %% [markdown]
-# ## $G$ and $R$
+# ## G and R
 #
 # Pots are independent with equal variance, so $G = \sigma_u^2 I_4$; the same holds for the
 # residuals, $R = \sigma^2 I_{10}$. At the true values:
@@ -150,7 +151,7 @@ G
 R.iloc[:4, :4]  # and so on along the diagonal
 
 # %% [markdown]
-# ## $ZZ'$ and $V = ZGZ' + R$
+# ## ZZ′ and V = ZGZ′ + R
 #
 # $ZZ'$ has a one wherever two seedlings share a pot. It turns the variance of pots into
 # covariances of seedlings.
@@ -173,7 +174,8 @@ def picture(matrix, title):
         if value:
             dark = value > 0.6 * matrix.to_numpy().max()
             colour = "white" if dark else "black"
-            axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            text = f"{value:.2f}"
+            axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
     ends = np.cumsum(plants["pot"].value_counts(sort=False))[:-1] - 0.5
     for end in ends:
         axis.axhline(end, color="0.7", linewidth=0.8)
@@ -208,7 +210,7 @@ means = pd.DataFrame({"E(y) = Xβ": X @ beta, "E(y | u) = Xβ + Zu": X @ beta + 
 means.T.round(2)
 
 # %% [markdown]
-# Both rows can be checked by simulation: draw new pots each time, or keep the pots and draw new
+# Both can be checked by simulation: draw new pots each time, or keep the pots and draw new
 # residuals only.
 
 # %%
@@ -272,7 +274,7 @@ estimates.round(2)
 # The estimated $V$ is a method of every fit, as are $G$ and $R$:
 
 # %%
-picture(reml.V().rename_axis(None), "V at the REML estimates")
+picture(reml.V(), "V at the REML estimates")
 
 # %% [markdown]
 # The predicted pot effects are shrunk towards zero: a pot's mean deviation counts only as far as
@@ -280,7 +282,7 @@ picture(reml.V().rename_axis(None), "V at the REML estimates")
 # knows, and the mean deviations from the fixed part.
 
 # %%
-deviation = (model.y - reml.fitted(random_effects=False)).groupby(plants["pot"], observed=True)
+deviation = reml.residuals(random_effects=False).groupby(plants["pot"], observed=True)
 pd.DataFrame(
     {
         "seedlings": deviation.size(),
@@ -294,14 +296,19 @@ pd.DataFrame(
 # %% [markdown]
 # ## The posterior
 #
-# The same model with priors. They were printed before any fit:
+# The same model with priors. They are there before any fit:
 
 # %%
 model.priors.table()
 
 # %%
 posterior = model.fit(
-    method="nuts", form="marginal", draws=DRAWS, chains=CHAINS, random_seed=1, progressbar=False
+    method="nuts",
+    form="marginal",
+    draws=DRAWS,
+    chains=CHAINS,
+    random_seed=1,
+    progressbar=False,
 )
 table = posterior.summary()[["mean", "sd", "eti89_lb", "eti89_ub"]]
 table.insert(0, "REML", estimates["estimate"])
@@ -309,8 +316,11 @@ table.insert(0, "true", estimates["true"])
 table.round(2)
 
 # %% [markdown]
-# The fixed effects hardly differ from REML. The standard deviation of the pots does: its
-# posterior is skewed, with a long right tail, and its mean lies above its mode. REML reports the
+# The centres of the fixed effects hardly differ from REML, but the posterior is wider than the
+# standard errors, which take the estimated standard deviations for true; the posterior averages
+# over all that are plausible. (The t distribution with two degrees of freedom makes up for it in
+# the intervals of REML.) The standard deviation of the pots differs in its centre too. Its
+# posterior is skewed, with a long right tail, so its mean lies above its mode. REML reports the
 # highest point of a curve, the posterior the whole curve.
 
 # %%

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Sleep study: the posterior beside REML
 #
-# Eighteen people slept little, and their reaction time was measured on ten days in a row. The
-# first two days were for getting used to it; with day 2 the restriction began. This notebook fits
-# the model that everybody fits to these data, in five ways, and looks at where they differ.
+# Eighteen people slept little, and their reaction time was measured on ten days in a row. This
+# notebook fits the model that everybody fits to these data in five ways, and looks at where they
+# differ.
 
 # %%
 import os
@@ -29,18 +29,17 @@ import pandas as pd
 
 import bayeslmm as blm
 
-SMOKE = os.environ.get("BAYESLMM_SMOKE") == "1"  # short run: checks that it works, no more
+SMOKE = os.environ.get("BAYESLMM_SMOKE") == "1"  # a short run, to see that it works
 DRAWS, CHAINS = (100, 2) if SMOKE else (1000, 4)
-plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"figure.dpi": 110})
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 sleep = blm.load_dataset("sleepstudy")
 sleep.describe().round(1)
 
 # %%
 subjects = sleep["Subject"].cat.categories
-figure, axes = plt.subplots(
-    2, 9, figsize=(10, 3.6), sharex=True, sharey=True, layout="constrained"
-)
+figure, axes = plt.subplots(2, 9, figsize=(10, 3.6), sharex=True, sharey=True, layout="constrained")
 for subject, axis in zip(subjects, axes.flat, strict=True):
     part = sleep[sleep["Subject"] == subject]
     axis.plot(part["Days"], part["Reaction"], ".", color="C0", markersize=4)
@@ -59,9 +58,11 @@ plt.show()
 # ## Model and priors
 #
 # $$
-# \text{Reaction}_{ij} = (\beta_0 + u_{0i}) + (\beta_1 + u_{1i})\,\text{Days}_{ij} + e_{ij}, \qquad
+# \begin{gathered}
+# \text{Reaction}_{ij} = (\beta_0 + u_{0i}) + (\beta_1 + u_{1i})\,\text{Days}_{ij} + e_{ij}, \\
 # \begin{pmatrix} u_{0i} \\ u_{1i} \end{pmatrix} \sim N(0, \Sigma), \qquad
 # e_{ij} \sim N(0, \sigma^2).
+# \end{gathered}
 # $$
 
 # %%
@@ -71,9 +72,9 @@ model.priors.table()
 # %% [markdown]
 # ## Point estimates: REML, ML, MAP
 #
-# All three are modes of one function, the density of the data with the subjects' effects
-# integrated out. REML integrates out the fixed effects too; ML maximises over them; MAP
-# integrates them out under their prior and adds the priors of the covariance parameters.
+# All three come from one function, the density of the data with the subjects' effects integrated
+# out. REML integrates out the fixed effects too; ML maximises over them; MAP integrates them out
+# under their prior and adds the priors of the covariance parameters.
 
 # %%
 reml, ml, mode = model.reml(), model.ml(), model.map()
@@ -83,8 +84,9 @@ print(reml)
 pd.DataFrame({fit.method: fit.summary()["estimate"] for fit in (reml, ml, mode)}).round(3)
 
 # %% [markdown]
-# ML's standard deviations are smaller than REML's, because ML takes the fixed effects for known.
-# MAP is close to REML: with 180 rows and 18 subjects, wide priors have little to say.
+# ML's standard deviations of the subjects are smaller than REML's, because ML does not count what
+# estimating the fixed effects uses up. MAP is close to REML: with 180 rows and 18 subjects, wide
+# priors have little to say.
 #
 # Standard errors of standard deviations are rough with 18 subjects. Profile intervals follow the
 # shape of the likelihood instead and need not be symmetric:
@@ -102,7 +104,12 @@ reml.confint(method="profile")[["conf_low", "conf_high"]].round(2)
 # %%
 laplace = model.fit(method="laplace", draws=DRAWS, chains=CHAINS, random_seed=1)
 posterior = model.fit(
-    method="nuts", form="marginal", draws=DRAWS, chains=CHAINS, random_seed=1, progressbar=False
+    method="nuts",
+    form="marginal",
+    draws=DRAWS,
+    chains=CHAINS,
+    random_seed=1,
+    progressbar=False,
 )
 columns = ["mean", "sd", "eti89_lb", "eti89_ub"]
 pd.concat(
@@ -125,28 +132,29 @@ az.plot_rank_dist(
 plt.show()
 
 # %% [markdown]
-# The densities of the chains lie on top of each other, and none of the chains has ranks that
-# leave the band in which ranks of equal chains stay.
+# On the left the densities of the chains lie on top of each other. On the right, the ranks of
+# each chain's draws among all draws are compared with those of equal chains; a small p-value
+# would say that the chains differ.
 #
 # ## Beside REML
 
 # %%
 table = blm.compare_reml(posterior, reml)
-table
+table[["estimate", "std_error", "mean", "sd", "shift", "prior_shift", "flag"]].round(2)
 
 # %%
-posterior.plot_reml(reml)
+posterior.plot_reml(reml, col_wrap=3, figure_kwargs={"figsize": (9, 4.5)})
 plt.show()
 
 # %% [markdown]
 # The fixed effects agree in estimate and width. The standard deviations of the subjects have
 # posterior means above their REML estimates: the posterior is skewed to the right, and the mean
-# of a skewed distribution lies above its mode. That is no effect of the priors, as the closeness
-# of MAP to REML shows.
+# of a skewed distribution lies above its mode. That is no effect of the priors, as `prior_shift`
+# shows: they pull the other way, and hardly at all.
 #
 # ## What shrinkage does to each subject
 #
-# Three estimates of a subject's line: from his own ten points (no pooling), from all points of
+# Three estimates of a subject's line: from their own ten points (no pooling), from all points of
 # all subjects (complete pooling), and from the model.
 
 # %%
@@ -159,9 +167,8 @@ own = pd.DataFrame(
 ).T
 shrunk = posterior.coef()["Subject"]
 uncertainty = posterior.ranef_sd()["Subject"]
-pd.concat(
-    {"own points": own, "posterior mean": shrunk, "sd of the random effect": uncertainty}, axis=1
-).round(1)
+parts = {"own points": own, "posterior mean": shrunk, "sd of the random effect": uncertainty}
+pd.concat(parts, axis=1).round(1)
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
@@ -170,17 +177,21 @@ axis.plot(shrunk["Intercept"], shrunk["Days"], "o", markersize=4, color="C1", la
 for subject in subjects:
     start, end = own.loc[subject], shrunk.loc[subject]
     arrow = {"arrowstyle": "->", "color": "0.6", "shrinkA": 3, "shrinkB": 3}
-    axis.annotate("", (end.iloc[0], end.iloc[1]), (start.iloc[0], start.iloc[1]), arrowprops=arrow)
-    axis.text(start.iloc[0] + 1.5, start.iloc[1], subject, fontsize=7, color="0.4", va="center")
+    axis.annotate("", tuple(end), tuple(start), arrowprops=arrow)
+    axis.annotate(
+        subject, tuple(start), (6, 0), textcoords="offset points", va="center", fontsize=7
+    )
 axis.plot(*posterior.beta, "x", color="black", label="fixed effects")
 axis.set(xlabel="intercept, ms", ylabel="slope, ms per day")
 axis.legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Every point is drawn towards the fixed effects, and the more so the farther out it lies, most
-# strongly where it is known worst. Subject 335, whose reaction times fall, keeps a slope near
-# zero: ten days against a population that gets slower.
+# The model moves every line towards the average one, the farther out the more, but not coordinate
+# by coordinate. The low intercepts of subjects 309 and 310 are raised, and because the line still
+# has to fit the same points, their slopes go down, away from the average. Subject 335 is the only
+# one who seems to get faster; ten points against a population that gets slower leave a slope near
+# zero.
 #
 # ## Questions in the words of the question
 #

@@ -1,0 +1,28 @@
+"""The examples in docstrings run and give what they show."""
+
+import doctest
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "bayeslmm"
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+# by their text, so that nothing is imported before its test
+MODULES = sorted(
+    path.stem for path in PACKAGE.glob("*.py") if ">>>" in path.read_text(encoding="utf-8")
+)
+
+
+def test_examples_are_found():
+    assert {"fit", "point", "posterior", "datasets", "formula"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    for example in doctest.DocTestFinder().find(import_module(f"bayeslmm.{name}")):
+        runner.run(example, out=report.append)
+    assert runner.tries
+    assert not runner.failures, "\n" + "".join(report)
