@@ -71,7 +71,7 @@ class LMM:
     --------
     >>> import bayeslmm as blm
     >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
-    >>> round(model.reml().criterion, 4)
+    >>> print(round(model.reml().criterion, 4))
     1743.6283
     """
 

@@ -40,6 +40,9 @@ START_LOG_RATIO = -3.0
 START_Z = 2.0
 """Largest correlation coordinate to start from."""
 
+LARGEST_SPREAD = 20.0
+"""Standard deviation of a log scale or correlation coordinate beyond which there is no mode."""
+
 
 def fit_laplace(
     design: Design,
@@ -112,13 +115,23 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
         return -2.0 * value, -2.0 * gradient
 
     optimum = minimise(objective, _start(plan, priors), plan.products.n_obs)
-    if not optimum.converged or np.linalg.eigvalsh(optimum.hessian)[0] <= 0:
+    if not optimum.converged or not _is_regular(
+        optimum, sum(s.n_theta for s in plan.products.structures) + 1
+    ):
         raise SamplingError(
             "The posterior density of the covariance parameters has no regular mode "
             f"({optimum.message}), so there is no Laplace approximation. Give the standard "
             "deviations proper priors, or use method='nuts'."
         )
     return optimum
+
+
+def _is_regular(optimum: Optimum, n_covariance: int) -> bool:
+    """Whether the curvature is positive, and no log scale has an absurd standard deviation."""
+    if np.linalg.eigvalsh(optimum.hessian)[0] <= 0:
+        return False
+    variances = np.diag(np.linalg.inv(optimum.hessian / 2.0))
+    return bool(np.all(variances[:n_covariance] < LARGEST_SPREAD**2))
 
 
 def draws_at(

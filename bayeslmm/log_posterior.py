@@ -27,6 +27,9 @@ from bayeslmm.prior_set import Priors
 
 Array = NDArray[np.float64]
 
+LARGEST_LOG = 100.0
+"""Logarithms beyond this are as good as infinite; their squares must not overflow."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Point:
@@ -77,12 +80,11 @@ def point_from_unconstrained(structures: Sequence[Structure], x: Array) -> Point
     start = 0
     for s in structures:
         piece = x[start : start + s.n_theta]
-        sds.append(np.exp(piece[: s.n_coefs]))
+        sds.append(np.exp(np.clip(piece[: s.n_coefs], -LARGEST_LOG, LARGEST_LOG)))
         chols.append(correlation_cholesky(s, piece[s.n_coefs :]))
         start += s.n_theta
-    return Point(
-        sds=tuple(sds), chols=tuple(chols), sigma=float(np.exp(x[start])), beta=x[start + 1 :]
-    )
+    sigma = float(np.exp(np.clip(x[start], -LARGEST_LOG, LARGEST_LOG)))
+    return Point(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=x[start + 1 :])
 
 
 def log_posterior(plan: Plan, priors: Priors, point: Point) -> tuple[float, Point]:

@@ -330,9 +330,10 @@ sigma = draws["sigma"].to_numpy().ravel()
 share = sd_pot**2 / (sd_pot**2 + sigma**2)
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+in_reml = {"sd": reml.sds["pot"].iloc[0], "icc": reml.icc().loc["pot", "estimate"]}
 panels = [
-    (axes[0], sd_pot, reml.sds["pot"].iloc[0], true["sd[pot]"], "sd of pots", (0, 8)),
-    (axes[1], share, reml.icc().loc["pot", "estimate"], icc, "intraclass correlation", (0, 1)),
+    (axes[0], sd_pot, in_reml["sd"], true["sd[pot]"], "sd of pots", (0, 10)),
+    (axes[1], share, in_reml["icc"], icc, "intraclass correlation", (0, 1)),
 ]
 for axis, values, estimate, truth, label, limits in panels:
     axis.hist(values, bins=40, range=limits, density=True, color="C0", alpha=0.35)

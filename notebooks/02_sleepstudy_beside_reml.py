@@ -154,8 +154,8 @@ plt.show()
 #
 # ## What shrinkage does to each subject
 #
-# Three estimates of a subject's line: from their own ten points (no pooling), from all points of
-# all subjects (complete pooling), and from the model.
+# Two estimates of each subject's line: from their own ten points alone (no pooling), and from the
+# model, which also knows the other subjects.
 
 # %%
 own = pd.DataFrame(
