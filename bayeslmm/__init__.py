@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bayeslmm.compare import compare_reml, lrt
+    from bayeslmm.comparison.tables import compare_reml, lrt
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
         BayesLMMError,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         SamplingError,
     )
     from bayeslmm.fit import LMM, Estimate, Posterior
-    from bayeslmm.formula import parse as parse_formula
+    from bayeslmm.formula.grammar import parse as parse_formula
 
     __version__: str
 
@@ -54,12 +54,12 @@ _SOURCES = {
     "Posterior": ("bayeslmm.fit", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
-    "compare_reml": ("bayeslmm.compare", "compare_reml"),
+    "compare_reml": ("bayeslmm.comparison.tables", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
-    "lrt": ("bayeslmm.compare", "lrt"),
-    "parse_formula": ("bayeslmm.formula", "parse"),
+    "lrt": ("bayeslmm.comparison.tables", "lrt"),
+    "parse_formula": ("bayeslmm.formula.grammar", "parse"),
 }
 
 if not TYPE_CHECKING:  # a type checker would take any attribute to exist

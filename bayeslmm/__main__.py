@@ -169,7 +169,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _report(model: LMM, post: Posterior) -> None:
-    from bayeslmm.compare import compare_reml
+    from bayeslmm.comparison.tables import compare_reml
 
     reml = model.reml()
     for note in reml.notes:
@@ -183,7 +183,7 @@ def _report(model: LMM, post: Posterior) -> None:
 
 def _text(table: pd.DataFrame) -> str:
     """The main columns at four significant digits, at most `WIDTH` characters wide."""
-    from bayeslmm.text import number
+    from bayeslmm.results.text import number
 
     bounds = [name for name in table.columns if name.endswith(("_lb", "_ub"))]
     shown = table[[*COLUMNS, *bounds, "flag"]]
@@ -282,7 +282,7 @@ def _logging_to_stderr(*, quiet: bool) -> Iterator[None]:
     package, sampler = logging.getLogger("bayeslmm"), logging.getLogger("pymc")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(lambda record: record.name != "bayeslmm.diagnostics")
+    handler.addFilter(lambda record: record.name != "bayeslmm.inference.diagnostics")
     levels = package.level, sampler.level
     package.addHandler(handler)
     package.setLevel(logging.ERROR if quiet else logging.INFO)

@@ -13,15 +13,15 @@ import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from bayeslmm.design import Design, build_design
-from bayeslmm.elimination import Plan
-from bayeslmm.estimate import fit_likelihood
-from bayeslmm.formula import parse
-from bayeslmm.marginal import marginal_system
-from bayeslmm.point import Estimate
-from bayeslmm.posterior import Posterior
-from bayeslmm.prior_set import Priors
-from bayeslmm.text import design_notes, groups_line
+from bayeslmm.design.design import Design, build_design
+from bayeslmm.formula.grammar import parse
+from bayeslmm.inference.estimate import fit_likelihood
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.priors.record import Priors
+from bayeslmm.results.estimate import Estimate
+from bayeslmm.results.posterior import Posterior
+from bayeslmm.results.text import design_notes, groups_line
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -86,7 +86,7 @@ class LMM:
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | None = None,
     ) -> None:
-        from bayeslmm.priors import resolve_priors
+        from bayeslmm.priors.defaults import resolve_priors
 
         design = build_design(parse(formula), data, weights=weights)
         object.__setattr__(self, "design", design)
@@ -160,7 +160,7 @@ class LMM:
         The random effects (and beta, under normal or flat priors) are integrated out and no
         Jacobian is added, so that under flat priors this is the REML estimate.
         """
-        from bayeslmm.map_estimate import fit_map
+        from bayeslmm.inference.map_estimate import fit_map
 
         return Estimate(self.design, fit_map(self.system, self.priors))
 
@@ -177,7 +177,7 @@ class LMM:
         -------
         pymc.Model
         """
-        from bayeslmm.model import build_model
+        from bayeslmm.inference.model import build_model
 
         system = self.system if form == "marginal" else None
         return build_model(self.design, self.priors, form, system)
@@ -228,11 +228,11 @@ class LMM:
         """
         common: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
         if method == "laplace":
-            from bayeslmm.laplace import fit_laplace
+            from bayeslmm.inference.laplace import fit_laplace
 
             tree = fit_laplace(self.design, self.system, self.priors, **common, **kwargs)
         elif method in ("auto", "nuts"):
-            from bayeslmm.nuts import sample_nuts
+            from bayeslmm.inference.nuts import sample_nuts
 
             tree = sample_nuts(self.design, self.priors, **common, **kwargs)
         else:
@@ -261,7 +261,7 @@ class LMM:
         PriorError
             If a prior is flat.
         """
-        from bayeslmm.prior_predictive import prior_predictive
+        from bayeslmm.inference.prior_predictive import prior_predictive
 
         return prior_predictive(self.design, self.priors, draws, random_seed)
 

@@ -12,22 +12,22 @@ import pandas as pd
 from reference_data import load_fit, load_reference_data
 from reference_formulas import STANDS_FOR, r_levels, translated
 
-from bayeslmm.covariance import sds_and_correlation
-from bayeslmm.design import Design, build_design
-from bayeslmm.estimate import Fit, fit_likelihood
-from bayeslmm.factorise import Factorisation, factorise
-from bayeslmm.formula import parse
-from bayeslmm.marginal import (
+from bayeslmm.comparison.names import from_r, group_from_r
+from bayeslmm.design.design import Design, build_design
+from bayeslmm.formula.grammar import parse
+from bayeslmm.inference.estimate import Fit, fit_likelihood
+from bayeslmm.inference.optimise import hessian
+from bayeslmm.inference.profile import Kind, profile_intervals
+from bayeslmm.likelihood.covariance import sds_and_correlation
+from bayeslmm.likelihood.factorise import Factorisation, factorise
+from bayeslmm.likelihood.marginal import (
     marginal_system,
     ml_criterion,
     reml_criterion,
     score,
     to_user_gradient,
 )
-from bayeslmm.moments import conditional_covariances, conditional_modes
-from bayeslmm.names import from_r, group_from_r
-from bayeslmm.optimise import hessian
-from bayeslmm.profile import Kind, profile_intervals
+from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 from reference_data import FOLDER, load_fit, load_reference_data
 
 from bayeslmm import LMM, DataError, Posterior, compare_reml, load_dataset, lrt
-from bayeslmm.compare import AGREES, BOUNDARY, DIFFERS, POORLY_SAMPLED, SHRUNK
-from bayeslmm.priors import Normal
+from bayeslmm.comparison.tables import AGREES, BOUNDARY, DIFFERS, POORLY_SAMPLED, SHRUNK
+from bayeslmm.priors.defaults import Normal
 
 TIDY = FOLDER / "tidy"
 SLOPE = "Reaction ~ Days + (Days | Subject)"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslmm.covariance import (
+from bayeslmm.likelihood.covariance import (
     Structure,
     correlation_cholesky,
     correlation_cholesky_jacobian,

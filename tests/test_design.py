@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from reference_data import list_fits, load_fit, load_reference_data
 from reference_formulas import translated
 
-from bayeslmm._rank import independent_columns
-from bayeslmm.design import build_design
+from bayeslmm.comparison.names import from_r
+from bayeslmm.design._rank import independent_columns
+from bayeslmm.design.design import build_design
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula import parse
-from bayeslmm.names import from_r
+from bayeslmm.formula.grammar import parse
 
 X_RTOL = 1e-8  # the reference matrices are written with ten digits
 X_ATOL = 1e-9

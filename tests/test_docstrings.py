@@ -10,12 +10,16 @@ PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 # by their text, so that nothing is imported before its test
 MODULES = sorted(
-    path.stem for path in PACKAGE.glob("*.py") if ">>>" in path.read_text(encoding="utf-8")
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if ">>>" in path.read_text(encoding="utf-8")
 )
 
 
 def test_examples_are_found():
-    assert {"fit", "point", "posterior", "datasets", "formula"} <= set(MODULES)
+    assert {"fit", "results.estimate", "results.posterior", "datasets", "formula.grammar"} <= set(
+        MODULES
+    )
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayeslmm._formulaic import FUNCTIONS
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula import Formula, locate, parse
+from bayeslmm.formula._formulaic import FUNCTIONS
+from bayeslmm.formula.grammar import Formula, locate, parse
 
 RANDOM = {
     "(1|g)": [("1", "g", True)],

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayeslmm import _formulaic
-from bayeslmm._formulaic import (
+from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.formula import _formulaic
+from bayeslmm.formula._formulaic import (
     check_terms,
     evaluate,
     evaluate_response,
@@ -17,7 +18,6 @@ from bayeslmm._formulaic import (
     tokens,
     unseen_categories,
 )
-from bayeslmm.exceptions import DataError, FormulaError
 
 
 def make_frame():
@@ -437,7 +437,7 @@ def test_more_columns_are_those_of_lme4(name):
 def check_against_lme4(name):
     from reference_data import load_fit, load_reference_data
 
-    from bayeslmm.formula import parse
+    from bayeslmm.formula.grammar import parse
 
     fit = load_fit(name)
     rhs = parse(fit["formula"]).fixed

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_data import load_reference_data
 
-from bayeslmm.exceptions import DataError
-from bayeslmm.grouping import (
+from bayeslmm.design.grouping import (
     column_levels,
     grouping_factor,
     is_continuous,
     lookup_levels,
     new_levels,
 )
+from bayeslmm.exceptions import DataError
 
 
 def levels_of(values, **kwargs):

@@ -8,7 +8,7 @@ from reference_data import load_posterior
 
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.log_posterior import log_posterior_unconstrained
+from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
 
 
 @pytest.fixture(scope="module")

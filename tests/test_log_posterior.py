@@ -8,14 +8,14 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import bayeslmm as blm
-from bayeslmm.log_posterior import (
+from bayeslmm.likelihood.log_posterior import (
     dimension,
     log_posterior,
     log_posterior_unconstrained,
     point_from_unconstrained,
 )
-from bayeslmm.prior_families import Gamma, HalfCauchy, HalfStudentT
-from bayeslmm.prior_lkj import LKJ
+from bayeslmm.priors.families import Gamma, HalfCauchy, HalfStudentT
+from bayeslmm.priors.lkj import LKJ
 
 # Central differences of step 1e-5 on derivatives of order ten.
 DERIVATIVE = 1e-5
@@ -94,7 +94,7 @@ def test_map_under_flat_priors_is_reml(frame):
 
 def test_the_search_in_signed_coordinates_finds_reml_too(frame, monkeypatch):
     """The search that priors take, given flat priors, against the likelihood's own search."""
-    monkeypatch.setattr("bayeslmm.map_estimate.is_flat", lambda priors: False)
+    monkeypatch.setattr("bayeslmm.inference.map_estimate.is_flat", lambda priors: False)
     model = blm.LMM("y ~ x + (x | g)", frame, priors="flat")
     mode, reml = model.map(), model.reml()
     assert mode.converged
@@ -112,8 +112,8 @@ def test_map_beats_its_surroundings(frame):
     rng = np.random.default_rng(2)
     free = np.isfinite(mode.fit.parameters)
     assert free.all()
-    from bayeslmm.log_posterior import Point
-    from bayeslmm.map_estimate import _unconstrained_coordinates
+    from bayeslmm.inference.map_estimate import _unconstrained_coordinates
+    from bayeslmm.likelihood.log_posterior import Point
 
     empty = Point(sds=(), chols=(), sigma=mode.sigma, beta=np.zeros(0))
     x = _unconstrained_coordinates(model.system, mode.fit.factors, empty)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from bayeslmm.crossprod import cross_products, working_basis
-from bayeslmm.draws import draw, draw_given_beta
-from bayeslmm.elimination import make_plan
-from bayeslmm.estimate import fit_likelihood
-from bayeslmm.factorise import GaussianBeta, factorise
-from bayeslmm.marginal import (
+from bayeslmm.inference.estimate import fit_likelihood
+from bayeslmm.likelihood.crossprod import cross_products, working_basis
+from bayeslmm.likelihood.draws import draw, draw_given_beta
+from bayeslmm.likelihood.elimination import make_plan
+from bayeslmm.likelihood.factorise import GaussianBeta, factorise
+from bayeslmm.likelihood.marginal import (
     log_density,
     log_density_given_beta_grad,
     log_density_grad,
@@ -22,7 +22,11 @@ from bayeslmm.marginal import (
     ml_criterion,
     reml_criterion,
 )
-from bayeslmm.moments import conditional_covariances, conditional_modes, fixed_sensitivities
+from bayeslmm.likelihood.moments import (
+    conditional_covariances,
+    conditional_modes,
+    fixed_sensitivities,
+)
 
 # Two algorithms of backward error about 1e-15 n on numbers of order 100.
 VALUE = 1e-9
@@ -231,7 +235,7 @@ def test_large_designs_take_the_route_without_the_products_map(monkeypatch):
     case = make_case(3, 60, (8, 5, 3), (PAIR, MIXED, ONE), True)
     factors = random_factors(case, 4, singular=False)
     expected = log_density_grad(marginal_system(case), factors, SIGMA, PRIOR)
-    monkeypatch.setattr("bayeslmm.elimination.MAX_PRODUCTS", 0)
+    monkeypatch.setattr("bayeslmm.likelihood.elimination.MAX_PRODUCTS", 0)
     plan = marginal_system(case)
     assert plan.products_map is None
     value, d_factors, d_sigma = log_density_grad(plan, factors, SIGMA, PRIOR)

@@ -10,14 +10,14 @@ from pytensor.compile.mode import Mode
 from reference_data import load_fit, load_reference_data
 from scipy import stats
 
-from bayeslmm.covariance import Structure, correlation_cholesky, correlation_log_jacobian
-from bayeslmm.design import build_design
-from bayeslmm.log_posterior import beta_prior, log_posterior_unconstrained
-from bayeslmm.marginal import marginal_system
-from bayeslmm.marginal_op import MarginalOp
-from bayeslmm.model import CorrelationTransform, build_model, lkj_cholesky
-from bayeslmm.prior_families import Exponential, Gamma
-from bayeslmm.priors import LKJ, Flat, HalfStudentT, Normal, default_priors, resolve_priors
+from bayeslmm.design.design import build_design
+from bayeslmm.inference.marginal_op import MarginalOp
+from bayeslmm.inference.model import CorrelationTransform, build_model, lkj_cholesky
+from bayeslmm.likelihood.covariance import Structure, correlation_cholesky, correlation_log_jacobian
+from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.priors.defaults import LKJ, Flat, HalfStudentT, Normal, default_priors, resolve_priors
+from bayeslmm.priors.families import Exponential, Gamma
 
 PLAIN = Mode(linker="py", optimizer=None)  # nothing to compile
 

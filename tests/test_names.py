@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_data import list_fits, load_fit, load_reference_data
 
-from bayeslmm._formulaic import evaluate
-from bayeslmm.formula import parse
-from bayeslmm.names import from_r, group_from_r, pair_from_r, unmatched_message
+from bayeslmm.comparison.names import from_r, group_from_r, pair_from_r, unmatched_message
+from bayeslmm.formula._formulaic import evaluate
+from bayeslmm.formula.grammar import parse
 
 LABELS = [
     "Intercept",

@@ -7,12 +7,12 @@ import xarray as xr
 from pytensor.compile.mode import Mode
 from reference_data import load_fit, load_posterior, load_reference_data
 
-from bayeslmm.design import build_design
-from bayeslmm.diagnostics import check
+from bayeslmm.design.design import build_design
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.marginal import marginal_system
-from bayeslmm.nuts import complete_draws, require_complete, sample_nuts, statistics
-from bayeslmm.priors import HalfStudentT, default_priors, flat_priors, resolve_priors
+from bayeslmm.inference.diagnostics import check
+from bayeslmm.inference.nuts import complete_draws, require_complete, sample_nuts, statistics
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.priors.defaults import HalfStudentT, default_priors, flat_priors, resolve_priors
 
 PLAIN = Mode(linker="py", optimizer=None)  # nothing to compile
 SCHEMA = {

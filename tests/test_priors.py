@@ -8,17 +8,9 @@ import pytest
 from reference_data import list_posteriors, load_posterior, load_posterior_data
 from scipy import integrate, stats
 
-from bayeslmm.design import build_design
+from bayeslmm.design.design import build_design
 from bayeslmm.exceptions import PriorError
-from bayeslmm.prior_families import (
-    Exponential,
-    Gamma,
-    HalfCauchy,
-    HalfNormal,
-    InverseGamma,
-    LogNormal,
-)
-from bayeslmm.priors import (
+from bayeslmm.priors.defaults import (
     LKJ,
     Flat,
     HalfFlat,
@@ -29,6 +21,14 @@ from bayeslmm.priors import (
     default_priors,
     flat_priors,
     resolve_priors,
+)
+from bayeslmm.priors.families import (
+    Exponential,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    InverseGamma,
+    LogNormal,
 )
 
 FAMILIES = {

@@ -11,15 +11,20 @@ from reference_data import list_fits, load_reference_data
 from scipy.optimize import minimize
 from scipy.stats import chi2
 
-from bayeslmm.covariance import relative_factor, sds_and_correlation, split, unconstrained
-from bayeslmm.crossprod import cross_products
-from bayeslmm.design import build_design
-from bayeslmm.elimination import make_plan
-from bayeslmm.estimate import fit_likelihood
-from bayeslmm.factorise import factorise
-from bayeslmm.formula import parse
-from bayeslmm.marginal import LOG_2PI, marginal_system
-from bayeslmm.profile import profile_intervals
+from bayeslmm.design.design import build_design
+from bayeslmm.formula.grammar import parse
+from bayeslmm.inference.estimate import fit_likelihood
+from bayeslmm.inference.profile import profile_intervals
+from bayeslmm.likelihood.covariance import (
+    relative_factor,
+    sds_and_correlation,
+    split,
+    unconstrained,
+)
+from bayeslmm.likelihood.crossprod import cross_products
+from bayeslmm.likelihood.elimination import make_plan
+from bayeslmm.likelihood.factorise import factorise
+from bayeslmm.likelihood.marginal import LOG_2PI, marginal_system
 
 # Of the width of the interval. All but one of the limits found by R's root finding agree to 2e-7;
 # in sim_weights__slope_w_reml nlminb stopped 2e-3 deviance units above the constrained minimum.

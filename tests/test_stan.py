@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from reference_data import load_posterior, load_posterior_data
 
-from bayeslmm.design import build_design
-from bayeslmm.diagnostics import check
-from bayeslmm.nuts import sample_nuts
-from bayeslmm.priors import default_priors
+from bayeslmm.design.design import build_design
+from bayeslmm.inference.diagnostics import check
+from bayeslmm.inference.nuts import sample_nuts
+from bayeslmm.priors.defaults import default_priors
 from bayeslmm.schema import cor_name, sd_name, u_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.reference]

@@ -10,13 +10,13 @@ import xarray as xr
 from reference_data import load_reference_data
 from scipy import stats
 
-from bayeslmm.design import build_design
-from bayeslmm.effects import linear_predictor
+from bayeslmm.design.design import build_design
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.log_densities import log_likelihood, log_prior
-from bayeslmm.prior_predictive import prior_predictive
-from bayeslmm.priors import default_priors, flat_priors
-from bayeslmm.tree import obs_coord, posterior_tree
+from bayeslmm.inference.effects import linear_predictor
+from bayeslmm.inference.log_densities import log_likelihood, log_prior
+from bayeslmm.inference.prior_predictive import prior_predictive
+from bayeslmm.inference.tree import obs_coord, posterior_tree
+from bayeslmm.priors.defaults import default_priors, flat_priors
 
 CHAINS, DRAWS = 2, 5
 ATTRS = {"method": "made up", "inference_library": "numpy", "tuning_steps": 3, "reason": None}

@@ -1,0 +1,323 @@
+"""Estimates made here, by statsmodels or by R, read into one table by parameter label."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from bayeslmm.comparison._statsmodels import VARIANCE_COMPONENT, is_mixedlm, tidy_mixedlm
+from bayeslmm.comparison.names import (
+    NO_NAMES,
+    Names,
+    from_r,
+    group_from_r,
+    pair_from_r,
+    unmatched_message,
+)
+from bayeslmm.design.data import to_frame
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import DataError
+from bayeslmm.results.estimate import Estimate
+from bayeslmm.results.parameters import Kind, Parameter, parameters
+
+Array = NDArray[np.float64]
+
+TABLE_LEVEL = 0.95
+"""Coverage of the limits in tables from elsewhere: broom.mixed's default."""
+
+COLUMNS = ["estimate", "std_error", "conf_low", "conf_high"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reported:
+    """An estimate as its maker reports it.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Columns estimate, std_error, conf_low, conf_high by our parameter labels.
+    source : str
+        Where it comes from.
+    method : {"REML", "ML"} or None
+        What was maximised; None where that is not known.
+    nobs : int or None
+        Number of rows used, where that is known.
+    """
+
+    table: pd.DataFrame
+    source: str
+    method: str | None = None
+    nobs: int | None = None
+
+
+def read_estimate(reml: Any, design: Design, prob: float, names: Names | None = None) -> Reported:
+    """Read an estimate of the model of a design.
+
+    Parameters
+    ----------
+    reml : Estimate, statsmodels MixedLMResults, DataFrame, str or path
+        An estimate, or a tidy table (or a CSV file of one) with broom.mixed's columns.
+    design : Design
+        The model that gives the labels.
+    prob : float
+        Coverage of the confidence intervals.
+    names : mapping of str to str, optional
+        Names of coefficients and grouping factors in the estimate, to ours.
+
+    Returns
+    -------
+    Reported
+
+    Raises
+    ------
+    DataError
+        If a table lacks columns, or its parameters are not those of the model.
+    TypeError
+        If `reml` is none of these.
+    ValueError
+        If `names` points to nothing in the model, or `reml` is a posterior mode.
+    """
+    model = _Model(design, _checked_names(names or NO_NAMES, design))
+    if isinstance(reml, Estimate):
+        return _from_estimate(reml, model, prob)
+    if is_mixedlm(reml):
+        table = _from_table(_with_factors(tidy_mixedlm(reml), model), model, prob)
+        method, nobs = ("REML" if reml.model.reml else "ML"), int(reml.model.n_totobs)
+        return Reported(table=table, source=f"statsmodels {method}", method=method, nobs=nobs)
+    if isinstance(reml, str | os.PathLike):
+        frame = pd.read_csv(reml)
+        return Reported(table=_from_table(frame, model, prob), source=Path(reml).name)
+    if hasattr(reml, "columns"):
+        return Reported(table=_from_table(to_frame(reml), model, prob), source="table")
+    raise TypeError(
+        f"An estimate is expected, got {type(reml).__name__}: pass model.reml(), the results of "
+        "statsmodels' MixedLM, or a table with broom.mixed's columns (a data frame or the path of "
+        "a CSV file)."
+    )
+
+
+def _checked_names(names: Names, design: Design) -> Names:
+    allowed = set(design.coefs)
+    for factor in design.random:
+        allowed |= {factor.name, *factor.coefs}
+    if unknown := sorted(set(names.values()) - allowed):
+        raise ValueError(
+            f"names= points to {', '.join(map(repr, unknown))}, which the model does not have. "
+            f"Its coefficients and grouping factors are: {', '.join(sorted(allowed))}."
+        )
+    return names
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """The parameters of our model by the names that others give them."""
+
+    design: Design
+    names: Names
+
+    @cached_property
+    def known(self) -> dict[str, Parameter]:
+        return {p.label: p for p in parameters(self.design)}
+
+    @cached_property
+    def coefs(self) -> dict[str, tuple[str, ...]]:
+        """Coefficients by grouping factor."""
+        return {factor.name: factor.coefs for factor in self.design.random}
+
+    def fixed(self, name: str) -> str | None:
+        coef = from_r(name, self.design.coefs, self.names)
+        return None if coef is None else f"beta[{coef}]"
+
+    def group(self, name: str) -> str | None:
+        return group_from_r(name, list(self.coefs), self.names)
+
+    def random(self, kind: str, group: str | None, name: str) -> str | None:
+        """The label of an sd or, from two names joined by a dot, of a correlation."""
+        if group is None:
+            return None
+        if kind == "sd":
+            coef = from_r(name, self.coefs[group], self.names)
+            return None if coef is None else f"sd[{group}, {coef}]"
+        pair = pair_from_r(name, self.coefs[group], self.names)
+        label = f"cor[{group}, {', '.join(pair)}]" if pair else None
+        return label if label in self.known else None
+
+
+def _from_estimate(reml: Estimate, model: _Model, prob: float) -> Reported:
+    if reml.method == "MAP":
+        raise ValueError(
+            "A posterior mode is no estimate to compare a posterior with: pass model.reml() or "
+            "model.ml()."
+        )
+    table = reml.summary(prob)[COLUMNS]
+    if list(table.index) != list(model.known):
+        table = _from_table(reml.tidy(level=prob), model, prob, level=prob)
+    return Reported(
+        table=table, source=f"bayeslmm {reml.method}", method=reml.method, nobs=reml.nobs
+    )
+
+
+def _with_factors(table: pd.DataFrame, model: _Model) -> pd.DataFrame:
+    """The table of statsmodels with our grouping factors, which it may not know."""
+    table = table.copy()
+    component = table["effect"] == VARIANCE_COMPONENT
+    claimed = {model.group(name) for name in table.loc[component, "group"]}
+    free = [group for group in model.coefs if group not in claimed]
+    main = free[0] if len(free) == 1 else None
+    for row, name in table.loc[table["effect"] != "fixed", "group"].items():
+        if name == "Residual" or model.group(name) is not None or main is None:
+            continue
+        if component[row] and from_r(name, model.coefs[main], model.names) is not None:
+            table.loc[row, "term"] = f"sd__{name}"
+        if not component[row] or table.loc[row, "term"] == f"sd__{name}":
+            table.loc[row, "group"] = main
+    return table.replace({"effect": {VARIANCE_COMPONENT: "ran_pars"}})
+
+
+# --- tidy tables -----------------------------------------------------------------------
+
+
+def _from_table(
+    frame: pd.DataFrame, model: _Model, prob: float, level: float = TABLE_LEVEL
+) -> pd.DataFrame:
+    frame = frame.rename(columns=lambda name: str(name).replace(".", "_"))
+    if absent := sorted({"effect", "term", "estimate"} - set(frame.columns)):
+        raise DataError(
+            f"The table has no column {' and no column '.join(absent)}; broom.mixed's columns are "
+            "expected: effect, group, term, estimate, std.error, conf.low, conf.high."
+        )
+    frame = frame.reindex(columns=["effect", "group", "term", "df", *COLUMNS])
+    fixed, random = (frame[frame["effect"] == effect] for effect in ("fixed", "ran_pars"))
+    rows: dict[str, Array] = {}
+    unmatched = []
+    for name, label, values in [*_fixed_rows(fixed, model), *_random_rows(random, model)]:
+        if label is None:
+            unmatched.append(name)
+        elif label in rows:
+            raise DataError(f"The table has {label} twice, the second time as {name!r}.")
+        else:
+            rows[label] = _with_interval(model.known[label].kind, values, prob, level)
+    wanted = [label for label, p in model.known.items() if len(random) or p.kind == "beta"]
+    missing = [label for label in wanted if label not in rows]
+    if unmatched or missing:
+        raise DataError(unmatched_message(unmatched, missing))
+    index = pd.Index(wanted, name="parameter")
+    return pd.DataFrame([rows[label] for label in wanted], index=index, columns=COLUMNS)
+
+
+Row = tuple[str, str | None, Array]
+"""Their name, our label, and df with the values of `COLUMNS`."""
+
+
+def _fixed_rows(fixed: pd.DataFrame, model: _Model) -> Iterator[Row]:
+    for term, values in zip(fixed["term"].astype(str), _numbers(fixed), strict=True):
+        yield term, model.fixed(term), values
+
+
+def _random_rows(random: pd.DataFrame, model: _Model) -> Iterator[Row]:
+    rows: list[tuple[str, str, str | None, Array]] = []
+    for group, term, values in zip(
+        random["group"].astype(str), random["term"].astype(str), _numbers(random), strict=True
+    ):
+        kind, _, name = term.partition("_")
+        name = name.removeprefix("_")
+        known = model.group(group)
+        if kind == "var":
+            kind, values = "sd", _root(values)
+        if kind == "sd" and known is None and name == "Observation":
+            label: str | None = "sigma"
+        else:
+            label = model.random(kind, known, name) if kind in ("sd", "cor", "cov") else None
+        rows.append((kind, f"{group} {term}", label, values))
+    sds = {label: values[1] for kind, _, label, values in rows if kind == "sd" and label}
+    for kind, shown, label, values in rows:
+        if kind == "cov" and label is not None:
+            values = _scaled(values, model.known[label], sds)
+        yield shown, label, values
+
+
+def _numbers(frame: pd.DataFrame) -> Array:
+    return frame[["df", *COLUMNS]].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _root(values: Array) -> Array:
+    """A standard deviation from a variance."""
+    root = np.sqrt(np.maximum(values, 0.0))
+    error = values[2] / (2.0 * root[1]) if root[1] > 0 else np.nan
+    return np.array([np.nan, root[1], error, root[3], root[4]])
+
+
+def _scaled(values: Array, parameter: Parameter, sds: Mapping[str, float]) -> Array:
+    """A correlation from a covariance."""
+    scale = np.prod([sds.get(f"sd[{parameter.group}, {t}]", np.nan) for t in parameter.terms])
+    correlation = values[1] / scale if scale > 0 else np.nan
+    return np.array([np.nan, correlation, np.nan, np.nan, np.nan])
+
+
+def _with_interval(kind: Kind, values: Array, prob: float, level: float) -> Array:
+    """Estimate, standard error and limits of coverage `prob`: given with that level, or Wald's."""
+    df, estimate, error, *limits = values
+    if not np.isclose(prob, level) or not np.all(np.isfinite(limits)):
+        limits = wald(kind, estimate, error, prob, df)
+    return np.array([estimate, error, *limits])
+
+
+def wald(kind: Kind, estimate: float, error: float, prob: float, df: float = np.nan) -> list[float]:
+    """Wald limits, symmetric on the scale of :func:`unconstrained`.
+
+    Parameters
+    ----------
+    kind : {"beta", "sd", "cor", "sigma"}
+        Kind of the parameter.
+    estimate, error : float
+        Estimate and standard error.
+    prob : float
+        Coverage.
+    df : float
+        Degrees of freedom; the normal distribution where NaN.
+
+    Returns
+    -------
+    list of float
+        Lower and upper limit; NaN where there is no standard error.
+    """
+    quantile = 0.5 + prob / 2.0
+    z = stats.norm.ppf(quantile) if np.isnan(df) else stats.t.ppf(quantile, df)
+    center = float(unconstrained(kind, np.array(estimate)))
+    margin = z * error * slope(kind, estimate)
+    if not np.isfinite([center, margin]).all():
+        return [np.nan, np.nan]
+    return [natural(kind, center - margin), natural(kind, center + margin)]
+
+
+def unconstrained(kind: Kind, values: Array) -> Array:
+    """Values on the scale where intervals are symmetric: log sds, atanh correlations."""
+    if kind == "beta":
+        return values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.arctanh(values) if kind == "cor" else np.log(values)
+
+
+def natural(kind: Kind, value: float) -> float:
+    """A value as tables show it, undoing :func:`unconstrained`."""
+    if kind == "beta":
+        return float(value)
+    return float(np.tanh(value) if kind == "cor" else np.exp(value))
+
+
+def slope(kind: Kind, value: float) -> float:
+    """Derivative of :func:`unconstrained`; infinite or NaN at a boundary."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if kind == "beta":
+            return 1.0
+        derivative = 1.0 - np.float64(value) ** 2 if kind == "cor" else np.float64(value)
+        return float(1.0 / derivative)

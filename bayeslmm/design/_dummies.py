@@ -1,0 +1,57 @@
+"""Over-parameterised fixed effects: an indicator for every level of every factor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.formula._formulaic import check_terms, evaluate, tokens
+
+
+def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Evaluate a right-hand side term by term, so that no contrasts are applied.
+
+    Parameters
+    ----------
+    rhs : str
+        Fixed effects with an explicit intercept: ``"1 + x * f"``.
+    frame : pandas.DataFrame
+        n complete rows.
+
+    Returns
+    -------
+    values : ndarray, shape (n, k)
+        Mostly not of full rank.
+    names : tuple of str, length k
+
+    Examples
+    --------
+    >>> unreduced_columns("1 + f", pd.DataFrame({"f": ["a", "b"]}))[1]
+    ('Intercept', 'f[a]', 'f[b]')
+    """
+    factors = _factors_as_written(rhs)
+    terms = sorted((_as_written(term, factors) for term in check_terms(rhs)), key=len)
+    texts = (f"0 + {':'.join(term)}" if term else "1" for term in terms)
+    found = [evaluate(text, frame) for text in texts]
+    if not found:
+        return np.empty((len(frame), 0)), ()
+    values = np.hstack([columns.values for columns in found])
+    return values, tuple(name for columns in found for name in columns.names)
+
+
+def _factors_as_written(rhs: str) -> dict[str, str]:
+    """From each factor as formulaic names it to its text, in the order of appearance."""
+    texts = [token.text for token in tokens(rhs) if token.kind in ("name", "python")]
+    return {check_terms(f"0 + {text}")[0]: text for text in texts}
+
+
+def _as_written(term: str, factors: dict[str, str]) -> list[str]:
+    """The factors of a term in the order of the formula and quoted as there; none for "1"."""
+    found, piece = set(), ""
+    for part in term.split(":"):
+        piece = f"{piece}:{part}" if piece else part
+        if piece in factors:
+            found.add(piece)
+            piece = ""
+    return [text for name, text in factors.items() if name in found]

@@ -1,0 +1,239 @@
+"""What goes into a design: which variables, numeric expressions, weights, and their checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.design.data import listed, missing
+from bayeslmm.design.grouping import column_levels
+from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.formula._formulaic import (
+    evaluate,
+    evaluate_response,
+    python_names,
+    reevaluate,
+    required_variables,
+    tokens,
+    unseen_categories,
+)
+from bayeslmm.formula.grammar import Formula, locate
+
+Array = NDArray[np.float64]
+
+_STATEFUL = {"center", "poly", "scale"}  # they depend on the rows they are evaluated on
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A numeric expression, with the state of its transforms if it has any."""
+
+    text: str
+    spec: object | None
+
+
+def numeric_expression(text: str, frame: pd.DataFrame) -> Expression:
+    """Prepare a response or an offset for evaluation on new data."""
+    calls = {
+        name
+        for token in tokens(text)
+        if token.kind == "python"
+        for name in python_names(token.value).functions
+    }
+    stateful = not calls.isdisjoint(_STATEFUL)
+    return Expression(text, evaluate(f"0 + {text}", frame).spec if stateful else None)
+
+
+def expression_value(expression: Expression, frame: pd.DataFrame) -> Array:
+    """Evaluate an expression, shape (n,), with the state that it has."""
+    if expression.spec is None:
+        return evaluate_response(expression.text, frame)[0]
+    return reevaluate(expression.spec, frame).values[:, 0]
+
+
+def sum_of(expressions: Iterable[Expression], frame: pd.DataFrame) -> Array:
+    """Evaluate a sum of expressions, shape (n,); zeros if there is none."""
+    total = np.zeros(len(frame))
+    for expression in expressions:
+        total += expression_value(expression, frame)
+    return total
+
+
+# --- variables and checks --------------------------------------------------------------
+
+
+def response_variables(formula: Formula) -> frozenset[str]:
+    """Variables on the left of the formula."""
+    return required_variables(formula.response)
+
+
+def predictors(formula: Formula, *, effects: bool, groups: bool) -> frozenset[str]:
+    """Variables on the right of the formula, with those of the random effects if wanted."""
+    parts = [formula.fixed, *formula.offsets]
+    if effects:
+        parts += [term.effects for term in formula.random]
+    found = frozenset[str]().union(*map(required_variables, parts))
+    if groups:
+        found = found.union(*(term.factors for term in formula.random))
+    return found
+
+
+def check_variables(formula: Formula, names: Sequence[str]) -> None:
+    """Raise FormulaError for the first variable that is not among the columns `names`."""
+    present = set(names)
+    grouping = {name for term in formula.random for name in term.factors}
+    variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
+    absent = sorted((locate(formula.source, name), name) for name in variables - present)
+    if not absent:
+        return
+    (start, end), name = absent[0]
+    role = "The grouping factor " if name in grouping else ""
+    others = listed([other for _, other in absent[1:]])
+    also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}." if others else ""
+    raise FormulaError(
+        f"{role}`{name}` is not a column of the data.{nearest(name, names)}{also} The columns are "
+        f"{listed(sorted(names))}.",
+        formula.source,
+        start,
+        end,
+    )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Suggest the most similar of `names`, as a sentence; empty if none is similar."""
+    by_key = {candidate.casefold(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.casefold(), by_key, n=1)
+    return f" Did you mean `{by_key[close[0]]}`?" if close else ""
+
+
+def check_varies(label: str, y: Array, offset: Array) -> None:
+    """Raise DataError for a constant response."""
+    if not np.ptp(y):
+        raise DataError(
+            f"The response `{label}` has the same value, {y[0]:g}, in all {len(y)} complete rows."
+        )
+    if not np.ptp(y - offset):
+        raise DataError(f"The response `{label}` minus the offset has one value in all rows.")
+
+
+def check_fixed_factors(formula: Formula, frame: pd.DataFrame) -> None:
+    """Raise DataError for a factor of the fixed effects that has one level."""
+    named = {token.value for token in tokens(formula.fixed) if token.kind == "name"}
+    for name in sorted(named):
+        dtype = frame[name].dtype
+        if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
+            continue
+        levels = column_levels(frame[name])[1]
+        if len(levels) == 1:
+            raise DataError(
+                f"The factor `{name}` has one level, {levels[0]!r}, in the {len(frame)} complete "
+                "rows, so that it has no effect; take it out of the fixed effects."
+            )
+
+
+def check_rows(n: int, p: int) -> None:
+    """Raise DataError if there are not more rows than fixed effects."""
+    if p >= n:
+        raise DataError(
+            f"There are {p} fixed effects but only {n} complete rows; at least {p + 1} rows are "
+            "needed."
+        )
+
+
+def precision_weights(
+    weights: Any, frame: pd.DataFrame, data: Any, names: Sequence[str]
+) -> NDArray[np.float64] | None:
+    """Read precision weights: a column name or values, positive, NaN where missing."""
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights not in names:
+            raise DataError(
+                f"The weights `{weights}` are not a column of the data.{nearest(weights, names)} "
+                f"The columns are {listed(sorted(names))}."
+            )
+        column = frame[weights]
+    else:
+        column = _weights_column(weights, frame, data)
+    label = f"The weights `{weights}`" if isinstance(weights, str) else "The weights"
+    if pd.api.types.is_bool_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype):
+        raise DataError(f"{label} must be numbers, got {column.dtype} values.")
+    try:
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan).copy()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{label} must be numbers, got {column.dtype} values.") from error
+    bad = ~np.isnan(values) & ~((values > 0) & (values < np.inf))
+    if bad.any():
+        first = int(bad.argmax())
+        raise DataError(
+            f"{label} must be positive and finite, but {bad.sum()} of {len(values)} are not (first "
+            f"{values[first]:g} at position {first}). A row that should not count must be taken "
+            "out of the data."
+        )
+    if np.isnan(values).all():
+        raise DataError(f"{label} are all missing.")
+    return values
+
+
+def _weights_column(weights: Any, frame: pd.DataFrame, data: Any) -> pd.Series:
+    if isinstance(weights, pd.Series):
+        column = weights
+        if isinstance(data, pd.DataFrame) and not weights.index.equals(frame.index):
+            raise DataError(
+                "The weights are a pandas Series whose index differs from that of the data; add "
+                "them to the data and give the name of the column."
+            )
+    else:
+        column = pd.Series(np.asarray(weights)) if np.ndim(weights) == 1 else pd.Series([0.0])
+    if np.ndim(weights) != 1 or len(column) != len(frame):
+        raise DataError(
+            f"The weights must be one value per row of the data, {len(frame)} values, got shape "
+            f"{np.shape(weights)}."
+        )
+    return column
+
+
+# --- new data --------------------------------------------------------------------------
+
+
+def check_present(variables: frozenset[str], names: Sequence[str]) -> None:
+    """Raise DataError if new data lack a variable."""
+    absent = sorted(variables - set(names))
+    if absent:
+        raise DataError(
+            f"The new data have no column {listed(absent)}.{nearest(absent[0], names)} Needed are "
+            f"{listed(sorted(variables))}; the columns are {listed(sorted(names))}."
+        )
+
+
+def check_complete(frame: pd.DataFrame, variables: frozenset[str]) -> None:
+    """Raise DataError if a variable of new data has a missing value."""
+    gaps = {name: missing(frame[name]) for name in sorted(variables)}
+    counts = [
+        f"`{n}` {g.sum()} (first at position {g.argmax()})" for n, g in gaps.items() if g.any()
+    ]
+    if counts:
+        raise DataError(
+            f"The new data have missing values in variables that are needed: {', '.join(counts)}. "
+            "Fill them in or drop the rows."
+        )
+
+
+def check_seen(specs: Iterable[object], frame: pd.DataFrame, known: pd.DataFrame) -> None:
+    """Raise DataError for a level of a fixed-effects factor that `known` data do not have."""
+    for spec in specs:
+        for factor, unseen in unseen_categories(spec, frame).items():
+            columns = required_variables(f"`{factor}`" if factor in known else factor)
+            seen = [column_levels(known[name])[1].tolist() for name in sorted(columns)]
+            allowed = f" The known ones are {listed(seen[0])}." if len(seen) == 1 else ""
+            raise DataError(
+                f"The factor `{factor}` has levels that the model has not seen: {listed(unseen)}."
+                f"{allowed} A coefficient of a new level cannot be known; a grouping factor of a "
+                "random-effects term can have new levels."
+            )

@@ -1,0 +1,353 @@
+"""lme4-style formulas: from a string to the parts of a model, without data."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bayeslmm.exceptions import FormulaError
+from bayeslmm.formula._formulaic import Token, check_terms, tokens
+from bayeslmm.formula._syntax import (
+    Group,
+    Item,
+    blank_strings,
+    check_tokens,
+    fail,
+    flat,
+    has_bar,
+    is_offset,
+    is_operator,
+    nest,
+    read_sum,
+    verified,
+)
+
+_EXAMPLE = "y ~ x + (x | group)"
+_GROUPING_ALLOWED = (
+    "The right side of a bar names grouping factors joined by `:` (interaction), `/` (nesting) "
+    "or `*` (both and their interaction), such as (1 | a), (1 | a:b) or (1 | a/b)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomTerm:
+    """One random-effects term on one grouping factor.
+
+    Parameters
+    ----------
+    effects : str
+        What varies by group, with an explicit intercept: ``"1 + Days"``, ``"0 + x"``.
+    factors : tuple of str
+        Variables of the grouping factor in source order, ``("a", "b")`` for ``a:b``.
+    correlated : bool
+        False for ``||``.
+    source : str
+        The term as written, ``"(Days | Subject)"``.
+    span, factor_span : tuple of int
+        Positions of the term and of its grouping side in `Formula.source`.
+    """
+
+    effects: str
+    factors: tuple[str, ...]
+    correlated: bool
+    source: str
+    span: tuple[int, int]
+    factor_span: tuple[int, int]
+
+    @property
+    def group(self) -> str:
+        """Name of the grouping factor, ``"a:b"``."""
+        return ":".join(self.factors)
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """The parts of a mixed-model formula.
+
+    Parameters
+    ----------
+    source : str
+        The formula as written.
+    response : str
+        The left side, a column or one expression.
+    fixed : str
+        The fixed effects with an explicit intercept: ``"1 + Days"``, ``"0 + f + x"``.
+    offsets : tuple of str
+        The expressions inside ``offset()``.
+    random : tuple of RandomTerm
+        In source order; ``/`` and ``*`` between grouping factors are expanded.
+    """
+
+    source: str
+    response: str
+    fixed: str
+    offsets: tuple[str, ...]
+    random: tuple[RandomTerm, ...]
+
+
+def parse(source: str) -> Formula:
+    """Read an lme4-style formula.
+
+    Parameters
+    ----------
+    source : str
+        For example ``"log(y) ~ x * f + offset(o) + (1 + x | a/b) + (0 + z || g)"``.
+        Names that are not identifiers go in backticks.
+
+    Returns
+    -------
+    Formula
+
+    Raises
+    ------
+    FormulaError
+        If the formula cannot be understood; carets mark the place.
+
+    References
+    ----------
+    Bates, D., Mächler, M., Bolker, B., & Walker, S. (2015). Fitting linear mixed-effects
+    models using lme4. Journal of Statistical Software, 67(1). doi:10.18637/jss.v067.i01
+
+    Examples
+    --------
+    >>> formula = parse("Reaction ~ Days + (Days | Subject)")
+    >>> formula.fixed, formula.random[0].effects, formula.random[0].group
+    ('1 + Days', '1 + Days', 'Subject')
+    """
+    if not isinstance(source, str):
+        raise FormulaError(
+            f"A formula is a string such as {_EXAMPLE!r}, got {type(source).__name__}."
+        )
+    found = tokens(source)
+    check_tokens(source, found)
+    left, right = _sides(source, found)
+    response = _response(source, left)
+    fixed = read_sum(source, right)
+    if not fixed.bars:
+        fail(
+            "There is no random-effects term, so this is not a mixed model; add e.g. (1 | group).",
+            source,
+            right,
+        )
+    random = tuple(itertools.chain.from_iterable(_random_terms(source, bar) for bar in fixed.bars))
+    _check_repeats(source, random)
+    return Formula(
+        source=source,
+        response=response,
+        fixed=verified(source, fixed),
+        offsets=tuple(_offset_expression(source, token) for token in fixed.offsets),
+        random=random,
+    )
+
+
+def locate(formula_source: str, name: str) -> tuple[int, int]:
+    """Find a variable in a formula, also inside Python calls.
+
+    Parameters
+    ----------
+    formula_source : str
+        The formula as written.
+    name : str
+        The variable, without backticks.
+
+    Returns
+    -------
+    tuple of int
+        Start and end of its first occurrence; the whole formula if it does not occur.
+
+    Examples
+    --------
+    >>> locate("y ~ log(x) + (1 | g)", "x")
+    (8, 9)
+    """
+    quoted = re.escape(name)
+    bare = rf"(?<![\w.`\"']){quoted}(?![\w`\"'])"
+    inside = re.compile(rf"`{quoted}`|(?<=Q\()([\"']){quoted}\1|{bare}")
+    for token in tokens(formula_source):
+        if token.kind == "name" and token.value == name:
+            return token.start, token.end
+        if token.kind == "python":
+            match = inside.search(blank_strings(token.text, name))
+            if match:
+                return token.start + match.start(), token.start + match.end()
+    return 0, len(formula_source)
+
+
+def _sides(source: str, found: list[Token]) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Split a formula at its one ``~``."""
+    tildes = [token for token in found if is_operator(token, "~")]
+    if not tildes:
+        message = f"There is no `~` between response and predictors; write e.g. {_EXAMPLE}."
+        raise FormulaError(message, source, 0, max(1, len(source)))
+    if len(tildes) > 1:
+        fail("There is more than one `~`; it stands once, after the response.", source, tildes[1:2])
+    items = nest(source, found)
+    if tildes[0] not in items:
+        fail("The `~` must not be inside parentheses.", source, tildes)
+    where = items.index(tildes[0])
+    if where == 0:
+        fail("There is no response on the left of `~`.", source, tildes)
+    if where == len(items) - 1:
+        fail(
+            "There is nothing on the right of `~`; write at least a random-effects term, "
+            "e.g. (1 | group).",
+            source,
+            tildes,
+        )
+    return items[:where], items[where + 1 :]
+
+
+def _response(source: str, left: tuple[Item, ...]) -> str:
+    only = left[0]
+    if len(left) == 1 and isinstance(only, Token) and only.kind in ("name", "python"):
+        if is_offset(only):
+            fail("offset() belongs on the right of `~`.", source, left)
+        return only.text
+    if any(is_operator(token, "|", "||") for token in flat(left)):
+        fail("Random-effects terms belong on the right of `~`.", source, left)
+    text = source[left[0].start : left[-1].end]
+    fail(
+        "The response must be one column or one expression; arithmetic goes inside I( ): "
+        f"I({text}).",
+        source,
+        left,
+    )
+
+
+def _offset_expression(source: str, token: Token) -> str:
+    inner = token.text.removeprefix("offset(").removesuffix(")").strip()
+    if not inner:
+        fail("offset() needs an expression, such as offset(log(t)).", source, [token])
+    found = tokens(inner)
+    return inner if len(found) == 1 and found[0].kind in ("name", "python") else f"I({inner})"
+
+
+# --- random-effects terms --------------------------------------------------------------
+
+
+def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
+    bars = [i for i, item in enumerate(group.items) if is_operator(item, "|", "||")]
+    if len(bars) > 1:
+        fail(
+            "A random-effects term has one bar; write two terms, e.g. (1 | a) + (1 | b), or "
+            "(1 | a:b).",
+            source,
+            [group.items[bars[1]]],
+        )
+    left, bar, right = group.items[: bars[0]], group.items[bars[0]], group.items[bars[0] + 1 :]
+    if not left:
+        fail("The left of this bar is empty; write e.g. (1 | group).", source, [bar])
+    if not right:
+        fail("The right of this bar is empty; write e.g. (1 | group).", source, [bar])
+    for item in (*left, *right):
+        if has_bar(item):
+            fail(
+                "Random-effects terms cannot be nested; nested grouping is written (1 | a/b).",
+                source,
+                [item],
+            )
+    effects = _effects(source, left)
+    _check_names_once(source, right)
+    for factors in _grouping(source, right):
+        yield RandomTerm(
+            effects=effects,
+            factors=factors,
+            correlated=is_operator(bar, "|"),
+            source=source[group.start : group.end],
+            span=(group.start, group.end),
+            factor_span=(right[0].start, right[-1].end),
+        )
+
+
+def _effects(source: str, left: Sequence[Item]) -> str:
+    side = read_sum(source, left)
+    if side.bars:
+        fail(
+            "Random-effects terms cannot be nested; nested grouping is written (1 | a/b).",
+            source,
+            side.bars,
+        )
+    if side.offsets:
+        fail("offset() cannot be part of a random-effects term.", source, side.offsets)
+    if side.intercept is False and not side.terms:
+        fail("This random-effects term has no coefficient; write e.g. 1 or 0 + x.", source, left)
+    return verified(source, side)
+
+
+def _grouping(source: str, items: Sequence[Item]) -> list[tuple[str, ...]]:
+    """Expand the right side of a bar into grouping factors, the smallest first."""
+    for symbols in (("/", "*"), (":",)):
+        where = [i for i, item in enumerate(items) if is_operator(item, *symbols)]
+        if where:
+            split = where[-1]
+            if split in (0, len(items) - 1):
+                fail(f"{_GROUPING_ALLOWED}; a name is missing here.", source, [items[split]])
+            left = _grouping(source, items[:split])
+            right = _grouping(source, items[split + 1 :])
+            crossed = [a + b for a in left for b in right]
+            if symbols == (":",):
+                return crossed
+            if is_operator(items[split], "*"):
+                return sorted(left + right + crossed, key=len)
+            parent = tuple(dict.fromkeys(itertools.chain.from_iterable(left)))
+            return left + [parent + b for b in right]
+    only = items[0]
+    if len(items) == 1 and isinstance(only, Group):
+        return _grouping(source, only.items)
+    if len(items) == 1 and isinstance(only, Token) and only.kind == "name":
+        return [(only.value,)]
+    text = source[items[0].start : items[-1].end]
+    fail(f"{_GROUPING_ALLOWED}, not `{text}`.", source, items)
+
+
+def _check_names_once(source: str, items: Sequence[Item]) -> None:
+    seen: set[str] = set()
+    for token in flat(items):
+        if token.kind == "name" and token.value in seen:
+            fail(f"`{token.value}` occurs twice in this grouping factor.", source, [token])
+        seen.add(token.value)
+
+
+def _check_repeats(source: str, random: tuple[RandomTerm, ...]) -> None:
+    """Reject a coefficient that two terms give to one grouping factor."""
+    listed = [(term, frozenset(check_terms(term.effects))) for term in random]
+    for (first, known), (second, new) in itertools.combinations(listed, 2):
+        shared = known & new
+        if set(first.factors) != set(second.factors) or not shared:
+            continue
+        raise FormulaError(_repeat_message(first, second, known, new), source, *second.span)
+
+
+def _repeat_message(
+    first: RandomTerm, second: RandomTerm, known: frozenset[str], new: frozenset[str]
+) -> str:
+    shared = sorted(known & new)
+    if known == new and first.source.replace(" ", "") == second.source.replace(" ", ""):
+        return f"`{second.source}` is written twice; remove one."
+    what = "The intercept" if shared[0] == "1" else f"`{shared[0]}`"
+    message = (
+        f"{what} is repeated on grouping factor `{second.group}`: `{first.source}` and "
+        f"`{second.source}` both have it."
+    )
+    if known == new:
+        return f"{message} Remove it from one of them."
+    if shared != ["1"] or _expands(first) or _expands(second):
+        return f"{message} Write the terms so that each coefficient occurs once."
+    kept, stripped = (first, second) if new != {"1"} else (second, first)
+    slopes = stripped.effects.removeprefix("1 + ")
+    bar = "|" if stripped.correlated else "||"
+    group = _grouping_text(second)
+    independent = f"(0 + {slopes} {bar} {group})"
+    kept_text = kept.effects.removeprefix("1 + ")
+    joint = slopes if kept_text == "1" else f"{kept_text} + {slopes}"
+    pair = (kept.source, independent) if kept is first else (independent, kept.source)
+    return f"{message} Write `{pair[0]} + {pair[1]}` or `({joint} {bar} {group})`."
+
+
+def _grouping_text(term: RandomTerm) -> str:
+    start, end = (position - term.span[0] for position in term.factor_span)
+    return term.source[start:end]
+
+
+def _expands(term: RandomTerm) -> bool:
+    return bool({"/", "*"} & set(_grouping_text(term)))

@@ -1,0 +1,1 @@
+"""Estimates and samplers: REML, ML, MAP, profiles, Laplace, NUTS; diagnostics."""

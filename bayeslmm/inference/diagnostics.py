@@ -1,0 +1,253 @@
+"""Convergence checks of posterior draws, with advice in words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bayeslmm.inference.tree import SAMPLE_DIMS
+
+_log = logging.getLogger(__name__)
+
+MAX_RHAT = 1.01
+MIN_ESS_PER_CHAIN = 100.0
+MIN_EBFMI = 0.3
+MAX_ENTRIES = 200
+"""Most entries of one variable that are checked: large random-effects vectors are thinned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnostics:
+    """What the convergence checks found.
+
+    Attributes
+    ----------
+    chains, draws : int
+        Chains, and draws per chain.
+    divergences : int
+        Divergent transitions; 0 where the method has none.
+    treedepth_hits : int
+        Transitions that ended at the maximum tree depth.
+    max_rhat : float
+        Largest rank-normalised split R-hat; NaN with a single chain.
+    max_rhat_parameter : str
+        The parameter it belongs to.
+    min_ess_bulk, min_ess_tail : float
+        Smallest effective sample sizes.
+    min_ess_bulk_parameter, min_ess_tail_parameter : str
+        The parameters they belong to.
+    min_ebfmi : float
+        Smallest energy Bayesian fraction of missing information over chains; NaN where the method
+        has no energy.
+
+    References
+    ----------
+    Vehtari, Gelman, Simpson, Carpenter, Bürkner (2021), doi:10.1214/20-BA1221.
+    Betancourt (2016), arXiv:1604.00695.
+    """
+
+    chains: int
+    draws: int
+    divergences: int
+    treedepth_hits: int
+    max_rhat: float
+    max_rhat_parameter: str
+    min_ess_bulk: float
+    min_ess_bulk_parameter: str
+    min_ess_tail: float
+    min_ess_tail_parameter: str
+    min_ebfmi: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing gives reason to doubt the draws."""
+        return not self.messages()
+
+    def messages(self) -> tuple[str, ...]:
+        """Return one sentence of finding and advice per problem; empty where all is well."""
+        found = (
+            self._divergence_message(),
+            self._rhat_message(),
+            self._ess_message(),
+            self._treedepth_message(),
+            self._energy_message(),
+        )
+        return tuple(message for message in found if message)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.chains} chains of {self.draws} draws",
+            f"divergences {self.divergences}, tree depth limit reached {self.treedepth_hits}",
+            f"largest R-hat {self.max_rhat:.3f} ({self.max_rhat_parameter})",
+            f"smallest bulk ESS {self.min_ess_bulk:.0f} ({self.min_ess_bulk_parameter})",
+            f"smallest tail ESS {self.min_ess_tail:.0f} ({self.min_ess_tail_parameter})",
+        ]
+        if np.isfinite(self.min_ebfmi):
+            lines.append(f"smallest E-BFMI {self.min_ebfmi:.2f}")
+        return "\n".join((*lines, *(self.messages() or ("No problems found.",))))
+
+    def _divergence_message(self) -> str:
+        if not self.divergences:
+            return ""
+        return (
+            f"{self.divergences} of {self.chains * self.draws} transitions diverged, so the draws "
+            "may miss part of the posterior: raise target_accept towards 1, or "
+            'sample with form="marginal", which is easier.'
+        )
+
+    def _rhat_message(self) -> str:
+        if not self.max_rhat > MAX_RHAT:
+            return ""
+        return (
+            f"R-hat is {self.max_rhat:.3f} for {self.max_rhat_parameter} (it should be below "
+            f"{MAX_RHAT}), so the chains have not mixed: raise tune and draws, and check that the "
+            "data identify this parameter."
+        )
+
+    def _ess_message(self) -> str:
+        needed = MIN_ESS_PER_CHAIN * self.chains
+        if self.min_ess_bulk <= self.min_ess_tail:
+            kind, size, name = "bulk", self.min_ess_bulk, self.min_ess_bulk_parameter
+        else:
+            kind, size, name = "tail", self.min_ess_tail, self.min_ess_tail_parameter
+        if not size < needed:
+            return ""
+        return (
+            f"The {kind} effective sample size is {size:.0f} for {name} (at least {needed:.0f} is "
+            "advised), so its estimates are noisy: raise draws."
+        )
+
+    def _treedepth_message(self) -> str:
+        if not self.treedepth_hits:
+            return ""
+        return (
+            f"{self.treedepth_hits} transitions reached the maximum tree depth, which makes "
+            "sampling slow but not wrong: raise max_treedepth, or rescale covariates."
+        )
+
+    def _energy_message(self) -> str:
+        if not self.min_ebfmi < MIN_EBFMI:
+            return ""
+        return (
+            f"E-BFMI is {self.min_ebfmi:.2f} (it should be above {MIN_EBFMI}), so the sampler "
+            "explores the tails slowly: raise tune and draws, or give the standard deviations "
+            "priors with lighter tails."
+        )
+
+
+def check(dt: xr.DataTree) -> Diagnostics:
+    """Check posterior draws for convergence and log what is wrong.
+
+    Parameters
+    ----------
+    dt : xarray.DataTree
+        Draws with the group posterior and, if the method has them, sampler statistics.
+
+    Returns
+    -------
+    Diagnostics
+        Problems are also logged, one WARNING each.
+
+    Notes
+    -----
+    Of a variable with more than 200 entries, such as the random effects of a large grouping factor,
+    200 entries spread over it are checked.
+    """
+    import arviz as az
+
+    posterior = dt["posterior"].dataset
+    labels, values = _entries(posterior)
+    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    bulk = _by_entry(values, lambda data: az.ess(data, method="bulk"))
+    tail = _by_entry(values, lambda data: az.ess(data, method="tail"))
+    rhat = _by_entry(values, az.rhat) if chains > 1 else np.full(len(labels), np.nan)
+    worst_rhat, worst_bulk, worst_tail = _worst(-rhat), _worst(bulk), _worst(tail)
+    found = Diagnostics(
+        chains=chains,
+        draws=draws,
+        divergences=_count(dt, "diverging"),
+        treedepth_hits=_count(dt, "reached_max_treedepth"),
+        max_rhat=float(rhat[worst_rhat]),
+        max_rhat_parameter=labels[worst_rhat],
+        min_ess_bulk=float(bulk[worst_bulk]),
+        min_ess_bulk_parameter=labels[worst_bulk],
+        min_ess_tail=float(tail[worst_tail]),
+        min_ess_tail_parameter=labels[worst_tail],
+        min_ebfmi=_min_ebfmi(dt),
+    )
+    for message in found.messages():
+        _log.warning(message)
+    return found
+
+
+def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any]]:
+    """Labels of the scalar parameters and their draws (entry, chain, draw)."""
+    labels: list[str] = []
+    values: list[np.ndarray[Any, Any]] = []
+    for name, variable in posterior.data_vars.items():
+        ordered = variable.transpose(*SAMPLE_DIMS, ...)
+        array: Any = ordered.to_numpy()
+        for index in _checked(array.shape[2:], symmetric=_is_symmetric(ordered)):
+            draws = array[(slice(None), slice(None), *index)]
+            if np.ptp(draws) > 0:  # a correlation matrix has ones on its diagonal
+                labels.append(_label(str(name), ordered, index))
+                values.append(draws)
+    return labels, np.stack(values)
+
+
+def _checked(shape: tuple[int, ...], *, symmetric: bool) -> Iterator[tuple[int, ...]]:
+    """Positions of the entries to check, of a symmetric matrix those below the diagonal."""
+    positions = np.argwhere(np.tri(shape[0], k=-1)) if symmetric else np.argwhere(np.ones(shape))
+    count = len(positions)
+    every = np.linspace(0, count - 1, min(count, MAX_ENTRIES)).round().astype(int)
+    for position in positions[every]:
+        yield tuple(int(i) for i in position)
+
+
+def _is_symmetric(variable: xr.DataArray) -> bool:
+    return len(variable.dims) == 4 and variable.dims[3] == f"{variable.dims[2]}_bis"
+
+
+def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
+    """Name of an entry as the tables show it, such as ``sd[Subject, Days]``."""
+    coords = [
+        str(variable[dim].to_numpy()[i]) for dim, i in zip(variable.dims[2:], index, strict=True)
+    ]
+    if _is_symmetric(variable):
+        coords.reverse()
+    if "grouping_factor" in variable.attrs:
+        name = name.partition("_")[0]
+        coords.insert(0, str(variable.attrs["grouping_factor"]))
+    return f"{name}[{', '.join(coords)}]" if coords else name
+
+
+def _by_entry(
+    values: np.ndarray[Any, Any], statistic: Callable[[xr.Dataset], xr.Dataset]
+) -> np.ndarray[Any, Any]:
+    dims = ("entry", *SAMPLE_DIMS)
+    return statistic(xr.Dataset({"x": (dims, values)}))["x"].to_numpy()
+
+
+def _worst(values: np.ndarray[Any, Any]) -> int:
+    """Position of the smallest value; the first where none is finite."""
+    return int(np.nanargmin(values)) if np.isfinite(values).any() else 0
+
+
+def _count(dt: xr.DataTree, statistic: str) -> int:
+    if "sample_stats" not in dt or statistic not in dt["sample_stats"]:
+        return 0
+    return int(dt["sample_stats"][statistic].sum())
+
+
+def _min_ebfmi(dt: xr.DataTree) -> float:
+    if "sample_stats" not in dt or "energy" not in dt["sample_stats"]:
+        return float("nan")
+    energy = dt["sample_stats"]["energy"].to_numpy()
+    spread = np.var(energy, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.min(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / spread))

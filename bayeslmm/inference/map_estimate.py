@@ -1,0 +1,218 @@
+"""The marginal posterior mode of the covariance parameters (MAP).
+
+u and beta are integrated out and the density is maximised without a Jacobian, so that under flat
+priors the mode is the REML estimate. A joint mode over (u, covariance parameters) would not be:
+it inflates or collapses the standard deviations.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.inference.estimate import Fit, any_singular, fit_likelihood
+from bayeslmm.inference.optimise import Optimum, hessian, minimise
+from bayeslmm.likelihood.covariance import (
+    correlation_cholesky,
+    correlation_cholesky_jacobian,
+    sds_and_correlation,
+    unconstrained,
+)
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import factorise, single_threaded
+from bayeslmm.likelihood.log_posterior import (
+    Point,
+    beta_prior,
+    log_posterior,
+    log_posterior_unconstrained,
+)
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.record import Priors
+
+Array = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
+
+START_SD = 0.05
+"""Smallest standard deviation to start from, in units of sigma over the covariate's length."""
+
+START_Z = 2.0
+"""Largest correlation coordinate to start from: a correlation of 0.96."""
+
+
+def fit_map(plan: Plan, priors: Priors) -> Fit:
+    """Maximise the marginal posterior density of the covariance parameters.
+
+    Parameters
+    ----------
+    plan : Plan
+        The data.
+    priors : Priors
+        The priors.
+
+    Returns
+    -------
+    Fit
+        With ``method="MAP"``; `criterion` is -2 log p(y, parameters).
+    """
+    reml = fit_likelihood(plan, "REML")
+    if is_flat(priors):
+        return replace(reml, method="MAP")
+    with single_threaded():
+        search = _SignedSearch(plan, priors, reml)
+        optimum = minimise(search.objective, search.start, plan.products.n_obs)
+        fit = _describe(plan, priors, search, optimum)
+    if not optimum.converged:
+        _log.warning("MAP did not converge: %s", optimum.message)
+    return fit
+
+
+def is_flat(priors: Priors) -> bool:
+    """Whether the posterior mode is the REML estimate."""
+    scalars = [*priors.beta, priors.sigma, *(p for row in priors.sd for p in row)]
+    uniform = (lkj is None or lkj == LKJ(1.0) for row in priors.cor for lkj in row)
+    return not any(p.proper for p in scalars) and all(uniform)
+
+
+def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimum) -> Fit:
+    point = _canonical(search.point(optimum.x))
+    prior = beta_prior(priors)
+    fact = factorise(plan, point.factors, prior, point.sigma)
+    factors = tuple(point.factors)
+    x = _unconstrained_coordinates(plan, factors, point)
+    cov = _covariance(plan, priors, x)
+    d = len(x) - len(point.beta)
+    if priors.beta_sampled:
+        beta, vcov = point.beta, cov[d:, d:]
+    else:
+        beta, vcov = fact.beta, point.sigma**2 * fact.beta_root @ fact.beta_root.T
+    parameters, jacobian = _report(plan, x[:d])
+    return Fit(
+        method="MAP",
+        plan=plan,
+        factors=factors,
+        sigma=point.sigma,
+        beta=beta,
+        vcov=vcov,
+        criterion=float(optimum.value),
+        log_likelihood=np.nan,
+        parameters=parameters,
+        parameter_cov=jacobian @ cov[:d, :d] @ jacobian.T,
+        vcov_gradient=np.zeros((0, len(beta), len(beta))),
+        internal_cov=np.zeros((0, 0)),
+        singular=any_singular(fact.factors, factors),
+        optimum=optimum,
+        prior=prior,
+        given_beta=priors.beta_sampled,
+    )
+
+
+def _canonical(point: Point) -> Point:
+    """Nonnegative standard deviations, zero where negligible; positive diagonals."""
+    sds, chols = [], []
+    for sd, chol in zip(point.sds, point.chols, strict=True):
+        signs = np.where(sd < 0, -1.0, 1.0)
+        sds.append(np.abs(sd))
+        chols.append(signs[:, None] * chol * signs)
+    return Point(sds=tuple(sds), chols=tuple(chols), sigma=point.sigma, beta=point.beta)
+
+
+def _unconstrained_coordinates(plan: Plan, factors: Sequence[Array], point: Point) -> Array:
+    pieces = [
+        unconstrained(s, t, point.sigma)
+        for s, t in zip(plan.products.structures, factors, strict=True)
+    ]
+    return np.concatenate([*pieces, [np.log(point.sigma)], point.beta])
+
+
+def _covariance(plan: Plan, priors: Priors, x: Array) -> Array:
+    """Inverse curvature of the density at a mode, NaN for standard deviations of zero."""
+    inside = np.isfinite(x)
+    cov = np.full((len(x), len(x)), np.nan)
+    if not np.all(inside):
+        return cov
+
+    def gradient(z: Array) -> Array:
+        return -log_posterior_unconstrained(plan, priors, z, jacobian=False)[1]
+
+    curvature = hessian(gradient, x)
+    if np.linalg.eigvalsh(curvature)[0] > 0:
+        cov = np.linalg.inv(curvature)
+    return cov
+
+
+def _report(plan: Plan, x: Array) -> tuple[Array, Array]:
+    """Log sds, atanh correlations and log sigma, and their Jacobian by the coordinates `x`."""
+    value = _reported(plan, x)
+    jacobian = np.empty((len(value), len(x)))
+    for i in range(len(x)):
+        shift = np.zeros(len(x))
+        shift[i] = 1e-5
+        with np.errstate(invalid="ignore"):
+            difference = _reported(plan, x + shift) - _reported(plan, x - shift)
+        jacobian[:, i] = difference / 2e-5
+    return value, jacobian
+
+
+def _reported(plan: Plan, x: Array) -> Array:
+    pieces, start = [], 0
+    for s in plan.products.structures:
+        chol = correlation_cholesky(s, x[start + s.n_coefs : start + s.n_theta])
+        corr = chol @ chol.T
+        rho = np.array([corr[i, j] for i, j in s.pairs])
+        pieces += [x[start : start + s.n_coefs], np.arctanh(rho)]
+        start += s.n_theta
+    return np.concatenate([*pieces, [x[start]]])
+
+
+class _SignedSearch:
+    """Coordinates in which a standard deviation of zero is an interior point.
+
+    Standard deviations carry a sign, which the density ignores, in units of their starting value;
+    beta, where it is sampled, is in units of its standard error; sigma is on the log scale.
+    """
+
+    def __init__(self, plan: Plan, priors: Priors, reml: Fit) -> None:
+        self.plan, self.priors = plan, priors
+        self.structures = plan.products.structures
+        self.scales, pieces = [], []
+        for s, t, a in zip(self.structures, reml.factors, plan.products.basis.random, strict=True):
+            sds, _ = sds_and_correlation(t)
+            floor = START_SD * np.abs(np.diag(a))
+            self.scales.append(np.maximum(sds, floor) * reml.sigma)
+            z = unconstrained(s, t, reml.sigma)[s.n_coefs :]
+            pieces += [np.ones(s.n_coefs), np.clip(np.nan_to_num(z), -START_Z, START_Z)]
+        sampled = priors.beta_sampled
+        self.beta_scale = np.sqrt(np.diag(reml.vcov)) if sampled else np.zeros(0)
+        beta = reml.beta / self.beta_scale if sampled else np.zeros(0)
+        self.start = np.concatenate([*pieces, [np.log(reml.sigma)], beta])
+
+    def point(self, x: Array) -> Point:
+        """Parameters, standard deviations with their sign, at the coordinates."""
+        sds, chols, start = [], [], 0
+        for s, scale in zip(self.structures, self.scales, strict=True):
+            sds.append(x[start : start + s.n_coefs] * scale)
+            chols.append(correlation_cholesky(s, x[start + s.n_coefs : start + s.n_theta]))
+            start += s.n_theta
+        return Point(
+            sds=tuple(sds),
+            chols=tuple(chols),
+            sigma=float(np.exp(x[start])),
+            beta=x[start + 1 :] * self.beta_scale,
+        )
+
+    def objective(self, x: Array) -> tuple[float, Array]:
+        """-2 log posterior density and its gradient."""
+        point = self.point(x)
+        value, slope = log_posterior(self.plan, self.priors, point)
+        pieces, start = [], 0
+        for f, (s, scale) in enumerate(zip(self.structures, self.scales, strict=True)):
+            jacobian = correlation_cholesky_jacobian(s, x[start + s.n_coefs : start + s.n_theta])
+            pieces += [slope.sds[f] * scale, np.sum(slope.chols[f] * jacobian, axis=(1, 2))]
+            start += s.n_theta
+        pieces += [np.array([slope.sigma * point.sigma]), slope.beta * self.beta_scale]
+        return -2.0 * value, -2.0 * np.concatenate(pieces)

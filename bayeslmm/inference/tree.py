@@ -1,0 +1,238 @@
+"""Draws as an xarray.DataTree that follows the ArviZ schema, the same for every method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import SamplingError
+from bayeslmm.priors.record import Priors
+from bayeslmm.schema import (
+    BETA,
+    COEF_DIM,
+    OBS_DIM,
+    SIGMA,
+    coef_bis_dim,
+    coef_dim,
+    cor_name,
+    level_dim,
+    sd_name,
+    u_name,
+)
+
+RESPONSE = "y"
+"""Name of the response in ``observed_data``, ``log_likelihood`` and the predictive groups.
+
+It is the same for every model and reserved in the schema, so that it can never collide with a
+grouping factor; the response as written is in its attribute ``label``.
+"""
+
+SAMPLE_DIMS = ("chain", "draw")
+_INFERENCE_ATTRS = ("inference_library", "inference_library_version", "sampling_time")
+
+
+def posterior_tree(
+    design: Design,
+    priors: Priors,
+    draws: Mapping[str, ArrayLike],
+    sample_stats: Mapping[str, ArrayLike],
+    attrs: Mapping[str, Any],
+) -> xr.DataTree:
+    """Put posterior draws and sampler statistics into a DataTree.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    priors : Priors
+        Its priors.
+    draws : mapping of str to ndarray (chain, draw, ...)
+        All public variables: ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
+        ``cor_g`` (two or more coefficients) and ``u_g``.
+    sample_stats : mapping of str to ndarray (chain, draw)
+        Sampler statistics, by ArviZ's names.
+    attrs : mapping
+        Attributes of the root, among them "method". "inference_library",
+        "inference_library_version", "sampling_time" (seconds) and "tuning_steps" go to the
+        groups of draws as well.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups posterior, sample_stats, observed_data and constant_data.
+
+    Raises
+    ------
+    SamplingError
+        If a public variable is missing or has the wrong shape.
+    """
+    inference = {
+        key: attrs[key] for key in (*_INFERENCE_ATTRS, "tuning_steps") if attrs.get(key) is not None
+    }
+    group_attrs = {**creation_attrs(), **inference, "sample_dims": list(SAMPLE_DIMS)}
+    stats = {name: (SAMPLE_DIMS, np.asarray(values)) for name, values in sample_stats.items()}
+    posterior = parameter_dataset(design, draws)
+    chains = {dim: posterior[dim] for dim in SAMPLE_DIMS}
+    groups = {
+        "posterior": posterior.assign_attrs(group_attrs),
+        "sample_stats": xr.Dataset(stats, coords=chains, attrs=group_attrs),
+        **data_groups(design),
+    }
+    return assemble(groups, {**root_attrs(design, priors), **attrs})
+
+
+def prior_tree(
+    design: Design,
+    priors: Priors,
+    draws: Mapping[str, ArrayLike],
+    response: ArrayLike,
+) -> xr.DataTree:
+    """Put prior draws and prior predictive draws into a DataTree.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    priors : Priors
+        Its priors.
+    draws : mapping of str to ndarray (chain, draw, ...)
+        All public variables, as in :func:`posterior_tree`.
+    response : ndarray (chain, draw, n)
+        Simulated responses.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups prior, prior_predictive, observed_data and constant_data.
+    """
+    group_attrs = {**creation_attrs(), "sample_dims": list(SAMPLE_DIMS)}
+    prior = parameter_dataset(design, draws)
+    coords = {dim: prior[dim] for dim in SAMPLE_DIMS} | {OBS_DIM: obs_coord(design)}
+    predictive = xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), np.asarray(response))}, coords)
+    predictive[RESPONSE].attrs["label"] = design.response
+    groups = {
+        "prior": prior.assign_attrs(group_attrs),
+        "prior_predictive": predictive.assign_attrs(group_attrs),
+        **data_groups(design),
+    }
+    return assemble(groups, {**root_attrs(design, priors), "method": "prior"})
+
+
+def assemble(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTree:
+    """DataTree of named groups whose root carries `attrs`."""
+    tree = xr.DataTree.from_dict(dict(groups))
+    tree.attrs.update({key: value for key, value in attrs.items() if value is not None})
+    return tree
+
+
+def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Dataset:
+    """Public variables with the dimensions and coordinates of the schema."""
+    dims, coords = parameter_dims(design), parameter_coords(design)
+    missing = [name for name in dims if name not in draws]
+    if missing:
+        raise SamplingError(f"The draws lack the variables {', '.join(missing)}.")
+    arrays = {name: np.asarray(draws[name], dtype=float) for name in dims}
+    chains, per_chain = arrays[SIGMA].shape[:2]
+    coords |= {"chain": np.arange(chains), "draw": np.arange(per_chain)}
+    for name, array in arrays.items():
+        expected = (chains, per_chain, *(len(coords[dim]) for dim in dims[name]))
+        if array.shape != expected:
+            raise SamplingError(f"{name} has shape {array.shape}; expected {expected}.")
+    variables = {name: ((*SAMPLE_DIMS, *dims[name]), array) for name, array in arrays.items()}
+    dataset = xr.Dataset(variables, coords=coords)
+    for factor in design.random:
+        for make in (sd_name, cor_name, u_name):
+            if make(factor.key) in dataset:
+                dataset[make(factor.key)].attrs["grouping_factor"] = factor.name
+    return dataset
+
+
+def parameter_dims(design: Design) -> dict[str, tuple[str, ...]]:
+    """Dimensions, beyond chain and draw, of every public variable of a model."""
+    dims: dict[str, tuple[str, ...]] = {BETA: (COEF_DIM,)}
+    for factor in design.random:
+        dims[sd_name(factor.key)] = (coef_dim(factor.key),)
+    for factor in design.random:
+        if factor.n_coefs > 1:
+            dims[cor_name(factor.key)] = (coef_dim(factor.key), coef_bis_dim(factor.key))
+    dims[SIGMA] = ()
+    for factor in design.random:
+        dims[u_name(factor.key)] = (level_dim(factor.key), coef_dim(factor.key))
+    return dims
+
+
+def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
+    """Coordinates of the dimensions of the public variables."""
+    coords: dict[str, NDArray[Any]] = {COEF_DIM: _labels(design.coefs)}
+    for factor in design.random:
+        coords[level_dim(factor.key)] = _labels(factor.levels)
+        coords[coef_dim(factor.key)] = _labels(factor.coefs)
+        if factor.n_coefs > 1:
+            coords[coef_bis_dim(factor.key)] = _labels(factor.coefs)
+    return coords
+
+
+def obs_coord(design: Design) -> NDArray[Any]:
+    """Labels of the rows: the index of the data where it is unique integers or text."""
+    index = design.index
+    if index.nlevels == 1 and index.is_unique:
+        if index.inferred_type == "integer":
+            return np.asarray(index, dtype=np.int64)
+        if index.inferred_type == "string":
+            return _labels(index)
+    return np.arange(design.n)
+
+
+def data_groups(design: Design) -> dict[str, xr.Dataset]:
+    """Groups observed_data and constant_data of a design."""
+    rows = {OBS_DIM: obs_coord(design)}
+    observed = xr.Dataset({RESPONSE: (OBS_DIM, np.array(design.y))}, coords=rows)
+    observed[RESPONSE].attrs["label"] = design.response
+    constants: dict[str, Any] = {"X": ((OBS_DIM, COEF_DIM), np.array(design.X))}
+    for factor in design.random:
+        constants[f"{factor.key}_idx"] = (OBS_DIM, np.array(factor.codes, dtype=np.int64))
+    if np.any(design.offset):
+        constants["offset"] = (OBS_DIM, np.array(design.offset))
+    if design.weights is not None:
+        constants["weights"] = (OBS_DIM, np.array(design.weights))
+    coords = {**rows, COEF_DIM: _labels(design.coefs)}
+    constant = xr.Dataset(constants, coords=coords)
+    attrs = creation_attrs() | {"sample_dims": []}
+    return {
+        "observed_data": observed.assign_attrs(attrs),
+        "constant_data": constant.assign_attrs(attrs),
+    }
+
+
+def root_attrs(design: Design, priors: Priors) -> dict[str, Any]:
+    """Attributes that every tree of a model carries at its root."""
+    return {
+        "modeling_interface": "bayeslmm",
+        "modeling_interface_version": version("bayeslmm"),
+        "formula": design.formula.source,
+        "priors": json.dumps(priors.table().to_dict("records")),
+    }
+
+
+def creation_attrs() -> dict[str, Any]:
+    """Attributes by which the ArviZ schema records where a group comes from."""
+    return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "creation_library": "bayeslmm",
+        "creation_library_version": version("bayeslmm"),
+        "creation_library_language": "Python",
+    }
+
+
+def _labels(labels: ArrayLike) -> NDArray[Any]:
+    """Text coordinates in one dtype, the one a netCDF file gives back."""
+    values = [str(label) for label in np.asarray(labels, dtype=object)]
+    return np.asarray(values, dtype=str) if values else np.empty(0, dtype="<U1")

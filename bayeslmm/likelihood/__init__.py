@@ -1,0 +1,1 @@
+"""The marginal likelihood: cross-products, factorisation, moments, draws, densities."""

@@ -1,0 +1,285 @@
+"""Cross-products of a design: everything the marginal density needs of the data.
+
+With rows weighted by their precision, these are Z'Z, Z'X, Z'y, X'X, X'y and y'y in a working basis.
+Cross-products square the condition number of the columns, so the columns are first orthonormalised
+(X, and each block of correlated coefficients of Z) and the response is replaced by its least
+squares residuals. Both changes are linear and undone exactly afterwards.
+
+Cross-products over one basis form a monoid: two parts of the data merge by adding, and a residual
+precision matrix that is a linear combination of fixed matrices gives the same combination of
+cross-products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from bayeslmm.likelihood.covariance import Structure
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+RANK_TOLERANCE = 1e-10
+"""Relative residual length below which a column of Z counts as dependent on earlier ones."""
+
+
+class RandomColumns(Protocol):
+    """What cross-products need of one grouping factor (``design.RandomFactor`` has it)."""
+
+    @property
+    def codes(self) -> Indices:
+        """Level of each row."""
+        ...
+
+    @property
+    def Z(self) -> Array:
+        """Covariates of each row (n, k)."""
+        ...
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Partition of the coefficients into correlated ones."""
+        ...
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels J."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """Linear maps between the user's coordinates and the working ones.
+
+    Attributes
+    ----------
+    fixed : ndarray (p, p)
+        Working fixed-effects columns are ``X @ fixed``; beta is ``fixed @ working + shift``.
+    shift : ndarray (p,)
+        Least squares coefficients: the working response is ``y - offset - X @ shift``.
+    random : tuple of ndarray (k, k)
+        Working columns of a grouping factor are ``Z @ random``; u is ``random @ working``.
+    """
+
+    fixed: Array
+    shift: Array
+    random: tuple[Array, ...]
+
+    @property
+    def log_det_fixed(self) -> float:
+        """Log absolute determinant of the map of the fixed effects."""
+        return float(np.sum(np.log(np.abs(np.diag(self.fixed)))))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coupling:
+    """Cross-products between two grouping factors, one block per pair of levels that meet.
+
+    Attributes
+    ----------
+    factors : tuple of int
+        The two grouping factors, first < second.
+    first, second : ndarray (n_cells,)
+        Levels of the cells, sorted by first, then second.
+    blocks : ndarray (n_cells, k_first, k_second)
+        Sums of products of the two covariate rows.
+    """
+
+    factors: tuple[int, int]
+    first: Indices
+    second: Indices
+    blocks: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CrossProducts:
+    """Cross-products of the weighted rows in a working basis.
+
+    Attributes
+    ----------
+    n_obs : int
+        Number of rows.
+    log_weights : float
+        Sum of the log precision weights.
+    fixed : ndarray (p + 1, p + 1)
+        Of the columns of X and the response, which comes last.
+    random : tuple of ndarray (J, k, k)
+        Z'Z of each grouping factor, one block per level.
+    mixed : tuple of ndarray (J, k, p + 1)
+        Z'[X y] of each grouping factor.
+    couplings : tuple of Coupling
+        Z'Z between grouping factors.
+    structures : tuple of Structure
+        Covariance structure of each grouping factor.
+    basis : Basis
+        The working basis.
+    """
+
+    n_obs: int
+    log_weights: float
+    fixed: Array
+    random: tuple[Array, ...]
+    mixed: tuple[Array, ...]
+    couplings: tuple[Coupling, ...]
+    structures: tuple[Structure, ...]
+    basis: Basis
+
+    @property
+    def n_fixed(self) -> int:
+        """Number of fixed-effects coefficients p."""
+        return self.fixed.shape[0] - 1
+
+    def __add__(self, other: CrossProducts) -> CrossProducts:
+        """Merge two parts of the data that share levels and basis."""
+        if self.basis is not other.basis:
+            raise ValueError("cross-products in different bases cannot be added")
+        return replace(
+            self,
+            n_obs=self.n_obs + other.n_obs,
+            log_weights=self.log_weights + other.log_weights,
+            fixed=self.fixed + other.fixed,
+            random=tuple(a + b for a, b in zip(self.random, other.random, strict=True)),
+            mixed=tuple(a + b for a, b in zip(self.mixed, other.mixed, strict=True)),
+            couplings=tuple(
+                _add_couplings(a, b) for a, b in zip(self.couplings, other.couplings, strict=True)
+            ),
+        )
+
+
+def working_basis(
+    y: Array, X: Array, factors: Sequence[RandomColumns], weights: Array | None = None
+) -> Basis:
+    """Basis in which the columns of X, and of each block of Z, are orthonormal up to sqrt(n).
+
+    Parameters
+    ----------
+    y : ndarray (n,)
+        Response less offset.
+    X : ndarray (n, p)
+        Fixed-effects columns of full rank.
+    factors : sequence of RandomColumns
+        The grouping factors.
+    weights : ndarray (n,), optional
+        Precision weights.
+
+    Returns
+    -------
+    Basis
+    """
+    root = np.ones_like(y) if weights is None else np.sqrt(weights)
+    q, r = np.linalg.qr(X * root[:, None])
+    shift = _solve_upper(r, q.T @ (y * root))
+    scale = np.sqrt(len(y))
+    fixed = _solve_upper(r, np.eye(X.shape[1])) * scale
+    random = tuple(_block_basis(f.Z * root[:, None], f.blocks) for f in factors)
+    return Basis(fixed=fixed, shift=shift, random=random)
+
+
+def cross_products(
+    y: Array,
+    X: Array,
+    factors: Sequence[RandomColumns],
+    *,
+    weights: Array | None = None,
+    basis: Basis | None = None,
+) -> CrossProducts:
+    """Accumulate the cross-products of a set of rows.
+
+    Parameters
+    ----------
+    y : ndarray (n,)
+        Response less offset.
+    X : ndarray (n, p)
+        Fixed-effects columns of full rank.
+    factors : sequence of RandomColumns
+        The grouping factors.
+    weights : ndarray (n,), optional
+        Precision weights: the residual variance of row i is sigma^2 / weights[i].
+    basis : Basis, optional
+        Working basis; by default that of these rows. Parts to be added must share one.
+
+    Returns
+    -------
+    CrossProducts
+    """
+    basis = basis or working_basis(y, X, factors, weights)
+    root = np.ones_like(y) if weights is None else np.sqrt(weights)
+    columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
+    covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
+    return CrossProducts(
+        n_obs=len(y),
+        log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
+        fixed=columns.T @ columns,
+        random=tuple(_sum_by_level(f, z, z) for f, z in zip(factors, covariates, strict=True)),
+        mixed=tuple(_sum_by_level(f, z, columns) for f, z in zip(factors, covariates, strict=True)),
+        couplings=tuple(
+            _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
+            for i, j in combinations(range(len(factors)), 2)
+        ),
+        structures=tuple(Structure(f.Z.shape[1], f.blocks) for f in factors),
+        basis=basis,
+    )
+
+
+def _block_basis(z: Array, blocks: tuple[tuple[int, ...], ...]) -> Array:
+    """Map (k, k) that orthonormalises each block, or only scales a rank-deficient one."""
+    k = z.shape[1]
+    basis = np.zeros((k, k))
+    scale = np.sqrt(len(z))
+    for block in blocks:
+        columns = list(block)
+        r = np.linalg.qr(z[:, columns], mode="r")
+        lengths = np.linalg.norm(r, axis=0)
+        if np.all(np.abs(np.diag(r)) > RANK_TOLERANCE * lengths):
+            basis[np.ix_(columns, columns)] = _solve_upper(r, np.eye(len(block))) * scale
+        else:
+            basis[columns, columns] = scale / np.where(lengths > 0, lengths, scale)
+    return basis
+
+
+def _solve_upper(r: Array, b: Array) -> Array:
+    return np.asarray(solve_triangular(r, b)) if r.size else np.zeros(b.shape)
+
+
+def _sum_by_level(factor: RandomColumns, left: Array, right: Array) -> Array:
+    """Sums over the rows of each level of left_i' right_i: (J, k, m)."""
+    n, k = left.shape
+    indicator = sp.csr_array(
+        (np.ones(n), factor.codes, np.arange(n + 1)), shape=(n, factor.n_levels)
+    ).T
+    sums = np.empty((factor.n_levels, k, right.shape[1]))
+    for i in range(k):
+        sums[:, i, :] = indicator @ (left[:, i : i + 1] * right)
+    return sums
+
+
+def _coupling(
+    pair: tuple[int, int], f: RandomColumns, g: RandomColumns, left: Array, right: Array
+) -> Coupling:
+    cells, inverse = np.unique(f.codes.astype(np.int64) * g.n_levels + g.codes, return_inverse=True)
+    blocks = np.empty((len(cells), left.shape[1], right.shape[1]))
+    for i in range(left.shape[1]):
+        for j in range(right.shape[1]):
+            blocks[:, i, j] = np.bincount(
+                inverse, weights=left[:, i] * right[:, j], minlength=len(cells)
+            )
+    first, second = np.divmod(cells, g.n_levels)
+    return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks)
+
+
+def _add_couplings(a: Coupling, b: Coupling) -> Coupling:
+    width = 1 + max(part.second.max(initial=0) for part in (a, b))
+    keys = np.concatenate([part.first * width + part.second for part in (a, b)])
+    cells, inverse = np.unique(keys, return_inverse=True)
+    blocks = np.zeros((len(cells), *a.blocks.shape[1:]))
+    np.add.at(blocks, inverse, np.concatenate([a.blocks, b.blocks]))
+    first, second = np.divmod(cells, width)
+    return Coupling(a.factors, first, second, blocks)

@@ -1,0 +1,250 @@
+"""Elimination plan: which block of the mixed-model equations is factored how.
+
+The grouping factor with the most random effects leads: its part of Z'Z is block diagonal and is
+eliminated level by level. The random effects of the remaining factors form one dense Schur
+complement. The indices of both steps depend on the data only and are worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.crossprod import CrossProducts
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+MAX_TAIL = 20_000
+"""Largest dense Schur complement attempted: 3.2 GB."""
+
+MAX_PRODUCTS = 50_000_000
+"""Most pairwise products of couplings held in memory: 0.6 GB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TailBlock:
+    """Place of one grouping factor in the tail: columns ``start : start + n_levels * n_coefs``."""
+
+    factor: int
+    start: int
+    n_levels: int
+    n_coefs: int
+
+    @property
+    def columns(self) -> slice:
+        """Columns of this factor in the tail."""
+        return slice(self.start, self.start + self.n_levels * self.n_coefs)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Plan:
+    """Cross-products arranged for elimination.
+
+    Attributes
+    ----------
+    products : CrossProducts
+        The data.
+    lead : int
+        Index of the leading grouping factor.
+    tail : tuple of TailBlock
+        The others.
+    n_tail : int
+        Number q of random effects in the tail.
+    tail_gram : ndarray (q, q)
+        Z'Z of the tail.
+    tail_mixed : ndarray (q, p + 1)
+        Z'[X y] of the tail.
+    coupling : scipy.sparse.csr_array (q, J * k)
+        Z'Z between the tail (rows) and the leading factor (columns, level by level).
+    products_map : scipy.sparse.csr_array (q * q, J * k * k) or None
+        Linear map from the blocks W_j of the leading factor to the lower triangle of
+        ``coupling @ blockdiag(W) @ coupling.T``; None where it would be too large.
+    """
+
+    products: CrossProducts
+    lead: int
+    tail: tuple[TailBlock, ...]
+    n_tail: int
+    tail_gram: Array
+    tail_mixed: Array
+    coupling: sp.csr_array
+    products_map: sp.csr_array | None
+
+    def congruence(self, blocks: Array) -> Array:
+        """Lower triangle at least of coupling @ blockdiag(blocks) @ coupling.T, dense (q, q)."""
+        if self.products_map is not None:
+            flat = self.products_map @ blocks.ravel()
+            return flat.reshape(self.n_tail, self.n_tail)
+        return (self.coupling @ _block_diagonal(blocks) @ self.coupling.T).toarray()
+
+    def diagonal_of_congruence(self, inner: Array) -> Array:
+        """Diagonal blocks (J, k, k) of coupling.T @ inner @ coupling for a symmetric inner.
+
+        `inner` (q, q) needs a valid lower triangle only.
+        """
+        levels, k = self.products.random[self.lead].shape[:2]
+        lower = np.tril(inner)
+        if self.products_map is not None:
+            lower[np.diag_indices(self.n_tail)] *= 0.5
+            half = (self.products_map.T @ lower.ravel()).reshape(levels, k, k)
+            return half + half.transpose(0, 2, 1)
+        symmetric = lower + np.tril(lower, -1).T
+        return _diagonal_blocks_sparse(self.coupling, symmetric, levels, k)
+
+
+def make_plan(products: CrossProducts) -> Plan:
+    """Choose the leading factor and lay out the rest.
+
+    Raises
+    ------
+    DataError
+        If the dense part would be too large for memory.
+    """
+    sizes = [gram.shape[0] * gram.shape[1] for gram in products.random]
+    lead = int(np.argmax(sizes))
+    tail = tuple(_tail_blocks(products, lead))
+    q = sum(sizes) - sizes[lead]
+    if q > MAX_TAIL:
+        raise DataError(
+            f"all grouping factors but the largest have {q:,} random effects together; "
+            f"at most {MAX_TAIL:,} are supported. Drop a crossed random-effects term."
+        )
+    coupling = _lead_coupling(products, lead, tail, q)
+    return Plan(
+        products=products,
+        lead=lead,
+        tail=tail,
+        n_tail=q,
+        tail_gram=_tail_gram(products, tail, q),
+        tail_mixed=np.vstack(
+            [products.mixed[b.factor].reshape(-1, products.n_fixed + 1) for b in tail]
+            or [np.zeros((0, products.n_fixed + 1))]
+        ),
+        coupling=coupling,
+        products_map=_products_map(coupling, products.random[lead].shape[1]),
+    )
+
+
+def _tail_blocks(products: CrossProducts, lead: int) -> Iterator[TailBlock]:
+    start = 0
+    for factor, gram in enumerate(products.random):
+        if factor != lead:
+            yield TailBlock(factor, start, gram.shape[0], gram.shape[1])
+            start += gram.shape[0] * gram.shape[1]
+
+
+def _tail_gram(products: CrossProducts, tail: tuple[TailBlock, ...], q: int) -> Array:
+    gram = np.zeros((q, q))
+    place = {block.factor: block for block in tail}
+    for block in tail:
+        _add_cells(
+            gram,
+            block,
+            block,
+            np.arange(block.n_levels),
+            np.arange(block.n_levels),
+            products.random[block.factor],
+        )
+    for coupling in products.couplings:
+        first, second = (place.get(factor) for factor in coupling.factors)
+        if first is not None and second is not None:
+            blocks = coupling.blocks
+            _add_cells(gram, first, second, coupling.first, coupling.second, blocks)
+            transposed = blocks.transpose(0, 2, 1)
+            _add_cells(gram, second, first, coupling.second, coupling.first, transposed)
+    return gram
+
+
+def _add_cells(
+    gram: Array,
+    row: TailBlock,
+    col: TailBlock,
+    first: Indices,
+    second: Indices,
+    blocks: Array,
+) -> None:
+    for i in range(row.n_coefs):
+        for j in range(col.n_coefs):
+            rows = row.start + first * row.n_coefs + i
+            gram[rows, col.start + second * col.n_coefs + j] += blocks[:, i, j]
+
+
+def _lead_coupling(
+    products: CrossProducts, lead: int, tail: tuple[TailBlock, ...], q: int
+) -> sp.csr_array:
+    levels, k = products.random[lead].shape[:2]
+    place = {block.factor: block for block in tail}
+    rows, cols, values = [], [], []
+    for coupling in products.couplings:
+        if lead not in coupling.factors:
+            continue
+        leads = coupling.factors[0] == lead
+        block = place[coupling.factors[1] if leads else coupling.factors[0]]
+        inner, outer = coupling.first, coupling.second
+        if not leads:
+            inner, outer = outer, inner
+        blocks = coupling.blocks if leads else coupling.blocks.transpose(0, 2, 1)
+        row = block.start + outer[:, None] * block.n_coefs + np.arange(block.n_coefs)
+        col = inner[:, None] * k + np.arange(k)
+        shape = (len(inner), k, block.n_coefs)
+        rows.append(np.broadcast_to(row[:, None, :], shape).ravel())
+        cols.append(np.broadcast_to(col[:, :, None], shape).ravel())
+        values.append(blocks.ravel())
+    if not rows:
+        return sp.csr_array((q, levels * k))
+    index = (np.concatenate(rows), np.concatenate(cols))
+    return sp.csr_array((np.concatenate(values), index), shape=(q, levels * k))
+
+
+def _products_map(coupling: sp.csr_array, k: int) -> sp.csr_array | None:
+    """All products of two couplings of one level, as a map from W to the lower triangle."""
+    q, width = coupling.shape
+    if q == 0:
+        return None
+    by_level = coupling.tocsc()
+    counts = np.add.reduceat(np.diff(by_level.indptr), np.arange(0, width, k))
+    if np.sum(counts.astype(np.int64) ** 2) > 2 * MAX_PRODUCTS or q**2 > MAX_PRODUCTS:
+        return None
+    coo = by_level.tocoo()
+    tail_index, coef, value = coo.row.astype(np.int32), coo.col % k, coo.data
+    start = np.concatenate([[0], np.cumsum(counts)])
+    left = np.repeat(np.arange(len(value), dtype=np.int32), np.repeat(counts, counts))
+    level = np.repeat(np.arange(len(counts), dtype=np.int32), counts**2)
+    offset = np.arange(len(left), dtype=np.int64) - np.repeat(
+        np.concatenate([[0], np.cumsum(counts.astype(np.int64) ** 2)])[:-1], counts**2
+    )
+    right = (start[level] + offset % np.maximum(counts[level], 1)).astype(np.int32)
+    keep = tail_index[left] >= tail_index[right]
+    left, right, level = left[keep], right[keep], level[keep]
+    position = tail_index[left].astype(np.int64) * q + tail_index[right]
+    column = level.astype(np.int64) * k * k + coef[left] * k + coef[right]
+    shape = (q * q, len(counts) * k * k)
+    dtype = np.int32 if max(shape) < np.iinfo(np.int32).max else np.int64
+    index = (position.astype(dtype), column.astype(dtype))
+    return sp.csr_array((value[left] * value[right], index), shape=shape)
+
+
+def _block_diagonal(blocks: Array) -> sp.bsr_array:
+    levels, k = blocks.shape[:2]
+    return sp.bsr_array(
+        (blocks, np.arange(levels), np.arange(levels + 1)), shape=(levels * k, levels * k)
+    )
+
+
+def _diagonal_blocks_sparse(coupling: sp.csr_array, inner: Array, levels: int, k: int) -> Array:
+    """Diagonal blocks of coupling.T @ inner @ coupling, a batch of leading levels at a time."""
+    result = np.empty((levels, k, k))
+    columns = coupling.tocsc()
+    for start in range(0, levels, 256):
+        stop = min(start + 256, levels)
+        part = columns[:, start * k : stop * k]
+        product = (part.T @ inner).reshape(stop - start, k, -1)
+        dense = part.toarray().T.reshape(stop - start, k, -1)
+        result[start:stop] = product @ dense.transpose(0, 2, 1)
+    return result

@@ -1,0 +1,290 @@
+"""Blocked Cholesky factorisation of the mixed-model equations.
+
+The leading grouping factor is eliminated level by level, the rest as one dense Schur complement,
+the fixed effects last. Nothing needs the inverse of a relative factor, so singular covariance
+matrices are ordinary.
+
+References
+----------
+Bates, Maechler, Bolker, Walker (2015), doi:10.18637/jss.v067.i01, section 3.
+Bates, Alday, Kokandakar (2025), arXiv:2505.11674, for the blocked Cholesky factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dpotri
+from threadpoolctl import ThreadpoolController
+
+from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.elimination import Plan, TailBlock
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianBeta:
+    """Gaussian prior on the fixed effects.
+
+    Attributes
+    ----------
+    mean : ndarray (p,)
+        Prior mean of beta.
+    precision : ndarray (p, p)
+        Inverse of the prior covariance matrix, positive definite.
+    """
+
+    mean: Array
+    precision: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Factorisation:
+    """Blocked Cholesky factor of the mixed-model equations at given relative factors.
+
+    Attributes
+    ----------
+    plan : Plan
+        The data.
+    factors : tuple of ndarray (k, k)
+        Relative factors in the working basis.
+    whiten : ndarray (J, k, k)
+        H_j with ``H_j' H_j = T (T'A_j T + I)^-1 T'`` for the levels of the leading factor.
+    tail_schur : ndarray (q, q)
+        Schur complement of the tail before scaling by its relative factors; lower triangle.
+    tail_chol : ndarray (q, q)
+        Its lower Cholesky factor after scaling and adding the identity.
+    tail_half : ndarray (q, p + 1)
+        The tail's rows of L_ZX and l_Zy.
+    tail_mixed : ndarray (q, p + 1)
+        Z'[X y] of the tail after eliminating the leading factor, unscaled.
+    fixed_chol : ndarray (p, p)
+        L_XX in the working basis.
+    fixed_half : ndarray (p,)
+        l_Xy in the working basis.
+    log_det_random : float
+        log |L_ZZ|^2.
+    log_det_fixed : float
+        log |L_XX|^2 in the user's coordinates.
+    rss : float
+        Penalised residual sum of squares r^2 (with the prior's part, if any).
+    """
+
+    plan: Plan
+    factors: tuple[Array, ...]
+    whiten: Array
+    tail_schur: Array
+    tail_chol: Array
+    tail_half: Array
+    tail_mixed: Array
+    fixed_chol: Array
+    fixed_half: Array
+    log_det_random: float
+    log_det_fixed: float
+    rss: float
+
+    @property
+    def beta_working(self) -> Array:
+        """Conditional mean of the fixed effects (p,) in the working basis."""
+        if not len(self.fixed_half):
+            return self.fixed_half
+        return solve_triangular(self.fixed_chol, self.fixed_half, lower=True, trans="T")
+
+    @property
+    def beta(self) -> Array:
+        """Conditional mean of the fixed effects (p,)."""
+        basis = self.plan.products.basis
+        return basis.fixed @ self.beta_working + basis.shift
+
+    @property
+    def beta_root(self) -> Array:
+        """Root C (p, p) with C C' the conditional covariance of beta over sigma^2."""
+        p = len(self.fixed_half)
+        inverse = solve_triangular(self.fixed_chol, np.eye(p), lower=True) if p else np.eye(0)
+        return self.plan.products.basis.fixed @ inverse.T
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def single_threaded() -> AbstractContextManager[object]:
+    """Context in which BLAS uses one thread: two are never faster at these sizes."""
+    return _threads().limit(limits=1, user_api="blas")
+
+
+def factorise(
+    plan: Plan,
+    factors: Sequence[Array],
+    prior: GaussianBeta | None = None,
+    sigma: float = 1.0,
+) -> Factorisation:
+    """Factorise the mixed-model equations.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`marginal_system`.
+    factors : sequence of ndarray (k, k)
+        Relative factors in the user's coordinates.
+    prior : GaussianBeta, optional
+        Prior on beta; flat by default.
+    sigma : float
+        Residual standard deviation: matters only with a `prior`.
+
+    Returns
+    -------
+    Factorisation
+    """
+    basis = plan.products.basis
+    working = tuple(np.linalg.solve(a, t) for a, t in zip(basis.random, factors, strict=True))
+    return factorise_working(plan, working, prior, sigma)
+
+
+def factorise_working(
+    plan: Plan,
+    factors: Sequence[Array],
+    prior: GaussianBeta | None = None,
+    sigma: float = 1.0,
+) -> Factorisation:
+    """Factorise as :func:`factorise`, with relative factors in the working basis."""
+    products, lead = plan.products, plan.lead
+    p = products.n_fixed
+    whiten, log_det = _eliminate(products.random[lead], factors[lead])
+    white = (whiten @ products.mixed[lead]).reshape(-1, p + 1)
+    fixed = products.fixed - white.T @ white
+    schur, chol, half, mixed = plan.tail_gram, plan.tail_gram, plan.tail_mixed, plan.tail_mixed
+    if plan.n_tail:
+        kernel = whiten.transpose(0, 2, 1) @ whiten
+        mixed = plan.tail_mixed - plan.coupling @ (kernel @ products.mixed[lead]).reshape(-1, p + 1)
+        schur = plan.tail_gram - plan.congruence(kernel)
+        chol = _tail_cholesky(schur, plan.tail, factors)
+        scaled = scale_rows(mixed, plan.tail, factors)
+        half = solve_triangular(chol, scaled, lower=True, check_finite=False)
+        fixed = fixed - half.T @ half
+        log_det += 2.0 * float(np.sum(np.log(np.diag(chol))))
+    fixed_chol, fixed_half, rss = _fixed_cholesky(plan, fixed, prior, sigma)
+    log_det_fixed = 2.0 * float(np.sum(np.log(np.diag(fixed_chol))))
+    return Factorisation(
+        plan=plan,
+        factors=tuple(factors),
+        whiten=whiten,
+        tail_schur=schur,
+        tail_chol=chol,
+        tail_half=half,
+        tail_mixed=mixed,
+        fixed_chol=fixed_chol,
+        fixed_half=fixed_half,
+        log_det_random=log_det,
+        log_det_fixed=log_det_fixed - 2.0 * products.basis.log_det_fixed,
+        rss=rss,
+    )
+
+
+def _eliminate(gram: Array, factor: Array) -> tuple[Array, float]:
+    """H_j = L_j^-1 T' and the log determinant for the levels of the leading factor."""
+    k = factor.shape[0]
+    if k == 1:
+        pivot = 1.0 + gram[:, 0, 0] * factor[0, 0] ** 2
+        return (factor[0, 0] / np.sqrt(pivot))[:, None, None], float(np.sum(np.log(pivot)))
+    system = factor.T @ gram @ factor
+    system[:, np.arange(k), np.arange(k)] += 1.0
+    lower = np.linalg.cholesky(system)
+    log_det = 2.0 * float(np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2))))
+    return _forward_substitute(lower, factor.T), log_det
+
+
+def _forward_substitute(lower: Array, right: Array) -> Array:
+    """Solve lower_j H_j = right for a batch of small triangular systems."""
+    k = lower.shape[1]
+    result = np.empty((lower.shape[0], k, right.shape[1]))
+    for i in range(k):
+        known = np.einsum("jl,jlm->jm", lower[:, i, :i], result[:, :i, :])
+        result[:, i, :] = (right[i] - known) / lower[:, i, i, None]
+    return result
+
+
+def _fixed_cholesky(
+    plan: Plan, fixed: Array, prior: GaussianBeta | None, sigma: float
+) -> tuple[Array, Array, float]:
+    """L_XX, l_Xy and r^2 in the working basis."""
+    p = plan.products.n_fixed
+    if prior is not None:
+        fixed = fixed + sigma**2 * _prior_cross_products(plan.products, prior)
+    if p == 0:
+        return np.zeros((0, 0)), np.zeros(0), float(fixed[0, 0])
+    lower = cholesky(fixed[:p, :p], lower=True, check_finite=False)
+    half = solve_triangular(lower, fixed[:p, p], lower=True, check_finite=False)
+    return lower, half, float(fixed[p, p] - half @ half)
+
+
+def _prior_cross_products(products: CrossProducts, prior: GaussianBeta) -> Array:
+    """[I m]' S^-1 [I m] in the working basis: (p + 1, p + 1)."""
+    columns = np.column_stack([products.basis.fixed, prior.mean - products.basis.shift])
+    return columns.T @ prior.precision @ columns
+
+
+def _tail_cholesky(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
+    """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`."""
+    system = schur.copy()
+    if any(block.n_coefs > 1 for block in tail):
+        upper = np.triu_indices_from(system, 1)
+        system[upper] = system.T[upper]
+    for block in tail:
+        t = factors[block.factor]
+        if block.n_coefs == 1:
+            system[block.columns] *= t[0, 0]
+            system[:, block.columns] *= t[0, 0]
+            continue
+        shape = (block.n_levels, block.n_coefs, -1)
+        rows = system[block.columns]
+        system[block.columns] = (t.T @ rows.reshape(shape)).reshape(rows.shape)
+        cols = system[:, block.columns].reshape(len(system), block.n_levels, block.n_coefs)
+        system[:, block.columns] = (cols @ t).reshape(len(system), -1)
+    system[np.diag_indices_from(system)] += 1.0
+    return cholesky(system.T, lower=False, overwrite_a=True, check_finite=False).T
+
+
+def scale_rows(rows: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
+    """Lambda' rows for the tail: (q, m)."""
+    scaled = np.empty_like(rows)
+    for block in tail:
+        t = factors[block.factor]
+        part = rows[block.columns].reshape(block.n_levels, block.n_coefs, -1)
+        scaled[block.columns] = (t.T @ part).reshape(-1, rows.shape[1])
+    return scaled
+
+
+def apply_tail(spherical: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
+    """Lambda v for the tail; `spherical` is (q,) or (q, m)."""
+    result = np.empty_like(spherical)
+    for block in tail:
+        part = spherical[block.columns].reshape(block.n_levels, block.n_coefs, -1)
+        scaled = factors[block.factor] @ part
+        result[block.columns] = scaled.reshape(result[block.columns].shape)
+    return result
+
+
+def to_working_beta(products: CrossProducts, beta: Array) -> Array:
+    """Fixed effects (p,) in the working basis."""
+    if not products.n_fixed:
+        return beta
+    return solve_triangular(products.basis.fixed, beta - products.basis.shift)
+
+
+def tail_inverse(fact: Factorisation) -> Array:
+    """Inverse of the scaled tail (q, q), lower triangle: the tail's part of C_ZZ^-1."""
+    if not fact.plan.n_tail:
+        return fact.tail_chol
+    inverse, info = dpotri(fact.tail_chol.T, lower=0)
+    if info:
+        raise np.linalg.LinAlgError("the tail of the mixed-model equations is singular")
+    return inverse.T

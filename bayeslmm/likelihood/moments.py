@@ -1,0 +1,220 @@
+"""Exact conditional moments of the random effects, given the covariance parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.linalg.blas import dsymm, dsymv
+
+from bayeslmm.likelihood.elimination import TailBlock
+from bayeslmm.likelihood.factorise import Factorisation, apply_tail, scale_rows, tail_inverse
+
+Array = NDArray[np.float64]
+
+WELL_CONDITIONED = 1e-4
+"""Smallest singular value of a relative factor for which its inverse is used in gradients."""
+
+
+def conditional_modes(
+    fact: Factorisation, beta_working: Array | None = None
+) -> tuple[list[Array], list[Array]]:
+    """Conditional means of u, and q = Z'V^-1 (y - X beta), per factor (J, k), working basis."""
+    plan, products = fact.plan, fact.plan.products
+    beta = fact.beta_working if beta_working is None else beta_working
+    contrast = np.append(-beta, 1.0)
+    tail_u = np.zeros(plan.n_tail)
+    tail_q = tail_u
+    if plan.n_tail:
+        spherical = solve_triangular(
+            fact.tail_chol, fact.tail_half @ contrast, lower=True, trans="T", check_finite=False
+        )
+        tail_u = apply_tail(spherical, plan.tail, fact.factors)
+        tail_q = fact.tail_mixed @ contrast - _symmetric_product(fact.tail_schur, tail_u)
+    modes: list[Array] = [np.zeros(0)] * len(products.random)
+    residuals: list[Array] = [np.zeros(0)] * len(products.random)
+    gram = products.random[plan.lead]
+    rest = products.mixed[plan.lead] @ contrast
+    rest = rest - (plan.coupling.T @ tail_u).reshape(rest.shape)
+    lead_u = _apply_kernel(fact.whiten, rest)
+    modes[plan.lead] = lead_u
+    residuals[plan.lead] = rest - np.einsum("jkl,jl->jk", gram, lead_u)
+    for block in plan.tail:
+        shape = (block.n_levels, block.n_coefs)
+        modes[block.factor] = tail_u[block.columns].reshape(shape)
+        residuals[block.factor] = tail_q[block.columns].reshape(shape)
+    return modes, residuals
+
+
+def fixed_sensitivities(fact: Factorisation) -> list[Array]:
+    """Z_j'V^-1 X C per factor (J, k, p), with C = (X'V^-1 X)^-1, Z in the working basis."""
+    plan, products = fact.plan, fact.plan.products
+    result: list[Array] = [np.zeros(0)] * len(products.random)
+    root = fact.beta_root
+    gram = products.random[plan.lead]
+    keep = np.eye(gram.shape[1]) - gram @ (fact.whiten.transpose(0, 2, 1) @ fact.whiten)
+    result[plan.lead] = keep @ _lead_cross(fact) @ root.T
+    rest = _tail_fixed(fact) @ root.T if plan.n_tail else np.zeros((0, len(root)))
+    for block in plan.tail:
+        shape = (block.n_levels, block.n_coefs, len(root))
+        result[block.factor] = rest[block.columns].reshape(shape)
+    return result
+
+
+def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) -> list[Array]:
+    """Conditional covariance of each level's u over sigma^2, per factor (J, k, k), working basis.
+
+    Parameters
+    ----------
+    fact : Factorisation
+        The factorisation.
+    given_beta : bool
+        Whether beta is known (lme4's ``condVar``); by default it is integrated out.
+    """
+    plan, products = fact.plan, fact.plan.products
+    result: list[Array] = [np.zeros(0)] * len(products.random)
+    inverse = tail_inverse(fact)
+    inner = _lead_inner(fact, inverse)
+    if not given_beta:
+        cross = _lead_cross(fact)
+        inner = inner + cross @ cross.transpose(0, 2, 1)
+    kernel = fact.whiten.transpose(0, 2, 1) @ fact.whiten
+    result[plan.lead] = kernel + kernel @ inner @ kernel
+    if plan.n_tail:
+        spread = _tail_spread(fact)
+        for block in plan.tail:
+            t = fact.factors[block.factor]
+            cov = t @ _diagonal_blocks(inverse, block) @ t.T
+            if not given_beta:
+                part = spread[block.columns].reshape(block.n_levels, block.n_coefs, -1)
+                cov = cov + part @ part.transpose(0, 2, 1)
+            result[block.factor] = cov
+    return result
+
+
+def precision_blocks(fact: Factorisation, *, restricted: bool = True) -> list[Array]:
+    """Sums over levels of the diagonal blocks of Z'PZ (or Z'V^-1 Z), per factor (k, k)."""
+    plan, products = fact.plan, fact.plan.products
+    result: list[Array] = [np.zeros((0, 0))] * len(products.random)
+    inverse = tail_inverse(fact)
+    inner = _lead_inner(fact, inverse)
+    gram = products.random[plan.lead]
+    keep = np.eye(gram.shape[1]) - gram @ (fact.whiten.transpose(0, 2, 1) @ fact.whiten)
+    if restricted:
+        cross = _lead_cross(fact)
+        inner = inner + cross @ cross.transpose(0, 2, 1)
+    blocks = keep @ gram - keep @ inner @ keep.transpose(0, 2, 1)
+    result[plan.lead] = blocks.sum(axis=0)
+    if plan.n_tail:
+        rest = _tail_fixed(fact) if restricted else None
+        for block in plan.tail:
+            total = _tail_precision(fact, block, inverse)
+            if rest is not None:
+                part = rest[block.columns].reshape(block.n_levels, block.n_coefs, -1)
+                total = total - np.einsum("jkp,jlp->kl", part, part)
+            result[block.factor] = total
+    return result
+
+
+def _apply_kernel(whiten: Array, right: Array) -> Array:
+    """W_j right_j with W = H'H: (J, k)."""
+    return np.einsum("jlk,jl->jk", whiten, np.einsum("jkl,jl->jk", whiten, right))
+
+
+def _symmetric_product(lower: Array, columns: Array) -> Array:
+    """Symmetric matrix, given by its lower triangle in C order, times (q,) or (q, m)."""
+    if not columns.size:
+        return np.zeros_like(columns)
+    if columns.ndim == 1:
+        return dsymv(1.0, lower.T, columns, lower=0)
+    return dsymm(1.0, lower.T, columns, lower=0)
+
+
+def _tail_fixed(fact: Factorisation) -> Array:
+    """(X-part of the tail's equations after the tail itself) L_XX^-T: (q, p)."""
+    p = fact.plan.products.n_fixed
+    solved = _tail_solution(fact)
+    product = _symmetric_product(fact.tail_schur, solved)
+    return _right_solve(fact.tail_mixed[:, :p] - product, fact.fixed_chol)
+
+
+def _tail_solution(fact: Factorisation) -> Array:
+    """G = Lambda C_tt^-1 Lambda' tail_mixed_X: (q, p)."""
+    p = fact.plan.products.n_fixed
+    spherical = solve_triangular(
+        fact.tail_chol, fact.tail_half[:, :p], lower=True, trans="T", check_finite=False
+    )
+    return apply_tail(spherical, fact.plan.tail, fact.factors)
+
+
+def _tail_spread(fact: Factorisation) -> Array:
+    """Root (q, p) of the part of the tail's conditional covariance that beta contributes."""
+    return _right_solve(_tail_solution(fact), fact.fixed_chol)
+
+
+def _right_solve(matrix: Array, lower: Array) -> Array:
+    """Matrix times lower^-T."""
+    if not lower.size:
+        return np.zeros((matrix.shape[0], 0))
+    return solve_triangular(lower, matrix.T, lower=True, check_finite=False).T
+
+
+def _lead_inner(fact: Factorisation, inverse: Array) -> Array:
+    """Blocks A_jt Q A_tj (J, k, k) of the leading factor, Q the tail's inverse, unscaled."""
+    plan = fact.plan
+    if not plan.n_tail:
+        return np.zeros_like(plan.products.random[plan.lead])
+    return plan.diagonal_of_congruence(_scale_inverse(inverse, plan.tail, fact.factors))
+
+
+def _lead_cross(fact: Factorisation) -> Array:
+    """(A_jX - A_jt G) L_XX^-T of the leading factor: (J, k, p)."""
+    plan = fact.plan
+    mixed = plan.products.mixed[plan.lead]
+    levels, k, width = mixed.shape
+    cross = mixed[:, :, : width - 1]
+    if plan.n_tail:
+        cross = cross - (plan.coupling.T @ _tail_solution(fact)).reshape(levels, k, -1)
+    return _right_solve(cross.reshape(levels * k, -1), fact.fixed_chol).reshape(levels, k, -1)
+
+
+def _scale_inverse(inverse: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
+    """Lambda C_tt^-1 Lambda' from the lower triangle of the inverse."""
+    if all(block.n_coefs == 1 for block in tail):
+        scale = np.concatenate(
+            [np.full(block.n_levels, factors[block.factor][0, 0]) for block in tail]
+        )
+        return inverse * scale * scale[:, None]
+    half = apply_tail(_symmetric_matrix(inverse), tail, factors)
+    return apply_tail(half.T.copy(), tail, factors)
+
+
+def _tail_precision(fact: Factorisation, block: TailBlock, inverse: Array) -> Array:
+    """Sum of the diagonal blocks of Z'V^-1 Z of one tail factor (k, k)."""
+    t = fact.factors[block.factor]
+    if np.linalg.svd(t, compute_uv=False)[-1] > WELL_CONDITIONED:
+        total = block.n_levels * np.eye(block.n_coefs)
+        total = total - _diagonal_blocks(inverse, block).sum(axis=0)
+        return np.linalg.solve(t.T, np.linalg.solve(t.T, total.T).T)
+    schur = _symmetric_matrix(fact.tail_schur)
+    columns = scale_rows(schur[:, block.columns].copy(), fact.plan.tail, fact.factors)
+    half = solve_triangular(fact.tail_chol, columns, lower=True, check_finite=False)
+    half = half.reshape(len(half), block.n_levels, block.n_coefs)
+    own = _diagonal_blocks(fact.tail_schur, block).sum(axis=0)
+    return own - np.einsum("qjk,qjl->kl", half, half)
+
+
+def _diagonal_blocks(lower: Array, block: TailBlock) -> Array:
+    """Diagonal blocks (J, k, k) of one factor from the lower triangle of a (q, q) array."""
+    index = block.start + np.arange(block.n_levels)[:, None] * block.n_coefs
+    index = index + np.arange(block.n_coefs)
+    blocks = lower[index[:, :, None], index[:, None, :]]
+    strict = np.tril(blocks, -1)
+    return np.tril(blocks) + strict.transpose(0, 2, 1)
+
+
+def _symmetric_matrix(lower: Array) -> Array:
+    strict = np.tril(lower, -1)
+    return np.tril(lower) + strict.T

@@ -1,0 +1,35 @@
+"""Priors: families, defaults that do not depend on units, and a user's changes."""
+
+from bayeslmm.priors.defaults import default_priors, flat_priors, resolve_priors
+from bayeslmm.priors.families import (
+    Exponential,
+    Flat,
+    Gamma,
+    HalfCauchy,
+    HalfFlat,
+    HalfNormal,
+    HalfStudentT,
+    InverseGamma,
+    LogNormal,
+    Normal,
+)
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.record import Priors
+
+__all__ = [
+    "LKJ",
+    "Exponential",
+    "Flat",
+    "Gamma",
+    "HalfCauchy",
+    "HalfFlat",
+    "HalfNormal",
+    "HalfStudentT",
+    "InverseGamma",
+    "LogNormal",
+    "Normal",
+    "Priors",
+    "default_priors",
+    "flat_priors",
+    "resolve_priors",
+]

@@ -1,0 +1,206 @@
+"""The record of a model's priors: densities by parameter, table and draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.exceptions import PriorError
+from bayeslmm.priors.families import Prior
+from bayeslmm.priors.lkj import LKJ
+
+Array = NDArray[np.float64]
+
+PARAMETER_KEYS = ("beta", "cor", "sd", "sigma")
+"""Keys that name parameters: a coefficient of that label is addressed as ``beta[label]``."""
+
+
+class PriorDraws(NamedTuple):
+    """Draws from the prior.
+
+    Attributes
+    ----------
+    beta : ndarray (size, p)
+        Fixed effects, uncentred.
+    sds : tuple of ndarray (size, k)
+        Random-effect standard deviations per grouping factor.
+    chols : tuple of ndarray (size, k, k)
+        Cholesky factors of the random-effect correlations per grouping factor.
+    sigma : ndarray (size,)
+        Residual standard deviation.
+    """
+
+    beta: Array
+    sds: tuple[Array, ...]
+    chols: tuple[Array, ...]
+    sigma: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Priors:
+    """The priors of a model.
+
+    Attributes
+    ----------
+    coefs : tuple of str
+        Labels of the p fixed-effect coefficients.
+    centering : ndarray (p, p)
+        The matrix C of the centred coordinates ``gamma = C beta``; the identity without an
+        intercept.
+    beta : tuple of Prior
+        Priors on the entries of gamma, independent of each other.
+    beta_mean : ndarray (p,)
+        Prior mean of beta where it is normal, else zeros.
+    beta_precision : ndarray (p, p) or None
+        Prior precision of beta where it is normal; None where it is flat or sampled.
+    beta_sampled : bool
+        Whether beta cannot be integrated out: neither all normal nor all flat.
+    factors : tuple of str
+        Names of the grouping factors.
+    factor_coefs : tuple of tuple of str
+        Labels of the coefficients per grouping factor.
+    blocks : tuple of tuple of tuple of int
+        Blocks of correlated coefficients per grouping factor.
+    sd : tuple of tuple of Prior
+        Priors on the standard deviations, per grouping factor and coefficient.
+    cor : tuple of tuple of (LKJ or None)
+        Priors on the correlations, per grouping factor and block; None for a block of one.
+    sigma : Prior
+        Prior on the residual standard deviation.
+    sources : mapping of str to str
+        Where each row of the table comes from: "default", "flat" or "user".
+
+    Notes
+    -----
+    The key ``"Intercept"`` means the centred intercept: the linear predictor (without the offset)
+    at the column means of X.
+    """
+
+    coefs: tuple[str, ...]
+    centering: Array
+    beta: tuple[Prior, ...]
+    beta_mean: Array
+    beta_precision: Array | None
+    beta_sampled: bool
+    factors: tuple[str, ...]
+    factor_coefs: tuple[tuple[str, ...], ...]
+    blocks: tuple[tuple[tuple[int, ...], ...], ...]
+    sd: tuple[tuple[Prior, ...], ...]
+    cor: tuple[tuple[LKJ | None, ...], ...]
+    sigma: Prior
+    sources: Mapping[str, str]
+
+    @property
+    def proper(self) -> bool:
+        """Whether every prior integrates to one, so that it can be drawn from."""
+        return not self._improper()
+
+    def table(self) -> pd.DataFrame:
+        """List the priors.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns parameter, prior and source ("default", "flat" or "user"), one row per
+            parameter. The parameters are also the keys that `priors=` accepts.
+        """
+        records = self.records()
+        return pd.DataFrame(
+            {
+                "parameter": list(records),
+                "prior": [str(record) for record in records.values()],
+                "source": [self.sources[key] for key in records],
+            }
+        )
+
+    def __repr__(self) -> str:
+        return self.table().to_string(index=False, justify="left")
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(index=False, border=0)
+
+    def records(self) -> dict[str, Prior | LKJ]:
+        """Return the priors by the names that the table shows, in order."""
+        records: dict[str, Prior | LKJ] = {
+            coef_label(coef): prior for coef, prior in zip(self.coefs, self.beta, strict=True)
+        }
+        for f, factor in enumerate(self.factors):
+            for coef, prior in zip(self.factor_coefs[f], self.sd[f], strict=True):
+                records[sd_label(factor, coef)] = prior
+        for f in range(len(self.factors)):
+            for b, lkj in enumerate(self.cor[f]):
+                if lkj is not None:
+                    records[self.cor_label(f, b)] = lkj
+        records["sigma"] = self.sigma
+        return records
+
+    def cor_label(self, factor: int, block: int) -> str:
+        """Return the name of the correlations of one block, as the table shows it."""
+        name = self.factors[factor]
+        if sum(lkj is not None for lkj in self.cor[factor]) == 1:
+            return f"cor[{name}]"
+        coefs = (self.factor_coefs[factor][c] for c in self.blocks[factor][block])
+        return f"cor[{name}, {', '.join(coefs)}]"
+
+    def sample(self, rng: np.random.Generator, size: int) -> PriorDraws:
+        """Draw from the prior.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of randomness.
+        size : int
+            Number of independent draws.
+
+        Returns
+        -------
+        PriorDraws
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        """
+        if improper := self._improper():
+            raise PriorError(
+                f"Flat priors cannot be drawn from: {', '.join(improper)}. "
+                "Give these parameters proper priors."
+            )
+        gamma = np.empty((size, len(self.coefs)))
+        for j, prior in enumerate(self.beta):
+            gamma[:, j] = prior.sample(rng, size)
+        sds = tuple(np.stack([p.sample(rng, size) for p in row], axis=1) for row in self.sd)
+        chols = tuple(self._sample_chol(f, rng, size) for f in range(len(self.factors)))
+        beta = np.linalg.solve(self.centering, gamma.T).T
+        return PriorDraws(beta, sds, chols, self.sigma.sample(rng, size))
+
+    def _sample_chol(self, factor: int, rng: np.random.Generator, size: int) -> Array:
+        chol = np.tile(np.eye(len(self.factor_coefs[factor])), (size, 1, 1))
+        for block, lkj in zip(self.blocks[factor], self.cor[factor], strict=True):
+            if lkj is not None:
+                rows = np.array(block)
+                draws = lkj.sample_cholesky(rng, size, len(block))
+                chol[:, rows[:, None], rows] = draws
+        return chol
+
+    def _improper(self) -> list[str]:
+        return [
+            key
+            for key, record in self.records().items()
+            if not isinstance(record, LKJ) and not record.proper
+        ]
+
+
+def coef_label(coef: str) -> str:
+    """Name of a fixed-effect coefficient's prior, as the table shows it."""
+    return f"beta[{coef}]" if coef in PARAMETER_KEYS else coef
+
+
+def sd_label(factor: str, coef: str) -> str:
+    """Name of a random-effect standard deviation's prior, as the table shows it."""
+    return f"sd[{factor}, {coef}]"

@@ -1,0 +1,1 @@
+"""What users hold: estimates, posteriors and their tables."""
