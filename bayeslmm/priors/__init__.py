@@ -1,5 +1,6 @@
 """Priors: families, defaults that do not depend on units, and a user's changes."""
 
+from bayeslmm.priors._pymc import PymcPrior
 from bayeslmm.priors.defaults import default_priors, flat_priors, resolve_priors
 from bayeslmm.priors.families import (
     Exponential,
@@ -29,6 +30,7 @@ __all__ = [
     "LogNormal",
     "Normal",
     "Priors",
+    "PymcPrior",
     "default_priors",
     "flat_priors",
     "resolve_priors",

@@ -1,7 +1,9 @@
 """Default and user priors of a design, as records with densities, draws and a table.
 
-The defaults do not depend on units: rescaling or shifting the response, or rescaling or shifting a
-covariate, leaves the prior on the linear predictor equivalent. The fixed effects are put in centred
+The defaults do not depend on units: rescaling or shifting the response, or rescaling a covariate,
+leaves the prior on the linear predictor equivalent. So does shifting a covariate that enters alone;
+with a random slope, an interaction or a power of it, a shift changes what the other parameters of
+the term mean, and their priors stay where they are. The fixed effects are put in centred
 coordinates ``gamma = C beta`` first, whose intercept is the linear predictor at the column means.
 """
 
@@ -57,6 +59,9 @@ def default_priors(design: Design) -> Priors:
     HalfStudentT(3, s_y / s_z) on random-effect standard deviations, LKJ(2) on correlations and
     HalfStudentT(3, s_y) on sigma. Without an intercept, but with 1 in the span of X, the prior
     mean of beta puts the linear predictor at the mean of the response.
+
+    Centre a covariate that has a random slope, an interaction or a power: the scales are those of
+    the columns as they stand, and a product with a covariate far from zero varies with its origin.
 
     Parameters
     ----------
