@@ -1,8 +1,8 @@
-"""Everything bayeslmm asks of formulaic; no other file imports it."""
+"""Everything bayeslmm asks of formulaic; only `_functions.py` imports it too."""
 
 import builtins
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from formulaic.materializers.pandas import override
 from formulaic.parser import DefaultFormulaParser
 from formulaic.parser.algos.tokenize import tokenize
 from formulaic.parser.types import Factor
-from formulaic.transforms import TRANSFORMS, C
+from formulaic.transforms import TRANSFORMS
 from formulaic.utils.layered_mapping import LayeredMapping
-from formulaic.utils.stateful_transforms import stateful_eval, stateful_transform
+from formulaic.utils.stateful_transforms import stateful_eval
 
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula import _expressions
@@ -31,54 +31,9 @@ from bayeslmm.formula._columns import (
     prepare,
 )
 from bayeslmm.formula._expressions import PythonNames
-from bayeslmm.formula._splines import natural_spline_basis, place_knots
+from bayeslmm.formula._functions import CONTEXT, FUNCTIONS, KNOWN
 
-
-@stateful_transform
-def _ns(
-    x: Any,
-    df: int | None = None,
-    knots: Any = None,
-    intercept: bool = False,
-    boundary_knots: Any = None,
-    _state: dict[str, Any] | None = None,
-) -> FactorValues:
-    """R's ``ns``: a natural cubic spline basis that remembers its knots."""
-    values = np.asarray(x, dtype=float)
-    state = {} if _state is None else _state
-    if "spline" not in state:
-        state["spline"] = place_knots(values, df, knots, boundary_knots, intercept)
-    basis = natural_spline_basis(values, state["spline"])
-    names = tuple(str(i + 1) for i in range(basis.shape[1]))
-    return FactorValues(basis, column_names=names)
-
-
-# Evaluated before formulaic's own transforms; nothing else is visible to a formula.
-_CONTEXT: Mapping[str, Any] = {
-    **{
-        name: getattr(np, name)
-        for name in (
-            *("abs", "ceil", "cos", "cosh", "exp", "expm1", "floor", "log", "log10", "log1p"),
-            *("log2", "pi", "sign", "sin", "sinh", "sqrt", "tan", "tanh"),
-        )
-    },
-    "acos": np.arccos,
-    "asin": np.arcsin,
-    "atan": np.arctan,
-    "pmax": np.maximum,
-    "pmin": np.minimum,
-    "factor": C,
-    "ns": _ns,
-    "TRUE": True,
-    "FALSE": False,
-}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_KNOWN: Mapping[str, Any] = {**TRANSFORMS, **_CONTEXT}
-
-FUNCTIONS: tuple[str, ...] = tuple(
-    sorted(name for name, value in _KNOWN.items() if callable(value) and name != "contr")
-)
-"""Functions that a formula may call by bare name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +189,7 @@ def python_names(code: str) -> PythonNames:
 def _may_be_column(name: str) -> bool:
     if name in ("bool", "float", "int", "str", "Treatment"):
         return False
-    known = _KNOWN.get(name)
+    known = KNOWN.get(name)
     return known is None or (callable(known) and not isinstance(known, type))
 
 
@@ -417,7 +372,7 @@ def _single_value(expression: str, prepared: pd.DataFrame) -> Any:
     if len(found) == 1 and found[0].kind == "name":
         return prepared[code]
     environment = LayeredMapping(
-        LayeredMapping(prepared, name="data"), LayeredMapping(_CONTEXT), LayeredMapping(TRANSFORMS)
+        LayeredMapping(prepared, name="data"), LayeredMapping(CONTEXT), LayeredMapping(TRANSFORMS)
     )
     try:
         with np.errstate(all="ignore"):
@@ -428,7 +383,7 @@ def _single_value(expression: str, prepared: pd.DataFrame) -> Any:
 
 
 def _materialize(spec: str | ModelSpec, prepared: pd.DataFrame) -> tuple[np.ndarray, ModelSpec]:
-    materializer = _Materializer(prepared, context=_CONTEXT)
+    materializer = _Materializer(prepared, context=CONTEXT)
     try:
         with np.errstate(all="ignore"):
             matrix = materializer.get_model_matrix(spec, output="numpy", na_action="raise")
@@ -480,7 +435,7 @@ def _as_spec(spec: object) -> _Spec:
 
 def _factors(spec: _Spec, prepared: pd.DataFrame) -> Iterator[tuple[str, str, Any]]:
     """Yield each factor of the spec, the kind it had, and its values on these data."""
-    materializer = _Materializer(prepared, context=_CONTEXT)
+    materializer = _Materializer(prepared, context=CONTEXT)
     lenient = spec.model.update(na_action="ignore", encoder_state={})
     factors = {factor.expr: factor for term in spec.model.formula for factor in term.factors}
     for expr, (kind, _) in spec.model.encoder_state.items():
