@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -176,7 +177,8 @@ def _report(model: LMM, post: Posterior) -> None:
         _log.warning("REML: %s", note)
     table = compare_reml(post, reml)
     percent = f"{100 * table.attrs['prob']:g} % {table.attrs['ci_kind'].upper()}"
-    print(f"\nPosterior by {post.method}:", post.diagnostics, sep="\n")
+    lines = [textwrap.fill(line, WIDTH) for line in str(post.diagnostics).splitlines()]
+    print(f"\nPosterior by {post.method}:", *lines, sep="\n")
     print(f"\nREML (estimate, std_error) and posterior (mean, sd, {percent}):")
     print(_text(table), flush=True)
 

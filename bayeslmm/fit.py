@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.results.estimate import Estimate
 from bayeslmm.results.posterior import Posterior
-from bayeslmm.results.text import design_notes, groups_line
+from bayeslmm.results.text import design_notes, groups_line, html_page
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -226,6 +227,7 @@ class LMM:
         >>> post.nobs
         30
         """
+        _check_positive(draws=draws, chains=chains)
         common: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
         if method == "laplace":
             from bayeslmm.inference.laplace import fit_laplace
@@ -265,6 +267,9 @@ class LMM:
 
         return prior_predictive(self.design, self.priors, draws, random_seed)
 
+    def _repr_html_(self) -> str:
+        return html_page(repr(self), self.priors.table(), ())
+
     def __repr__(self) -> str:
         lines = [
             "Linear mixed model",
@@ -273,3 +278,9 @@ class LMM:
             *design_notes(self.design),
         ]
         return "\n".join(lines)
+
+
+def _check_positive(**counts: Any) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value!r}: a whole number of at least 1 is expected")

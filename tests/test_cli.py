@@ -90,7 +90,7 @@ def test_what_is_printed(run):
     assert (code, err) == (0, "")
     for part in (
         "Number of obs: 180, groups: Subject, 18",
-        "Posterior by laplace:\n4 chains of 250 draws\ndivergences 0",
+        "Posterior by laplace:\n1000 independent draws from an approximation\nPareto k",
         "No problems found.",
         "REML (estimate, std_error) and posterior (mean, sd, 89 % ETI):",
         "eti89_lb",

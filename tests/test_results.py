@@ -120,10 +120,10 @@ def test_tidy_has_broom_mixeds_columns(reml, post):
     assert terms == ["sd__Intercept", "sd__Days", "cor__Intercept.Days", "sd__Observation"]
 
 
-@pytest.mark.parametrize("effects", ["fixed", ("fixed", "random")])
-def test_tidy_lists_its_effects(fit, effects):
+def test_tidy_takes_one_effect_or_several_and_lists_them(fit):
+    assert fit.tidy("fixed").equals(fit.tidy(("fixed",)))
     with pytest.raises(ValueError, match="'fixed', 'ran_pars', 'ran_vals', 'ran_coefs'"):
-        fit.tidy(effects)
+        fit.tidy(("fixed", "random"))
 
 
 def test_ran_coefs_of_a_posterior_are_summed_on_draws(post):
@@ -260,3 +260,95 @@ def test_results_are_frozen(reml, post, model):
     for value in (reml, post, model):
         with pytest.raises(AttributeError):
             value.design = None
+
+
+@pytest.mark.parametrize("value", [95, 0, 1.0, "x", True])
+def test_coverage_lies_between_0_and_1(reml, post, value):
+    message = "a number between 0 and 1 is expected, such as 0.95"
+    for call in (reml.confint, reml.summary, reml.tidy, reml.fixef):
+        with pytest.raises(ValueError, match=message):
+            call(level=value)
+    for call in (post.fixef, post.tidy, post.icc, post.varcorr):
+        with pytest.raises(ValueError, match=message):
+            call(prob=value)
+
+
+def test_intervals_of_some_kinds(reml):
+    some = reml.confint("profile", kinds=("sd", "sigma"))
+    everything = reml.confint("profile")
+    assert list(some.index) == ["sd[Subject, Intercept]", "sd[Subject, Days]", "sigma"]
+    assert some["conf_low"].to_numpy() == pytest.approx(
+        everything.loc[some.index, "conf_low"].to_numpy()
+    )
+
+
+@pytest.fixture(scope="module")
+def small():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"x": rng.normal(size=60), "g": np.repeat([f"g{i}" for i in range(6)], 10)})
+    data["y"] = rng.normal(size=60) + np.repeat(rng.normal(size=6), 10)
+    return data.assign(h=data["g"] + "!")
+
+
+@pytest.mark.parametrize(
+    ("formula", "names"),
+    [
+        ("y ~ g + (1 | g)", ["sd[g, Intercept]"]),
+        ("y ~ x + (1 | g) + (1 | h)", ["sd[g, Intercept]", "sd[h, Intercept]"]),
+    ],
+)
+def test_what_the_data_do_not_determine_has_no_standard_error(small, formula, names):
+    reml = blm.LMM(formula, small).reml()
+    table = reml.summary()
+    assert table.loc[names, "std_error"].isna().all()
+    assert np.isfinite(table.loc["sigma", "std_error"])
+    assert f"do not determine {', '.join(names)}" in reml.notes[0]
+
+
+def test_without_fixed_effects(small):
+    model = blm.LMM("y ~ 0 + (1 | g)", small)
+    post = model.fit(method="laplace", draws=50, random_seed=1)
+    assert "none" in repr(model.reml())
+    assert "none" in repr(post)
+    assert post.fixef().empty
+    assert post.with_log_likelihood().data["log_likelihood"]["y"].shape == (4, 50, 60)
+
+
+@pytest.mark.parametrize("argument", ["draws", "chains"])
+@pytest.mark.parametrize("value", [0, "10", 2.5, True])
+def test_counts_are_checked_before_anything_runs(model, argument, value):
+    with pytest.raises(ValueError, match="a whole number of at least 1"):
+        model.fit(method="laplace", **{argument: value})
+
+
+def test_target_accept_is_checked(model):
+    with pytest.raises(ValueError, match="target_accept=2"):
+        model.fit(method="nuts", target_accept=2)
+
+
+def test_a_copy_of_the_response_is_refused(small):
+    with pytest.raises(blm.FormulaError, match="cannot be one of its own predictors"):
+        blm.LMM("y ~ x + y + (1 | g)", small)
+    with pytest.raises(DataError, match="the fixed effects reproduce the response exactly"):
+        blm.LMM("y ~ z + (1 | g)", small.assign(z=small["y"])).reml()
+    with pytest.raises(DataError, match="Two columns of the fixed effects are called `Intercept`"):
+        blm.LMM("y ~ Intercept + (1 | g)", small.rename(columns={"x": "Intercept"}))
+
+
+def test_a_poor_approximation_says_so():
+    poor = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2"))
+    post = poor.fit(method="laplace", random_seed=1)
+    assert post.diagnostics.approximate
+    assert "the Laplace approximation misses part of the posterior" in post.notes[0]
+    good = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
+    found = good.fit(method="laplace", random_seed=1)
+    assert found.notes == ()
+    assert "Pareto k" in str(found.diagnostics)
+
+
+def test_a_mode_joint_in_beta_says_so(model):
+    import pymc as pm
+
+    priors = {"Days": pm.StudentT.dist(nu=5, mu=0, sigma=50)}
+    mode = blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors=priors).map()
+    assert "maximised together with the covariance parameters" in mode.notes[0]

@@ -80,7 +80,8 @@ def reference_modes(
     moved, narrowed = _unconstrained(mode, rows)
     with np.errstate(invalid="ignore"):
         prior_shift = (moved - center) / spread
-    if not mode.optimum.converged:
+    if not mode.optimum.converged or mode.given_beta:
+        # A mode joint in beta differs from REML by more than the prior.
         prior_shift[:] = np.nan
     return Reference(values=values, errors=errors, prior_shift=prior_shift, width=narrowed / spread)
 

@@ -137,6 +137,29 @@ def check_fixed_factors(formula: Formula, frame: pd.DataFrame) -> None:
             )
 
 
+def check_not_own_predictor(formula: Formula) -> None:
+    """Raise FormulaError if the response is a term of the fixed effects."""
+    response = formula.response.strip("`")
+    if response in {token.value for token in tokens(formula.fixed) if token.kind == "name"}:
+        right = formula.source.index("~") + 1
+        start, end = locate(formula.source[right:], response)
+        raise FormulaError(
+            f"The response `{response}` cannot be one of its own predictors; take it out.",
+            formula.source,
+            right + start,
+            right + end,
+        )
+
+
+def check_labels(names: Sequence[str]) -> None:
+    """Raise DataError if two columns of X have one name, as with a covariate called Intercept."""
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"Two columns of the fixed effects are called {listed(repeated)}; rename the variable."
+        )
+
+
 def check_rows(n: int, p: int) -> None:
     """Raise DataError if there are not more rows than fixed effects."""
     if p >= n:

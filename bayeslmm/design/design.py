@@ -17,6 +17,8 @@ from bayeslmm.design._inputs import (
     Expression,
     check_complete,
     check_fixed_factors,
+    check_labels,
+    check_not_own_predictor,
     check_present,
     check_rows,
     check_seen,
@@ -276,6 +278,7 @@ def build_design(formula: Formula | str, data: Any, *, weights: Any = None) -> D
     ('Intercept', 'x')
     """
     formula = parse(formula) if isinstance(formula, str) else formula
+    check_not_own_predictor(formula)
     names = column_names(data)
     check_variables(formula, names)
     variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
@@ -304,6 +307,7 @@ def _evaluate(
     check_varies(label, y, offset)
     check_fixed_factors(formula, frame)
     full = evaluate(formula.fixed, frame)
+    check_labels(full.names)
     kept = independent_columns(full.values)
     check_rows(len(frame), int(kept.sum()))
     aliased = _chosen(full.names, ~kept)

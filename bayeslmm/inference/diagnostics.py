@@ -17,6 +17,12 @@ _log = logging.getLogger(__name__)
 MAX_RHAT = 1.01
 MIN_ESS_PER_CHAIN = 100.0
 MIN_EBFMI = 0.3
+MAX_PARETO_K = 0.7
+"""Pareto k above which importance ratios have no usable variance (Vehtari et al. 2024)."""
+
+MIN_EFFICIENCY = 0.7
+"""Share of effective draws below which an approximation is visibly off."""
+
 MAX_ENTRIES = 200
 """Most entries of one variable that are checked: large random-effects vectors are thinned."""
 
@@ -41,6 +47,11 @@ class Diagnostics:
         Smallest effective sample sizes.
     min_ess_bulk_parameter, min_ess_tail_parameter : str
         The parameters they belong to.
+    pareto_k : float
+        Pareto shape of the importance ratios of an approximation to the posterior; NaN for a
+        sampler.
+    importance_ess : float
+        Effective number of draws that these ratios leave; NaN for a sampler.
     min_ebfmi : float
         Smallest energy Bayesian fraction of missing information over chains; NaN where the method
         has no energy.
@@ -49,6 +60,8 @@ class Diagnostics:
     ----------
     Vehtari, Gelman, Simpson, Carpenter, Bürkner (2021), doi:10.1214/20-BA1221.
     Betancourt (2016), arXiv:1604.00695.
+    Vehtari, Simpson, Gelman, Yao, Gabry (2024), Pareto smoothed importance sampling,
+    https://jmlr.org/papers/v25/19-556.html.
     """
 
     chains: int
@@ -62,6 +75,13 @@ class Diagnostics:
     min_ess_tail: float
     min_ess_tail_parameter: str
     min_ebfmi: float
+    pareto_k: float = np.nan
+    importance_ess: float = np.nan
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the draws are independent ones from an approximation."""
+        return bool(np.isfinite(self.pareto_k))
 
     @property
     def ok(self) -> bool:
@@ -70,6 +90,10 @@ class Diagnostics:
 
     def messages(self) -> tuple[str, ...]:
         """Return one sentence of finding and advice per problem; empty where all is well."""
+        if self.approximate:
+            efficiency = self.importance_ess / (self.chains * self.draws)
+            poor = self.pareto_k > MAX_PARETO_K or efficiency < MIN_EFFICIENCY
+            return (self._approximation_message(),) if poor else ()
         found = (
             self._divergence_message(),
             self._rhat_message(),
@@ -80,6 +104,14 @@ class Diagnostics:
         return tuple(message for message in found if message)
 
     def __str__(self) -> str:
+        problems = self.messages() or ("No problems found.",)
+        if self.approximate:
+            lines = [
+                f"{self.chains * self.draws} independent draws from an approximation",
+                f"Pareto k of its importance ratios {self.pareto_k:.2f}",
+                f"importance effective sample size {self.importance_ess:.0f}",
+            ]
+            return "\n".join((*lines, *problems))
         lines = [
             f"{self.chains} chains of {self.draws} draws",
             f"divergences {self.divergences}, tree depth limit reached {self.treedepth_hits}",
@@ -89,7 +121,15 @@ class Diagnostics:
         ]
         if np.isfinite(self.min_ebfmi):
             lines.append(f"smallest E-BFMI {self.min_ebfmi:.2f}")
-        return "\n".join((*lines, *(self.messages() or ("No problems found.",))))
+        return "\n".join((*lines, *problems))
+
+    def _approximation_message(self) -> str:
+        size = f"{self.importance_ess:.0f} of {self.chains * self.draws} draws"
+        return (
+            f"Pareto k is {self.pareto_k:.2f} (it should be below {MAX_PARETO_K}) and the "
+            f"importance effective sample size {size}, so the Laplace approximation misses part of "
+            'the posterior, most of all small standard deviations: sample with method="nuts".'
+        )
 
     def _divergence_message(self) -> str:
         if not self.divergences:
@@ -179,6 +219,7 @@ def check(dt: xr.DataTree) -> Diagnostics:
         min_ess_tail=float(tail[worst_tail]),
         min_ess_tail_parameter=labels[worst_tail],
         min_ebfmi=_min_ebfmi(dt),
+        **_importance(dt),
     )
     for message in found.messages():
         _log.warning(message)
@@ -236,6 +277,20 @@ def _by_entry(
 def _worst(values: np.ndarray[Any, Any]) -> int:
     """Position of the smallest value; the first where none is finite."""
     return int(np.nanargmin(values)) if np.isfinite(values).any() else 0
+
+
+def _importance(dt: xr.DataTree) -> dict[str, float]:
+    """Pareto k and effective sample size of the importance ratios, where there are any."""
+    if "sample_stats" not in dt or "log_weight" not in dt["sample_stats"]:
+        return {}
+    from arviz_stats.base import array_stats
+
+    log_ratios = dt["sample_stats"]["log_weight"].to_numpy().ravel()
+    # psislw takes log likelihoods, the negative of log ratios.
+    smoothed, pareto_k = array_stats.psislw(-log_ratios)
+    weights = np.exp(smoothed - np.max(smoothed))
+    size = float(weights.sum() ** 2 / np.sum(weights**2))
+    return {"pareto_k": float(pareto_k), "importance_ess": size}
 
 
 def _count(dt: xr.DataTree, statistic: str) -> int:

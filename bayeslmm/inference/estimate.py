@@ -41,6 +41,9 @@ SINGULAR = 1e-4
 SNAP_INCREASE = 1e-8
 """Deviance units that setting a negligible entry of a relative factor to zero may cost."""
 
+FLAT_CURVATURE = 1e-6
+"""Curvature of the criterion per level below which the data do not determine a direction."""
+
 DEGENERATE = 1e-8
 """Residual over total sum of squares below which sigma counts as zero where no minimum is found."""
 
@@ -264,7 +267,7 @@ def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
         criterion=float(optimum.value),
         log_likelihood=-0.5 * float(optimum.value),
         parameters=parameters,
-        parameter_cov=jacobian @ internal_cov @ jacobian.T,
+        parameter_cov=_parameter_covariance(plan, jacobian, internal_cov, optimum),
         vcov_gradient=_vcov_gradient(plan, working, fact, sigma),
         internal_cov=internal_cov,
         singular=any_singular(working, factors),
@@ -289,6 +292,19 @@ def _internal_covariance(
     full[:d, d] = full[d, :d] = mixed
     full[d, d] = corner
     return 2.0 * _pseudo_inverse(full)
+
+
+def _parameter_covariance(
+    plan: Plan, jacobian: Array, internal_cov: Array, optimum: Optimum
+) -> Array:
+    """Covariance of the reported parameters, NaN for those that move along a flat direction."""
+    units = 1.0 / np.sqrt(_level_counts(plan))
+    values, vectors = np.linalg.eigh(optimum.hessian * np.outer(units, units))
+    flat = vectors[:, np.abs(values) < FLAT_CURVATURE] * units[:, None]
+    flat /= np.maximum(np.linalg.norm(flat, axis=0), np.finfo(float).tiny)
+    moves = np.linalg.norm(jacobian[:, :-1] @ flat, axis=1)
+    jacobian = np.where((moves > 1e-3)[:, None], np.nan, jacobian)
+    return jacobian @ internal_cov @ jacobian.T
 
 
 def _pseudo_inverse(matrix: Array) -> Array:

@@ -118,10 +118,13 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
     if not optimum.converged or not _is_regular(
         optimum, sum(s.n_theta for s in plan.products.structures) + 1
     ):
+        cause = "Give the standard deviations proper priors"
+        if priors.beta_sampled:
+            cause += ", or beta priors without a kink near the estimate"
         raise SamplingError(
             "The posterior density of the covariance parameters has no regular mode "
-            f"({optimum.message}), so there is no Laplace approximation. Give the standard "
-            "deviations proper priors, or use method='nuts'."
+            f"({optimum.message}), so there is no Laplace approximation. {cause}, or use "
+            "method='nuts'."
         )
     return optimum
 

@@ -84,7 +84,7 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
     fact = factorise(plan, point.factors, prior, point.sigma)
     factors = tuple(point.factors)
     x = _unconstrained_coordinates(plan, factors, point)
-    cov = _covariance(plan, priors, x)
+    cov = _covariance(plan, priors, x) if optimum.converged else np.full((len(x), len(x)), np.nan)
     d = len(x) - len(point.beta)
     if priors.beta_sampled:
         beta, vcov = point.beta, cov[d:, d:]

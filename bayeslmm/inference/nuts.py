@@ -106,6 +106,8 @@ def sample_nuts(
     """
     if clash := sorted(set(kwargs) & set(_OWN)):
         raise TypeError(f"sample_nuts sets these arguments of pymc.sample: {', '.join(clash)}.")
+    if target_accept is not None and not 0.0 < target_accept < 1.0:
+        raise ValueError(f"target_accept={target_accept!r}: a number between 0 and 1 is expected")
     rng = np.random.default_rng(random_seed)
     if form == "marginal" and system is None:
         system = marginal_system(design)

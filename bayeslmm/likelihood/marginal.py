@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.crossprod import RandomColumns, cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import Factorisation, GaussianBeta, factorise, to_working_beta
@@ -22,6 +23,9 @@ from bayeslmm.likelihood.moments import conditional_modes, precision_blocks
 
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))
+
+EXACT = 1e-20
+"""Residual over total sum of squares that is nothing but rounding."""
 
 
 class Columns(Protocol):
@@ -64,10 +68,19 @@ def marginal_system(design: Columns) -> Plan:
     Returns
     -------
     Plan
+
+    Raises
+    ------
+    DataError
+        If the fixed effects alone reproduce the response.
     """
-    products = cross_products(
-        design.y - design.offset, design.X, design.random, weights=design.weights
-    )
+    y = design.y - design.offset
+    products = cross_products(y, design.X, design.random, weights=design.weights)
+    if products.fixed[-1, -1] < EXACT * float(np.sum((y - y.mean()) ** 2)):
+        raise DataError(
+            "the fixed effects reproduce the response exactly, so there is nothing left to model: "
+            "look for a predictor that is a copy of the response"
+        )
     return make_plan(products)
 
 

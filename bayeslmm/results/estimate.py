@@ -16,7 +16,7 @@ from bayeslmm.design.design import Design
 from bayeslmm.inference import effects
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.results import estimate_tables, matrices, text
-from bayeslmm.results.parameters import covariance_parameters, fixed_parameters
+from bayeslmm.results.parameters import Kind, parameters, probability
 from bayeslmm.results.tidy import Effects, tidy_fit
 from bayeslmm.results.variance import intraclass_correlation, variance_frame
 
@@ -122,6 +122,13 @@ class Estimate:
     def notes(self) -> tuple[str, ...]:
         """Everything a reader should know: dropped columns, singular fit, failed convergence."""
         notes = text.design_notes(self.design) + text.singular_notes(self.fit, self.design)
+        notes += text.unidentified_notes(self.fit, self.design)
+        if self.fit.given_beta:
+            notes.append(
+                "Priors on fixed effects are neither all normal nor all flat, so beta was "
+                "maximised together with the covariance parameters: they are those of ML rather "
+                "than REML."
+            )
         if not self.converged:
             notes.append(f"The optimiser did not converge: {self.fit.optimum.message}.")
         return tuple(notes)
@@ -243,9 +250,13 @@ class Estimate:
         return pd.DataFrame({"estimate": shares}, index=names)
 
     def confint(
-        self, method: Literal["wald", "profile"] = "wald", level: float = 0.95
+        self,
+        method: Literal["wald", "profile"] = "wald",
+        level: float = 0.95,
+        *,
+        kinds: Sequence[Kind] = ("beta", "sd", "cor", "sigma"),
     ) -> pd.DataFrame:
-        """Confidence intervals of all parameters.
+        """Confidence intervals of the parameters.
 
         Parameters
         ----------
@@ -254,6 +265,8 @@ class Estimate:
             for covariance parameters) or profile likelihood intervals.
         level : float
             Coverage.
+        kinds : sequence of {"beta", "sd", "cor", "sigma"}
+            Which parameters; all by default.
 
         Returns
         -------
@@ -267,15 +280,18 @@ class Estimate:
         ValueError
             If the method is unknown, or a profile of a "MAP" fit is asked for.
         """
+        probability(level, "level")
+        chosen = [p for p in parameters(self.design) if p.kind in kinds]
         if method == "wald":
-            return self.summary(level)[["conf_low", "conf_high"]]
+            labels = [p.label for p in chosen]
+            return self.summary(level).loc[labels, ["conf_low", "conf_high"]]
         if method != "profile":
             raise ValueError(f"method={method!r}: 'wald' or 'profile' is expected")
         from bayeslmm.inference.profile import profile_intervals
 
-        intervals = profile_intervals(self.fit, level=level)
-        labels = [p.label for p in covariance_parameters(self.design)]
-        labels += [p.label for p in fixed_parameters(self.design)]
+        intervals = profile_intervals(self.fit, level=level, kinds=kinds)
+        labels = [p.label for p in chosen if p.kind != "beta"]
+        labels += [p.label for p in chosen if p.kind == "beta"]
         frame = pd.DataFrame(
             {
                 "conf_low": [i.lower for i in intervals],
@@ -286,7 +302,7 @@ class Estimate:
             },
             index=pd.Index(labels, name="parameter"),
         )
-        return frame.loc[list(self.summary().index)]
+        return frame.loc[[p.label for p in chosen]]
 
     def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Covariance matrix of all random effects, labelled by group, level and term."""
@@ -314,13 +330,13 @@ class Estimate:
         return values.rename("residual")
 
     def tidy(
-        self, effects: Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
+        self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
     ) -> pd.DataFrame:
         """Tidy table with broom.mixed's columns.
 
         Parameters
         ----------
-        effects : sequence of {"fixed", "ran_pars", "ran_vals", "ran_coefs"}
+        effects : {"fixed", "ran_pars", "ran_vals", "ran_coefs"} or sequence of them
             Which parts.
         level : float
             Coverage of the intervals.

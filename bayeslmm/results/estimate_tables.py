@@ -13,7 +13,12 @@ from bayeslmm.design.design import Design
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.likelihood.covariance import sds_and_correlation
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
-from bayeslmm.results.parameters import Parameter, covariance_parameters, fixed_parameters
+from bayeslmm.results.parameters import (
+    Parameter,
+    covariance_parameters,
+    fixed_parameters,
+    probability,
+)
 
 Array = NDArray[np.float64]
 
@@ -65,6 +70,7 @@ def satterthwaite(fit: Fit, contrast: Array) -> float:
 
 def fixed_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """Fixed effects with standard errors, Satterthwaite t tests and intervals, by coefficient."""
+    level = probability(level, "level")
     errors = np.sqrt(np.diag(fit.vcov))
     df = np.array([satterthwaite(fit, row) for row in np.eye(len(fit.beta))])
     statistic = fit.beta / errors
@@ -174,7 +180,7 @@ def _given_beta(fit: Fit) -> Array | None:
 
 
 def _covariance_walds(fit: Fit, design: Design, level: float) -> list[tuple[Parameter, Wald]]:
-    z = stats.norm.ppf(0.5 + level / 2.0)
+    z = stats.norm.ppf(0.5 + probability(level, "level") / 2.0)
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(np.diag(fit.parameter_cov))
     return [

@@ -6,6 +6,7 @@ Labels are ``beta[Days]``, ``sd[Subject, Days]``, ``cor[Subject, Intercept, Days
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -46,6 +47,19 @@ class Parameter:
     terms: tuple[str, ...]
     factor: int
     index: tuple[int, ...]
+
+
+def probability(value: object, name: str) -> float:
+    """Check the coverage of an interval.
+
+    Raises
+    ------
+    ValueError
+        If it is not a number between 0 and 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < 1.0:
+        raise ValueError(f"{name}={value!r}: a number between 0 and 1 is expected, such as 0.95.")
+    return float(value)
 
 
 def structures(design: Design) -> tuple[Structure, ...]:

@@ -91,10 +91,13 @@ class Posterior:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Everything a reader should know: dropped columns, poor convergence, engine fallbacks."""
+        """Everything a reader should know: dropped columns, poor convergence or approximation."""
         notes = text.design_notes(self.design)
-        if "reason" in self.data.attrs:
-            notes.append(str(self.data.attrs["reason"]))
+        if self.method == "laplace" and self.priors.beta_sampled:
+            notes.append(
+                "Priors on fixed effects are neither all normal nor all flat, so the Laplace "
+                "approximation is joint in beta and its standard deviations are too small."
+            )
         return tuple(notes) + self.diagnostics.messages()
 
     @cached_property
@@ -136,7 +139,8 @@ class Posterior:
         pandas.DataFrame
             One row per coefficient.
         """
-        draws = self._draws["beta"].to_numpy().reshape(-1, self.design.p)
+        draws = self._draws["beta"].to_numpy()
+        draws = draws.reshape(draws.shape[0] * draws.shape[1], self.design.p)
         index = pd.Index(self.design.coefs, name="term")
         return posterior_tables.summarise(draws, index, prob)
 
@@ -224,13 +228,15 @@ class Posterior:
         return values.rename("residual")
 
     def tidy(
-        self, effects: Sequence[Effects] = ("fixed", "ran_pars"), prob: float | None = None
+        self,
+        effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"),
+        prob: float | None = None,
     ) -> pd.DataFrame:
         """Tidy table with broom.mixed's columns: posterior mean, sd and interval.
 
         Parameters
         ----------
-        effects : sequence of {"fixed", "ran_pars", "ran_vals", "ran_coefs"}
+        effects : {"fixed", "ran_pars", "ran_vals", "ran_coefs"} or sequence of them
             Which parts.
         prob : float, optional
             Probability of the intervals; ArviZ's rcParams by default, which also choose their kind.

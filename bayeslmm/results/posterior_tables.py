@@ -15,6 +15,7 @@ from bayeslmm.results.parameters import (
     covariance_parameters,
     parameter_draws,
     parameters,
+    probability,
 )
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
 
@@ -23,6 +24,8 @@ Array = NDArray[np.float64]
 
 def interval_defaults(prob: float | None = None, kind: str | None = None) -> tuple[float, str]:
     """Probability and kind ("eti" or "hdi") of intervals: ArviZ's rcParams where not given."""
+    if prob is not None:
+        prob = probability(prob, "prob")
     if prob is not None and kind is not None:
         return prob, kind
     from arviz_base import rcParams

@@ -11,8 +11,10 @@ import pandas as pd
 from bayeslmm.design.design import Design
 from bayeslmm.inference.estimate import SINGULAR, Fit
 from bayeslmm.likelihood.covariance import sds_and_correlation
+from bayeslmm.results.parameters import covariance_parameters
 
 DIGITS = 4
+LARGEST_PARAMETER = 20.0
 
 
 def random_effects_block(
@@ -85,6 +87,21 @@ def singular_notes(fit: Fit, design: Design) -> list[str]:
     return notes
 
 
+def unidentified_notes(fit: Fit, design: Design) -> list[str]:
+    """Parameters that the likelihood does not determine, though they are not at a boundary."""
+    labels = [parameter.label for parameter in covariance_parameters(design)]
+    finite = np.isfinite(fit.parameters) & (np.abs(fit.parameters) < LARGEST_PARAMETER)
+    lost = finite & np.isnan(np.diag(fit.parameter_cov))
+    if fit.singular or not fit.optimum.converged or not lost.any():
+        return []
+    names = ", ".join(label for label, flag in zip(labels, lost, strict=True) if flag)
+    return [
+        f"The data do not determine {names}: the likelihood is flat there, and the estimate is "
+        "where the search began. Look for a grouping factor that is also a fixed effect, or two "
+        "that divide the rows alike."
+    ]
+
+
 def _dependence(group: str, coefs: Sequence[str], corr: np.ndarray) -> str:
     if len(coefs) == 2:
         sign = "+1" if corr[0, 1] > 0 else "-1"
@@ -109,6 +126,8 @@ def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 def frame_text(frame: pd.DataFrame) -> str:
     """A data frame at four significant digits."""
+    if frame.empty:
+        return " none"
     return frame.to_string(formatters={c: _cell for c in frame.columns}, index_names=False)
 
 

@@ -31,44 +31,50 @@ EFFECTS: tuple[Effects, ...] = get_args(Effects)
 COLUMNS = ["effect", "group", "level", "term", "estimate", "std_error", "conf_low", "conf_high"]
 
 
-def tidy_fit(fit: Fit, design: Design, effects: Sequence[Effects], level: float) -> pd.DataFrame:
+def tidy_fit(
+    fit: Fit, design: Design, effects: Effects | Sequence[Effects], level: float
+) -> pd.DataFrame:
     """Tidy table of a point estimate; fixed effects also have df, statistic and p_value."""
-    check_effects(effects)
+    chosen = check_effects(effects)
     parts = []
-    if "fixed" in effects:
+    if "fixed" in chosen:
         fixed = fixed_table(fit, design, level).reset_index()
         parts.append(fixed.assign(effect="fixed"))
-    if "ran_pars" in effects:
+    if "ran_pars" in chosen:
         table = covariance_table(fit, design, level)
         names = pd.DataFrame([_broom(p) for p in covariance_parameters(design)], index=table.index)
         numbers = table[["estimate", "std_error", "conf_low", "conf_high"]]
         parts.append(pd.concat([names, numbers], axis=1))
-    if "ran_vals" in effects or "ran_coefs" in effects:
+    if "ran_vals" in chosen or "ran_coefs" in chosen:
         modes, sds = mode_arrays(fit), mode_sds(fit)
         z = stats.norm.ppf(0.5 + level / 2.0)
         values = _level_rows(design, "ran_vals", [f.coefs for f in design.random], modes)
         values["std_error"] = _ravel(sds)
         values["conf_low"] = values["estimate"] - z * values["std_error"]
         values["conf_high"] = values["estimate"] + z * values["std_error"]
-        if "ran_vals" in effects:
+        if "ran_vals" in chosen:
             parts.append(values)
-        if "ran_coefs" in effects:
+        if "ran_coefs" in chosen:
             frames = coefficient_frames(design, fit.beta, modes)
             parts.append(_coefficient_rows(design, frames))
-    extra = ["df", "statistic", "p_value"] if "fixed" in effects else []
+    extra = ["df", "statistic", "p_value"] if "fixed" in chosen else []
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS + extra)
 
 
 def tidy_posterior(
-    dataset: xr.Dataset, design: Design, effects: Sequence[Effects], prob: float, kind: str
+    dataset: xr.Dataset,
+    design: Design,
+    effects: Effects | Sequence[Effects],
+    prob: float,
+    kind: str,
 ) -> pd.DataFrame:
     """Tidy table of posterior draws: mean, standard deviation and interval."""
-    check_effects(effects)
+    chosen = check_effects(effects)
     parts = []
     rows: list[Parameter] = []
-    if "fixed" in effects:
+    if "fixed" in chosen:
         rows += fixed_parameters(design)
-    if "ran_pars" in effects:
+    if "ran_pars" in chosen:
         rows += covariance_parameters(design)
     if rows:
         names = pd.DataFrame([_broom(row) for row in rows])
@@ -77,24 +83,24 @@ def tidy_posterior(
     for factor in design.random:
         u = dataset[u_name(factor.key)].to_numpy()
         u = u.reshape(-1, *u.shape[2:])
-        if "ran_vals" in effects:
+        if "ran_vals" in chosen:
             parts.append(_draw_rows(factor, "ran_vals", factor.coefs, u, prob, kind))
-        if "ran_coefs" in effects:
+        if "ran_coefs" in chosen:
             beta = dataset[BETA].to_numpy().reshape(len(u), -1)
             labels, totals = _coefficient_draws(design, factor.coefs, beta, u)
             parts.append(_draw_rows(factor, "ran_coefs", labels, totals, prob, kind))
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
-def check_effects(effects: Iterable[str]) -> None:
-    """Refuse anything but the names of effects."""
+def check_effects(effects: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of effects as a tuple; refuses anything else."""
+    effects = (effects,) if isinstance(effects, str) else tuple(effects)
     unknown = [name for name in effects if name not in EFFECTS]
-    if unknown or isinstance(effects, str):
-        given = effects if isinstance(effects, str) else unknown
+    if unknown:
         raise ValueError(
-            f"effects={given!r}: a sequence of names among {', '.join(map(repr, EFFECTS))} is "
-            "expected, such as ('fixed', 'ran_pars')."
+            f"effects={unknown!r}: one or several of {', '.join(map(repr, EFFECTS))} are expected."
         )
+    return effects
 
 
 def _broom(parameter: Parameter) -> dict[str, str | None]:
