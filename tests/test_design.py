@@ -727,3 +727,21 @@ def test_invariants(columns, formula):
     np.testing.assert_array_equal(again.y, design.y)
     assert (again.Z_matrix() != design.Z_matrix()).nnz == 0
     assert design.Z_matrix().shape[1] == len(design.Z_labels().unique())
+
+
+def test_numbers_as_text_are_no_factor():
+    data = make_frame()
+    data["number"] = [str(0.5 * i) for i in range(len(data))]
+    with pytest.raises(DataError) as caught:
+        build_design("y ~ number + (1 | g)", data)
+    assert str(caught.value) == (
+        f"`number` is text, and its {len(data)} distinct values all look like numbers. "
+        "Convert it with pandas.to_numeric, or make it categorical if it is a factor."
+    )
+    codes = data.assign(number=[str(i % 3) for i in range(len(data))])
+    assert build_design("y ~ number + (1 | g)", codes).p == 3
+
+
+def test_one_row_is_not_enough():
+    with pytest.raises(DataError, match="There is only 1 complete row"):
+        build_design("y ~ x + (1 | g)", make_frame().head(1))

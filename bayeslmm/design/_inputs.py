@@ -27,6 +27,9 @@ from bayeslmm.formula.grammar import Formula, locate
 
 Array = NDArray[np.float64]
 
+NUMBERS_AS_TEXT = 10
+"""Distinct values from which a text column of numbers is taken for a mistake, not a factor."""
+
 _STATEFUL = {"center", "poly", "scale"}  # they depend on the rows they are evaluated on
 
 
@@ -114,6 +117,8 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def check_varies(label: str, y: Array, offset: Array) -> None:
     """Raise DataError for a constant response."""
+    if len(y) == 1:
+        raise DataError("There is only 1 complete row; a model needs more.")
     if not np.ptp(y):
         raise DataError(
             f"The response `{label}` has the same value, {y[0]:g}, in all {len(y)} complete rows."
@@ -130,11 +135,23 @@ def check_fixed_factors(formula: Formula, frame: pd.DataFrame) -> None:
         if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
             continue
         levels = column_levels(frame[name])[1]
+        if len(levels) >= NUMBERS_AS_TEXT and _look_like_numbers(frame[name], levels):
+            raise DataError(
+                f"`{name}` is text, and its {len(levels)} distinct values all look like numbers. "
+                "Convert it with pandas.to_numeric, or make it categorical if it is a factor."
+            )
         if len(levels) == 1:
             raise DataError(
                 f"The factor `{name}` has one level, {levels[0]!r}, in the {len(frame)} complete "
                 "rows, so that it has no effect; take it out of the fixed effects."
             )
+
+
+def _look_like_numbers(column: pd.Series, levels: pd.Index) -> bool:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return False
+    numbers = pd.to_numeric(pd.Series([str(level) for level in levels]), errors="coerce")
+    return bool(numbers.notna().all())
 
 
 def check_not_own_predictor(formula: Formula) -> None:
