@@ -166,8 +166,7 @@ def user_factors(plan: Plan, working: Sequence[Array]) -> tuple[Array, ...]:
 
 def profiled_sigma(fact: Factorisation, reml: bool) -> float:
     """Residual standard deviation that maximises the criterion at fixed relative factors."""
-    products = fact.plan.products
-    return float(np.sqrt(fact.rss / _dof(fact.plan, reml))) if products.n_obs else np.nan
+    return float(np.sqrt(fact.rss / _dof(fact.plan, reml)))
 
 
 def _dof(plan: Plan, reml: bool) -> int:
