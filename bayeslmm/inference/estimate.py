@@ -145,6 +145,8 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
         fit = _describe(plan, optimum, reml)
     if not optimum.converged:
         _log.warning("%s did not converge: %s", method, optimum.message)
+    if fit.singular:
+        _log.info("%s: the fit is singular, a covariance matrix lost rank; see its notes", method)
     return fit
 
 

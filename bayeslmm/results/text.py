@@ -14,7 +14,6 @@ from bayeslmm.likelihood.covariance import sds_and_correlation
 from bayeslmm.results.parameters import covariance_parameters
 
 DIGITS = 4
-LARGEST_PARAMETER = 20.0
 
 
 def random_effects_block(
@@ -90,8 +89,7 @@ def singular_notes(fit: Fit, design: Design) -> list[str]:
 def unidentified_notes(fit: Fit, design: Design) -> list[str]:
     """Parameters that the likelihood does not determine, though they are not at a boundary."""
     labels = [parameter.label for parameter in covariance_parameters(design)]
-    finite = np.isfinite(fit.parameters) & (np.abs(fit.parameters) < LARGEST_PARAMETER)
-    lost = finite & np.isnan(np.diag(fit.parameter_cov))
+    lost = np.isfinite(fit.parameters) & np.isnan(np.diag(fit.parameter_cov))
     if fit.singular or not fit.optimum.converged or not lost.any():
         return []
     names = ", ".join(label for label, flag in zip(labels, lost, strict=True) if flag)
