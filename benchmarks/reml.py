@@ -16,6 +16,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -118,8 +119,6 @@ def main():
             raise SystemExit(f"{name}: criterion {estimate.criterion}, reference {reference}")
         print(f"{name:12s} {'bayeslmm':14s} {ours:10.4f} s {'':8s}   criterion {reference:.6f}")
         numeric = [c for c in frame.columns if frame[c].dtype.kind in "if"]
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             lme4 = run_lme4(formula, frame, numeric, repeat, folder)
         if lme4 is not None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayeslmm.likelihood.covariance import Structure, correlation_cholesky
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -85,3 +87,9 @@ def random_factors(case: Case, seed: int, *, singular: bool) -> list[np.ndarray]
     if singular:
         result[-1][-1, -1] = 0.0
     return result
+
+
+def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> np.ndarray:
+    """Relative factor T (k, k) at unconstrained eta and log sigma."""
+    k = structure.n_coefs
+    return np.exp(eta[:k] - log_sigma)[:, None] * correlation_cholesky(structure, eta[k:])

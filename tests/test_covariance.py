@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dense import relative_factor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from bayeslmm.likelihood.covariance import (
     factor_from_theta,
     is_singular,
     lower_factor,
-    relative_factor,
     sds_and_correlation,
     split,
     theta_from_factor,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import reference_checks as checks
+from dense import relative_factor
 from reference_data import list_fits, load_reference_data
 from scipy.optimize import minimize
 from scipy.stats import chi2
@@ -16,7 +17,6 @@ from bayeslmm.formula.grammar import parse
 from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.inference.profile import profile_intervals
 from bayeslmm.likelihood.covariance import (
-    relative_factor,
     sds_and_correlation,
     split,
     unconstrained,

@@ -178,12 +178,6 @@ def correlation_log_jacobian(structure: Structure, coordinates: Array) -> float:
     return total
 
 
-def relative_factor(structure: Structure, eta: Array, log_sigma: float) -> Array:
-    """Relative factor T (k, k) at unconstrained eta (n_theta,) and log sigma."""
-    sds = np.exp(eta[: structure.n_coefs] - log_sigma)
-    return sds[:, None] * correlation_cholesky(structure, eta[structure.n_coefs :])
-
-
 def unconstrained(structure: Structure, factor: Array, sigma: float) -> Array:
     """Unconstrained eta (n_theta,) of a relative factor T (k, k) at residual sd sigma."""
     sds, _ = sds_and_correlation(factor)

@@ -68,12 +68,6 @@ def beta_prior(priors: Priors) -> GaussianBeta | None:
     return GaussianBeta(priors.beta_mean, priors.beta_precision)
 
 
-def dimension(plan: Plan, priors: Priors) -> int:
-    """Number of unconstrained coordinates."""
-    sampled = plan.products.n_fixed if priors.beta_sampled else 0
-    return sum(s.n_theta for s in plan.products.structures) + 1 + sampled
-
-
 def point_from_unconstrained(structures: Sequence[Structure], x: Array) -> Point:
     """Covariance parameters at coordinates (log sds and z per factor, log sigma, beta)."""
     sds, chols = [], []

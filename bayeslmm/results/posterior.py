@@ -17,6 +17,7 @@ from bayeslmm.design.design import Design
 from bayeslmm.inference import effects
 from bayeslmm.priors.record import Priors
 from bayeslmm.results import matrices, posterior_tables, text
+from bayeslmm.results.parameters import covariance_parameters
 from bayeslmm.results.tidy import Effects, tidy_posterior
 from bayeslmm.results.variance import intraclass_correlation, variance_frame
 
@@ -174,7 +175,7 @@ class Posterior:
         """
         mean_cov, sigma = self._covariances, float(np.sqrt(self._sigma_squared))
         frame = variance_frame(self.design, mean_cov, sigma).drop(columns="sdcor")
-        rows = posterior_tables.covariance_rows(self.design)
+        rows = covariance_parameters(self.design)
         draws = posterior_tables.parameter_matrix(self._draws, self.design, rows)
         table = posterior_tables.summarise(draws, frame.index, prob)
         return pd.concat([frame, table], axis=1)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.results.parameters import (
     Parameter,
-    covariance_parameters,
     parameter_draws,
     parameters,
     probability,
@@ -72,11 +71,6 @@ def summarise(
 def parameter_matrix(dataset: xr.Dataset, design: Design, rows: Sequence[Parameter]) -> Array:
     """Draws (S, m) of several parameters."""
     return np.column_stack([parameter_draws(dataset, design, row).ravel() for row in rows])
-
-
-def covariance_rows(design: Design) -> list[Parameter]:
-    """Covariance parameters in the order of lme4's VarCorr: the rows of ``variance_frame``."""
-    return covariance_parameters(design)
 
 
 def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
