@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LMM", "Estimate", "Posterior"]
 
-FitMethod = Literal["auto", "nuts", "laplace"]
+FitMethod = Literal["auto", "collapsed", "nuts", "laplace"]
 Form = Literal["noncentered", "centered", "marginal"]
 
 
@@ -229,7 +229,11 @@ class LMM:
         """
         _check_positive(draws=draws, chains=chains)
         common: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
-        if method == "laplace":
+        if method == "collapsed":
+            from bayeslmm.inference.collapsed import fit_collapsed
+
+            tree = fit_collapsed(self.design, self.system, self.priors, **common, **kwargs)
+        elif method == "laplace":
             from bayeslmm.inference.laplace import fit_laplace
 
             tree = fit_laplace(self.design, self.system, self.priors, **common, **kwargs)

@@ -2,12 +2,13 @@
 
 The Gaussian is on the unconstrained coordinates of the covariance parameters (log standard
 deviations, correlation coordinates, log sigma), at the mode of their density with the Jacobian.
+It is the first step of the collapsed sampler.
 """
 
 from __future__ import annotations
 
-import logging
 import time
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -15,24 +16,19 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.map_estimate import fit_map
+from bayeslmm.inference.completion import complete
+from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.inference.optimise import Optimum, minimise
 from bayeslmm.inference.tree import posterior_tree
+from bayeslmm.likelihood.batch import batch_system, reduce_equations
+from bayeslmm.likelihood.batch_posterior import log_posterior_batch
 from bayeslmm.likelihood.covariance import Structure, unconstrained
-from bayeslmm.likelihood.draws import draw, draw_given_beta
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.likelihood.log_posterior import (
-    beta_prior,
-    log_posterior_unconstrained,
-    point_from_unconstrained,
-)
+from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
 from bayeslmm.priors.record import Priors
-from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
 
 Array = NDArray[np.float64]
-
-_log = logging.getLogger(__name__)
 
 START_LOG_RATIO = -3.0
 """Smallest log standard deviation to start from, relative to sigma over the covariate's length."""
@@ -83,13 +79,11 @@ def fit_laplace(
     rng = np.random.default_rng(random_seed)
     with single_threaded():
         mode = find_mode(plan, priors)
-        size = draws * chains
-        root = np.linalg.inv(np.linalg.cholesky(mode.hessian / 2.0)).T
-        noise = rng.standard_normal((size, len(mode.x)))
-        coordinates = mode.x + noise @ root.T
-        density = np.array([log_posterior_unconstrained(plan, priors, x)[0] for x in coordinates])
-        variables = draws_at(design, plan, priors, coordinates, rng)
-    shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}
+        reduce = partial(reduce_equations, batch_system(plan))
+        noise = rng.standard_normal((draws * chains, len(mode.x)))
+        coordinates = mode.x + noise @ gaussian_root(mode).T
+        density = log_posterior_batch(plan, priors, reduce, coordinates)
+        variables = complete(design, priors, batch_system(plan), reduce, coordinates, rng)
     weights = density + 0.5 * np.sum(noise**2, axis=1)
     stats = {"lp": density, "log_weight": weights - np.max(weights)}
     attrs = {
@@ -97,8 +91,14 @@ def fit_laplace(
         "inference_library": "bayeslmm",
         "sampling_time": time.perf_counter() - began,
     }
+    shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}
     shaped_stats = {k: v.reshape(chains, draws) for k, v in stats.items()}
     return posterior_tree(design, priors, shaped, shaped_stats, attrs)
+
+
+def gaussian_root(mode: Optimum) -> Array:
+    """Lower Cholesky factor (d, d) of the covariance matrix of the approximation."""
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(mode.hessian / 2.0)))
 
 
 def find_mode(plan: Plan, priors: Priors) -> Optimum:
@@ -109,64 +109,41 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
     SamplingError
         If the search ends anywhere else.
     """
-
-    def objective(x: Array) -> tuple[float, Array]:
-        value, gradient = log_posterior_unconstrained(plan, priors, x)
-        return -2.0 * value, -2.0 * gradient
-
-    optimum = minimise(objective, _start(plan, priors), plan.products.n_obs)
-    if not optimum.converged or not _is_regular(
-        optimum, sum(s.n_theta for s in plan.products.structures) + 1
-    ):
+    optimum = search_mode(plan, priors)
+    if not is_regular(plan, optimum):
         cause = "Give the standard deviations proper priors"
         if priors.beta_sampled:
             cause += ", or beta priors without a kink near the estimate"
         raise SamplingError(
             "The posterior density of the covariance parameters has no regular mode "
             f"({optimum.message}), so there is no Laplace approximation. {cause}, or use "
-            "method='nuts'."
+            "method='collapsed' or method='nuts'."
         )
     return optimum
 
 
-def _is_regular(optimum: Optimum, n_covariance: int) -> bool:
-    """Whether the curvature is positive, and no log scale has an absurd standard deviation."""
-    if np.linalg.eigvalsh(optimum.hessian)[0] <= 0:
+def search_mode(plan: Plan, priors: Priors) -> Optimum:
+    """Where the search for the mode ends, whether or not that is one."""
+
+    def objective(x: Array) -> tuple[float, Array]:
+        value, gradient = log_posterior_unconstrained(plan, priors, x)
+        return -2.0 * value, -2.0 * gradient
+
+    return minimise(objective, starting_point(plan, priors), plan.products.n_obs)
+
+
+def is_regular(plan: Plan, optimum: Optimum) -> bool:
+    """Whether it is a mode, and no log scale has an absurd standard deviation there."""
+    if not optimum.converged or np.linalg.eigvalsh(optimum.hessian)[0] <= 0:
         return False
+    n_covariance = sum(s.n_theta for s in plan.products.structures) + 1
     variances = np.diag(np.linalg.inv(optimum.hessian / 2.0))
     return bool(np.all(variances[:n_covariance] < LARGEST_SPREAD**2))
 
 
-def draws_at(
-    design: Design, plan: Plan, priors: Priors, coordinates: Array, rng: np.random.Generator
-) -> dict[str, Array]:
-    """Public variables at unconstrained coordinates (size, d), one exact draw of (beta, u) each."""
-    structures = plan.products.structures
-    points = [point_from_unconstrained(structures, x) for x in coordinates]
-    prior = beta_prior(priors)
-    betas, effects = [], []
-    for point in points:
-        if priors.beta_sampled:
-            beta = point.beta
-            u = draw_given_beta(plan, point.factors, point.sigma, beta, rng)
-        else:
-            drawn, u = draw(plan, point.factors, point.sigma, rng, prior)
-            beta, u = drawn[0], [part[0] for part in u]
-        betas.append(beta)
-        effects.append(u)
-    result = {BETA: np.array(betas), SIGMA: np.array([point.sigma for point in points])}
-    for f, factor in enumerate(design.random):
-        result[sd_name(factor.key)] = np.array([point.sds[f] for point in points])
-        if factor.n_coefs > 1:
-            chols = np.array([point.chols[f] for point in points])
-            result[cor_name(factor.key)] = chols @ chols.transpose(0, 2, 1)
-        result[u_name(factor.key)] = np.array([u[f] for u in effects])
-    return result
-
-
-def _start(plan: Plan, priors: Priors) -> Array:
-    """Coordinates of the mode without the Jacobian, kept away from the boundary."""
-    fit = fit_map(plan, priors)
+def starting_point(plan: Plan, priors: Priors) -> Array:
+    """Coordinates of the REML estimate, kept away from the boundary."""
+    fit = fit_likelihood(plan, "REML")
     pieces = [
         _inside(s, unconstrained(s, t, fit.sigma), np.log(fit.sigma) + np.log(np.abs(np.diag(a))))
         for s, t, a in zip(

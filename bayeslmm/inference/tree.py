@@ -57,7 +57,7 @@ def posterior_tree(
     draws : mapping of str to ndarray (chain, draw, ...)
         All public variables: ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
         ``cor_g`` (two or more coefficients) and ``u_g``.
-    sample_stats : mapping of str to ndarray (chain, draw)
+    sample_stats : mapping of str to ndarray (chain, draw) or (chain,)
         Sampler statistics, by ArviZ's names.
     attrs : mapping
         Attributes of the root, among them "method". "inference_library",
@@ -78,7 +78,8 @@ def posterior_tree(
         key: attrs[key] for key in (*_INFERENCE_ATTRS, "tuning_steps") if attrs.get(key) is not None
     }
     group_attrs = {**creation_attrs(), **inference, "sample_dims": list(SAMPLE_DIMS)}
-    stats = {name: (SAMPLE_DIMS, np.asarray(values)) for name, values in sample_stats.items()}
+    arrays = {name: np.asarray(values) for name, values in sample_stats.items()}
+    stats = {name: (SAMPLE_DIMS[: values.ndim], values) for name, values in arrays.items()}
     posterior = parameter_dataset(design, draws)
     chains = {dim: posterior[dim] for dim in SAMPLE_DIMS}
     groups = {

@@ -111,18 +111,20 @@ def sds_and_correlation(factor: Array) -> tuple[Array, Array]:
 
 
 def correlation_cholesky(structure: Structure, coordinates: Array) -> Array:
-    """Cholesky factor (k, k) of the correlation matrix at correlation coordinates (n_pairs,)."""
-    lower = np.eye(structure.n_coefs)
+    """Cholesky factor (..., k, k) of the correlations at coordinates (..., n_pairs)."""
+    k = structure.n_coefs
+    lower = np.zeros((*coordinates.shape[:-1], k, k))
+    lower[..., range(k), range(k)] = 1.0
     partial = np.tanh(coordinates)
     position = 0
     for block in structure.blocks:
         for row in range(1, len(block)):
-            left = 1.0
+            left = np.ones(coordinates.shape[:-1])
             for col in range(row):
-                lower[block[row], block[col]] = partial[position] * left
-                left *= np.sqrt(1.0 - partial[position] ** 2)
+                lower[..., block[row], block[col]] = partial[..., position] * left
+                left = left * np.sqrt(1.0 - partial[..., position] ** 2)
                 position += 1
-            lower[block[row], block[row]] = left
+            lower[..., block[row], block[row]] = left
     return lower
 
 
@@ -159,23 +161,20 @@ def correlation_cholesky_jacobian(structure: Structure, coordinates: Array) -> A
     return jacobian
 
 
-def correlation_log_jacobian(structure: Structure, coordinates: Array) -> float:
-    """Log absolute Jacobian of the correlation matrix entries by the coordinates.
+def correlation_log_jacobian(structure: Structure, coordinates: Array) -> Array:
+    """Log absolute Jacobian (...,) of the correlation matrix entries by coordinates (..., n_pairs).
 
     References
     ----------
     Lewandowski, Kurowicka, Joe (2009), doi:10.1016/j.jmva.2009.04.008, equations (2) and (3).
     """
-    total = 0.0
-    position = 0
-    for block in structure.blocks:
-        size = len(block)
-        for row in range(1, size):
-            for col in range(row):
-                log_one_minus = -2.0 * _log_cosh(coordinates[position])
-                total += (0.5 * (size - col - 2) + 1.0) * log_one_minus
-                position += 1
-    return total
+    powers = [
+        0.5 * (len(block) - col - 2) + 1.0
+        for block in structure.blocks
+        for row in range(1, len(block))
+        for col in range(row)
+    ]
+    return np.asarray(-2.0 * _log_cosh(coordinates) @ np.array(powers))
 
 
 def unconstrained(structure: Structure, factor: Array, sigma: float) -> Array:
@@ -212,5 +211,5 @@ def split(structures: Iterable[Structure], vector: Array) -> list[Array]:
     return np.split(vector[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
-def _log_cosh(x: float) -> float:
-    return float(np.abs(x) + np.log1p(np.exp(-2.0 * np.abs(x))) - np.log(2.0))
+def _log_cosh(x: Array) -> Array:
+    return np.abs(x) + np.log1p(np.exp(-2.0 * np.abs(x))) - np.log(2.0)

@@ -157,7 +157,8 @@ def log_posterior_unconstrained(
         d_log_sd = slope.sds[f] * point.sds[f]
         d_z = np.sum(slope.chols[f] * correlation_cholesky_jacobian(s, z), axis=(1, 2))
         if jacobian:
-            value += float(np.sum(x[start : start + s.n_coefs])) + correlation_log_jacobian(s, z)
+            value += float(np.sum(x[start : start + s.n_coefs]))
+            value += float(correlation_log_jacobian(s, z))
             d_log_sd = d_log_sd + 1.0
             d_z = d_z + _log_jacobian_slope(s, z)
         pieces += [d_log_sd, d_z]

@@ -1,0 +1,206 @@
+"""Log posterior density at many points at once, and the fixed effects given each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.likelihood.batch import Reduced, batched_cholesky, small_cholesky
+from bayeslmm.likelihood.covariance import (
+    Structure,
+    correlation_cholesky,
+    correlation_log_jacobian,
+)
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import GaussianBeta
+from bayeslmm.likelihood.log_posterior import LARGEST_LOG, beta_prior
+from bayeslmm.priors.record import Priors
+
+Array = NDArray[np.float64]
+LOG_2PI = float(np.log(2.0 * np.pi))
+
+SMALL = 12
+"""Number of fixed effects from which LAPACK factorises their equations one by one."""
+
+Reduce = Callable[[Sequence[Array]], Reduced]
+"""Eliminates the random effects for batches of relative factors (S, k, k) in user coordinates."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Points:
+    """A batch of covariance parameters.
+
+    Attributes
+    ----------
+    sds : tuple of ndarray (S, k)
+        Standard deviations per grouping factor.
+    chols : tuple of ndarray (S, k, k)
+        Cholesky factors of the correlations per grouping factor.
+    sigma : ndarray (S,)
+        Residual standard deviations.
+    beta : ndarray (S, p)
+        Fixed effects where they are not integrated out, else (S, 0).
+    """
+
+    sds: tuple[Array, ...]
+    chols: tuple[Array, ...]
+    sigma: Array
+    beta: Array
+
+    @property
+    def factors(self) -> list[Array]:
+        """Relative factors T = D chol(Omega) / sigma (S, k, k)."""
+        return [
+            sd[:, :, None] * chol / self.sigma[:, None, None]
+            for sd, chol in zip(self.sds, self.chols, strict=True)
+        ]
+
+
+def points_from_unconstrained(structures: Sequence[Structure], x: Array) -> Points:
+    """Covariance parameters at unconstrained coordinates (S, d)."""
+    sds, chols = [], []
+    start = 0
+    for s in structures:
+        logs = x[:, start : start + s.n_coefs]
+        sds.append(np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)))
+        chols.append(correlation_cholesky(s, x[:, start + s.n_coefs : start + s.n_theta]))
+        start += s.n_theta
+    sigma = np.exp(np.clip(x[:, start], -LARGEST_LOG, LARGEST_LOG))
+    return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=x[:, start + 1 :])
+
+
+def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:
+    """Log density (S,) of the data and the unconstrained coordinates, Jacobian included.
+
+    Parameters
+    ----------
+    plan : Plan
+        The data.
+    priors : Priors
+        The priors.
+    reduce : callable
+        Eliminates the random effects.
+    x : ndarray (S, d)
+        Coordinates as in :func:`log_posterior_unconstrained`.
+
+    Returns
+    -------
+    ndarray (S,)
+        Minus infinity where the arithmetic breaks down.
+    """
+    structures = plan.products.structures
+    points = points_from_unconstrained(structures, x)
+    with np.errstate(all="ignore"):
+        reduced = reduce(points.factors)
+        value = log_likelihood_batch(plan, priors, reduced, points)
+        value = value + log_prior_batch(priors, points) + log_jacobian(structures, x)
+    return np.where(np.isfinite(value), value, -np.inf)
+
+
+def log_likelihood_batch(plan: Plan, priors: Priors, reduced: Reduced, points: Points) -> Array:
+    """Log p(y | covariance parameters), or log p(y | these, beta) where beta is sampled: (S,)."""
+    products = plan.products
+    n, p = products.n_obs, products.n_fixed
+    sigma = points.sigma
+    if priors.beta_sampled:
+        rss = _rss_at(plan, reduced.fixed, points.beta)
+        log_det, dof = reduced.log_det_random, n
+    else:
+        prior = beta_prior(priors)
+        lower, log_det_fixed = fixed_cholesky(plan, reduced.fixed, sigma, prior)
+        rss = lower[p, p] ** 2
+        log_det = reduced.log_det_random + log_det_fixed - 2.0 * products.basis.log_det_fixed
+        if prior is not None:
+            log_det = log_det + p * LOG_2PI - np.linalg.slogdet(prior.precision)[1]
+        dof = n - p
+    constants = dof * (LOG_2PI + 2.0 * np.log(sigma)) - products.log_weights
+    return np.asarray(-0.5 * (constants + log_det + rss / sigma**2))
+
+
+def fixed_cholesky(
+    plan: Plan, fixed: Array, sigma: Array, prior: GaussianBeta | None
+) -> tuple[Array, Array]:
+    """Cholesky factor of the fixed effects' equations bordered by y.
+
+    Returns
+    -------
+    lower : ndarray (p + 1, p + 1, S)
+        Its last pivot is r.
+    log_det : ndarray (S,)
+        Log of the product of the squares of the first p diagonal entries.
+    """
+    p = plan.products.n_fixed
+    if prior is not None:
+        columns = np.column_stack(
+            [plan.products.basis.fixed, prior.mean - plan.products.basis.shift]
+        )
+        fixed = fixed + sigma[:, None, None] ** 2 * (columns.T @ prior.precision @ columns)
+    if p >= SMALL:
+        lower = np.moveaxis(batched_cholesky(fixed), 0, 2)
+    else:
+        entries = {(i, j): fixed[:, i, j] for i in range(p + 1) for j in range(i + 1)}
+        small_cholesky(entries, p + 1)
+        lower = np.zeros((p + 1, p + 1, len(fixed)))
+        for place, entry in entries.items():
+            lower[place] = entry
+    return lower, 2.0 * np.sum(np.log(np.diagonal(lower)[:, :p]), axis=1)
+
+
+def log_prior_batch(priors: Priors, points: Points) -> Array:
+    """Log prior density of sds, correlation entries, sigma, and beta where it is sampled: (S,)."""
+    value = np.asarray(priors.sigma.logpdf(points.sigma))
+    for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
+        for i, prior in enumerate(priors.sd[f]):
+            value = value + prior.logpdf(sds[:, i])
+        for block, lkj in zip(priors.blocks[f], priors.cor[f], strict=True):
+            if lkj is not None:
+                rows = np.array(block)
+                value = value + lkj.logpdf(chols[:, rows[:, None], rows])
+    if priors.beta_sampled:
+        gamma = points.beta @ priors.centering.T
+        for j, prior in enumerate(priors.beta):
+            value = value + prior.logpdf(gamma[:, j])
+    return value
+
+
+def log_jacobian(structures: Sequence[Structure], x: Array) -> Array:
+    """Log Jacobian (S,) of the parameters by the unconstrained coordinates."""
+    total: Array = np.zeros(len(x))
+    start = 0
+    for s in structures:
+        total = total + x[:, start : start + s.n_coefs].sum(axis=1)
+        if s.pairs:
+            z = x[:, start + s.n_coefs : start + s.n_theta]
+            total = total + correlation_log_jacobian(s, z)
+        start += s.n_theta
+    return total + x[:, start]
+
+
+def draw_fixed(
+    plan: Plan, priors: Priors, reduced: Reduced, points: Points, rng: np.random.Generator
+) -> Array:
+    """One draw of the fixed effects (S, p) given each point."""
+    p = plan.products.n_fixed
+    if priors.beta_sampled:
+        return points.beta
+    lower, _ = fixed_cholesky(plan, reduced.fixed, points.sigma, beta_prior(priors))
+    working = np.empty((p, len(points.sigma)))
+    noise = points.sigma * rng.standard_normal((p, len(points.sigma)))
+    for i in reversed(range(p)):
+        right = lower[p, i] + noise[i]
+        for m in range(i + 1, p):
+            right = right - lower[m, i] * working[m]
+        working[i] = right / lower[i, i]
+    basis = plan.products.basis
+    return (basis.fixed @ working).T + basis.shift
+
+
+def _rss_at(plan: Plan, fixed: Array, beta: Array) -> Array:
+    """Penalised residual sum of squares at given fixed effects (S, p)."""
+    basis = plan.products.basis
+    working = np.linalg.solve(basis.fixed, (beta - basis.shift).T).T
+    contrast = np.concatenate([-working, np.ones((len(beta), 1))], axis=1)
+    return np.einsum("sa,sab,sb->s", contrast, fixed, contrast)
