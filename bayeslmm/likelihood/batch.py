@@ -100,7 +100,7 @@ def batch_system(plan: Plan) -> BatchSystem:
     counts = np.bincount(classes).astype(float)
     k, width, size = blocks.shape[1], mixed.shape[2], len(counts)
     pairs = k * (k + 1) // 2
-    fits = pairs * size * width**2 <= LARGEST_MAP and not getattr(plan, "nested", False)
+    fits = pairs * size * width**2 <= LARGEST_MAP and not plan.nested
     small = fits and 0 < plan.n_tail <= LARGEST_TAIL and plan.products_map is not None
     expand = _class_expansion(classes, k, size) if small else None
     return BatchSystem(

@@ -179,16 +179,16 @@ def log_jacobian(structures: Sequence[Structure], x: Array) -> Array:
     return total + x[:, start]
 
 
-def draw_fixed(
-    plan: Plan, priors: Priors, reduced: Reduced, points: Points, rng: np.random.Generator
+def fixed_effects_at(
+    plan: Plan, priors: Priors, reduced: Reduced, points: Points, noise: Array
 ) -> Array:
-    """One draw of the fixed effects (S, p) given each point."""
+    """Fixed effects (S, p) given each point, drawn with standard normal noise (S, p)."""
     p = plan.products.n_fixed
     if priors.beta_sampled:
         return points.beta
     lower, _ = fixed_cholesky(plan, reduced.fixed, points.sigma, beta_prior(priors))
     working = np.empty((p, len(points.sigma)))
-    noise = points.sigma * rng.standard_normal((p, len(points.sigma)))
+    noise = points.sigma * noise.T
     for i in reversed(range(p)):
         right = lower[p, i] + noise[i]
         for m in range(i + 1, p):

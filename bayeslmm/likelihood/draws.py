@@ -16,6 +16,7 @@ from bayeslmm.likelihood.factorise import (
     factorise,
     to_working_beta,
 )
+from bayeslmm.likelihood.nested import without_later
 
 Array = NDArray[np.float64]
 
@@ -76,23 +77,22 @@ def _draw_random(
     """Random effects (size, J, k) per factor for working fixed effects (p, size)."""
     plan, size = fact.plan, beta.shape[1]
     contrast = np.vstack([-beta, np.ones((1, size))])
-    mixed = plan.products.mixed[plan.lead]
-    levels, k, width = mixed.shape
-    rest = mixed.reshape(-1, width) @ contrast
-    result: list[Array] = [np.zeros(0)] * len(plan.products.random)
-    basis = plan.products.basis.random
+    working: list[Array] = [np.zeros(0)] * len(plan.products.random)
+    tail_u = np.zeros((0, size))
     if plan.n_tail:
         right = fact.tail_half @ contrast + sigma * rng.standard_normal((plan.n_tail, size))
         spherical = solve_triangular(
             fact.tail_chol, right, lower=True, trans="T", check_finite=False
         )
         tail_u = apply_tail(spherical, plan.tail, fact.factors)
-        rest = rest - plan.coupling.T @ tail_u
-        for block in plan.tail:
-            part = tail_u[block.columns].reshape(block.n_levels, block.n_coefs, size)
-            result[block.factor] = np.einsum("kl,jls->sjk", basis[block.factor], part)
-    white = fact.whiten @ rest.reshape(levels, k, size)
-    white += sigma * rng.standard_normal((levels, k, size))
-    lead = fact.whiten.transpose(0, 2, 1) @ white
-    result[plan.lead] = np.einsum("kl,jls->sjk", basis[plan.lead], lead)
-    return result
+    for block in plan.tail:
+        shape = (block.n_levels, block.n_coefs, size)
+        working[block.factor] = tail_u[block.columns].reshape(shape)
+    for stage, pivot in reversed(list(zip(plan.stages, fact.pivots, strict=True))):
+        mixed = pivot.block.mixed
+        rest = (mixed.reshape(-1, mixed.shape[2]) @ contrast).reshape(*mixed.shape[:2], size)
+        white = pivot.whiten @ without_later(stage, pivot, rest, tail_u, working)
+        white += sigma * rng.standard_normal(white.shape)
+        working[stage.factor] = pivot.whiten.transpose(0, 2, 1) @ white
+    basis = plan.products.basis.random
+    return [np.einsum("kl,jls->sjk", a, u) for a, u in zip(basis, working, strict=True)]

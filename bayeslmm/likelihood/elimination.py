@@ -1,13 +1,14 @@
 """Elimination plan: which block of the mixed-model equations is factored how.
 
 The grouping factor with the most random effects leads: its part of Z'Z is block diagonal and is
-eliminated level by level. The random effects of the remaining factors form one dense Schur
-complement. The indices of both steps depend on the data only and are worked out once.
+eliminated level by level. Grouping factors that it is nested in may follow in the same way
+(``nested``). The random effects of the remaining factors form one dense Schur complement. The
+indices of all steps depend on the data only and are worked out once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.nested import Stage, choose_stages, make_stages
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -52,8 +54,11 @@ class Plan:
         The data.
     lead : int
         Index of the leading grouping factor.
+    stages : tuple of Stage
+        What is eliminated level by level: the leading grouping factor and, in their order, those
+        that it is nested in and that are not left to the tail.
     tail : tuple of TailBlock
-        The others.
+        The other grouping factors.
     n_tail : int
         Number q of random effects in the tail.
     tail_gram : ndarray (q, q)
@@ -69,12 +74,18 @@ class Plan:
 
     products: CrossProducts
     lead: int
+    stages: tuple[Stage, ...]
     tail: tuple[TailBlock, ...]
     n_tail: int
     tail_gram: Array
     tail_mixed: Array
     coupling: sp.csr_array
     products_map: sp.csr_array | None
+
+    @property
+    def nested(self) -> bool:
+        """Whether more than the leading grouping factor is eliminated level by level."""
+        return len(self.stages) > 1
 
     def congruence(self, blocks: Array) -> Array:
         """Lower triangle at least of coupling @ blockdiag(blocks) @ coupling.T, dense (q, q)."""
@@ -98,27 +109,40 @@ class Plan:
         return _diagonal_blocks_sparse(self.coupling, symmetric, levels, k)
 
 
-def make_plan(products: CrossProducts) -> Plan:
+def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
     """Choose the leading factor and lay out the rest.
+
+    Parameters
+    ----------
+    products : CrossProducts
+        The data.
+    nested : bool, optional
+        Whether nested grouping factors stay sparse; by default where that pays.
+
+    Returns
+    -------
+    Plan
 
     Raises
     ------
     DataError
         If the dense part would be too large for memory.
     """
-    sizes = [gram.shape[0] * gram.shape[1] for gram in products.random]
-    lead = int(np.argmax(sizes))
-    tail = tuple(_tail_blocks(products, lead))
-    q = sum(sizes) - sizes[lead]
+    chain = choose_stages(products, nested)
+    lead = chain[0]
+    tail = tuple(_tail_blocks(products, chain))
+    q = sum(block.n_levels * block.n_coefs for block in tail)
     if q > MAX_TAIL:
         raise DataError(
-            f"all grouping factors but the largest have {q:,} random effects together; "
+            f"the grouping factors crossed with the largest have {q:,} random effects together; "
             f"at most {MAX_TAIL:,} are supported. Drop a crossed random-effects term."
         )
-    coupling = _lead_coupling(products, lead, tail, q)
+    couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
+    coupling = couplings[0]
     return Plan(
         products=products,
         lead=lead,
+        stages=make_stages(products, chain, couplings),
         tail=tail,
         n_tail=q,
         tail_gram=_tail_gram(products, tail, q),
@@ -131,10 +155,10 @@ def make_plan(products: CrossProducts) -> Plan:
     )
 
 
-def _tail_blocks(products: CrossProducts, lead: int) -> Iterator[TailBlock]:
+def _tail_blocks(products: CrossProducts, chain: Sequence[int]) -> Iterator[TailBlock]:
     start = 0
     for factor, gram in enumerate(products.random):
-        if factor != lead:
+        if factor not in chain:
             yield TailBlock(factor, start, gram.shape[0], gram.shape[1])
             start += gram.shape[0] * gram.shape[1]
 
@@ -175,17 +199,19 @@ def _add_cells(
             gram[rows, col.start + second * col.n_coefs + j] += blocks[:, i, j]
 
 
-def _lead_coupling(
-    products: CrossProducts, lead: int, tail: tuple[TailBlock, ...], q: int
+def _tail_coupling(
+    products: CrossProducts, stage: int, tail: tuple[TailBlock, ...], q: int
 ) -> sp.csr_array:
-    levels, k = products.random[lead].shape[:2]
+    levels, k = products.random[stage].shape[:2]
     place = {block.factor: block for block in tail}
     rows, cols, values = [], [], []
     for coupling in products.couplings:
-        if lead not in coupling.factors:
+        if stage not in coupling.factors:
             continue
-        leads = coupling.factors[0] == lead
-        block = place[coupling.factors[1] if leads else coupling.factors[0]]
+        leads = coupling.factors[0] == stage
+        block = place.get(coupling.factors[1] if leads else coupling.factors[0])
+        if block is None:
+            continue
         inner, outer = coupling.first, coupling.second
         if not leads:
             inner, outer = outer, inner

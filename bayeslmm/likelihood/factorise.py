@@ -1,8 +1,8 @@
 """Blocked Cholesky factorisation of the mixed-model equations.
 
-The leading grouping factor is eliminated level by level, the rest as one dense Schur complement,
-the fixed effects last. Nothing needs the inverse of a relative factor, so singular covariance
-matrices are ordinary.
+The leading grouping factor, and those that it is nested in, are eliminated level by level, the
+rest as one dense Schur complement, the fixed effects last. Nothing needs the inverse of a relative
+factor, so singular covariance matrices are ordinary.
 
 References
 ----------
@@ -25,6 +25,7 @@ from threadpoolctl import ThreadpoolController
 
 from bayeslmm.likelihood.crossprod import CrossProducts
 from bayeslmm.likelihood.elimination import Plan, TailBlock
+from bayeslmm.likelihood.nested import Pivot, reduced, tail_products
 
 Array = NDArray[np.float64]
 
@@ -55,8 +56,8 @@ class Factorisation:
         The data.
     factors : tuple of ndarray (k, k)
         Relative factors in the working basis.
-    whiten : ndarray (J, k, k)
-        H_j with ``H_j' H_j = T (T'A_j T + I)^-1 T'`` for the levels of the leading factor.
+    pivots : tuple of Pivot
+        The eliminated stages of the plan, the leading factor first.
     tail_schur : ndarray (q, q)
         Schur complement of the tail before scaling by its relative factors; lower triangle.
     tail_chol : ndarray (q, q)
@@ -64,7 +65,7 @@ class Factorisation:
     tail_half : ndarray (q, p + 1)
         The tail's rows of L_ZX and l_Zy.
     tail_mixed : ndarray (q, p + 1)
-        Z'[X y] of the tail after eliminating the leading factor, unscaled.
+        Z'[X y] of the tail after eliminating the stages, unscaled.
     fixed_chol : ndarray (p, p)
         L_XX in the working basis.
     fixed_half : ndarray (p,)
@@ -79,7 +80,7 @@ class Factorisation:
 
     plan: Plan
     factors: tuple[Array, ...]
-    whiten: Array
+    pivots: tuple[Pivot, ...]
     tail_schur: Array
     tail_chol: Array
     tail_half: Array
@@ -156,16 +157,15 @@ def factorise_working(
     sigma: float = 1.0,
 ) -> Factorisation:
     """Factorise as :func:`factorise`, with relative factors in the working basis."""
-    products, lead = plan.products, plan.lead
-    p = products.n_fixed
-    whiten, log_det = _eliminate(products.random[lead], factors[lead])
-    white = (whiten @ products.mixed[lead]).reshape(-1, p + 1)
-    fixed = products.fixed - white.T @ white
+    products = plan.products
+    pivots, log_det = _eliminate_stages(plan, factors)
+    fixed = products.fixed
+    for pivot in pivots:
+        white = (pivot.whiten @ pivot.block.mixed).reshape(-1, products.n_fixed + 1)
+        fixed = fixed - white.T @ white
     schur, chol, half, mixed = plan.tail_gram, plan.tail_gram, plan.tail_mixed, plan.tail_mixed
     if plan.n_tail:
-        kernel = whiten.transpose(0, 2, 1) @ whiten
-        mixed = plan.tail_mixed - plan.coupling @ (kernel @ products.mixed[lead]).reshape(-1, p + 1)
-        schur = plan.tail_gram - plan.congruence(kernel)
+        schur, mixed = _tail_system(plan, pivots)
         chol = _tail_cholesky(schur, plan.tail, factors)
         scaled = scale_rows(mixed, plan.tail, factors)
         half = solve_triangular(chol, scaled, lower=True, check_finite=False)
@@ -176,7 +176,7 @@ def factorise_working(
     return Factorisation(
         plan=plan,
         factors=tuple(factors),
-        whiten=whiten,
+        pivots=pivots,
         tail_schur=schur,
         tail_chol=chol,
         tail_half=half,
@@ -189,8 +189,33 @@ def factorise_working(
     )
 
 
+def _eliminate_stages(plan: Plan, factors: Sequence[Array]) -> tuple[tuple[Pivot, ...], float]:
+    """The stages as they are eliminated one after the other, and their log determinant."""
+    blocks = [stage.block for stage in plan.stages]
+    pivots, total = [], 0.0
+    for i, stage in enumerate(plan.stages):
+        whiten, log_det = _eliminate(blocks[i].gram, factors[stage.factor])
+        coupling = plan.coupling if i == 0 else stage.cells.matrix(blocks[i].cells)
+        pivot = Pivot(blocks[i], coupling, whiten, whiten.transpose(0, 2, 1) @ whiten)
+        for position, later in enumerate(blocks[i + 1 :]):
+            blocks[i + 1 + position] = reduced(stage, pivot, later, position)
+        pivots.append(pivot)
+        total += log_det
+    return tuple(pivots), total
+
+
+def _tail_system(plan: Plan, pivots: Sequence[Pivot]) -> tuple[Array, Array]:
+    """Z'Z and Z'[X y] of the tail after eliminating the stages."""
+    gram, mixed = plan.tail_gram, plan.tail_mixed
+    for i, pivot in enumerate(pivots):
+        gram = gram - (plan.congruence(pivot.kernel) if i == 0 else tail_products(pivot))
+        weighted = (pivot.kernel @ pivot.block.mixed).reshape(-1, mixed.shape[1])
+        mixed = mixed - pivot.coupling @ weighted
+    return gram, mixed
+
+
 def _eliminate(gram: Array, factor: Array) -> tuple[Array, float]:
-    """H_j = L_j^-1 T' and the log determinant for the levels of the leading factor."""
+    """H_j = L_j^-1 T' and the log determinant for the levels of a stage."""
     k = factor.shape[0]
     if k == 1:
         pivot = 1.0 + gram[:, 0, 0] * factor[0, 0] ** 2

@@ -11,6 +11,8 @@ from scipy.linalg.blas import dsymm, dsymv
 
 from bayeslmm.likelihood.elimination import TailBlock
 from bayeslmm.likelihood.factorise import Factorisation, apply_tail, scale_rows, tail_inverse
+from bayeslmm.likelihood.nested import Pivot, without_later
+from bayeslmm.likelihood.nested_inverse import later_covariances
 
 Array = NDArray[np.float64]
 
@@ -35,12 +37,11 @@ def conditional_modes(
         tail_q = fact.tail_mixed @ contrast - _symmetric_product(fact.tail_schur, tail_u)
     modes: list[Array] = [np.zeros(0)] * len(products.random)
     residuals: list[Array] = [np.zeros(0)] * len(products.random)
-    gram = products.random[plan.lead]
-    rest = products.mixed[plan.lead] @ contrast
-    rest = rest - (plan.coupling.T @ tail_u).reshape(rest.shape)
-    lead_u = _apply_kernel(fact.whiten, rest)
-    modes[plan.lead] = lead_u
-    residuals[plan.lead] = rest - np.einsum("jkl,jl->jk", gram, lead_u)
+    for stage, pivot in reversed(list(zip(plan.stages, fact.pivots, strict=True))):
+        rest = without_later(stage, pivot, pivot.block.mixed @ contrast, tail_u, modes)
+        u = _apply_kernel(pivot.whiten, rest)
+        modes[stage.factor] = u
+        residuals[stage.factor] = rest - np.einsum("jkl,jl->jk", pivot.block.gram, u)
     for block in plan.tail:
         shape = (block.n_levels, block.n_coefs)
         modes[block.factor] = tail_u[block.columns].reshape(shape)
@@ -53,9 +54,8 @@ def fixed_sensitivities(fact: Factorisation) -> list[Array]:
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros(0)] * len(products.random)
     root = fact.beta_root
-    gram = products.random[plan.lead]
-    keep = np.eye(gram.shape[1]) - gram @ (fact.whiten.transpose(0, 2, 1) @ fact.whiten)
-    result[plan.lead] = keep @ _lead_cross(fact) @ root.T
+    for stage, pivot, cross in zip(plan.stages, fact.pivots, _stage_crosses(fact), strict=True):
+        result[stage.factor] = _kept(pivot) @ cross @ root.T
     rest = _tail_fixed(fact) @ root.T if plan.n_tail else np.zeros((0, len(root)))
     for block in plan.tail:
         shape = (block.n_levels, block.n_coefs, len(root))
@@ -76,12 +76,9 @@ def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) ->
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros(0)] * len(products.random)
     inverse = tail_inverse(fact)
-    inner = _lead_inner(fact, inverse)
-    if not given_beta:
-        cross = _lead_cross(fact)
-        inner = inner + cross @ cross.transpose(0, 2, 1)
-    kernel = fact.whiten.transpose(0, 2, 1) @ fact.whiten
-    result[plan.lead] = kernel + kernel @ inner @ kernel
+    inners = _stage_inners(fact, inverse, with_beta=not given_beta)
+    for stage, pivot, inner in zip(plan.stages, fact.pivots, inners, strict=True):
+        result[stage.factor] = pivot.kernel + pivot.kernel @ inner @ pivot.kernel
     if plan.n_tail:
         spread = _tail_spread(fact)
         for block in plan.tail:
@@ -99,14 +96,11 @@ def precision_blocks(fact: Factorisation, *, restricted: bool = True) -> list[Ar
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros((0, 0))] * len(products.random)
     inverse = tail_inverse(fact)
-    inner = _lead_inner(fact, inverse)
-    gram = products.random[plan.lead]
-    keep = np.eye(gram.shape[1]) - gram @ (fact.whiten.transpose(0, 2, 1) @ fact.whiten)
-    if restricted:
-        cross = _lead_cross(fact)
-        inner = inner + cross @ cross.transpose(0, 2, 1)
-    blocks = keep @ gram - keep @ inner @ keep.transpose(0, 2, 1)
-    result[plan.lead] = blocks.sum(axis=0)
+    inners = _stage_inners(fact, inverse, with_beta=restricted)
+    for stage, pivot, inner in zip(plan.stages, fact.pivots, inners, strict=True):
+        keep = _kept(pivot)
+        blocks = keep @ pivot.block.gram - keep @ inner @ keep.transpose(0, 2, 1)
+        result[stage.factor] = blocks.sum(axis=0)
     if plan.n_tail:
         rest = _tail_fixed(fact) if restricted else None
         for block in plan.tail:
@@ -121,6 +115,11 @@ def precision_blocks(fact: Factorisation, *, restricted: bool = True) -> list[Ar
 def _apply_kernel(whiten: Array, right: Array) -> Array:
     """W_j right_j with W = H'H: (J, k)."""
     return np.einsum("jlk,jl->jk", whiten, np.einsum("jkl,jl->jk", whiten, right))
+
+
+def _kept(pivot: Pivot) -> Array:
+    """I - A_j W_j: what shrinkage keeps of the equations of each level (J, k, k)."""
+    return np.eye(pivot.kernel.shape[1]) - pivot.block.gram @ pivot.kernel
 
 
 def _symmetric_product(lower: Array, columns: Array) -> Array:
@@ -161,23 +160,35 @@ def _right_solve(matrix: Array, lower: Array) -> Array:
     return solve_triangular(lower, matrix.T, lower=True, check_finite=False).T
 
 
-def _lead_inner(fact: Factorisation, inverse: Array) -> Array:
-    """Blocks A_jt Q A_tj (J, k, k) of the leading factor, Q the tail's inverse, unscaled."""
+def _stage_inners(fact: Factorisation, inverse: Array, *, with_beta: bool) -> list[Array]:
+    """Blocks A_jt Q A_tj (J, k, k) of each stage, Q the covariance of all that comes later."""
     plan = fact.plan
-    if not plan.n_tail:
-        return np.zeros_like(plan.products.random[plan.lead])
-    return plan.diagonal_of_congruence(_scale_inverse(inverse, plan.tail, fact.factors))
+    cov = _scale_inverse(inverse, plan.tail, fact.factors) if plan.n_tail else inverse
+    if plan.nested:
+        inners = later_covariances(plan, fact.pivots, _symmetric_matrix(cov))
+    elif plan.n_tail:
+        inners = [plan.diagonal_of_congruence(cov)]
+    else:
+        inners = [np.zeros_like(plan.products.random[plan.lead])]
+    if not with_beta:
+        return inners
+    crosses = _stage_crosses(fact)
+    return [a + b @ b.transpose(0, 2, 1) for a, b in zip(inners, crosses, strict=True)]
 
 
-def _lead_cross(fact: Factorisation) -> Array:
-    """(A_jX - A_jt G) L_XX^-T of the leading factor: (J, k, p)."""
-    plan = fact.plan
-    mixed = plan.products.mixed[plan.lead]
-    levels, k, width = mixed.shape
-    cross = mixed[:, :, : width - 1]
-    if plan.n_tail:
-        cross = cross - (plan.coupling.T @ _tail_solution(fact)).reshape(levels, k, -1)
-    return _right_solve(cross.reshape(levels * k, -1), fact.fixed_chol).reshape(levels, k, -1)
+def _stage_crosses(fact: Factorisation) -> list[Array]:
+    """(A_jX - A_jt G) L_XX^-T of each stage, G the solution of all that comes later: (J, k, p)."""
+    plan, p = fact.plan, fact.plan.products.n_fixed
+    tail = _tail_solution(fact) if plan.n_tail else np.zeros((0, p))
+    known: list[Array] = [np.zeros(0)] * len(plan.products.random)
+    crosses: list[Array] = []
+    for stage, pivot in reversed(list(zip(plan.stages, fact.pivots, strict=True))):
+        cross = without_later(stage, pivot, pivot.block.mixed[:, :, :p], tail, known)
+        if stage.factor != plan.lead:
+            known[stage.factor] = pivot.kernel @ cross
+        rows = cross.reshape(cross.shape[0] * cross.shape[1], p)
+        crosses.append(_right_solve(rows, fact.fixed_chol).reshape(cross.shape))
+    return crosses[::-1]
 
 
 def _scale_inverse(inverse: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
