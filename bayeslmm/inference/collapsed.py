@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.completion import complete
-from bayeslmm.inference.importance import Chains, LogDensity, adapt, log_mean, run_chains
+from bayeslmm.inference.importance import (
+    Adapter,
+    Chains,
+    LogDensity,
+    largest_share,
+    log_mean,
+    run_chains,
+)
 from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode
 from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.propriety import require_proper
@@ -36,6 +43,12 @@ _log = logging.getLogger(__name__)
 
 MAX_PARETO_K = 0.7
 """Pareto k of the importance ratios above which the draws are not to be trusted."""
+
+NEGLIGIBLE_SHARE = 0.001
+"""Largest importance ratio over their sum at which Pareto k does not matter."""
+
+ATTEMPTS = 3
+"""Refits after chains with heavy-tailed ratios."""
 
 MIN_EFFICIENCY = 0.02
 """Effective fraction of the proposals below which the chains would hardly move."""
@@ -132,20 +145,39 @@ def sample_covariance(
     SamplingError
         If the importance density does not fit.
     """
-    proposal = adapt(target, centre, root, rng)
-    if proposal.efficiency < MIN_EFFICIENCY:
+    counted = _Counter(target)
+    adapter = Adapter(counted, centre, root, rng)
+    for _ in range(ATTEMPTS):
+        proposal = adapter.adapt()
+        if proposal.efficiency < MIN_EFFICIENCY:
+            break
+        run = run_chains(counted, proposal, chains, draws, rng)
+        k = smooth_weights(run.log_ratios)[1]
+        if k <= MAX_PARETO_K or largest_share(run.log_ratios) < NEGLIGIBLE_SHARE:
+            return run, counted.count
+        adapter.density = proposal.density
+        adapter.learn(run.proposals, run.values)
+    else:
         raise SamplingError(
-            f"The importance density fits the {len(centre)} covariance parameters too poorly "
-            f"(effective fraction {proposal.efficiency:.1%}). Use method='nuts'."
-        )
-    run = run_chains(target, proposal, chains, draws, rng)
-    k = smooth_weights(run.log_ratios)[1]
-    if k > MAX_PARETO_K:
-        raise SamplingError(
-            f"The importance ratios of the covariance parameters have heavy tails (Pareto k "
+            "The importance ratios of the covariance parameters have heavy tails (Pareto k "
             f"{k:.2f}, above {MAX_PARETO_K}). Use method='nuts'."
         )
-    return run, proposal.evaluations + run.log_ratios.size
+    raise SamplingError(
+        f"The importance density fits the {len(centre)} covariance parameters too poorly "
+        f"(effective fraction {proposal.efficiency:.1%}). Use method='nuts'."
+    )
+
+
+class _Counter:
+    """A log density that counts its evaluations."""
+
+    def __init__(self, target: LogDensity) -> None:
+        self.target = target
+        self.count = 0
+
+    def __call__(self, x: Array) -> Array:
+        self.count += len(x)
+        return self.target(x)
 
 
 def _statistics(run: Chains, evaluations: int) -> dict[str, Array]:

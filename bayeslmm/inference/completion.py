@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.likelihood.batch import BatchSystem
-from bayeslmm.likelihood.batch_draws import draw_random
+from bayeslmm.likelihood.batch_draws import draw_random, normal_draws
 from bayeslmm.likelihood.batch_posterior import (
     Points,
     Reduce,
-    draw_fixed,
+    fixed_effects_at,
     points_from_unconstrained,
 )
 from bayeslmm.priors.record import Priors
@@ -48,10 +48,10 @@ def complete(
     dict of str to ndarray (S, ...)
     """
     points = points_from_unconstrained(system.plan.products.structures, x)
-    if priors.beta_sampled:
-        beta = points.beta
-    else:
-        beta = draw_fixed(system.plan, priors, reduce(points.factors), points, rng)
+    beta = points.beta
+    if not priors.beta_sampled:
+        noise = normal_draws(rng, design.p, len(x))
+        beta = fixed_effects_at(system.plan, priors, reduce(points.factors), points, noise)
     effects = draw_random(system, points, beta, rng)
     result = covariance_variables(design, points) | {BETA: beta}
     for factor, u in zip(design.random, effects, strict=True):

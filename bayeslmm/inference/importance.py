@@ -14,11 +14,11 @@ Tierney (1994), doi:10.1214/aos/1176325750, section 2.3.3.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import gammaln, logsumexp
 
 from bayeslmm.inference.mixture import (
     StudentMixture,
@@ -48,22 +48,29 @@ ENOUGH_EFFICIENCY = 0.5
 ENOUGH_GAIN = 1.03
 """Ratio of effective fractions below which another refit is not worth its draws."""
 
-DEFENSIVE_SHARE = 0.1
-DEFENSIVE_SCALE = 2.0
-DEFENSIVE_DF = 3.0
+SAFEGUARD_SHARE = 0.1
+SAFEGUARD_SCALE = 1.3
+SAFEGUARD_DF = 3.0
 
-REMAINING_CORRELATION = 0.05
+REMAINING_CORRELATION = 0.01
 """Correlation of successive kept states that thinning aims at."""
 
-LONGEST_STAY = 8.0
+LONGEST_STAY = 4.0
 """Kept states for which a chain may stay at the draw of largest weight."""
 
-MAX_THIN = 40
+TOO_LONG = 12
+"""Same kept states in a row at which the chains are run again with more proposals."""
+
+MAX_THIN = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Importance:
-    """Mixture of t distributions of transformed coordinates.
+    """Importance density: a mixture of t distributions of transformed coordinates, and a safeguard.
+
+    The safeguard is a product of univariate t distributions. Where a standard deviation can be
+    zero the target has a long arm along one axis, which a product covers and an elliptical
+    density does not.
 
     Attributes
     ----------
@@ -71,19 +78,32 @@ class Importance:
         The transformation.
     mixture : StudentMixture
         Distribution of the transformed coordinates.
+    centre, scale : ndarray (d,)
+        Location and scale of the safeguard.
     """
 
     warp: Warp
     mixture: StudentMixture
+    centre: Array
+    scale: Array
 
     def logpdf(self, x: Array) -> Array:
         """Log density (S,) at points (S, d)."""
         y, log_jacobian = self.warp.forward(x)
-        return self.mixture.logpdf(y) + log_jacobian
+        nu = SAFEGUARD_DF
+        constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(nu * np.pi)
+        z = (y - self.centre) / self.scale
+        parts = constant - np.log(self.scale) - 0.5 * (nu + 1) * np.log1p(z**2 / nu)
+        safe = np.sum(parts, axis=1) + np.log(SAFEGUARD_SHARE)
+        main = self.mixture.logpdf(y) + np.log1p(-SAFEGUARD_SHARE)
+        return np.logaddexp(main, safe) + log_jacobian
 
     def sample(self, rng: np.random.Generator, size: int) -> Array:
         """Independent draws (size, d)."""
-        return self.warp.inverse(self.mixture.sample(rng, size))
+        y = self.mixture.sample(rng, size)
+        safe = self.centre + self.scale * rng.standard_t(SAFEGUARD_DF, y.shape)
+        chosen = rng.random(size) < SAFEGUARD_SHARE
+        return self.warp.inverse(np.where(chosen[:, None], safe, y))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -98,14 +118,11 @@ class Proposal:
         Effective sample size over the number of draws in its round.
     largest_weight : float
         Largest importance ratio in its round over their mean.
-    evaluations : int
-        Evaluations of the target so far.
     """
 
     density: Importance
     efficiency: float
     largest_weight: float
-    evaluations: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -120,8 +137,12 @@ class Chains:
         Log target density at them.
     acceptance : ndarray (chain, draw)
         Share of the proposals behind each state that were accepted.
+    proposals : ndarray (n, d)
+        All proposals.
+    values : ndarray (n,)
+        Log target density at them.
     log_ratios : ndarray (n,)
-        Log target over proposal density of all proposals: independent importance ratios.
+        Log target over proposal density: independent importance ratios.
     thin : int
         Proposals per kept state.
     """
@@ -129,12 +150,14 @@ class Chains:
     x: Array
     log_density: Array
     acceptance: Array
+    proposals: Array
+    values: Array
     log_ratios: Array
     thin: int
 
 
-def adapt(target: LogDensity, mode: Array, root: Array, rng: np.random.Generator) -> Proposal:
-    """Fit an importance density, starting from a Gaussian approximation.
+class Adapter:
+    """Fits an importance density to a target, round by round.
 
     Parameters
     ----------
@@ -146,63 +169,78 @@ def adapt(target: LogDensity, mode: Array, root: Array, rng: np.random.Generator
         Lower Cholesky factor of the approximate covariance matrix.
     rng : numpy.random.Generator
         Source of randomness.
-
-    Returns
-    -------
-    Proposal
     """
-    d = len(mode)
-    size, df = 1000 + 250 * d, 5.0 + d / 2
-    first = combine([(0.6, student(mode, root, df)), (0.4, student(mode, 2.0 * root, 3.0))])
-    density = Importance(warp=identity_warp(d), mixture=first)
-    best = Proposal(density=density, efficiency=0.0, largest_weight=np.inf, evaluations=0)
-    points: list[Array] = []
-    values: list[Array] = []
-    used: list[Importance] = []
-    for _ in range(MAX_ROUNDS):
-        x = density.sample(rng, size)
-        points.append(x)
-        values.append(target(x))
-        used.append(density)
-        ratios = values[-1] - density.logpdf(x)
-        efficiency = effective_fraction(ratios)
-        gained = efficiency > ENOUGH_GAIN * best.efficiency
-        if efficiency > best.efficiency:
-            largest = float(np.exp(np.max(ratios) - log_mean(ratios)[0]))
-            best = replace(best, density=density, efficiency=efficiency, largest_weight=largest)
-        if efficiency > GOOD_EFFICIENCY or (not gained and best.efficiency > ENOUGH_EFFICIENCY):
-            break
-        density = _refit(points, values, used, df, rng)
-    return replace(best, evaluations=size * len(used))
 
+    def __init__(
+        self, target: LogDensity, mode: Array, root: Array, rng: np.random.Generator
+    ) -> None:
+        self.target = target
+        self.rng = rng
+        self.df = 5.0 + len(mode) / 2
+        self.size = 1000 + 250 * len(mode)
+        self.points: list[Array] = []
+        self.values: list[Array] = []
+        self.used: list[Importance] = []
+        start = [(0.6, student(mode, root, self.df)), (0.4, student(mode, 2.0 * root, 3.0))]
+        self.density = Importance(
+            warp=identity_warp(len(mode)),
+            mixture=combine(start),
+            centre=mode,
+            scale=np.linalg.norm(root, axis=1),
+        )
 
-def _refit(
-    points: list[Array],
-    values: list[Array],
-    used: list[Importance],
-    df: float,
-    rng: np.random.Generator,
-) -> Importance:
-    """Density fitted to the draws of all rounds, with a wide component for the tails."""
-    x, value = np.concatenate(points), np.concatenate(values)
-    density = logsumexp([m.logpdf(x) for m in used], axis=0, b=1.0 / len(used))
-    log_weights = value - density
-    weights = np.exp(log_weights - logsumexp(log_weights))
-    # No single draw may dominate a fit: truncation as in Ionides (2008), section 2.
-    weights = np.minimum(weights, np.sqrt(np.mean(weights) / len(weights)) + np.mean(weights))
-    weights /= weights.sum()
-    # Systematic resampling: equal weights, and a bounded number of points to fit.
-    size = min(FIT_POINTS, len(x))
-    places = (rng.random() + np.arange(size)) / size
-    x = x[np.searchsorted(np.cumsum(weights), places).clip(max=len(x) - 1)]
-    weights = np.full(size, 1.0 / size)
-    warp = fit_warp(x, weights)
-    y, _ = warp.forward(x)
-    narrow = fit_mixture(y, weights, FEWEST_COMPONENTS + 2 * len(used) - 2, df, rng)
-    mean, root = weighted_root(y, weights)
-    wide = student(mean, DEFENSIVE_SCALE * root, DEFENSIVE_DF)
-    mixture = combine([(1.0 - DEFENSIVE_SHARE, narrow), (DEFENSIVE_SHARE, wide)])
-    return Importance(warp=warp, mixture=mixture)
+    def adapt(self) -> Proposal:
+        """Sample and refit until the density fits or refits no longer help."""
+        best = Proposal(density=self.density, efficiency=0.0, largest_weight=np.inf)
+        for _ in range(MAX_ROUNDS):
+            x = self.density.sample(self.rng, self.size)
+            value = self.target(x)
+            ratios = value - self.density.logpdf(x)
+            efficiency = effective_fraction(ratios)
+            gained = efficiency > ENOUGH_GAIN * best.efficiency
+            if efficiency > best.efficiency:
+                largest = float(np.exp(np.max(ratios) - log_mean(ratios)[0]))
+                best = Proposal(density=self.density, efficiency=efficiency, largest_weight=largest)
+            self.learn(x, value)
+            if efficiency > GOOD_EFFICIENCY or (not gained and best.efficiency > ENOUGH_EFFICIENCY):
+                break
+        return best
+
+    def learn(self, x: Array, value: Array) -> None:
+        """Refit the density with draws of it (S, d) and the target's log density at them (S,)."""
+        self.points.append(x)
+        self.values.append(value)
+        self.used.append(self.density)
+        self.density = self._refit()
+
+    def _refit(self) -> Importance:
+        """Density fitted to the draws of all rounds."""
+        x, weights = self._equally_weighted()
+        warp = fit_warp(x, weights)
+        y, _ = warp.forward(x)
+        mean, root = weighted_root(y, weights)
+        components = FEWEST_COMPONENTS + 2 * len(self.used) - 2
+        return Importance(
+            warp=warp,
+            mixture=fit_mixture(y, weights, components, self.df, self.rng),
+            centre=mean,
+            scale=SAFEGUARD_SCALE * np.linalg.norm(root, axis=1),
+        )
+
+    def _equally_weighted(self) -> tuple[Array, Array]:
+        """Resample the draws of all rounds by their weight under the mixture of all proposals."""
+        x, value = np.concatenate(self.points), np.concatenate(self.values)
+        shares = np.array([len(points) for points in self.points]) / len(x)
+        parts = [np.log(share) + q.logpdf(x) for share, q in zip(shares, self.used, strict=True)]
+        log_weights = value - logsumexp(parts, axis=0)
+        weights = np.exp(log_weights - logsumexp(log_weights))
+        # No single draw may dominate a fit: truncation as in Ionides (2008), section 2.
+        weights = np.minimum(weights, len(x) ** -0.5)
+        weights /= weights.sum()
+        size = min(FIT_POINTS, len(x))
+        places = (self.rng.random() + np.arange(size)) / size
+        chosen = np.searchsorted(np.cumsum(weights), places).clip(max=len(x) - 1)
+        return x[chosen], np.full(size, 1.0 / size)
 
 
 def run_chains(
@@ -226,6 +264,21 @@ def run_chains(
     Chains
     """
     thin = thinning(proposal)
+    run = _run(target, proposal, chains, draws, thin, rng)
+    while longest_stay(run) > TOO_LONG and thin < MAX_THIN:
+        thin = min(4 * thin, MAX_THIN)
+        run = _run(target, proposal, chains, draws, thin, rng)
+    return run
+
+
+def _run(
+    target: LogDensity,
+    proposal: Proposal,
+    chains: int,
+    draws: int,
+    thin: int,
+    rng: np.random.Generator,
+) -> Chains:
     per_chain = draws * thin + START
     x = proposal.density.sample(rng, chains * per_chain)
     value = target(x)
@@ -246,6 +299,8 @@ def run_chains(
         x=x[index],
         log_density=value[index],
         acceptance=acceptance,
+        proposals=x,
+        values=value,
         log_ratios=log_ratios,
         thin=thin,
     )
@@ -253,6 +308,15 @@ def run_chains(
 
 START = 100
 """Proposals of each chain from which its first state is resampled by weight."""
+
+
+def longest_stay(run: Chains) -> int:
+    """Largest number of successive kept states that are the same."""
+    longest = 1
+    for chain in run.log_density:
+        changes = np.flatnonzero(np.diff(chain, prepend=np.nan, append=np.nan))
+        longest = max(longest, int(np.max(np.diff(changes))))
+    return longest
 
 
 def thinning(proposal: Proposal) -> int:
@@ -281,6 +345,11 @@ def _independence_chain(
             current, at = i, ratios[i]
         states[i] = current
     return states
+
+
+def largest_share(log_ratios: Array) -> float:
+    """Largest importance ratio over their sum."""
+    return float(np.exp(np.max(log_ratios) - logsumexp(log_ratios)))
 
 
 def effective_fraction(log_ratios: Array) -> float:
