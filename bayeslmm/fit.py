@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -26,6 +26,8 @@ from bayeslmm.results.text import design_notes, groups_line, html_page
 
 if TYPE_CHECKING:
     import pymc as pm
+
+    from bayeslmm.results.calibration import CalibrationCheck
 
 __all__ = ["LMM", "Estimate", "Posterior"]
 
@@ -271,6 +273,79 @@ class LMM:
 
         return prior_predictive(self.design, self.priors, draws, random_seed)
 
+    def check_calibration(
+        self,
+        n: int = 200,
+        *,
+        method: FitMethod = "auto",
+        draws: int = 250,
+        alpha: float = 0.01,
+        random_seed: int | np.random.Generator | None = None,
+        progressbar: bool = True,
+        **fit_kwargs: Any,
+    ) -> CalibrationCheck:
+        """Check a method on data simulated from this model: simulation-based calibration.
+
+        `n` times, parameters are drawn from the priors, a response is simulated from them at the
+        rows of this model, the same priors are fitted to it, and the true value of every parameter,
+        of random effects of a few levels and of the log likelihood is ranked among the draws.
+
+        Parameters
+        ----------
+        n : int
+            Number of simulations.
+        method : {"auto", "collapsed", "nuts", "laplace"}
+            As in :meth:`fit`. "nuts" is compiled once for all simulations unless it has
+            ``form="marginal"`` or arguments of ``pymc.sample``.
+        draws : int
+            Draws per chain. 99 draws of all chains are kept, thinned by effective sample size.
+        alpha : float
+            Probability with which a correct sampler has any parameter called miscalibrated, at
+            most: each is tested at level alpha / number of parameters by whether the empirical
+            distribution function of its ranks leaves its simultaneous band.
+        random_seed : int or numpy.random.Generator, optional
+            Seed. Each simulation has its own stream: the first 100 of 200 are those of ``n=100``.
+        progressbar : bool
+            Whether to show a progress bar.
+        **fit_kwargs
+            Passed on to :meth:`fit`.
+
+        Returns
+        -------
+        CalibrationCheck
+            Verdict by parameter, ranks and their plot; fits that failed are listed.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        SamplingError
+            If every fit failed.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("travel ~ 1 + (1 | Rail)", blm.load_dataset("Rail"))
+        >>> check = model.check_calibration(
+        ...     5, method="laplace", draws=100, random_seed=1, progressbar=False
+        ... )
+        >>> list(check.table().index[:3])
+        ['beta[Intercept]', 'sd[Rail, Intercept]', 'sigma']
+        """
+        from bayeslmm.results.calibration import check_calibration
+
+        _check_positive(n=n, draws=draws)
+        return check_calibration(
+            self.design,
+            self.priors,
+            _refit(self, method, {"draws": draws, **fit_kwargs}),
+            n=n,
+            method=method,
+            alpha=alpha,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
+
     def _repr_html_(self) -> str:
         return html_page(repr(self), self.priors.table(), ())
 
@@ -282,6 +357,27 @@ class LMM:
             *design_notes(self.design),
         ]
         return "\n".join(lines)
+
+
+def _refit(
+    model: LMM, method: FitMethod, kwargs: dict[str, Any]
+) -> Callable[[Design, np.random.Generator], xr.DataTree]:
+    """Function that fits the model, with the priors it has, to another response."""
+    compiled = {"draws", "form", "tune", "chains", "cores", "target_accept"}
+    if method == "nuts" and kwargs.keys() <= compiled and kwargs.get("form") != "marginal":
+        from bayeslmm.inference.nuts import compile_nuts
+
+        return compile_nuts(model.design, model.priors, **kwargs)
+    if method == "nuts":
+        kwargs = {"progressbar": False, **kwargs}
+
+    def refit(design: Design, rng: np.random.Generator) -> xr.DataTree:
+        changed = object.__new__(LMM)
+        object.__setattr__(changed, "design", design)
+        object.__setattr__(changed, "priors", model.priors)
+        return changed.fit(method=method, random_seed=rng, **kwargs).data
+
+    return refit
 
 
 def _check_positive(**counts: Any) -> None:

@@ -51,7 +51,7 @@ def complete(
     beta = points.beta
     if not priors.beta_sampled:
         noise = normal_draws(rng, design.p, len(x))
-        beta = fixed_effects_at(system.plan, priors, reduce(points.factors), points, noise)
+        beta = fixed_effects_at(system.plan, priors, reduce(x), points, noise)
     effects = draw_random(system, points, beta, rng)
     result = covariance_variables(design, points) | {BETA: beta}
     for factor, u in zip(design.random, effects, strict=True):

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.completion import complete
-from bayeslmm.inference.estimate import fit_likelihood
+from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.optimise import Optimum, minimise
 from bayeslmm.inference.tree import posterior_tree
-from bayeslmm.likelihood.batch import batch_system, reduce_equations
-from bayeslmm.likelihood.batch_posterior import log_posterior_batch
+from bayeslmm.likelihood.batch import batch_system
+from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.covariance import Structure, unconstrained
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
@@ -79,7 +79,7 @@ def fit_laplace(
     rng = np.random.default_rng(random_seed)
     with single_threaded():
         mode = find_mode(plan, priors)
-        reduce = partial(reduce_equations, batch_system(plan))
+        reduce = partial(reduce_at, batch_system(plan))
         noise = rng.standard_normal((draws * chains, len(mode.x)))
         coordinates = mode.x + noise @ gaussian_root(mode).T
         density = log_posterior_batch(plan, priors, reduce, coordinates)
@@ -109,7 +109,7 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
     SamplingError
         If the search ends anywhere else.
     """
-    optimum = search_mode(plan, priors)
+    optimum = search_mode(plan, priors, fit_likelihood(plan, "REML"))
     if not is_regular(plan, optimum):
         cause = "Give the standard deviations proper priors"
         if priors.beta_sampled:
@@ -122,14 +122,14 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
     return optimum
 
 
-def search_mode(plan: Plan, priors: Priors) -> Optimum:
-    """Where the search for the mode ends, whether or not that is one."""
+def search_mode(plan: Plan, priors: Priors, reml: Fit) -> Optimum:
+    """Where the search for the mode ends that starts at an estimate, whether or not that is one."""
 
     def objective(x: Array) -> tuple[float, Array]:
         value, gradient = log_posterior_unconstrained(plan, priors, x)
         return -2.0 * value, -2.0 * gradient
 
-    return minimise(objective, starting_point(plan, priors), plan.products.n_obs)
+    return minimise(objective, starting_point(plan, priors, reml), plan.products.n_obs)
 
 
 def is_regular(plan: Plan, optimum: Optimum) -> bool:
@@ -141,9 +141,8 @@ def is_regular(plan: Plan, optimum: Optimum) -> bool:
     return bool(np.all(variances[:n_covariance] < LARGEST_SPREAD**2))
 
 
-def starting_point(plan: Plan, priors: Priors) -> Array:
-    """Coordinates of the REML estimate, kept away from the boundary."""
-    fit = fit_likelihood(plan, "REML")
+def starting_point(plan: Plan, priors: Priors, fit: Fit) -> Array:
+    """Coordinates of an estimate, kept away from the boundary."""
     pieces = [
         _inside(s, unconstrained(s, t, fit.sigma), np.log(fit.sigma) + np.log(np.abs(np.diag(a))))
         for s, t, a in zip(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.model import Form, build_model, chol_name
-from bayeslmm.inference.tree import parameter_dims, posterior_tree
+from bayeslmm.inference.tree import RESPONSE, parameter_dims, posterior_tree
 from bayeslmm.likelihood.draws import draw, draw_given_beta
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -127,16 +127,80 @@ def sample_nuts(
             var_names=_sampled_names(design, priors, form),
             **kwargs,
         )
+    values = _sampled_values(raw, design, chains, draws)
+    if form == "marginal" and system is not None:
+        values |= complete_draws(design, priors, system, values, rng)
+    attrs = {"method": "nuts", "form": form, **_inference_attrs(raw["posterior"].attrs)}
+    attrs.setdefault("sampling_time", time.perf_counter() - start)
+    return posterior_tree(design, priors, values, statistics(raw["sample_stats"].dataset), attrs)
+
+
+def compile_nuts(
+    design: Design,
+    priors: Priors,
+    form: Form = "noncentered",
+    *,
+    draws: int = 1000,
+    tune: int = 1000,
+    chains: int = 4,
+    cores: int | None = None,
+    target_accept: float = TARGET_ACCEPT,
+) -> Callable[[Design, np.random.Generator], xr.DataTree]:
+    """Compile the model once, to sample it with NUTS for many responses.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model; its response is not used.
+    priors : Priors
+        Its priors.
+    form : {"noncentered", "centered"}
+        Parametrisation that is sampled. The marginal form has no response to exchange.
+    draws, tune, chains, cores, target_accept
+        As in :func:`sample_nuts`.
+
+    Returns
+    -------
+    callable
+        Takes the design with another response and a Generator, returns what :func:`sample_nuts`
+        returns, sampled by nutpie.
+    """
+    import nutpie
+
+    if form == "marginal":
+        raise ValueError("form='marginal' cannot be compiled apart from the response")
+    compiled = nutpie.compile_pymc_model(
+        build_model(design, priors, form), var_names=_sampled_names(design, priors, form)
+    )
+
+    def sample(changed: Design, rng: np.random.Generator) -> xr.DataTree:
+        raw = nutpie.sample(
+            compiled.with_data(**{f"_{RESPONSE}": changed.y}),
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            cores=cores,
+            seed=int(rng.integers(2**31)),
+            target_accept=target_accept,
+            save_warmup=False,
+            progress_bar=False,
+        )
+        values = _sampled_values(raw, changed, chains, draws)
+        stats = statistics(raw["sample_stats"].dataset)
+        attrs = {"method": "nuts", "form": form, "inference_library": "nutpie"}
+        return posterior_tree(changed, priors, values, stats, attrs)
+
+    return sample
+
+
+def _sampled_values(
+    raw: xr.DataTree, design: Design, chains: int, draws: int
+) -> dict[str, NDArray[Any]]:
+    """Recorded variables of a complete run."""
     posterior = raw["posterior"].dataset
     require_complete(posterior, chains, draws)
     values = {str(name): posterior[name].to_numpy() for name in posterior.data_vars}
-    if form == "marginal" and system is not None:
-        values |= complete_draws(design, priors, system, values, rng)
-    if not design.p:
-        values[BETA] = np.empty((chains, draws, 0))
-    attrs = {"method": "nuts", "form": form, **_inference_attrs(posterior.attrs)}
-    attrs.setdefault("sampling_time", time.perf_counter() - start)
-    return posterior_tree(design, priors, values, statistics(raw["sample_stats"].dataset), attrs)
+    return values if design.p else values | {BETA: np.empty((chains, draws, 0))}
 
 
 def require_complete(posterior: xr.Dataset, chains: int, draws: int) -> None:

@@ -151,8 +151,13 @@ def run_chunks[T](
     cells = chunks[-1].stop * len(system.counts)
     if len(chunks) == 1 or (system.batched and cells < THREADED_CELLS):
         return [work(chunk) for chunk in chunks]
+    return run_parallel(work, chunks)
+
+
+def run_parallel[I, T](work: Callable[[I], T], items: Sequence[I]) -> list[T]:
+    """Results of `work` for every item, on all cores available."""
     with ThreadPoolExecutor(available_cores()) as pool:
-        return list(pool.map(work, chunks))
+        return list(pool.map(work, items))
 
 
 def eliminate_lead(system: BatchSystem, factor: Array) -> tuple[Array, Array, Array]:

@@ -21,8 +21,12 @@ from bayeslmm.likelihood.batch import (
 from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.draws import draw_given_beta
 from bayeslmm.likelihood.elimination import TailBlock
+from bayeslmm.likelihood.iterative_draws import draw_iteratively
 
 Array = NDArray[np.float64]
+
+FEW = 8
+"""Draws up to which factorising for each of them is faster than iterating."""
 
 LARGEST_HYPERCUBE = 4_000_000
 """Most normal draws that are stratified, which takes three times as long."""
@@ -49,6 +53,8 @@ def draw_random(
     list of ndarray (S, J, k)
         One array per grouping factor, on the scale of the response.
     """
+    if not system.batched and not system.plan.nested and len(beta) > FEW:
+        return draw_iteratively(system, points, beta, rng)
     sizes = [(len(beta), s.shape[0], s.shape[1]) for s in system.plan.products.random]
     result = [np.empty(size) for size in sizes]
     chunks = list(chunks_of(system, len(beta)))

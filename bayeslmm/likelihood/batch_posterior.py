@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.batch import Reduced, batched_cholesky, small_cholesky
+from bayeslmm.likelihood.batch import (
+    BatchSystem,
+    Reduced,
+    batched_cholesky,
+    reduce_equations,
+    small_cholesky,
+)
 from bayeslmm.likelihood.covariance import (
     Structure,
     correlation_cholesky,
@@ -25,8 +31,8 @@ LOG_2PI = float(np.log(2.0 * np.pi))
 SMALL = 12
 """Number of fixed effects from which LAPACK factorises their equations one by one."""
 
-Reduce = Callable[[Sequence[Array]], Reduced]
-"""Eliminates the random effects for batches of relative factors (S, k, k) in user coordinates."""
+Reduce = Callable[[Array], Reduced]
+"""Eliminates the random effects at unconstrained coordinates (S, d), exactly or nearly so."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -72,6 +78,12 @@ def points_from_unconstrained(structures: Sequence[Structure], x: Array) -> Poin
     return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=x[:, start + 1 :])
 
 
+def reduce_at(system: BatchSystem, x: Array) -> Reduced:
+    """Eliminate the random effects at unconstrained coordinates (S, d)."""
+    points = points_from_unconstrained(system.plan.products.structures, x)
+    return reduce_equations(system, points.factors)
+
+
 def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:
     """Log density (S,) of the data and the unconstrained coordinates, Jacobian included.
 
@@ -94,7 +106,7 @@ def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) ->
     structures = plan.products.structures
     points = points_from_unconstrained(structures, x)
     with np.errstate(all="ignore"):
-        reduced = reduce(points.factors)
+        reduced = reduce(x)
         value = log_likelihood_batch(plan, priors, reduced, points)
         value = value + log_prior_batch(priors, points) + log_jacobian(structures, x)
     return np.where(np.isfinite(value), value, -np.inf)

@@ -20,7 +20,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
-from scipy.linalg.lapack import dpotri
+from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
 
 from bayeslmm.likelihood.crossprod import CrossProducts
@@ -275,7 +275,13 @@ def _tail_cholesky(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[
         cols = system[:, block.columns].reshape(len(system), block.n_levels, block.n_coefs)
         system[:, block.columns] = (cols @ t).reshape(len(system), -1)
     system[np.diag_indices_from(system)] += 1.0
-    return cholesky(system.T, lower=False, overwrite_a=True, check_finite=False).T
+    # LAPACK itself: SciPy's wrapper of it holds the interpreter lock.
+    upper, info = dpotrf(system.T, lower=0, overwrite_a=1)
+    if info:
+        raise np.linalg.LinAlgError(
+            "the tail of the mixed-model equations is not positive definite"
+        )
+    return upper.T
 
 
 def scale_rows(rows: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
