@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from bayeslmm.fit import LMM, Estimate, Posterior
     from bayeslmm.formula.grammar import parse as parse_formula
+    from bayeslmm.results.evidence import bayes_factor
 
     __version__: str
 
@@ -36,6 +37,7 @@ __all__ = [
     "PriorError",
     "SamplingError",
     "__version__",
+    "bayes_factor",
     "compare_reml",
     "describe_dataset",
     "list_datasets",
@@ -54,6 +56,7 @@ _SOURCES = {
     "Posterior": ("bayeslmm.fit", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
+    "bayes_factor": ("bayeslmm.results.evidence", "bayes_factor"),
     "compare_reml": ("bayeslmm.comparison.tables", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),

@@ -107,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("formula", metavar="FORMULA", help='such as "y ~ x + (x | g)"')
     add("data", metavar="DATA", help="file, or name of a bundled data set")
-    add("--method", choices=("auto", "nuts", "laplace"), default="auto", help="default: auto")
+    add(
+        "--method",
+        choices=("auto", "collapsed", "nuts", "laplace"),
+        default="auto",
+        help="default: auto",
+    )
     add("--draws", type=_positive, default=1000, metavar="N", help="per chain; default: 1000")
     add("--chains", type=_positive, default=4, metavar="N", help="default: 4")
     add("--seed", type=_natural, metavar="N", help="makes the run reproducible")

@@ -27,11 +27,11 @@ from bayeslmm.results.text import design_notes, groups_line, html_page
 if TYPE_CHECKING:
     import pymc as pm
 
+    from bayeslmm.inference.engine import FitMethod
     from bayeslmm.results.calibration import CalibrationCheck
 
 __all__ = ["LMM", "Estimate", "Posterior"]
 
-FitMethod = Literal["auto", "collapsed", "nuts", "laplace"]
 Form = Literal["noncentered", "centered", "marginal"]
 
 
@@ -198,16 +198,20 @@ class LMM:
 
         Parameters
         ----------
-        method : {"auto", "nuts", "laplace"}
-            "nuts" samples with PyMC (nutpie by default). "laplace" is a Gaussian approximation for
-            the covariance parameters on the unconstrained scale with exact draws of the fixed and
-            random effects given them. "auto" is "nuts".
+        method : {"auto", "collapsed", "nuts", "laplace"}
+            "collapsed" integrates the fixed and random effects out, samples the covariance
+            parameters and draws the effects exactly given them. "nuts" samples everything with
+            PyMC (nutpie by default). "laplace" is a Gaussian approximation for the covariance
+            parameters on the unconstrained scale with exact draws of the effects. "auto" is
+            "collapsed", or "nuts" where that refuses; `notes` says why.
         draws, chains : int
             Draws per chain and number of chains.
         random_seed : int or numpy.random.Generator, optional
             Seed.
         **kwargs
-            For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
+            For "collapsed" and "auto": `store_u`, whether to store draws of the random effects
+            (by default where they fit into 512 MB) or their exact means, standard deviations and
+            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
             `progressbar`, `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
 
         Returns
@@ -218,33 +222,34 @@ class LMM:
         ------
         ValueError
             If the method is unknown.
+        TypeError
+            If the method has no such option.
+        PriorError
+            If the posterior is improper ("collapsed" and "auto").
         SamplingError
-            If sampling ended early, or there is no mode to approximate at.
+            If sampling ended early, or the method does not work for this posterior.
 
         Examples
         --------
         >>> import bayeslmm as blm
         >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
-        >>> post = model.fit(method="laplace", random_seed=1)
-        >>> post.nobs
-        30
+        >>> post = model.fit(random_seed=1)
+        >>> post.method
+        'collapsed'
         """
+        from bayeslmm.inference.engine import sample_posterior
+
         _check_positive(draws=draws, chains=chains)
-        common: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
-        if method == "collapsed":
-            from bayeslmm.inference.collapsed import fit_collapsed
-
-            tree = fit_collapsed(self.design, self.system, self.priors, **common, **kwargs)
-        elif method == "laplace":
-            from bayeslmm.inference.laplace import fit_laplace
-
-            tree = fit_laplace(self.design, self.system, self.priors, **common, **kwargs)
-        elif method in ("auto", "nuts"):
-            from bayeslmm.inference.nuts import sample_nuts
-
-            tree = sample_nuts(self.design, self.priors, **common, **kwargs)
-        else:
-            raise ValueError(f"method={method!r}: 'auto', 'nuts' or 'laplace' is expected")
+        tree = sample_posterior(
+            self.design,
+            lambda: self.system,
+            self.priors,
+            method=method,
+            draws=draws,
+            chains=chains,
+            random_seed=random_seed,
+            options=kwargs,
+        )
         return Posterior(self.design, self.priors, tree)
 
     def prior_predictive(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.stats import multivariate_normal
 
 from bayeslmm.likelihood.covariance import Structure, correlation_cholesky
 
@@ -93,3 +95,68 @@ def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> 
     """Relative factor T (k, k) at unconstrained eta and log sigma."""
     k = structure.n_coefs
     return np.exp(eta[:k] - log_sigma)[:, None] * correlation_cholesky(structure, eta[k:])
+
+
+def case_of(design: Any) -> Case:
+    """The dense case of a design, its offset taken from the response."""
+    random = tuple(Columns(f.codes, f.Z, f.blocks, f.n_levels) for f in design.random)
+    return Case(design.y - design.offset, design.X, random, design.weights)
+
+
+def all_z(case: Case) -> np.ndarray:
+    """Dense Z (n, q) of all grouping factors, level by level, factor by factor."""
+    return np.hstack([case.z_matrix(f) for f in range(len(case.random))])
+
+
+def fixed_moments(
+    case: Case, factors: list[np.ndarray], sigma: float, mean: np.ndarray, precision: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (p,) and covariance (p, p) of beta given the covariance parameters, u integrated out."""
+    inverse = np.linalg.inv(sigma**2 * case.covariance(factors))
+    cov = np.linalg.inv(case.X.T @ inverse @ case.X + precision)
+    return cov @ (case.X.T @ inverse @ case.y + precision @ mean), cov
+
+
+def random_moments(
+    case: Case, factors: list[np.ndarray], sigma: float, beta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (q,) and covariance (q, q) of all random effects given beta and all else."""
+    z = all_z(case)
+    sizes = [columns.n_levels for columns in case.random]
+    g = np.zeros((z.shape[1], z.shape[1]))
+    start = 0
+    for count, t in zip(sizes, factors, strict=True):
+        stop = start + count * len(t)
+        g[start:stop, start:stop] = np.kron(np.eye(count), sigma**2 * t @ t.T)
+        start = stop
+    gain = np.linalg.solve(sigma**2 * case.covariance(factors), z @ g).T
+    return gain @ (case.y - case.X @ beta), g - gain @ z @ g
+
+
+def log_posterior_dense(
+    case: Case, priors: Any, sds: list[np.ndarray], chols: list[np.ndarray], sigma: float
+) -> float:
+    """Log density of y and the covariance parameters themselves, beta and u integrated out.
+
+    Under a flat prior on beta the likelihood is the restricted one.
+    """
+    factors = [sd[:, None] * chol / sigma for sd, chol in zip(sds, chols, strict=True)]
+    v = sigma**2 * case.covariance(factors)
+    if priors.beta_precision is not None:
+        v = v + case.X @ np.linalg.solve(priors.beta_precision, case.X.T)
+        value = multivariate_normal(case.X @ priors.beta_mean, v).logpdf(case.y)
+    else:
+        inverse = np.linalg.inv(v)
+        information = case.X.T @ inverse @ case.X
+        gap = case.y - case.X @ np.linalg.solve(information, case.X.T @ inverse @ case.y)
+        n, p = case.X.shape
+        value = (n - p) * np.log(2 * np.pi) + np.linalg.slogdet(v)[1]
+        value = -0.5 * (value + np.linalg.slogdet(information)[1] + gap @ inverse @ gap)
+    for sd, chol, sd_priors, blocks, lkjs in zip(
+        sds, chols, priors.sd, priors.blocks, priors.cor, strict=True
+    ):
+        value += sum(float(prior.logpdf(s)) for prior, s in zip(sd_priors, sd, strict=True))
+        for block, lkj in zip(blocks, lkjs, strict=True):
+            if lkj is not None:
+                value += float(lkj.logpdf(chol[np.ix_(block, block)]))
+    return float(value + priors.sigma.logpdf(sigma))

@@ -24,6 +24,7 @@ def test_the_public_names():
         "Estimate",
         "Posterior",
         "__version__",
+        "bayes_factor",
         "compare_reml",
         "describe_dataset",
         "list_datasets",

@@ -7,6 +7,7 @@ Metropolis-Hastings chains, and every kept state gets one exact draw of (beta, u
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from typing import Any
@@ -24,19 +25,29 @@ from bayeslmm.inference.covariance_sampler import (
     operations,
     sample_covariance,
 )
+from bayeslmm.inference.effect_summary import summarise_effects
 from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode
 from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.propriety import require_proper
-from bayeslmm.inference.tree import posterior_tree
+from bayeslmm.inference.tree import EFFECT_GROUP, effect_group, posterior_tree
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
-from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
+from bayeslmm.likelihood.batch_posterior import (
+    log_posterior_batch,
+    points_from_unconstrained,
+    reduce_at,
+)
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
 
+_log = logging.getLogger(__name__)
+
+
+LARGEST_U = 512 * 2**20
+"""Bytes of draws of random effects that are stored."""
 
 LARGEST_START_SD = 1.5
 """Standard deviation of a log scale up to which the REML estimate describes the posterior."""
@@ -50,6 +61,7 @@ def fit_collapsed(
     draws: int = 1000,
     chains: int = 4,
     random_seed: int | np.random.Generator | None = None,
+    store_u: bool | None = None,
 ) -> xr.DataTree:
     """Draw from the exact posterior by sampling the covariance parameters alone.
 
@@ -65,6 +77,10 @@ def fit_collapsed(
         Size of the result.
     random_seed : int or numpy.random.Generator, optional
         Source of randomness.
+    store_u : bool, optional
+        Whether draws of the random effects are stored; by default where they take less than
+        512 MB. Else the group ``random_effects`` has their exact posterior means, standard
+        deviations and quantiles.
 
     Returns
     -------
@@ -88,7 +104,10 @@ def fit_collapsed(
         centre, root = starting_approximation(system, priors)
         run = sample_covariance(system, priors, centre, root, chains, draws, rng)
         x = run.chains.x.reshape(chains * draws, -1)
-        variables = complete(design, priors, system, run.reduce, x, rng)
+        if store_u is None:
+            store_u = effects_fit(design, chains * draws)
+        variables = complete(design, priors, system, run.reduce, x, rng, random_effects=store_u)
+        extra = {} if store_u else {EFFECT_GROUP: _summaries(design, plan, priors, x)}
     shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}
     attrs = {
         "method": "collapsed",
@@ -97,7 +116,18 @@ def fit_collapsed(
         "surrogate_error": run.surrogate_error,
         **_evidence(run, priors),
     }
-    return posterior_tree(design, priors, shaped, _statistics(run), attrs)
+    return posterior_tree(design, priors, shaped, _statistics(run), attrs, extra)
+
+
+def effects_fit(design: Design, draws: int) -> bool:
+    """Whether draws of all random effects take less than :data:`LARGEST_U` bytes."""
+    return 8 * draws * sum(f.n_levels * f.n_coefs for f in design.random) <= LARGEST_U
+
+
+def _summaries(design: Design, plan: Plan, priors: Priors, x: Array) -> xr.Dataset:
+    points = points_from_unconstrained(plan.products.structures, x)
+    _log.info("draws of the random effects are not stored: see draw_u and store_u")
+    return effect_group(design, summarise_effects(plan, priors, points))
 
 
 def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, Array]:

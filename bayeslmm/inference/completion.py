@@ -27,6 +27,8 @@ def complete(
     reduce: Reduce,
     x: Array,
     rng: np.random.Generator,
+    *,
+    random_effects: bool = True,
 ) -> dict[str, Array]:
     """Public variables at unconstrained coordinates, with one exact draw of (beta, u) each.
 
@@ -42,6 +44,8 @@ def complete(
         Unconstrained coordinates.
     rng : numpy.random.Generator
         Source of randomness.
+    random_effects : bool
+        Whether u is drawn.
 
     Returns
     -------
@@ -52,8 +56,10 @@ def complete(
     if not priors.beta_sampled:
         noise = normal_draws(rng, design.p, len(x))
         beta = fixed_effects_at(system.plan, priors, reduce(x), points, noise)
-    effects = draw_random(system, points, beta, rng)
     result = covariance_variables(design, points) | {BETA: beta}
+    if not random_effects:
+        return result
+    effects = draw_random(system, points, beta, rng)
     for factor, u in zip(design.random, effects, strict=True):
         result[u_name(factor.key)] = u
     return result

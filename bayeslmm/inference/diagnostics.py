@@ -198,7 +198,7 @@ def check(dt: xr.DataTree) -> Diagnostics:
     Of a variable with more than 200 entries, such as the random effects of a large grouping factor,
     200 entries spread over it are checked.
     """
-    import arviz as az
+    import arviz_stats as az
 
     posterior = dt["posterior"].dataset
     labels, values = _entries(posterior)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
+from bayeslmm.inference.effect_summary import PROBABILITIES, EffectSummary
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import (
     BETA,
@@ -35,6 +36,9 @@ It is the same for every model and reserved in the schema, so that it can never 
 grouping factor; the response as written is in its attribute ``label``.
 """
 
+EFFECT_GROUP = "random_effects"
+"""Group with summaries of random effects whose draws are not stored."""
+
 SAMPLE_DIMS = ("chain", "draw")
 _INFERENCE_ATTRS = ("inference_library", "inference_library_version", "sampling_time")
 
@@ -45,6 +49,7 @@ def posterior_tree(
     draws: Mapping[str, ArrayLike],
     sample_stats: Mapping[str, ArrayLike],
     attrs: Mapping[str, Any],
+    extra: Mapping[str, xr.Dataset] | None = None,
 ) -> xr.DataTree:
     """Put posterior draws and sampler statistics into a DataTree.
 
@@ -56,18 +61,20 @@ def posterior_tree(
         Its priors.
     draws : mapping of str to ndarray (chain, draw, ...)
         All public variables: ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
-        ``cor_g`` (two or more coefficients) and ``u_g``.
+        ``cor_g`` (two or more coefficients) and ``u_g``, which may be left out together.
     sample_stats : mapping of str to ndarray (chain, draw) or (chain,)
         Sampler statistics, by ArviZ's names.
     attrs : mapping
         Attributes of the root, among them "method". "inference_library",
         "inference_library_version", "sampling_time" (seconds) and "tuning_steps" go to the
         groups of draws as well.
+    extra : mapping of str to xarray.Dataset, optional
+        Further groups.
 
     Returns
     -------
     xarray.DataTree
-        Groups posterior, sample_stats, observed_data and constant_data.
+        Groups posterior, sample_stats, observed_data, constant_data and the extra ones.
 
     Raises
     ------
@@ -86,6 +93,7 @@ def posterior_tree(
         "posterior": posterior.assign_attrs(group_attrs),
         "sample_stats": xr.Dataset(stats, coords=chains, attrs=group_attrs),
         **data_groups(design),
+        **(extra or {}),
     }
     return assemble(groups, {**root_attrs(design, priors), **attrs})
 
@@ -137,9 +145,13 @@ def assemble(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.D
 def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Dataset:
     """Public variables with the dimensions and coordinates of the schema."""
     dims, coords = parameter_dims(design), parameter_coords(design)
+    effects = {u_name(factor.key) for factor in design.random}
+    if effects.isdisjoint(draws):
+        dims = {name: dim for name, dim in dims.items() if name not in effects}
     missing = [name for name in dims if name not in draws]
     if missing:
         raise SamplingError(f"The draws lack the variables {', '.join(missing)}.")
+    coords = {dim: coords[dim] for names in dims.values() for dim in names}
     arrays = {name: np.asarray(draws[name], dtype=float) for name in dims}
     chains, per_chain = arrays[SIGMA].shape[:2]
     coords |= {"chain": np.arange(chains), "draw": np.arange(per_chain)}
@@ -179,6 +191,24 @@ def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
         if factor.n_coefs > 1:
             coords[coef_bis_dim(factor.key)] = _labels(factor.coefs)
     return coords
+
+
+def effect_group(design: Design, summaries: Sequence[EffectSummary]) -> xr.Dataset:
+    """Group random_effects: summaries of random effects whose draws are not stored.
+
+    Variables ``u_g_mean``, ``u_g_sd`` (level, coefficient) and ``u_g_quantile`` (quantile, level,
+    coefficient) per grouping factor with key g.
+    """
+    coords: dict[str, Any] = {"quantile": np.array(PROBABILITIES)}
+    variables: dict[str, Any] = {}
+    for factor, summary in zip(design.random, summaries, strict=True):
+        dims = (level_dim(factor.key), coef_dim(factor.key))
+        coords |= dict(zip(dims, (_labels(factor.levels), _labels(factor.coefs)), strict=True))
+        name = u_name(factor.key)
+        variables[f"{name}_mean"] = (dims, summary.mean)
+        variables[f"{name}_sd"] = (dims, summary.sd)
+        variables[f"{name}_quantile"] = (("quantile", *dims), summary.quantiles)
+    return xr.Dataset(variables, coords, creation_attrs() | {"sample_dims": []})
 
 
 def obs_coord(design: Design) -> NDArray[Any]:

@@ -98,7 +98,7 @@ class Priors:
     @property
     def proper(self) -> bool:
         """Whether every prior integrates to one, so that it can be drawn from."""
-        return not self._improper()
+        return not self.improper()
 
     def table(self) -> pd.DataFrame:
         """List the priors.
@@ -166,7 +166,7 @@ class Priors:
         PriorError
             If a prior is flat.
         """
-        if improper := self._improper():
+        if improper := self.improper():
             raise PriorError(
                 f"Flat priors cannot be drawn from: {', '.join(improper)}. "
                 "Give these parameters proper priors."
@@ -188,7 +188,8 @@ class Priors:
                 chol[:, rows[:, None], rows] = draws
         return chol
 
-    def _improper(self) -> list[str]:
+    def improper(self) -> list[str]:
+        """Return the names of the parameters with improper priors."""
         return [
             key
             for key, record in self.records().items()

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.inference import effects
+from bayeslmm.inference.draw_effects import draw_effects
+from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
-from bayeslmm.results import matrices, posterior_tables, text
+from bayeslmm.results import matrices, posterior_tables, random_tables, text
+from bayeslmm.results.evidence import LogEvidence, log_evidence
 from bayeslmm.results.parameters import covariance_parameters
 from bayeslmm.results.tidy import Effects, tidy_posterior
 from bayeslmm.results.variance import intraclass_correlation, variance_frame
@@ -99,6 +102,16 @@ class Posterior:
                 "Priors on fixed effects are neither all normal nor all flat, so the Laplace "
                 "approximation is joint in beta and its standard deviations are too small."
             )
+        if not random_tables.has_draws(self.data, self.design):
+            notes.append(
+                "Draws of the random effects are not stored, only their exact posterior means, "
+                "standard deviations and quantiles; draw_u() draws those of chosen levels."
+            )
+        if "fallback" in self.data.attrs:
+            notes.append(
+                f"Sampled with NUTS, because the collapsed sampler refused: "
+                f"{self.data.attrs['fallback']}"
+            )
         return tuple(notes) + self.diagnostics.messages()
 
     @cached_property
@@ -145,13 +158,73 @@ class Posterior:
         index = pd.Index(self.design.coefs, name="term")
         return posterior_tables.summarise(draws, index, prob)
 
+    @property
+    def log_evidence(self) -> LogEvidence:
+        """Log marginal likelihood with its Monte Carlo error (collapsed sampler only).
+
+        Raises
+        ------
+        PriorError
+            If a prior is improper.
+        SamplingError
+            If another method made the draws.
+        """
+        return log_evidence(self.data.attrs, self.priors)
+
+    def draw_u(
+        self,
+        levels: Sequence[Any] | None = None,
+        *,
+        group: str | None = None,
+        random_seed: int | np.random.Generator | None = None,
+    ) -> xr.DataArray:
+        """Draw random effects of chosen levels, exactly, given the draws of everything else.
+
+        Parameters
+        ----------
+        levels : sequence, optional
+            Labels of levels; all by default.
+        group : str, optional
+            Grouping factor as in the formula; needed where there are several.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        xarray.DataArray
+            Dimensions chain, draw, level and coefficient.
+
+        Raises
+        ------
+        DataError
+            If there is no such grouping factor or level.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(random_seed=1, store_u=False)
+        >>> post.draw_u(["A", "C"], random_seed=2).sizes["Batch"]
+        2
+        """
+        place, positions = random_tables.locate_levels(self.design, group, levels)
+        drawn = draw_effects(
+            self.design,
+            marginal_system(self.design),
+            self._draws,
+            place,
+            positions,
+            np.random.default_rng(random_seed),
+        )
+        return random_tables.effect_array(self.design, self._draws, place, positions, drawn)
+
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Posterior means of the random effects: levels by coefficients, per grouping factor."""
         return effects.effect_frames(self.design, self._means)
 
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
         """Posterior standard deviations of the random effects, as :meth:`ranef`."""
-        sds = posterior_tables.sd_arrays(self._draws, self.design)
+        sds = random_tables.sd_arrays(self.data, self.design)
         return effects.effect_frames(self.design, sds)
 
     def coef(self) -> dict[str, pd.DataFrame]:
@@ -248,7 +321,7 @@ class Posterior:
             Columns effect, group, level, term, estimate, std_error, conf_low, conf_high.
         """
         chosen, kind = posterior_tables.interval_defaults(prob)
-        return tidy_posterior(self._draws, self.design, effects, chosen, kind)
+        return tidy_posterior(self.data, self.design, effects, chosen, kind)
 
     def compare_reml(
         self, reml: Any, *, prob: float | None = None, names: Mapping[str, str] | None = None
@@ -271,9 +344,15 @@ class Posterior:
         -------
         Posterior
             A new one; its `data` has the group, which ``arviz.loo`` reads.
+
+        Raises
+        ------
+        SamplingError
+            If draws of the random effects are not stored.
         """
         from bayeslmm.inference.log_densities import log_likelihood
 
+        random_tables.require_draws(self.data, self.design)
         return self._with_groups(log_likelihood=log_likelihood(self.data, self.design))
 
     def with_log_prior(self) -> Posterior:
@@ -326,7 +405,7 @@ class Posterior:
 
     @cached_property
     def _means(self) -> list[Array]:
-        return posterior_tables.mean_arrays(self._draws, self.design)
+        return random_tables.mean_arrays(self.data, self.design)
 
     @cached_property
     def _covariances(self) -> list[Array]:

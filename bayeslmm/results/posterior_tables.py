@@ -16,7 +16,7 @@ from bayeslmm.results.parameters import (
     parameters,
     probability,
 )
-from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
+from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
 
 Array = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def parameter_matrix(dataset: xr.Dataset, design: Design, rows: Sequence[Paramet
 
 def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     """All parameters but the random effects, by label, with ArviZ's statistics and diagnostics."""
-    import arviz as az
+    import arviz_stats as az
 
     rows = parameters(design)
     draws = xr.Dataset(
@@ -87,16 +87,6 @@ def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     table = pd.DataFrame(az.summary(draws, round_to="none"))
     table.index = pd.Index([row.label for row in rows], name="parameter")
     return table
-
-
-def mean_arrays(dataset: xr.Dataset, design: Design) -> list[Array]:
-    """Posterior means of the random effects (J, k) per grouping factor."""
-    return [dataset[u_name(f.key)].mean(("chain", "draw")).to_numpy() for f in design.random]
-
-
-def sd_arrays(dataset: xr.Dataset, design: Design) -> list[Array]:
-    """Posterior standard deviations of the random effects (J, k) per grouping factor."""
-    return [dataset[u_name(f.key)].std(("chain", "draw"), ddof=1).to_numpy() for f in design.random]
 
 
 def beta_mean(dataset: xr.Dataset) -> Array:

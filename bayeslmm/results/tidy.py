@@ -22,6 +22,13 @@ from bayeslmm.inference.estimate import Fit
 from bayeslmm.results.estimate_tables import covariance_table, fixed_table, mode_arrays, mode_sds
 from bayeslmm.results.parameters import Parameter, covariance_parameters, fixed_parameters
 from bayeslmm.results.posterior_tables import interval, parameter_matrix
+from bayeslmm.results.random_tables import (
+    has_draws,
+    mean_arrays,
+    require_draws,
+    sd_arrays,
+    stored_interval,
+)
 from bayeslmm.schema import BETA, u_name
 
 Array = NDArray[np.float64]
@@ -62,7 +69,7 @@ def tidy_fit(
 
 
 def tidy_posterior(
-    dataset: xr.Dataset,
+    data: xr.DataTree,
     design: Design,
     effects: Effects | Sequence[Effects],
     prob: float,
@@ -70,6 +77,7 @@ def tidy_posterior(
 ) -> pd.DataFrame:
     """Tidy table of posterior draws: mean, standard deviation and interval."""
     chosen = check_effects(effects)
+    dataset = data["posterior"].to_dataset()
     parts = []
     rows: list[Parameter] = []
     if "fixed" in chosen:
@@ -80,6 +88,21 @@ def tidy_posterior(
         names = pd.DataFrame([_broom(row) for row in rows])
         draws = parameter_matrix(dataset, design, rows)
         parts.append(pd.concat([names, _statistics(draws, prob, kind)], axis=1))
+    if {"ran_vals", "ran_coefs"} & set(chosen):
+        parts += _random_parts(data, design, chosen, prob, kind)
+    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+
+
+def _random_parts(
+    data: xr.DataTree, design: Design, chosen: Sequence[str], prob: float, kind: str
+) -> list[pd.DataFrame]:
+    """Rows of the random effects and of coefficients by level."""
+    if "ran_coefs" in chosen:
+        require_draws(data, design)
+    if not has_draws(data, design):
+        return [_stored_rows(data, design, prob, kind)]
+    parts = []
+    dataset = data["posterior"].to_dataset()
     for factor in design.random:
         u = dataset[u_name(factor.key)].to_numpy()
         u = u.reshape(-1, *u.shape[2:])
@@ -89,7 +112,19 @@ def tidy_posterior(
             beta = dataset[BETA].to_numpy().reshape(len(u), -1)
             labels, totals = _coefficient_draws(design, factor.coefs, beta, u)
             parts.append(_draw_rows(factor, "ran_coefs", labels, totals, prob, kind))
-    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+    return parts
+
+
+def _stored_rows(data: xr.DataTree, design: Design, prob: float, kind: str) -> pd.DataFrame:
+    """Rows of random effects of which only summaries are stored."""
+    labels = [factor.coefs for factor in design.random]
+    rows = _level_rows(design, "ran_vals", labels, mean_arrays(data, design))
+    bounds = [stored_interval(data, factor.key, prob, kind) for factor in design.random]
+    return rows.assign(
+        std_error=_ravel(sd_arrays(data, design)),
+        conf_low=_ravel([lower for lower, _ in bounds]),
+        conf_high=_ravel([upper for _, upper in bounds]),
+    )
 
 
 def check_effects(effects: str | Iterable[str]) -> tuple[str, ...]:

@@ -1,0 +1,119 @@
+"""Draws of chosen random effects for draws of everything else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.design.design import Design
+from bayeslmm.likelihood.batch import batch_system, batched_cholesky
+from bayeslmm.likelihood.batch_draws import draw_random
+from bayeslmm.likelihood.batch_posterior import Points
+from bayeslmm.likelihood.elimination import Plan, make_plan
+from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+AT_ONCE = 1 << 24
+"""Random effects drawn at once where those of all levels are needed to draw some: 128 MB."""
+
+
+def draw_effects(
+    design: Design,
+    plan: Plan,
+    posterior: xr.Dataset,
+    factor: int,
+    levels: Indices,
+    rng: np.random.Generator,
+) -> Array:
+    """Draw random effects given every draw of the other parameters.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    plan : Plan
+        Its cross-products.
+    posterior : xarray.Dataset
+        Draws of the fixed effects and the covariance parameters.
+    factor : int
+        Place of the grouping factor in ``design.random``.
+    levels : ndarray (m,)
+        Places of the levels.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray (S, m, k)
+        Chains one after another.
+    """
+    points = points_of(design, posterior)
+    beta = _flat(posterior[BETA].to_numpy())
+    with single_threaded():
+        if len(design.random) == 1:
+            return draw_random(batch_system(restrict(plan, levels)), points, beta, rng)[0]
+        system = batch_system(plan)
+        total = sum(f.n_levels * f.n_coefs for f in design.random)
+        step = max(1, AT_ONCE // total)
+        parts = []
+        for start in range(0, len(beta), step):
+            rows = slice(start, start + step)
+            drawn = draw_random(system, rows_of(points, rows), beta[rows], rng)
+            parts.append(drawn[factor][:, levels].copy())
+        return np.concatenate(parts)
+
+
+def restrict(plan: Plan, levels: Indices) -> Plan:
+    """Plan of a single grouping factor with some of its levels: enough to draw them given beta."""
+    products = plan.products
+    kept = replace(
+        products,
+        random=(products.random[0][levels],),
+        mixed=(products.mixed[0][levels],),
+    )
+    return make_plan(kept)
+
+
+def points_of(design: Design, posterior: xr.Dataset) -> Points:
+    """Covariance parameters of all draws."""
+    sds, chols = [], []
+    for factor in design.random:
+        values = _flat(posterior[sd_name(factor.key)].to_numpy())
+        sds.append(values)
+        chol = np.broadcast_to(np.eye(factor.n_coefs), (len(values), *2 * (factor.n_coefs,)))
+        if factor.n_coefs > 1:
+            chol = _correlation_roots(_flat(posterior[cor_name(factor.key)].to_numpy()))
+        chols.append(chol)
+    sigma = posterior[SIGMA].to_numpy().ravel()
+    empty = np.empty((len(sigma), 0))
+    return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=empty)
+
+
+def rows_of(points: Points, rows: slice) -> Points:
+    """Some of the points."""
+    return Points(
+        sds=tuple(sds[rows] for sds in points.sds),
+        chols=tuple(chols[rows] for chols in points.chols),
+        sigma=points.sigma[rows],
+        beta=points.beta[rows],
+    )
+
+
+def _correlation_roots(correlations: Array) -> Array:
+    """Roots (S, k, k) of correlation matrices, also of those that have lost rank."""
+    roots = batched_cholesky(correlations)
+    lost = ~np.isfinite(roots).all(axis=(1, 2))
+    if np.any(lost):
+        values, vectors = np.linalg.eigh(correlations[lost])
+        roots[lost] = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    return roots
+
+
+def _flat(draws: Array) -> Array:
+    return draws.reshape(-1, *draws.shape[2:])

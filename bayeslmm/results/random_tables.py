@@ -1,0 +1,119 @@
+"""Random effects of a posterior, whether their draws are stored or only their summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import DataError, SamplingError
+from bayeslmm.inference.tree import EFFECT_GROUP, SAMPLE_DIMS
+from bayeslmm.schema import coef_dim, level_dim, u_name
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+def has_draws(data: xr.DataTree, design: Design) -> bool:
+    """Whether draws of the random effects are stored."""
+    return all(u_name(factor.key) in data["posterior"] for factor in design.random)
+
+
+def require_draws(data: xr.DataTree, design: Design) -> None:
+    """Raise unless draws of the random effects are stored."""
+    if not has_draws(data, design):
+        raise SamplingError(
+            "Draws of the random effects are not stored because there are too many: draw those of "
+            "chosen levels with draw_u(levels), or fit with store_u=True."
+        )
+
+
+def mean_arrays(data: xr.DataTree, design: Design) -> list[Array]:
+    """Posterior means of the random effects (J, k) per grouping factor."""
+    if not has_draws(data, design):
+        return [_stored(data, f.key, "mean") for f in design.random]
+    dataset = data["posterior"].dataset
+    return [dataset[u_name(f.key)].mean(SAMPLE_DIMS).to_numpy() for f in design.random]
+
+
+def sd_arrays(data: xr.DataTree, design: Design) -> list[Array]:
+    """Posterior standard deviations of the random effects (J, k) per grouping factor."""
+    if not has_draws(data, design):
+        return [_stored(data, f.key, "sd") for f in design.random]
+    dataset = data["posterior"].dataset
+    return [dataset[u_name(f.key)].std(SAMPLE_DIMS, ddof=1).to_numpy() for f in design.random]
+
+
+def stored_interval(data: xr.DataTree, key: str, prob: float, kind: str) -> tuple[Array, Array]:
+    """Bounds (J, k) of intervals from stored quantiles.
+
+    Raises
+    ------
+    SamplingError
+        If the quantiles of such intervals are not stored.
+    """
+    quantiles = data[EFFECT_GROUP][f"{u_name(key)}_quantile"]
+    stored = quantiles["quantile"].to_numpy()
+    tail = (1.0 - prob) / 2.0
+    places = [np.flatnonzero(np.isclose(stored, p)) for p in (tail, 1.0 - tail)]
+    if kind != "eti" or not all(map(len, places)):
+        known = ", ".join(f"{1 - 2 * p:g}" for p in stored[stored < 0.5])
+        raise SamplingError(
+            "Draws of the random effects are not stored, so their intervals are known only for "
+            f"prob {known} and kind 'eti'; got {prob:g} and {kind!r}. Draw chosen levels with "
+            "draw_u(levels), or fit with store_u=True."
+        )
+    lower, upper = (quantiles.to_numpy()[int(place[0])] for place in places)
+    return lower, upper
+
+
+def locate_levels(
+    design: Design, group: str | None, levels: Sequence[Any] | None
+) -> tuple[int, Indices]:
+    """Places of a grouping factor and of some of its levels.
+
+    Raises
+    ------
+    DataError
+        If one of them does not exist.
+    """
+    names = [factor.name for factor in design.random]
+    if group is None and len(names) > 1:
+        raise DataError(f"Several grouping factors: give group=, one of {', '.join(names)}.")
+    if group is not None and group not in names:
+        raise DataError(f"group={group!r} is no grouping factor: they are {', '.join(names)}.")
+    place = 0 if group is None else names.index(group)
+    factor = design.random[place]
+    if levels is None:
+        return place, np.arange(factor.n_levels)
+    levels = [levels] if isinstance(levels, str) else list(levels)
+    known = {str(label): position for position, label in enumerate(factor.levels)}
+    if unknown := [str(label) for label in levels if str(label) not in known]:
+        shown = ", ".join(unknown[:5])
+        raise DataError(f"{factor.name} has no level {shown}: see fit.ranef() for its levels.")
+    return place, np.array([known[str(label)] for label in levels], dtype=np.intp)
+
+
+def effect_array(
+    design: Design, draws: xr.Dataset, place: int, levels: Indices, values: Array
+) -> xr.DataArray:
+    """Labelled draws of random effects (S, m, k)."""
+    factor = design.random[place]
+    shape = (draws.sizes["chain"], draws.sizes["draw"], *values.shape[1:])
+    coords: dict[str, Any] = {dim: draws[dim] for dim in SAMPLE_DIMS}
+    coords[level_dim(factor.key)] = np.asarray(factor.levels, dtype=object)[levels].astype(str)
+    coords[coef_dim(factor.key)] = np.array(factor.coefs, dtype=str)
+    return xr.DataArray(
+        values.reshape(shape),
+        coords=coords,
+        dims=(*SAMPLE_DIMS, level_dim(factor.key), coef_dim(factor.key)),
+        name=u_name(factor.key),
+    )
+
+
+def _stored(data: xr.DataTree, key: str, statistic: str) -> Array:
+    return np.asarray(data[EFFECT_GROUP][f"{u_name(key)}_{statistic}"])
