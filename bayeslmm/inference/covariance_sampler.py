@@ -44,7 +44,7 @@ MIN_EFFICIENCY = 0.02
 CHEAP = 100_000.0
 """Operations of one evaluation up to which a surrogate would not pay."""
 
-CHECKS = 32
+CHECKS = 24
 """Draws of each round at which the surrogate is compared with the exact density."""
 
 TYPICAL_ERROR = 0.005
@@ -202,7 +202,7 @@ def _sample_surrogate(
     """
     axes = make_axes(system.plan.products)
     m = len(axes.kinds)
-    x = design_points(centre, root, 12 + 4 * m * (m + 1), rng)
+    x = design_points(centre, root, 12 + 3 * m * (m + 1), rng)
     reduced = exact(x)
     for _ in range(SURROGATE_ROUNDS):
         surrogate = fit_surrogate(axes, x, reduced, density(_known(reduced), x))

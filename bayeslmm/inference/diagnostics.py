@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.tree import SAMPLE_DIMS
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,13 @@ class Diagnostics:
         sampler.
     importance_ess : float
         Effective number of draws that these ratios leave; NaN for a sampler.
+    acceptance_rate : float
+        Share of accepted proposals of the collapsed sampler; NaN for other methods.
+    evaluations : int
+        Exact density evaluations of the collapsed sampler; 0 for other methods.
+    surrogate_error : float
+        Standard deviation, over the posterior, of the error in log density of the collapsed
+        sampler's surrogate; 0 without one, NaN for other methods.
     min_ebfmi : float
         Smallest energy Bayesian fraction of missing information over chains; NaN where the method
         has no energy.
@@ -77,6 +85,9 @@ class Diagnostics:
     min_ebfmi: float
     pareto_k: float = np.nan
     importance_ess: float = np.nan
+    acceptance_rate: float = np.nan
+    evaluations: int = 0
+    surrogate_error: float = np.nan
 
     @property
     def approximate(self) -> bool:
@@ -114,7 +125,7 @@ class Diagnostics:
             return "\n".join((*lines, *problems))
         lines = [
             f"{self.chains} chains of {self.draws} draws",
-            f"divergences {self.divergences}, tree depth limit reached {self.treedepth_hits}",
+            *self._sampler_lines(),
             f"largest R-hat {self.max_rhat:.3f} ({self.max_rhat_parameter})",
             f"smallest bulk ESS {self.min_ess_bulk:.0f} ({self.min_ess_bulk_parameter})",
             f"smallest tail ESS {self.min_ess_tail:.0f} ({self.min_ess_tail_parameter})",
@@ -123,12 +134,22 @@ class Diagnostics:
             lines.append(f"smallest E-BFMI {self.min_ebfmi:.2f}")
         return "\n".join((*lines, *problems))
 
+    def _sampler_lines(self) -> list[str]:
+        if not self.evaluations:
+            return [
+                f"divergences {self.divergences}, tree depth limit reached {self.treedepth_hits}"
+            ]
+        line = f"{self.evaluations} density evaluations, acceptance rate {self.acceptance_rate:.2f}"
+        if not self.surrogate_error:
+            return [line]
+        return [line, f"error of the surrogate log density {self.surrogate_error:.1g}"]
+
     def _approximation_message(self) -> str:
         size = f"{self.importance_ess:.0f} of {self.chains * self.draws} draws"
         return (
             f"Pareto k is {self.pareto_k:.2f} (it should be below {MAX_PARETO_K}) and the "
             f"importance effective sample size {size}, so the Laplace approximation misses part of "
-            'the posterior, most of all small standard deviations: sample with method="nuts".'
+            'the posterior, most of all small standard deviations: sample with method="collapsed".'
         )
 
     def _divergence_message(self) -> str:
@@ -220,6 +241,7 @@ def check(dt: xr.DataTree) -> Diagnostics:
         min_ess_tail_parameter=labels[worst_tail],
         min_ebfmi=_min_ebfmi(dt),
         **_importance(dt),
+        **_collapsed(dt),
     )
     for message in found.messages():
         _log.warning(message)
@@ -279,18 +301,27 @@ def _worst(values: np.ndarray[Any, Any]) -> int:
     return int(np.nanargmin(values)) if np.isfinite(values).any() else 0
 
 
-def _importance(dt: xr.DataTree) -> dict[str, float]:
+def _importance(dt: xr.DataTree) -> dict[str, Any]:
     """Pareto k and effective sample size of the importance ratios, where there are any."""
     if "sample_stats" not in dt or "log_weight" not in dt["sample_stats"]:
         return {}
-    from arviz_stats.base import array_stats
-
     log_ratios = dt["sample_stats"]["log_weight"].to_numpy().ravel()
-    # psislw takes log likelihoods, the negative of log ratios.
-    smoothed, pareto_k = array_stats.psislw(-log_ratios)
+    smoothed, pareto_k = smooth_weights(log_ratios)
     weights = np.exp(smoothed - np.max(smoothed))
     size = float(weights.sum() ** 2 / np.sum(weights**2))
-    return {"pareto_k": float(pareto_k), "importance_ess": size}
+    return {"pareto_k": pareto_k, "importance_ess": size}
+
+
+def _collapsed(dt: xr.DataTree) -> dict[str, Any]:
+    """Statistics of the collapsed sampler, where it made the draws."""
+    if "sample_stats" not in dt or "n_evaluations" not in dt["sample_stats"]:
+        return {}
+    stats = dt["sample_stats"]
+    return {
+        "acceptance_rate": float(stats["acceptance_rate"].mean()),
+        "evaluations": round(float(stats["n_evaluations"].sum())),
+        "surrogate_error": float(dt.attrs.get("surrogate_error", 0.0)),
+    }
 
 
 def _count(dt: xr.DataTree, statistic: str) -> int:
