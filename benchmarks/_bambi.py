@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from _common import CORES
 
 from bayeslmm.priors.record import Priors
 
@@ -28,7 +29,7 @@ class Match:
 
 
 SLEEPSTUDY = Match(
-    "Reaction ~ Days + (Days | Subject)",  # Bambi has no correlations: this is our (Days || Subject)
+    "Reaction ~ Days + (Days | Subject)",  # our (Days || Subject): Bambi has no correlations
     {"Intercept": "Intercept", "Days": "Days"},
     {"1|Subject": ("Subject", "Intercept"), "Days|Subject": ("Subject", "Days")},
 )
@@ -72,12 +73,12 @@ def build_bambi(match: Match, frame: Any, priors: Priors, *, noncentered: bool =
 
 
 def fit_bambi(model: Any, seed: int, **kwargs: Any) -> Any:
-    """Posterior by nutpie, with Bambi's defaults unless stated."""
+    """Posterior by nutpie on all cores, with Bambi's defaults unless stated."""
     logging.getLogger("pymc").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model.fit(
-            inference_method="nutpie", random_seed=seed, progressbar=False, **kwargs
+            inference_method="nutpie", random_seed=seed, progressbar=False, cores=CORES, **kwargs
         )
 
 

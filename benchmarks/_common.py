@@ -40,6 +40,8 @@ FALSE_ALARM = 1e-3
 WORST_R_HAT = 1.05
 """Rank-normalised R-hat of a single parameter above which draws are not compared."""
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
 PACKAGES = ("bayeslmm", "numpy", "scipy", "pymc", "nutpie", "numba", "arviz", "bambi")
 
 
@@ -110,15 +112,17 @@ def best(timings: Sequence[Timing]) -> Timing:
 
 def interleave(
     tools: dict[str, Callable[[int], Any]], repeat: int
-) -> dict[str, list[tuple[Timing, Any]]]:
-    """Run each tool once to warm up and then `repeat` times in turn; tools take the round."""
-    for tool in tools.values():
-        tool(0)
+) -> tuple[dict[str, Timing], dict[str, list[tuple[Timing, Any]]]]:
+    """Time of each tool's first call, and times and results of `repeat` more, in turn.
+
+    Tools take the number of the round.
+    """
+    first = {name: measure(lambda tool=tool: tool(0))[0] for name, tool in tools.items()}
     runs: dict[str, list[tuple[Timing, Any]]] = {name: [] for name in tools}
-    for round_ in range(1, repeat + 1):
+    for number in range(1, repeat + 1):
         for name, tool in tools.items():
-            runs[name].append(measure(lambda tool=tool, round_=round_: tool(round_)))
-    return runs
+            runs[name].append(measure(lambda tool=tool, number=number: tool(number)))
+    return first, runs
 
 
 def summarise(draws: dict[str, np.ndarray]) -> Summary:
@@ -150,9 +154,7 @@ def check_agreement(one: Summary, other: Summary, what: str) -> None:
     disagree = False
     for moment in ("mean", "sd"):
         gap = getattr(one, moment) - getattr(other, moment)[order]
-        error = np.hypot(
-            getattr(one, f"{moment}_error"), getattr(other, f"{moment}_error")[order]
-        )
+        error = np.hypot(getattr(one, f"{moment}_error"), getattr(other, f"{moment}_error")[order])
         z = np.abs(gap / error)
         worst = int(np.argmax(z))
         print(
@@ -197,7 +199,9 @@ def claim(text: str, measured: float, limit: float, *, at_least: bool) -> None:
     """Print a claim, what was measured and whether it is met."""
     met = measured >= limit if at_least else measured <= limit
     sign = ">=" if at_least else "<="
-    print(f"claim: {text} {sign} {limit:.3g}; measured {measured:.3g}: {'met' if met else 'NOT MET'}")
+    print(
+        f"claim: {text} {sign} {limit:.3g}; measured {measured:.3g}: {'met' if met else 'NOT MET'}"
+    )
 
 
 def print_environment() -> None:
@@ -208,8 +212,7 @@ def print_environment() -> None:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             found.append(f"{package} not installed")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{date.today()}, {_processor()}, {cores} cores, Python {platform.python_version()}")
+    print(f"{date.today()}, {_processor()}, {CORES} cores, Python {platform.python_version()}")
     print(", ".join(found))
 
 

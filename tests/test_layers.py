@@ -68,6 +68,8 @@ LAYERS = [
     "inference.pareto",
     "inference.propriety",
     "inference.surrogate",
+    "inference.density_sampler",
+    "inference.surrogate_sampler",
     "inference.covariance_sampler",
     "inference.collapsed",
     "inference.marginal_op",

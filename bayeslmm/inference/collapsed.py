@@ -20,9 +20,8 @@ from scipy.linalg import block_diag
 from bayeslmm.design.design import Design
 from bayeslmm.inference.completion import complete
 from bayeslmm.inference.covariance_sampler import (
-    CHEAP,
     CovarianceDraws,
-    operations,
+    is_dear,
     sample_covariance,
 )
 from bayeslmm.inference.effect_summary import summarise_effects
@@ -145,7 +144,7 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     plan = system.plan
     target = partial(log_posterior_batch, plan, priors, partial(reduce_at, system))
     reml = fit_likelihood(plan, "REML")
-    if operations(system) > CHEAP and _describes_posterior(reml):
+    if is_dear(system) and _describes_posterior(reml):
         beta = reml.beta if priors.beta_sampled else np.zeros(0)
         centre = np.concatenate([reml.parameters, beta])
         require_proper(target, plan, priors, centre)

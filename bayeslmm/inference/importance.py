@@ -55,10 +55,10 @@ SAFEGUARD_DF = 3.0
 REMAINING_CORRELATION = 0.01
 """Correlation of successive kept states that thinning aims at."""
 
-LONGEST_STAY = 4.0
+LONGEST_STAY = 8.0
 """Kept states for which a chain may stay at the draw of largest weight."""
 
-TOO_LONG = 12
+TOO_LONG = 20
 """Same kept states in a row at which the chains are run again with more proposals."""
 
 MAX_THIN = 100

@@ -14,8 +14,14 @@ from bayeslmm.priors.record import Priors, sd_label
 
 Array = NDArray[np.float64]
 
-FAR = (9.0, 11.0)
-"""How far beyond the middle, on the log scale, the tail of the density is measured."""
+FAR = (5.0, 7.0)
+"""Log ratios to sigma, in units of the covariates' length, between which the tail is measured.
+
+Far enough that the limit is reached to 1e-4, and near enough for double precision.
+"""
+
+MIDDLE = 2.0
+"""Largest log ratio to sigma of the standard deviations that do not move."""
 
 DECAY = -0.5
 """Slope of the log density by the log standard deviations that counts as integrable.
@@ -50,14 +56,29 @@ def require_proper(target: LogDensity, plan: Plan, priors: Priors, centre: Array
         Naming the parameters whose tail does not decay, with what to do.
     """
     flat = _flat_scales(plan, priors)
+    near = _bounded(plan, centre)
     places = list(flat)
-    sizes = range(1, len(places) + 1)
+    sizes = list(range(1, len(places) + 1))
     if len(places) > MAX_TOGETHER:
-        sizes = (1, len(places))  # type: ignore[assignment]
+        sizes = [1, len(places)]
     for size in sizes:
         for subset in combinations(places, size):
-            if _slope(target, centre, subset) > DECAY:
+            if _slope(target, near, subset) > DECAY:
                 _refuse([flat[place] for place in subset])
+
+
+def _bounded(plan: Plan, centre: Array) -> Array:
+    """The point with log ratios to sigma of at most :data:`MIDDLE`."""
+    point = centre.copy()
+    structures = plan.products.structures
+    log_sigma = point[sum(s.n_theta for s in structures)]
+    start = 0
+    for s, basis in zip(structures, plan.products.basis.random, strict=True):
+        logs = slice(start, start + s.n_coefs)
+        unit = log_sigma + np.log(np.abs(np.diag(basis)))
+        point[logs] = np.minimum(point[logs], unit + MIDDLE)
+        start += s.n_theta
+    return point
 
 
 def _flat_scales(plan: Plan, priors: Priors) -> dict[int, str]:
@@ -74,13 +95,14 @@ def _flat_scales(plan: Plan, priors: Priors) -> dict[int, str]:
     return found
 
 
-def _slope(target: LogDensity, centre: Array, subset: tuple[int, ...]) -> float:
-    direction = np.zeros(len(centre))
+def _slope(target: LogDensity, near: Array, subset: tuple[int, ...]) -> float:
+    """Change of the log density per unit of the log standard deviations of a subset."""
+    direction = np.zeros(len(near))
     direction[list(subset)] = 1.0
-    near, far = target(centre + np.outer(FAR, direction))
-    if not np.isfinite(near):
+    first, second = target(near + np.outer(FAR, direction))
+    if not np.isfinite(first):
         return -np.inf
-    return float((far - near) / (FAR[1] - FAR[0]))
+    return float((second - first) / (FAR[1] - FAR[0]))
 
 
 def _refuse(names: list[str]) -> None:

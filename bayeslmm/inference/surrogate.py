@@ -7,8 +7,8 @@ the posterior to many digits. Sigma, the fixed effects and the priors stay exact
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ Degrees = NDArray[np.intp]
 
 POINTS_PER_TERM = 1.6
 LARGEST_DEGREE = 14
+
+CELLS = 1 << 20
+"""Points times terms worked on at once."""
 
 REACH = 1.05
 """Mahalanobis radius trusted, relative to that of the farthest evaluated point."""
@@ -113,8 +116,12 @@ class Surrogate:
     def __call__(self, x: Array) -> Reduced:
         """Approximate equations at unconstrained coordinates (S, d)."""
         relative = self.axes(x)
-        terms = chebyshev_terms((relative - self.centre) / self.half, self.degrees)
-        values = terms @ self.coefficients
+        values = np.empty((len(x), self.coefficients.shape[1]))
+        step = max(1, CELLS // len(self.degrees))
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            terms = chebyshev_terms((relative[rows] - self.centre) / self.half, self.degrees)
+            values[rows] = terms @ self.coefficients
         white = solve_triangular(self.root, (relative - self.middle).T, lower=True)
         inside = np.sum(white**2, axis=0) <= self.radius**2
         log_det = np.where(inside, values[:, 0], np.nan)
@@ -165,17 +172,24 @@ def fit_surrogate(axes: Axes, x: Array, reduced: Reduced, log_density: Array) ->
 
 
 def polynomial_degrees(ratio: Array, count: int) -> Degrees:
-    """Degrees (T, m) of about `count` terms, few in the coordinates with a short range.
+    """Degrees (T, m) of the `count` most useful terms, few in coordinates with a short range.
 
     The coefficients of a function that is analytic in a strip fall off like rho^-n with
     rho = s + sqrt(s^2 + 1), where s (m,) is the width of the strip over half the range.
     """
-    cost = np.log(ratio + np.sqrt(ratio**2 + 1.0))
-    cheapest = np.min(cost)
-    limits = [int(min(LARGEST_DEGREE, np.ceil(LARGEST_DEGREE * cheapest / c))) for c in cost]
-    grid = np.array(list(product(*(range(limit + 1) for limit in limits))), dtype=np.intp)
-    order = np.argsort(grid @ cost, kind="stable")
-    return grid[order[: max(count, 1)]]
+    cost = np.log(ratio + np.sqrt(ratio**2 + 1.0)).tolist()
+    chosen: list[tuple[int, ...]] = []
+    # Every term is reached once: from the one with its last nonzero degree lowered.
+    heap: list[tuple[float, tuple[int, ...]]] = [(0.0, (0,) * len(cost))]
+    while heap and len(chosen) < max(count, 1):
+        total, term = heapq.heappop(heap)
+        chosen.append(term)
+        last = max((i for i, degree in enumerate(term) if degree), default=0)
+        for i in range(last, len(cost)):
+            if term[i] < LARGEST_DEGREE:
+                raised = (*term[:i], term[i] + 1, *term[i + 1 :])
+                heapq.heappush(heap, (total + cost[i], raised))
+    return np.array(chosen, dtype=np.intp)
 
 
 def chebyshev_terms(t: Array, degrees: Degrees) -> Array:

@@ -1,0 +1,184 @@
+"""Sampling the covariance parameters on a surrogate that is fitted, checked and refined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.exceptions import SamplingError
+from bayeslmm.inference.density_sampler import sample_density
+from bayeslmm.inference.importance import Chains
+from bayeslmm.inference.surrogate import POINTS_PER_TERM, Axes, Surrogate, fit_surrogate
+from bayeslmm.likelihood.batch import Reduced
+from bayeslmm.likelihood.batch_posterior import Reduce
+
+Array = NDArray[np.float64]
+Density = Callable[[Reduce, Array], Array]
+"""Log density at points (S, d), given what eliminates the random effects."""
+
+CHECKS = 24
+"""Draws of each round at which the surrogate is compared with the exact density."""
+
+TYPICAL_ERROR = 0.005
+LARGEST_ERROR = 0.05
+"""Standard deviation and largest size of the error in log density that is accepted.
+
+An error of standard deviation s moves no posterior mean by more than about s posterior sds: a small
+part of the Monte Carlo error of some thousand draws.
+"""
+
+ROUNDS = 7
+LARGEST_DESIGN = 1500
+
+HOPELESS = 1.0
+"""Spread of the errors of the first surrogate beyond which no better one is tried."""
+
+PROBED = 5
+"""Number of relative coordinates from which the first surrogate is tried out before sampling."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SurrogateRun:
+    """Chains on a surrogate, and how far it is from the exact density.
+
+    Attributes
+    ----------
+    chains : Chains
+        The chains.
+    surrogate : Surrogate
+        The surrogate.
+    errors : ndarray (n,)
+        Exact less surrogate log density at some of the draws.
+    """
+
+    chains: Chains
+    surrogate: Surrogate
+    errors: Array
+
+    @property
+    def accurate(self) -> bool:
+        """Whether the errors are negligible."""
+        largest = float(np.max(np.abs(self.errors)))
+        return self.spread < TYPICAL_ERROR and largest < LARGEST_ERROR
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the errors."""
+        return float(np.std(self.errors))
+
+
+class SurrogateSampler:
+    """Fits a surrogate to exact evaluations, samples it, and adds evaluations where it is wrong.
+
+    Parameters
+    ----------
+    exact : callable
+        Eliminates the random effects exactly.
+    density : callable
+        The log density.
+    axes : Axes
+        Relative coordinates of the surrogate.
+    centre : ndarray (d,)
+        A point in the middle of the posterior.
+    root : ndarray (d, d)
+        Lower Cholesky factor of its approximate covariance matrix.
+    rng : numpy.random.Generator
+        Source of randomness.
+    """
+
+    def __init__(
+        self,
+        exact: Reduce,
+        density: Density,
+        axes: Axes,
+        centre: Array,
+        root: Array,
+        rng: np.random.Generator,
+    ) -> None:
+        self.exact, self.density, self.axes = exact, density, axes
+        self.centre, self.root, self.rng = centre, root, rng
+        self.x = design_points(centre, root, design_size(len(axes.kinds)), rng)
+        self.reduced = exact(self.x)
+
+    def run(self, chains: int, draws: int) -> SurrogateRun | None:
+        """Sample until the surrogate is accurate; None where it does not get there."""
+        if len(self.axes.kinds) >= PROBED and self._probe() > HOPELESS:
+            return None
+        spread = 2.0 * HOPELESS
+        for _ in range(ROUNDS):
+            try:
+                found = self._round(chains, draws)
+            except (SamplingError, np.linalg.LinAlgError):
+                return None
+            if found.accurate:
+                return found
+            if found.spread > 0.5 * spread or len(self.x) > LARGEST_DESIGN:
+                return None
+            spread = found.spread
+            self._add(self._widened(found.chains))
+        return None
+
+    def _fit(self) -> Surrogate:
+        values = self.density(_known(self.reduced), self.x)
+        return fit_surrogate(self.axes, self.x, self.reduced, values)
+
+    def _probe(self) -> float:
+        """Spread of the errors at draws of the Gaussian approximation, which are kept."""
+        surrogate = self._fit()
+        points = self.centre + self.rng.standard_normal((CHECKS, len(self.centre))) @ self.root.T
+        return float(np.std(self._errors(surrogate, points)))
+
+    def _round(self, chains: int, draws: int) -> SurrogateRun:
+        surrogate = self._fit()
+        target = partial(self.density, surrogate)
+        run = sample_density(target, self.centre, self.root, chains, draws, self.rng)
+        states = run.x.reshape(chains * draws, -1)
+        checked = states[self.rng.choice(len(states), min(CHECKS, len(states)), replace=False)]
+        errors = self._errors(surrogate, checked)
+        return SurrogateRun(chains=run, surrogate=surrogate, errors=errors)
+
+    def _errors(self, surrogate: Surrogate, points: Array) -> Array:
+        """Exact less surrogate log density at points, which join the design."""
+        reduced = self._add(points)
+        with np.errstate(invalid="ignore"):
+            return self.density(_known(reduced), points) - self.density(surrogate, points)
+
+    def _add(self, points: Array) -> Reduced:
+        reduced = self.exact(points)
+        self.x = np.concatenate([self.x, points])
+        self.reduced = Reduced(
+            log_det_random=np.concatenate([self.reduced.log_det_random, reduced.log_det_random]),
+            fixed=np.concatenate([self.reduced.fixed, reduced.fixed]),
+        )
+        return reduced
+
+    def _widened(self, chains: Chains) -> Array:
+        """States pushed away from their mean by up to one half."""
+        states = chains.x.reshape(-1, chains.x.shape[2])
+        chosen = states[self.rng.choice(len(states), max(CHECKS, len(self.x) // 2))]
+        mean = states.mean(axis=0)
+        stretch = self.rng.uniform(1.0, 1.5, (len(chosen), 1))
+        return np.asarray(mean + (chosen - mean) * stretch)
+
+
+def design_size(m: int) -> int:
+    """Number of first evaluations in m dimensions: enough for polynomials of third degree."""
+    return 8 + int(np.ceil(POINTS_PER_TERM * comb(m + 3, 3)))
+
+
+def design_points(centre: Array, root: Array, count: int, rng: np.random.Generator) -> Array:
+    """Points spread over what a Gaussian approximation suggests, and some way beyond."""
+    noise = rng.standard_normal((count, len(centre)))
+    radius = np.linalg.norm(noise, axis=1, keepdims=True)
+    stretched = np.minimum(1.5 * radius, np.sqrt(len(centre)) + 4.0)
+    return np.asarray(centre + (noise / radius * stretched) @ root.T)
+
+
+def _known(reduced: Reduced) -> Reduce:
+    """An elimination whose result is at hand."""
+    return lambda _: reduced
