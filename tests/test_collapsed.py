@@ -418,11 +418,15 @@ CRASHES = pytest.mark.xfail(
 @pytest.mark.parametrize(
     ("formula", "data", "parameter"),
     [
-        ("y ~ 1 + (1 | g)", lambda: one_way(2, 6, 0.0, 5), "sd[g]"),
-        pytest.param("y ~ 1 + (1 | g)", two_levels, "sd[g]", marks=ACCEPTED),
-        pytest.param("y ~ 1 + (1 | g)", lambda: one_way(2, 6, 1.0, 0), "sd[g]", marks=ACCEPTED),
-        pytest.param("y ~ 1 + (1 | g)", lambda: one_way(2, 6, 1.0, 15), "sd[g]", marks=CRASHES),
-        pytest.param("y ~ 1 + (1 | g) + (1 | h)", two_crossed, "sd[h]", marks=ACCEPTED),
+        ("y ~ 1 + (1 | g)", lambda: one_way(2, 6, 0.0, 5), "sd[g, Intercept]"),
+        pytest.param("y ~ 1 + (1 | g)", two_levels, "sd[g, Intercept]", marks=ACCEPTED),
+        pytest.param(
+            "y ~ 1 + (1 | g)", lambda: one_way(2, 6, 1.0, 0), "sd[g, Intercept]", marks=ACCEPTED
+        ),
+        pytest.param(
+            "y ~ 1 + (1 | g)", lambda: one_way(2, 6, 1.0, 15), "sd[g, Intercept]", marks=CRASHES
+        ),
+        pytest.param("y ~ 1 + (1 | g) + (1 | h)", two_crossed, "sd[h, Intercept]", marks=ACCEPTED),
     ],
     ids=["no-variance", "dyestuff", "variance", "variance-again", "second-factor"],
 )

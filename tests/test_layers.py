@@ -55,6 +55,7 @@ LAYERS = [
     "inference.tree",
     "inference.log_densities",
     "inference.prior_predictive",
+    "inference.progress",
     "inference.optimise",
     "inference.estimate",
     "inference.map_estimate",

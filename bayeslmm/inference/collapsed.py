@@ -28,6 +28,7 @@ from bayeslmm.inference.effect_summary import summarise_effects
 from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode
 from bayeslmm.inference.pareto import smooth_weights
+from bayeslmm.inference.progress import stages
 from bayeslmm.inference.propriety import require_proper
 from bayeslmm.inference.tree import EFFECT_GROUP, effect_group, posterior_tree
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
@@ -61,6 +62,7 @@ def fit_collapsed(
     chains: int = 4,
     random_seed: int | np.random.Generator | None = None,
     store_u: bool | None = None,
+    progressbar: bool = True,
 ) -> xr.DataTree:
     """Draw from the exact posterior by sampling the covariance parameters alone.
 
@@ -80,6 +82,8 @@ def fit_collapsed(
         Whether draws of the random effects are stored; by default where they take less than
         512 MB. Else the group ``random_effects`` has their exact posterior means, standard
         deviations and quantiles.
+    progressbar : bool
+        Whether to show the stages of a computation that takes more than a moment.
 
     Returns
     -------
@@ -98,13 +102,16 @@ def fit_collapsed(
     """
     began = time.perf_counter()
     rng = np.random.default_rng(random_seed)
-    with single_threaded():
-        system = batch_system(plan)
+    system = batch_system(plan)
+    with single_threaded(), stages(progressbar and is_dear(system)) as stage:
+        stage("Searching the mode")
         centre, root = starting_approximation(system, priors)
+        stage("Sampling the covariance parameters")
         run = sample_covariance(system, priors, centre, root, chains, draws, rng)
         x = run.chains.x.reshape(chains * draws, -1)
         if store_u is None:
             store_u = effects_fit(design, chains * draws)
+        stage("Drawing the effects")
         variables = complete(design, priors, system, run.reduce, x, rng, random_effects=store_u)
         extra = {} if store_u else {EFFECT_GROUP: _summaries(design, plan, priors, x)}
     shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}

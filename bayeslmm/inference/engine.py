@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 FitMethod = Literal["auto", "collapsed", "nuts", "laplace"]
 
-COLLAPSED_OPTIONS = frozenset({"store_u"})
+COLLAPSED_OPTIONS = frozenset({"store_u", "progressbar"})
 SHARED_OPTIONS = frozenset({"progressbar"})
 
 MARGINAL_LEVELS = 2_000
@@ -78,15 +78,15 @@ def sample_posterior(
         return _sample_nuts(design, priors, system, size, options)
     if method == "auto":
         return _sample_auto(design, system, priors, size, options)
-    known = SHARED_OPTIONS | (COLLAPSED_OPTIONS if method == "collapsed" else set())
+    known = COLLAPSED_OPTIONS if method == "collapsed" else SHARED_OPTIONS
     if unknown := sorted(set(options) - known):
         raise TypeError(
             f"method={method!r} has no option {', '.join(unknown)}; "
             f"it has {', '.join(sorted(known))}. Options of pymc.sample belong to method='nuts'."
         )
-    own = {key: value for key, value in options.items() if key in COLLAPSED_OPTIONS}
-    engine = fit_collapsed if method == "collapsed" else fit_laplace
-    return engine(design, system(), priors, **size, **own)
+    if method == "collapsed":
+        return fit_collapsed(design, system(), priors, **size, **options)
+    return fit_laplace(design, system(), priors, **size)
 
 
 def _sample_auto(
@@ -97,7 +97,7 @@ def _sample_auto(
     options: Mapping[str, Any],
 ) -> xr.DataTree:
     own = {key: value for key, value in options.items() if key in COLLAPSED_OPTIONS}
-    others = {key: value for key, value in options.items() if key not in COLLAPSED_OPTIONS}
+    others = {key: value for key, value in options.items() if key != "store_u"}
     if "form" in options:
         raise TypeError("form= is an option of method='nuts': add method='nuts'.")
     if unused := sorted(set(others) - SHARED_OPTIONS):

@@ -1,0 +1,29 @@
+"""What long computations show while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def stages(enabled: bool) -> Iterator[Callable[[str], None]]:
+    """Show the stage that a computation has reached, on a terminal or in a notebook.
+
+    Parameters
+    ----------
+    enabled : bool
+        Whether to show anything.
+
+    Yields
+    ------
+    callable
+        Takes the name of the next stage.
+    """
+    if not enabled:
+        yield lambda _: None
+        return
+    from rich.console import Console  # a dependency of PyMC
+
+    with Console(stderr=True).status("Preparing") as status:
+        yield status.update
