@@ -61,7 +61,7 @@ def operations(system: BatchSystem) -> float:
     if system.batched:
         k = len(system.gram)
         per_class = 10.0 * k**3 + k * (k + 1) * (p + 1) ** 2
-        return per_class * len(system.counts) + (plan.n_tail + p) ** 3
+        return per_class * len(system.counts) + (plan.n_tail + p) ** 3 / 3.0
     blocks = sum(gram.size * gram.shape[1] for gram in plan.products.random)
     return 100.0 * blocks + plan.n_tail**3 / 3.0 + 20.0 * plan.coupling.nnz
 

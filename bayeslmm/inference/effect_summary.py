@@ -27,13 +27,14 @@ Short = NDArray[np.float32]
 PROBABILITIES = (0.025, 0.055, 0.5, 0.945, 0.975)
 """Probabilities of the stored quantiles."""
 
-STATES = 64
-"""Draws of the covariance parameters that are mixed."""
+WORK = 1 << 21
+"""Random effects times draws of the covariance parameters that are mixed, where that is enough."""
+
+STATES = (64, 1000)
+"""Fewest and most draws that are mixed."""
 
 LARGEST_TABLE = 1 << 27
-"""Most moments held in memory at once: 1 GB in single precision."""
-
-FEWEST_STATES = 24
+"""Most moments held in memory at once, 0.5 GB in single precision, at the cost of fewer draws."""
 
 CHUNK = 1 << 14
 """Random effects whose quantiles are worked out at once."""
@@ -76,7 +77,7 @@ def summarise_effects(plan: Plan, priors: Priors, points: Points) -> list[Effect
         One per grouping factor, on the scale of the response.
     """
     total = sum(gram.shape[0] * gram.shape[1] for gram in plan.products.random)
-    count = int(np.clip(LARGEST_TABLE // (2 * total), FEWEST_STATES, STATES))
+    count = min(int(np.clip(WORK // total, *STATES)), max(LARGEST_TABLE // (2 * total), 24))
     states = np.linspace(0, len(points.sigma) - 1, min(count, len(points.sigma))).astype(int)
     reference = _moments(plan, priors, points, int(states[0]))
     shape = (len(states),)

@@ -23,6 +23,9 @@ FitMethod = Literal["auto", "collapsed", "nuts", "laplace"]
 COLLAPSED_OPTIONS = frozenset({"store_u", "progressbar"})
 SHARED_OPTIONS = frozenset({"progressbar"})
 
+NUTS_OPTIONS = frozenset({"tune", "cores", "target_accept", "nuts_sampler"})
+"""Options of NUTS that "auto" takes, for the case that it falls back to it."""
+
 MARGINAL_LEVELS = 2_000
 """Most levels for which NUTS on the marginal model is cheap enough to fall back to."""
 
@@ -100,8 +103,14 @@ def _sample_auto(
     others = {key: value for key, value in options.items() if key != "store_u"}
     if "form" in options:
         raise TypeError("form= is an option of method='nuts': add method='nuts'.")
-    if unused := sorted(set(others) - SHARED_OPTIONS):
-        _log.info("%s would matter to NUTS only", ", ".join(unused))
+    unused = sorted(set(others) - SHARED_OPTIONS)
+    if unknown := [name for name in unused if name not in NUTS_OPTIONS]:
+        raise TypeError(
+            f"fit has no option {', '.join(unknown)}. Options of pymc.sample beyond "
+            f"{', '.join(sorted(NUTS_OPTIONS))} belong to method='nuts'."
+        )
+    if unused:
+        _log.warning("Not used by the collapsed sampler, only by NUTS: %s", ", ".join(unused))
     try:
         return fit_collapsed(design, system(), priors, **size, **own)
     except SamplingError as error:
