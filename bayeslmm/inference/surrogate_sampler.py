@@ -38,6 +38,9 @@ LARGEST_DESIGN = 1500
 HOPELESS = 1.0
 """Spread of the errors of the first surrogate beyond which no better one is tried."""
 
+SLOWEST_GAIN = 0.5
+"""Factor by which a round must reduce a spread that is not yet small."""
+
 PROBED = 5
 """Number of relative coordinates from which the first surrogate is tried out before sampling."""
 
@@ -109,7 +112,7 @@ class SurrogateSampler:
         """Sample until the surrogate is accurate; None where it does not get there."""
         if len(self.axes.kinds) >= PROBED and self._probe() > HOPELESS:
             return None
-        spread = 2.0 * HOPELESS
+        spread = HOPELESS / SLOWEST_GAIN
         for _ in range(ROUNDS):
             try:
                 found = self._round(chains, draws)
@@ -117,7 +120,8 @@ class SurrogateSampler:
                 return None
             if found.accurate:
                 return found
-            if found.spread > 0.5 * spread or len(self.x) > LARGEST_DESIGN:
+            stuck = found.spread > max(SLOWEST_GAIN * spread, 10.0 * TYPICAL_ERROR)
+            if stuck or len(self.x) > LARGEST_DESIGN:
                 return None
             spread = found.spread
             self._add(self._widened(found.chains))
@@ -160,7 +164,7 @@ class SurrogateSampler:
     def _widened(self, chains: Chains) -> Array:
         """States pushed away from their mean by up to one half."""
         states = chains.x.reshape(-1, chains.x.shape[2])
-        chosen = states[self.rng.choice(len(states), max(CHECKS, len(self.x) // 2))]
+        chosen = states[self.rng.choice(len(states), max(CHECKS, 3 * len(self.x) // 4))]
         mean = states.mean(axis=0)
         stretch = self.rng.uniform(1.0, 1.5, (len(chosen), 1))
         return np.asarray(mean + (chosen - mean) * stretch)
