@@ -200,7 +200,7 @@ def claim(text: str, measured: float, limit: float, *, at_least: bool) -> None:
     met = measured >= limit if at_least else measured <= limit
     sign = ">=" if at_least else "<="
     print(
-        f"claim: {text} {sign} {limit:.3g}; measured {measured:.3g}: {'met' if met else 'NOT MET'}"
+        f"claim: {text} {sign} {limit:.4g}; measured {measured:.4g}: {'met' if met else 'NOT MET'}"
     )
 
 

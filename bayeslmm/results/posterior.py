@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.inference import effects
-from bayeslmm.inference.draw_effects import draw_effects
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.results import matrices, posterior_tables, random_tables, text
 from bayeslmm.results.evidence import LogEvidence, log_evidence
-from bayeslmm.results.parameters import covariance_parameters
 from bayeslmm.results.tidy import Effects, tidy_posterior
-from bayeslmm.results.variance import intraclass_correlation, variance_frame
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -96,23 +93,12 @@ class Posterior:
     @property
     def notes(self) -> tuple[str, ...]:
         """Everything a reader should know: dropped columns, poor convergence or approximation."""
-        notes = text.design_notes(self.design)
-        if self.method == "laplace" and self.priors.beta_sampled:
-            notes.append(
-                "Priors on fixed effects are neither all normal nor all flat, so the Laplace "
-                "approximation is joint in beta and its standard deviations are too small."
-            )
-        if not random_tables.has_draws(self.data, self.design):
-            notes.append(
-                "Draws of the random effects are not stored, only their exact posterior means, "
-                "standard deviations and quantiles; draw_u() draws those of chosen levels."
-            )
-        if "fallback" in self.data.attrs:
-            notes.append(
-                f"Sampled with NUTS, because the collapsed sampler refused: "
-                f"{self.data.attrs['fallback']}"
-            )
-        return tuple(notes) + self.diagnostics.messages()
+        about = text.posterior_notes(
+            self.data.attrs,
+            beta_sampled=self.priors.beta_sampled,
+            has_effects=random_tables.has_draws(self.data, self.design),
+        )
+        return (*text.design_notes(self.design), *about, *self.diagnostics.messages())
 
     @cached_property
     def diagnostics(self) -> Diagnostics:
@@ -207,16 +193,8 @@ class Posterior:
         >>> post.draw_u(["A", "C"], random_seed=2).sizes["Batch"]
         2
         """
-        place, positions = random_tables.locate_levels(self.design, group, levels)
-        drawn = draw_effects(
-            self.design,
-            marginal_system(self.design),
-            self._draws,
-            place,
-            positions,
-            np.random.default_rng(random_seed),
-        )
-        return random_tables.effect_array(self.design, self._draws, place, positions, drawn)
+        plan, rng = marginal_system(self.design), np.random.default_rng(random_seed)
+        return random_tables.drawn_effects(self.design, plan, self._draws, group, levels, rng)
 
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Posterior means of the random effects: levels by coefficients, per grouping factor."""
@@ -246,12 +224,9 @@ class Posterior:
             Columns group, term, term_2, vcov (posterior mean) and mean, sd, median and interval
             of the standard deviation or correlation.
         """
-        mean_cov, sigma = self._covariances, float(np.sqrt(self._sigma_squared))
-        frame = variance_frame(self.design, mean_cov, sigma).drop(columns="sdcor")
-        rows = covariance_parameters(self.design)
-        draws = posterior_tables.parameter_matrix(self._draws, self.design, rows)
-        table = posterior_tables.summarise(draws, frame.index, prob)
-        return pd.concat([frame, table], axis=1)
+        return posterior_tables.variance_table(
+            self._draws, self.design, self._covariances, self._sigma_squared, prob
+        )
 
     def icc(self, prob: float | None = None) -> pd.DataFrame:
         """Intraclass correlation by grouping factor, computed on draws.
@@ -270,11 +245,7 @@ class Posterior:
         ----------
         Johnson (2014), doi:10.1111/2041-210X.12225, for random slopes.
         """
-        covariances = posterior_tables.covariance_draws(self._draws, self.design)
-        sigma_squared = posterior_tables.sigma_draws(self._draws) ** 2
-        shares = intraclass_correlation(self.design, covariances, sigma_squared)
-        names = pd.Index([factor.name for factor in self.design.random], name="group")
-        return posterior_tables.summarise(shares, names, prob)
+        return posterior_tables.icc_table(self._draws, self.design, prob)
 
     def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Posterior mean of the covariance matrix of all random effects."""
@@ -418,13 +389,14 @@ class Posterior:
 
     def __repr__(self) -> str:
         sizes = self._draws.sizes
+        size = f"{sizes['chain']} chains of {sizes['draw']} draws"
+        design = self.design
         parts = [
-            f"Linear mixed model, posterior by {self.method} "
-            f"({sizes['chain']} chains of {sizes['draw']} draws)",
-            f"Formula: {self.design.formula.source}",
+            f"Linear mixed model, posterior by {self.method} ({size})",
+            f"Formula: {design.formula.source}",
             "Random effects (posterior means):",
-            text.random_effects_block(self.design, self.sds, self.corrs, self.sigma),
-            text.groups_line(self.design),
+            text.random_effects_block(design, self.sds, self.corrs, self.sigma),
+            text.groups_line(design),
             "Fixed effects:",
             text.frame_text(self.fixef().rename_axis(None)),
             *self.notes,

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.results.parameters import (
     Parameter,
+    covariance_parameters,
     parameter_draws,
     parameters,
     probability,
 )
+from bayeslmm.results.variance import intraclass_correlation, variance_frame
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
 
 Array = NDArray[np.float64]
@@ -87,6 +89,28 @@ def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     table = pd.DataFrame(az.summary(draws, round_to="none"))
     table.index = pd.Index([row.label for row in rows], name="parameter")
     return table
+
+
+def variance_table(
+    dataset: xr.Dataset,
+    design: Design,
+    covariances: Sequence[Array],
+    sigma_squared: float,
+    prob: float | None,
+) -> pd.DataFrame:
+    """Variances and covariances (posterior means) beside summaries of sds and correlations."""
+    frame = variance_frame(design, covariances, float(np.sqrt(sigma_squared)))
+    draws = parameter_matrix(dataset, design, covariance_parameters(design))
+    table = summarise(draws, frame.index, prob)
+    return pd.concat([frame.drop(columns="sdcor"), table], axis=1)
+
+
+def icc_table(dataset: xr.Dataset, design: Design, prob: float | None) -> pd.DataFrame:
+    """Summaries of the intraclass correlation of each grouping factor."""
+    covariances = covariance_draws(dataset, design)
+    shares = intraclass_correlation(design, covariances, sigma_draws(dataset) ** 2)
+    names = pd.Index([factor.name for factor in design.random], name="group")
+    return summarise(shares, names, prob)
 
 
 def beta_mean(dataset: xr.Dataset) -> Array:

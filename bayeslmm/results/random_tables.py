@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import DataError, SamplingError
+from bayeslmm.inference.draw_effects import draw_effects
 from bayeslmm.inference.tree import EFFECT_GROUP, SAMPLE_DIMS
+from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.schema import coef_dim, level_dim, u_name
 
 Array = NDArray[np.float64]
@@ -98,19 +100,26 @@ def locate_levels(
     return place, np.array([known[str(label)] for label in levels], dtype=np.intp)
 
 
-def effect_array(
-    design: Design, draws: xr.Dataset, place: int, levels: Indices, values: Array
+def drawn_effects(
+    design: Design,
+    plan: Plan,
+    draws: xr.Dataset,
+    group: str | None,
+    levels: Sequence[Any] | None,
+    rng: np.random.Generator,
 ) -> xr.DataArray:
-    """Labelled draws of random effects (S, m, k)."""
+    """Draws of random effects of chosen levels, labelled."""
+    place, positions = locate_levels(design, group, levels)
+    values = draw_effects(design, plan, draws, place, positions, rng)
     factor = design.random[place]
+    dims = (*SAMPLE_DIMS, level_dim(factor.key), coef_dim(factor.key))
+    labels = (np.array([str(factor.levels[i]) for i in positions]), np.array(factor.coefs))
+    coords = [*(draws[dim] for dim in SAMPLE_DIMS), *labels]
     shape = (draws.sizes["chain"], draws.sizes["draw"], *values.shape[1:])
-    coords: dict[str, Any] = {dim: draws[dim] for dim in SAMPLE_DIMS}
-    coords[level_dim(factor.key)] = np.asarray(factor.levels, dtype=object)[levels].astype(str)
-    coords[coef_dim(factor.key)] = np.array(factor.coefs, dtype=str)
     return xr.DataArray(
         values.reshape(shape),
-        coords=coords,
-        dims=(*SAMPLE_DIMS, level_dim(factor.key), coef_dim(factor.key)),
+        coords=dict(zip(dims, coords, strict=True)),
+        dims=dims,
         name=u_name(factor.key),
     )
 

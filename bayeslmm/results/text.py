@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -141,3 +142,21 @@ def html_page(heading: str, table: pd.DataFrame, notes: Sequence[str]) -> str:
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     body = table.to_html(float_format=number, na_rep="", border=0)
     return f"<p>{lines}</p>{body}" + (f"<ul>{items}</ul>" if items else "")
+
+
+def posterior_notes(
+    attrs: Mapping[Any, Any], *, beta_sampled: bool, has_effects: bool
+) -> Iterator[str]:
+    """What a reader should know about how draws were made."""
+    if attrs["method"] == "laplace" and beta_sampled:
+        yield (
+            "Priors on fixed effects are neither all normal nor all flat, so the Laplace "
+            "approximation is joint in beta and its standard deviations are too small."
+        )
+    if not has_effects:
+        yield (
+            "Draws of the random effects are not stored, only their exact posterior means, "
+            "standard deviations and quantiles; draw_u() draws those of chosen levels."
+        )
+    if "fallback" in attrs:
+        yield f"Sampled with NUTS, because the collapsed sampler refused: {attrs['fallback']}"
