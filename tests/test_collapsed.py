@@ -299,7 +299,7 @@ def grid_moments(model: blm.LMM, log_sd: tuple[float, float], log_sigma: tuple[f
     means, sds : ndarray (4,)
         Of sd, log sd, sigma, log sigma.
     """
-    case, count = case_of(model.design), 70
+    case, count = case_of(model.design), 54
     a, b = np.linspace(*log_sd, count), np.linspace(*log_sigma, count)
     chol = [np.ones((1, 1))]
     values = np.array(
@@ -405,11 +405,6 @@ IMPROPER = (
     "because the data have too few levels (or rows) for them. Give them proper priors, such as "
     'priors={{"{0}": pm.HalfStudentT.dist(3, scale)}}, or use the defaults.'
 )
-ACCEPTED = pytest.mark.xfail(
-    strict=True,
-    reason="the tail is measured beyond where the search for the mode got lost, in broken "
-    "arithmetic, and taken for integrable",
-)
 CRASHES = pytest.mark.xfail(
     strict=True, raises=ValueError, reason="the search for the mode runs into broken arithmetic"
 )
@@ -419,14 +414,12 @@ CRASHES = pytest.mark.xfail(
     ("formula", "data", "parameter"),
     [
         ("y ~ 1 + (1 | g)", lambda: one_way(2, 6, 0.0, 5), "sd[g, Intercept]"),
-        pytest.param("y ~ 1 + (1 | g)", two_levels, "sd[g, Intercept]", marks=ACCEPTED),
-        pytest.param(
-            "y ~ 1 + (1 | g)", lambda: one_way(2, 6, 1.0, 0), "sd[g, Intercept]", marks=ACCEPTED
-        ),
+        ("y ~ 1 + (1 | g)", two_levels, "sd[g, Intercept]"),
+        ("y ~ 1 + (1 | g)", lambda: one_way(2, 6, 1.0, 0), "sd[g, Intercept]"),
         pytest.param(
             "y ~ 1 + (1 | g)", lambda: one_way(2, 6, 1.0, 15), "sd[g, Intercept]", marks=CRASHES
         ),
-        pytest.param("y ~ 1 + (1 | g) + (1 | h)", two_crossed, "sd[h, Intercept]", marks=ACCEPTED),
+        ("y ~ 1 + (1 | g) + (1 | h)", two_crossed, "sd[h, Intercept]"),
     ],
     ids=["no-variance", "dyestuff", "variance", "variance-again", "second-factor"],
 )
@@ -637,16 +630,21 @@ def test_sampled_fixed_effects_are_those_of_nuts():
 SURROGATE = 0.005
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("name", ["Penicillin__crossed", "sleepstudy__int", "Oats__split"])
-def test_surrogates_are_accurate(name, monkeypatch):
-    for name_of in ("CHEAP", "OVERHEAD"):
-        monkeypatch.setattr(f"bayeslmm.inference.covariance_sampler.{name_of}", 0.0)
+def by_surrogate(name: str, seed: int, monkeypatch) -> xr.DataTree:
+    """A model that is too small for a surrogate by one nevertheless."""
+    for constant in ("CHEAP", "OVERHEAD"):
+        monkeypatch.setattr(f"bayeslmm.inference.covariance_sampler.{constant}", 0.0)
     _, design, plan, priors = reference_model(name)
-    tree = fit_collapsed(design, plan, priors, draws=10_000, random_seed=54)
-    assert 0.0 < tree.attrs["surrogate_error"] <= SURROGATE
-    assert float(tree["sample_stats"]["n_evaluations"].sum()) < 4000
+    return fit_collapsed(design, plan, priors, draws=4000, random_seed=seed)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", ["sleepstudy__int", "Dyestuff2__int", "sleepstudy__uncor"])
+def test_surrogates_are_accurate(name, monkeypatch):
     assert precise(name).attrs["surrogate_error"] == 0.0
+    tree = by_surrogate(name, 54, monkeypatch)
+    assert 0.0 < tree.attrs["surrogate_error"] <= SURROGATE
+    assert float(tree["sample_stats"]["n_evaluations"].sum()) < 1000
     exact = load_posterior(name)["quadrature"]
     draws = ours(tree, name)
     for key, mean in exact["means"].items():
@@ -657,3 +655,16 @@ def test_surrogates_are_accurate(name, monkeypatch):
         assert abs(draws[key].std() - sd) < error, key
     evidence = exact["log_marginal_likelihood"]
     assert tree.attrs["log_evidence"] == pytest.approx(evidence, abs=EVIDENCE)
+
+
+@pytest.mark.reference
+@pytest.mark.xfail(
+    strict=True,
+    reason="a surrogate has no density beyond its reach, and its checks are draws from within",
+)
+def test_surrogates_reach_all_of_the_posterior(monkeypatch):
+    exact = load_posterior("Dyestuff__int")["quadrature"]["log_marginal_likelihood"]
+    trees = [by_surrogate("Dyestuff__int", seed, monkeypatch) for seed in range(60, 68)]
+    errors = [tree.attrs["log_evidence"] - exact for tree in trees]
+    allowed = [MAX_Z * tree.attrs["log_evidence_error"] for tree in trees]
+    assert (np.abs(errors) < allowed).all()

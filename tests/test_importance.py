@@ -13,8 +13,9 @@ from scipy.special import gammaln, logsumexp
 
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference import importance
-from bayeslmm.inference.covariance_sampler import sample_density
+from bayeslmm.inference.density_sampler import sample_density
 from bayeslmm.inference.importance import (
+    LONGEST_STAY,
     MAX_THIN,
     TOO_LONG,
     Adapter,
@@ -600,7 +601,7 @@ def test_thinning_follows_efficiency_and_weights():
     # A rejection rate r leaves r^thin of the correlation: at most 1%.
     for e, thin in zip((0.9, 0.7, 0.4), thins[1:4], strict=True):
         assert (1 - e) ** thin <= 0.01 < (1 - e) ** (thin - 1)
-    assert thinning(proposal_of(density, 0.9, 40.0)) == 10
+    assert thinning(proposal_of(density, 0.9, 100.0)) == np.ceil(100.0 / LONGEST_STAY)
     assert thinning(proposal_of(density, 0.9, np.inf)) == MAX_THIN
 
 

@@ -49,8 +49,9 @@ _log = logging.getLogger(__name__)
 LARGEST_U = 512 * 2**20
 """Bytes of draws of random effects that are stored."""
 
-LARGEST_START_SD = 1.5
-"""Standard deviation of a log scale up to which the REML estimate describes the posterior."""
+START_SD = 0.5
+DEAR_START_SD = 1.5
+"""Asymptotic sd of a coordinate up to which REML is a good start; dear models are less choosy."""
 
 
 def fit_collapsed(
@@ -139,8 +140,8 @@ def _summaries(design: Design, plan: Plan, priors: Priors, x: Array) -> xr.Datas
 def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, Array]:
     """Middle (d,) of the log density and lower root (d, d) of a covariance matrix.
 
-    Usually the mode and its inverse curvature. Where an evaluation is dear, the REML estimate and
-    its asymptotic covariance matrix will do; where the search does not end at a regular mode, the
+    The REML estimate and its asymptotic covariance matrix where the data determine them well,
+    else the mode and its inverse curvature; where the search does not end at a regular mode, the
     point it reached and unit scales.
 
     Raises
@@ -151,7 +152,7 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     plan = system.plan
     target = partial(log_posterior_batch, plan, priors, partial(reduce_at, system))
     reml = fit_likelihood(plan, "REML")
-    if is_dear(system) and _describes_posterior(reml):
+    if _describes_posterior(reml, DEAR_START_SD if is_dear(system) else START_SD):
         beta = reml.beta if priors.beta_sampled else np.zeros(0)
         centre = np.concatenate([reml.parameters, beta])
         require_proper(target, plan, priors, centre)
@@ -164,17 +165,17 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     return mode.x, np.eye(len(mode.x))
 
 
-def _describes_posterior(reml: Fit) -> bool:
-    """Whether an estimate and its covariance matrix are in the coordinates that are sampled.
+def _describes_posterior(reml: Fit, largest_sd: float) -> bool:
+    """Whether an estimate and its covariance matrix will do as a start.
 
-    They are unless three coefficients are correlated: then the coordinates are partial
-    correlations.
+    They must be in the coordinates that are sampled, which they are unless three coefficients are
+    correlated (the coordinates are then partial correlations), and the log scales well determined.
     """
     blocks = [block for s in reml.plan.products.structures for block in s.blocks]
     if reml.singular or max(len(block) for block in blocks) > 2:
         return False
     sds = np.sqrt(np.diag(reml.parameter_cov))
-    return bool(np.all(np.isfinite(sds)) and np.max(sds) < LARGEST_START_SD)
+    return bool(np.all(np.isfinite(sds)) and np.max(sds) < largest_sd)
 
 
 def _statistics(run: CovarianceDraws) -> dict[str, Array]:

@@ -192,7 +192,9 @@ class Adapter:
     def adapt(self) -> Proposal:
         """Sample and refit until the density fits or refits no longer help."""
         best = Proposal(density=self.density, efficiency=0.0, largest_weight=np.inf)
-        for _ in range(MAX_ROUNDS):
+        for number in range(MAX_ROUNDS):
+            if number:
+                self.density = self._refit()
             x = self.density.sample(self.rng, self.size)
             value = self.target(x)
             ratios = value - self.density.logpdf(x)
@@ -201,17 +203,20 @@ class Adapter:
             if efficiency > best.efficiency:
                 largest = float(np.exp(np.max(ratios) - log_mean(ratios)[0]))
                 best = Proposal(density=self.density, efficiency=efficiency, largest_weight=largest)
-            self.learn(x, value)
+            self._record(x, value)
             if efficiency > GOOD_EFFICIENCY or (not gained and best.efficiency > ENOUGH_EFFICIENCY):
                 break
         return best
 
     def learn(self, x: Array, value: Array) -> None:
         """Refit the density with draws of it (S, d) and the target's log density at them (S,)."""
+        self._record(x, value)
+        self.density = self._refit()
+
+    def _record(self, x: Array, value: Array) -> None:
         self.points.append(x)
         self.values.append(value)
         self.used.append(self.density)
-        self.density = self._refit()
 
     def _refit(self) -> Importance:
         """Density fitted to the draws of all rounds."""

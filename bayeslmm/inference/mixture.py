@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 
@@ -41,24 +40,24 @@ class StudentMixture:
 
     def logpdf(self, x: Array) -> Array:
         """Log density (S,) at points (S, d)."""
-        return np.asarray(logsumexp(self.component_logpdf(x) + np.log(self.weights), axis=1))
-
-    def component_logpdf(self, x: Array) -> Array:
-        """Log densities (S, K) of the components."""
-        d = x.shape[1]
-        result = np.empty((len(x), len(self.weights)))
-        for k, (nu, root) in enumerate(zip(self.df, self.roots, strict=True)):
-            constant = gammaln((nu + d) / 2) - gammaln(nu / 2) - 0.5 * d * np.log(nu * np.pi)
-            constant -= np.sum(np.log(np.diag(root)))
-            result[:, k] = constant - 0.5 * (nu + d) * np.log1p(self.distance(x, k) / nu)
-        return result
-
-    def distance(self, x: Array, component: int) -> Array:
-        """Squared Mahalanobis distance (S,) from a component."""
-        white = solve_triangular(
-            self.roots[component], (x - self.means[component]).T, lower=True, check_finite=False
+        return _log_sum_exp(
+            self.component_logpdf(self.distances(x)) + np.log(self.weights)[:, None]
         )
-        return np.einsum("ds,ds->s", white, white)
+
+    def distances(self, x: Array) -> Array:
+        """Squared Mahalanobis distances (K, S) of points (S, d) from the components."""
+        inverse = np.linalg.inv(self.roots)
+        white = inverse @ x.T
+        white -= inverse @ self.means[:, :, None]
+        return np.einsum("kds,kds->ks", white, white)
+
+    def component_logpdf(self, distances: Array) -> Array:
+        """Log densities (K, S) of the components at squared distances (K, S) from them."""
+        d, nu = self.means.shape[1], self.df
+        constant = gammaln((nu + d) / 2) - gammaln(nu / 2) - 0.5 * d * np.log(nu * np.pi)
+        constant -= np.log(np.diagonal(self.roots, axis1=1, axis2=2)).sum(axis=1)
+        tails = np.log1p(distances / nu[:, None])
+        return np.asarray(constant[:, None] - 0.5 * (nu + d)[:, None] * tails)
 
     def sample(self, rng: np.random.Generator, size: int) -> Array:
         """Independent draws (size, d)."""
@@ -136,27 +135,32 @@ def fit_mixture(
 
 def _em_step(mixture: StudentMixture, x: Array, weights: Array, overall: Array) -> StudentMixture:
     d = x.shape[1]
-    log_parts = mixture.component_logpdf(x) + np.log(mixture.weights)
-    shares = np.exp(log_parts - logsumexp(log_parts, axis=1, keepdims=True)) * weights[:, None]
-    totals = shares.sum(axis=0)
+    distances = mixture.distances(x)
+    log_parts = mixture.component_logpdf(distances) + np.log(mixture.weights)[:, None]
+    shares = np.exp(log_parts - _log_sum_exp(log_parts)) * weights
+    totals = shares.sum(axis=1)
     kept = np.flatnonzero(totals > SMALLEST_SHARE)
-    means, roots = [], []
-    for k in kept:
-        nu = mixture.df[k]
-        scale = (nu + d) / (nu + mixture.distance(x, int(k)))
-        tilted = shares[:, k] * scale
-        mean = tilted @ x / tilted.sum()
+    nu = mixture.df[:, None]
+    tilted = (shares * (nu + d) / (nu + distances))[kept]
+    means = tilted @ x / tilted.sum(axis=1, keepdims=True)
+    # A component narrower than a tenth of the whole would follow single points.
+    floor = 0.01 * overall @ overall.T
+    roots = []
+    for k, (share, mean) in enumerate(zip(tilted, means, strict=True)):
         gap = x - mean
-        cov = (gap * tilted[:, None]).T @ gap / totals[k]
-        # A component narrower than a tenth of the whole would follow single points.
-        roots.append(_root(cov + 0.01 * overall @ overall.T))
-        means.append(mean)
+        roots.append(_root((gap.T * share) @ gap / totals[kept[k]] + floor))
     return StudentMixture(
         weights=totals[kept] / totals[kept].sum(),
-        means=np.array(means),
+        means=means,
         roots=np.array(roots),
         df=mixture.df[kept],
     )
+
+
+def _log_sum_exp(parts: Array) -> Array:
+    """Logarithm of the sum over the first axis; finite parts are expected."""
+    top = parts.max(axis=0)
+    return np.asarray(top + np.log(np.exp(parts - top).sum(axis=0)))
 
 
 def _root(cov: Array) -> Array:

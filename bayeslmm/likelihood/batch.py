@@ -141,7 +141,7 @@ def reduce_equations(system: BatchSystem, factors: Sequence[Array]) -> Reduced:
 def to_working(plan: Plan, factors: Sequence[Array]) -> list[Array]:
     """Relative factors (S, k, k) in the working basis."""
     basis = plan.products.basis.random
-    return [np.linalg.solve(a, t) for a, t in zip(basis, factors, strict=True)]
+    return [np.linalg.inv(a) @ t for a, t in zip(basis, factors, strict=True)]
 
 
 def run_chunks[T](

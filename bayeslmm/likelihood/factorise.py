@@ -61,7 +61,8 @@ class Factorisation:
     tail_schur : ndarray (q, q)
         Schur complement of the tail before scaling by its relative factors; lower triangle.
     tail_chol : ndarray (q, q)
-        Its lower Cholesky factor after scaling and adding the identity.
+        Its lower Cholesky factor after scaling and adding the identity; the upper triangle is
+        arbitrary.
     tail_half : ndarray (q, p + 1)
         The tail's rows of L_ZX and l_Zy.
     tail_mixed : ndarray (q, p + 1)
@@ -208,7 +209,8 @@ def _tail_system(plan: Plan, pivots: Sequence[Pivot]) -> tuple[Array, Array]:
     """Z'Z and Z'[X y] of the tail after eliminating the stages."""
     gram, mixed = plan.tail_gram, plan.tail_mixed
     for i, pivot in enumerate(pivots):
-        gram = gram - (plan.congruence(pivot.kernel) if i == 0 else tail_products(pivot))
+        taken = plan.congruence(pivot.kernel) if i == 0 else tail_products(pivot)
+        gram = np.subtract(gram, taken, out=taken)
         weighted = (pivot.kernel @ pivot.block.mixed).reshape(-1, mixed.shape[1])
         mixed = mixed - pivot.coupling @ weighted
     return gram, mixed
@@ -259,29 +261,34 @@ def _prior_cross_products(products: CrossProducts, prior: GaussianBeta) -> Array
 
 def _tail_cholesky(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
     """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`."""
-    system = schur.copy()
-    if any(block.n_coefs > 1 for block in tail):
-        upper = np.triu_indices_from(system, 1)
-        system[upper] = system.T[upper]
-    for block in tail:
-        t = factors[block.factor]
-        if block.n_coefs == 1:
-            system[block.columns] *= t[0, 0]
-            system[:, block.columns] *= t[0, 0]
-            continue
-        shape = (block.n_levels, block.n_coefs, -1)
-        rows = system[block.columns]
-        system[block.columns] = (t.T @ rows.reshape(shape)).reshape(rows.shape)
-        cols = system[:, block.columns].reshape(len(system), block.n_levels, block.n_coefs)
-        system[:, block.columns] = (cols @ t).reshape(len(system), -1)
+    system = _scale_both(schur, tail, factors)
     system[np.diag_indices_from(system)] += 1.0
     # LAPACK itself: SciPy's wrapper of it holds the interpreter lock.
-    upper, info = dpotrf(system.T, lower=0, overwrite_a=1)
+    upper, info = dpotrf(system.T, lower=0, overwrite_a=1, clean=0)
     if info:
         raise np.linalg.LinAlgError(
             "the tail of the mixed-model equations is not positive definite"
         )
     return upper.T
+
+
+def _scale_both(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
+    """Lambda' schur Lambda from the lower triangle of `schur`, a new array."""
+    if all(block.n_coefs == 1 for block in tail):
+        scale = np.concatenate([np.full(b.n_levels, factors[b.factor][0, 0]) for b in tail])
+        system = schur * scale[:, None]
+        system *= scale
+        return system
+    system = np.tril(schur)
+    system += np.tril(schur, -1).T
+    for block in tail:
+        t = factors[block.factor]
+        shape = (block.n_levels, block.n_coefs, -1)
+        rows = system[block.columns]
+        system[block.columns] = (t.T @ rows.reshape(shape)).reshape(rows.shape)
+        cols = system[:, block.columns].reshape(len(system), block.n_levels, block.n_coefs)
+        system[:, block.columns] = (cols @ t).reshape(len(system), -1)
+    return system
 
 
 def scale_rows(rows: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:

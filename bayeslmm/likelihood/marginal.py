@@ -18,7 +18,13 @@ from scipy.linalg import solve_triangular
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.crossprod import RandomColumns, cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
-from bayeslmm.likelihood.factorise import Factorisation, GaussianBeta, factorise, to_working_beta
+from bayeslmm.likelihood.factorise import (
+    Factorisation,
+    GaussianBeta,
+    factorise,
+    single_threaded,
+    to_working_beta,
+)
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks
 
 Array = NDArray[np.float64]
@@ -75,13 +81,15 @@ def marginal_system(design: Columns) -> Plan:
         If the fixed effects alone reproduce the response.
     """
     y = design.y - design.offset
-    products = cross_products(y, design.X, design.random, weights=design.weights)
+    with single_threaded():
+        products = cross_products(y, design.X, design.random, weights=design.weights)
     if products.fixed[-1, -1] < EXACT * float(np.sum((y - y.mean()) ** 2)):
         raise DataError(
             "the fixed effects reproduce the response exactly, so there is nothing left to model: "
             "look for a predictor that is a copy of the response"
         )
-    return make_plan(products)
+    with single_threaded():
+        return make_plan(products)
 
 
 def reml_criterion(fact: Factorisation) -> float:
