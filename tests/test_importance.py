@@ -296,7 +296,6 @@ def test_fit_looks_at_the_weights():
     assert found.scale == pytest.approx(expected.scale, abs=0.05)
 
 
-@pytest.mark.xfail(strict=True, reason="the log of a spread of zero: a RuntimeWarning")
 def test_fit_survives_points_that_are_all_the_same():
     """As resampled where a few draws have nearly all of the weight."""
     warp = fit_warp(np.ones((100, 1)), np.full(100, 0.01))
