@@ -18,16 +18,12 @@
 # and they are few enough to write every matrix down.
 
 # %%
-import os
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 import bayeslmm as blm
 
-SMOKE = os.environ.get("BAYESLMM_SMOKE") == "1"  # a short run, to see that it works
-DRAWS, CHAINS = (100, 2) if SMOKE else (1000, 4)
 plt.rcParams.update({"figure.dpi": 110})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
@@ -302,14 +298,10 @@ pd.DataFrame(
 model.priors.table()
 
 # %%
-posterior = model.fit(
-    method="nuts",
-    form="marginal",
-    draws=DRAWS,
-    chains=CHAINS,
-    random_seed=1,
-    progressbar=False,
-)
+posterior = model.fit(random_seed=1)
+print(posterior.diagnostics)
+
+# %%
 table = posterior.summary()[["mean", "sd", "eti89_lb", "eti89_ub"]]
 table.insert(0, "REML", estimates["estimate"])
 table.insert(0, "true", estimates["true"])

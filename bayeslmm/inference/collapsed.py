@@ -26,7 +26,7 @@ from bayeslmm.inference.covariance_sampler import (
 )
 from bayeslmm.inference.effect_summary import summarise_effects
 from bayeslmm.inference.estimate import Fit, fit_likelihood
-from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode
+from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode, starting_point
 from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.progress import stages
 from bayeslmm.inference.propriety import require_proper
@@ -152,14 +152,13 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     plan = system.plan
     target = partial(log_posterior_batch, plan, priors, partial(reduce_at, system))
     reml = fit_likelihood(plan, "REML")
+    require_proper(target, plan, priors, starting_point(plan, priors, reml))
     if _describes_posterior(reml, DEAR_START_SD if is_dear(system) else START_SD):
         beta = reml.beta if priors.beta_sampled else np.zeros(0)
         centre = np.concatenate([reml.parameters, beta])
-        require_proper(target, plan, priors, centre)
         vcov = reml.vcov[: len(beta), : len(beta)]
         return centre, np.linalg.cholesky(block_diag(reml.parameter_cov, vcov))
     mode = search_mode(plan, priors, reml)
-    require_proper(target, plan, priors, mode.x)
     if is_regular(plan, mode):
         return mode.x, gaussian_root(mode)
     return mode.x, np.eye(len(mode.x))

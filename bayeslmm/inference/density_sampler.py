@@ -6,7 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.importance import Adapter, Chains, LogDensity, largest_share, run_chains
+from bayeslmm.inference.importance import (
+    Adapter,
+    Chains,
+    LogDensity,
+    effective_fraction,
+    largest_share,
+    run_chains,
+)
 from bayeslmm.inference.pareto import smooth_weights
 
 Array = NDArray[np.float64]
@@ -17,8 +24,11 @@ MAX_PARETO_K = 0.7
 NEGLIGIBLE_SHARE = 0.001
 """Largest importance ratio over their sum at which Pareto k does not matter."""
 
+SURPRISE = 0.5
+"""Effective fraction in the chains, over that of the fit, that hints at a missed mode."""
+
 ATTEMPTS = 3
-"""Refits after chains with heavy-tailed ratios."""
+"""Runs of the chains, with a refit to all draws after each that failed."""
 
 MIN_EFFICIENCY = 0.02
 """Effective fraction of the proposals below which the chains would hardly move."""
@@ -49,11 +59,13 @@ def sample_density(
             )
         run = run_chains(target, proposal, chains, draws, rng)
         k = smooth_weights(run.log_ratios)[1]
-        if k <= MAX_PARETO_K or largest_share(run.log_ratios) < NEGLIGIBLE_SHARE:
+        light = k <= MAX_PARETO_K or largest_share(run.log_ratios) < NEGLIGIBLE_SHARE
+        expected = effective_fraction(run.log_ratios) > SURPRISE * proposal.efficiency
+        if light and expected:
             return run
         adapter.density = proposal.density
         adapter.learn(run.proposals, run.values)
     raise SamplingError(
-        "The importance ratios of the covariance parameters have heavy tails (Pareto k "
-        f"{k:.2f}, above {MAX_PARETO_K}). Use method='nuts'."
+        f"The importance ratios of the covariance parameters have heavy tails (Pareto k {k:.2f}, "
+        f"where {MAX_PARETO_K} is the limit), or change from run to run. Use method='nuts'."
     )

@@ -141,8 +141,8 @@ class Chains:
         All proposals.
     values : ndarray (n,)
         Log target density at them.
-    log_ratios : ndarray (n,)
-        Log target over proposal density: independent importance ratios.
+    log_proposal : ndarray (n,)
+        Log proposal density at them.
     thin : int
         Proposals per kept state.
     """
@@ -152,8 +152,13 @@ class Chains:
     acceptance: Array
     proposals: Array
     values: Array
-    log_ratios: Array
+    log_proposal: Array
     thin: int
+
+    @property
+    def log_ratios(self) -> Array:
+        """Log target over proposal density (n,): independent importance ratios."""
+        return self.values - self.log_proposal
 
 
 class Adapter:
@@ -287,7 +292,8 @@ def _run(
     per_chain = draws * thin + START
     x = proposal.density.sample(rng, chains * per_chain)
     value = target(x)
-    log_ratios = value - proposal.density.logpdf(x)
+    log_proposal = proposal.density.logpdf(x)
+    log_ratios = value - log_proposal
     shape = (chains, per_chain)
     log_uniform = np.log(rng.random(shape))
     states = np.array(
@@ -306,7 +312,7 @@ def _run(
         acceptance=acceptance,
         proposals=x,
         values=value,
-        log_ratios=log_ratios,
+        log_proposal=log_proposal,
         thin=thin,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
 
@@ -20,7 +21,7 @@ def smooth_weights(log_ratios: Array) -> tuple[Array, float]:
     """
     finite = log_ratios[np.isfinite(log_ratios)]
     if len(finite) < 25 or np.ptp(finite) < 1e-8:
-        return log_ratios - np.log(np.sum(np.exp(log_ratios))), -np.inf
+        return log_ratios - logsumexp(log_ratios), -np.inf
     from arviz_stats.base import array_stats
 
     # psislw takes log likelihoods, the negative of log ratios.

@@ -122,10 +122,17 @@ class Surrogate:
             rows = slice(start, start + step)
             terms = chebyshev_terms((relative[rows] - self.centre) / self.half, self.degrees)
             values[rows] = terms @ self.coefficients
-        white = solve_triangular(self.root, (relative - self.middle).T, lower=True)
-        inside = np.sum(white**2, axis=0) <= self.radius**2
+        inside = self._radius(relative) <= 1.0
         log_det = np.where(inside, values[:, 0], np.nan)
         return Reduced(log_det_random=log_det, fixed=unpack(values[:, 1:]))
+
+    def relative_radius(self, x: Array) -> Array:
+        """Distance (S,) from the middle over the reach: the density counts as zero beyond one."""
+        return self._radius(self.axes(x))
+
+    def _radius(self, relative: Array) -> Array:
+        white = solve_triangular(self.root, (relative - self.middle).T, lower=True)
+        return np.asarray(np.linalg.norm(white, axis=0) / self.radius)
 
 
 def fit_surrogate(axes: Axes, x: Array, reduced: Reduced, log_density: Array) -> Surrogate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import comb
 
 import numpy as np
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.density_sampler import sample_density
-from bayeslmm.inference.importance import Chains
+from bayeslmm.inference.importance import Chains, log_mean
 from bayeslmm.inference.surrogate import POINTS_PER_TERM, Axes, Surrogate, fit_surrogate
 from bayeslmm.likelihood.batch import Reduced
 from bayeslmm.likelihood.batch_posterior import Reduce
 
 Array = NDArray[np.float64]
-Density = Callable[[Reduce, Array], Array]
-"""Log density at points (S, d), given what eliminates the random effects."""
+Assemble = Callable[[Reduced, Array], Array]
+"""Log density at points (S, d) where the random effects are eliminated."""
 
 CHECKS = 24
 """Draws of each round at which the surrogate is compared with the exact density."""
@@ -31,6 +30,18 @@ LARGEST_ERROR = 0.05
 An error of standard deviation s moves no posterior mean by more than about s posterior sds: a small
 part of the Monte Carlo error of some thousand draws.
 """
+
+OUTSIDE = 12
+"""Proposals beyond the reach of the surrogate at which the exact density is evaluated."""
+
+MOST_OUTSIDE = 0.002
+"""Share of the posterior that may lie out there."""
+
+NEGLIGIBLE = 15.0
+"""Log density below the largest at which a point does not matter."""
+
+AT_ONCE = 1 << 13
+"""Points assembled at once."""
 
 ROUNDS = 7
 LARGEST_DESIGN = 1500
@@ -57,17 +68,24 @@ class SurrogateRun:
         The surrogate.
     errors : ndarray (n,)
         Exact less surrogate log density at some of the draws.
+    outside : float
+        Share of the posterior, at most, beyond the reach of the surrogate.
+    beyond : ndarray (n, d)
+        Points there whose density is not negligible.
     """
 
     chains: Chains
     surrogate: Surrogate
     errors: Array
+    outside: float
+    beyond: Array
 
     @property
     def accurate(self) -> bool:
         """Whether the errors are negligible."""
         largest = float(np.max(np.abs(self.errors)))
-        return self.spread < TYPICAL_ERROR and largest < LARGEST_ERROR
+        close = self.spread < TYPICAL_ERROR and largest < LARGEST_ERROR
+        return close and self.outside < MOST_OUTSIDE
 
     @property
     def spread(self) -> float:
@@ -82,7 +100,7 @@ class SurrogateSampler:
     ----------
     exact : callable
         Eliminates the random effects exactly.
-    density : callable
+    assemble : callable
         The log density.
     axes : Axes
         Relative coordinates of the surrogate.
@@ -97,13 +115,13 @@ class SurrogateSampler:
     def __init__(
         self,
         exact: Reduce,
-        density: Density,
+        assemble: Assemble,
         axes: Axes,
         centre: Array,
         root: Array,
         rng: np.random.Generator,
     ) -> None:
-        self.exact, self.density, self.axes = exact, density, axes
+        self.exact, self.assemble, self.axes = exact, assemble, axes
         self.centre, self.root, self.rng = centre, root, rng
         self.x = design_points(centre, root, design_size(len(axes.kinds)), rng)
         self.reduced = exact(self.x)
@@ -125,10 +143,12 @@ class SurrogateSampler:
                 return None
             spread = found.spread
             self._add(self._widened(found.chains))
+            if found.outside > MOST_OUTSIDE:
+                self._add(found.beyond)
         return None
 
     def _fit(self) -> Surrogate:
-        values = self.density(_known(self.reduced), self.x)
+        values = self.assemble(self.reduced, self.x)
         return fit_surrogate(self.axes, self.x, self.reduced, values)
 
     def _probe(self) -> float:
@@ -139,18 +159,45 @@ class SurrogateSampler:
 
     def _round(self, chains: int, draws: int) -> SurrogateRun:
         surrogate = self._fit()
-        target = partial(self.density, surrogate)
+
+        def target(x: Array) -> Array:
+            parts = (x[start : start + AT_ONCE] for start in range(0, len(x), AT_ONCE))
+            return np.concatenate([self.assemble(surrogate(part), part) for part in parts])
+
         run = sample_density(target, self.centre, self.root, chains, draws, self.rng)
         states = run.x.reshape(chains * draws, -1)
         checked = states[self.rng.choice(len(states), min(CHECKS, len(states)), replace=False)]
         errors = self._errors(surrogate, checked)
-        return SurrogateRun(chains=run, surrogate=surrogate, errors=errors)
+        outside, beyond = self._outside(surrogate, run)
+        return SurrogateRun(
+            chains=run, surrogate=surrogate, errors=errors, outside=outside, beyond=beyond
+        )
+
+    def _outside(self, surrogate: Surrogate, run: Chains) -> tuple[float, Array]:
+        """Estimated share of the posterior beyond the reach of the surrogate, and points there.
+
+        The proposals go further than the surrogate; those just outside, where the density should
+        be largest, and some others are evaluated exactly.
+        """
+        radius = surrogate.relative_radius(run.proposals)
+        places = np.flatnonzero(radius > 1.0)
+        if not len(places):
+            return 0.0, run.proposals[places]
+        nearest = places[np.argsort(radius[places])[: OUTSIDE // 2]]
+        others = self.rng.choice(places, min(OUTSIDE // 2, len(places)), replace=False)
+        chosen = np.unique(np.concatenate([nearest, others]))
+        points = run.proposals[chosen]
+        log_density = self.assemble(self.exact(points), points)
+        largest = float(np.max(log_density - run.log_proposal[chosen]))
+        largest -= log_mean(run.log_ratios)[0]
+        share = float(len(places) / len(radius) * np.exp(min(largest, 50.0)))
+        return share, points[log_density > np.max(run.values) - NEGLIGIBLE]
 
     def _errors(self, surrogate: Surrogate, points: Array) -> Array:
         """Exact less surrogate log density at points, which join the design."""
         reduced = self._add(points)
         with np.errstate(invalid="ignore"):
-            return self.density(_known(reduced), points) - self.density(surrogate, points)
+            return self.assemble(reduced, points) - self.assemble(surrogate(points), points)
 
     def _add(self, points: Array) -> Reduced:
         reduced = self.exact(points)
@@ -181,8 +228,3 @@ def design_points(centre: Array, root: Array, count: int, rng: np.random.Generat
     radius = np.linalg.norm(noise, axis=1, keepdims=True)
     stretched = np.minimum(1.5 * radius, np.sqrt(len(centre)) + 4.0)
     return np.asarray(centre + (noise / radius * stretched) @ root.T)
-
-
-def _known(reduced: Reduced) -> Reduce:
-    """An elimination whose result is at hand."""
-    return lambda _: reduced

@@ -28,6 +28,9 @@ from bayeslmm.priors.record import Priors
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))
 
+ENTRIES = 1 << 22
+"""Entries of the fixed effects' equations held at once: 32 MB."""
+
 SMALL = 12
 """Number of fixed effects from which LAPACK factorises their equations one by one."""
 
@@ -103,10 +106,18 @@ def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) ->
     ndarray (S,)
         Minus infinity where the arithmetic breaks down.
     """
+    step = max(1, ENTRIES // (plan.products.n_fixed + 1) ** 2)
+    parts = [x[start : start + step] for start in range(0, len(x), step)]
+    with np.errstate(all="ignore"):
+        values = [log_posterior_of(plan, priors, reduce(part), part) for part in parts]
+    return np.concatenate(values) if values else np.zeros(0)
+
+
+def log_posterior_of(plan: Plan, priors: Priors, reduced: Reduced, x: Array) -> Array:
+    """The density of :func:`log_posterior_batch` where the random effects are eliminated."""
     structures = plan.products.structures
     points = points_from_unconstrained(structures, x)
     with np.errstate(all="ignore"):
-        reduced = reduce(x)
         value = log_likelihood_batch(plan, priors, reduced, points)
         value = value + log_prior_batch(priors, points) + log_jacobian(structures, x)
     return np.where(np.isfinite(value), value, -np.inf)
