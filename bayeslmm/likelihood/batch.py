@@ -46,7 +46,7 @@ class Reduced:
     Attributes
     ----------
     log_det_random : ndarray (S,)
-        log |L_ZZ|^2; NaN where the arithmetic broke down.
+        ``log |L_ZZ|^2``; NaN where the arithmetic broke down.
     fixed : ndarray (S, p + 1, p + 1)
         [X y]'V^-1 [X y] times sigma^2 in the working basis.
     """
@@ -71,8 +71,9 @@ class BatchSystem:
         How many levels have each.
     fixed_map : ndarray (n_pairs, C, (p + 1)^2) or None
         Sums over the levels of a class of products of Z'[X y]; None where they would not fit.
-    schur_map : scipy.sparse.csr_array (q * q, n_pairs * C) or None
-        Map from the blocks W of the classes to what they take from the tail's Z'Z.
+    schur_map : scipy.sparse.csr_array (n_filled, n_pairs * C) or None
+        Map from the blocks W of the classes to what they take from the tail's Z'Z, at the places
+        ``plan.filled``.
     mixed_map : scipy.sparse.csr_array (q * (p + 1), n_pairs * C) or None
         The same for the tail's Z'[X y].
     """
@@ -220,7 +221,10 @@ def bordered_cholesky(system: BatchSystem, working: Sequence[Array], kernel: Arr
     batch = kernel.shape[1]
     flat = kernel.transpose(0, 2, 1).reshape(-1, batch)
     assert system.schur_map is not None and system.mixed_map is not None
-    schur = plan.tail_gram - (system.schur_map @ flat).T.reshape(batch, q, q)
+    schur = np.repeat(plan.tail_gram.reshape(1, q * q), batch, axis=0)
+    columns, rows = np.divmod(plan.filled, q)
+    schur[:, rows * q + columns] -= (system.schur_map @ flat).T
+    schur = schur.reshape(batch, q, q)
     mixed = plan.tail_mixed - (system.mixed_map @ flat).T.reshape(batch, q, width)
     matrix = np.empty((batch, q + width, q + width))
     matrix[:, :q, :q] = _scale_both(schur, plan.tail, working)

@@ -67,9 +67,12 @@ class Plan:
         Z'[X y] of the tail.
     coupling : scipy.sparse.csr_array (q, J * k)
         Z'Z between the tail (rows) and the leading factor (columns, level by level).
-    products_map : scipy.sparse.csr_array (q * q, J * k * k) or None
-        Linear map from the blocks W_j of the leading factor to the lower triangle of
-        ``coupling @ blockdiag(W) @ coupling.T``; None where it would be too large.
+    products_map : scipy.sparse.csr_array (n_filled, J * k * k) or None
+        Linear map from the blocks W_j of the leading factor to the entries of the lower triangle of
+        ``coupling @ blockdiag(W) @ coupling.T`` that are not always zero; None where it would be
+        too large.
+    filled : ndarray (n_filled,)
+        Places of these entries: column times q plus row.
     """
 
     products: CrossProducts
@@ -81,18 +84,24 @@ class Plan:
     tail_mixed: Array
     coupling: sp.csr_array
     products_map: sp.csr_array | None
+    filled: Indices
 
     @property
     def nested(self) -> bool:
         """Whether more than the leading grouping factor is eliminated level by level."""
         return len(self.stages) > 1
 
-    def congruence(self, blocks: Array) -> Array:
-        """Lower triangle at least of coupling @ blockdiag(blocks) @ coupling.T, dense (q, q)."""
+    def without_congruence(self, blocks: Array) -> Array:
+        """tail_gram - coupling @ blockdiag(blocks) @ coupling.T: (q, q), lower triangle at least.
+
+        A new array in Fortran order, as LAPACK likes its lower triangles best.
+        """
         if self.products_map is not None:
-            flat = self.products_map @ blocks.ravel()
-            return flat.reshape(self.n_tail, self.n_tail)
-        return (self.coupling @ _block_diagonal(blocks) @ self.coupling.T).toarray()
+            schur = self.tail_gram.copy()
+            schur.reshape(-1)[self.filled] -= self.products_map @ blocks.ravel()
+            return schur.T
+        product = self.coupling @ _block_diagonal(blocks) @ self.coupling.T
+        return self.tail_gram.T - product.toarray().T
 
     def diagonal_of_congruence(self, inner: Array) -> Array:
         """Diagonal blocks (J, k, k) of coupling.T @ inner @ coupling for a symmetric inner.
@@ -100,12 +109,13 @@ class Plan:
         `inner` (q, q) needs a valid lower triangle only.
         """
         levels, k = self.products.random[self.lead].shape[:2]
-        lower = np.tril(inner)
         if self.products_map is not None:
-            lower[np.diag_indices(self.n_tail)] *= 0.5
-            half = (self.products_map.T @ lower.ravel()).reshape(levels, k, k)
+            columns, rows = np.divmod(self.filled, self.n_tail)
+            entries = inner[rows, columns]
+            entries[rows == columns] *= 0.5
+            half = (self.products_map.T @ entries).reshape(levels, k, k)
             return half + half.transpose(0, 2, 1)
-        symmetric = lower + np.tril(lower, -1).T
+        symmetric = np.tril(inner) + np.tril(inner, -1).T
         return _diagonal_blocks_sparse(self.coupling, symmetric, levels, k)
 
 
@@ -139,6 +149,7 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
         )
     couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
     coupling = couplings[0]
+    products_map, filled = _products_map(coupling, products.random[lead].shape[1])
     return Plan(
         products=products,
         lead=lead,
@@ -151,7 +162,8 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
             or [np.zeros((0, products.n_fixed + 1))]
         ),
         coupling=coupling,
-        products_map=_products_map(coupling, products.random[lead].shape[1]),
+        products_map=products_map,
+        filled=filled,
     )
 
 
@@ -228,15 +240,16 @@ def _tail_coupling(
     return sp.csr_array((np.concatenate(values), index), shape=(q, levels * k))
 
 
-def _products_map(coupling: sp.csr_array, k: int) -> sp.csr_array | None:
-    """All products of two couplings of one level, as a map from W to the lower triangle."""
+def _products_map(coupling: sp.csr_array, k: int) -> tuple[sp.csr_array | None, Indices]:
+    """All products of two couplings of one level, as a map from W to the filled lower triangle."""
     q, width = coupling.shape
+    nothing = np.zeros(0, dtype=np.intp)
     if q == 0:
-        return None
+        return None, nothing
     by_level = coupling.tocsc()
     counts = np.add.reduceat(np.diff(by_level.indptr), np.arange(0, width, k))
     if np.sum(counts.astype(np.int64) ** 2) > 2 * MAX_PRODUCTS or q**2 > MAX_PRODUCTS:
-        return None
+        return None, nothing
     coo = by_level.tocoo()
     tail_index, coef, value = coo.row.astype(np.int32), coo.col % k, coo.data
     start = np.concatenate([[0], np.cumsum(counts)])
@@ -248,12 +261,16 @@ def _products_map(coupling: sp.csr_array, k: int) -> sp.csr_array | None:
     right = (start[level] + offset % np.maximum(counts[level], 1)).astype(np.int32)
     keep = tail_index[left] >= tail_index[right]
     left, right, level = left[keep], right[keep], level[keep]
-    position = tail_index[left].astype(np.int64) * q + tail_index[right]
+    position = tail_index[right].astype(np.int64) * q + tail_index[left]
     column = level.astype(np.int64) * k * k + coef[left] * k + coef[right]
     shape = (q * q, len(counts) * k * k)
     dtype = np.int32 if max(shape) < np.iinfo(np.int32).max else np.int64
     index = (position.astype(dtype), column.astype(dtype))
-    return sp.csr_array((value[left] * value[right], index), shape=shape)
+    products = sp.csr_array((value[left] * value[right], index), shape=shape)
+    filled = np.flatnonzero(np.diff(products.indptr))
+    starts = np.concatenate([products.indptr[:1], products.indptr[1:][filled]])
+    stored = (products.data, products.indices, starts)
+    return sp.csr_array(stored, shape=(len(filled), shape[1])), filled
 
 
 def _block_diagonal(blocks: Array) -> sp.bsr_array:

@@ -59,7 +59,8 @@ class Factorisation:
     pivots : tuple of Pivot
         The eliminated stages of the plan, the leading factor first.
     tail_schur : ndarray (q, q)
-        Schur complement of the tail before scaling by its relative factors; lower triangle.
+        Schur complement of the tail before scaling by its relative factors; lower triangle, in
+        Fortran order.
     tail_chol : ndarray (q, q)
         Its lower Cholesky factor after scaling and adding the identity; the upper triangle is
         arbitrary.
@@ -209,8 +210,7 @@ def _tail_system(plan: Plan, pivots: Sequence[Pivot]) -> tuple[Array, Array]:
     """Z'Z and Z'[X y] of the tail after eliminating the stages."""
     gram, mixed = plan.tail_gram, plan.tail_mixed
     for i, pivot in enumerate(pivots):
-        taken = plan.congruence(pivot.kernel) if i == 0 else tail_products(pivot)
-        gram = np.subtract(gram, taken, out=taken)
+        gram = plan.without_congruence(pivot.kernel) if i == 0 else gram - tail_products(pivot)
         weighted = (pivot.kernel @ pivot.block.mixed).reshape(-1, mixed.shape[1])
         mixed = mixed - pivot.coupling @ weighted
     return gram, mixed
@@ -264,12 +264,12 @@ def _tail_cholesky(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[
     system = _scale_both(schur, tail, factors)
     system[np.diag_indices_from(system)] += 1.0
     # LAPACK itself: SciPy's wrapper of it holds the interpreter lock.
-    upper, info = dpotrf(system.T, lower=0, overwrite_a=1, clean=0)
+    lower, info = dpotrf(system, lower=1, overwrite_a=1, clean=0)
     if info:
         raise np.linalg.LinAlgError(
             "the tail of the mixed-model equations is not positive definite"
         )
-    return upper.T
+    return np.asarray(lower)
 
 
 def _scale_both(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
@@ -279,8 +279,7 @@ def _scale_both(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Arr
         system = schur * scale[:, None]
         system *= scale
         return system
-    system = np.tril(schur)
-    system += np.tril(schur, -1).T
+    system = np.tril(schur) + np.tril(schur, -1).T
     for block in tail:
         t = factors[block.factor]
         shape = (block.n_levels, block.n_coefs, -1)
@@ -322,7 +321,7 @@ def tail_inverse(fact: Factorisation) -> Array:
     """Inverse of the scaled tail (q, q), lower triangle: the tail's part of C_ZZ^-1."""
     if not fact.plan.n_tail:
         return fact.tail_chol
-    inverse, info = dpotri(fact.tail_chol.T, lower=0)
+    inverse, info = dpotri(fact.tail_chol, lower=1)
     if info:
         raise np.linalg.LinAlgError("the tail of the mixed-model equations is singular")
-    return inverse.T
+    return np.asarray(inverse)

@@ -198,8 +198,8 @@ class Preconditioner:
     def __call__(self, columns: Array, tail: Sequence[TailBlock]) -> Array:
         """Approximate solution (q, B) of the systems."""
         right = np.asfortranarray(scale_columns(columns, tail, self.ratios, transposed=True))
-        half = dtrsm(1.0, self.chol.T, right, lower=0, trans_a=1, overwrite_b=1)
-        full = dtrsm(1.0, self.chol.T, half, lower=0, overwrite_b=1)
+        half = dtrsm(1.0, self.chol, right, lower=1, overwrite_b=1)
+        full = dtrsm(1.0, self.chol, half, lower=1, trans_a=1, overwrite_b=1)
         return scale_columns(np.ascontiguousarray(full), tail, self.ratios)
 
 

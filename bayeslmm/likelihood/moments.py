@@ -123,12 +123,12 @@ def _kept(pivot: Pivot) -> Array:
 
 
 def _symmetric_product(lower: Array, columns: Array) -> Array:
-    """Symmetric matrix, given by its lower triangle in C order, times (q,) or (q, m)."""
+    """Symmetric matrix, given by its lower triangle in Fortran order, times (q,) or (q, m)."""
     if not columns.size:
         return np.zeros_like(columns)
     if columns.ndim == 1:
-        return dsymv(1.0, lower.T, columns, lower=0)
-    return dsymm(1.0, lower.T, columns, lower=0)
+        return dsymv(1.0, lower, columns, lower=1)
+    return dsymm(1.0, lower, columns, lower=1)
 
 
 def _tail_fixed(fact: Factorisation) -> Array:
