@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.elimination import Plan, TailBlock
+from bayeslmm.likelihood.elimination import Plan, TailBlock, level_classes
 from bayeslmm.likelihood.factorise import Factorisation, factorise_working
 
 Array = NDArray[np.float64]
@@ -34,9 +34,6 @@ LARGEST_MAP = 50_000_000
 
 THREADED_CELLS = 1 << 20
 """Batch members times levels from which chunks run on several cores."""
-
-SAME_DIGITS = 13
-"""Decimal digits to which the blocks of two levels agree that are taken for equal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -96,7 +93,7 @@ def batch_system(plan: Plan) -> BatchSystem:
     """Arrange a plan for batches."""
     products, lead = plan.products, plan.lead
     blocks, mixed = products.random[lead], products.mixed[lead]
-    classes = _classes(blocks)
+    classes = level_classes(blocks)
     representative = np.unique(classes, return_index=True)[1]
     counts = np.bincount(classes).astype(float)
     k, width, size = blocks.shape[1], mixed.shape[2], len(counts)
@@ -333,21 +330,6 @@ def chunks_of(system: BatchSystem, batch: int) -> Iterator[slice]:
     step = max(1, CHUNK // cells) if system.batched else 1
     for start in range(0, batch, step):
         yield slice(start, min(start + step, batch))
-
-
-def _classes(blocks: Array) -> Indices:
-    """Class of each level, levels with the same block sharing one."""
-    levels, k = blocks.shape[:2]
-    size = np.einsum("jaa->j", blocks)
-    scaled = np.round(blocks / np.where(size > 0, size, 1.0)[:, None, None], SAME_DIGITS)
-    magnitude = np.round(size / np.max(size), SAME_DIGITS)
-    key = np.column_stack([scaled.reshape(levels, k * k), magnitude])
-    codes = np.zeros(levels, dtype=np.int64)
-    for column in key.T:
-        distinct, inverse = np.unique(column, return_inverse=True)
-        codes = codes * len(distinct) + inverse
-        codes = np.unique(codes, return_inverse=True)[1]
-    return codes.astype(np.intp)
 
 
 def _class_expansion(classes: Indices, k: int, size: int) -> sp.csr_array:

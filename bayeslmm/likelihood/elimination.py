@@ -29,6 +29,10 @@ MAX_PRODUCTS = 50_000_000
 """Most pairwise products of couplings held in memory: 0.6 GB."""
 
 
+SAME_DIGITS = 13
+"""Decimal digits to which the blocks of two levels agree that are taken for equal."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TailBlock:
     """Place of one grouping factor in the tail: columns ``start : start + n_levels * n_coefs``."""
@@ -73,6 +77,10 @@ class Plan:
         too large.
     filled : ndarray (n_filled,)
         Places of these entries: column times q plus row.
+    class_map : scipy.sparse.csr_array (n_filled, C * k * k) or None
+        The same map with the levels added up that share their block of Z'Z, and so their W_j.
+    representatives : ndarray (C,)
+        A level of each of these classes.
     """
 
     products: CrossProducts
@@ -85,6 +93,8 @@ class Plan:
     coupling: sp.csr_array
     products_map: sp.csr_array | None
     filled: Indices
+    class_map: sp.csr_array | None
+    representatives: Indices
 
     @property
     def nested(self) -> bool:
@@ -96,9 +106,9 @@ class Plan:
 
         A new array in Fortran order, as LAPACK likes its lower triangles best.
         """
-        if self.products_map is not None:
+        if self.class_map is not None:
             schur = self.tail_gram.copy()
-            schur.reshape(-1)[self.filled] -= self.products_map @ blocks.ravel()
+            schur.reshape(-1)[self.filled] -= self.class_map @ blocks[self.representatives].ravel()
             return schur.T
         product = self.coupling @ _block_diagonal(blocks) @ self.coupling.T
         return self.tail_gram.T - product.toarray().T
@@ -150,6 +160,7 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
     couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
     coupling = couplings[0]
     products_map, filled = _products_map(coupling, products.random[lead].shape[1])
+    class_map, representatives = _class_map(products_map, products.random[lead])
     return Plan(
         products=products,
         lead=lead,
@@ -164,7 +175,24 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
         coupling=coupling,
         products_map=products_map,
         filled=filled,
+        class_map=class_map,
+        representatives=representatives,
     )
+
+
+def level_classes(blocks: Array) -> Indices:
+    """Class of each level, levels with the same block sharing one."""
+    levels, k = blocks.shape[:2]
+    size = np.einsum("jaa->j", blocks)
+    scaled = np.round(blocks / np.where(size > 0, size, 1.0)[:, None, None], SAME_DIGITS)
+    magnitude = np.round(size / np.max(size), SAME_DIGITS)
+    key = np.column_stack([scaled.reshape(levels, k * k), magnitude])
+    codes = np.zeros(levels, dtype=np.int64)
+    for column in key.T:
+        distinct, inverse = np.unique(column, return_inverse=True)
+        codes = codes * len(distinct) + inverse
+        codes = np.unique(codes, return_inverse=True)[1]
+    return codes.astype(np.intp)
 
 
 def _tail_blocks(products: CrossProducts, chain: Sequence[int]) -> Iterator[TailBlock]:
@@ -271,6 +299,22 @@ def _products_map(coupling: sp.csr_array, k: int) -> tuple[sp.csr_array | None, 
     starts = np.concatenate([products.indptr[:1], products.indptr[1:][filled]])
     stored = (products.data, products.indices, starts)
     return sp.csr_array(stored, shape=(len(filled), shape[1])), filled
+
+
+def _class_map(
+    products_map: sp.csr_array | None, blocks: Array
+) -> tuple[sp.csr_array | None, Indices]:
+    """The map of the products from one W per class of levels, and a level of each class."""
+    if products_map is None:
+        return None, np.zeros(0, dtype=np.intp)
+    classes = level_classes(blocks)
+    _, representatives = np.unique(classes, return_index=True)
+    levels, size = blocks.shape[0], blocks.shape[1] ** 2
+    columns = (classes[:, None] * size + np.arange(size)).ravel()
+    index = (np.arange(levels * size), columns)
+    shape = (levels * size, len(representatives) * size)
+    gather = sp.csr_array((np.ones(levels * size), index), shape=shape)
+    return sp.csr_array(products_map @ gather), representatives
 
 
 def _block_diagonal(blocks: Array) -> sp.bsr_array:
