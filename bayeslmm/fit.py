@@ -210,7 +210,7 @@ class LMM:
             Seed.
         **kwargs
             For "collapsed" and "auto": `store_u`, whether to store draws of the random effects
-            (by default where they fit into 512 MB) or their exact means, standard deviations and
+            (by default where they fit into 512 MB) or their means, standard deviations and
             quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
             `progressbar`, `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
 

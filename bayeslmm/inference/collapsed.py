@@ -30,7 +30,7 @@ from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode, s
 from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.progress import stages
 from bayeslmm.inference.propriety import require_proper
-from bayeslmm.inference.tree import EFFECT_GROUP, effect_group, posterior_tree
+from bayeslmm.inference.tree import EFFECT_GROUP, LARGEST_U, effect_group, posterior_tree
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.batch_posterior import (
     log_posterior_batch,
@@ -45,9 +45,6 @@ Array = NDArray[np.float64]
 
 _log = logging.getLogger(__name__)
 
-
-LARGEST_U = 512 * 2**20
-"""Bytes of draws of random effects that are stored."""
 
 START_SD = 0.5
 DEAR_START_SD = 1.5
@@ -81,8 +78,8 @@ def fit_collapsed(
         Source of randomness.
     store_u : bool, optional
         Whether draws of the random effects are stored; by default where they take less than
-        512 MB. Else the group ``random_effects`` has their exact posterior means, standard
-        deviations and quantiles.
+        512 MB. Else the group ``random_effects`` has their posterior means, standard deviations
+        and quantiles, from their exact distribution given some dozens of the draws.
     progressbar : bool
         Whether to show the stages of a computation that takes more than a moment.
 
@@ -91,8 +88,8 @@ def fit_collapsed(
     xarray.DataTree
         ArviZ schema. ``sample_stats`` has `lp`, the log density of the covariance parameters,
         `acceptance_rate` and, per chain, `pareto_k` of the importance ratios and `n_evaluations`,
-        the number of density evaluations. The root's attributes have the log evidence where the
-        priors are proper.
+        a chain's share of the exact density evaluations (without those of the starting point). The
+        root's attributes have the log evidence where the priors are proper.
 
     Raises
     ------

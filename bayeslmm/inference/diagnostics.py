@@ -55,6 +55,9 @@ class Diagnostics:
         Effective number of draws that these ratios leave; NaN for a sampler.
     acceptance_rate : float
         Share of accepted proposals of the collapsed sampler; NaN for other methods.
+    proposal_k : float
+        Largest Pareto shape, over chains, of the importance ratios of its proposals. The sampler
+        itself refuses where they are heavy-tailed and matter.
     evaluations : int
         Exact density evaluations of the collapsed sampler; 0 for other methods.
     surrogate_error : float
@@ -86,6 +89,7 @@ class Diagnostics:
     pareto_k: float = np.nan
     importance_ess: float = np.nan
     acceptance_rate: float = np.nan
+    proposal_k: float = np.nan
     evaluations: int = 0
     surrogate_error: float = np.nan
 
@@ -139,7 +143,10 @@ class Diagnostics:
             return [
                 f"divergences {self.divergences}, tree depth limit reached {self.treedepth_hits}"
             ]
-        line = f"{self.evaluations} density evaluations, acceptance rate {self.acceptance_rate:.2f}"
+        line = (
+            f"{self.evaluations} density evaluations, acceptance rate {self.acceptance_rate:.2f}, "
+        )
+        line += f"Pareto k of the proposals {self.proposal_k:.2f}"
         if not self.surrogate_error:
             return [line]
         return [line, f"error of the surrogate log density {self.surrogate_error:.1g}"]
@@ -319,6 +326,7 @@ def _collapsed(dt: xr.DataTree) -> dict[str, Any]:
     stats = dt["sample_stats"]
     return {
         "acceptance_rate": float(stats["acceptance_rate"].mean()),
+        "proposal_k": float(stats["pareto_k"].max()),
         "evaluations": round(float(stats["n_evaluations"].sum())),
         "surrogate_error": float(dt.attrs.get("surrogate_error", 0.0)),
     }

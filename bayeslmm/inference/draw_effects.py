@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import xarray as xr
@@ -55,6 +56,8 @@ def draw_effects(
     """
     points = points_of(design, posterior)
     beta = _flat(posterior[BETA].to_numpy())
+    # Calls for different levels must not share their noise, although they share the seed.
+    rng = np.random.default_rng([int(rng.integers(2**63)), crc32(levels.tobytes())])
     with single_threaded():
         if len(design.random) == 1:
             return draw_random(batch_system(restrict(plan, levels)), points, beta, rng)[0]

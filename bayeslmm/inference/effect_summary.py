@@ -2,7 +2,8 @@
 
 Given the covariance parameters, a random effect is normal with known moments, so its posterior is a
 mixture of normal distributions over draws of these parameters (Rao-Blackwell). A few dozen draws
-suffice, because the components hardly differ.
+suffice where there are many levels, because the components then hardly differ; with fewer levels
+more are affordable.
 """
 
 from __future__ import annotations

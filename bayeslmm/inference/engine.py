@@ -78,6 +78,8 @@ def sample_posterior(
         raise ValueError(f"method={method!r}: one of {allowed} is expected")
     size: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
     if method == "nuts":
+        if "store_u" in options:
+            raise TypeError("store_u is an option of the collapsed sampler: NUTS stores all draws.")
         return _sample_nuts(design, priors, system, size, options)
     if method == "auto":
         return _sample_auto(design, system, priors, size, options)
@@ -118,6 +120,8 @@ def _sample_auto(
     levels = sum(factor.n_levels for factor in design.random)
     form = "marginal" if levels <= MARGINAL_LEVELS and not priors.beta_sampled else "noncentered"
     _log.warning("Sampling the %s model with NUTS instead: %s", form, reason)
+    if own.get("store_u") is False:
+        _log.warning("NUTS stores draws of all random effects, although store_u=False was asked")
     tree = _sample_nuts(design, priors, system, size, {**others, "form": form})
     tree.attrs["fallback"] = reason
     return tree

@@ -55,6 +55,9 @@ SAFEGUARD_DF = 3.0
 REMAINING_CORRELATION = 0.01
 """Correlation of successive kept states that thinning aims at."""
 
+START = 100
+"""Proposals of each chain from which its first state is resampled by weight."""
+
 LONGEST_STAY = 8.0
 """Kept states for which a chain may stay at the draw of largest weight."""
 
@@ -168,7 +171,7 @@ class Adapter:
     ----------
     target : callable
         Log density.
-    mode : ndarray (d,)
+    centre : ndarray (d,)
         A point in the middle.
     root : ndarray (d, d)
         Lower Cholesky factor of the approximate covariance matrix.
@@ -177,20 +180,20 @@ class Adapter:
     """
 
     def __init__(
-        self, target: LogDensity, mode: Array, root: Array, rng: np.random.Generator
+        self, target: LogDensity, centre: Array, root: Array, rng: np.random.Generator
     ) -> None:
         self.target = target
         self.rng = rng
-        self.df = 5.0 + len(mode) / 2
-        self.size = 1000 + 250 * len(mode)
+        self.df = 5.0 + len(centre) / 2
+        self.size = 1000 + 250 * len(centre)
         self.points: list[Array] = []
         self.values: list[Array] = []
         self.used: list[Importance] = []
-        start = [(0.6, student(mode, root, self.df)), (0.4, student(mode, 2.0 * root, 3.0))]
+        start = [(0.6, student(centre, root, self.df)), (0.4, student(centre, 2.0 * root, 3.0))]
         self.density = Importance(
-            warp=identity_warp(len(mode)),
+            warp=identity_warp(len(centre)),
             mixture=combine(start),
-            centre=mode,
+            centre=centre,
             scale=np.linalg.norm(root, axis=1),
         )
 
@@ -315,10 +318,6 @@ def _run(
         log_proposal=log_proposal,
         thin=thin,
     )
-
-
-START = 100
-"""Proposals of each chain from which its first state is resampled by weight."""
 
 
 def longest_stay(run: Chains) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stages(enabled: bool) -> Iterator[Callable[[str], None]]:
-    """Show the stage that a computation has reached, on a terminal or in a notebook.
+    """Show the stage that a computation has reached, on a terminal.
 
     Parameters
     ----------
@@ -25,5 +25,6 @@ def stages(enabled: bool) -> Iterator[Callable[[str], None]]:
         return
     from rich.console import Console  # a dependency of PyMC
 
-    with Console(stderr=True).status("Preparing") as status:
+    # Without a terminal there is nothing to show; Jupyter's widgets are an extra dependency.
+    with Console(stderr=True, force_jupyter=False).status("Preparing") as status:
         yield status.update

@@ -128,14 +128,17 @@ class SurrogateSampler:
 
     def run(self, chains: int, draws: int) -> SurrogateRun | None:
         """Sample until the surrogate is accurate; None where it does not get there."""
+        try:
+            return self._refine(chains, draws)
+        except (SamplingError, np.linalg.LinAlgError):
+            return None
+
+    def _refine(self, chains: int, draws: int) -> SurrogateRun | None:
         if len(self.axes.kinds) >= PROBED and self._probe() > HOPELESS:
             return None
         spread = HOPELESS / SLOWEST_GAIN
         for _ in range(ROUNDS):
-            try:
-                found = self._round(chains, draws)
-            except (SamplingError, np.linalg.LinAlgError):
-                return None
+            found = self._round(chains, draws)
             if found.accurate:
                 return found
             stuck = found.spread > max(SLOWEST_GAIN * spread, 10.0 * TYPICAL_ERROR)

@@ -39,6 +39,9 @@ grouping factor; the response as written is in its attribute ``label``.
 EFFECT_GROUP = "random_effects"
 """Group with summaries of random effects whose draws are not stored."""
 
+LARGEST_U = 512 * 2**20
+"""Bytes of draws of random effects that are stored or drawn unasked."""
+
 SAMPLE_DIMS = ("chain", "draw")
 _INFERENCE_ATTRS = ("inference_library", "inference_library_version", "sampling_time")
 

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 POWERS = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.45)
 """Powers tried on each side; one half turns an exponential tail into a Gaussian one."""
 
-FIT_POINTS = 600
+N_QUANTILES = 600
 """Weighted quantiles that the powers are fitted to."""
 
 
@@ -84,7 +84,7 @@ def fit_warp(x: Array, weights: Array) -> Warp:
 def _quantiles(column: Array, weights: Array) -> Array:
     order = np.argsort(column)
     reached = np.cumsum(weights[order])
-    levels = (np.arange(FIT_POINTS) + 0.5) / FIT_POINTS
+    levels = (np.arange(N_QUANTILES) + 0.5) / N_QUANTILES
     return np.interp(levels * reached[-1], reached, column[order])
 
 

@@ -73,8 +73,10 @@ def normal_draws(rng: np.random.Generator, coordinates: int, size: int) -> Array
     """Standard normal vectors (size, coordinates), a Latin hypercube sample where it is small.
 
     Every vector has independent standard normal coordinates; across the vectors, each coordinate
-    visits every interval of probability 1 / size once, so that marginal means, standard deviations
-    and quantiles are more precise than those of independent draws, never less.
+    visits every interval of probability 1 / size once. The vectors depend on each other a little,
+    and negatively: averages over them vary less than over independent ones (at worst by a factor
+    size / (size - 1) more, for functions without any additive part), so that Monte Carlo errors
+    computed as for independent draws are on the safe side.
 
     References
     ----------

@@ -138,13 +138,13 @@ def bayes_factor(first: Fitted, second: Fitted) -> BayesFactor:
     18.5
     """
     a, b = first.design, second.design
-    same = a.n == b.n and np.array_equal(a.y - a.offset, b.y - b.offset)
-    weights, others = (np.ones(d.n) if d.weights is None else d.weights for d in (a, b))
-    if not same or not np.array_equal(weights, others):
+    if not np.array_equal(a.y, b.y):
+        what = f"{a.n} and {b.n} rows of {a.response!r} and {b.response!r}"
+        if a.n == b.n:
+            what += ", with different values"
         raise DataError(
-            f"A Bayes factor compares models of the same rows and response; these have {a.n} and "
-            f"{b.n} rows of {a.response!r} and {b.response!r} (with equal weights and offsets "
-            "needed). Fit both to the same complete rows."
+            f"A Bayes factor compares models of the same rows and response; these have {what}. "
+            "Fit both to the same complete rows."
         )
     one, two = first.log_evidence, second.log_evidence
     return BayesFactor(one.value - two.value, float(np.hypot(one.error, two.error)))

@@ -43,8 +43,10 @@ class Posterior:
     priors : Priors
         Its priors.
     data : xarray.DataTree
-        Draws in the ArviZ schema: groups posterior, sample_stats, observed_data, constant_data and
-        those added on request.
+        Draws in the ArviZ schema: groups posterior, sample_stats, observed_data, constant_data,
+        random_effects (summaries of random effects that are too many to store) and those added on
+        request. Its attributes name the method and, where they apply, why another one was fallen
+        back to and the error of the surrogate.
 
     Examples
     --------
@@ -309,17 +311,12 @@ class Posterior:
         return plot_compare_reml(self, reml, **kwargs)
 
     def with_log_likelihood(self) -> Posterior:
-        """Add group log_likelihood: pointwise, given the random effects.
+        """Add group log_likelihood: pointwise, given the random effects, whose draws it needs.
 
         Returns
         -------
         Posterior
             A new one; its `data` has the group, which ``arviz.loo`` reads.
-
-        Raises
-        ------
-        SamplingError
-            If draws of the random effects are not stored.
         """
         from bayeslmm.inference.log_densities import log_likelihood
 
@@ -327,12 +324,7 @@ class Posterior:
         return self._with_groups(log_likelihood=log_likelihood(self.data, self.design))
 
     def with_log_prior(self) -> Posterior:
-        """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads.
-
-        Returns
-        -------
-        Posterior
-        """
+        """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads."""
         from bayeslmm.inference.log_densities import log_prior
 
         return self._with_groups(log_prior=log_prior(self.data, self.priors))

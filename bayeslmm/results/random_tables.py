@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.inference.draw_effects import draw_effects
-from bayeslmm.inference.tree import EFFECT_GROUP, SAMPLE_DIMS
+from bayeslmm.inference.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.schema import coef_dim, level_dim, u_name
 
@@ -93,6 +93,8 @@ def locate_levels(
     if levels is None:
         return place, np.arange(factor.n_levels)
     levels = [levels] if isinstance(levels, str) else list(levels)
+    if not levels:
+        raise DataError(f"levels is empty: name at least one level of {factor.name}.")
     known = {str(label): position for position, label in enumerate(factor.levels)}
     if unknown := [str(label) for label in levels if str(label) not in known]:
         shown = ", ".join(unknown[:5])
@@ -110,6 +112,13 @@ def drawn_effects(
 ) -> xr.DataArray:
     """Draws of random effects of chosen levels, labelled."""
     place, positions = locate_levels(design, group, levels)
+    size = 8 * draws.sizes["chain"] * draws.sizes["draw"] * len(positions)
+    size *= design.random[place].n_coefs
+    if levels is None and size > LARGEST_U:
+        raise DataError(
+            f"Draws of all {len(positions):,} levels would take {size / 2**30:.1f} GB: name the "
+            "levels that you need."
+        )
     values = draw_effects(design, plan, draws, place, positions, rng)
     factor = design.random[place]
     dims = (*SAMPLE_DIMS, level_dim(factor.key), coef_dim(factor.key))

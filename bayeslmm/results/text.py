@@ -155,7 +155,7 @@ def posterior_notes(
         )
     if not has_effects:
         yield (
-            "Draws of the random effects are not stored, only their exact posterior means, "
+            "Draws of the random effects are not stored, only their posterior means, "
             "standard deviations and quantiles; draw_u() draws those of chosen levels."
         )
     if "fallback" in attrs:
