@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 Assemble = Callable[[Reduced, Array], Array]
 """Log density at points (S, d) where the random effects are eliminated."""
 
-CHECKS = 24
+CHECKS = 20
 """Draws of each round at which the surrogate is compared with the exact density."""
 
 TYPICAL_ERROR = 0.005
@@ -31,7 +31,7 @@ An error of standard deviation s moves no posterior mean by more than about s po
 part of the Monte Carlo error of some thousand draws.
 """
 
-OUTSIDE = 12
+OUTSIDE = 8
 """Proposals beyond the reach of the surrogate at which the exact density is evaluated."""
 
 MOST_OUTSIDE = 0.002

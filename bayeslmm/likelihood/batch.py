@@ -296,7 +296,7 @@ def _reduce_singly(system: BatchSystem, working: Sequence[Array]) -> Reduced:
     log_dets, fixed = [], []
     for factors in zip(*working, strict=True):
         try:
-            fact = factorise_working(system.plan, factors)
+            fact = factorise_working(system.plan, factors, value_only=True)
         except np.linalg.LinAlgError:
             width = system.plan.products.fixed.shape[0]
             log_dets.append(np.nan)

@@ -129,6 +129,8 @@ def factorise(
     factors: Sequence[Array],
     prior: GaussianBeta | None = None,
     sigma: float = 1.0,
+    *,
+    value_only: bool = False,
 ) -> Factorisation:
     """Factorise the mixed-model equations.
 
@@ -142,6 +144,9 @@ def factorise(
         Prior on beta; flat by default.
     sigma : float
         Residual standard deviation: matters only with a `prior`.
+    value_only : bool
+        Whether the Schur complement of the tail may be overwritten, which spares memory: the result
+        then serves for determinants, beta and draws, but not for moments and gradients.
 
     Returns
     -------
@@ -149,7 +154,7 @@ def factorise(
     """
     basis = plan.products.basis
     working = tuple(np.linalg.solve(a, t) for a, t in zip(basis.random, factors, strict=True))
-    return factorise_working(plan, working, prior, sigma)
+    return factorise_working(plan, working, prior, sigma, value_only=value_only)
 
 
 def factorise_working(
@@ -157,6 +162,8 @@ def factorise_working(
     factors: Sequence[Array],
     prior: GaussianBeta | None = None,
     sigma: float = 1.0,
+    *,
+    value_only: bool = False,
 ) -> Factorisation:
     """Factorise as :func:`factorise`, with relative factors in the working basis."""
     products = plan.products
@@ -168,7 +175,7 @@ def factorise_working(
     schur, chol, half, mixed = plan.tail_gram, plan.tail_gram, plan.tail_mixed, plan.tail_mixed
     if plan.n_tail:
         schur, mixed = _tail_system(plan, pivots)
-        chol = _tail_cholesky(schur, plan.tail, factors)
+        chol = _tail_cholesky(schur, plan.tail, factors, overwrite=value_only)
         scaled = scale_rows(mixed, plan.tail, factors)
         half = solve_triangular(chol, scaled, lower=True, check_finite=False)
         fixed = fixed - half.T @ half
@@ -259,9 +266,11 @@ def _prior_cross_products(products: CrossProducts, prior: GaussianBeta) -> Array
     return columns.T @ prior.precision @ columns
 
 
-def _tail_cholesky(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
+def _tail_cholesky(
+    schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array], *, overwrite: bool
+) -> Array:
     """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`."""
-    system = _scale_both(schur, tail, factors)
+    system = _scale_both(schur, tail, factors, overwrite=overwrite)
     system[np.diag_indices_from(system)] += 1.0
     # LAPACK itself: SciPy's wrapper of it holds the interpreter lock.
     lower, info = dpotrf(system, lower=1, overwrite_a=1, clean=0)
@@ -272,11 +281,13 @@ def _tail_cholesky(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[
     return np.asarray(lower)
 
 
-def _scale_both(schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
-    """Lambda' schur Lambda from the lower triangle of `schur`, a new array."""
+def _scale_both(
+    schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array], *, overwrite: bool
+) -> Array:
+    """Lambda' schur Lambda from the lower triangle of `schur`."""
     if all(block.n_coefs == 1 for block in tail):
         scale = np.concatenate([np.full(b.n_levels, factors[b.factor][0, 0]) for b in tail])
-        system = schur * scale[:, None]
+        system = np.multiply(schur, scale[:, None], out=schur if overwrite else None)
         system *= scale
         return system
     system = np.tril(schur) + np.tril(schur, -1).T

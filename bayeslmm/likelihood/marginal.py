@@ -127,7 +127,8 @@ def log_density(
     -------
     float
     """
-    return _log_density(factorise(plan, factors, prior, sigma), sigma, prior)
+    fact = factorise(plan, factors, prior, sigma, value_only=True)
+    return _log_density(fact, sigma, prior)
 
 
 def log_density_grad(
