@@ -45,7 +45,7 @@ SHARE_OF_BAMBI = 1 / 20
 MEMORY_MB = 1024
 TIMES_REML = 3
 
-DRAWS = 400
+DRAWS = 450
 """Draws of each of our four chains: nearly independent ones, enough for min ESS 1,000."""
 
 

@@ -221,8 +221,9 @@ class SurrogateSampler:
 
 
 def design_size(m: int) -> int:
-    """Number of first evaluations in m dimensions: enough for polynomials of third degree."""
-    return 8 + int(np.ceil(POINTS_PER_TERM * comb(m + 3, 3)))
+    """Number of first evaluations in m dimensions: for polynomials of third or fourth degree."""
+    degree = 4 if m <= 3 else 3
+    return 8 + int(np.ceil(POINTS_PER_TERM * comb(m + degree, degree)))
 
 
 def design_points(centre: Array, root: Array, count: int, rng: np.random.Generator) -> Array:
