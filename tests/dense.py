@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from scipy.stats import multivariate_normal
 
 from bayeslmm.likelihood.covariance import Structure, correlation_cholesky
@@ -160,3 +161,26 @@ def log_posterior_dense(
             if lkj is not None:
                 value += float(lkj.logpdf(chol[np.ix_(block, block)]))
     return float(value + priors.sigma.logpdf(sigma))
+
+
+def numerical(function, x, step=1e-6):
+    """Central-difference gradient."""
+    x = np.asarray(x, dtype=float)
+    result = np.empty_like(x)
+    for i in range(x.size):
+        shift = np.zeros_like(x)
+        shift.flat[i] = step
+        result.flat[i] = (function(x + shift) - function(x - shift)) / (2 * step)
+    return result
+
+
+def assert_factor_gradients(density, plan, factors, gradients, tolerance):
+    """Gradients by the free entries of each factor equal differences of ``density(factors)``."""
+    for f, structure in enumerate(plan.products.structures):
+
+        def moved(t, f=f):
+            return density([*factors[:f], t, *factors[f + 1 :]])
+
+        index = structure.theta_index
+        full = numerical(moved, factors[f])
+        assert gradients[f][index] == pytest.approx(full[index], abs=tolerance)

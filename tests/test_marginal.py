@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dense import Case, Columns, make_case, random_factors
+from dense import (
+    Case,
+    Columns,
+    assert_factor_gradients,
+    make_case,
+    numerical,
+    random_factors,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
@@ -60,17 +67,6 @@ def problem(request, singular):
     return case, marginal_system(case), random_factors(case, 4, singular=singular)
 
 
-def numerical(function, x, step=1e-6):
-    """Central-difference gradient."""
-    x = np.asarray(x, dtype=float)
-    result = np.empty_like(x)
-    for i in range(x.size):
-        shift = np.zeros_like(x)
-        shift.flat[i] = step
-        result.flat[i] = (function(x + shift) - function(x - shift)) / (2 * step)
-    return result
-
-
 def generalised_least_squares(case: Case, factors):
     inverse = np.linalg.inv(case.covariance(factors))
     information = case.X.T @ inverse @ case.X
@@ -118,14 +114,9 @@ def test_gradient_equals_differences(problem, prior):
     assert value == pytest.approx(log_density(plan, factors, SIGMA, prior), abs=VALUE)
     expected = numerical(lambda s: log_density(plan, factors, float(s[0]), prior), [SIGMA])
     assert d_sigma == pytest.approx(expected[0], abs=DERIVATIVE)
-    for f, structure in enumerate(plan.products.structures):
-
-        def moved(t, f=f):
-            return log_density(plan, [*factors[:f], t, *factors[f + 1 :]], SIGMA, prior)
-
-        index = structure.theta_index
-        full = numerical(moved, factors[f])
-        assert d_factors[f][index] == pytest.approx(full[index], abs=DERIVATIVE)
+    assert_factor_gradients(
+        lambda t: log_density(plan, t, SIGMA, prior), plan, factors, d_factors, DERIVATIVE
+    )
 
 
 def test_density_given_beta_and_its_gradient(problem):
@@ -145,12 +136,7 @@ def test_density_given_beta_and_its_gradient(problem):
     assert d_sigma == pytest.approx(
         numerical(lambda s: density(factors, float(s[0]), beta), [SIGMA])[0], abs=DERIVATIVE
     )
-    for f, structure in enumerate(plan.products.structures):
-        index = structure.theta_index
-        full = numerical(
-            lambda t, f=f: density([*factors[:f], t, *factors[f + 1 :]], SIGMA, beta), factors[f]
-        )
-        assert d_factors[f][index] == pytest.approx(full[index], abs=DERIVATIVE)
+    assert_factor_gradients(lambda t: density(t, SIGMA, beta), plan, factors, d_factors, DERIVATIVE)
 
 
 @pytest.mark.parametrize("given_beta", [False, True])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import reference_checks as checks
-from dense import Case, Columns, random_factors
+from dense import Case, Columns, assert_factor_gradients, numerical, random_factors
 from scipy.stats import multivariate_normal
 
 from bayeslmm.exceptions import DataError
@@ -133,17 +133,6 @@ def least_squares(case: Case, factors):
     return inverse, inverse - left @ np.linalg.solve(information, left.T), information, beta
 
 
-def numerical(function, x, step=1e-6):
-    """Central-difference gradient."""
-    x = np.asarray(x, dtype=float)
-    result = np.empty_like(x)
-    for i in range(x.size):
-        shift = np.zeros_like(x)
-        shift.flat[i] = step
-        result.flat[i] = (function(x + shift) - function(x - shift)) / (2 * step)
-    return result
-
-
 def assert_all_close(found, expected):
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, abs=VALUE, rel=VALUE)
@@ -233,14 +222,9 @@ def test_gradient_equals_differences(problem, prior):
     _, d_factors, d_sigma = log_density_grad(plan, factors, SIGMA, prior)
     expected = numerical(lambda s: log_density(plan, factors, float(s[0]), prior), [SIGMA])
     assert d_sigma == pytest.approx(expected[0], abs=DERIVATIVE)
-    for f, structure in enumerate(plan.products.structures):
-
-        def moved(t, f=f):
-            return log_density(plan, [*factors[:f], t, *factors[f + 1 :]], SIGMA, prior)
-
-        index = structure.theta_index
-        full = numerical(moved, factors[f])
-        assert d_factors[f][index] == pytest.approx(full[index], abs=DERIVATIVE)
+    assert_factor_gradients(
+        lambda t: log_density(plan, t, SIGMA, prior), plan, factors, d_factors, DERIVATIVE
+    )
 
 
 def test_density_given_beta_and_its_gradient(problem):
@@ -250,15 +234,11 @@ def test_density_given_beta_and_its_gradient(problem):
     v = SIGMA**2 * case.covariance(factors)
     expected = multivariate_normal(case.X @ beta, v).logpdf(case.y)
     assert value == pytest.approx(expected, abs=VALUE)
-    for f, structure in enumerate(plan.products.structures):
 
-        def moved(t, f=f):
-            shifted = [*factors[:f], t, *factors[f + 1 :]]
-            return log_density_given_beta_grad(plan, shifted, SIGMA, beta)[0]
+    def density(t):
+        return log_density_given_beta_grad(plan, t, SIGMA, beta)[0]
 
-        index = structure.theta_index
-        full = numerical(moved, factors[f])
-        assert d_factors[f][index] == pytest.approx(full[index], abs=DERIVATIVE)
+    assert_factor_gradients(density, plan, factors, d_factors, DERIVATIVE)
 
 
 @pytest.mark.parametrize("given_beta", [False, True])

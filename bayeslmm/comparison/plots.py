@@ -79,7 +79,7 @@ def plot_compare_reml(
     >>> "estimate" in pc.viz.children
     True
     """
-    chosen = _backend(backend)
+    chosen = chosen_backend(backend)
     import arviz_plots as azp
 
     table = compare_reml(post, reml, prob=prob, names=names)
@@ -120,7 +120,7 @@ def _title(table: pd.DataFrame) -> str:
     )
 
 
-def _backend(backend: Backend | None) -> Any:
+def chosen_backend(backend: Backend | None) -> Any:
     """The backend to use; ArviZ would draw nothing, and say nothing, where none is installed."""
     from arviz_base import rcParams
 
@@ -148,7 +148,10 @@ def _draws(post: Draws, labels: pd.Index) -> xr.Dataset:
     known = {p.label: p for p in parameters(post.design)}
     return xr.Dataset(
         {
-            _name(label): (("chain", "draw"), parameter_draws(dataset, post.design, known[label]))
+            variable_name(label): (
+                ("chain", "draw"),
+                parameter_draws(dataset, post.design, known[label]),
+            )
             for label in labels
         },
         coords={"chain": dataset["chain"], "draw": dataset["draw"]},
@@ -160,11 +163,12 @@ def _dataset(table: pd.DataFrame, dim: str | None) -> xr.Dataset:
     dims = () if dim is None else (dim,)
     return xr.Dataset(
         {
-            _name(label): (dims, row if dim else row[0])
+            variable_name(label): (dims, row if dim else row[0])
             for label, row in zip(table.index, table.to_numpy(), strict=True)
         }
     )
 
 
-def _name(label: str) -> str:
+def variable_name(label: str) -> str:
+    """Name that ArviZ and netCDF take for a parameter with this label."""
     return label.replace("/", SLASH)

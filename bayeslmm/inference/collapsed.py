@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from bayeslmm.design.design import Design
-from bayeslmm.inference.completion import complete
+from bayeslmm.inference.completion import as_chains, complete
 from bayeslmm.inference.covariance_sampler import (
     CovarianceDraws,
     is_dear,
@@ -112,7 +112,7 @@ def fit_collapsed(
         stage("Drawing the effects")
         variables = complete(design, priors, system, run.reduce, x, rng, random_effects=store_u)
         extra = {} if store_u else {EFFECT_GROUP: _summaries(design, plan, priors, x)}
-    shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}
+    shaped = as_chains(variables, chains, draws)
     attrs = {
         "method": "collapsed",
         "inference_library": "bayeslmm",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
-from bayeslmm.likelihood.batch import BatchSystem
+from bayeslmm.likelihood.batch import BatchSystem, Reduced
 from bayeslmm.likelihood.batch_draws import draw_random, normal_draws
 from bayeslmm.likelihood.batch_posterior import (
     Points,
@@ -52,17 +54,37 @@ def complete(
     dict of str to ndarray (S, ...)
     """
     points = points_from_unconstrained(system.plan.products.structures, x)
-    beta = points.beta
-    if not priors.beta_sampled:
-        noise = normal_draws(rng, design.p, len(x))
-        beta = fixed_effects_at(system.plan, priors, reduce(x), points, noise)
+    reduced = None if priors.beta_sampled else reduce(x)
+    beta = draw_beta(priors, system, reduced, points, rng)
     result = covariance_variables(design, points) | {BETA: beta}
-    if not random_effects:
-        return result
-    effects = draw_random(system, points, beta, rng)
-    for factor, u in zip(design.random, effects, strict=True):
-        result[u_name(factor.key)] = u
+    if random_effects:
+        result |= effect_variables(design, draw_random(system, points, beta, rng))
     return result
+
+
+def draw_beta(
+    priors: Priors,
+    system: BatchSystem,
+    reduced: Reduced | None,
+    points: Points,
+    rng: np.random.Generator,
+) -> Array:
+    """Fixed effects (S, p) at each point: those sampled, or one exact draw where it is reduced."""
+    if reduced is None:
+        return points.beta
+    noise = normal_draws(rng, system.plan.products.n_fixed, len(points.sigma))
+    return fixed_effects_at(system.plan, priors, reduced, points, noise)
+
+
+def effect_variables(design: Design, effects: Sequence[Array]) -> dict[str, Array]:
+    """Public variables of the random effects, one array per grouping factor."""
+    names = (u_name(factor.key) for factor in design.random)
+    return dict(zip(names, effects, strict=True))
+
+
+def as_chains(variables: Mapping[str, Array], chains: int, draws: int) -> dict[str, Array]:
+    """Arrays (chain * draw, ...) as (chain, draw, ...)."""
+    return {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}
 
 
 def covariance_variables(design: Design, points: Points) -> dict[str, Array]:

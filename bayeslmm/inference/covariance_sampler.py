@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from bayeslmm.inference.density_sampler import sample_density
 from bayeslmm.inference.importance import Chains, log_mean
-from bayeslmm.inference.surrogate import POINTS_PER_TERM, make_axes
+from bayeslmm.inference.surrogate import POINTS_PER_TERM
 from bayeslmm.inference.surrogate_sampler import SurrogateRun, SurrogateSampler, design_size
 from bayeslmm.likelihood.batch import BatchSystem, Reduced
 from bayeslmm.likelihood.batch_posterior import (
     Reduce,
     log_posterior_batch,
-    log_posterior_of,
     reduce_at,
 )
 from bayeslmm.priors.record import Priors
@@ -116,9 +115,8 @@ def sample_covariance(
     exact = _Counted(partial(reduce_at, system))
     density = partial(log_posterior_batch, system.plan, priors)
     if is_dear(system):
-        axes = make_axes(system.plan.products)
-        assemble = partial(log_posterior_of, system.plan, priors)
-        found = SurrogateSampler(exact, assemble, axes, centre, root, rng).run(chains, draws)
+        sampler = SurrogateSampler(exact, system.plan, priors, centre, root, rng)
+        found = sampler.run(chains, draws)
         if found is not None:
             return _on_surrogate(found, exact.count)
         _log.info("no polynomial surrogate is accurate enough: evaluating exactly")

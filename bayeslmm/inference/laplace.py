@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.completion import complete
+from bayeslmm.inference.completion import as_chains, complete
 from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.optimise import Optimum, minimise
 from bayeslmm.inference.tree import posterior_tree
@@ -91,8 +91,8 @@ def fit_laplace(
         "inference_library": "bayeslmm",
         "sampling_time": time.perf_counter() - began,
     }
-    shaped = {k: v.reshape(chains, draws, *v.shape[1:]) for k, v in variables.items()}
-    shaped_stats = {k: v.reshape(chains, draws) for k, v in stats.items()}
+    shaped = as_chains(variables, chains, draws)
+    shaped_stats = as_chains(stats, chains, draws)
     return posterior_tree(design, priors, shaped, shaped_stats, attrs)
 
 

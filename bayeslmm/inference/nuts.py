@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
+from bayeslmm.inference.completion import as_chains, draw_beta, effect_variables
 from bayeslmm.inference.model import Form, build_model, chol_name
 from bayeslmm.inference.tree import RESPONSE, parameter_dims, posterior_tree
-from bayeslmm.likelihood.draws import draw, draw_given_beta
+from bayeslmm.likelihood.batch import batch_system, reduce_equations
+from bayeslmm.likelihood.batch_draws import draw_random
+from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import BETA, SIGMA, sd_name, u_name
@@ -278,23 +281,15 @@ def complete_draws(
     dict of str to ndarray (chain, draw, ...)
         The variables ``beta`` and ``u_g``.
     """
-    sigma = values[SIGMA]
-    factors = [_relative_factors(design, priors, f, values) for f in range(len(design.random))]
-    prior = beta_prior(priors)
-    beta = np.empty((*sigma.shape, design.p))
-    random = [np.empty((*sigma.shape, f.n_levels, f.n_coefs)) for f in design.random]
-    for cell in np.ndindex(sigma.shape):
-        here, scale = [factor[cell] for factor in factors], float(sigma[cell])
-        if priors.beta_sampled:
-            beta[cell] = values[BETA][cell]
-            effects = draw_given_beta(system, here, scale, beta[cell], rng)
-        else:
-            one, batch = draw(system, here, scale, rng, prior)
-            beta[cell], effects = one[0], [u[0] for u in batch]
-        for array, u in zip(random, effects, strict=True):
-            array[cell] = u
-    names = (u_name(factor.key) for factor in design.random)
-    return {BETA: beta, **dict(zip(names, random, strict=True))}
+    shape = values[SIGMA].shape
+    points = _points(design, priors, values)
+    batch = batch_system(system)
+    with single_threaded():
+        sampled = priors.beta_sampled
+        reduced = None if sampled else reduce_equations(batch, points.factors)
+        beta = draw_beta(priors, batch, reduced, points, rng)
+        effects = draw_random(batch, points, beta, rng)
+    return as_chains({BETA: beta, **effect_variables(design, effects)}, *shape)
 
 
 def _sampled_names(design: Design, priors: Priors, form: Form) -> list[str]:
@@ -311,19 +306,24 @@ def _sampled_names(design: Design, priors: Priors, form: Form) -> list[str]:
     return names
 
 
-def _relative_factors(
-    design: Design, priors: Priors, position: int, values: Mapping[str, Array]
-) -> Array:
-    """Relative factors T (chain, draw, k, k) of one grouping factor."""
-    factor = design.random[position]
-    sds, sigma = values[sd_name(factor.key)], values[SIGMA]
-    chol = np.zeros((*sds.shape, factor.n_coefs))
-    chol[..., range(factor.n_coefs), range(factor.n_coefs)] = 1.0
-    for number, (block, lkj) in enumerate(zip(factor.blocks, priors.cor[position], strict=True)):
-        if lkj is not None:
-            rows = np.array(block)
-            chol[..., rows[:, None], rows] = values[chol_name(factor.key, number)]
-    return np.asarray(sds[..., None] * chol / sigma[..., None, None])
+def _points(design: Design, priors: Priors, values: Mapping[str, Array]) -> Points:
+    """Covariance parameters of all draws, chains one after another."""
+    size = values[SIGMA].size
+    chols = []
+    for factor, lkjs in zip(design.random, priors.cor, strict=True):
+        chol = np.tile(np.eye(factor.n_coefs), (size, 1, 1))
+        for number, (block, lkj) in enumerate(zip(factor.blocks, lkjs, strict=True)):
+            if lkj is not None:
+                rows, own = np.array(block), values[chol_name(factor.key, number)]
+                chol[:, rows[:, None], rows] = own.reshape(size, len(block), len(block))
+        chols.append(chol)
+    beta = values[BETA].reshape(size, -1) if priors.beta_sampled else np.empty((size, 0))
+    return Points(
+        sds=tuple(values[sd_name(f.key)].reshape(size, -1) for f in design.random),
+        chols=tuple(chols),
+        sigma=values[SIGMA].reshape(size),
+        beta=beta,
+    )
 
 
 def _inference_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 
 import numpy as np
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.density_sampler import sample_density
 from bayeslmm.inference.importance import Chains, log_mean
-from bayeslmm.inference.surrogate import POINTS_PER_TERM, Axes, Surrogate, fit_surrogate
+from bayeslmm.inference.surrogate import POINTS_PER_TERM, Surrogate, fit_surrogate, make_axes
 from bayeslmm.likelihood.batch import Reduced
-from bayeslmm.likelihood.batch_posterior import Reduce
+from bayeslmm.likelihood.batch_posterior import Reduce, log_posterior_batch, log_posterior_of
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
-Assemble = Callable[[Reduced, Array], Array]
-"""Log density at points (S, d) where the random effects are eliminated."""
 
 CHECKS = 20
 """Draws of each round at which the surrogate is compared with the exact density."""
@@ -39,9 +39,6 @@ MOST_OUTSIDE = 0.002
 
 NEGLIGIBLE = 15.0
 """Log density below the largest at which a point does not matter."""
-
-AT_ONCE = 1 << 13
-"""Points assembled at once."""
 
 ROUNDS = 7
 LARGEST_DESIGN = 1500
@@ -100,10 +97,10 @@ class SurrogateSampler:
     ----------
     exact : callable
         Eliminates the random effects exactly.
-    assemble : callable
-        The log density.
-    axes : Axes
-        Relative coordinates of the surrogate.
+    plan : Plan
+        The data.
+    priors : Priors
+        The priors.
     centre : ndarray (d,)
         A point in the middle of the posterior.
     root : ndarray (d, d)
@@ -115,15 +112,17 @@ class SurrogateSampler:
     def __init__(
         self,
         exact: Reduce,
-        assemble: Assemble,
-        axes: Axes,
+        plan: Plan,
+        priors: Priors,
         centre: Array,
         root: Array,
         rng: np.random.Generator,
     ) -> None:
-        self.exact, self.assemble, self.axes = exact, assemble, axes
+        self.exact, self.axes = exact, make_axes(plan.products)
+        self.assemble = partial(log_posterior_of, plan, priors)
+        self.density = partial(log_posterior_batch, plan, priors)
         self.centre, self.root, self.rng = centre, root, rng
-        self.x = design_points(centre, root, design_size(len(axes.kinds)), rng)
+        self.x = design_points(centre, root, design_size(len(self.axes.kinds)), rng)
         self.reduced = exact(self.x)
 
     def run(self, chains: int, draws: int) -> SurrogateRun | None:
@@ -162,11 +161,7 @@ class SurrogateSampler:
 
     def _round(self, chains: int, draws: int) -> SurrogateRun:
         surrogate = self._fit()
-
-        def target(x: Array) -> Array:
-            parts = (x[start : start + AT_ONCE] for start in range(0, len(x), AT_ONCE))
-            return np.concatenate([self.assemble(surrogate(part), part) for part in parts])
-
+        target = partial(self.density, surrogate)
         run = sample_density(target, self.centre, self.root, chains, draws, self.rng)
         states = run.x.reshape(chains * draws, -1)
         checked = states[self.rng.choice(len(states), min(CHECKS, len(states)), replace=False)]
@@ -200,7 +195,7 @@ class SurrogateSampler:
         """Exact less surrogate log density at points, which join the design."""
         reduced = self._add(points)
         with np.errstate(invalid="ignore"):
-            return self.assemble(reduced, points) - self.assemble(surrogate(points), points)
+            return self.assemble(reduced, points) - self.density(surrogate, points)
 
     def _add(self, points: Array) -> Reduced:
         reduced = self.exact(points)

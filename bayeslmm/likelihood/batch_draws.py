@@ -26,10 +26,10 @@ from bayeslmm.likelihood.iterative_draws import draw_iteratively
 Array = NDArray[np.float64]
 
 FEW = 8
-"""Draws up to which factorising for each of them is faster than iterating."""
+"""Draws up to which each gets a factorisation of its own."""
 
 LARGEST_HYPERCUBE = 4_000_000
-"""Most normal draws that are stratified, which takes three times as long."""
+"""Most normal draws that are stratified: with more of them averages are precise anyway."""
 
 
 def draw_random(

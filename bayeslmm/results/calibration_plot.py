@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.comparison.plots import BAND_ALPHA, Backend, _backend, _name
+from bayeslmm.comparison.plots import BAND_ALPHA, Backend, chosen_backend, variable_name
 from bayeslmm.inference.uniformity import band, counts_below
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def plot_calibration(
     ValueError
         If a label is unknown.
     """
-    chosen = _backend(backend)
+    chosen = chosen_backend(backend)
     import arviz_plots as azp
 
     ranks = ranks[_selected(labels, list(ranks.columns))]
@@ -122,7 +122,7 @@ def _differences(ranks: pd.DataFrame, out_of: int) -> xr.Dataset:
     """Empirical less uniform distribution function, a variable (plot_axis, point) per parameter."""
     points = np.arange(out_of + 2) / (out_of + 1)
     variables = {
-        _name(label): (
+        variable_name(label): (
             ("plot_axis", "point"),
             [points, _with_ends(counts_below(ranks[label], out_of) / len(ranks)) - points],
         )
