@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import kstest
 
 import bayeslmm as blm
+from bayeslmm.inference.completion import draw_beta
 from bayeslmm.likelihood import batch
 from bayeslmm.likelihood.batch import (
     CHUNK,
@@ -35,7 +36,7 @@ from bayeslmm.likelihood.batch_posterior import (
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
-from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
+from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 
@@ -403,7 +404,9 @@ def test_fixed_effects_are_affine_in_the_noise_with_exact_moments(frame, name, p
     for x in coordinates(model, 3, seed=12, scale=0.5):
         points = points_of(model, np.repeat(x[None], p + 1, axis=0))
         reduced = reduce_equations(system, points.factors)
-        found = fixed_effects_at(model.system, model.priors, reduced, points, noise)
+        found = fixed_effects_at(
+            model.system, beta_prior(model.priors), reduced, points.sigma, noise
+        )
         factors = [t[0] for t in points.factors]
         mean, cov = fixed_moments(
             case, factors, float(points.sigma[0]), *prior_moments(model.priors, p)
@@ -420,8 +423,8 @@ def test_sampled_fixed_effects_are_left_alone(frame):
     model = blm.LMM(FORMULAS["intercept"], frame, priors={"x": pm.Laplace.dist(0.0, 0.3)})
     x = coordinates(model, 4, seed=13)
     points = points_of(model, x)
-    reduced = reduce_equations(batch_system(model.system), points.factors)
-    found = fixed_effects_at(model.system, model.priors, reduced, points, np.ones((4, 2)))
+    system = batch_system(model.system)
+    found = draw_beta(model.priors, system, None, points, np.random.default_rng(1))
     assert np.array_equal(found, x[:, -2:])
 
 

@@ -14,7 +14,7 @@ Modrák, Moon, Kim, Bürkner, Huurre, Faltejsková, Gelman, Vehtari (2023), doi:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.inference.prior_predictive import prior_predictive
+from bayeslmm.inference.progress import tracked
 from bayeslmm.inference.tree import RESPONSE
 from bayeslmm.priors.record import Priors
 
@@ -141,7 +142,7 @@ def run_simulations(
     names: tuple[str, ...] = ()
     done: dict[int, Ranking] = {}
     failures: dict[int, str] = {}
-    for number, seed in enumerate(_tracked(_seeds(random_seed, n), progressbar)):
+    for number, seed in enumerate(tracked(_seeds(random_seed, n), "Calibration", progressbar)):
         for_data, for_fit, for_ranks = (np.random.default_rng(child) for child in seed.spawn(3))
         simulated = simulate(design, priors, for_data)
         try:
@@ -241,13 +242,3 @@ def _seeds(
         entropy = [int(word) for word in random_seed.integers(2**32, size=4)]
         return np.random.SeedSequence(entropy).spawn(n)
     return np.random.SeedSequence(random_seed).spawn(n)
-
-
-def _tracked(
-    seeds: Sequence[np.random.SeedSequence], progressbar: bool
-) -> Iterable[np.random.SeedSequence]:
-    if not progressbar:
-        return seeds
-    from rich.progress import track  # a dependency of PyMC
-
-    return track(seeds, description="Calibration")

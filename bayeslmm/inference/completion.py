@@ -16,6 +16,7 @@ from bayeslmm.likelihood.batch_posterior import (
     fixed_effects_at,
     points_from_unconstrained,
 )
+from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
 
@@ -73,7 +74,7 @@ def draw_beta(
     if reduced is None:
         return points.beta
     noise = normal_draws(rng, system.plan.products.n_fixed, len(points.sigma))
-    return fixed_effects_at(system.plan, priors, reduced, points, noise)
+    return fixed_effects_at(system.plan, beta_prior(priors), reduced, points.sigma, noise)
 
 
 def effect_variables(design: Design, effects: Sequence[Array]) -> dict[str, Array]:

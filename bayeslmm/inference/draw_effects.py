@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -15,7 +16,7 @@ from bayeslmm.likelihood.batch_draws import draw_random
 from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
+from bayeslmm.schema import SIGMA, cor_name, sd_name
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -25,51 +26,51 @@ AT_ONCE = 1 << 24
 
 
 def draw_effects(
-    design: Design,
     plan: Plan,
-    posterior: xr.Dataset,
-    factor: int,
-    levels: Indices,
+    points: Points,
+    beta: Array,
+    wanted: Sequence[Indices],
     rng: np.random.Generator,
-) -> Array:
-    """Draw random effects given every draw of the other parameters.
+) -> list[Array]:
+    """Draw random effects of chosen levels, jointly, given draws of everything else.
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
     plan : Plan
-        Its cross-products.
-    posterior : xarray.Dataset
-        Draws of the fixed effects and the covariance parameters.
-    factor : int
-        Place of the grouping factor in ``design.random``.
-    levels : ndarray (m,)
-        Places of the levels.
+        Cross-products of the data.
+    points : Points
+        S covariance parameters.
+    beta : ndarray (S, p)
+        Fixed effects.
+    wanted : sequence of ndarray (m,)
+        Places of the levels, one array per grouping factor; empty where none is wanted.
     rng : numpy.random.Generator
         Source of randomness.
 
     Returns
     -------
-    ndarray (S, m, k)
-        Chains one after another.
+    list of ndarray (S, m, k)
+        One array per grouping factor.
     """
-    points = points_of(design, posterior)
-    beta = _flat(posterior[BETA].to_numpy())
     # Calls for different levels must not share their noise, although they share the seed.
-    rng = np.random.default_rng([int(rng.integers(2**63)), crc32(levels.tobytes())])
+    key = b"|".join(np.asarray(levels).tobytes() for levels in wanted)
+    rng = np.random.default_rng([int(rng.integers(2**63)), crc32(key)])
+    coefs = [block.shape[1] for block in plan.products.random]
+    if not any(len(levels) for levels in wanted):
+        return [np.empty((len(beta), 0, k)) for k in coefs]
     with single_threaded():
-        if len(design.random) == 1:
-            return draw_random(batch_system(restrict(plan, levels)), points, beta, rng)[0]
+        if len(wanted) == 1:
+            return draw_random(batch_system(restrict(plan, wanted[0])), points, beta, rng)
         system = batch_system(plan)
-        total = sum(f.n_levels * f.n_coefs for f in design.random)
+        total = sum(block.shape[0] * block.shape[1] for block in plan.products.random)
         step = max(1, AT_ONCE // total)
-        parts = []
+        result = [np.empty((len(beta), len(at), k)) for at, k in zip(wanted, coefs, strict=True)]
         for start in range(0, len(beta), step):
             rows = slice(start, start + step)
-            drawn = draw_random(system, rows_of(points, rows), beta[rows], rng)
-            parts.append(drawn[factor][:, levels].copy())
-        return np.concatenate(parts)
+            drawn = draw_random(system, take_points(points, rows), beta[rows], rng)
+            for array, u, levels in zip(result, drawn, wanted, strict=True):
+                array[rows] = u[:, levels]
+        return result
 
 
 def restrict(plan: Plan, levels: Indices) -> Plan:
@@ -98,7 +99,7 @@ def points_of(design: Design, posterior: xr.Dataset) -> Points:
     return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=empty)
 
 
-def rows_of(points: Points, rows: slice) -> Points:
+def take_points(points: Points, rows: slice | Indices) -> Points:
     """Some of the points."""
     return Points(
         sds=tuple(sds[rows] for sds in points.sds),

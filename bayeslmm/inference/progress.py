@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -28,3 +28,12 @@ def stages(enabled: bool) -> Iterator[Callable[[str], None]]:
     # Without a terminal there is nothing to show; Jupyter's widgets are an extra dependency.
     with Console(stderr=True, force_jupyter=False).status("Preparing") as status:
         yield status.update
+
+
+def tracked[T](items: Sequence[T], description: str, enabled: bool) -> Iterable[T]:
+    """Iterate over items, showing a progress bar where enabled."""
+    if not enabled:
+        return items
+    from rich.progress import track  # a dependency of PyMC
+
+    return track(items, description=description)

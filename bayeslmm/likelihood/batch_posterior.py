@@ -203,15 +203,16 @@ def log_jacobian(structures: Sequence[Structure], x: Array) -> Array:
 
 
 def fixed_effects_at(
-    plan: Plan, priors: Priors, reduced: Reduced, points: Points, noise: Array
+    plan: Plan, prior: GaussianBeta | None, reduced: Reduced, sigma: Array, noise: Array
 ) -> Array:
-    """Fixed effects (S, p) given each point, drawn with standard normal noise (S, p)."""
+    """Fixed effects (S, p) where they are integrated out, drawn with normal noise (S, p).
+
+    With noise of zero they are the conditional means.
+    """
     p = plan.products.n_fixed
-    if priors.beta_sampled:
-        return points.beta
-    lower, _ = fixed_cholesky(plan, reduced.fixed, points.sigma, beta_prior(priors))
-    working = np.empty((p, len(points.sigma)))
-    noise = points.sigma * noise.T
+    lower, _ = fixed_cholesky(plan, reduced.fixed, sigma, prior)
+    working = np.empty((p, len(sigma)))
+    noise = sigma * noise.T
     for i in reversed(range(p)):
         right = lower[p, i] + noise[i]
         for m in range(i + 1, p):

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.assessment.methods import EstimateAssessment
 from bayeslmm.inference import effects
-from bayeslmm.inference.estimate import Fit
+from bayeslmm.means.methods import EstimateMeans
+from bayeslmm.plots.methods import EstimatePlots
+from bayeslmm.prediction.methods import EstimatePrediction
+from bayeslmm.reporting.methods import EstimateReporting
 from bayeslmm.results import estimate_tables, matrices, text
 from bayeslmm.results.parameters import Kind, parameters, probability
 from bayeslmm.results.tidy import Effects, tidy_fit
 from bayeslmm.results.variance import intraclass_correlation, variance_frame
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class Estimate(
+    EstimatePrediction, EstimateAssessment, EstimateMeans, EstimatePlots, EstimateReporting
+):
     """A REML, ML or MAP fit of a linear mixed model.
 
     Made by :meth:`LMM.reml`, :meth:`LMM.ml` and :meth:`LMM.map`.
@@ -43,9 +43,6 @@ class Estimate:
     >>> round(reml.sigma, 2)
     49.51
     """
-
-    design: Design
-    fit: Fit
 
     @property
     def method(self) -> str:
@@ -348,14 +345,6 @@ class Estimate:
             statistic, p_value where fixed effects are asked for.
         """
         return tidy_fit(self.fit, self.design, effects, level)
-
-    @cached_property
-    def _modes(self) -> list[Array]:
-        return estimate_tables.mode_arrays(self.fit)
-
-    @property
-    def _covariances(self) -> list[Array]:
-        return estimate_tables.covariances(self.fit)
 
     def __repr__(self) -> str:
         criterion = {"REML": "REML criterion", "ML": "-2 log likelihood"}.get(

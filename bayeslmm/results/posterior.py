@@ -11,26 +11,33 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import xarray as xr
-from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.assessment.methods import PosteriorAssessment
 from bayeslmm.inference import effects
-from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.priors.record import Priors
+from bayeslmm.means.methods import PosteriorMeans
+from bayeslmm.plots.methods import PosteriorPlots
+from bayeslmm.prediction.methods import PosteriorPrediction
+from bayeslmm.reporting.posterior_methods import PosteriorReporting
 from bayeslmm.results import matrices, posterior_tables, random_tables, text
 from bayeslmm.results.evidence import LogEvidence, log_evidence
 from bayeslmm.results.tidy import Effects, tidy_posterior
+from bayeslmm.storage.methods import PosteriorStorage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
     from bayeslmm.inference.diagnostics import Diagnostics
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Posterior(
+    PosteriorPrediction,
+    PosteriorAssessment,
+    PosteriorMeans,
+    PosteriorPlots,
+    PosteriorReporting,
+    PosteriorStorage,
+):
     """Posterior draws of a linear mixed model.
 
     Made by :meth:`LMM.fit`. Point summaries (`beta`, `sds`, `sigma`, ...) are posterior means;
@@ -56,10 +63,6 @@ class Posterior:
     >>> sorted(post.data["posterior"].data_vars)
     ['beta', 'sd_Batch', 'sigma', 'u_Batch']
     """
-
-    design: Design
-    priors: Priors
-    data: xr.DataTree
 
     @property
     def method(self) -> str:
@@ -195,8 +198,8 @@ class Posterior:
         >>> post.draw_u(["A", "C"], random_seed=2).sizes["Batch"]
         2
         """
-        plan, rng = marginal_system(self.design), np.random.default_rng(random_seed)
-        return random_tables.drawn_effects(self.design, plan, self._draws, group, levels, rng)
+        rng = np.random.default_rng(random_seed)
+        return random_tables.drawn_effects(self.design, self._plan, self._draws, group, levels, rng)
 
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Posterior means of the random effects: levels by coefficients, per grouping factor."""
@@ -321,13 +324,13 @@ class Posterior:
         from bayeslmm.inference.log_densities import log_likelihood
 
         random_tables.require_draws(self.data, self.design)
-        return self._with_groups(log_likelihood=log_likelihood(self.data, self.design))
+        return self.with_groups(log_likelihood=log_likelihood(self.data, self.design))
 
     def with_log_prior(self) -> Posterior:
         """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads."""
         from bayeslmm.inference.log_densities import log_prior
 
-        return self._with_groups(log_prior=log_prior(self.data, self.priors))
+        return self.with_groups(log_prior=log_prior(self.data, self.priors))
 
     def with_prior(
         self, draws: int = 500, *, random_seed: int | np.random.Generator | None = None
@@ -354,30 +357,7 @@ class Posterior:
 
         tree = prior_predictive(self.design, self.priors, draws, random_seed)
         names = ("prior", "prior_predictive")
-        return self._with_groups(**{name: tree[name].to_dataset() for name in names})
-
-    def _with_groups(self, **added: xr.Dataset) -> Posterior:
-        groups = {child: node.to_dataset() for child, node in self.data.children.items()}
-        tree = xr.DataTree.from_dict({**groups, **added})
-        tree.attrs.update(self.data.attrs)
-        return Posterior(self.design, self.priors, tree)
-
-    @cached_property
-    def _draws(self) -> xr.Dataset:
-        return self.data["posterior"].to_dataset()
-
-    @cached_property
-    def _means(self) -> list[Array]:
-        return random_tables.mean_arrays(self.data, self.design)
-
-    @cached_property
-    def _covariances(self) -> list[Array]:
-        draws = posterior_tables.covariance_draws(self._draws, self.design)
-        return [draw.mean(axis=0) for draw in draws]
-
-    @cached_property
-    def _sigma_squared(self) -> float:
-        return float(np.mean(posterior_tables.sigma_draws(self._draws) ** 2))
+        return self.with_groups(**{name: tree[name].to_dataset() for name in names})
 
     def __repr__(self) -> str:
         sizes = self._draws.sizes

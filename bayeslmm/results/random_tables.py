@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import DataError, SamplingError
-from bayeslmm.inference.draw_effects import draw_effects
+from bayeslmm.inference.draw_effects import draw_effects, points_of
 from bayeslmm.inference.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.schema import coef_dim, level_dim, u_name
+from bayeslmm.schema import BETA, coef_dim, level_dim, u_name
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -119,7 +119,10 @@ def drawn_effects(
             f"Draws of all {len(positions):,} levels would take {size / 2**30:.1f} GB: name the "
             "levels that you need."
         )
-    values = draw_effects(design, plan, draws, place, positions, rng)
+    wanted = [np.empty(0, dtype=np.intp)] * len(design.random)
+    wanted[place] = positions
+    beta = draws[BETA].to_numpy().reshape(-1, design.p)
+    values = draw_effects(plan, points_of(design, draws), beta, wanted, rng)[place]
     factor = design.random[place]
     dims = (*SAMPLE_DIMS, level_dim(factor.key), coef_dim(factor.key))
     labels = (np.array([str(factor.levels[i]) for i in positions]), np.array(factor.coefs))

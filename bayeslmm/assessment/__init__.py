@@ -1,0 +1,1 @@
+"""Predictive scores, variance explained and diagnostics of a fit."""

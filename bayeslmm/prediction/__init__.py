@@ -1,0 +1,1 @@
+"""Predictions and simulations of a fit."""

@@ -1,0 +1,1 @@
+"""Tables and text for papers of a fit."""
