@@ -85,9 +85,9 @@ def estimate_draws(
         points = _laplace_points(fit, draws, rng)
     elif uncertainty == "bootstrap":
         fits = bootstrap_fits(design, fit, draws, rng, progressbar=progressbar)
-        points = _points_of_fits(fits)
+        points = points_of_fits(fits)
     else:
-        points = _points_of_fits([fit] * draws)
+        points = points_of_fits([fit] * draws)
     beta = _draw_beta(fit, points, rng)
     seed = int(rng.integers(2**63))
     return JointDraws(
@@ -109,7 +109,8 @@ def _draw_beta(fit: Fit, points: Points, rng: np.random.Generator) -> Array:
         return fixed_effects_at(fit.plan, fit.prior, reduced, points.sigma, noise)
 
 
-def _points_of_fits(fits: Sequence[Fit]) -> Points:
+def points_of_fits(fits: Sequence[Fit]) -> Points:
+    """Covariance parameters of several estimates."""
     factors = zip(*(fit.factors for fit in fits), strict=True)
     sigma = np.array([fit.sigma for fit in fits])
     sds, chols = [], []

@@ -64,12 +64,12 @@ class JointDraws:
         """Covariance matrices (S, k, k) of the coefficients per grouping factor."""
         return [root @ root.transpose(0, 2, 1) for root in self.roots]
 
-    def take(self, rows: Indices) -> JointDraws:
-        """Some of the draws, in one chain; each keeps its random effects."""
+    def take(self, rows: Indices, shape: tuple[int, int] | None = None) -> JointDraws:
+        """Some of the draws, in one chain or in a given shape; each keeps its random effects."""
         effects = self.effects
         return replace(
             self,
-            shape=(1, len(rows)),
+            shape=(1, len(rows)) if shape is None else shape,
             beta=self.beta[rows],
             points=take_points(self.points, rows),
             effects=lambda wanted: [u[rows] for u in effects(wanted)],

@@ -2,13 +2,450 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from bayeslmm.inference.bootstrap import bootstrap_fits
+from bayeslmm.inference.estimate_draws import Uncertainty, estimate_draws
+from bayeslmm.inference.point_draws import point_draws
+from bayeslmm.prediction import checks, predict, tables
+from bayeslmm.prediction.predict import Kind
+from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.results.estimate_base import EstimateBase
 from bayeslmm.results.posterior_base import PosteriorBase
+
+Seed = int | np.random.Generator | None
 
 
 class EstimatePrediction(EstimateBase):
     """Predictions and simulations of an estimate."""
 
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        uncertainty: Uncertainty = "laplace",
+        draws: int = 1000,
+        level: float = 0.95,
+        random_seed: Seed = None,
+        progressbar: bool = True,
+    ) -> pd.DataFrame:
+        """Predict the response at new rows, with intervals.
+
+        Parameters
+        ----------
+        new : data frame or mapping, optional
+            Rows to predict, with the variables on the right of the formula; the rows of the model
+            by default.
+        target, kind, terms, observed, weights
+            As in :meth:`Posterior.predict`.
+        uncertainty : {"laplace", "bootstrap", "plugin"}
+            Where the uncertainty of the covariance parameters comes from: their asymptotic normal
+            distribution on the log and inverse hyperbolic tangent scales, refits to simulated
+            responses (Laird and Louis 1987), or nowhere. That of the fixed and random effects
+            given them is always in.
+        draws : int
+            Draws for the standard errors and intervals, and so refits for "bootstrap".
+        level : float
+            Coverage of the intervals.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+        progressbar : bool
+            Whether to show one for "bootstrap".
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per row predicted, in the units of the response: estimate (exact: fixed effects
+            and conditional modes), std_error, conf_low, conf_high.
+
+        Raises
+        ------
+        DataError
+            If the rows cannot be used, or have unknown levels under "conditional".
+        ValueError
+            If an option is unknown.
+        SamplingError
+            If the estimate is singular and `uncertainty` is "laplace".
+
+        References
+        ----------
+        Laird, Louis (1987), doi:10.1080/01621459.1987.10478490.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> new = {"Days": [10, 10], "Subject": ["308", "new one"]}
+        >>> reml.predict(new, target="new", random_seed=1)["estimate"].round(1).tolist()
+        [450.3, 356.1]
+        """
+        options: dict[str, Any] = {
+            "target": target,
+            "kind": kind,
+            "terms": terms,
+            "observed": observed,
+            "weights": weights,
+        }
+        return tables.estimate_predictions(
+            self.design,
+            lambda rng: estimate_draws(
+                self.design, self.fit, uncertainty, draws, rng, progressbar=progressbar
+            ),
+            point_draws(self.fit, self._modes),
+            new,
+            options,
+            level,
+            np.random.default_rng(random_seed),
+        )
+
+    def simulate(
+        self,
+        n: int = 1,
+        new: Any = None,
+        *,
+        target: Target = "population",
+        weights: Any = None,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame:
+        """Simulate responses at the estimate.
+
+        Parameters
+        ----------
+        n : int
+            Number of responses.
+        new : data frame or mapping, optional
+            Rows to simulate; those of the model by default.
+        target : {"population", "conditional", "new", "average"}
+            "population" draws the random effects of every level anew, as lme4's
+            ``simulate(use.u = FALSE)``; "conditional" holds them at their modes (``use.u = TRUE``).
+        weights : str or array-like, optional
+            Precision weights of new rows.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Rows by simulations ``sim_1``, ``sim_2``, ...
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> reml.simulate(3, random_seed=1).shape
+        (30, 3)
+        """
+        joint = point_draws(self.fit, self._modes).take(np.zeros(tables.count(n), dtype=np.intp))
+        rng = np.random.default_rng(random_seed)
+        return tables.simulations(self.design, joint, new, target, weights, rng)
+
+    def bootstrap(
+        self, n: int = 500, *, random_seed: Seed = None, progressbar: bool = True
+    ) -> pd.DataFrame:
+        """Parametric bootstrap: refit the model to responses simulated from the estimate.
+
+        Parameters
+        ----------
+        n : int
+            Number of refits.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+        progressbar : bool
+            Whether to show one.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per refit, one column per parameter (``beta[Days]``, ``sd[Subject, Days]``,
+            ...); its quantiles are percentile intervals, which ``confint("bootstrap")`` gives.
+
+        Raises
+        ------
+        SamplingError
+            If the estimate is a "MAP" one, or too many refits fail.
+
+        References
+        ----------
+        lme4's ``bootMer``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> reml.bootstrap(20, random_seed=1, progressbar=False).columns.tolist()
+        ['beta[Intercept]', 'sd[Batch, Intercept]', 'sigma']
+        """
+        fits = bootstrap_fits(
+            self.design, self.fit, tables.count(n), random_seed, progressbar=progressbar
+        )
+        return tables.bootstrap_frame(self.design, fits)
+
 
 class PosteriorPrediction(PosteriorBase):
     """Predictions and simulations of a posterior."""
+
+    @overload
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        draws: int | None = None,
+        summary: Literal[True] = True,
+        prob: float | None = None,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        draws: int | None = None,
+        summary: Literal[False],
+        prob: float | None = None,
+        random_seed: Seed = None,
+    ) -> xr.DataTree: ...
+
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        draws: int | None = None,
+        summary: bool = True,
+        prob: float | None = None,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame | xr.DataTree:
+        """Predict the response at new rows.
+
+        Parameters
+        ----------
+        new : data frame or mapping, optional
+            Rows to predict, with the variables on the right of the formula; the rows of the model
+            by default.
+        target : {"conditional", "new", "population", "average"}
+            "conditional": the levels of the model, an unknown one is an error. "new": known levels
+            keep their random effects; each distinct unknown one gets an independent draw of its
+            own, which its rows and coefficients share. "population": the random effects of every
+            level are drawn anew, as for units outside the data; rows share a unit where `new` has
+            the grouping variables, else each row is a unit. "average": u = 0.
+        kind : {"linpred", "epred", "response"}
+            Linear predictor; expected response, which is the same in a linear model; or responses,
+            with residuals.
+        terms : sequence of str or mapping, optional
+            The random effects that count, where not all: names of grouping factors, or a mapping
+            from these to their coefficients, such as ``{"Subject": ["Intercept"]}``.
+        observed : data frame, optional
+            Rows of levels that the model has not seen, with their response: predictions for these
+            levels are then updated in closed form given each draw, and the draws reweighted by how
+            probable they make these rows. Needs ``target="new"``.
+        weights : str or array-like, optional
+            Precision weights of the new rows; by default the column given to the model, if `new`
+            has it, else one.
+        draws : int, optional
+            Use at most so many draws of the posterior, equally spaced.
+        summary : bool
+            Whether to summarise, or to return the draws.
+        prob : float, optional
+            Probability of the intervals; ArviZ's rcParams by default.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of new levels, residuals and resampling.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataTree
+            Mean, sd, median and interval per row, in the units of the response (after its
+            transformation); or, with ``summary=False``, groups predictions (``mu``, or ``y`` for
+            responses; dimensions chain, draw, pred_id) and predictions_constant_data. With
+            `observed`, attribute ``pareto_k`` tells whether the reweighting is reliable (below
+            0.7).
+
+        Raises
+        ------
+        DataError
+            If the rows cannot be used, or have unknown levels under "conditional".
+        ValueError
+            If an option is unknown.
+
+        Notes
+        -----
+        lme4 sets the random effects of new levels to zero; brms and Bambi give all new levels of a
+        factor the same draw.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> new = {"Days": [10, 10], "Subject": ["308", "new one"]}
+        >>> table = post.predict(new, target="new", random_seed=1)
+        >>> bool(table["sd"].iloc[1] > table["sd"].iloc[0])
+        True
+        >>> seen = {"Days": [0, 1], "Subject": ["new one"] * 2, "Reaction": [300.0, 310.0]}
+        >>> told = post.predict(new, target="new", observed=seen, random_seed=1)
+        >>> bool(told["sd"].iloc[1] < table["sd"].iloc[1])
+        True
+        """
+        joint = self._joint if draws is None else self._joint.thin(tables.count(draws, "draws"))
+        prediction = predict.predict(
+            self.design,
+            joint,
+            new,
+            target=target,
+            kind=kind,
+            terms=terms,
+            observed=observed,
+            weights=weights,
+            rng=np.random.default_rng(random_seed),
+        )
+        if not summary:
+            return predict.prediction_tree(prediction, kind)
+        return tables.posterior_predictions(prediction, prob)
+
+    def simulate(
+        self,
+        n: int = 1,
+        new: Any = None,
+        *,
+        target: Target = "population",
+        weights: Any = None,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame:
+        """Simulate responses from the posterior predictive distribution.
+
+        Parameters
+        ----------
+        n : int
+            Number of responses, each from another draw of the posterior (with replacement where
+            there are fewer draws).
+        new : data frame or mapping, optional
+            Rows to simulate; those of the model by default.
+        target : {"population", "conditional", "new", "average"}
+            As in :meth:`predict`; "population" draws the random effects of every level anew.
+        weights : str or array-like, optional
+            Precision weights of new rows.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Rows by simulations ``sim_1``, ``sim_2``, ...
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> model.fit(random_seed=1).simulate(3, random_seed=2).shape
+        (30, 3)
+        """
+        rng = np.random.default_rng(random_seed)
+        size = self._joint.size
+        places = rng.choice(size, tables.count(n), replace=n > size)
+        joint = self._joint.take(places)
+        return tables.simulations(self.design, joint, new, target, weights, rng)
+
+    def with_posterior_predictive(
+        self, *, target: Target = "conditional", random_seed: Seed = None
+    ) -> Self:
+        """Add group posterior_predictive: replicated responses at the rows of the model.
+
+        ArviZ's ``plot_ppc_*`` and, together with :meth:`with_log_likelihood`, ``plot_loo_pit``
+        take the result's `data` as it is.
+
+        Parameters
+        ----------
+        target : {"conditional", "population", "average"}
+            Whether the levels are those of the data, or new ones from the same population.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        Posterior
+            A new one.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(random_seed=1).with_posterior_predictive(random_seed=2)
+        >>> post.data["posterior_predictive"]["y"].sizes["obs_id"]
+        30
+        """
+        rng = np.random.default_rng(random_seed)
+        dataset = checks.predictive_dataset(self.design, self._joint, target, rng)
+        return self.with_groups(posterior_predictive=dataset)
+
+    def predictive_check(
+        self,
+        statistic: str | checks.Statistic = "mean",
+        *,
+        by: str | None = None,
+        target: Target = "conditional",
+        prob: float | None = None,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame:
+        """Compare a statistic of the data with its posterior predictive distribution.
+
+        Parameters
+        ----------
+        statistic : {"mean", "sd", "min", "max", "median"} or callable
+            A statistic, or a function of a vector of responses.
+        by : str, optional
+            Grouping factor or variable by whose levels it is computed; over all rows by default.
+        target : {"conditional", "population", "average"}
+            As in :meth:`with_posterior_predictive`.
+        prob : float, optional
+            Probability of the intervals; ArviZ's rcParams by default.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row, or one per level: n, observed, mean, sd, median and interval of the replicates,
+            p_value (probability that a replicate is larger; near 0 or 1 is a misfit).
+
+        References
+        ----------
+        Gelman, Meng, Stern (1996), Statistica Sinica 6, 733-760.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(random_seed=1)
+        >>> post.predictive_check("max", by="Batch", random_seed=2).shape[0]
+        6
+        """
+        checks.row_groups(self.design, by)
+        rng = np.random.default_rng(random_seed)
+        prediction = predict.predict(
+            self.design, self._joint, None, target=target, kind="response", rng=rng
+        )
+        return checks.check_table(self.design, prediction.draws(), statistic, by, prob)

@@ -1,0 +1,129 @@
+"""Replicated responses at the rows of the model, and statistics of them against the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import DataError
+from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.inference.tree import (
+    RESPONSE,
+    SAMPLE_DIMS,
+    creation_attrs,
+    obs_coord,
+)
+from bayeslmm.prediction.predict import predict
+from bayeslmm.prediction.rows import Target
+from bayeslmm.results.posterior_tables import summarise
+from bayeslmm.schema import OBS_DIM
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], float]
+
+STATISTICS: Mapping[str, Callable[[Array], Array]] = {
+    "mean": lambda y: y.mean(axis=-1),
+    "sd": lambda y: y.std(axis=-1, ddof=1),
+    "min": lambda y: y.min(axis=-1),
+    "max": lambda y: y.max(axis=-1),
+    "median": lambda y: np.median(y, axis=-1),
+}
+
+
+def predictive_dataset(
+    design: Design, joint: JointDraws, target: Target, rng: np.random.Generator
+) -> xr.Dataset:
+    """Group posterior_predictive: replicated responses at the rows of the model."""
+    prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
+    values = prediction.draws().reshape(*joint.shape, design.n)
+    coords = {SAMPLE_DIMS[0]: np.arange(joint.shape[0]), SAMPLE_DIMS[1]: np.arange(joint.shape[1])}
+    attrs = {**creation_attrs(), "sample_dims": list(SAMPLE_DIMS)}
+    dataset = xr.Dataset(
+        {RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), values)}, coords | {OBS_DIM: obs_coord(design)}, attrs
+    )
+    dataset[RESPONSE].attrs["label"] = design.response
+    dataset[RESPONSE].attrs["target"] = target
+    return dataset
+
+
+def check_table(
+    design: Design,
+    replicated: Array,
+    statistic: str | Statistic,
+    by: str | None,
+    prob: float | None,
+) -> pd.DataFrame:
+    """A statistic of the data beside its distribution over replicated responses.
+
+    Parameters
+    ----------
+    design : Design
+        The design, whose response is the data.
+    replicated : ndarray (S, n)
+        Replicated responses.
+    statistic : str or callable
+        A name in `STATISTICS`, or a function of a vector.
+    by : str, optional
+        Variable or grouping factor by whose levels the statistic is computed.
+    prob : float, optional
+        Probability of the intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row, or one per level: n, observed, mean, sd, median and interval of the replicates,
+        and p_value, the probability that a replicate is at least as large (ties count half).
+    """
+    function = _function(statistic)
+    groups = row_groups(design, by)
+    observed = np.array([function(design.y[rows]) for rows in groups.values()], dtype=float)
+    columns = [function(replicated[:, rows]) for rows in groups.values()]
+    draws = np.column_stack(columns)
+    index = pd.Index(list(groups), name=by or "statistic")
+    if by is None:
+        index = pd.Index([statistic if isinstance(statistic, str) else "statistic"], name="check")
+    table = summarise(draws, index, prob)
+    table.insert(0, "n", [len(rows) for rows in groups.values()])
+    table.insert(1, "observed", observed)
+    above = (draws > observed).mean(axis=0) + 0.5 * (draws == observed).mean(axis=0)
+    table["p_value"] = np.where(np.isfinite(observed), above, np.nan)
+    return table
+
+
+def row_groups(design: Design, by: str | None) -> dict[Any, NDArray[np.intp]]:
+    """Rows by the levels of a grouping factor or a variable; all rows without one.
+
+    Raises
+    ------
+    DataError
+        If the model has no such grouping factor or variable.
+    """
+    if by is None:
+        return {"all": np.arange(design.n)}
+    for factor in design.random:
+        if factor.name == by:
+            order = np.argsort(factor.codes, kind="stable")
+            parts = np.split(order, np.cumsum(np.bincount(factor.codes))[:-1])
+            return {str(k): rows for k, rows in zip(factor.levels, parts, strict=True)}
+    if by not in design.data.columns:
+        names = [*(f.name for f in design.random), *design.data.columns]
+        raise DataError(
+            f"by={by!r} is no variable of the model; it has {', '.join(dict.fromkeys(names))}."
+        )
+    codes, labels = pd.factorize(design.data[by], sort=True)
+    return {label: np.flatnonzero(codes == i) for i, label in enumerate(labels)}
+
+
+def _function(statistic: str | Statistic) -> Callable[[Array], Array]:
+    if callable(statistic):
+        return lambda y: np.apply_along_axis(statistic, -1, y)
+    if statistic not in STATISTICS:
+        allowed = ", ".join(map(repr, STATISTICS))
+        raise ValueError(f"statistic={statistic!r}: one of {allowed} or a function is expected.")
+    return STATISTICS[statistic]

@@ -1,0 +1,114 @@
+"""Tables of predictions, simulations and bootstrap refits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.design.design import Design
+from bayeslmm.inference.estimate import Fit
+from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.prediction.linear import linear_draws
+from bayeslmm.prediction.new_group import observe, replaced_effects
+from bayeslmm.prediction.predict import Prediction, predict, prediction_table
+from bayeslmm.prediction.rows import Target, prediction_rows
+from bayeslmm.results.parameters import parameters, probability
+from bayeslmm.results.posterior_tables import interval_defaults, summarise
+
+Array = NDArray[np.float64]
+
+
+def count(n: Any, name: str = "n") -> int:
+    """Check a number of draws.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number of at least 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"{name}={n!r}: a whole number of at least 1 is expected.")
+    return int(n)
+
+
+def posterior_predictions(prediction: Prediction, prob: float | None) -> pd.DataFrame:
+    """Mean, sd, median and interval of each predicted row."""
+    prob, kind = interval_defaults(prob)
+    return prediction_table(prediction, partial(summarise, prob=prob, kind=kind))
+
+
+def estimate_predictions(
+    design: Design,
+    draws: Callable[[np.random.Generator], JointDraws],
+    point: JointDraws,
+    new: Any,
+    options: Mapping[str, Any],
+    level: float,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Exact point predictions of an estimate with standard errors and intervals from draws."""
+    tail = (1.0 - probability(level, "level")) / 2.0
+    estimate = point_predictions(design, point, new, options)
+    prediction = predict(design, draws(rng), new, rng=rng, **options)
+
+    def errors(values: Array, index: pd.Index) -> pd.DataFrame:
+        lower, upper = np.quantile(values, [tail, 1.0 - tail], axis=0)
+        columns = {
+            "std_error": values.std(axis=0, ddof=1),
+            "conf_low": lower,
+            "conf_high": upper,
+        }
+        return pd.DataFrame(columns, index=index)
+
+    table = prediction_table(prediction, errors)
+    table.insert(0, "estimate", estimate)
+    return table
+
+
+def point_predictions(
+    design: Design, point: JointDraws, new: Any, options: Mapping[str, Any]
+) -> Array:
+    """Linear predictor (n,) at an estimate; random effects of new levels at their means."""
+    target: Target = options["target"]
+    rows = prediction_rows(design, new, target, options["terms"], options["weights"])
+    wanted = [np.unique(m.known[m.known >= 0]) for m in rows.members]
+    zero = [np.zeros((1, m.n_fresh, m.Z.shape[1])) for m in rows.members]
+    effects = list(zip(point.effects(wanted), zero, strict=True)) if wanted else []
+    if options["observed"] is not None and wanted:
+        update = observe(design, point, options["observed"], None)
+        effects = replaced_effects(rows, effects, update)
+    return linear_draws(rows, point, effects, slice(None))[0]
+
+
+def simulations(
+    design: Design,
+    joint: JointDraws,
+    new: Any,
+    target: Target,
+    weights: Any,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Responses simulated from each draw: rows by draws."""
+    prediction = predict(
+        design, joint, new, target=target, kind="response", weights=weights, rng=rng
+    )
+    columns = [f"sim_{i + 1}" for i in range(joint.size)]
+    index = prediction.rows.design.index
+    return pd.DataFrame(prediction.draws().T, index=index, columns=columns)
+
+
+def bootstrap_frame(design: Design, fits: Sequence[Fit]) -> pd.DataFrame:
+    """Parameters of refits: one row per refit, one column per parameter."""
+    kinds = [parameter.kind for parameter in parameters(design)]
+    is_cor = np.array([kind == "cor" for kind in kinds if kind != "beta"])
+    rows = []
+    for fit in fits:
+        scale = np.where(is_cor, np.tanh(fit.parameters), np.exp(fit.parameters))
+        rows.append(np.concatenate([fit.beta, scale]))
+    return pd.DataFrame(rows, columns=[p.label for p in parameters(design)])
