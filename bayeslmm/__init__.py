@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bayeslmm.comparison.models import compare
     from bayeslmm.comparison.tables import compare_reml, lrt
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
         OptionalDependencyError,
         PriorError,
         SamplingError,
+        StorageError,
     )
     from bayeslmm.fit import LMM, Estimate, Posterior
     from bayeslmm.formula.grammar import parse as parse_formula
+    from bayeslmm.reporting.model_table import model_table
     from bayeslmm.results.evidence import bayes_factor
+    from bayeslmm.storage.load import load
 
     __version__: str
 
@@ -36,13 +40,17 @@ __all__ = [
     "Posterior",
     "PriorError",
     "SamplingError",
+    "StorageError",
     "__version__",
     "bayes_factor",
+    "compare",
     "compare_reml",
     "describe_dataset",
     "list_datasets",
+    "load",
     "load_dataset",
     "lrt",
+    "model_table",
     "parse_formula",
 ]
 
@@ -56,12 +64,16 @@ _SOURCES = {
     "Posterior": ("bayeslmm.fit", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
+    "StorageError": ("bayeslmm.exceptions", "StorageError"),
     "bayes_factor": ("bayeslmm.results.evidence", "bayes_factor"),
+    "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.tables", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
+    "load": ("bayeslmm.storage.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
     "lrt": ("bayeslmm.comparison.tables", "lrt"),
+    "model_table": ("bayeslmm.reporting.model_table", "model_table"),
     "parse_formula": ("bayeslmm.formula.grammar", "parse"),
 }
 

@@ -66,5 +66,9 @@ class SamplingError(BayesLMMError, RuntimeError):
     """Sampling or optimisation that failed or returned unusable results."""
 
 
+class StorageError(BayesLMMError, RuntimeError):
+    """A file that holds no posterior of this package, is damaged, or cannot hold this one."""
+
+
 class OptionalDependencyError(BayesLMMError, ImportError):
     """A feature that needs a package which is not installed."""

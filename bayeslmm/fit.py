@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,15 +13,15 @@ import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from bayeslmm.design.design import Design, build_design
+from bayeslmm.design.design import build_design
 from bayeslmm.formula.grammar import parse
 from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.priors.record import Priors
 from bayeslmm.results.estimate import Estimate
 from bayeslmm.results.posterior import Posterior
 from bayeslmm.results.text import design_notes, groups_line, html_page
+from bayeslmm.storage.model_methods import ModelUpdate
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -36,7 +35,7 @@ Form = Literal["noncentered", "centered", "marginal"]
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class LMM:
+class LMM(ModelUpdate):
     """A linear mixed model: y = X beta + Z u + e with u ~ N(0, G) and e ~ N(0, R).
 
     Parameters
@@ -77,9 +76,6 @@ class LMM:
     >>> print(round(model.reml().criterion, 4))
     1743.6283
     """
-
-    design: Design
-    priors: Priors
 
     def __init__(
         self,
@@ -238,8 +234,9 @@ class LMM:
         'collapsed'
         """
         from bayeslmm.inference.engine import sample_posterior
+        from bayeslmm.inference.refit import require_positive
 
-        _check_positive(draws=draws, chains=chains)
+        require_positive(draws=draws, chains=chains)
         tree = sample_posterior(
             self.design,
             lambda: self.system,
@@ -337,13 +334,14 @@ class LMM:
         >>> list(check.table().index[:3])
         ['beta[Intercept]', 'sd[Rail, Intercept]', 'sigma']
         """
+        from bayeslmm.inference.refit import refit_function, require_positive
         from bayeslmm.results.calibration import check_calibration
 
-        _check_positive(n=n, draws=draws)
+        require_positive(n=n, draws=draws)
         return check_calibration(
             self.design,
             self.priors,
-            _refit(self, method, {"draws": draws, **fit_kwargs}),
+            refit_function(self.design, self.priors, method, {"draws": draws, **fit_kwargs}),
             n=n,
             method=method,
             alpha=alpha,
@@ -362,30 +360,3 @@ class LMM:
             *design_notes(self.design),
         ]
         return "\n".join(lines)
-
-
-def _refit(
-    model: LMM, method: FitMethod, kwargs: dict[str, Any]
-) -> Callable[[Design, np.random.Generator], xr.DataTree]:
-    """Function that fits the model, with the priors it has, to another response."""
-    compiled = {"draws", "form", "tune", "chains", "cores", "target_accept"}
-    if method == "nuts" and kwargs.keys() <= compiled and kwargs.get("form") != "marginal":
-        from bayeslmm.inference.nuts import compile_nuts
-
-        return compile_nuts(model.design, model.priors, **kwargs)
-    if method == "nuts":
-        kwargs = {"progressbar": False, **kwargs}
-
-    def refit(design: Design, rng: np.random.Generator) -> xr.DataTree:
-        changed = object.__new__(LMM)
-        object.__setattr__(changed, "design", design)
-        object.__setattr__(changed, "priors", model.priors)
-        return changed.fit(method=method, random_seed=rng, **kwargs).data
-
-    return refit
-
-
-def _check_positive(**counts: Any) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}={value!r}: a whole number of at least 1 is expected")

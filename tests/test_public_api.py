@@ -14,6 +14,7 @@ EXCEPTIONS = {
     "OptionalDependencyError",
     "PriorError",
     "SamplingError",
+    "StorageError",
 }
 OBJECTS = sorted(set(bayeslmm.__all__) - {"__version__"})
 
@@ -25,11 +26,14 @@ def test_the_public_names():
         "Posterior",
         "__version__",
         "bayes_factor",
+        "compare",
         "compare_reml",
         "describe_dataset",
         "list_datasets",
+        "load",
         "load_dataset",
         "lrt",
+        "model_table",
         "parse_formula",
     }
 

@@ -211,7 +211,7 @@ def test_correlation_of_one_is_reported_in_words():
 def test_unknown_methods_list_the_known_ones(model, reml):
     with pytest.raises(ValueError, match="'auto', 'collapsed', 'nuts', 'laplace'"):
         model.fit(method="gibbs")
-    with pytest.raises(ValueError, match="'wald' or 'profile'"):
+    with pytest.raises(ValueError, match="'wald', 'profile' or 'bootstrap'"):
         reml.confint("boot")
 
 

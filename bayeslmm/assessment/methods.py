@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from bayeslmm.results.estimate_base import EstimateBase
-from bayeslmm.results.posterior_base import PosteriorBase
+from bayeslmm.assessment.variance_methods import (
+    EstimateVarianceExplained,
+    PosteriorVarianceExplained,
+)
 
 
-class EstimateAssessment(EstimateBase):
+class EstimateAssessment(EstimateVarianceExplained):
     """Predictive scores, variance explained and diagnostics of an estimate."""
 
 
-class PosteriorAssessment(PosteriorBase):
+class PosteriorAssessment(PosteriorVarianceExplained):
     """Predictive scores, variance explained and diagnostics of a posterior."""

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
 
-from bayeslmm._optional import require
 from bayeslmm.comparison.tables import Draws, compare_reml
+from bayeslmm.plots.common import BAND_ALPHA, TITLE_SIZE, Backend, chosen_backend, variable_name
 from bayeslmm.results.parameters import parameter_draws, parameters
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
-Backend = Literal["matplotlib", "bokeh", "plotly", "none"]
-
 ESTIMATE_COLOR = "C1"
-BAND_ALPHA = 0.2
-TITLE_SIZE = 12
-SLASH = "\N{DIVISION SLASH}"
-"""In place of "/" in the names of plots, which xarray's trees do not accept."""
 
 
 def plot_compare_reml(
@@ -120,16 +114,6 @@ def _title(table: pd.DataFrame) -> str:
     )
 
 
-def chosen_backend(backend: Backend | None) -> Any:
-    """The backend to use; ArviZ would draw nothing, and say nothing, where none is installed."""
-    from arviz_base import rcParams
-
-    chosen = rcParams["plot.backend"] if backend is None else backend
-    if chosen == "matplotlib" or (backend is None and chosen == "none"):
-        require("matplotlib", "plots")
-    return chosen
-
-
 def _chosen(labels: str | Sequence[str] | None, known: list[str]) -> list[str]:
     if labels is None:
         return known
@@ -167,8 +151,3 @@ def _dataset(table: pd.DataFrame, dim: str | None) -> xr.Dataset:
             for label, row in zip(table.index, table.to_numpy(), strict=True)
         }
     )
-
-
-def variable_name(label: str) -> str:
-    """Name that ArviZ and netCDF take for a parameter with this label."""
-    return label.replace("/", SLASH)

@@ -75,6 +75,21 @@ class JointDraws:
             effects=lambda wanted: [u[rows] for u in effects(wanted)],
         )
 
+    def hold(self, wanted: Sequence[Indices]) -> JointDraws:
+        """Itself with the random effects of some levels, in increasing order, drawn for good.
+
+        The result has those only. Without it, calls for different levels draw independently where
+        random effects are not stored.
+        """
+        drawn = self.effects(wanted)
+        return replace(
+            self,
+            effects=lambda some: [
+                u[:, np.searchsorted(at, levels)]
+                for u, at, levels in zip(drawn, wanted, some, strict=True)
+            ],
+        )
+
     def thin(self, size: int) -> JointDraws:
         """At most `size` draws, equally spaced; itself where it has no more."""
         if self.size <= size:

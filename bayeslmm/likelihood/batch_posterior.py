@@ -18,6 +18,7 @@ from bayeslmm.likelihood.batch import (
 from bayeslmm.likelihood.covariance import (
     Structure,
     correlation_cholesky,
+    correlation_coordinates,
     correlation_log_jacobian,
 )
 from bayeslmm.likelihood.elimination import Plan
@@ -79,6 +80,16 @@ def points_from_unconstrained(structures: Sequence[Structure], x: Array) -> Poin
         start += s.n_theta
     sigma = np.exp(np.clip(x[:, start], -LARGEST_LOG, LARGEST_LOG))
     return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=x[:, start + 1 :])
+
+
+def unconstrained_from_points(
+    structures: Sequence[Structure], points: Points, beta: Array
+) -> Array:
+    """Inverse of :func:`points_from_unconstrained`, with fixed effects (S, p or 0) at the end."""
+    pieces = []
+    for s, sds, chols in zip(structures, points.sds, points.chols, strict=True):
+        pieces += [np.log(sds), np.array([correlation_coordinates(s, c) for c in chols])]
+    return np.concatenate([*pieces, np.log(points.sigma)[:, None], beta], axis=1)
 
 
 def reduce_at(system: BatchSystem, x: Array) -> Reduced:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from bayeslmm.results.estimate_base import EstimateBase
-from bayeslmm.results.posterior_base import PosteriorBase
+from bayeslmm.means.estimate_methods import EstimateMeans
+from bayeslmm.means.posterior_methods import PosteriorMeans
 
-
-class EstimateMeans(EstimateBase):
-    """Marginal means, contrasts, slopes and hypotheses of an estimate."""
-
-
-class PosteriorMeans(PosteriorBase):
-    """Marginal means, contrasts, slopes and hypotheses of a posterior."""
+__all__ = ["EstimateMeans", "PosteriorMeans"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bayeslmm.results.estimate_base import EstimateBase
-from bayeslmm.results.posterior_base import PosteriorBase
+from bayeslmm.plots.effect_methods import PosteriorEffectPlots
+from bayeslmm.plots.estimate_methods import EstimatePlots
+from bayeslmm.plots.model_methods import PosteriorModelPlots
+
+__all__ = ["EstimatePlots", "PosteriorPlots"]
 
 
-class EstimatePlots(EstimateBase):
-    """Pictures of an estimate."""
-
-
-class PosteriorPlots(PosteriorBase):
+class PosteriorPlots(PosteriorEffectPlots, PosteriorModelPlots):
     """Pictures of a posterior."""

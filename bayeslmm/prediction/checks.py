@@ -29,11 +29,18 @@ Statistic = Callable[[Array], float]
 
 STATISTICS: Mapping[str, Callable[[Array], Array]] = {
     "mean": lambda y: y.mean(axis=-1),
-    "sd": lambda y: y.std(axis=-1, ddof=1),
+    "sd": lambda y: _sd(y),
     "min": lambda y: y.min(axis=-1),
     "max": lambda y: y.max(axis=-1),
     "median": lambda y: np.median(y, axis=-1),
 }
+
+
+def _sd(y: Array) -> Array:
+    """Standard deviation along the last axis; NaN of a single value."""
+    if y.shape[-1] < 2:
+        return np.full(y.shape[:-1], np.nan)
+    return np.asarray(y.std(axis=-1, ddof=1))
 
 
 def predictive_dataset(

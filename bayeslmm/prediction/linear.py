@@ -29,7 +29,7 @@ def effects_of_rows(
         Draws (S, J', k) of the levels that occur, in the order of their places, and (S, m, k) of
         the new levels, independent of each other given the covariance parameters.
     """
-    wanted = [np.unique(member.known[member.known >= 0]) for member in rows.members]
+    wanted = [member.wanted for member in rows.members]
     if not wanted:
         return []
     per_level = [member.Z.shape[1] for member in rows.members]
@@ -63,9 +63,8 @@ def linear_draws(
 
 def add_effects(result: Array, member: Membership, known: Array, fresh: Array, part: slice) -> None:
     """Add the effects of one grouping factor to draws (S, n) of its rows."""
-    places = np.unique(member.known[member.known >= 0])
     for codes, u in (
-        (np.searchsorted(places, member.known[part]), known),
+        (np.searchsorted(member.wanted, member.known[part]), known),
         (member.fresh[part], fresh),
     ):
         here = member.known[part] >= 0 if u is known else member.fresh[part] >= 0

@@ -96,12 +96,14 @@ class EstimatePrediction(EstimateBase):
             "observed": observed,
             "weights": weights,
         }
+        size = tables.count(draws, "draws", least=2)
         return tables.estimate_predictions(
             self.design,
             lambda rng: estimate_draws(
-                self.design, self.fit, uncertainty, draws, rng, progressbar=progressbar
+                self.design, self.fit, uncertainty, size, rng, progressbar=progressbar
             ),
-            point_draws(self.fit, self._modes),
+            self.fit,
+            self._modes,
             new,
             options,
             level,
@@ -310,7 +312,9 @@ class PosteriorPrediction(PosteriorBase):
         >>> bool(told["sd"].iloc[1] < table["sd"].iloc[1])
         True
         """
-        joint = self._joint if draws is None else self._joint.thin(tables.count(draws, "draws"))
+        joint = self._joint
+        if draws is not None:
+            joint = joint.thin(tables.count(draws, "draws", least=2 if summary else 1))
         prediction = predict.predict(
             self.design,
             joint,

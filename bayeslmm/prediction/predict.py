@@ -12,7 +12,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
-from bayeslmm.exceptions import DataError
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.prediction.linear import (
@@ -21,7 +20,7 @@ from bayeslmm.prediction.linear import (
     require_memory,
     response_noise,
 )
-from bayeslmm.prediction.new_group import observe, replaced_effects, reweight
+from bayeslmm.prediction.new_group import check_observed, observe, replaced_effects, reweight
 from bayeslmm.prediction.rows import Rows, Target, Terms, prediction_rows
 from bayeslmm.schema import COEF_DIM
 
@@ -113,19 +112,19 @@ def predict(
     if kind not in get_args(Kind):
         allowed = ", ".join(map(repr, get_args(Kind)))
         raise ValueError(f"kind={kind!r}: one of {allowed} is expected.")
-    if observed is not None and target != "new":
-        raise DataError(
-            f"observed= is for predictions of new levels: target='new', not {target!r}."
-        )
+    seen = None if observed is None else observed_rows(design, observed, target)
     rows = prediction_rows(design, new, target, terms, weights)
     pareto_k = None
-    if observed is None:
+    if seen is None:
         effects = effects_of_rows(rows, joint, rng)
     else:
-        update = observe(design, joint, observed, rng)
+        joint = hold_known(joint, rows, seen)
+        update = observe(seen, joint)
         places, pareto_k = reweight(update.log_density, rng)
-        joint, update = joint.take(places, joint.shape), update.take(places)
-        effects = replaced_effects(rows, effects_of_rows(rows, joint, rng), update)
+        joint = joint.take(places, joint.shape)
+        effects = effects_of_rows(rows, joint, rng)
+        if rows.members:
+            effects = replaced_effects(rows, effects, seen, update.effects(places, rng))
     noise_seed = int(rng.integers(2**63))
 
     def blocks() -> Iterator[tuple[slice, Array]]:
@@ -139,6 +138,35 @@ def predict(
             yield part, values
 
     return Prediction(rows=rows, joint=joint, blocks=blocks, pareto_k=pareto_k)
+
+
+def observed_rows(design: Design, observed: Any, target: Target) -> Rows:
+    """Evaluate a model on observed rows of new levels.
+
+    Raises
+    ------
+    DataError
+        If there is no new level, or a response is missing.
+    ValueError
+        If the target is not "new".
+    """
+    if target != "new":
+        raise ValueError(
+            f"observed= is for predictions of new levels: target='new', not {target!r}."
+        )
+    seen = prediction_rows(design, observed, "new")
+    check_observed(seen)
+    return seen
+
+
+def hold_known(joint: JointDraws, rows: Rows, seen: Rows) -> JointDraws:
+    """Draw the random effects of the known levels of both once: what weighs them has to be them."""
+    wanted = [member.wanted for member in seen.members]
+    for i, member in enumerate(rows.members):
+        wanted[i] = np.union1d(wanted[i], member.wanted)
+    entries = sum(len(at) * m.Z.shape[1] for at, m in zip(wanted, seen.members, strict=True))
+    require_memory(joint.size * entries, "random effects")
+    return joint.hold(wanted)
 
 
 def prediction_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -33,6 +33,8 @@ class Membership:
         Number of the new level, from 0; -1 where the level is known.
     n_fresh : int
         How many new levels there are.
+    labels : tuple of str
+        Labels of the new levels; empty for the target "population", where they have none.
     Z : ndarray (n, k)
         Covariates, zero for coefficients that are left out.
     """
@@ -40,7 +42,13 @@ class Membership:
     known: Indices
     fresh: Indices
     n_fresh: int
+    labels: tuple[str, ...]
     Z: Array
+
+    @property
+    def wanted(self) -> Indices:
+        """Places of the known levels that occur, increasing."""
+        return np.unique(self.known[self.known >= 0])
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -75,7 +83,7 @@ def prediction_rows(
     terms : sequence of str or mapping, optional
         Grouping factors whose effects count, or the coefficients that count per factor.
     weights : str or array-like, optional
-        Precision weights of the new rows.
+        Precision weights of the new rows; those of the model keep their own.
 
     Returns
     -------
@@ -91,25 +99,57 @@ def prediction_rows(
     if target not in get_args(Target):
         allowed = ", ".join(map(repr, get_args(Target)))
         raise ValueError(f"target={target!r}: one of {allowed} is expected.")
+    if new is None and weights is not None:
+        raise ValueError("weights= is for new rows; those of the model keep their own weights.")
     included = included_coefs(design, terms)
     if target == "average" or not any(mask.any() for mask in included):
         encoded = design if new is None else design.encode(new, weights=weights, random="none")
         return Rows(design=encoded, members=())
+    partial = _partial(design, included)
     if target == "population":
-        return _population_rows(design, new, weights, included)
-    encoded = design if new is None else design.encode(new, weights=weights)
+        return _population_rows(design, partial, new, weights, included)
+    encoded = partial if new is None else partial.encode(new, weights=weights)
     if target == "conditional":
-        _refuse_unknown(encoded.random, included)
-    members = tuple(
-        Membership(
-            known=factor.codes,
-            fresh=np.where(factor.codes < 0, factor.extended_codes - factor.n_levels, -1),
-            n_fresh=len(factor.new_levels),
-            Z=np.where(mask, factor.Z, 0.0),
-        )
-        for factor, mask in zip(encoded.random, included, strict=True)
+        _refuse_unknown(encoded.random)
+    found = {factor.name: _membership(factor) for factor in encoded.random}
+    return Rows(design=encoded, members=_members(design, found, included, encoded.n))
+
+
+def _partial(design: Design, included: Sequence[NDArray[np.bool_]]) -> Design:
+    """The design without the grouping factors that are left out: new rows need not have them."""
+    pairs = zip(design.random, included, strict=True)
+    kept = tuple(factor for factor, mask in pairs if mask.any())
+    groups = [set(factor.factors) for factor in kept]
+    terms = tuple(term for term in design.formula.random if set(term.factors) in groups)
+    return replace(design, random=kept, formula=replace(design.formula, random=terms))
+
+
+def _membership(factor: RandomFactor) -> Membership:
+    return Membership(
+        known=factor.codes,
+        fresh=np.where(factor.codes < 0, factor.extended_codes - factor.n_levels, -1),
+        n_fresh=len(factor.new_levels),
+        labels=tuple(map(str, factor.new_levels)),
+        Z=factor.Z,
     )
-    return Rows(design=encoded, members=members)
+
+
+def _members(
+    design: Design,
+    found: Mapping[str, Membership],
+    included: Sequence[NDArray[np.bool_]],
+    n: int,
+) -> tuple[Membership, ...]:
+    """One per grouping factor of the model: those found, and none of the levels of the others."""
+    nowhere = np.full(n, -1, dtype=np.intp)
+    result = []
+    for factor, mask in zip(design.random, included, strict=True):
+        absent = Membership(
+            known=nowhere, fresh=nowhere, n_fresh=0, labels=(), Z=np.zeros((n, factor.n_coefs))
+        )
+        member = found.get(factor.name, absent)
+        result.append(replace(member, Z=np.where(mask, member.Z, 0.0)))
+    return tuple(result)
 
 
 def included_coefs(design: Design, terms: Terms | None) -> list[NDArray[np.bool_]]:
@@ -133,7 +173,8 @@ def included_coefs(design: Design, terms: Terms | None) -> list[NDArray[np.bool_
         )
     result = []
     for name, factor in names.items():
-        chosen = wanted.get(name, ()) if name in wanted else ()
+        chosen = wanted.get(name, ())
+        chosen = (chosen,) if isinstance(chosen, str) else chosen
         coefs = factor.coefs if chosen is None else tuple(chosen)
         if lost := [coef for coef in coefs if coef not in factor.coefs]:
             raise ValueError(
@@ -145,28 +186,31 @@ def included_coefs(design: Design, terms: Terms | None) -> list[NDArray[np.bool_
 
 
 def _population_rows(
-    design: Design, new: Any, weights: Any, included: Sequence[NDArray[np.bool_]]
+    design: Design,
+    partial: Design,
+    new: Any,
+    weights: Any,
+    included: Sequence[NDArray[np.bool_]],
 ) -> Rows:
     """Every level is new; rows share one where the data have its grouping variables."""
     if new is None:
-        encoded, source, names = design, design.data, list(design.data.columns)
+        encoded, source, names = partial, design.data, list(design.data.columns)
     else:
-        encoded = design.encode(new, weights=weights, random="covariates")
+        encoded = partial.encode(new, weights=weights, random="covariates")
         names = column_names(new)
-        grouping = {name for factor in design.random for name in factor.factors}
+        grouping = {name for factor in partial.random for name in factor.factors}
         source = to_frame(new, grouping & set(names))
-    members = []
-    for factor, mask in zip(encoded.random, included, strict=True):
+    found = {}
+    for factor in encoded.random:
         codes = _units(source, factor, names)
-        members.append(
-            Membership(
-                known=np.full(encoded.n, -1, dtype=np.intp),
-                fresh=codes,
-                n_fresh=int(codes.max(initial=-1)) + 1,
-                Z=np.where(mask, factor.Z, 0.0),
-            )
+        found[factor.name] = Membership(
+            known=np.full(encoded.n, -1, dtype=np.intp),
+            fresh=codes,
+            n_fresh=int(codes.max(initial=-1)) + 1,
+            labels=(),
+            Z=factor.Z,
         )
-    return Rows(design=encoded, members=tuple(members))
+    return Rows(design=encoded, members=_members(design, found, included, encoded.n))
 
 
 def _units(source: pd.DataFrame, factor: RandomFactor, names: Sequence[str]) -> Indices:
@@ -178,9 +222,9 @@ def _units(source: pd.DataFrame, factor: RandomFactor, names: Sequence[str]) -> 
     return grouping_factor(frame, factor.factors).codes
 
 
-def _refuse_unknown(random: Sequence[RandomFactor], included: Sequence[NDArray[np.bool_]]) -> None:
-    for factor, mask in zip(random, included, strict=True):
-        if mask.any() and len(factor.new_levels):
+def _refuse_unknown(random: Sequence[RandomFactor]) -> None:
+    for factor in random:
+        if len(factor.new_levels):
             shown = ", ".join(map(repr, factor.new_levels[:5]))
             more = len(factor.new_levels) - 5
             raise DataError(

@@ -14,26 +14,28 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.inference.point_draws import point_draws
 from bayeslmm.prediction.linear import linear_draws
-from bayeslmm.prediction.new_group import observe, replaced_effects
-from bayeslmm.prediction.predict import Prediction, predict, prediction_table
+from bayeslmm.prediction.new_group import replaced_effects
+from bayeslmm.prediction.predict import Prediction, observed_rows, predict, prediction_table
 from bayeslmm.prediction.rows import Target, prediction_rows
+from bayeslmm.prediction.updated_point import updated_point
 from bayeslmm.results.parameters import parameters, probability
 from bayeslmm.results.posterior_tables import interval_defaults, summarise
 
 Array = NDArray[np.float64]
 
 
-def count(n: Any, name: str = "n") -> int:
+def count(n: Any, name: str = "n", least: int = 1) -> int:
     """Check a number of draws.
 
     Raises
     ------
     ValueError
-        If it is not a whole number of at least 1.
+        If it is not a whole number of at least `least`.
     """
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"{name}={n!r}: a whole number of at least 1 is expected.")
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
+        raise ValueError(f"{name}={n!r}: a whole number of at least {least} is expected.")
     return int(n)
 
 
@@ -46,7 +48,8 @@ def posterior_predictions(prediction: Prediction, prob: float | None) -> pd.Data
 def estimate_predictions(
     design: Design,
     draws: Callable[[np.random.Generator], JointDraws],
-    point: JointDraws,
+    fit: Fit,
+    modes: Sequence[Array],
     new: Any,
     options: Mapping[str, Any],
     level: float,
@@ -54,7 +57,7 @@ def estimate_predictions(
 ) -> pd.DataFrame:
     """Exact point predictions of an estimate with standard errors and intervals from draws."""
     tail = (1.0 - probability(level, "level")) / 2.0
-    estimate = point_predictions(design, point, new, options)
+    estimate = point_predictions(design, fit, modes, new, options)
     prediction = predict(design, draws(rng), new, rng=rng, **options)
 
     def errors(values: Array, index: pd.Index) -> pd.DataFrame:
@@ -72,17 +75,28 @@ def estimate_predictions(
 
 
 def point_predictions(
-    design: Design, point: JointDraws, new: Any, options: Mapping[str, Any]
+    design: Design,
+    fit: Fit,
+    modes: Sequence[Array],
+    new: Any,
+    options: Mapping[str, Any],
 ) -> Array:
     """Linear predictor (n,) at an estimate; random effects of new levels at their means."""
     target: Target = options["target"]
+    observed = options["observed"]
+    seen = None if observed is None else observed_rows(design, observed, target)
     rows = prediction_rows(design, new, target, options["terms"], options["weights"])
-    wanted = [np.unique(m.known[m.known >= 0]) for m in rows.members]
+    if seen is None:
+        point = point_draws(fit, modes)
+    else:
+        point, fresh = updated_point(design, fit, seen)
+    if not rows.members:
+        return linear_draws(rows, point, [], slice(None))[0]
+    known = point.effects([member.wanted for member in rows.members])
     zero = [np.zeros((1, m.n_fresh, m.Z.shape[1])) for m in rows.members]
-    effects = list(zip(point.effects(wanted), zero, strict=True)) if wanted else []
-    if options["observed"] is not None and wanted:
-        update = observe(design, point, options["observed"], None)
-        effects = replaced_effects(rows, effects, update)
+    effects = list(zip(known, zero, strict=True))
+    if seen is not None:
+        effects = replaced_effects(rows, effects, seen, fresh)
     return linear_draws(rows, point, effects, slice(None))[0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,6 +120,51 @@ def as_prior(value: Any, name: str) -> Prior | LKJ:
     return _closed_form(rv, family) or _wrap(rv, family, name)
 
 
+def pymc_recipe(prior: PymcPrior) -> tuple[str, list[np.generic]] | None:
+    """Family of PyMC and parameters, in PyMC's own parametrisation, from which a prior is remade.
+
+    Returns
+    -------
+    tuple of (str, list of numpy scalar), or None
+        Their types matter for the last digits of the density. None for what is not a family of
+        PyMC with numbers for parameters: ``CustomDist``, a mixture, or a truncated distribution
+        without a class of its own.
+    """
+    import pymc as pm
+
+    family = _family_name(prior.rv)
+    kind = getattr(getattr(pm, family, None), "rv_type", None)
+    if kind is None or type(prior.rv.owner.op) is not kind:
+        return None
+    values = _typed_constants(prior.rv)
+    known = [value for value in values if value is not None]
+    return (family, known) if len(known) == len(values) else None
+
+
+def from_pymc_recipe(family: str, values: Sequence[np.generic], name: str) -> Prior | LKJ:
+    """The prior of :func:`pymc_recipe`.
+
+    Raises
+    ------
+    PriorError
+        If this version of PyMC has no such family.
+    """
+    import pymc as pm
+
+    kind = getattr(pm, family, None)
+    if not isinstance(kind, type) or not issubclass(kind, pm.Distribution):
+        raise PriorError(f"The prior for {name!r} is {family}, which PyMC {pm.__version__} lacks.")
+    try:
+        make = pm.Distribution.dist.__func__  # the classes' own take other parametrisations
+        return as_prior(make(kind, [np.asarray(value) for value in values]), name)
+    except (TypeError, ValueError) as error:
+        shown = ", ".join(map(str, values))
+        raise PriorError(
+            f"The prior for {name!r}, {family}({shown}), cannot be made by PyMC {pm.__version__}: "
+            f"{error}"
+        ) from error
+
+
 def correlation_size(value: Any) -> int | None:
     """Number of coefficients a user's PyMC LKJ distribution is for; None where it does not say."""
     if getattr(value, "owner", None) is None or _family_name(value) != "LKJCorr":
@@ -153,13 +198,25 @@ def _family_name(rv: Any) -> str:
 
 def _constants(rv: Any) -> list[float | None]:
     """Values of the parameters of a random variable; None for one that is not a constant."""
+    return [None if value is None else float(value) for value in _typed_constants(rv)]
+
+
+def _typed_constants(rv: Any) -> list[np.generic | None]:
+    """As :func:`_constants`, in the types that the parameters have in PyMC's graph."""
     from pymc.pytensorf import constant_fold
 
-    folded = constant_fold(rv.owner.op.dist_params(rv.owner), raise_not_constant=False)
-    return [
-        float(value) if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0 else None
-        for value in folded
-    ]
+    try:
+        parameters = rv.owner.op.dist_params(rv.owner)
+    except ValueError:  # PyMC's truncated distributions do not tell theirs
+        return [None]
+    folded = constant_fold(parameters, raise_not_constant=False)
+    return [_scalar(value) for value in folded]
+
+
+def _scalar(value: Any) -> np.generic | None:
+    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
+        return value.dtype.type(value.item())
+    return None
 
 
 def _closed_form(rv: Any, family: str) -> Prior | None:

@@ -10,10 +10,10 @@ coordinates ``gamma = C beta`` first, whose intercept is the linear predictor at
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ __all__ = [
     "PriorDraws",
     "Priors",
     "PymcPrior",
+    "addressed",
     "column_scales",
     "default_priors",
     "flat_priors",
@@ -108,7 +109,12 @@ def flat_priors(design: Design) -> Priors:
     return _assemble(design, beta, sd, LKJ(1.0), HalfFlat(), "flat")
 
 
-def resolve_priors(design: Design, user: str | Mapping[str, Any] | Priors | None = None) -> Priors:
+def resolve_priors(
+    design: Design,
+    user: str | Mapping[str, Any] | Priors | None = None,
+    *,
+    preset: Literal["default", "flat"] = "default",
+) -> Priors:
     """Priors of a model: the defaults, a preset, or the defaults with a user's changes.
 
     Parameters
@@ -120,6 +126,8 @@ def resolve_priors(design: Design, user: str | Mapping[str, Any] | Priors | None
         this module. Keys are "Intercept" (the centred intercept), a coefficient's label or
         "beta[label]", "beta" (all but the intercept), "sd", "sd[factor]", "sd[factor, coef]",
         "cor", "cor[factor]" and "sigma". The more specific key wins, whatever the order.
+    preset : {"default", "flat"}
+        What a mapping changes.
 
     Returns
     -------
@@ -141,7 +149,14 @@ def resolve_priors(design: Design, user: str | Mapping[str, Any] | Priors | None
             f"priors={user!r} is not understood: give 'default', 'flat' or a mapping from "
             "parameters to distributions."
         )
-    return _override(default_priors(design), user)
+    return _override(default_priors(design) if preset == "default" else flat_priors(design), user)
+
+
+def addressed(priors: Priors, keys: Iterable[str]) -> set[str]:
+    """Names in the table of the parameters that a user's keys address; raises for unknown ones."""
+    slots, names = _slots(priors), _slot_names(priors)
+    given = _match_keys(slots, dict.fromkeys(keys))
+    return {names[slot] for key in given for slot in slots[key]}
 
 
 def column_scales(columns: Array) -> Array:

@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.comparison.plots import BAND_ALPHA, Backend, chosen_backend, variable_name
 from bayeslmm.inference.uniformity import band, counts_below
+from bayeslmm.plots.common import BAND_ALPHA, Backend, chosen_backend, variable_name
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

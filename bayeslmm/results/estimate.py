@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from bayeslmm.assessment.diagnostic_methods import EstimateDiagnosis
 from bayeslmm.assessment.methods import EstimateAssessment
 from bayeslmm.inference import effects
 from bayeslmm.means.methods import EstimateMeans
@@ -18,12 +20,17 @@ from bayeslmm.reporting.methods import EstimateReporting
 from bayeslmm.results import estimate_tables, matrices, text
 from bayeslmm.results.parameters import Kind, parameters, probability
 from bayeslmm.results.tidy import Effects, tidy_fit
-from bayeslmm.results.variance import intraclass_correlation, variance_frame
+from bayeslmm.results.variance import variance_frame
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate(
-    EstimatePrediction, EstimateAssessment, EstimateMeans, EstimatePlots, EstimateReporting
+    EstimatePrediction,
+    EstimateAssessment,
+    EstimateDiagnosis,
+    EstimateMeans,
+    EstimatePlots,
+    EstimateReporting,
 ):
     """A REML, ML or MAP fit of a linear mixed model.
 
@@ -230,40 +237,30 @@ class Estimate(
         numbers = table[["std_error", "conf_low", "conf_high"]].reset_index(drop=True)
         return pd.concat([frame, numbers], axis=1)
 
-    def icc(self) -> pd.DataFrame:
-        """Intraclass correlation: each grouping factor's share of the variance given beta.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Column estimate, one row per grouping factor.
-
-        References
-        ----------
-        Johnson (2014), doi:10.1111/2041-210X.12225, for random slopes.
-        """
-        shares = intraclass_correlation(self.design, self._covariances, self.sigma**2)
-        names = pd.Index([factor.name for factor in self.design.random], name="group")
-        return pd.DataFrame({"estimate": shares}, index=names)
-
     def confint(
         self,
-        method: Literal["wald", "profile"] = "wald",
+        method: Literal["wald", "profile", "bootstrap"] = "wald",
         level: float = 0.95,
         *,
         kinds: Sequence[Kind] = ("beta", "sd", "cor", "sigma"),
+        draws: int = 500,
+        random_seed: int | np.random.Generator | None = None,
+        progressbar: bool = True,
     ) -> pd.DataFrame:
         """Confidence intervals of the parameters.
 
         Parameters
         ----------
-        method : {"wald", "profile"}
+        method : {"wald", "profile", "bootstrap"}
             Wald intervals (Satterthwaite t for fixed effects, symmetric on the unconstrained scale
-            for covariance parameters) or profile likelihood intervals.
+            for covariance parameters), profile likelihood intervals, or percentiles of a parametric
+            bootstrap.
         level : float
             Coverage.
         kinds : sequence of {"beta", "sd", "cor", "sigma"}
             Which parameters; all by default.
+        draws, random_seed, progressbar
+            Of "bootstrap", as in :meth:`bootstrap`.
 
         Returns
         -------
@@ -276,30 +273,19 @@ class Estimate(
         ------
         ValueError
             If the method is unknown, or a profile of a "MAP" fit is asked for.
+        SamplingError
+            If a bootstrap of a "MAP" fit is asked for.
         """
         probability(level, "level")
-        chosen = [p for p in parameters(self.design) if p.kind in kinds]
+        labels = [p.label for p in parameters(self.design) if p.kind in kinds]
         if method == "wald":
-            labels = [p.label for p in chosen]
             return self.summary(level).loc[labels, ["conf_low", "conf_high"]]
+        if method == "bootstrap":
+            frame = self.bootstrap(draws, random_seed=random_seed, progressbar=progressbar)
+            return estimate_tables.percentile_table(frame[labels], level)
         if method != "profile":
-            raise ValueError(f"method={method!r}: 'wald' or 'profile' is expected")
-        from bayeslmm.inference.profile import profile_intervals
-
-        intervals = profile_intervals(self.fit, level=level, kinds=kinds)
-        labels = [p.label for p in chosen if p.kind != "beta"]
-        labels += [p.label for p in chosen if p.kind == "beta"]
-        frame = pd.DataFrame(
-            {
-                "conf_low": [i.lower for i in intervals],
-                "conf_high": [i.upper for i in intervals],
-                "lower_at_bound": [i.lower_at_bound for i in intervals],
-                "upper_at_bound": [i.upper_at_bound for i in intervals],
-                "criterion": [i.criterion for i in intervals],
-            },
-            index=pd.Index(labels, name="parameter"),
-        )
-        return frame.loc[[p.label for p in chosen]]
+            raise ValueError(f"method={method!r}: 'wald', 'profile' or 'bootstrap' is expected")
+        return estimate_tables.profile_table(self.fit, self.design, level, kinds).loc[labels]
 
     def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Covariance matrix of all random effects, labelled by group, level and term."""

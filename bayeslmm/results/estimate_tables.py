@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,11 @@ from bayeslmm.inference.estimate import Fit
 from bayeslmm.likelihood.covariance import sds_and_correlation
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 from bayeslmm.results.parameters import (
+    Kind,
     Parameter,
     covariance_parameters,
     fixed_parameters,
+    parameters,
     probability,
 )
 
@@ -114,6 +117,36 @@ def summary_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     random = covariance_table(fit, design, level).drop(columns=["kind", "group", "terms"])
     columns = ["estimate", "std_error", "conf_low", "conf_high", "df", "statistic", "p_value"]
     return pd.concat([fixed, random]).reindex(columns=columns)
+
+
+def profile_table(fit: Fit, design: Design, level: float, kinds: Sequence[Kind]) -> pd.DataFrame:
+    """Profile likelihood intervals, covariance parameters first."""
+    from bayeslmm.inference.profile import profile_intervals
+
+    intervals = profile_intervals(fit, level=level, kinds=kinds)
+    chosen = [p for p in parameters(design) if p.kind in kinds]
+    labels = [p.label for p in chosen if p.kind != "beta"]
+    labels += [p.label for p in chosen if p.kind == "beta"]
+    return pd.DataFrame(
+        {
+            "conf_low": [i.lower for i in intervals],
+            "conf_high": [i.upper for i in intervals],
+            "lower_at_bound": [i.lower_at_bound for i in intervals],
+            "upper_at_bound": [i.upper_at_bound for i in intervals],
+            "criterion": [i.criterion for i in intervals],
+        },
+        index=pd.Index(labels, name="parameter"),
+    )
+
+
+def percentile_table(replicates: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Percentile intervals of bootstrap replicates, one per column."""
+    tail = (1.0 - probability(level, "level")) / 2.0
+    bounds = np.nanquantile(replicates.to_numpy(), [tail, 1.0 - tail], axis=0)
+    return pd.DataFrame(
+        {"conf_low": bounds[0], "conf_high": bounds[1]},
+        index=pd.Index(replicates.columns, name="parameter"),
+    )
 
 
 def mode_arrays(fit: Fit) -> list[Array]:

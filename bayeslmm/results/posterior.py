@@ -12,6 +12,8 @@ import pandas as pd
 import scipy.sparse as sp
 import xarray as xr
 
+from bayeslmm.assessment.diagnostic_methods import PosteriorDiagnosis
+from bayeslmm.assessment.loo_methods import PosteriorCrossValidation
 from bayeslmm.assessment.methods import PosteriorAssessment
 from bayeslmm.inference import effects
 from bayeslmm.means.methods import PosteriorMeans
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 class Posterior(
     PosteriorPrediction,
     PosteriorAssessment,
+    PosteriorCrossValidation,
+    PosteriorDiagnosis,
     PosteriorMeans,
     PosteriorPlots,
     PosteriorReporting,
@@ -232,25 +236,6 @@ class Posterior(
         return posterior_tables.variance_table(
             self._draws, self.design, self._covariances, self._sigma_squared, prob
         )
-
-    def icc(self, prob: float | None = None) -> pd.DataFrame:
-        """Intraclass correlation by grouping factor, computed on draws.
-
-        Parameters
-        ----------
-        prob : float, optional
-            Probability of the intervals; ArviZ's rcParams by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Mean, sd, median and interval, one row per grouping factor.
-
-        References
-        ----------
-        Johnson (2014), doi:10.1111/2041-210X.12225, for random slopes.
-        """
-        return posterior_tables.icc_table(self._draws, self.design, prob)
 
     def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Posterior mean of the covariance matrix of all random effects."""

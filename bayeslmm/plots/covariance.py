@@ -1,0 +1,325 @@
+"""Heat maps of the matrices of the textbook: G, R and V = ZGZ' + R."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import DataError
+from bayeslmm.plots.common import (
+    PANEL_TITLE_SIZE,
+    TICK_SIZE,
+    Backend,
+    Visuals,
+    add_title,
+    check_visuals,
+    chosen_backend,
+    draw,
+    panels,
+    set_yticks,
+)
+from bayeslmm.results.matrices import random_covariance
+from bayeslmm.results.random_tables import locate_levels
+
+if TYPE_CHECKING:
+    from arviz_plots import PlotCollection
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+MAX_ORDER = 1000
+"""Largest matrix drawn."""
+
+MOST_LABELS = 30
+LETTERS_ACROSS = 44
+"""Letters that fit across a heat map."""
+
+ABOVE_ZERO, AROUND_ZERO = "Blues", "RdBu_r"
+MEANINGS = {
+    "V": "V = ZGZ′ + R: response",
+    "G": "G: random effects",
+    "R": "R: residuals",
+}
+VISUALS = ("figure_title", "heatmap", "numbers", "title", "xticks", "ylabel", "yticks")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LabelledMatrix:
+    """A matrix and what its rows are.
+
+    Attributes
+    ----------
+    values : ndarray (m, m)
+    labels : list of str, length m
+        Rows of G: level and coefficient; rows of V and R: level.
+    axis : str
+        What the labels are.
+    """
+
+    values: Array
+    labels: list[str]
+    axis: str
+
+
+def covariance_matrix(
+    design: Design,
+    which: str,
+    covariances: Sequence[Array],
+    sigma_squared: float,
+    *,
+    place: int,
+    positions: Indices | None,
+    rows: Sequence[Any] | None,
+    correlation: bool,
+) -> LabelledMatrix:
+    """One of the matrices, its rows ordered by the levels of a grouping factor.
+
+    Raises
+    ------
+    ValueError
+        If both levels and rows are given.
+    DataError
+        If it is too large to be drawn, or has no such row.
+    """
+    if which == "G":
+        matrix, labels, axis = _of_effects(design, covariances, place, positions)
+    else:
+        kept = _rows(design, which, place, positions, rows)
+        scale = np.ones(len(kept)) if design.weights is None else 1.0 / design.weights[kept]
+        values = sp.csr_array(sp.diags_array(sigma_squared * scale))
+        if which == "V":
+            z = design.Z_matrix()[kept]
+            g = random_covariance(design, covariances, sparse=True)
+            values = sp.csr_array(z @ g @ z.T + values)
+        factor = design.random[place]
+        matrix = values.toarray()
+        labels, axis = [str(factor.levels[c]) for c in factor.codes[kept]], factor.name
+    if correlation:
+        sds = np.sqrt(np.diag(matrix))
+        safe = np.where(sds > 0.0, sds, 1.0)
+        matrix = matrix / safe / safe[:, None]
+    return LabelledMatrix(values=matrix, labels=labels, axis=axis)
+
+
+def _of_effects(
+    design: Design, covariances: Sequence[Array], place: int, positions: Indices | None
+) -> tuple[Array, list[str], str]:
+    """G of all random effects, or of those of chosen levels."""
+    several = len(design.random) > 1
+    chosen: list[int] = []
+    labels: list[str] = []
+    start = 0
+    for f, factor in enumerate(design.random):
+        levels = np.arange(factor.n_levels)
+        if positions is not None:
+            levels = positions if f == place else levels[:0]
+        for level in levels:
+            chosen += range(start + level * factor.n_coefs, start + (level + 1) * factor.n_coefs)
+            prefix = f"{factor.name} {factor.levels[level]}" if several else factor.levels[level]
+            labels += [
+                f"{prefix}: {coef}" if factor.n_coefs > 1 else str(prefix) for coef in factor.coefs
+            ]
+        start += factor.n_levels * factor.n_coefs
+    _check_order("G", len(chosen))
+    g = sp.csr_array(random_covariance(design, covariances, sparse=True))
+    axis = "random effect" if several else f"{design.random[0].name}"
+    return g[chosen][:, chosen].toarray(), labels, axis
+
+
+def _rows(
+    design: Design, which: str, place: int, positions: Indices | None, rows: Sequence[Any] | None
+) -> Indices:
+    """Places of the rows to draw: by level, those of the other factors, then as in the data."""
+    factor = design.random[place]
+    if rows is not None and positions is not None:
+        raise ValueError("Give rows= or levels=, not both.")
+    if rows is not None:
+        kept = design.index.get_indexer_for(list(rows))
+        if not len(kept) or (kept < 0).any():
+            raise DataError("rows names rows that the model has not used: see design.index.")
+    else:
+        kept = np.arange(design.n)
+    if positions is not None:
+        kept = np.flatnonzero(np.isin(factor.codes, positions))
+    _check_order(which, len(kept))
+    others = [other.codes[kept] for f, other in enumerate(design.random) if f != place]
+    return kept[np.lexsort([*others[::-1], factor.codes[kept]])]
+
+
+def _check_order(name: str, order: int) -> None:
+    if order > MAX_ORDER:
+        raise DataError(
+            f"{name} has {order:,} rows; a picture shows at most {MAX_ORDER:,}. Choose some with "
+            "levels=" + ("." if name == "G" else " or rows=.")
+        )
+
+
+def plot_matrices(
+    design: Design,
+    which: str | Sequence[str],
+    covariances: Sequence[Array],
+    sigma_squared: float,
+    *,
+    label: str,
+    group: str | None = None,
+    levels: Sequence[Any] | None = None,
+    rows: Sequence[Any] | None = None,
+    correlation: bool = False,
+    backend: Backend | None = None,
+    visuals: Mapping[str, Any] | None = None,
+    **pc_kwargs: Any,
+) -> PlotCollection:
+    """Draw heat maps of covariance matrices, a panel each.
+
+    ArviZ has no visual for images, so that only matplotlib draws; "none" says what would be drawn.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    which : {"V", "G", "R"} or sequence of them
+        Which matrices.
+    covariances : sequence of ndarray (k, k)
+        Covariance matrix of the coefficients of each grouping factor.
+    sigma_squared : float
+        Residual variance of a row with weight one.
+    label : str
+        Where they come from.
+    group, levels, rows, correlation, backend, visuals, **pc_kwargs
+        As in :meth:`bayeslmm.Posterior.plot_covariance`.
+
+    Returns
+    -------
+    arviz_plots.PlotCollection
+    """
+    chosen = chosen_backend(backend)
+    if chosen not in ("matplotlib", "none"):
+        raise ValueError(
+            f"backend={chosen!r} draws no heat maps: use backend='matplotlib', or take the matrix "
+            "from V(), G() or R()."
+        )
+    check_visuals(visuals, VISUALS)
+    names = _names(which)
+    place, positions = locate_levels(design, group or design.random[0].name, levels)
+    matrices = {
+        name: covariance_matrix(
+            design,
+            name,
+            covariances,
+            sigma_squared,
+            place=place,
+            positions=None if levels is None else positions,
+            rows=rows,
+            correlation=correlation,
+        )
+        for name in names
+    }
+    data = xr.Dataset({name: _array(name, matrix) for name, matrix in matrices.items()})
+    collection = panels(data, chosen, size=(5.2, 4.6), columns=3, pc_kwargs=pc_kwargs)
+    unit = "correlation" if correlation else "covariance"
+    for name, matrix in matrices.items():
+        draw(collection, _visuals(data[[name]], matrix, name, unit), visuals)
+    plural = "matrices" if len(names) > 1 else "matrix"
+    title = f"{unit.capitalize()} {plural} for {design.response}, {label}"
+    add_title(collection, title, visuals)
+    return collection
+
+
+def _names(which: str | Sequence[str]) -> list[str]:
+    names = [which] if isinstance(which, str) else list(which)
+    if not names or set(names) - set(MEANINGS) or len(set(names)) < len(names):
+        raise ValueError(f"which={which!r}: 'V', 'G' or 'R', or several of them, are expected.")
+    return names
+
+
+def _array(name: str, matrix: LabelledMatrix) -> xr.DataArray:
+    return xr.DataArray(matrix.values, dims=(f"row_{name}", f"column_{name}"))
+
+
+def _visuals(data: xr.Dataset, matrix: LabelledMatrix, name: str, unit: str) -> Visuals:
+    import arviz_plots as azp
+
+    places, labels = _ticks(matrix.labels)
+    ticks = {"data": data, "values": places, "labels": labels, "size": TICK_SIZE}
+    rotation = 90 if max(map(len, labels)) * len(labels) > 40 else 0
+    return {
+        "heatmap": (heatmap, {"data": data, "label": unit}),
+        **({"numbers": (numbers, {"data": data, "size": TICK_SIZE})} if _fits(data[name]) else {}),
+        "title": (
+            azp.visuals.labelled_title,
+            {"data": data, "text": MEANINGS[name], "size": PANEL_TITLE_SIZE},
+        ),
+        "ylabel": (azp.visuals.labelled_y, {"data": data, "text": matrix.axis}),
+        "xticks": (azp.visuals.set_xticks, {**ticks, "rotation": rotation}),
+        "yticks": (set_yticks, ticks),
+    }
+
+
+def _written(value: float) -> str:
+    """A number to three digits, in full up to a million."""
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _fits(da: xr.DataArray) -> bool:
+    """Whether the numbers of a matrix fit into its cells."""
+    values = da.to_numpy()
+    if len(values) > LETTERS_ACROSS:
+        return False
+    return len(values) * (1 + max(len(_written(v)) for v in values.ravel())) <= LETTERS_ACROSS
+
+
+def _ticks(labels: Sequence[str]) -> tuple[Array, list[str]]:
+    """Middle and label of each run of equal labels, thinned where there are many."""
+    starts = [i for i in range(len(labels)) if i == 0 or labels[i] != labels[i - 1]]
+    ends = [*starts[1:], len(labels)]
+    middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
+    step = -(-len(starts) // MOST_LABELS)
+    return np.array(middles[::step]), [labels[start] for start in starts[::step]]
+
+
+def _scale(values: Array) -> tuple[float, float, str]:
+    """Range of the colours, with white at zero, and their map."""
+    high = float(np.abs(values).max()) or 1.0
+    if values.min() < 0.0:
+        return -high, high, AROUND_ZERO
+    return 0.0, high, ABOVE_ZERO
+
+
+def heatmap(da: xr.DataArray, target: Any, *, label: str, **kwargs: Any) -> Any:
+    """Image of a matrix with its colour bar, first row on top."""
+    values = da.to_numpy()
+    low, high, colours = _scale(values)
+    settings = {"cmap": colours, "vmin": low, "vmax": high, **kwargs}
+    if isinstance(target, list):  # the backend "none"
+        element = {"function": "heatmap", "values": values, **settings}
+        target.append(element)
+        return element
+    image = target.imshow(values, interpolation="nearest", **settings)
+    target.figure.colorbar(image, ax=target, label=label, shrink=0.8)
+    return image
+
+
+def numbers(da: xr.DataArray, target: Any, **kwargs: Any) -> Any:
+    """Numbers of a small matrix in its cells, light on dark."""
+    from arviz_plots.plot_collection import backend_from_object
+
+    backend = backend_from_object(target)
+    values = da.to_numpy()
+    largest = float(np.abs(values).max()) or 1.0
+    return [
+        backend.text(
+            column,
+            row,
+            _written(value),
+            target,
+            **{"color": "white" if abs(value) > 0.6 * largest else "black", **kwargs},
+        )
+        for (row, column), value in np.ndenumerate(values)
+    ][-1]

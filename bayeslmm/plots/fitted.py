@@ -1,0 +1,383 @@
+"""Data and fitted lines by level of a grouping factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.design._inputs import predictors
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import DataError
+from bayeslmm.formula.grammar import locate
+from bayeslmm.plots.common import (
+    BAND_ALPHA,
+    CIRCLE,
+    DASHED,
+    DIAMOND,
+    MAIN,
+    PANEL_TITLE_SIZE,
+    SECOND,
+    STRONG,
+    TICK_SIZE,
+    Backend,
+    Visuals,
+    add_legend,
+    add_title,
+    band,
+    check_visuals,
+    chosen_backend,
+    dataset,
+    draw,
+    outer,
+    panels,
+    points,
+    segments,
+)
+from bayeslmm.results.random_tables import locate_levels
+
+if TYPE_CHECKING:
+    from arviz_plots import PlotCollection
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+Effects = Callable[[Sequence[Indices]], Sequence[Array]]
+
+GRID = 40
+"""Values of a numeric variable at which lines are evaluated."""
+
+MOST_PANELS = 30
+BESIDE = 0.15
+"""How far data and population lie from the fit of a factor, beside each other."""
+VISUALS = (
+    "data",
+    "figure_title",
+    "fitted",
+    "interval",
+    "legend",
+    "population",
+    "ticklabels",
+    "title",
+    "xlabel",
+    "xlim",
+    "xticks",
+    "ylabel",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Axis:
+    """The variable along which lines are drawn.
+
+    Attributes
+    ----------
+    name : str
+    values : ndarray (G,)
+        Values it takes, in its own type.
+    places : ndarray (G,)
+        Where they are drawn: at themselves, or one after another for a factor.
+    numeric : bool
+    """
+
+    name: str
+    values: NDArray[Any]
+    places: Array
+    numeric: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LevelGrid:
+    """Averages over the rows of a level, with the variable set to each of its values.
+
+    Attributes
+    ----------
+    label : str
+        The level.
+    x, y : ndarray (rows,)
+        Where its data are drawn.
+    X : ndarray (G, p)
+        Mean row of the fixed-effects matrix.
+    offset : ndarray (G,)
+    wanted : tuple of ndarray of int
+        Levels of every grouping factor that occur.
+    Z : tuple of ndarray (G, m k)
+        Mean row of the random-effects matrix of these levels.
+    """
+
+    label: str
+    x: Array
+    y: Array
+    X: Array
+    offset: Array
+    wanted: tuple[Indices, ...]
+    Z: tuple[Array, ...]
+
+    def average(self, beta: Array) -> Array:
+        """X beta at draws (..., p): (..., G)."""
+        return np.asarray(beta @ self.X.T + self.offset)
+
+    def conditional(self, beta: Array, effects: Effects) -> Array:
+        """X beta + Z u at draws (S, p): (S, G)."""
+        result = self.average(beta)
+        for z, u in zip(self.Z, effects(self.wanted), strict=True):
+            result = result + u.reshape(*u.shape[:-2], -1) @ z.T
+        return result
+
+
+def axis(design: Design, x: str | None) -> Axis:
+    """The variable along which lines are drawn: by default the first numeric fixed one.
+
+    Raises
+    ------
+    DataError
+        If there is no such variable.
+    """
+    fixed = predictors(design.formula, effects=False, groups=False)
+    allowed = predictors(design.formula, effects=True, groups=False)
+    ordered = sorted(allowed, key=lambda name: locate(design.formula.source, name))
+    numeric = [name for name in ordered if name in fixed and _is_numeric(design.data[name])]
+    if x is None:
+        candidates = numeric or [name for name in ordered if name in fixed] or ordered
+        if not candidates:
+            raise DataError(
+                f"{design.formula.source} has no covariate to draw lines along. "
+                "plot_caterpillar() shows its levels."
+            )
+        x = candidates[0]
+    if x not in allowed:
+        listed = ", ".join(ordered) or "none"
+        raise DataError(f"x={x!r} is no covariate of the formula; its covariates are: {listed}.")
+    column = design.data[x]
+    if _is_numeric(column):
+        values = np.linspace(float(column.min()), float(column.max()), GRID)
+        return Axis(name=x, values=values, places=values, numeric=True)
+    labels = _categories(column)
+    return Axis(name=x, values=labels, places=np.arange(len(labels), dtype=float), numeric=False)
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _categories(column: pd.Series) -> NDArray[Any]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        present = set(column)
+        kept = [label for label in column.cat.categories if label in present]
+        return np.array(kept, dtype=object)
+    return np.array(sorted(column.unique()), dtype=object)
+
+
+def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid:
+    """Mean rows of X and Z in a level, at each value of a variable.
+
+    Raises
+    ------
+    DataError
+        If the variable decides the level, or its values make levels that the model has not seen.
+    """
+    factor = design.random[place]
+    if along.name in factor.factors:
+        raise DataError(f"x={along.name!r} is part of the grouping factor {factor.name}.")
+    rows = design.data[factor.codes == level]
+    names = sorted(predictors(design.formula, effects=True, groups=True))
+    others = [name for name in names if name != along.name]
+    rows = rows.reset_index(drop=True)
+    distinct = rows[others].drop_duplicates()
+    groups = rows.groupby(others, sort=False, observed=True).ngroup()
+    counts = np.bincount(groups.to_numpy()).astype(float)
+    grid = len(along.values)
+    frame = distinct.iloc[np.tile(np.arange(len(distinct)), grid)].reset_index(drop=True)
+    new = np.repeat(along.values, len(distinct))
+    frame[along.name] = new if along.numeric else pd.Series(new).astype(rows[along.name].dtype)
+    found = design.encode(frame, random="levels")
+    wanted, means = [], []
+    for random in found.random:
+        if (random.codes < 0).any():
+            raise DataError(
+                f"Some levels of {random.name} do not occur with every value of {along.name}, so "
+                f"the line of {factor.name} {factor.levels[level]} is not known there. Choose "
+                "another x."
+            )
+        levels, codes = np.unique(random.codes, return_inverse=True)
+        spread = np.zeros((len(frame), len(levels), random.n_coefs))
+        spread[np.arange(len(frame)), codes] = random.Z
+        wanted.append(levels)
+        means.append(_means(spread.reshape(len(frame), -1), counts, grid))
+    return LevelGrid(
+        label=str(factor.levels[level]),
+        x=_drawn_at(rows[along.name], along),
+        y=design.y[factor.codes == level],
+        X=_means(found.X, counts, grid),
+        offset=_means(found.offset[:, None], counts, grid)[:, 0],
+        wanted=tuple(wanted),
+        Z=tuple(means),
+    )
+
+
+def _means(values: Array, counts: Array, grid: int) -> Array:
+    """Weighted means (grid, m) of rows (grid x distinct rows, m)."""
+    stacked = values.reshape(grid, len(counts), -1)
+    return np.asarray(np.einsum("r,grm->gm", counts / counts.sum(), stacked))
+
+
+def _drawn_at(column: pd.Series, along: Axis) -> Array:
+    if along.numeric:
+        return column.to_numpy(dtype=float)
+    place = {value: position for position, value in enumerate(along.values)}
+    return np.array([place[value] for value in column], dtype=float)
+
+
+def grids_of(
+    design: Design, x: str | None, group: str | None, levels: Sequence[Any] | None
+) -> tuple[int, Axis, list[LevelGrid]]:
+    """Place of a grouping factor, the variable along which lines go, and grids of its levels.
+
+    Where no levels are given, they are as many as fit, evenly spaced.
+    """
+    place, positions = locate_levels(design, group, levels)
+    along = axis(design, x)
+    if levels is None and len(positions) > MOST_PANELS:
+        positions = np.linspace(0, len(positions) - 1, MOST_PANELS).round().astype(np.intp)
+    return place, along, [level_grid(design, place, level, along) for level in positions]
+
+
+def plot_fitted(
+    design: Design,
+    place: int,
+    along: Axis,
+    grids: Sequence[LevelGrid],
+    lines: Sequence[tuple[Array, Array, Array, Array]],
+    *,
+    label: str,
+    backend: Backend | None = None,
+    visuals: Mapping[str, Any] | None = None,
+    **pc_kwargs: Any,
+) -> PlotCollection:
+    """Draw data and fitted lines, a panel per level.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    place : int
+        Place of the grouping factor.
+    along : Axis
+        The variable on the x axis.
+    grids : sequence of LevelGrid
+        Data and mean rows per level.
+    lines : sequence of tuple of four ndarrays (G,)
+        Fitted line, its lower and upper bounds, and the population's line per level.
+    label : str
+        What line and band are.
+    backend, visuals, **pc_kwargs
+        As in :meth:`bayeslmm.Posterior.plot_fitted`.
+
+    Returns
+    -------
+    arviz_plots.PlotCollection
+    """
+    chosen = chosen_backend(backend)
+    check_visuals(visuals, VISUALS)
+    data, drawn = _visuals(along, grids, lines)
+    collection = panels(
+        data,
+        chosen,
+        size=(2.2, 2.0),
+        columns=_per_row(len(grids)),
+        share={"sharex": True, "sharey": True},
+        pc_kwargs=pc_kwargs,
+    )
+    draw(collection, {**drawn, **_axes(design, along, collection, data)}, visuals)
+    style = {"linestyle": "none", "marker": CIRCLE}
+    line, average = {"color": MAIN}, {"color": SECOND, "linestyle": DASHED}
+    if not along.numeric:
+        line, average = {**style, **line}, {"linestyle": "none", "marker": DIAMOND, "color": SECOND}
+    add_legend(
+        collection,
+        {
+            "data": {"color": STRONG, **style},
+            label: line,
+            "population (fixed effects only)": average,
+        },
+        visuals,
+    )
+    factor = design.random[place]
+    some = f" ({len(grids)} of {factor.n_levels} levels)" if len(grids) < factor.n_levels else ""
+    title = f"{design.response} by {along.name} in each {factor.name}{some}"
+    add_title(collection, title, visuals)
+    return collection
+
+
+def _per_row(count: int) -> int:
+    return count if count <= 4 else min(6, int(np.ceil(np.sqrt(count * 1.5))))
+
+
+def _visuals(
+    along: Axis,
+    grids: Sequence[LevelGrid],
+    lines: Sequence[tuple[Array, Array, Array, Array]],
+) -> tuple[xr.Dataset, Visuals]:
+    """The data as drawn, and all visuals but those of the axes."""
+    import arviz_plots as azp
+
+    names = [grid.label for grid in grids]
+    at = along.places
+
+    def each(make: Callable[[tuple[Array, Array, Array, Array]], Any]) -> Any:
+        return dataset(dict(zip(names, map(make, lines), strict=True)))
+
+    aside = 0.0 if along.numeric else BESIDE
+    data = dataset(
+        {name: points(grid.x - aside, grid.y) for name, grid in zip(names, grids, strict=True)}
+    )
+    fitted, population = each(lambda v: points(at, v[0])), each(lambda v: points(at + aside, v[3]))
+    bands = each(lambda v: band(at, v[1], v[2]))
+    spread = {"color": MAIN, "alpha": BAND_ALPHA}
+    main: Visuals = {
+        "interval": (
+            azp.visuals.fill_between_y,
+            {"data": bands, **spread},
+        ),
+        "population": (
+            azp.visuals.line_xy,
+            {"data": population, "color": SECOND, "linestyle": DASHED, "width": 1.2},
+        ),
+        "fitted": (azp.visuals.line_xy, {"data": fitted, "color": MAIN, "width": 1.6}),
+    }
+    if not along.numeric:
+        bars = each(lambda v: segments((at, at), (v[1], v[2])))
+        mark = {"data": population, "color": SECOND, "marker": DIAMOND, "size": 22}
+        main = {
+            "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 2.5}),
+            "population": (azp.visuals.scatter_xy, mark),
+            "fitted": (azp.visuals.scatter_xy, {"data": fitted, "color": MAIN, "size": 34}),
+        }
+    mark = {"data": data, "color": STRONG, "size": 10, "alpha": 0.7}
+    return data, {**main, "data": (azp.visuals.scatter_xy, mark)}
+
+
+def _axes(design: Design, along: Axis, collection: PlotCollection, data: xr.Dataset) -> Visuals:
+    """Titles, and labels and ticks at the outer panels."""
+    import arviz_plots as azp
+    from arviz_base.labels import BaseLabeller
+
+    bottom, left = outer(collection, data)
+    title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
+    axes: Visuals = {
+        "title": (azp.visuals.labelled_title, {"data": data, **title}),
+        "xlabel": (azp.visuals.labelled_x, {"data": bottom, "text": along.name}),
+        "ylabel": (azp.visuals.labelled_y, {"data": left, "text": design.response}),
+    }
+    if not along.numeric:
+        labels = [str(value) for value in along.values]
+        ticks = {"data": data, "values": along.places, "labels": labels, "size": TICK_SIZE}
+        axes["xticks"] = (azp.visuals.set_xticks, ticks)
+        limits = (-0.5, len(labels) - 0.5)
+        axes["xlim"] = (azp.visuals.set_xlim, {"data": data, "limits": limits})
+    visible = {"data": bottom, "axis": "x", "visible": True}
+    return {**axes, "ticklabels": (azp.visuals.set_ticklabel_visibility, visible)}

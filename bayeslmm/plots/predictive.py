@@ -1,0 +1,348 @@
+"""Predictive checks: replicated responses against the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import DataError, SamplingError
+from bayeslmm.inference.tree import RESPONSE
+from bayeslmm.plots.common import (
+    CIRCLE,
+    DIAMOND,
+    MAIN,
+    PANEL_TITLE_SIZE,
+    STRONG,
+    TICK_SIZE,
+    TRIANGLE,
+    Backend,
+    Visuals,
+    add_legend,
+    add_title,
+    arviz_plots,
+    check_visuals,
+    chosen_backend,
+    dataset,
+    draw,
+    figure_settings,
+    outer,
+    panels,
+    percent,
+    points,
+    segments,
+    set_yticks,
+    thinned,
+    variable_name,
+)
+from bayeslmm.prediction.checks import Statistic, check_table, row_groups
+from bayeslmm.results.posterior_tables import interval_defaults
+from bayeslmm.schema import OBS_DIM
+
+if TYPE_CHECKING:
+    from arviz_plots import PlotCollection
+
+Array = NDArray[np.float64]
+Kind = Literal["dist", "interval", "tstat", "pit", "loo_pit"]
+
+GROUP = "posterior_predictive"
+MOST_PANELS = 24
+MOST_LABELS = 45
+BY_VISUALS = (
+    "figure_title",
+    "interval",
+    "legend",
+    "observed",
+    "replicated",
+    "xlabel",
+    "ylabel",
+    "ylim",
+    "yticks",
+)
+ARVIZ_STATISTICS = {"sd": "std"}
+"""Our name of a statistic, and ArviZ's where it differs."""
+
+
+def plot_predictive(
+    design: Design,
+    data: xr.DataTree,
+    kind: Kind,
+    loo_pit: Callable[[], Array],
+    *,
+    by: str | None = None,
+    statistic: str | Statistic = "mean",
+    prob: float | None = None,
+    backend: Backend | None = None,
+    visuals: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> PlotCollection:
+    """Draw a predictive check with ArviZ's functions, or one by the levels of a factor.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    data : DataTree
+        With group posterior_predictive, except for "loo_pit".
+    loo_pit : callable
+        Returns the probability integral transform (n,) of each row left out.
+    kind, by, statistic, prob, backend, visuals, **kwargs
+        As in :meth:`bayeslmm.Posterior.plot_predictive`.
+
+    Returns
+    -------
+    arviz_plots.PlotCollection
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, or does not go by levels.
+    SamplingError
+        If the group is missing.
+    """
+    chosen = chosen_backend(backend)
+    _check(data, kind, by)
+    if kind == "tstat" and by is not None:
+        table = check_table(design, _replicated(data), statistic, by, prob)
+        return _by_level(design, table, _statistic_name(statistic), prob, chosen, visuals, kwargs)
+    if kind == "dist" and by is not None:
+        return _densities(design, data, by, chosen, visuals, kwargs)
+    if kind == "loo_pit":
+        collection = _uniformity(loo_pit(), chosen, visuals, kwargs)
+    else:
+        collection = _by_arviz(design, data, kind, statistic, prob, chosen, visuals, kwargs)
+    titles = {
+        "dist": f"Replicated and observed {design.response}",
+        "interval": f"Predictive intervals of {design.response}",
+        "tstat": f"Replicated and observed {_statistic_name(statistic)} of {design.response}",
+        "pit": f"Probability integral transform of {design.response}",
+        "loo_pit": f"Leave-one-out probability integral transform of {design.response}",
+    }
+    add_title(collection, titles[kind], _own(visuals))
+    return collection
+
+
+def _check(data: xr.DataTree, kind: str, by: str | None) -> None:
+    if kind not in get_args(Kind):
+        allowed = ", ".join(map(repr, get_args(Kind)))
+        raise ValueError(f"kind={kind!r}: one of {allowed} is expected.")
+    if by is not None and kind not in ("dist", "tstat"):
+        raise ValueError(f"by={by!r} goes with kind 'dist' or 'tstat', not {kind!r}.")
+    if kind != "loo_pit" and GROUP not in data.children:
+        raise SamplingError(
+            f"The posterior has no group {GROUP}. Add it first: "
+            "post = post.with_posterior_predictive(random_seed=1)"
+        )
+
+
+def _own(visuals: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (visuals or {}).items() if k in ("legend", "figure_title")}
+
+
+def _statistic_name(statistic: str | Statistic) -> str:
+    if not isinstance(statistic, str):
+        return str(getattr(statistic, "__name__", "statistic"))
+    return {"sd": "standard deviation", "min": "minimum", "max": "maximum"}.get(
+        statistic, statistic
+    )
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _replicated(data: xr.DataTree) -> Array:
+    values = data[GROUP][RESPONSE].to_numpy()
+    return np.asarray(values.reshape(-1, values.shape[-1]))
+
+
+def _by_arviz(
+    design: Design,
+    data: xr.DataTree,
+    kind: str,
+    statistic: str | Statistic,
+    prob: float | None,
+    backend: str,
+    visuals: Mapping[str, Any] | None,
+    kwargs: dict[str, Any],
+) -> PlotCollection:
+    """One panel by ArviZ, with the response named on its axis."""
+    azp = arviz_plots()
+    shown, common = _settings(backend, visuals, kwargs)
+    entries = {"observed": {"color": STRONG}, "replicated": {"color": MAIN}}
+    if kind == "dist":
+        collection = azp.plot_ppc_dist(data, visuals=_dist_visuals(shown), **common)
+    elif kind == "interval":
+        _, ci_kind = interval_defaults(prob)
+        shown.setdefault("ylabel", False)
+        shown = {"observed_markers": {"color": STRONG, "marker": CIRCLE, "size": 12}, **shown}
+        probs = None if prob is None else (prob / 2.0, prob)
+        collection = azp.plot_ppc_interval(
+            data, ci_kind=ci_kind, ci_probs=probs, visuals=shown, **common
+        )
+        entries["observed"] |= {"linestyle": "none", "marker": CIRCLE}
+    elif kind == "tstat":
+        given = statistic if callable(statistic) else ARVIZ_STATISTICS.get(statistic, statistic)
+        mark = {"color": STRONG, "size": 60, "marker": TRIANGLE}
+        shown = {"observed_tstat": mark, "dist": {"color": MAIN}, **shown}
+        collection = azp.plot_ppc_tstat(data, t_stat=given, visuals=shown, **common)
+        entries["observed"] |= {"linestyle": "none", "marker": TRIANGLE}
+    else:
+        return azp.plot_ppc_pit(data, visuals=shown, **common)
+    _name_response(collection, design, kind, statistic)
+    add_legend(collection, entries, _own(visuals))
+    return collection
+
+
+def _uniformity(
+    pit: Array, backend: str, visuals: Mapping[str, Any] | None, kwargs: dict[str, Any]
+) -> PlotCollection:
+    """What ``arviz.plot_loo_pit`` draws, of exact transforms."""
+    shown, common = _settings(backend, visuals, kwargs)
+    shown = {"xlabel": {"text": "LOO-PIT"}, "ylabel": {}, "remove_axis": False, **shown}
+    tree = xr.DataTree.from_dict({"loo_pit": xr.Dataset({RESPONSE: (OBS_DIM, pit)})})
+    return arviz_plots().plot_ecdf_pit(
+        tree, group="loo_pit", sample_dims=[OBS_DIM], visuals=shown, **common
+    )
+
+
+def _settings(
+    backend: str, visuals: Mapping[str, Any] | None, kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Visuals and other arguments for ArviZ's functions."""
+    own = _own(visuals)
+    shown = {"title": False, **{k: v for k, v in (visuals or {}).items() if k not in own}}
+    figure = figure_settings(backend, 7.0, 3.6) | dict(kwargs.get("figure_kwargs", {}))
+    return shown, {"backend": backend, **kwargs, "figure_kwargs": figure}
+
+
+def _name_response(
+    collection: PlotCollection, design: Design, kind: str, statistic: str | Statistic
+) -> None:
+    """Name the response on the axis that it is on, where ArviZ does not."""
+    import arviz_plots as azp
+
+    text = design.response
+    if kind == "tstat":
+        text = f"{_statistic_name(statistic)} of {text}"
+    function = azp.visuals.labelled_y if kind == "interval" else azp.visuals.labelled_x
+    data = xr.Dataset({RESPONSE: 0.0})
+    collection.map(function, "response", data=data, text=text, ignore_aes="all")
+
+
+def _dist_visuals(shown: dict[str, Any]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
+        "predictive_dist": {"color": MAIN, "alpha": 0.25},
+        "observed_dist": {"color": STRONG, "width": 2.0},
+    }
+    return {**defaults, **shown}
+
+
+def _densities(
+    design: Design,
+    data: xr.DataTree,
+    by: str,
+    backend: str,
+    visuals: Mapping[str, Any] | None,
+    kwargs: dict[str, Any],
+) -> PlotCollection:
+    """Densities of the response by level: one variable, and so one panel, per level."""
+    azp = arviz_plots()
+    groups = row_groups(design, by)
+    if len(groups) > MOST_PANELS:
+        raise DataError(
+            f"{by} has {len(groups)} levels; a picture shows at most {MOST_PANELS} densities. "
+            "kind='tstat' shows a statistic of each."
+        )
+    if small := [str(label) for label, rows in groups.items() if len(rows) < 3]:
+        raise DataError(
+            f"{by} has levels with fewer than three rows ({', '.join(small[:5])}), which have no "
+            "density. kind='tstat' shows a statistic of each."
+        )
+    names = {variable_name(str(label)): rows for label, rows in groups.items()}
+    tree = xr.DataTree.from_dict(
+        {
+            group: xr.Dataset(
+                {
+                    name: data[group][RESPONSE]
+                    .isel({OBS_DIM: rows})
+                    .drop_vars(OBS_DIM, errors="ignore")
+                    .rename({OBS_DIM: f"row_{i}"})
+                    for i, (name, rows) in enumerate(names.items())
+                }
+            )
+            for group in (GROUP, "observed_data")
+        }
+    )
+    across = min(len(names), kwargs.get("col_wrap") or 4)
+    figure = figure_settings(backend, across * 2.6, -(-len(names) // across) * 2.0 + 0.6)
+    figure |= {"sharex": True, **kwargs.pop("figure_kwargs", {})}
+    own = _own(visuals)
+    shown = {k: v for k, v in (visuals or {}).items() if k not in own}
+    collection = azp.plot_ppc_dist(
+        tree,
+        backend=backend,
+        visuals=_dist_visuals({"title": {"size": PANEL_TITLE_SIZE}, **shown}),
+        **{"cols": ["__variable__"], "col_wrap": 4, "figure_kwargs": figure, **kwargs},
+    )
+    entries = {"observed": {"color": STRONG}, "replicated": {"color": MAIN}}
+    bottom, _ = outer(collection, xr.Dataset(dict.fromkeys(names, 0.0)))
+    label = {"data": bottom, "text": design.response}
+    draw(collection, {"response": (azp.visuals.labelled_x, label)})
+    add_legend(collection, entries, own)
+    add_title(collection, f"Replicated and observed {design.response} by {by}", own)
+    return collection
+
+
+def _by_level(
+    design: Design,
+    table: Any,
+    name: str,
+    prob: float | None,
+    backend: str,
+    visuals: Mapping[str, Any] | None,
+    pc_kwargs: Mapping[str, Any],
+) -> PlotCollection:
+    """Intervals of a statistic of replicates by level, with the observed one."""
+    import arviz_plots as azp
+
+    check_visuals(visuals, BY_VISUALS)
+    by = str(table.index.name)
+    ordered = table.sort_values("observed", kind="stable")
+    heights = np.arange(len(ordered), dtype=float)
+    chance, kind = interval_defaults(prob)
+    bounds = [ordered[c].to_numpy() for c in ordered if str(c).endswith(("_lb", "_ub"))]
+    key = f"{name} "
+    marks = dataset({key: points(ordered["mean"], heights)})
+    bars = dataset({key: segments((bounds[0], bounds[1]), (heights, heights))})
+    observed = dataset({key: points(ordered["observed"], heights)})
+    places, labels = thinned(list(ordered.index), MOST_LABELS)
+    drawn: Visuals = {
+        "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 1.6}),
+        "replicated": (azp.visuals.scatter_xy, {"data": marks, "color": MAIN, "size": 20}),
+        "observed": (
+            azp.visuals.scatter_xy,
+            {"data": observed, "color": STRONG, "size": 24, "marker": DIAMOND},
+        ),
+        "xlabel": (azp.visuals.labelled_x, {"data": marks, "text": f"{name} of {design.response}"}),
+        "ylabel": (azp.visuals.labelled_y, {"data": marks, "text": by}),
+        "ylim": (azp.visuals.set_ylim, {"data": marks, "limits": (-0.7, len(ordered) - 0.3)}),
+        "yticks": (
+            set_yticks,
+            {"data": marks, "values": places, "labels": labels, "size": TICK_SIZE},
+        ),
+    }
+    size = (6.0, 1.0 + min(max(0.2 * len(ordered), 1.2), 8.0))
+    collection = panels(marks, backend, size=size, pc_kwargs=pc_kwargs)
+    draw(collection, drawn, visuals)
+    entries = {
+        "observed": {"color": STRONG, "marker": DIAMOND, "linestyle": "none"},
+        f"replicated: mean and {percent(chance)} {kind.upper()}": {"color": MAIN, "marker": CIRCLE},
+    }
+    add_legend(collection, entries, visuals)
+    add_title(collection, f"{_upper(name)} of {design.response} by {by}", visuals)
+    return collection

@@ -1,0 +1,203 @@
+"""Pictures of residuals and random effects against what the model assumes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
+
+from bayeslmm.design.design import Design
+from bayeslmm.inference.effects import linear_predictor
+from bayeslmm.plots.common import (
+    MAIN,
+    PANEL_TITLE_SIZE,
+    QUIET,
+    SECOND,
+    TICK_SIZE,
+    Backend,
+    Visuals,
+    add_title,
+    check_visuals,
+    chosen_backend,
+    dataset,
+    draw,
+    panels,
+    points,
+    segments,
+    thinned,
+    variable_name,
+)
+from bayeslmm.results.random_tables import locate_levels
+
+if TYPE_CHECKING:
+    from arviz_plots import PlotCollection
+
+Array = NDArray[np.float64]
+
+MOST_LABELS = 20
+FITTED, QUANTILES, BY_LEVEL = "residuals and fitted values", "Q-Q of residuals", "residuals by {}"
+VISUALS = (
+    "figure_title",
+    "level_mean",
+    "points",
+    "qq_line",
+    "title",
+    "xlabel",
+    "xticks",
+    "ylabel",
+    "zero",
+)
+
+
+def plot_residuals(
+    design: Design,
+    group: str | None,
+    beta: Array,
+    u: Sequence[Array],
+    *,
+    label: str,
+    backend: Backend | None = None,
+    visuals: Mapping[str, Any] | None = None,
+    **pc_kwargs: Any,
+) -> PlotCollection:
+    """Draw residuals and random effects against what the model assumes of them.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    group : str, optional
+        Grouping factor by whose levels residuals are drawn; the first by default.
+    beta : ndarray (p,)
+        Fixed effects.
+    u : sequence of ndarray (J, k)
+        Random effects per grouping factor.
+    label : str
+        What both are.
+    backend, visuals, **pc_kwargs
+        As in :meth:`bayeslmm.Posterior.plot_residuals`.
+
+    Returns
+    -------
+    arviz_plots.PlotCollection
+    """
+    chosen = chosen_backend(backend)
+    check_visuals(visuals, VISUALS)
+    place, _ = locate_levels(design, group or design.random[0].name, None)
+    factor, fitted = design.random[place], linear_predictor(design, beta, u)
+    residuals, unit = design.y - fitted, f"residual of {design.response}"
+    if design.weights is not None:
+        residuals, unit = residuals * np.sqrt(design.weights), f"{unit} × √weight"
+    by_level = BY_LEVEL.format(factor.name)
+    quantiles = {QUANTILES: residuals, **_effects(design, u)}
+    marks = dataset(
+        {
+            FITTED: points(fitted, residuals),
+            by_level: points(factor.codes, residuals),
+            **{name: _normal(values) for name, values in quantiles.items()},
+        }
+    )
+    lines = dataset({name: _quartile_line(values) for name, values in quantiles.items()})
+    collection = panels(marks, chosen, size=(3.2, 2.8), columns=3, pc_kwargs=pc_kwargs)
+    drawn = _visuals(design, place, marks, lines, residuals, unit)
+    draw(collection, drawn, visuals)
+    add_title(collection, f"Residuals and random effects of {design.response}: {label}", visuals)
+    return collection
+
+
+def _effects(design: Design, u: Sequence[Array]) -> dict[str, Array]:
+    return {
+        f"Q-Q of {factor.name}: {coef}": values[:, c]
+        for factor, values in zip(design.random, u, strict=True)
+        for c, coef in enumerate(factor.coefs)
+    }
+
+
+def _normal(values: Array) -> xr.DataArray:
+    """Ordered values against normal quantiles at the plotting positions of R's ``ppoints``."""
+    n = len(values)
+    shift = 3 / 8 if n <= 10 else 1 / 2
+    positions = (np.arange(1, n + 1) - shift) / (n + 1 - 2 * shift)
+    return points(stats.norm.ppf(positions), np.sort(values))
+
+
+def _quartile_line(values: Array) -> xr.DataArray:
+    """Line through the quartiles over the range of the quantiles, as R's ``qqline``."""
+    x = _normal(values).sel(plot_axis="x").to_numpy()
+    low, high = np.quantile(values, [0.25, 0.75])
+    slope = (high - low) / (stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
+    ends = np.array([x.min(), x.max()])
+    return points(ends, (low + high) / 2 + slope * ends)
+
+
+def _visuals(
+    design: Design,
+    place: int,
+    marks: xr.Dataset,
+    lines: xr.Dataset,
+    residuals: Array,
+    unit: str,
+) -> Visuals:
+    import arviz_plots as azp
+    from arviz_base.labels import BaseLabeller
+
+    factor = design.random[place]
+    by_level = variable_name(BY_LEVEL.format(factor.name))
+    names = [str(name) for name in marks.data_vars]
+    zero = xr.Dataset({name: 0.0 for name in (FITTED, by_level)})
+    counts = np.bincount(factor.codes, minlength=factor.n_levels)
+    sums = np.bincount(factor.codes, weights=residuals, minlength=factor.n_levels)
+    at = np.arange(factor.n_levels)
+    means = dataset({by_level: segments((at - 0.35, at + 0.35), (sums / counts,) * 2)})
+    places, labels = thinned(list(factor.levels), MOST_LABELS)
+    crowded = sum(map(len, labels)) > 26
+    ticks = {"values": places, "labels": labels, "size": TICK_SIZE}
+    text_x = dict.fromkeys(names, "normal quantile") | {
+        FITTED: f"fitted {design.response}",
+        by_level: factor.name,
+    }
+    text_y = {
+        name: unit if name in (FITTED, by_level, QUANTILES) else "random effect" for name in names
+    }
+    size = 8 if design.n > 500 else 14
+    title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
+    return {
+        "zero": (azp.visuals.hline, {"data": zero, "color": QUIET, "width": 0.8}),
+        "qq_line": (azp.visuals.line_xy, {"data": lines, "color": QUIET, "width": 1.0}),
+        "points": (
+            azp.visuals.scatter_xy,
+            {"data": marks, "color": MAIN, "size": size, "alpha": 0.7},
+        ),
+        "level_mean": (azp.visuals.line_xy, {"data": means, "color": SECOND, "width": 1.8}),
+        "title": (azp.visuals.labelled_title, {"data": marks, **title}),
+        "xlabel": (_label_x, {"data": marks, "texts": text_x, "subset_info": True}),
+        "ylabel": (_label_y, {"data": marks, "texts": text_y, "subset_info": True}),
+        "xticks": (
+            azp.visuals.set_xticks,
+            {"data": marks[[by_level]], **ticks, "rotation": 90 if crowded else 0},
+        ),
+    }
+
+
+def _label_x(
+    da: xr.DataArray, target: Any, *, texts: Mapping[str, str], var_name: str, **kwargs: Any
+) -> Any:
+    import arviz_plots as azp
+
+    unwanted = ("sel", "isel")
+    rest = {key: value for key, value in kwargs.items() if key not in unwanted}
+    return azp.visuals.labelled_x(da, target, text=texts[var_name], **rest)
+
+
+def _label_y(
+    da: xr.DataArray, target: Any, *, texts: Mapping[str, str], var_name: str, **kwargs: Any
+) -> Any:
+    import arviz_plots as azp
+
+    unwanted = ("sel", "isel")
+    rest = {key: value for key, value in kwargs.items() if key not in unwanted}
+    return azp.visuals.labelled_y(da, target, text=texts[var_name], **rest)

@@ -1,0 +1,71 @@
+"""What pictures show of a fit: points and intervals, from draws or from modes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bayeslmm.design.design import Design
+from bayeslmm.inference.estimate import Fit
+from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.plots.common import Intervals, percent
+from bayeslmm.plots.fitted import LevelGrid
+from bayeslmm.results.estimate_tables import mode_arrays, mode_sds
+from bayeslmm.results.parameters import probability
+from bayeslmm.results.posterior_tables import interval, interval_defaults
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+def effects_of_draws(
+    design: Design, joint: JointDraws, place: int, positions: Indices, prob: float | None
+) -> Intervals:
+    """Posterior means and intervals (m, k) of random effects of a grouping factor."""
+    prob, kind = interval_defaults(prob)
+    wanted = [np.empty(0, dtype=np.intp)] * len(design.random)
+    wanted[place] = positions
+    draws = joint.effects(wanted)[place]
+    lower, upper = interval(draws, prob, kind)
+    label = f"posterior mean and {percent(prob)} {kind.upper()}"
+    return Intervals(draws.mean(axis=0), lower, upper, label)
+
+
+def effects_of_fit(fit: Fit, place: int, positions: Indices, level: float) -> Intervals:
+    """Conditional modes and normal intervals (m, k) of random effects of a grouping factor."""
+    z = stats.norm.ppf(0.5 + probability(level, "level") / 2.0)
+    centre, sd = mode_arrays(fit)[place][positions], mode_sds(fit)[place][positions]
+    label = f"{fit.method} conditional mode and {percent(level)} prediction interval"
+    return Intervals(centre, centre - z * sd, centre + z * sd, label)
+
+
+def lines_of_draws(
+    joint: JointDraws, grids: Sequence[LevelGrid], prob: float | None
+) -> tuple[list[tuple[Array, Array, Array, Array]], str]:
+    """Mean and interval of X beta + Z u, and mean of X beta, on the grid of each level."""
+    prob, kind = interval_defaults(prob)
+    lines = []
+    for grid in grids:
+        draws = grid.conditional(joint.beta, joint.effects)
+        lower, upper = interval(draws, prob, kind)
+        lines.append((draws.mean(axis=0), lower, upper, grid.average(joint.beta.mean(axis=0))))
+    return lines, f"conditional mean: posterior mean and {percent(prob)} {kind.upper()}"
+
+
+def lines_of_fit(
+    fit: Fit, joint: JointDraws, grids: Sequence[LevelGrid], level: float
+) -> tuple[list[tuple[Array, Array, Array, Array]], str]:
+    """Estimate of X beta + Z u with the interval of its draws, and X beta, for each level."""
+    modes = mode_arrays(fit)
+    lines = []
+    for grid in grids:
+        draws = grid.conditional(joint.beta, joint.effects)
+        lower, upper = interval(draws, probability(level, "level"), "eti")
+        centre = grid.conditional(
+            fit.beta, lambda wanted: [u[w] for u, w in zip(modes, wanted, strict=True)]
+        )
+        lines.append((centre, lower, upper, grid.average(fit.beta)))
+    return lines, f"conditional mean: {fit.method} and {percent(level)} interval"

@@ -1,0 +1,216 @@
+"""What one fit has to say in a table of models: parameters and measures of fit as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.assessment.variance_tables import (
+    Quantity,
+    Uncertainty,
+    estimate_table,
+    icc_quantity,
+    posterior_table,
+    r2_quantity,
+)
+from bayeslmm.design.design import Design
+from bayeslmm.exceptions import PriorError, SamplingError
+from bayeslmm.inference.estimate import Fit
+from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.priors.record import Priors
+from bayeslmm.results.estimate_tables import information_criteria, summary_table
+from bayeslmm.results.evidence import log_evidence
+from bayeslmm.results.parameters import Parameter, parameters
+from bayeslmm.results.posterior_tables import interval, interval_defaults, parameter_matrix
+
+Array = NDArray[np.float64]
+
+NUMBERS = ["estimate", "std_error", "conf_low", "conf_high", "df", "statistic", "p_value"]
+
+Key = tuple[str, str, str]
+"""Part, group and term of a row."""
+
+GOODNESS = ("nobs", "levels", "icc", "r2", "loglik", "aic", "bic", "log_evidence")
+"""Measures of fit that a table can show."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Column:
+    """One fit of a table of models.
+
+    Attributes
+    ----------
+    method : str
+        "REML", "ML", "MAP" or, for a posterior, its engine.
+    bayesian : bool
+        Whether it is a posterior.
+    response, formula : str
+        What was fitted.
+    parameters : pandas.DataFrame
+        Columns estimate, std_error, conf_low, conf_high, df, statistic and p_value, NaN where they
+        do not apply; rows by part ("fixed", "random" or "residual"), group and term.
+    goodness : pandas.DataFrame
+        Columns estimate, std_error, conf_low and conf_high; rows by measure and group.
+    estimand, interval : str
+        What the numbers are, for the footnote.
+    dropped : int
+        Rows left out for missing values.
+    terms : mapping
+        Coefficients that each row of `parameters` is about.
+    """
+
+    method: str
+    bayesian: bool
+    response: str
+    formula: str
+    parameters: pd.DataFrame
+    goodness: pd.DataFrame
+    estimand: str
+    interval: str
+    dropped: int
+    terms: Mapping[Key, tuple[str, ...]]
+
+    @property
+    def label(self) -> str:
+        """How the fit was made."""
+        return f"Posterior ({self.method})" if self.bayesian else self.method
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether an estimate lacks an interval."""
+        return bool(self.parameters["conf_low"].isna().any())
+
+    @property
+    def fixed_terms(self) -> tuple[str, ...]:
+        """Coefficients of the fixed effects."""
+        return tuple(term for part, _, term in self.parameters.index if part == "fixed")
+
+
+def estimate_column(fit: Fit, design: Design, modes: Sequence[Array], level: float) -> Column:
+    """Column of a REML, ML or MAP fit with random effects `modes`."""
+    table = summary_table(fit, design, level).reindex(columns=NUMBERS)
+    table.index = _index(parameters(design))
+    _, aic, bic = information_criteria(fit)
+    rows = _sizes(design)
+    uncertainty = Uncertainty(method=None, level=level, draws=2, random_seed=None)
+    for measure, quantity in _shares(design).items():
+        shares = estimate_table(quantity, design, fit, modes, uncertainty)["estimate"]
+        rows |= {(measure, str(name)): [value] for name, value in shares.items()}
+    if fit.method != "MAP":
+        rows |= {("loglik", ""): [fit.log_likelihood], ("aic", ""): [aic], ("bic", ""): [bic]}
+    wald = "standard deviations on the log, correlations on the inverse hyperbolic tangent scale"
+    fixed = "Wald" if fit.method == "MAP" else "Satterthwaite t for fixed effects, else Wald"
+    return Column(
+        method=fit.method,
+        bayesian=False,
+        response=design.response,
+        formula=design.formula.source,
+        parameters=table,
+        goodness=_goodness(rows),
+        estimand=_estimand(fit),
+        interval=f"{100 * level:g} % confidence intervals ({fixed}: {wald})",
+        dropped=len(design.dropped),
+        terms=_terms(parameters(design)),
+    )
+
+
+def posterior_column(
+    data: xr.DataTree,
+    design: Design,
+    priors: Priors,
+    joint: JointDraws,
+    prob: float | None,
+) -> Column:
+    """Column of a posterior with draws `joint`."""
+    prob, kind = interval_defaults(prob)
+    rows = parameters(design)
+    dataset = data["posterior"].to_dataset()
+    draws = parameter_matrix(dataset, design, rows)
+    lower, upper = interval(draws, prob, kind)
+    table = pd.DataFrame(
+        {
+            "estimate": draws.mean(axis=0),
+            "std_error": draws.std(axis=0, ddof=1),
+            "conf_low": lower,
+            "conf_high": upper,
+        },
+        index=_index(rows),
+    ).reindex(columns=NUMBERS)
+    measures = _sizes(design)
+    for measure, quantity in _shares(design).items():
+        for name, row in posterior_table(quantity, joint, prob).iterrows():
+            measures[measure, str(name)] = [row["mean"], row["sd"], *row.iloc[-2:]]
+    if (evidence := evidence_of(data.attrs, priors)) is not None:
+        measures["log_evidence", ""] = list(evidence)
+    names = {"eti": "equal-tailed", "hdi": "highest-density"}
+    return Column(
+        method=str(data.attrs["method"]),
+        bayesian=True,
+        response=design.response,
+        formula=design.formula.source,
+        parameters=table,
+        goodness=_goodness(measures),
+        estimand="posterior means",
+        interval=f"{100 * prob:g} % {names.get(kind, kind)} credible intervals",
+        dropped=len(design.dropped),
+        terms=_terms(parameters(design)),
+    )
+
+
+def evidence_of(attrs: Mapping[Any, Any], priors: Priors) -> tuple[float, float] | None:
+    """Log evidence and its Monte Carlo error; None where there is none."""
+    try:
+        evidence = log_evidence(attrs, priors)
+    except (PriorError, SamplingError):
+        return None
+    return evidence.value, evidence.error
+
+
+def _estimand(fit: Fit) -> str:
+    names = {
+        "REML": "restricted maximum likelihood estimates",
+        "ML": "maximum likelihood estimates",
+        "MAP": "modes of the marginal posterior",
+    }
+    return names[fit.method]
+
+
+def _key(p: Parameter) -> Key:
+    if p.kind == "sigma":
+        return "residual", "", "sigma"
+    if p.kind == "beta":
+        return "fixed", "", p.terms[0]
+    return "random", p.group or "", f"{p.kind}({', '.join(p.terms)})"
+
+
+def _terms(rows: Sequence[Parameter]) -> dict[Key, tuple[str, ...]]:
+    return {_key(p): p.terms for p in rows}
+
+
+def _index(rows: Sequence[Parameter]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_tuples([_key(p) for p in rows], names=["part", "group", "term"])
+
+
+def _sizes(design: Design) -> dict[tuple[str, str], list[float]]:
+    rows: dict[tuple[str, str], list[float]] = {("nobs", ""): [design.n]}
+    return rows | {("levels", factor.name): [factor.n_levels] for factor in design.random}
+
+
+def _shares(design: Design) -> dict[str, Quantity]:
+    """Shares of the variance by measure."""
+    if not design.random:
+        return {}
+    return {"icc": icc_quantity(design), "r2": r2_quantity(design, "nakagawa")}
+
+
+def _goodness(rows: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
+    order = sorted(rows, key=lambda key: GOODNESS.index(key[0]))
+    padded = [[*rows[key], *[np.nan] * (4 - len(rows[key]))] for key in order]
+    index = pd.MultiIndex.from_tuples(order, names=["measure", "group"])
+    return pd.DataFrame(padded, index=index, columns=NUMBERS[:4], dtype=float)

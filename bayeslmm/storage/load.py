@@ -1,0 +1,54 @@
+"""Reading a saved posterior."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from bayeslmm.results.posterior import Posterior
+from bayeslmm.storage._files import read
+from bayeslmm.storage._model import unpack_model
+
+
+def load(path: str | PathLike[str]) -> Posterior:
+    """Load a posterior that :meth:`Posterior.save` wrote.
+
+    The formula is evaluated on the stored data, which sets knots, centres and levels as they were,
+    and the columns must be those that were saved. Priors are the stored ones, whatever the defaults
+    are now. All predictions are those of the posterior that was saved, to the last digit.
+
+    Parameters
+    ----------
+    path : str or path
+        A ``.nc`` file or a ``.zarr`` store. Formulas can call Python functions: load files only
+        from people whose formulas you would fit.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the name does not end in ``.nc`` or ``.zarr``.
+    StorageError
+        If the file was not written by :meth:`Posterior.save`, is damaged or was changed (parts are
+        recorded with their SHA-256), has a later layout, or the installed libraries make other
+        columns or priors of it.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm, pathlib, tempfile
+    >>> from bayeslmm.storage.load import load
+    >>> post = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).fit(random_seed=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     post.save(pathlib.Path(folder) / "dyestuff.nc")
+    ...     loaded = load(pathlib.Path(folder) / "dyestuff.nc")
+    >>> loaded.fixef().equals(post.fixef())
+    True
+    """
+    contents = read(Path(path))
+    design, priors = unpack_model(contents.model, contents.arrays)
+    return Posterior(design, priors, contents.tree)

@@ -1,0 +1,218 @@
+"""A changed model: other data, formula, weights or priors, the rest as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.design._inputs import predictors, response_variables
+from bayeslmm.design.data import column_names, listed, read_only
+from bayeslmm.design.design import Design, build_design
+from bayeslmm.exceptions import DataError, PriorError
+from bayeslmm.formula.grammar import Formula, parse
+from bayeslmm.priors.defaults import addressed, resolve_priors
+from bayeslmm.priors.families import Prior
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.record import Priors
+from bayeslmm.storage.update_formula import update_formula
+
+_log = logging.getLogger(__name__)
+
+
+def updated_design(
+    design: Design, *, data: Any = None, formula: str | None = None, weights: Any = None
+) -> Design:
+    """Design of a changed model.
+
+    Parameters
+    ----------
+    design : Design
+        The design as it is.
+    data : data frame or mapping, optional
+        New data; those of the model by default, which have its variables and its rows only.
+    formula : str, optional
+        A change of the formula, as :func:`~bayeslmm.storage.update_formula.update_formula` reads
+        it.
+    weights : str, array-like or False, optional
+        New precision weights; those of the model by default; none if False.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    DataError
+        If new data are needed, or new weights.
+    FormulaError
+        If the formula is wrong.
+    """
+    number = not isinstance(weights, str) and np.ndim(weights) == 0
+    if number and weights is not None and weights is not False:
+        raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
+    if data is None and formula is None and weights is None:
+        return design
+    changed = design.formula if formula is None else _changed_formula(design.formula, formula)
+    if data is not None:
+        return build_design(changed, data, weights=_new_weights(design, data, weights))
+    return _on_own_data(design, changed, weights)
+
+
+def _changed_formula(old: Formula, formula: str) -> Formula:
+    if not isinstance(formula, str):
+        raise TypeError(f"formula must be text such as '~ . - x', got {type(formula).__name__}")
+    return parse(update_formula(old, formula))
+
+
+def _new_weights(design: Design, data: Any, weights: Any) -> Any:
+    """Weights for new data: as given, else the column of the old ones."""
+    if weights is False or (weights is None and design.weights is None):
+        return None
+    if weights is not None:
+        return weights
+    column = design.recipe.weights
+    if column is None:
+        raise DataError(
+            "The weights of the model were given as values, not as a column, so new data need new "
+            "ones: give weights=, or weights=False for none."
+        )
+    if column not in column_names(data):
+        raise DataError(
+            f"The new data have no column `{column}`, which held the weights: give weights=, or "
+            "weights=False for none."
+        )
+    return column
+
+
+def _on_own_data(design: Design, formula: Formula, weights: Any) -> Design:
+    needed = response_variables(formula) | predictors(formula, effects=True, groups=True)
+    absent = sorted(needed - set(design.data.columns))
+    if absent:
+        raise DataError(
+            f"The model keeps the variables of its own formula only, {listed(design.data.columns)},"
+            f" and {listed(absent)} is not among them: give data= too."
+        )
+    if len(design.dropped):
+        _log.warning(
+            "%d rows stay dropped, also where the new formula does not need what they lack: give "
+            "data= to start from all rows",
+            len(design.dropped),
+        )
+    values, column = weights, weights if isinstance(weights, str) else None
+    if weights is None or (isinstance(weights, str) and weights == design.recipe.weights):
+        values, column = design.weights, design.recipe.weights
+    elif weights is False:
+        values = None
+    elif isinstance(weights, str) and weights not in design.data:
+        raise DataError(
+            f"The model does not keep the column `{weights}`: give data= too, or the values."
+        )
+    built = build_design(formula, design.data, weights=values)
+    recipe = replace(built.recipe, weights=column)
+    return replace(built, dropped=_all_dropped(design, built.dropped), recipe=recipe)
+
+
+def _all_dropped(design: Design, more: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Positions in the original data of the rows dropped then, and of `more` of those kept."""
+    rows = np.delete(np.arange(design.n + len(design.dropped)), design.dropped)
+    return read_only(np.sort(np.concatenate([design.dropped, rows[more]])))
+
+
+# --- priors ----------------------------------------------------------------------------
+
+
+def updated_priors(old: Priors, design: Design, user: Any = None) -> Priors:
+    """Priors of a changed model.
+
+    Parameters
+    ----------
+    old : Priors
+        The priors as they were.
+    design : Design
+        The design of the changed model.
+    user : {"default", "flat"} or mapping, optional
+        By default, and with a mapping, the priors that the user had given are kept and the other
+        ones are computed from the new data. A mapping adds to them; None for a prior takes the
+        user's one away. "default" and "flat" forget all of them.
+
+    Returns
+    -------
+    Priors
+
+    Raises
+    ------
+    PriorError
+        If a prior that the user had given is on a parameter that the model no longer has.
+    """
+    if user is not None and not isinstance(user, Mapping):
+        return resolve_priors(design, user)
+    preset: Literal["default", "flat"] = "flat" if "flat" in old.sources.values() else "default"
+    fresh = resolve_priors(design, preset)
+    changes = {} if user is None else dict(user)
+    kept = _kept(old, fresh, list(changes))
+    given = {key: value for key, value in changes.items() if value is not None}
+    if not kept and not given:
+        return fresh
+    return resolve_priors(design, {**kept, **given}, preset=preset)
+
+
+def priors_of_fit(old: Priors | None, design: Design, method: str, user: Any = None) -> Priors:
+    """Priors of the model of a fit.
+
+    Parameters
+    ----------
+    old : Priors, optional
+        Those of a posterior; estimates do not know any.
+    design : Design
+        The design of the model.
+    method : str
+        How it was fitted.
+    user : {"default", "flat"} or mapping, optional
+        Changes, as in :func:`updated_priors`.
+
+    Returns
+    -------
+    Priors
+
+    Raises
+    ------
+    PriorError
+        If they are not known and the fit depends on them.
+    """
+    if old is not None:
+        return old if user is None else updated_priors(old, design, user)
+    if user is None and method == "MAP":
+        raise PriorError(
+            "A MAP estimate does not know its priors: give priors=, those it was made with; "
+            "'default' if none were given."
+        )
+    return resolve_priors(design, user)
+
+
+def _kept(old: Priors, fresh: Priors, changed: Sequence[str]) -> dict[str, Prior | LKJ]:
+    """The user's earlier priors that no changed key addresses."""
+    replaced = set[str]()
+    for key in changed:
+        found = _addressed(old, key) | _addressed(fresh, key)
+        replaced |= found or addressed(fresh, [key])  # which raises
+    mine = {k: record for k, record in old.records().items() if old.sources[k] == "user"}
+    kept = {key: record for key, record in mine.items() if key not in replaced}
+    if gone := [key for key in kept if key not in fresh.records()]:
+        shown = ", ".join(f"{key!r}: None" for key in gone)
+        raise PriorError(
+            f"The new model has no parameter {', '.join(gone)}, to which you had given a prior. "
+            f"Take it away with priors={{{shown}}}, or start anew with priors='default'."
+        )
+    return kept
+
+
+def _addressed(priors: Priors, key: str) -> set[str]:
+    try:
+        return addressed(priors, [key])
+    except PriorError:
+        return set()
