@@ -61,28 +61,3 @@ def coefficient_frames(design: Design, beta: Array, u: Sequence[Array]) -> dict[
         frame = frames[factor.name].reindex(columns=columns, fill_value=0.0)
         frames[factor.name] = frame + pd.Series({c: fixed.get(c, 0.0) for c in columns})
     return frames
-
-
-def random_variances(design: Design, covariances: Sequence[Array]) -> Array:
-    """Mean over the rows of each grouping factor's contribution z' Sigma z to Var(y).
-
-    Parameters
-    ----------
-    design : Design
-        The design.
-    covariances : sequence of ndarray (..., k, k)
-        Covariance matrix of each grouping factor's coefficients.
-
-    Returns
-    -------
-    ndarray (..., n_factors)
-
-    References
-    ----------
-    Johnson (2014), doi:10.1111/2041-210X.12225.
-    """
-    shares = []
-    for factor, sigma in zip(design.random, covariances, strict=True):
-        mean_products = factor.Z.T @ factor.Z / design.n
-        shares.append(np.sum(mean_products * sigma, axis=(-2, -1)))
-    return np.stack(shares, axis=-1)

@@ -118,7 +118,7 @@ def posterior_draws(
     JointDraws
     """
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    beta = posterior[BETA].to_numpy().reshape(-1, design.p)
+    beta = posterior[BETA].to_numpy().reshape(shape[0] * shape[1], design.p)
     points = points_of(design, posterior)
 
     def stored(wanted: Sequence[Indices]) -> list[Array]:

@@ -17,7 +17,7 @@ from bayeslmm.results.parameters import (
     parameters,
     probability,
 )
-from bayeslmm.results.variance import intraclass_correlation, variance_frame
+from bayeslmm.results.variance import variance_frame
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
 
 Array = NDArray[np.float64]
@@ -103,14 +103,6 @@ def variance_table(
     draws = parameter_matrix(dataset, design, covariance_parameters(design))
     table = summarise(draws, frame.index, prob)
     return pd.concat([frame.drop(columns="sdcor"), table], axis=1)
-
-
-def icc_table(dataset: xr.Dataset, design: Design, prob: float | None) -> pd.DataFrame:
-    """Summaries of the intraclass correlation of each grouping factor."""
-    covariances = covariance_draws(dataset, design)
-    shares = intraclass_correlation(design, covariances, sigma_draws(dataset) ** 2)
-    names = pd.Index([factor.name for factor in design.random], name="group")
-    return summarise(shares, names, prob)
 
 
 def beta_mean(dataset: xr.Dataset) -> Array:

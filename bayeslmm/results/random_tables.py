@@ -121,7 +121,8 @@ def drawn_effects(
         )
     wanted = [np.empty(0, dtype=np.intp)] * len(design.random)
     wanted[place] = positions
-    beta = draws[BETA].to_numpy().reshape(-1, design.p)
+    size = draws.sizes["chain"] * draws.sizes["draw"]
+    beta = draws[BETA].to_numpy().reshape(size, design.p)
     values = draw_effects(plan, points_of(design, draws), beta, wanted, rng)[place]
     factor = design.random[place]
     dims = (*SAMPLE_DIMS, level_dim(factor.key), coef_dim(factor.key))

@@ -1,4 +1,4 @@
-"""Intraclass correlation and variance components as tables."""
+"""Variance components as a table."""
 
 from __future__ import annotations
 
@@ -9,39 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
-from bayeslmm.inference.effects import random_variances
 
 Array = NDArray[np.float64]
-
-
-def intraclass_correlation(
-    design: Design, covariances: Sequence[Array], sigma_squared: Array | float
-) -> Array:
-    """Share of each grouping factor in the variance of the response given the fixed effects.
-
-    Parameters
-    ----------
-    design : Design
-        The design.
-    covariances : sequence of ndarray (..., k, k)
-        Covariance matrix of each grouping factor's coefficients.
-    sigma_squared : float or ndarray (...)
-        Residual variance (at weight one).
-
-    Returns
-    -------
-    ndarray (..., n_factors)
-
-    Notes
-    -----
-    With random slopes a factor's variance depends on the covariates; its mean over the rows
-    counts (Johnson 2014, doi:10.1111/2041-210X.12225). Likewise the residual variance with
-    precision weights.
-    """
-    random = random_variances(design, covariances)
-    inverse = 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
-    total = random.sum(axis=-1) + np.asarray(sigma_squared) * inverse
-    return random / total[..., None]
 
 
 def variance_frame(design: Design, covariances: Sequence[Array], sigma: float) -> pd.DataFrame:
