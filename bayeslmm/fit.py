@@ -26,6 +26,7 @@ from bayeslmm.storage.model_methods import ModelUpdate
 if TYPE_CHECKING:
     import pymc as pm
 
+    from bayeslmm.assessment.implied_priors import ImpliedPriors
     from bayeslmm.inference.engine import FitMethod
     from bayeslmm.results.calibration import CalibrationCheck
 
@@ -274,6 +275,39 @@ class LMM(ModelUpdate):
         from bayeslmm.inference.prior_predictive import prior_predictive
 
         return prior_predictive(self.design, self.priors, draws, random_seed)
+
+    def implied_priors(
+        self, draws: int = 4000, *, random_seed: int | np.random.Generator | None = None
+    ) -> ImpliedPriors:
+        """What the priors say of the intraclass correlation, R^2 and the response's spread.
+
+        Parameters
+        ----------
+        draws : int
+            Number of draws from the prior.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        ImpliedPriors
+            Table of quantiles, with advice in words.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> len(model.implied_priors(random_seed=1).table) > 0
+        True
+        """
+        from bayeslmm.assessment.implied_priors import implied_priors
+
+        return implied_priors(self.design, self.priors, draws, random_seed)
 
     def check_calibration(
         self,

@@ -168,6 +168,7 @@ LAYERS = [
     "reporting.citations",
     "reporting.versions",
     "reporting.columns",
+    "reporting.model_text",
     "reporting.model_table",
     "reporting.glance",
     "reporting.augment",

@@ -8,7 +8,6 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +26,6 @@ from bayeslmm.priors.record import Priors
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 LOG_2PI = float(np.log(2.0 * np.pi))
-
-ENTRIES = 1 << 22
-"""Entries of the largest array of one batch: 32 MB."""
 
 LARGEST_SCORES = 1 << 26
 """Most densities that are held at once: 512 MB."""
@@ -117,7 +113,7 @@ def leave_out(
     roots = [root / joint.sigma[:, None, None] for root in joint.roots]
     parts = []
     with single_threaded(), np.errstate(divide="ignore", invalid="ignore"):
-        for rows in tracked(list(_batches(system, joint.size)), "Leave-out", progressbar):
+        for rows in tracked(list(system.batches(joint.size)), "Leave-out", progressbar):
             sigma = joint.sigma[rows]
             beta = joint.beta[rows] if priors.beta_sampled else None
             forms = row_forms(system, [root[rows] for root in roots], sigma, beta)
@@ -139,12 +135,6 @@ def affordable(design: Design, plan: Plan, draws: int, scores: int) -> int:
     by_memory = LARGEST_SCORES // max(1, scores)
     by_time = int(LARGEST_WORK / (design.n * float(border) ** 2))
     return min(draws, max(FEWEST, min(by_memory, by_time)))
-
-
-def _batches(system: RowSystem, draws: int) -> Iterator[slice]:
-    step = max(1, ENTRIES // (system.design.n * system.width))
-    for start in range(0, draws, step):
-        yield slice(start, min(start + step, draws))
 
 
 def _score_rows(system: RowSystem, forms: RowForms, sigma: Array, _: Indices | None) -> LeaveOut:
@@ -173,12 +163,12 @@ def _score_groups(
     in_sample = np.empty_like(log_density)
     for g, rows in enumerate(members):
         root = np.sqrt(system.weights[rows])
-        columns = root[:, None, None] * _group_columns(forms, rows)
+        columns = root[:, None] * _group_columns(forms, rows)
         white = (root[:, None] * forms.residual[rows] / sigma).T
         constant = len(rows) * (LOG_2PI + 2.0 * np.log(sigma)) - 2.0 * np.sum(np.log(root))
         for result, sign in ((log_density, -1.0), (in_sample, 1.0)):
             try:
-                value = _quadratic(columns.transpose(1, 0, 2), white, sign)
+                value = _quadratic(columns, white, sign)
             except np.linalg.LinAlgError:
                 value = np.full(len(sigma), np.nan)
             result[:, g] = -0.5 * (constant + value)
@@ -186,12 +176,12 @@ def _score_groups(
 
 
 def _group_columns(forms: RowForms, rows: Indices) -> Array:
-    """Rows (n_g, C, R) of U with the columns of all levels that occur in a group."""
-    parts = [forms.border[rows]]
+    """Rows (C, n_g, R) of U with the columns of all levels that occur in a group."""
+    parts = [forms.border(rows)]
     for codes, level in zip(forms.codes, forms.levels, strict=True):
         found, place = np.unique(codes[rows], return_inverse=True)
-        spread = np.zeros((len(rows), level.shape[1], len(found), level.shape[2]))
-        spread[np.arange(len(rows)), :, place] = level[rows]
+        spread = np.zeros((level.shape[1], len(rows), len(found), level.shape[2]))
+        spread[:, np.arange(len(rows)), place] = level[rows].transpose(1, 0, 2)
         parts.append(spread.reshape(*spread.shape[:2], -1))
     return np.concatenate(parts, axis=2)
 

@@ -42,6 +42,9 @@ OUTLYING = 3.0
 
 FEWEST_DRAWS = 20
 
+MANY_ROWS = 5000
+"""Rows from which a failed check says little about the size of the fault."""
+
 SUSPECT = 0.05
 """p-value below which a check is called failed."""
 
@@ -105,7 +108,7 @@ class ResidualChecks(Report):
     @property
     def messages(self) -> tuple[str, ...]:
         """Findings and advice."""
-        return tuple(_messages(self.table, self.draws))
+        return tuple(_messages(self.table, self.draws, len(self.residuals)))
 
     def _tables(self) -> Mapping[str, pd.DataFrame]:
         return {"Statistics beside what the model expects": self.table}
@@ -291,7 +294,7 @@ def _record(observed: Array, expected: Array) -> dict[str, float]:
     }
 
 
-def _messages(table: pd.DataFrame, draws: int) -> list[str]:
+def _messages(table: pd.DataFrame, draws: int, n: int) -> list[str]:
     failed = table.index[table["p_value"] < SUSPECT]
     messages = []
     for name in failed:
@@ -308,6 +311,11 @@ def _messages(table: pd.DataFrame, draws: int) -> list[str]:
         messages.append(
             f"{len(table)} checks were made; of a right model's, up to one in "
             f"{round(1 / SUSPECT)} fails by chance."
+        )
+    if len(failed) and n > MANY_ROWS:
+        messages.append(
+            f"With {n} rows the checks find departures that are too small to matter: judge by "
+            "the statistics beside what the model expects, and by plots."
         )
     messages.append(
         "Random effects are checked on draws, which are as spread as the model says. Point "

@@ -5,11 +5,15 @@ covariance parameters, the covariance matrix of the linear predictor over sigma^
 row of U per row of the data. Grouping factors that are eliminated level by level contribute k
 columns per level, which vanish outside it; the others and the fixed effects are the border, whose
 columns every row shares.
+
+Before the last step, a row of the border is its own covariates (few of them not zero) less a
+combination of k vectors of its level per eliminated factor. So what is dense and costly is done
+per level, not per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +27,9 @@ from bayeslmm.likelihood.factorise import GaussianBeta
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
+ENTRIES = 1 << 22
+"""Entries of the largest array: 32 MB, or what a single draw takes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RowForms:
@@ -34,22 +41,53 @@ class RowForms:
         Level of each row, per grouping factor that is eliminated level by level.
     levels : tuple of ndarray (n, C, k)
         Columns of U that belong to this level.
-    border : ndarray (n, C, m)
-        Columns of U that all rows share.
     residual : ndarray (n, C)
         Response less conditional mean of the linear predictor.
+    shared : tuple of ndarray (C, J, k, m)
+        What the levels take from the columns of U that all rows share.
+    own : tuple of (ndarray of int (n,), ndarray (n, C))
+        Pairs of places among the m shared columns, and coefficients there, of each row.
+    X : ndarray (n, p)
+        Fixed-effects covariates, which take the last places; p is 0 where beta is given.
+    turn : ndarray (C, m, m)
+        Map from these places to columns of U.
     """
 
     codes: tuple[Indices, ...]
     levels: tuple[Array, ...]
-    border: Array
     residual: Array
+    shared: tuple[Array, ...]
+    own: tuple[tuple[Indices, Array], ...]
+    X: Array
+    turn: Array
+
+    @property
+    def width(self) -> int:
+        """Number m of the columns that all rows share."""
+        return self.turn.shape[2]
 
     @property
     def leverage(self) -> Array:
         """Conditional variance of the linear predictor over sigma^2: (n, C)."""
-        parts = [np.sum(part**2, axis=2) for part in (*self.levels, self.border)]
-        return np.asarray(sum(parts))
+        result = np.asarray(sum(np.sum(part**2, axis=2) for part in self.levels))
+        n, size = self.residual.shape
+        step = max(1, ENTRIES // (size * max(1, self.width)))
+        for start in range(0, n, step):
+            rows = np.arange(start, min(start + step, n))
+            border = self.border(rows)
+            result[rows] += np.einsum("cnm,cnm->nc", border, border)
+        return result
+
+    def border(self, rows: Indices) -> Array:
+        """Columns of U that all rows share, at some rows: (C, len(rows), m)."""
+        turned = self.turn[:, self.width - self.X.shape[1] :]
+        result = np.matmul(self.X[rows], turned)
+        for places, values in self.own:
+            result += values[rows].T[:, :, None] * self.turn[:, places[rows]]
+        for codes, level, shared in zip(self.codes, self.levels, self.shared, strict=True):
+            for i in range(level.shape[2]):
+                result -= level[rows, :, i].T[:, :, None] * shared[:, codes[rows], i]
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +106,8 @@ class _Stage:
         The same less what earlier factors explain; changed in place.
     gram : ndarray (J, C, k, k)
         Its equations less what earlier factors explain; changed in place.
+    border : ndarray (J, C, k, m + 1)
+        Its equations with the border and the response; changed in place.
     """
 
     codes: Indices
@@ -75,6 +115,7 @@ class _Stage:
     original: Array
     rows: Array
     gram: Array
+    border: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -91,24 +132,65 @@ class RowSystem:
         Normal prior on beta; None for a flat one or where beta is given.
     weights : ndarray (n,)
         Precision weights.
+    X : ndarray (n, p)
+        Fixed-effects covariates in the working basis.
+    y : ndarray (n,)
+        Response in the working basis.
+    gram : ndarray (q + p + 1, q + p + 1)
+        Weighted cross-products of the q columns of the tail, of X and of y.
+    mixed : tuple of ndarray (J, k, q + p + 1)
+        The same between each grouping factor that is eliminated level by level and these.
     """
 
     design: Design
     plan: Plan
     prior: GaussianBeta | None
     weights: Array
+    X: Array
+    y: Array
+    gram: Array
+    mixed: tuple[Array, ...]
 
     @property
     def width(self) -> int:
         """Number of columns that the forms take per row."""
-        stages = sum(self.design.random[stage.factor].n_coefs for stage in self.plan.stages)
-        return self.plan.n_tail + self.design.p + 1 + stages
+        return len(self.gram) + sum(part.shape[1] for part in self.mixed)
+
+    def batches(self, draws: int) -> Iterator[slice]:
+        """Parts of so many draws that can be worked on at once."""
+        width = len(self.gram)
+        by_level = sum(part.shape[0] * part.shape[1] for part in self.mixed)
+        by_row = self.design.n * sum(f.n_coefs for f in self.design.random)
+        step = max(1, ENTRIES // max(by_row, by_level * width, width**2))
+        for start in range(0, draws, step):
+            yield slice(start, min(start + step, draws))
 
 
 def row_system(design: Design, plan: Plan, prior: GaussianBeta | None) -> RowSystem:
     """Arrange a design for :func:`row_forms`."""
-    weights = np.ones(design.n) if design.weights is None else design.weights
-    return RowSystem(design=design, plan=plan, prior=prior, weights=np.asarray(weights))
+    weights = np.ones(design.n) if design.weights is None else np.asarray(design.weights)
+    basis = plan.products.basis
+    X, y = design.X @ basis.fixed, design.y - design.offset - design.X @ basis.shift
+    columns = sp.hstack([_tail(design, plan), X, y[:, None]], format="csr")
+    weighted = sp.csr_array(columns * weights[:, None])
+    mixed = []
+    for stage in plan.stages:
+        factor = design.random[stage.factor]
+        index = factor.codes[:, None] * factor.n_coefs + np.arange(factor.n_coefs)
+        own = _sparse(index, factor.Z, factor.n_levels * factor.n_coefs)
+        product = (own.T @ weighted).toarray()
+        mixed.append(product.reshape(factor.n_levels, factor.n_coefs, -1))
+    gram = (columns.T @ weighted).toarray()
+    return RowSystem(
+        design=design,
+        plan=plan,
+        prior=prior,
+        weights=weights,
+        X=X,
+        y=y,
+        gram=gram,
+        mixed=tuple(mixed),
+    )
 
 
 def row_forms(
@@ -127,72 +209,126 @@ def row_forms(
     beta : ndarray (C, p) or None
         Fixed effects where they are given rather than integrated out.
     """
-    size = len(sigma)
-    border = _border(system, relative, size, beta)
-    width = border.shape[2] - 1
-    gram = np.einsum("n,nca,ncb->cab", system.weights, border, border, optimize=True)
-    gram[:, range(width), range(width)] += _ridge(system, width, with_beta=beta is None)
-    if beta is None and system.prior is not None:
-        _add_prior(system, gram, sigma)
-    stages = [_stage(system, s.factor, relative[s.factor]) for s in system.plan.stages]
-    levels = []
+    known = None if beta is None else _working(system, beta)
+    gram = _border_equations(system, relative, sigma, known)
+    stages = [
+        _stage(system, place, relative, known) for place in range(len(system.plan.stages))
+    ]
+    levels, halves = [], []
     for place, stage in enumerate(stages):
-        levels.append(_eliminate(stage, stages[place + 1 :], border, gram))
-    lower = np.linalg.cholesky(gram[:, :width, :width])
-    solved = np.linalg.solve(lower, border[:, :, :width].transpose(1, 2, 0))
-    right = np.linalg.solve(lower, gram[:, :width, width:])[:, :, 0]
+        columns, half = _eliminate(stage, stages[place + 1 :], gram)
+        levels.append(columns)
+        halves.append(half)
+    lower = np.linalg.cholesky(gram[:, :-1, :-1])
+    turn = np.linalg.inv(lower).transpose(0, 2, 1)
+    solution = (turn @ np.linalg.solve(lower, gram[:, :-1, -1:]))[:, :, 0]
+    own = tuple(_own(system, relative))
+    X = system.X if beta is None else system.X[:, :0]
+    residual = system.y[:, None] - X @ solution[:, system.plan.n_tail :].T
+    if known is not None:
+        residual = residual - system.X @ known.T
+    for places, values in own:
+        residual -= values * solution[:, places].T
+    for stage, columns, half in zip(stages, levels, halves, strict=True):
+        explained = half[:, :, :, -1] - np.einsum("cjkm,cm->cjk", half[:, :, :, :-1], solution)
+        residual -= np.einsum("nck,cnk->nc", columns, explained[:, stage.codes])
     return RowForms(
         codes=tuple(stage.codes for stage in stages),
         levels=tuple(levels),
-        border=np.ascontiguousarray(solved.transpose(2, 0, 1)),
-        residual=border[:, :, width] - np.einsum("cmn,cm->nc", solved, right),
+        residual=residual,
+        shared=tuple(_turned(half[:, :, :, :-1], turn) for half in halves),
+        own=own,
+        X=X,
+        turn=np.ascontiguousarray(turn),
     )
 
 
-def _border(system: RowSystem, relative: Sequence[Array], size: int, beta: Array | None) -> Array:
-    """Columns of the tail, of X and of y, in this order: (n, C, m + 1)."""
-    design, plan = system.design, system.plan
-    basis, start = plan.products.basis, plan.n_tail
-    p = design.p if beta is None else 0
-    result = np.zeros((design.n, size, start + p + 1))
-    rows = np.arange(design.n)[:, None]
+# --- the border: the columns of the tail, of X and of y, in this order ------------------
+
+
+def _tail(design: Design, plan: Plan) -> sp.csr_array:
+    """Columns of the tail (n, q), not scaled."""
+    parts = [sp.csr_array((design.n, 0))]
     for block in plan.tail:
         factor = design.random[block.factor]
-        scaled = np.einsum("nk,ckl->ncl", factor.Z, relative[block.factor])
-        columns = block.start + factor.codes[:, None] * factor.n_coefs + np.arange(factor.n_coefs)
-        result[rows, :, columns] = scaled.transpose(0, 2, 1)
-    response = design.y - design.offset
-    if beta is None:
-        result[:, :, start : start + p] = (design.X @ basis.fixed)[:, None, :]
-        result[:, :, -1] = (response - design.X @ basis.shift)[:, None]
-    else:
-        result[:, :, -1] = response[:, None] - design.X @ beta.T
-    return result
+        index = factor.codes[:, None] * factor.n_coefs + np.arange(factor.n_coefs)
+        parts.append(_sparse(index, factor.Z, factor.n_levels * factor.n_coefs))
+    return sp.csr_array(sp.hstack(parts, format="csr"))
 
 
-def _ridge(system: RowSystem, width: int, *, with_beta: bool) -> Array:
-    ridge = np.ones(width)
-    if with_beta:
-        ridge[system.plan.n_tail :] = 0.0
-    return ridge
+def _sparse(index: Indices, values: Array, width: int) -> sp.csr_array:
+    n, k = values.shape
+    pointer = np.arange(n + 1) * k
+    return sp.csr_array((values.ravel(), index.ravel(), pointer), shape=(n, width))
 
 
-def _add_prior(system: RowSystem, gram: Array, sigma: Array) -> None:
-    """Add the prior on beta, in the working basis, to the equations of the border."""
-    basis, prior, start = system.plan.products.basis, system.prior, system.plan.n_tail
-    assert prior is not None
-    columns = np.column_stack([basis.fixed, prior.mean - basis.shift])
-    product = columns.T @ prior.precision @ columns
-    gram[:, start:, start:] += sigma[:, None, None] ** 2 * product
+def _own(system: RowSystem, relative: Sequence[Array]) -> Iterator[tuple[Indices, Array]]:
+    """Places in the tail, and coefficients there, of each row."""
+    for block in system.plan.tail:
+        factor = system.design.random[block.factor]
+        scaled = np.einsum("nk,ckl->lnc", factor.Z, relative[block.factor])
+        for i in range(factor.n_coefs):
+            yield block.start + factor.codes * factor.n_coefs + i, scaled[i]
 
 
-def _stage(system: RowSystem, place: int, relative: Array) -> _Stage:
-    factor = system.design.random[place]
+def _working(system: RowSystem, beta: Array) -> Array:
+    """Fixed effects (C, p) in the working basis."""
+    basis = system.plan.products.basis
+    return np.linalg.solve(basis.fixed, (beta - basis.shift).T).T
+
+
+def _border_equations(
+    system: RowSystem, relative: Sequence[Array], sigma: Array, known: Array | None
+) -> Array:
+    """Equations (C, m + 1, m + 1) of the border before the elimination of any factor."""
+    half = _scaled(system, system.gram[None], relative, known)
+    gram = _scaled(system, half.transpose(0, 2, 1), relative, known)
+    tail = np.arange(system.plan.n_tail)
+    gram[:, tail, tail] += 1.0
+    if known is None and system.prior is not None:
+        basis, prior = system.plan.products.basis, system.prior
+        columns = np.column_stack([basis.fixed, prior.mean - basis.shift])
+        product = columns.T @ prior.precision @ columns
+        start = system.plan.n_tail
+        gram[:, start:, start:] += sigma[:, None, None] ** 2 * product
+    return gram
+
+
+def _scaled(
+    system: RowSystem, values: Array, relative: Sequence[Array], known: Array | None
+) -> Array:
+    """Last axis of (C or 1, a, q + p + 1) scaled by C relative roots; X taken off y if known."""
+    size = len(relative[0])
+    shape = (size, *values.shape[1:])
+    result = np.array(np.broadcast_to(values, shape))
+    for block in system.plan.tail:
+        part = result[:, :, block.columns].reshape(size, -1, block.n_coefs)
+        result[:, :, block.columns] = (part @ relative[block.factor]).reshape(
+            *shape[:2], -1
+        )
+    if known is None:
+        return result
+    start = system.plan.n_tail
+    fixed = result[:, :, start:-1] @ known[:, :, None]
+    return np.concatenate([result[:, :, :start], result[:, :, -1:] - fixed], axis=2)
+
+
+# --- elimination level by level -----------------------------------------------------------
+
+
+def _stage(
+    system: RowSystem, place: int, relative: Sequence[Array], known: Array | None
+) -> _Stage:
+    index = system.plan.stages[place].factor
+    factor, root, mixed = system.design.random[index], relative[index], system.mixed[place]
     n, k = factor.Z.shape
     total = sp.csr_array((system.weights, (factor.codes, np.arange(n))), shape=(factor.n_levels, n))
-    rows = np.einsum("nk,ckl->ncl", factor.Z, relative)
+    rows = np.einsum("nk,ckl->ncl", factor.Z, root)
     gram = _sums(total, rows[:, :, :, None] * rows[:, :, None, :]) + np.eye(k)
-    return _Stage(factor.codes, total, rows, rows.copy(), gram)
+    flat = _scaled(system, mixed.reshape(1, -1, mixed.shape[2]), relative, known)
+    by_level = flat.reshape(len(root), *mixed.shape[:2], -1)
+    border = np.einsum("ckl,cjkm->jclm", root, by_level)
+    return _Stage(factor.codes, total, rows, rows.copy(), gram, border)
 
 
 def _sums(total: sp.csr_array, values: Array) -> Array:
@@ -201,45 +337,56 @@ def _sums(total: sp.csr_array, values: Array) -> Array:
     return np.asarray(flat).reshape(total.shape[0], *values.shape[1:])
 
 
-def _eliminate(stage: _Stage, later: Sequence[_Stage], border: Array, gram: Array) -> Array:
-    """Eliminate one grouping factor; rows and equations of what is left change in place.
+def _eliminate(stage: _Stage, later: Sequence[_Stage], gram: Array) -> tuple[Array, Array]:
+    """Eliminate one grouping factor; what is left of the later ones and `gram` changes in place.
 
     Returns
     -------
-    ndarray (n, C, k)
+    columns : ndarray (n, C, k)
         Columns of U of the rows' levels.
+    half : ndarray (C, J, k, m + 1)
+        What the levels take from the border.
     """
     inverse = np.linalg.inv(np.linalg.cholesky(stage.gram))
     columns = np.einsum("ncij,ncj->nci", inverse[stage.codes], stage.rows)
-    # Rows of later factors have lost what this one explains, so its own rows must not have.
-    white = np.einsum("ncij,ncj->nci", inverse[stage.codes], stage.original)
-    halves = [_half(stage, white, other.rows) for other in later]
-    half = _half(stage, white, border)
-    for other, h in zip(later, halves, strict=True):
-        other.gram[:] -= _by_level(stage, other, h)
-        _subtract(other.rows, columns, h[stage.codes])
-    gram -= np.einsum("jcka,jckb->cab", half, half, optimize=True)
-    _subtract(border, columns, half[stage.codes])
-    return columns
+    half = inverse @ stage.border
+    if later:
+        # Rows of later factors have lost what this one explains, so its own rows must not have.
+        white = np.einsum("ncij,ncj->nci", inverse[stage.codes], stage.original)
+    for other in later:
+        link = _link(stage, white, other.rows)
+        other.gram[:] -= _by_level(stage, other, link, link)
+        other.border[:] -= _by_level(stage, other, link, half)
+        _subtract(other.rows, columns, link[stage.codes])
+    half = np.ascontiguousarray(half.transpose(1, 0, 2, 3))
+    flat = half.reshape(len(half), -1, half.shape[3])
+    gram -= flat.transpose(0, 2, 1) @ flat
+    return columns, half
 
 
-def _half(stage: _Stage, white: Array, other: Array) -> Array:
-    """L^-1 times the equations between a grouping factor and others: (J, C, k, m)."""
+def _link(stage: _Stage, white: Array, other: Array) -> Array:
+    """L^-1 times the equations between a grouping factor and rows of another: (J, C, k, l)."""
     parts = [_sums(stage.total, white[:, :, i, None] * other) for i in range(white.shape[2])]
     return np.stack(parts, axis=2)
 
 
-def _by_level(stage: _Stage, other: _Stage, half: Array) -> Array:
-    """Sums of half' half over the levels nested in each level of another factor."""
+def _by_level(stage: _Stage, other: _Stage, left: Array, right: Array) -> Array:
+    """Sums of left' right over the levels nested in each level of another factor."""
     parents = np.zeros(stage.total.shape[0], dtype=np.intp)
     parents[stage.codes] = other.codes
     size = other.total.shape[0]
     total = sp.csr_array(
         (np.ones(len(parents)), (parents, np.arange(len(parents)))), shape=(size, len(parents))
     )
-    return _sums(total, np.einsum("jcka,jckb->jcab", half, half))
+    return _sums(total, left.transpose(0, 1, 3, 2) @ right)
 
 
 def _subtract(rows: Array, columns: Array, half: Array) -> None:
     for i in range(columns.shape[2]):
         rows -= columns[:, :, i, None] * half[:, :, i]
+
+
+def _turned(half: Array, turn: Array) -> Array:
+    """Rows (C, J, k, m) in terms of columns of U."""
+    size, levels, k, m = half.shape
+    return (half.reshape(size, levels * k, m) @ turn).reshape(size, levels, k, m)

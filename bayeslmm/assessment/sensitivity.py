@@ -36,6 +36,9 @@ BINS = 30
 LITTLE = 0.1
 """Contraction below which the data are said to add little to the prior."""
 
+SAME = 0.5
+"""Overlap from which such a posterior is said to be mostly the prior."""
+
 TAIL = 0.01
 """Prior tail probability beyond which a posterior median is said to be in the tail of the prior."""
 
@@ -337,14 +340,22 @@ def _sensitivity_messages(result: Sensitivity) -> list[str]:
 
 def _contraction_messages(table: pd.DataFrame) -> list[str]:
     messages = []
-    weak = table.index[table["contraction"] < LITTLE]
-    for label in weak:
-        overlap_text = percent(float(table.loc[label, "overlap"]))
-        messages.append(
-            f"{label}: the data add little to its prior (contraction "
-            f"{table.loc[label, 'contraction']:.2f}, densities overlap by {overlap_text}). What is "
-            "reported for it is mostly the prior; say so, or choose the prior with care."
+    for label in table.index[table["contraction"] < LITTLE]:
+        share = float(table.loc[label, "overlap"])
+        found = (
+            f"contraction {table.loc[label, 'contraction']:.2f}, densities overlap by "
+            f"{percent(share)}"
         )
+        if share >= SAME:
+            messages.append(
+                f"{label}: the data add little to its prior ({found}). What is reported for it is "
+                "mostly the prior; say so, or choose the prior with care."
+            )
+        else:
+            messages.append(
+                f"{label}: the posterior is no narrower than the prior but lies elsewhere "
+                f"({found}): the data move it and the prior holds it back. Reconsider that prior."
+            )
     tails = table["prior_quantile"]
     for label in table.index[(tails < TAIL) | (tails > 1.0 - TAIL)]:
         side = "lower" if tails[label] < TAIL else "upper"

@@ -368,7 +368,7 @@ def _parameter_message(result: PosteriorSingularity, label: str) -> str:
         tail = f"in no posterior draw it {event}."
     if not np.isfinite(row["support"]):
         return f"{label}: {tail}"
-    support = percent(row["support"])
+    support = percent(max(row["support"], np.finfo(float).tiny))
     verdict = "is compatible" if row["support"] >= COMPATIBLE else "is not compatible"
     return (
         f"{label}: {boundary} {verdict} with the data (integrated likelihood there {support} of "

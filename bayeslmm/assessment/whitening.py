@@ -22,8 +22,10 @@ LARGEST_CUBES = 3e10
 CUBES = 1e10
 """The same, times the number of draws, beyond which draws are thinned."""
 
-ENTRIES = 1 << 22
-"""Entries of the largest array of one batch: 32 MB."""
+WORK = 1e11
+"""Multiplications for the residuals of all draws, beyond which these are thinned: seconds."""
+
+FEWEST = 4
 
 
 def row_residuals(
@@ -57,12 +59,10 @@ def row_residuals(
         Derivative of the fitted value by the response (lme4's ``hatvalues``).
     """
     system = row_system(design, plan, None if given_beta else prior)
-    step = max(1, ENTRIES // (design.n * system.width))
     pearson, leverage = [], []
     root_weights = np.sqrt(system.weights)[:, None]
     with single_threaded():
-        for start in range(0, joint.size, step):
-            rows = slice(start, start + step)
+        for rows in system.batches(joint.size):
             sigma = joint.sigma[rows]
             relative = [root[rows] / sigma[:, None, None] for root in joint.roots]
             forms = row_forms(system, relative, sigma, joint.beta[rows] if given_beta else None)
@@ -79,7 +79,9 @@ def residual_table(
     *,
     given_beta: bool = False,
 ) -> pd.DataFrame:
-    """Residuals of every kind by row, means over draws."""
+    """Residuals of every kind by row, means over draws: over fewer where each is dear."""
+    width = plan.n_tail + design.p + 1
+    joint = joint.thin(max(FEWEST, int(WORK / (design.n * float(width) ** 2))))
     pearson, leverage = row_residuals(design, plan, prior, joint, given_beta=given_beta)
     scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
     response = np.mean(pearson * joint.sigma[:, None], axis=0) * scale

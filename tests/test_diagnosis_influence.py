@@ -1,0 +1,216 @@
+"""Influence of rows and levels: against lme4, refits and dense algebra."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import bayeslmm as blm
+from bayeslmm.assessment.integrated import leave_out_densities
+from bayeslmm.inference.engine import sample_posterior
+from bayeslmm.likelihood.marginal import marginal_system
+
+FOLDER = Path(__file__).parent / "reference" / "influence"
+LME4 = 2e-4
+"""Accuracy of lme4's covariance parameters, in leverages and distances that depend on them."""
+REFITS = 2e-3
+"""The same for differences between two such optima, relative to the largest."""
+WEIGHTED = 0.12
+"""Monte Carlo error of shifts in posterior sds: importance ESS above 500 and a refit's draws."""
+
+FORMULAS = {
+    "sleepstudy": "Reaction ~ Days + (Days | Subject)",
+    "sleepstudy_weighted": "Reaction ~ Days + (Days | Subject)",
+    "Penicillin": "diameter ~ 1 + (1 | plate) + (1 | sample)",
+    "Pastes": "strength ~ 1 + (1 | batch) + (1 | sample)",
+    "Machines": "score ~ Machine + (Machine | Worker)",
+}
+
+
+def _model(name):
+    data = blm.load_dataset(name.split("_")[0])
+    weights = 1.0 / (1.0 + data["Days"]) if name.endswith("weighted") else None
+    return blm.LMM(FORMULAS[name], data, weights=weights)
+
+
+@pytest.fixture(scope="module")
+def sleep():
+    return _model("sleepstudy")
+
+
+@pytest.fixture(scope="module")
+def post(sleep):
+    return sleep.fit(random_seed=1)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_rows_are_those_of_lme4(name):
+    reference = pd.read_csv(FOLDER / "rows.csv")
+    expected = reference[reference["fit"] == name].reset_index()
+    found = _model(name).reml().influence().table
+    for ours, theirs in (
+        ("leverage", "leverage"),
+        ("residual", "residual"),
+        ("standardised", "rstudent"),
+        ("cooks_distance", "cooks_distance"),
+    ):
+        scale = np.abs(expected[theirs]).max()
+        np.testing.assert_allclose(found[ours], expected[theirs], atol=LME4 * scale, err_msg=ours)
+
+
+@pytest.mark.parametrize(("name", "by"), [("sleepstudy", "Subject"), ("Penicillin", "sample")])
+def test_levels_are_those_of_refits_by_lme4(name, by):
+    reference = pd.read_csv(FOLDER / "groups.csv", dtype={"level": str})
+    expected = reference[reference["fit"] == name].set_index("level")
+    model = _model(name)
+    found = model.reml().influence(by, progressbar=False)
+    assert list(found.table.index) == list(expected.index)
+    for column in ("cooks_distance", "covratio"):
+        scale = expected[column].max()
+        np.testing.assert_allclose(
+            found.table[column], expected[column], atol=REFITS * scale, err_msg=column
+        )
+    for i, coef in enumerate(model.design.coefs, start=1):
+        np.testing.assert_allclose(found.dfbetas[coef], expected[f"dfbetas{i}"], atol=REFITS)
+        estimates = found.estimates[f"beta[{coef}]"]
+        np.testing.assert_allclose(estimates, expected[f"estimate{i}"], rtol=1e-5)
+    np.testing.assert_allclose(found.estimates["sigma"], expected["sigma"], rtol=LME4)
+    first = next(c for c in found.estimates if c.startswith("sd["))
+    np.testing.assert_allclose(found.estimates[first], expected["sd1"], rtol=5 * LME4)
+
+
+def test_changes_are_from_the_whole_estimate(sleep):
+    reml = sleep.reml()
+    found = reml.influence("Subject", progressbar=False)
+    whole = reml.summary()["estimate"]
+    np.testing.assert_allclose(found.change, found.estimates - whole[found.change.columns])
+    sds = found.relative_change.columns
+    assert list(sds) == ["sd[Subject, Intercept]", "sd[Subject, Days]", "sigma"]
+    expected = found.estimates[sds] / whole[sds] - 1.0
+    np.testing.assert_allclose(found.relative_change, expected)
+    np.testing.assert_allclose(found.table["max_sd_change"], expected.abs().max(axis=1))
+    np.testing.assert_allclose(found.table["max_dfbetas"], found.dfbetas.abs().max(axis=1))
+    assert (found.table["rows"] == 10).all()
+
+
+def test_a_refit_is_a_fit_to_the_other_rows(sleep):
+    data = blm.load_dataset("sleepstudy")
+    found = sleep.ml().influence("Days", progressbar=False).estimates
+    other = blm.LMM(FORMULAS["sleepstudy"], data[data["Days"] != 3]).ml().summary()["estimate"]
+    np.testing.assert_allclose(found.loc[3.0], other[found.columns], rtol=1e-5)
+
+
+def test_coefficients_that_other_levels_do_not_determine():
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(6), 5)
+    data = pd.DataFrame({"g": group.astype(str), "x": (group == 5) * 1.0})
+    data["y"] = rng.normal(size=6)[group] + rng.normal(size=30) + data["x"]
+    found = blm.LMM("y ~ x + (1 | g)", data).reml().influence("g", progressbar=False)
+    assert np.isnan(found.estimates.loc["5", "beta[x]"])
+    assert np.isfinite(found.estimates.loc["5", "beta[Intercept]"])
+    assert np.isnan(found.table.loc["5", "cooks_distance"])
+    assert np.isfinite(found.table.drop("5")["cooks_distance"]).all()
+    assert "Without 5 the rest of the data does not determine" in " ".join(found.messages)
+
+
+def test_what_is_asked_for_is_checked(sleep, post):
+    with pytest.raises(ValueError, match="by='Rail': a grouping factor"):
+        sleep.reml().influence("Rail")
+    with pytest.raises(ValueError, match="Days, Reaction, Subject"):
+        post.influence("Rail")
+    with pytest.raises(ValueError, match="REML and ML"):
+        sleep.map().influence("Subject")
+    assert len(sleep.map().influence().table) == 180
+
+
+def test_density_of_a_level_given_beta_is_the_dense_one(post):
+    design, joint = post.design, post._joint.thin(5)
+    codes = design.random[0].codes
+    points = replace(joint.points, beta=joint.beta)
+    found = leave_out_densities(
+        design,
+        post._plan,
+        replace(post.priors, beta_sampled=True),
+        replace(joint, points=points),
+        codes,
+    )
+    rows = codes == 4
+    for s in range(5):
+        z = design.random[0].Z[rows]
+        cov = z @ joint.covariances[0][s] @ z.T + joint.sigma[s] ** 2 * np.eye(10)
+        mean = design.X[rows] @ joint.beta[s]
+        expected = stats.multivariate_normal(mean, cov).logpdf(design.y[rows])
+        assert found[s, 4] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("by", "case"), [("Subject", "309"), ("Subject", "335"), (None, 130)])
+def test_shifts_are_those_of_another_posterior(post, by, case):
+    design = post.design
+    found = post.influence(by, progressbar=False)
+    assert found.table.loc[case, "pareto_k"] < 0.7
+    labels = design.random[0].levels[design.random[0].codes]
+    kept = np.flatnonzero(labels != case if by else design.index != case)
+    present, codes = np.unique(design.random[0].codes[kept], return_inverse=True)
+    factor = replace(
+        design.random[0],
+        codes=codes,
+        extended_codes=codes,
+        Z=design.random[0].Z[kept],
+        levels=design.random[0].levels[present],
+    )
+    part = replace(
+        design,
+        y=design.y[kept],
+        offset=design.offset[kept],
+        X=design.X[kept],
+        index=design.index[kept],
+        data=design.data.iloc[kept],
+        random=(factor,),
+    )
+    tree = sample_posterior(
+        part,
+        lambda: marginal_system(part),
+        post.priors,
+        method="collapsed",
+        draws=2000,
+        chains=4,
+        random_seed=3,
+        options={},
+    )
+    other = blm.Posterior(part, post.priors, tree).summary()
+    here = post.summary()
+    shift = (other["mean"] - here["mean"]) / here["sd"]
+    np.testing.assert_allclose(found.shift.loc[case], shift[found.shift.columns], atol=WEIGHTED)
+    assert np.abs(shift).max() > 2 * WEIGHTED
+
+
+def test_posterior_words_and_reliability(post):
+    found = post.influence("Subject", progressbar=False)
+    text = " ".join(found.messages)
+    assert found.table["kl"].idxmax() == "332"
+    assert found.table.loc["332", "pareto_k"] > 0.7
+    assert "Without 332 the posterior would be so different" in text
+    assert "Without 308 the posterior mean of sigma would be" in text
+    assert "<table" in found._repr_html_()
+    assert (found.table["kl"] >= 0).all()
+    assert len(post.influence(progressbar=False).table) == 180
+
+
+def test_estimate_words(sleep):
+    text = " ".join(sleep.reml().influence().messages)
+    assert "3 rows with a Cook's distance above 1: 59, 56 and 7" in text
+    assert "3 rows more than three standard deviations" in text
+    text = " ".join(sleep.reml().influence("Subject", progressbar=False).messages)
+    assert "Days: absolute dfbetas above 0.47 without 335" in text
+
+
+@pytest.mark.parametrize("name", ["Penicillin", "Pastes"])
+def test_several_factors(name):
+    post = _model(name).fit(method="laplace", draws=200, random_seed=1, chains=2)
+    by = post.design.random[0].name
+    found = post.influence(by, progressbar=False)
+    assert found.shift.shape == (post.design.random[0].n_levels, 4)
+    assert np.isfinite(found.shift.to_numpy()).all()

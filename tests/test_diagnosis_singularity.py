@@ -1,0 +1,227 @@
+"""Singularity of random effects: against lme4's rePCA, closed forms and counts of draws."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from scipy.special import logsumexp
+
+import bayeslmm as blm
+from bayeslmm.assessment.boundary import integrated_likelihood
+from bayeslmm.assessment.singularity import effective_rank
+from bayeslmm.results.parameters import covariance_parameters
+
+FOLDER = Path(__file__).parent / "reference"
+LME4 = 2e-4
+"""Relative accuracy of lme4's optimum in singular values: its criterion is flat there."""
+SLICES = 0.1
+"""Relative Monte Carlo error of 100 conditional densities, some three standard errors."""
+
+FORMULAS = {
+    "sleepstudy": "Reaction ~ Days + (Days | Subject)",
+    "Penicillin": "diameter ~ 1 + (1 | plate) + (1 | sample)",
+    "Pastes": "strength ~ 1 + (1 | batch) + (1 | sample)",
+    "Machines": "score ~ Machine + (Machine | Worker)",
+}
+
+
+@pytest.fixture(scope="module")
+def sleep():
+    return blm.LMM(FORMULAS["sleepstudy"], blm.load_dataset("sleepstudy"))
+
+
+@pytest.fixture(scope="module")
+def sleep_post(sleep):
+    return sleep.fit(random_seed=1)
+
+
+@pytest.fixture(scope="module")
+def zero():
+    return blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2"))
+
+
+@pytest.fixture(scope="module")
+def zero_post(zero):
+    return zero.fit(random_seed=1)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_principal_components_are_those_of_lme4(name):
+    reference = pd.read_csv(FOLDER / "influence" / "pca.csv")
+    expected = reference[reference["fit"] == name].set_index(["group", "component"])
+    reml = blm.LMM(FORMULAS[name], blm.load_dataset(name)).reml()
+    found = reml.singularity(standardise=False).pca.loc[expected.index]
+    np.testing.assert_allclose(found["sd"], expected["sd"], rtol=LME4)
+    np.testing.assert_allclose(found["cumulative"], expected["cumulative"], rtol=LME4)
+
+
+def test_standardised_components_do_not_depend_on_units(sleep):
+    data = blm.load_dataset("sleepstudy").assign(Days=lambda d: 1000.0 * d["Days"])
+    other = blm.LMM(FORMULAS["sleepstudy"], data).reml().singularity()
+    here = sleep.reml().singularity()
+    for column in ("sd", "cumulative"):
+        np.testing.assert_allclose(other.pca[column], here.pca[column], rtol=1e-6)
+    np.testing.assert_allclose(other.table["relative"], here.table["relative"], rtol=1e-6)
+
+
+def test_estimate_at_zero_is_at_the_boundary(zero):
+    found = zero.reml().singularity()
+    assert found.singular
+    assert found.table["at_boundary"].tolist() == [True]
+    assert "estimated at zero" in str(found)
+    assert "not singular" in str(
+        blm.LMM(FORMULAS["Pastes"], blm.load_dataset("Pastes")).reml().singularity()
+    )
+
+
+def test_perfect_correlation_is_at_the_boundary():
+    data = pd.read_csv(FOLDER / "data" / "sim_corr_pos.csv")
+    reml = blm.LMM(_slope_formula(), data).reml()
+    table = reml.singularity().table
+    assert reml.singular
+    assert table["at_boundary"].tolist() == [False, False, True]
+
+
+def test_posterior_at_a_perfect_correlation():
+    data = pd.read_csv(FOLDER / "data" / "sim_corr_pos.csv")
+    found = blm.LMM(_slope_formula(), data).fit(random_seed=1).singularity()
+    label = found.table.index[-1]
+    assert found.reml_singular
+    assert found.table.loc[label, "support"] > 0.15
+    assert "a perfect correlation is compatible" in " ".join(found.messages)
+    assert "REML is singular, and the posterior agrees" in found.messages[-1]
+
+
+def _slope_formula():
+    import json
+
+    fit = json.loads((FOLDER / "fits" / "sim_corr_pos__slope_reml.json").read_text())
+    return fit["formula"]
+
+
+def _one_way(zero):
+    """Log likelihood (A, B) on grids of sd and sigma, from the eigenvalues of a balanced design."""
+    design, priors = zero.design, zero.priors
+    y = design.y.reshape(6, 5) if np.all(np.diff(design.random[0].codes) >= 0) else None
+    assert y is not None
+    tau = priors.beta[0].sigma
+    s = np.concatenate([[0.0], np.linspace(1e-3, 25.0, 1500)])
+    sigma = np.linspace(1.5, 15.0, 400)
+    within = np.sum((y - y.mean(axis=1, keepdims=True)) ** 2)
+    between = 5.0 * np.sum((y.mean(axis=1) - y.mean()) ** 2)
+    mean = 30.0 * (y.mean() - priors.beta[0].mu) ** 2
+    v = sigma**2 + np.zeros((len(s), 1))
+    b = v + 5.0 * s[:, None] ** 2
+    m = b + 30.0 * tau**2
+    log_det = 24.0 * np.log(v) + 5.0 * np.log(b) + np.log(m)
+    log_lik = -0.5 * (log_det + within / v + between / b + mean / m)
+    return s, sigma, log_lik
+
+
+def test_integrated_likelihood_at_zero_is_that_of_quadrature(zero, zero_post):
+    s, sigma, log_lik = _one_way(zero)
+    log_lik = log_lik + zero.priors.sigma.logpdf(sigma) + np.log(np.gradient(sigma))
+    over_sigma = logsumexp(log_lik, axis=1)
+    weights = np.gradient(s)
+    evidence = logsumexp(over_sigma + zero.priors.sd[0][0].logpdf(s) + np.log(weights))
+    row = zero_post.singularity().table.iloc[0]
+    assert row["bayes_factor"] == pytest.approx(np.exp(over_sigma[0] - evidence), rel=SLICES)
+    assert row["support"] == pytest.approx(np.exp(over_sigma[0] - over_sigma.max()), rel=SLICES)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_integrated_likelihood_gives_the_posterior_back(sleep, sleep_post, place):
+    row = covariance_parameters(sleep.design)[place]
+    values, curve = integrated_likelihood(sleep_post._plan, sleep.priors, sleep_post._joint, row)
+    values, curve = values[:-1], curve[:-1]
+    if row.kind == "cor":
+        values, curve = values[:-1], curve[:-1]
+        prior = stats.beta(2, 2, loc=-1, scale=2).logpdf(values)
+    else:
+        prior = sleep.priors.sd[0][place].logpdf(values)
+    density = np.exp(curve + prior)
+    mass = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(values))])
+    draws = sleep_post._draws["cor_Subject" if row.kind == "cor" else "sd_Subject"].to_numpy()
+    draws = draws[..., 0, 1].ravel() if row.kind == "cor" else draws[..., place].ravel()
+    quantiles = np.quantile(draws, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(np.interp(quantiles, values, mass), [0.1, 0.5, 0.9], atol=0.04)
+
+
+def test_table_counts_draws(sleep, sleep_post):
+    found = sleep_post.singularity(eps=0.6, rho=0.3)
+    sd = sleep_post._draws["sd_Subject"].to_numpy().reshape(-1, 2)
+    sigma = sleep_post._draws["sigma"].to_numpy().ravel()
+    cor = sleep_post._draws["cor_Subject"].to_numpy()[..., 0, 1].ravel()
+    slope = sd[:, 1] * np.std(sleep.design.X[:, 1], ddof=1) / sigma
+    expected = [np.mean(sd[:, 0] / sigma < 0.6), np.mean(slope < 0.6), np.mean(np.abs(cor) > 0.3)]
+    np.testing.assert_allclose(found.table["probability"], expected, atol=1e-12)
+    assert 0.0 < expected[1] < 1.0
+    np.testing.assert_allclose(found.table["relative"].iloc[1], np.median(slope))
+
+
+def test_components_of_draws(sleep, sleep_post):
+    found = sleep_post.singularity(standardise=False)
+    first = []
+    for cov in sleep_post._joint.covariances[0][::50]:
+        values = np.linalg.eigvalsh(cov)
+        first.append(values[-1] / values.sum())
+    assert found.pca.loc[("Subject", 1), "mean"] == pytest.approx(np.mean(first), abs=0.02)
+    assert found.pca.loc[("Subject", 2), "mean"] == pytest.approx(1.0)
+
+
+def test_effective_rank():
+    shares = np.array([[0.5, 0.5], [1.0, 0.0], [0.9, 0.1]])
+    expected = [2.0, 1.0, np.exp(-0.9 * np.log(0.9) - 0.1 * np.log(0.1))]
+    np.testing.assert_allclose(effective_rank(shares), expected)
+
+
+def test_words(zero_post, sleep_post):
+    text = " ".join(zero_post.singularity().messages)
+    assert "zero is compatible with the data" in text
+    assert "REML is singular, and the posterior agrees" in text
+    text = " ".join(sleep_post.singularity().messages)
+    assert "zero is not compatible" in text
+    assert "REML is not singular, and the posterior stays away" in text
+    assert "<table" in zero_post.singularity()._repr_html_()
+
+
+def test_weights_count_in_the_residual_deviation(sleep):
+    data = blm.load_dataset("sleepstudy")
+    reml = blm.LMM(FORMULAS["sleepstudy"], data, weights=np.full(180, 4.0)).reml()
+    found, expected = reml.singularity().table, sleep.reml().singularity().table
+    np.testing.assert_allclose(found["relative"], expected["relative"], rtol=1e-6)
+
+
+def test_flat_priors_have_support_and_no_bayes_factor():
+    model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"), priors="flat")
+    row = model.fit(random_seed=1).singularity().table.iloc[0]
+    assert np.isnan(row["bayes_factor"])
+    assert 0.0 < row["support"] < 0.15
+
+
+@pytest.mark.parametrize(
+    ("formula", "name"),
+    [
+        ("score ~ Machine + (Machine | Worker)", "Machines"),
+        ("Reaction ~ Days + (Days || Subject)", "sleepstudy"),
+        ("Reaction ~ 0 + Days + (0 + Days | Subject)", "sleepstudy"),
+        (FORMULAS["Pastes"], "Pastes"),
+    ],
+)
+def test_other_models(formula, name):
+    model = blm.LMM(formula, blm.load_dataset(name))
+    found = model.fit(draws=100, random_seed=1, store_u=False).singularity()
+    assert len(found.messages) >= len(found.table) + 1
+    correlated = found.table.index.str.startswith("cor") & (name == "Machines")
+    assert np.isfinite(found.table["support"][~correlated]).all()
+    assert found.table["support"][correlated].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"), [({"eps": 0.0}, "eps=0.0"), ({"rho": 1.0}, "rho=1.0")]
+)
+def test_options_are_checked(zero_post, options, match):
+    with pytest.raises(ValueError, match=match):
+        zero_post.singularity(**options)
