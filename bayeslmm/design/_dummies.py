@@ -30,8 +30,8 @@ def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64
     >>> unreduced_columns("1 + f", pd.DataFrame({"f": ["a", "b"]}))[1]
     ('Intercept', 'f[a]', 'f[b]')
     """
-    factors = _factors_as_written(rhs)
-    terms = sorted((_as_written(term, factors) for term in check_terms(rhs)), key=len)
+    factors = factors_as_written(rhs)
+    terms = sorted((as_written(term, factors) for term in check_terms(rhs)), key=len)
     texts = (f"0 + {':'.join(term)}" if term else "1" for term in terms)
     found = [evaluate(text, frame) for text in texts]
     if not found:
@@ -40,13 +40,13 @@ def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64
     return values, tuple(name for columns in found for name in columns.names)
 
 
-def _factors_as_written(rhs: str) -> dict[str, str]:
+def factors_as_written(rhs: str) -> dict[str, str]:
     """From each factor as formulaic names it to its text, in the order of appearance."""
     texts = [token.text for token in tokens(rhs) if token.kind in ("name", "python")]
     return {check_terms(f"0 + {text}")[0]: text for text in texts}
 
 
-def _as_written(term: str, factors: dict[str, str]) -> list[str]:
+def as_written(term: str, factors: dict[str, str]) -> list[str]:
     """The factors of a term in the order of the formula and quoted as there; none for "1"."""
     found, piece = set(), ""
     for part in term.split(":"):

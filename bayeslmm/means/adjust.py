@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 Array = NDArray[np.float64]
 Adjust = Literal["none", "tukey", "bonferroni", "holm", "sidak"]
-QUANTILE = 1e-9
+QUANTILE = 1e-8
 """Relative accuracy of quantiles of the studentised range."""
 
 ADJUSTMENTS: tuple[Adjust, ...] = get_args(Adjust)
@@ -82,9 +82,10 @@ def _tukey_quantiles(level: float, df: Array, means: int) -> Array:
     """
     root, pairs = np.sqrt(2.0), means * (means - 1) // 2
     result = np.full(len(df), np.nan)
-    for value in np.unique(df[~np.isnan(df)]):
+    keys = np.array([float(f"{value:.7g}") for value in df])
+    for value in np.unique(keys[~np.isnan(keys)]):
         low, high = stats.t.isf([(1.0 - level) / 2.0, (1.0 - level) / (2.0 * pairs)], value)
-        result[df == value] = brentq(
+        result[keys == value] = brentq(
             lambda t, nu=value: stats.studentized_range.sf(root * t, means, nu) - (1.0 - level),
             low,
             high * (1.0 + 1e-6),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design._dummies import _as_written, _factors_as_written
+from bayeslmm.design._dummies import as_written, factors_as_written
 from bayeslmm.design.design import Design
 from bayeslmm.formula._formulaic import check_terms, evaluate
 from bayeslmm.inference.estimate import Fit
@@ -56,8 +56,8 @@ class Term:
 def terms_of(design: Design) -> list[Term]:
     """The terms of the fixed part, lower orders first, in over-parameterised form."""
     rhs, frame = design.formula.fixed, design.data
-    texts = _factors_as_written(rhs)
-    written = sorted((_as_written(term, texts) for term in check_terms(rhs)), key=len)
+    texts = factors_as_written(rhs)
+    written = sorted((as_written(term, texts) for term in check_terms(rhs)), key=len)
     pieces = {text for term in written for text in term}
     categorical = {text for text in pieces if _is_indicators(evaluate(f"0 + {text}", frame).values)}
     found = []
@@ -93,6 +93,10 @@ def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
     -------
     dict of str to ndarray
         By term, without the intercept.
+
+    Notes
+    -----
+    "Given" is without precision weights in types 1 and 2, as in lmerTest.
 
     References
     ----------
@@ -149,12 +153,9 @@ def _type_three(design: Design, terms: list[Term], i: int, kind: AnovaType) -> A
     rows = _range((everything / size).T).T
     outside = ~np.isin(owner, [i, *above])
     functions = _null(rows[:, outside].T).T @ rows
-    higher = _null(functions[:, owner == i].T).T @ functions
-    if len(higher):
-        basis = _range(higher.T)
-        functions = functions - (functions @ basis) @ basis.T
-    own = functions[:, owner == i]
-    functions = _range(own).T @ functions
+    # the rows are orthonormal, so those that the term takes part in, separated from those of its
+    # superiors alone by the left singular vectors, are orthogonal to these
+    functions = _range(functions[:, owner == i]).T @ functions
     own = functions[:, owner == i]
     functions = np.linalg.solve(own[:, _pivots(own)], functions)
     combine = np.linalg.lstsq((everything / size).T, functions.T)[0]
