@@ -41,11 +41,10 @@ def load(path: str | PathLike[str]) -> Posterior:
     Examples
     --------
     >>> import bayeslmm as blm, pathlib, tempfile
-    >>> from bayeslmm.storage.load import load
     >>> post = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).fit(random_seed=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     post.save(pathlib.Path(folder) / "dyestuff.nc")
-    ...     loaded = load(pathlib.Path(folder) / "dyestuff.nc")
+    ...     loaded = blm.load(pathlib.Path(folder) / "dyestuff.nc")
     >>> loaded.fixef().equals(post.fixef())
     True
     """
