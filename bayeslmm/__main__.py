@@ -9,7 +9,6 @@ import signal
 import sys
 import textwrap
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -26,7 +25,6 @@ from bayeslmm.exceptions import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
     from bayeslmm.fit import LMM, Posterior
 
@@ -118,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_natural, metavar="N", help="makes the run reproducible")
     add("--priors", choices=("default", "flat"), default="default", help="default: default")
     add("--weights", metavar="COL", help="column of precision weights")
-    add("--out", type=Path, metavar="FILE", help="write the draws: FILE.nc or DIRECTORY.zarr")
+    add("--out", type=Path, metavar="FILE", help="save the posterior: FILE.nc or DIRECTORY.zarr")
     add("--force", action="store_true", help="overwrite what --out names")
     add("--quiet", action="store_true", help="no progress bar, no warnings")
     add("--version", action="version", version=f"bayeslmm {version('bayeslmm')}")
@@ -170,7 +168,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     _report(model, post)
     if arguments.out is not None:
-        _write(post.data, arguments.out)
+        post.save(arguments.out, overwrite=True)
         print(f"\nDraws written to {arguments.out}")
 
 
@@ -260,20 +258,6 @@ def _check_target(path: Path, *, force: bool) -> None:
         raise _UsageError(f"--out {path}: this directory is no Zarr store; choose another name.")
     if not force:
         raise _UsageError(f"--out {path}: this exists; add --force to overwrite it.")
-
-
-def _write(tree: xr.DataTree, path: Path) -> None:
-    if path.suffix == ".nc":
-        tree.to_netcdf(path, engine="h5netcdf")
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Consolidated metadata")  # readers want them
-            tree.to_zarr(path, mode="w")
-    except ImportError as error:
-        raise OptionalDependencyError(
-            'Writing Zarr needs a package: pip install "bayeslmm[zarr]"'
-        ) from error
 
 
 # --- terminal --------------------------------------------------------------------------

@@ -114,14 +114,13 @@ def saved(tmp_path_factory):
 def results(posterior, new):
     """What a posterior says, as arrays and tables."""
     draws, predicted = [], []
-    if posterior.design.p:
-        for factor in posterior.design.random:
-            draws.append(posterior.draw_u(group=factor.name, random_seed=3).to_numpy())
-        for options in (
-            {"target": "conditional", "kind": "epred"},
-            {"target": "new", "kind": "response"},
-        ):
-            predicted.append(posterior.predict(new, random_seed=5, **options))
+    for factor in posterior.design.random:
+        draws.append(posterior.draw_u(group=factor.name, random_seed=3).to_numpy())
+    for options in (
+        {"target": "conditional", "kind": "epred"},
+        {"target": "new", "kind": "response"},
+    ):
+        predicted.append(posterior.predict(new, random_seed=5, **options))
     tables = [*predicted, posterior.fixef(), posterior.varcorr(), posterior.tidy()]
     frames = [posterior.fitted().to_frame(), *posterior.ranef().values()]
     numbers = [t.select_dtypes("number").to_numpy() for t in [*tables, *frames]]
