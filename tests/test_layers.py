@@ -150,6 +150,7 @@ LAYERS = [
     "plots",
     "plots.common",
     "plots.caterpillar",
+    "plots.pooling",
     "plots.shrinkage",
     "plots.fitted",
     "plots.sources",

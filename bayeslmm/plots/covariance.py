@@ -38,6 +38,8 @@ MAX_ORDER = 1000
 """Largest matrix drawn."""
 
 MOST_LABELS = 30
+LONGEST_BELOW = 16
+"""Letters of the longest label that is written below columns too, which are those of the rows."""
 LETTERS_ACROSS = 44
 """Letters that fit across a heat map."""
 
@@ -248,6 +250,7 @@ def _visuals(data: xr.Dataset, matrix: LabelledMatrix, name: str, unit: str) -> 
 
     places, labels = _ticks(matrix.labels)
     ticks = {"data": data, "values": places, "labels": labels, "size": TICK_SIZE}
+    below = labels if max(map(len, labels)) <= LONGEST_BELOW else [""] * len(labels)
     rotation = 90 if max(map(len, labels)) * len(labels) > 40 else 0
     return {
         "heatmap": (heatmap, {"data": data, "label": unit}),
@@ -257,7 +260,7 @@ def _visuals(data: xr.Dataset, matrix: LabelledMatrix, name: str, unit: str) -> 
             {"data": data, "text": MEANINGS[name], "size": PANEL_TITLE_SIZE},
         ),
         "ylabel": (azp.visuals.labelled_y, {"data": data, "text": matrix.axis}),
-        "xticks": (azp.visuals.set_xticks, {**ticks, "rotation": rotation}),
+        "xticks": (azp.visuals.set_xticks, {**ticks, "labels": below, "rotation": rotation}),
         "yticks": (set_yticks, ticks),
     }
 

@@ -129,8 +129,10 @@ class LevelGrid:
         return result
 
 
-def axis(design: Design, x: str | None) -> Axis:
+def axis(design: Design, x: str | None, grouped: Sequence[str] = ()) -> Axis:
     """The variable along which lines are drawn: by default the first numeric fixed one.
+
+    Variables in `grouped`, those that make the levels, are drawn only where asked for.
 
     Raises
     ------
@@ -143,6 +145,7 @@ def axis(design: Design, x: str | None) -> Axis:
     numeric = [name for name in ordered if name in fixed and _is_numeric(design.data[name])]
     if x is None:
         candidates = numeric or [name for name in ordered if name in fixed] or ordered
+        candidates = [name for name in candidates if name not in grouped]
         if not candidates:
             raise DataError(
                 f"{design.formula.source} has no covariate to draw lines along. "
@@ -240,7 +243,7 @@ def grids_of(
     Where no levels are given, they are as many as fit, evenly spaced.
     """
     place, positions = locate_levels(design, group, levels)
-    along = axis(design, x)
+    along = axis(design, x, design.random[place].factors)
     if levels is None and len(positions) > MOST_PANELS:
         positions = np.linspace(0, len(positions) - 1, MOST_PANELS).round().astype(np.intp)
     return place, along, [level_grid(design, place, level, along) for level in positions]

@@ -115,9 +115,11 @@ def plot_predictive(
         collection = _uniformity(loo_pit(), chosen, visuals, kwargs)
     else:
         collection = _by_arviz(design, data, kind, statistic, prob, chosen, visuals, kwargs)
+    widest, _ = interval_defaults(prob)
     titles = {
         "dist": f"Replicated and observed {design.response}",
-        "interval": f"Predictive intervals of {design.response}",
+        "interval": f"{percent(_inner(widest))} and {percent(widest)} predictive intervals of "
+        f"{design.response}",
         "tstat": f"Replicated and observed {_statistic_name(statistic)} of {design.response}",
         "pit": f"Probability integral transform of {design.response}",
         "loo_pit": f"Leave-one-out probability integral transform of {design.response}",
@@ -151,6 +153,11 @@ def _statistic_name(statistic: str | Statistic) -> str:
     )
 
 
+def _inner(prob: float) -> float:
+    """Probability of the inner interval beside an outer one."""
+    return 0.5 if prob > 0.5 else prob / 2.0
+
+
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -177,12 +184,11 @@ def _by_arviz(
     if kind == "dist":
         collection = azp.plot_ppc_dist(data, visuals=_dist_visuals(shown), **common)
     elif kind == "interval":
-        _, ci_kind = interval_defaults(prob)
+        widest, ci_kind = interval_defaults(prob)
         shown.setdefault("ylabel", False)
         shown = {"observed_markers": {"color": STRONG, "marker": CIRCLE, "size": 12}, **shown}
-        probs = None if prob is None else (prob / 2.0, prob)
         collection = azp.plot_ppc_interval(
-            data, ci_kind=ci_kind, ci_probs=probs, visuals=shown, **common
+            data, ci_kind=ci_kind, ci_probs=(_inner(widest), widest), visuals=shown, **common
         )
         entries["observed"] |= {"linestyle": "none", "marker": CIRCLE}
     elif kind == "tstat":
