@@ -26,7 +26,7 @@ from bayeslmm.storage.model_methods import ModelUpdate
 if TYPE_CHECKING:
     import pymc as pm
 
-    from bayeslmm.assessment.implied_priors import ImpliedPriors
+    from bayeslmm.diagnosis.implied_priors import ImpliedPriors
     from bayeslmm.inference.engine import FitMethod
     from bayeslmm.results.calibration import CalibrationCheck
 
@@ -305,7 +305,7 @@ class LMM(ModelUpdate):
         >>> len(model.implied_priors(random_seed=1).table) > 0
         True
         """
-        from bayeslmm.assessment.implied_priors import implied_priors
+        from bayeslmm.diagnosis.implied_priors import implied_priors
 
         return implied_priors(self.design, self.priors, draws, random_seed)
 

@@ -9,13 +9,13 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.assessment.residual_checks import (
+from bayeslmm.diagnosis.residual_checks import (
     normal_misfit,
     outlier_count,
     spread_across,
     spread_against_fitted,
 )
-from bayeslmm.assessment.whitening import independent_parts, marginal_residuals
+from bayeslmm.diagnosis.whitening import independent_parts, marginal_residuals
 from bayeslmm.inference.bootstrap import simulate_responses
 from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.inference.point_draws import point_draws

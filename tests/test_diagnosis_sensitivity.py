@@ -8,8 +8,8 @@ import xarray as xr
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.assessment.implied_priors import implied_priors
-from bayeslmm.assessment.sensitivity import (
+from bayeslmm.diagnosis.implied_priors import implied_priors
+from bayeslmm.diagnosis.sensitivity import (
     compare_draws,
     log_prior_parts,
     marginal_log_likelihood,

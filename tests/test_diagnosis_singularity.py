@@ -9,8 +9,8 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import bayeslmm as blm
-from bayeslmm.assessment.boundary import integrated_likelihood
-from bayeslmm.assessment.singularity import effective_rank
+from bayeslmm.diagnosis.boundary import integrated_likelihood
+from bayeslmm.diagnosis.singularity import effective_rank
 from bayeslmm.results.parameters import covariance_parameters
 
 FOLDER = Path(__file__).parent / "reference"

@@ -1,1 +1,1 @@
-"""Predictive scores, variance explained and diagnostics of a fit."""
+"""Predictive scores and variance explained."""

@@ -8,12 +8,21 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.assessment.row_forms import RowForms, RowSystem, row_forms, row_system
+from bayeslmm.assessment.row_forms import (
+    ENTRIES,
+    ROW_ENTRIES,
+    RowForms,
+    RowSystem,
+    row_forms,
+    row_system,
+)
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.joint_draws import JointDraws
@@ -30,8 +39,11 @@ LOG_2PI = float(np.log(2.0 * np.pi))
 LARGEST_SCORES = 1 << 26
 """Most densities that are held at once: 512 MB."""
 
-LARGEST_WORK = 1e12
+LARGEST_WORK = 1e11
 """Multiplications above which draws are thinned: about a minute."""
+
+SEPARATE = 1e-10
+"""Squared cosine of an angle from which on a direction of beta is known from other rows."""
 
 FEWEST = 200
 """Draws that are kept however dear each is."""
@@ -108,6 +120,7 @@ def leave_out(
     SamplingError
         If a flat prior leaves beta undetermined without some of the rows.
     """
+    _check_determined(design, priors, groups)
     prior = None if priors.beta_sampled else beta_prior(priors)
     system = row_system(design, plan, prior)
     roots = [root / joint.sigma[:, None, None] for root in joint.roots]
@@ -125,16 +138,45 @@ def leave_out(
         mean=None if groups is not None else np.concatenate([_given(p.mean) for p in parts]),
         sd=None if groups is not None else np.concatenate([_given(p.sd) for p in parts]),
     )
-    _check(result.log_density, "row" if groups is None else "group")
+    _check_finite(result.log_density)
     return result
 
 
-def affordable(design: Design, plan: Plan, draws: int, scores: int) -> int:
+def affordable(
+    design: Design, plan: Plan, draws: int, scores: int, groups: Indices | None = None
+) -> int:
     """How many draws the memory for their densities, and the time, allow."""
-    border = plan.n_tail + design.p + 1
+    border = float(plan.n_tail + design.p + 1)
+    eliminated = [design.random[stage.factor] for stage in plan.stages]
+    by_level = sum(float(factor.n_levels * factor.n_coefs) for factor in eliminated)
+    work = 4.0 * design.n * border + border**3 + by_level * border**2
+    if groups is not None:
+        size = np.bincount(groups).astype(float)
+        met = sum(np.minimum(size, factor.n_levels) * factor.n_coefs for factor in eliminated)
+        rank = np.minimum(size, border + met)
+        work += float(np.sum(size * rank**2))
     by_memory = LARGEST_SCORES // max(1, scores)
-    by_time = int(LARGEST_WORK / (design.n * float(border) ** 2))
-    return min(draws, max(FEWEST, min(by_memory, by_time)))
+    return min(draws, max(FEWEST, min(by_memory, int(LARGEST_WORK / work))))
+
+
+def _undetermined(design: Design, priors: Priors, groups: Indices | None) -> int:
+    """Number of rows or groups without which flat priors leave beta undetermined."""
+    flat = np.array([not prior.proper for prior in priors.beta], dtype=bool)
+    if not flat.any():
+        return 0
+    # The prior is on `centering @ beta`: these are the columns of its coordinates.
+    columns = np.linalg.solve(priors.centering.T, design.X.T).T[:, flat]
+    q = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
+    if groups is None:
+        return int(np.sum(1.0 - np.sum(q**2, axis=1) < SEPARATE))
+    norms = np.array([np.linalg.norm(q[rows], 2) for rows in _members(groups)])
+    return int(np.sum(1.0 - norms**2 < SEPARATE))
+
+
+def _members(groups: Indices) -> list[Indices]:
+    """Rows of each group."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
 
 def _score_rows(system: RowSystem, forms: RowForms, sigma: Array, _: Indices | None) -> LeaveOut:
@@ -157,53 +199,110 @@ def _score_groups(
     system: RowSystem, forms: RowForms, sigma: Array, groups: Indices | None
 ) -> LeaveOut:
     assert groups is not None
-    order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(groups))[:-1])
+    members = _members(groups)
+    sizes = np.array([len(rows) for rows in members])
     log_density = np.empty((len(sigma), len(members)))
     in_sample = np.empty_like(log_density)
-    for g, rows in enumerate(members):
-        root = np.sqrt(system.weights[rows])
-        columns = root[:, None] * _group_columns(forms, rows)
-        white = (root[:, None] * forms.residual[rows] / sigma).T
-        constant = len(rows) * (LOG_2PI + 2.0 * np.log(sigma)) - 2.0 * np.sum(np.log(root))
-        for result, sign in ((log_density, -1.0), (in_sample, 1.0)):
-            try:
-                value = _quadratic(columns, white, sign)
-            except np.linalg.LinAlgError:
-                value = np.full(len(sigma), np.nan)
-            result[:, g] = -0.5 * (constant + value)
+    for places in _alike(sizes, len(sigma), forms.width):
+        rows = np.stack([members[place] for place in places])
+        step = max(1, ENTRIES // (rows.size * (rows.shape[1] + forms.width)))
+        for start in range(0, len(sigma), step):
+            draws = slice(start, start + step)
+            one, other = _score_alike(system, forms.take(draws), sigma[draws], rows)
+            log_density[draws, places], in_sample[draws, places] = one, other
     return LeaveOut(log_density=log_density, in_sample=in_sample, mean=None, sd=None)
 
 
-def _group_columns(forms: RowForms, rows: Indices) -> Array:
-    """Rows (C, n_g, R) of U with the columns of all levels that occur in a group."""
-    parts = [forms.border(rows)]
-    for codes, level in zip(forms.codes, forms.levels, strict=True):
-        found, place = np.unique(codes[rows], return_inverse=True)
-        spread = np.zeros((level.shape[1], len(rows), len(found), level.shape[2]))
-        spread[:, np.arange(len(rows)), place] = level[rows].transpose(1, 0, 2)
-        parts.append(spread.reshape(*spread.shape[:2], -1))
-    return np.concatenate(parts, axis=2)
+def _alike(sizes: Indices, draws: int, width: int) -> Iterator[Indices]:
+    """Groups of equal size, as many together as fit into the cache."""
+    for size in np.unique(sizes):
+        places = np.flatnonzero(sizes == size)
+        step = max(1, ROW_ENTRIES // int(draws * size * (size + width)))
+        for start in range(0, len(places), step):
+            yield places[start : start + step]
 
 
-def _quadratic(columns: Array, white: Array, sign: float) -> Array:
-    """Return r'M r - log |M| (C,), with M^-1 = I + UU' (sign +1) or I - UU' (sign -1).
-
-    With sign -1 the rows are left out: their precision given the others is I - UU', and r are the
-    residuals given all rows, so that the deviation from the prediction is M r.
-    """
-    _, n, rank = columns.shape
-    if rank < n:
-        inner = np.eye(rank) + sign * columns.transpose(0, 2, 1) @ columns
-        lower = np.linalg.cholesky(inner)
-        half = np.linalg.solve(lower, np.einsum("cnr,cn->cr", columns, white)[..., None])[..., 0]
-        square = np.sum(white**2, axis=1) - sign * np.sum(half**2, axis=1)
+def _score_alike(
+    system: RowSystem, forms: RowForms, sigma: Array, rows: Indices
+) -> tuple[Array, Array]:
+    """Log densities (C, G) of G groups of n_g rows (G, n_g), left out and in the sample."""
+    root = np.sqrt(system.weights[rows])
+    white = (root[:, :, None] * forms.residual[rows]).transpose(2, 0, 1) / sigma[:, None, None]
+    constant = rows.shape[1] * (LOG_2PI + 2.0 * np.log(sigma)[:, None])
+    constant = constant - 2.0 * np.sum(np.log(root), axis=1)
+    shape = (len(sigma), *rows.shape, forms.width)
+    border = forms.border(rows.ravel()).reshape(shape) * root[:, :, None]
+    levels = [
+        (codes[rows], (level[rows] * root[:, :, None, None]).transpose(2, 0, 1, 3))
+        for codes, level in zip(forms.codes, forms.levels, strict=True)
+    ]
+    places = [_places(codes) for codes, _ in levels]
+    extra = sum(
+        int(place.max() + 1) * level.shape[3]
+        for place, (_, level) in zip(places, levels, strict=True)
+    )
+    if forms.width + extra < rows.shape[1]:
+        spread = [_spread(place, part) for place, (_, part) in zip(places, levels, strict=True)]
+        columns = np.concatenate([border, *spread], axis=3)
+        out, within = (_low_rank(columns, white, sign) for sign in (-1.0, 1.0))
     else:
-        lower = np.linalg.cholesky(np.eye(n) + sign * columns @ columns.transpose(0, 2, 1))
-        half = np.linalg.solve(lower, white[..., None])[..., 0]
-        square = np.sum(half**2, axis=1)
-    log_det = 2.0 * np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2)), axis=1)
-    return np.asarray(square + sign * log_det)
+        cov = border @ border.transpose(0, 1, 3, 2)
+        for codes, part in levels:
+            cov += (part @ part.transpose(0, 1, 3, 2)) * (codes[:, :, None] == codes[:, None])
+        out, within = (_full_rank(cov, white, sign) for sign in (-1.0, 1.0))
+    return -0.5 * (constant + out), -0.5 * (constant + within)
+
+
+def _places(codes: Indices) -> Indices:
+    """Levels (G, n_g) numbered from 0 within each group."""
+    keys = np.arange(len(codes))[:, None] * (codes.max() + 1) + codes
+    found, inverse = np.unique(keys, return_inverse=True)
+    first = np.searchsorted(found, np.arange(len(codes)) * (codes.max() + 1))
+    return np.asarray(inverse.reshape(codes.shape) - first[:, None])
+
+
+def _spread(place: Indices, part: Array) -> Array:
+    """Columns (C, G, n_g, F k) of the levels that occur in each group from (C, G, n_g, k)."""
+    chosen = place[:, :, None] == np.arange(place.max() + 1)
+    spread = part[:, :, :, None, :] * chosen[:, :, :, None]
+    return spread.reshape(*part.shape[:3], -1)
+
+
+# Return r'M r - log |M| (C, G), with M^-1 = I + UU' (sign +1) or I - UU' (sign -1). With sign -1
+# the rows are left out: their precision given the others is I - UU', and r are the residuals given
+# all rows, so that the deviation from the prediction is M r.
+
+
+def _low_rank(columns: Array, white: Array, sign: float) -> Array:
+    """From U (C, G, n_g, R) with R less than n_g."""
+    turned = columns.transpose(0, 1, 3, 2)
+    lower = _cholesky(np.eye(columns.shape[3]) + sign * turned @ columns)
+    half = np.linalg.solve(lower, turned @ white[..., None])[..., 0]
+    square = np.sum(white**2, axis=2) - sign * np.sum(half**2, axis=2)
+    return np.asarray(square + sign * _log_det(lower))
+
+
+def _full_rank(cov: Array, white: Array, sign: float) -> Array:
+    """From UU' (C, G, n_g, n_g)."""
+    lower = _cholesky(np.eye(cov.shape[2]) + sign * cov)
+    half = np.linalg.solve(lower, white[..., None])[..., 0]
+    return np.asarray(np.sum(half**2, axis=2) + sign * _log_det(lower))
+
+
+def _cholesky(matrices: Array) -> Array:
+    """Lower roots; NaN where a matrix is not positive definite."""
+    try:
+        return np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        roots = np.full_like(matrices, np.nan)
+        for place in np.ndindex(matrices.shape[:-2]):
+            with suppress(np.linalg.LinAlgError):
+                roots[place] = np.linalg.cholesky(matrices[place])
+        return roots
+
+
+def _log_det(lower: Array) -> Array:
+    return np.asarray(2.0 * np.sum(np.log(np.diagonal(lower, axis1=-2, axis2=-1)), axis=-1))
 
 
 def _given(values: Array | None) -> Array:
@@ -211,11 +310,21 @@ def _given(values: Array | None) -> Array:
     return values
 
 
-def _check(log_density: Array, what: str) -> None:
-    lost = int(np.sum(~np.isfinite(log_density).all(axis=0)))
+def _check_determined(design: Design, priors: Priors, groups: Indices | None) -> None:
+    lost = _undetermined(design, priors, groups)
     if lost:
+        what = "row" if groups is None else "group"
         raise SamplingError(
             f"Without {lost} {what}{'s' if lost > 1 else ''} the fixed effects are not "
             "determined, and their priors are flat, so that there is no prediction for "
             f"{'them' if lost > 1 else 'it'}. Give the fixed effects proper priors."
+        )
+
+
+def _check_finite(log_density: Array) -> None:
+    lost = int(np.sum(~np.isfinite(log_density).all(axis=0)))
+    if lost:
+        raise SamplingError(
+            f"The densities of {lost} rows or groups left out are lost to rounding: in some draws "
+            "the residual standard deviation is almost zero beside those of the random effects."
         )

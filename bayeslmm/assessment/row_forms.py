@@ -14,7 +14,7 @@ per level, not per row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +29,9 @@ Indices = NDArray[np.intp]
 
 ENTRIES = 1 << 22
 """Entries of the largest array: 32 MB, or what a single draw takes."""
+
+ROW_ENTRIES = 1 << 17
+"""Entries of the rows of U that are worked on at once, so that they stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -66,16 +69,27 @@ class RowForms:
         """Number m of the columns that all rows share."""
         return self.turn.shape[2]
 
+    def take(self, draws: slice) -> RowForms:
+        """Some of the C."""
+        return replace(
+            self,
+            levels=tuple(level[:, draws] for level in self.levels),
+            residual=self.residual[:, draws],
+            shared=tuple(shared[draws] for shared in self.shared),
+            own=tuple((places, values[:, draws]) for places, values in self.own),
+            turn=self.turn[draws],
+        )
+
     @property
     def leverage(self) -> Array:
         """Conditional variance of the linear predictor over sigma^2: (n, C)."""
         result = np.asarray(sum(np.sum(part**2, axis=2) for part in self.levels))
         n, size = self.residual.shape
-        step = max(1, ENTRIES // (size * max(1, self.width)))
+        step = max(1, ROW_ENTRIES // (size * max(1, self.width)))
         for start in range(0, n, step):
             rows = np.arange(start, min(start + step, n))
             border = self.border(rows)
-            result[rows] += np.einsum("cnm,cnm->nc", border, border)
+            result[rows] += np.einsum("cnm,cnm->cn", border, border).T
         return result
 
     def border(self, rows: Indices) -> Array:
@@ -83,10 +97,14 @@ class RowForms:
         turned = self.turn[:, self.width - self.X.shape[1] :]
         result = np.matmul(self.X[rows], turned)
         for places, values in self.own:
-            result += values[rows].T[:, :, None] * self.turn[:, places[rows]]
+            part = np.take(self.turn, places[rows], axis=1)
+            part *= values[rows].T[:, :, None]
+            result += part
         for codes, level, shared in zip(self.codes, self.levels, self.shared, strict=True):
             for i in range(level.shape[2]):
-                result -= level[rows, :, i].T[:, :, None] * shared[:, codes[rows], i]
+                part = np.take(shared[:, :, i], codes[rows], axis=1)
+                part *= level[rows, :, i].T[:, :, None]
+                result -= part
         return result
 
 
@@ -211,9 +229,7 @@ def row_forms(
     """
     known = None if beta is None else _working(system, beta)
     gram = _border_equations(system, relative, sigma, known)
-    stages = [
-        _stage(system, place, relative, known) for place in range(len(system.plan.stages))
-    ]
+    stages = [_stage(system, place, relative, known) for place in range(len(system.plan.stages))]
     levels, halves = [], []
     for place, stage in enumerate(stages):
         columns, half = _eliminate(stage, stages[place + 1 :], gram)
@@ -303,9 +319,7 @@ def _scaled(
     result = np.array(np.broadcast_to(values, shape))
     for block in system.plan.tail:
         part = result[:, :, block.columns].reshape(size, -1, block.n_coefs)
-        result[:, :, block.columns] = (part @ relative[block.factor]).reshape(
-            *shape[:2], -1
-        )
+        result[:, :, block.columns] = (part @ relative[block.factor]).reshape(*shape[:2], -1)
     if known is None:
         return result
     start = system.plan.n_tail
@@ -316,9 +330,7 @@ def _scaled(
 # --- elimination level by level -----------------------------------------------------------
 
 
-def _stage(
-    system: RowSystem, place: int, relative: Sequence[Array], known: Array | None
-) -> _Stage:
+def _stage(system: RowSystem, place: int, relative: Sequence[Array], known: Array | None) -> _Stage:
     index = system.plan.stages[place].factor
     factor, root, mixed = system.design.random[index], relative[index], system.mixed[place]
     n, k = factor.Z.shape

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from bayeslmm.assessment.diagnostic_methods import EstimateDiagnosis
 from bayeslmm.assessment.methods import EstimateAssessment
+from bayeslmm.diagnosis.methods import EstimateDiagnosis
 from bayeslmm.inference import effects
 from bayeslmm.means.methods import EstimateMeans
 from bayeslmm.plots.methods import EstimatePlots

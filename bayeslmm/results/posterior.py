@@ -12,9 +12,9 @@ import pandas as pd
 import scipy.sparse as sp
 import xarray as xr
 
-from bayeslmm.assessment.diagnostic_methods import PosteriorDiagnosis
 from bayeslmm.assessment.loo_methods import PosteriorCrossValidation
 from bayeslmm.assessment.methods import PosteriorAssessment
+from bayeslmm.diagnosis.methods import PosteriorDiagnosis
 from bayeslmm.inference import effects
 from bayeslmm.means.methods import PosteriorMeans
 from bayeslmm.plots.methods import PosteriorPlots

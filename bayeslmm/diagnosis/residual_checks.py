@@ -18,9 +18,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.assessment.report import Report
-from bayeslmm.assessment.whitening import marginal_residuals, residual_table
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.report import Report
+from bayeslmm.diagnosis.whitening import marginal_residuals, residual_table
 from bayeslmm.inference.draw_effects import draw_effects, take_points
 from bayeslmm.inference.effects import linear_predictor
 from bayeslmm.inference.estimate import Fit

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.assessment.report import Report, counted, listed
-from bayeslmm.assessment.whitening import row_residuals
 from bayeslmm.design._rank import independent_columns
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.report import Report, counted, listed
+from bayeslmm.diagnosis.whitening import row_residuals
 from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.point_draws import point_draws
 from bayeslmm.inference.progress import tracked

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.assessment.boundary import BoundarySupport, boundary_support
-from bayeslmm.assessment.joint_parameters import joint_parameter
-from bayeslmm.assessment.report import Report, percent
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.boundary import BoundarySupport, boundary_support
+from bayeslmm.diagnosis.joint_parameters import joint_parameter
+from bayeslmm.diagnosis.report import Report, percent
 from bayeslmm.exceptions import DataError
 from bayeslmm.inference.estimate import SINGULAR, Fit, fit_likelihood
 from bayeslmm.inference.joint_draws import JointDraws

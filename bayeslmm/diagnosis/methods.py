@@ -10,11 +10,11 @@ from bayeslmm.results.posterior_base import PosteriorBase
 if TYPE_CHECKING:
     import numpy as np
 
-    from bayeslmm.assessment.influence import GroupInfluence, RowInfluence
-    from bayeslmm.assessment.posterior_influence import PosteriorInfluence
-    from bayeslmm.assessment.residual_checks import ResidualChecks
-    from bayeslmm.assessment.sensitivity import Contraction, Sensitivity
-    from bayeslmm.assessment.singularity import EstimateSingularity, PosteriorSingularity
+    from bayeslmm.diagnosis.influence import GroupInfluence, RowInfluence
+    from bayeslmm.diagnosis.posterior_influence import PosteriorInfluence
+    from bayeslmm.diagnosis.residual_checks import ResidualChecks
+    from bayeslmm.diagnosis.sensitivity import Contraction, Sensitivity
+    from bayeslmm.diagnosis.singularity import EstimateSingularity, PosteriorSingularity
 
 
 class EstimateDiagnosis(EstimateBase):
@@ -45,7 +45,7 @@ class EstimateDiagnosis(EstimateBase):
         >>> reml.singularity().table["at_boundary"].tolist()
         [True]
         """
-        from bayeslmm.assessment.singularity import estimate_singularity
+        from bayeslmm.diagnosis.singularity import estimate_singularity
 
         return estimate_singularity(self.design, self.fit, standardise=standardise)
 
@@ -89,7 +89,7 @@ class EstimateDiagnosis(EstimateBase):
         >>> reml.influence("Subject", progressbar=False).table["cooks_distance"].idxmax()
         '309'
         """
-        from bayeslmm.assessment.influence import group_influence, row_influence
+        from bayeslmm.diagnosis.influence import group_influence, row_influence
 
         if by is not None:
             return group_influence(self.design, self.fit, by, progressbar=progressbar)
@@ -126,7 +126,7 @@ class EstimateDiagnosis(EstimateBase):
         >>> bool(checks.table.loc["normality of residuals", "p_value"] < 0.05)
         True
         """
-        from bayeslmm.assessment.residual_checks import check_estimate
+        from bayeslmm.diagnosis.residual_checks import check_estimate
 
         return check_estimate(self.design, self.fit, draws, random_seed)
 
@@ -188,7 +188,7 @@ class PosteriorDiagnosis(PosteriorBase):
         >>> found.reml_singular, bool(found.table["support"].iloc[0] > 0.15)
         (True, True)
         """
-        from bayeslmm.assessment.singularity import posterior_singularity
+        from bayeslmm.diagnosis.singularity import posterior_singularity
 
         return posterior_singularity(
             self.design,
@@ -241,7 +241,7 @@ class PosteriorDiagnosis(PosteriorBase):
         >>> list(model.fit(random_seed=1).sensitivity().table.columns)
         ['prior', 'likelihood', 'diagnosis']
         """
-        from bayeslmm.assessment.sensitivity import power_scaling
+        from bayeslmm.diagnosis.sensitivity import power_scaling
 
         return power_scaling(self.design, self._plan, self.priors, self._joint, threshold)
 
@@ -288,7 +288,7 @@ class PosteriorDiagnosis(PosteriorBase):
         >>> bool((table["contraction"] > 0.5).all())
         True
         """
-        from bayeslmm.assessment.sensitivity import prior_contraction
+        from bayeslmm.diagnosis.sensitivity import prior_contraction
 
         return prior_contraction(self.design, self.priors, self._joint, draws, random_seed)
 
@@ -326,7 +326,7 @@ class PosteriorDiagnosis(PosteriorBase):
         >>> post.influence("Subject", progressbar=False).table["kl"].idxmax()
         '332'
         """
-        from bayeslmm.assessment.posterior_influence import posterior_influence
+        from bayeslmm.diagnosis.posterior_influence import posterior_influence
 
         return posterior_influence(
             self.design, self._plan, self.priors, self._joint, by, progressbar=progressbar
@@ -364,7 +364,7 @@ class PosteriorDiagnosis(PosteriorBase):
         >>> bool(post.residual_checks(random_seed=1).table.loc["outliers", "p_value"] < 0.05)
         True
         """
-        from bayeslmm.assessment.residual_checks import check_posterior
+        from bayeslmm.diagnosis.residual_checks import check_posterior
 
         return check_posterior(
             self.design, self._plan, self.priors, self._joint, draws, random_seed

@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.assessment.joint_parameters import joint_parameter, prior_parameter
-from bayeslmm.assessment.report import Report, listed, percent
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.joint_parameters import joint_parameter, prior_parameter
+from bayeslmm.diagnosis.report import Report, listed, percent
 from bayeslmm.exceptions import PriorError
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.batch import batch_system, reduce_equations

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.assessment.influence import case_groups
 from bayeslmm.assessment.integrated import affordable, leave_out_densities
-from bayeslmm.assessment.joint_parameters import joint_parameter
-from bayeslmm.assessment.report import Report, listed
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.influence import case_groups
+from bayeslmm.diagnosis.joint_parameters import joint_parameter
+from bayeslmm.diagnosis.report import Report, listed
 from bayeslmm.inference.diagnostics import MAX_PARETO_K
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.pareto import smooth_weights

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from bayeslmm.assessment.joint_parameters import joint_parameter
+from bayeslmm.diagnosis.joint_parameters import joint_parameter
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.batch import BatchSystem, batch_system, reduce_equations
 from bayeslmm.likelihood.batch_posterior import Points, log_likelihood_batch

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.assessment.report import Report, percent
 from bayeslmm.assessment.variance_explained import (
     intraclass_correlation,
     r_squared,
     variance_parts,
 )
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.report import Report, percent
 from bayeslmm.inference.effects import linear_predictor
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.batch_posterior import Points

@@ -1,0 +1,1 @@
+"""Diagnostics of a fit, with advice in words."""
