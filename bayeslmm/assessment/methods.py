@@ -1,7 +1,8 @@
-"""Predictive scores, variance explained and diagnostics: methods of posteriors and estimates."""
+"""Predictive scores and variance explained: methods of posteriors and estimates."""
 
 from __future__ import annotations
 
+from bayeslmm.assessment.loo_methods import PosteriorCrossValidation
 from bayeslmm.assessment.variance_methods import (
     EstimateVarianceExplained,
     PosteriorVarianceExplained,
@@ -9,8 +10,8 @@ from bayeslmm.assessment.variance_methods import (
 
 
 class EstimateAssessment(EstimateVarianceExplained):
-    """Predictive scores, variance explained and diagnostics of an estimate."""
+    """Variance explained by an estimate."""
 
 
-class PosteriorAssessment(PosteriorVarianceExplained):
-    """Predictive scores, variance explained and diagnostics of a posterior."""
+class PosteriorAssessment(PosteriorCrossValidation, PosteriorVarianceExplained):
+    """Predictive scores of a posterior, and variance explained by it."""

@@ -12,7 +12,6 @@ import pandas as pd
 import scipy.sparse as sp
 import xarray as xr
 
-from bayeslmm.assessment.loo_methods import PosteriorCrossValidation
 from bayeslmm.assessment.methods import PosteriorAssessment
 from bayeslmm.diagnosis.methods import PosteriorDiagnosis
 from bayeslmm.inference import effects
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 class Posterior(
     PosteriorPrediction,
     PosteriorAssessment,
-    PosteriorCrossValidation,
     PosteriorDiagnosis,
     PosteriorMeans,
     PosteriorPlots,
