@@ -145,8 +145,8 @@ def _engine_sentences(
         sentences = [
             f"The posterior of the {_covariances(priors)} was approximated by a normal "
             "distribution around its mode, on the scale of log standard deviations and "
-            f"unconstrained correlations (Laplace), from which {found.chains * found.draws:,} independent draws "
-            f"were taken; {_rest(priors)} were drawn exactly given each."
+            f"unconstrained correlations (Laplace), from which {found.chains * found.draws:,} "
+            f"independent draws were taken; {_rest(priors)} were drawn exactly given each."
         ]
     else:
         sentences = [

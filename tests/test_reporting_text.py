@@ -1,0 +1,245 @@
+"""The methods paragraph states what was done, and nothing else."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+
+import bayeslmm as blm
+from bayeslmm.reporting.citations import CITATIONS
+from bayeslmm.reporting.words import listed
+
+FORMULA = "Reaction ~ Days + (Days | Subject)"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return blm.LMM(FORMULA, blm.load_dataset("sleepstudy"))
+
+
+@pytest.fixture(scope="module")
+def flat():
+    return blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors="flat")
+
+
+@pytest.fixture(scope="module")
+def collapsed(model):
+    return model.fit(random_seed=1)
+
+
+def test_model_in_words(model, collapsed):
+    shared = [
+        "A linear mixed model of Reaction was fitted to 180 observations",
+        f"(formula: {FORMULA})",
+        "Fixed effects were the intercept and Days.",
+        "intercepts and coefficients of Days by Subject (18 levels), correlated with each other",
+        "Residuals were independent and normal with one standard deviation.",
+        f"bayeslmm {version('bayeslmm')}",
+        f"Python {platform.python_version()}",
+        f"NumPy {np.__version__}",
+    ]
+    for text in (collapsed.methods_paragraph(), model.reml().methods_paragraph()):
+        for phrase in shared:
+            assert phrase in text
+        assert "left out" not in text
+        assert "offset" not in text
+        assert "weight" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "done", "not_done"),
+    [
+        ("reml", "restricted maximum likelihood (REML)", ["(ML)", "(MAP)", "prior"]),
+        ("ml", "maximum likelihood (ML)", ["REML", "restricted", "prior"]),
+        ("map", "mode of their posterior density", ["Satterthwaite", "REML"]),
+    ],
+)
+def test_estimates(model, method, done, not_done):
+    text = getattr(model, method)().methods_paragraph()
+    assert done in text
+    assert "The optimiser converged." in text
+    for word in ["draws", "R-hat", "ArviZ", "PyMC", *not_done]:
+        assert word not in text
+
+
+def test_priors_of_map_are_named_where_given(model):
+    fit = model.map()
+    assert "not recorded" in fit.methods_paragraph()
+    text = fit.methods_paragraph(priors=model.priors)
+    assert "not recorded" not in text
+    assert f"Days ~ {model.priors.records()['Days']}" in text
+    with pytest.raises(ValueError, match="REML has none"):
+        model.reml().methods_paragraph(priors=model.priors)
+
+
+def test_a_singular_fit_is_said():
+    fit = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2")).reml()
+    assert "sd[Batch, Intercept] is estimated at zero." in fit.methods_paragraph()
+
+
+def test_priors_with_their_values(model, collapsed):
+    text = collapsed.methods_paragraph()
+    assert "weakly informative defaults" in text
+    for key, record in model.priors.records().items():
+        assert f"{key} ~ {record}" in text
+    assert "at the means of the covariates" in text
+
+
+def test_flat_priors(flat):
+    text = flat.fit(method="laplace", random_seed=1).methods_paragraph()
+    assert "Priors were flat (improper)" in text
+    assert "LKJ(1)" in text
+    assert "default" not in text
+    single = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"), priors="flat")
+    assert "LKJ" not in single.fit(random_seed=1).methods_paragraph()
+
+
+def test_given_priors_are_told_from_defaults():
+    import pymc as pm
+
+    given = {"sigma": pm.HalfNormal.dist(30.0), "Days": pm.Normal.dist(0.0, 5.0)}
+    model = blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors=given)
+    text = model.fit(method="laplace", random_seed=1).methods_paragraph()
+    chosen = re.search(r"Priors chosen for this analysis: (.*?)\. Other", text)
+    assert chosen is not None
+    assert set(chosen[1].split("; ")) == {"Days ~ Normal(0, 5)", "sigma ~ HalfNormal(30)"}
+    assert "Other priors were the weakly informative defaults" in text
+
+
+def test_collapsed(collapsed):
+    text, found = collapsed.methods_paragraph(), collapsed.diagnostics
+    assert "independence Metropolis-Hastings" in text
+    assert "(4 chains of 1,000 draws)" in text
+    assert f"largest R-hat was {found.max_rhat:.3f}" in text
+    assert f"bulk effective sample size {found.min_ess_bulk:,.0f}" in text
+    assert f"tail effective sample size {found.min_ess_tail:,.0f}" in text
+    assert f"Pareto k of the proposals was {found.proposal_k:.2f}" in text
+    assert "No check gave reason for concern" in text
+    for word in ("diverged", "NUTS", "Laplace", "PyMC", "nutpie", "interpolation"):
+        assert word not in text
+
+
+def test_laplace(model):
+    post = model.fit(method="laplace", draws=500, chains=2, random_seed=1)
+    text = post.methods_paragraph()
+    assert "1,000 independent draws" in text
+    assert f"Pareto k {post.diagnostics.pareto_k:.2f}" in text
+    assert f"effective sample size {post.diagnostics.importance_ess:,.0f} of 1,000" in text
+    for word in ("R-hat", "Metropolis", "NUTS"):
+        assert word not in text
+
+
+@pytest.mark.slow
+def test_nuts_and_poor_convergence(model):
+    post = model.fit(
+        method="nuts", draws=20, tune=30, chains=2, cores=1, random_seed=1, progressbar=False
+    )
+    text, found = post.methods_paragraph(references=True), post.diagnostics
+    assert "No-U-Turn sampler (NUTS) of PyMC and nutpie" in text
+    assert "standardised (noncentred) random effects" in text
+    assert "2 chains of 20 draws" in text
+    assert f"{found.divergences} transition" in text
+    assert f"PyMC {version('pymc')}" in text
+    assert f"nutpie {version('nutpie')}" in text
+    assert CITATIONS["nuts"] in text
+    assert CITATIONS["independence"] not in text
+    assert not found.ok
+    assert "did not pass all checks" in text
+    for message in found.messages():
+        assert message in text
+    assert "No check gave reason" not in text
+
+
+def test_divergences_are_said(collapsed):
+    """A tree as NUTS makes it, without its compilation."""
+    data = collapsed.data.copy()
+    data.attrs |= {"method": "nuts", "form": "centered", "inference_library": "nutpie"}
+    data.attrs["inference_library_version"] = "0.0.test"
+    diverging = np.zeros((4, 1000), dtype=bool)
+    diverging[1, :3] = True
+    stats = (
+        data["sample_stats"].to_dataset()[["lp"]].assign(diverging=(("chain", "draw"), diverging))
+    )
+    post = blm.Posterior(collapsed.design, collapsed.priors, data).with_groups(sample_stats=stats)
+    text = post.methods_paragraph()
+    assert "and 3 transitions diverged." in text
+    assert "3 of 4000 transitions diverged, so the draws may miss part" in text
+    assert "did not pass all checks" in text
+    assert "nutpie 0.0.test" in text
+    assert f"PyMC {version('pymc')}" in text
+    assert "Metropolis" not in text
+
+
+def test_the_fallback_is_named(collapsed):
+    data = collapsed.data.copy()
+    data.attrs |= {"method": "nuts", "form": "marginal", "fallback": "Its proposals do not fit."}
+    data.attrs["inference_library"] = "pymc"
+    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    assert "refused this posterior (Its proposals do not fit), so NUTS was used instead." in text
+    assert "random effects integrated out and drawn exactly afterwards" in text
+    assert "refused" not in collapsed.methods_paragraph()
+
+
+def test_a_surrogate_is_named(collapsed):
+    data = collapsed.data.copy()
+    data.attrs["surrogate_error"] = 0.004
+    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    assert "standard deviation of 0.004" in text
+
+
+def test_everything_odd_about_a_model_is_said():
+    data = blm.load_dataset("sleepstudy").copy()
+    data["dup"], data["w"], data["o"] = 2.0 * data["Days"], 1.0, 1.0 * data["Days"]
+    data.iloc[[2, 5], data.columns.get_loc("Reaction")] = np.nan
+    formula = "Reaction ~ 0 + Days + dup + offset(o) + (1 | Subject) + (0 + Days | Subject)"
+    text = blm.LMM(formula, data, weights="w").reml().methods_paragraph()
+    assert "2 rows of 180 were left out" in text
+    assert "fitted to 178 observations" in text
+    assert "column dup was left out" in text
+    assert "The fixed effect was Days, without an intercept" in text
+    assert "the offset o entered with coefficient one" in text
+    assert "independent of each other" in text
+    assert "the precision weight w of the row" in text
+    assert "columns dropped, linear combinations" not in text
+
+
+def test_weights_given_as_values_have_no_name():
+    data = blm.load_dataset("Dyestuff")
+    model = blm.LMM("Yield ~ 1 + (1 | Batch)", data, weights=np.ones(len(data)))
+    assert "the precision weight of the row" in model.reml().methods_paragraph()
+
+
+def test_several_grouping_factors_and_blocks():
+    data = blm.load_dataset("Penicillin")
+    text = blm.LMM("diameter ~ 1 + (1 | plate) + (1 | sample)", data).reml().methods_paragraph()
+    assert "intercepts by plate (24 levels); and intercepts by sample (6 levels)." in text
+    sleep = blm.load_dataset("sleepstudy").assign(z=lambda d: np.sin(np.arange(len(d))))
+    formula = "Reaction ~ Days + (Days | Subject) + (0 + z | Subject)"
+    text = blm.LMM(formula, sleep).reml().methods_paragraph()
+    assert "correlated within {Intercept, Days} and independent otherwise" in text
+
+
+def test_references_follow_only_on_demand(model, collapsed):
+    assert "References" not in collapsed.methods_paragraph()
+    text = collapsed.methods_paragraph(references=True)
+    paragraph, heading, *references = text.split("\n\n")
+    assert paragraph == collapsed.methods_paragraph()
+    assert heading == "References"
+    assert references == sorted(references)
+    assert set(references) == {
+        CITATIONS[key] for key in ("independence", "lmm", "lkj", "half_t", "psis", "rhat")
+    }
+    reml = model.reml().methods_paragraph(references=True)
+    assert CITATIONS["satterthwaite"] in reml
+    assert CITATIONS["rhat"] not in reml
+
+
+def test_lists_of_names():
+    assert listed([]) == ""
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed([str(i) for i in range(20)], most=2) == "0, 1 and 18 more"
