@@ -63,7 +63,7 @@ def check_table(
     design: Design,
     replicated: Array,
     statistic: str | Statistic,
-    by: str | None,
+    by: Any,
     prob: float | None,
 ) -> pd.DataFrame:
     """A statistic of the data beside its distribution over replicated responses.
@@ -76,8 +76,8 @@ def check_table(
         Replicated responses.
     statistic : str or callable
         A name in `STATISTICS`, or a function of a vector.
-    by : str, optional
-        Variable or grouping factor by whose levels the statistic is computed.
+    by : str or array-like, optional
+        Variable or grouping factor by whose levels the statistic is computed, or one value per row.
     prob : float, optional
         Probability of the intervals.
 
@@ -92,9 +92,11 @@ def check_table(
     observed = np.array([function(design.y[rows]) for rows in groups.values()], dtype=float)
     columns = [function(replicated[:, rows]) for rows in groups.values()]
     draws = np.column_stack(columns)
-    index = pd.Index(list(groups), name=by or "statistic")
     if by is None:
-        index = pd.Index([statistic if isinstance(statistic, str) else "statistic"], name="check")
+        index = pd.Index([_name(statistic)], name="check")
+    else:
+        name = by if isinstance(by, str) else getattr(by, "name", None)
+        index = pd.Index(list(groups), name=name or "group")
     table = summarise(draws, index, prob)
     table.insert(0, "n", [len(rows) for rows in groups.values()])
     table.insert(1, "observed", observed)
@@ -103,16 +105,25 @@ def check_table(
     return table
 
 
-def row_groups(design: Design, by: str | None) -> dict[Any, NDArray[np.intp]]:
+def row_groups(design: Design, by: Any) -> dict[Any, NDArray[np.intp]]:
     """Rows by the levels of a grouping factor or a variable; all rows without one.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    by : str or array-like or None
+        A grouping factor or a variable of the formula, or one value per row of the data.
 
     Raises
     ------
     DataError
-        If the model has no such grouping factor or variable.
+        If the model has no such grouping factor or variable, or the values are not one per row.
     """
     if by is None:
         return {"all": np.arange(design.n)}
+    if not isinstance(by, str):
+        return _groups_of(_row_values(design, by))
     for factor in design.random:
         if factor.name == by:
             order = np.argsort(factor.codes, kind="stable")
@@ -121,16 +132,45 @@ def row_groups(design: Design, by: str | None) -> dict[Any, NDArray[np.intp]]:
     if by not in design.data.columns:
         names = [*(f.name for f in design.random), *design.data.columns]
         raise DataError(
-            f"by={by!r} is no variable of the model; it has {', '.join(dict.fromkeys(names))}."
+            f"by={by!r} is no variable of the model; it has {', '.join(dict.fromkeys(names))}. "
+            "To group by another one, pass its values, one per row of the data."
         )
-    codes, labels = pd.factorize(design.data[by], sort=True)
+    return _groups_of(design.data[by])
+
+
+def _row_values(design: Design, by: Any) -> pd.Series:
+    """Values of the rows of the model, given with or without those of the rows it dropped."""
+    values = by.reset_index(drop=True) if isinstance(by, pd.Series) else pd.Series(list(by))
+    if len(values) == design.n + len(design.dropped):
+        values = values.drop(design.dropped)
+    if len(values) != design.n:
+        raise DataError(f"by= has {len(values)} values, but the model has {design.n} rows.")
+    if values.isna().any():
+        raise DataError(f"by= is missing in {values.isna().sum()} rows of the model.")
+    return values
+
+
+def _groups_of(values: pd.Series) -> dict[Any, NDArray[np.intp]]:
+    codes, labels = pd.factorize(values, sort=True)
     return {label: np.flatnonzero(codes == i) for i, label in enumerate(labels)}
 
 
-def _function(statistic: str | Statistic) -> Callable[[Array], Array]:
-    if callable(statistic):
-        return lambda y: np.apply_along_axis(statistic, -1, y)
-    if statistic not in STATISTICS:
+def _name(statistic: str | Statistic) -> str:
+    if isinstance(statistic, str):
+        return statistic
+    name = str(getattr(statistic, "__name__", ""))
+    return name if name.isidentifier() else "statistic"
+
+
+def check_statistic(statistic: str | Statistic) -> None:
+    """Raise ValueError for the name of a statistic that there is not."""
+    if not callable(statistic) and statistic not in STATISTICS:
         allowed = ", ".join(map(repr, STATISTICS))
         raise ValueError(f"statistic={statistic!r}: one of {allowed} or a function is expected.")
-    return STATISTICS[statistic]
+
+
+def _function(statistic: str | Statistic) -> Callable[[Array], Array]:
+    check_statistic(statistic)
+    if isinstance(statistic, str):
+        return STATISTICS[statistic]
+    return lambda y: np.apply_along_axis(statistic, -1, y)

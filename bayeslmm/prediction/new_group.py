@@ -90,7 +90,7 @@ class Update:
             start = 0
             for array, levels, (_, root) in zip(result, cluster.levels, pairs, strict=True):
                 stop = start + len(levels) * root.shape[1]
-                part = spherical[:, start:stop].reshape(len(places), len(levels), -1)
+                part = spherical[:, start:stop].reshape(len(places), len(levels), root.shape[1])
                 array[:, levels] = part @ root[places].transpose(0, 2, 1)
                 start = stop
         return result
