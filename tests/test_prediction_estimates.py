@@ -17,7 +17,8 @@ import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.bootstrap import bootstrap_fits
 from bayeslmm.inference.estimate_draws import estimate_draws
-from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.likelihood.factorise import factorise
+from bayeslmm.likelihood.marginal import marginal_system, reml_criterion
 from bayeslmm.prediction.rows import prediction_rows
 
 # Two optimisers at one optimum: the criterion is flat there, so that parameters agree to about the
@@ -254,13 +255,26 @@ def test_bootstrap_draws_mix_over_refits(name):
 
 def test_singular_estimates(lme4_fits):
     fit = lme4_fits["singular"]
-    with pytest.raises(SamplingError, match="uncertainty='bootstrap', or 'plugin'"):
-        fit.predict()
+    assert np.all(fit.predict(draws=50, random_seed=1)["std_error"] > 0)
     table = fit.predict(uncertainty="plugin", draws=2000, random_seed=1)
     expected = fit.fit.vcov[0, 0] ** 0.5
     assert table["std_error"].to_numpy() == pytest.approx(
         np.full(30, expected), rel=DEVIATIONS / np.sqrt(4000)
     )
+
+
+def test_laplace_at_zero_is_the_likelihood_folded(lme4_fits):
+    """Against the restricted likelihood on a grid of theta, sigma maximised out."""
+    fit = lme4_fits["singular"]
+    theta = np.linspace(0.0, 1.5, 301)
+    plan = fit.fit.plan
+    criterion = [reml_criterion(factorise(plan, [np.array([[t]])])) for t in theta]
+    density = np.exp(-0.5 * (np.array(criterion) - fit.criterion))
+    cdf = np.cumsum(density) / density.sum()
+    joint = estimate_draws(fit.design, fit.fit, "laplace", 4000, 1)
+    found = np.median(joint.points.sds[0][:, 0] / joint.sigma)
+    # The likelihood's tail is heavier than the normal's, which moves its median by 10 %.
+    assert found == pytest.approx(np.interp(0.5, cdf, theta), rel=0.15)
 
 
 def test_singular_correlations_keep_their_covariance():

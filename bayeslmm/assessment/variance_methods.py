@@ -206,7 +206,7 @@ class EstimateVarianceExplained(EstimateBase):
         DataError
             If `at` lacks a covariate of the random effects, or has a missing value.
         SamplingError
-            If the estimate is singular and `uncertainty` is "laplace".
+            If the criterion is flat in some direction and `uncertainty` is "laplace".
 
         Notes
         -----
@@ -270,7 +270,7 @@ class EstimateVarianceExplained(EstimateBase):
         ValueError
             If an option is not among those allowed.
         SamplingError
-            If the estimate is singular and `uncertainty` is "laplace".
+            If the criterion is flat in some direction and `uncertainty` is "laplace".
 
         Notes
         -----
@@ -333,7 +333,7 @@ class EstimateVarianceExplained(EstimateBase):
         ValueError
             If an option is not among those allowed.
         SamplingError
-            If the estimate is singular and `uncertainty` is "laplace".
+            If the criterion is flat in some direction and `uncertainty` is "laplace".
 
         Notes
         -----

@@ -13,7 +13,7 @@ from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.bootstrap import bootstrap_fits
 from bayeslmm.inference.draw_effects import draw_effects
-from bayeslmm.inference.estimate import Fit
+from bayeslmm.inference.estimate import Fit, user_factors, working_factors
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
 from bayeslmm.likelihood.batch_draws import normal_draws
@@ -70,7 +70,12 @@ def estimate_draws(
     ValueError
         If `uncertainty` is unknown.
     SamplingError
-        If the estimate is singular or at a flat direction, where "laplace" has no meaning.
+        If the criterion is flat in some direction, where "laplace" has no meaning.
+
+    Notes
+    -----
+    At a boundary, where log standard deviations are infinite, "laplace" is normal in the free
+    entries of the relative factors (lme4's theta) instead.
 
     References
     ----------
@@ -111,10 +116,13 @@ def _draw_beta(fit: Fit, points: Points, rng: np.random.Generator) -> Array:
 
 def points_of_fits(fits: Sequence[Fit]) -> Points:
     """Covariance parameters of several estimates."""
-    factors = zip(*(fit.factors for fit in fits), strict=True)
-    sigma = np.array([fit.sigma for fit in fits])
+    return _points([fit.factors for fit in fits], np.array([fit.sigma for fit in fits]))
+
+
+def _points(factors: Sequence[tuple[Array, ...]], sigma: Array) -> Points:
+    """From relative factors per grouping factor, one tuple per draw, and sigma (S,)."""
     sds, chols = [], []
-    for stack in factors:
+    for stack in zip(*factors, strict=True):
         moments = [sds_and_correlation(t) for t in stack]
         sds.append(np.stack([m[0] for m in moments]) * sigma[:, None])
         chols.append(np.stack([_unit_rows(t) for t in stack]))
@@ -131,11 +139,7 @@ def _unit_rows(factor: Array) -> Array:
 def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     structures = fit.plan.products.structures
     if not (np.isfinite(fit.parameters).all() and np.isfinite(fit.parameter_cov).all()):
-        raise SamplingError(
-            "The estimate is at a boundary or in a flat direction of the criterion, where its "
-            "covariance parameters have no asymptotic normal distribution. Use "
-            "uncertainty='bootstrap', or 'plugin' to hold them at the estimate."
-        )
+        return _boundary_points(fit, draws, rng)
     centre = _unconstrained(structures, fit.parameters)
     moved = [
         _unconstrained(structures, fit.parameters + sign * STEP * row)
@@ -148,6 +152,26 @@ def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     x = centre + normal_draws(rng, len(centre), draws) @ root.T
     return replace(points_from_unconstrained(structures, x), beta=np.empty((draws, 0)))
+
+
+def _boundary_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
+    """Normal draws of the free entries of the relative factors and of log sigma.
+
+    The criterion is an even function of a relative factor whose standard deviation is estimated at
+    zero, so that the normal distribution about zero, folded, has its curvature.
+    """
+    if not fit.singular or fit.method == "MAP":
+        raise SamplingError(
+            "The criterion is flat in some direction at the estimate, where the covariance "
+            "parameters have no asymptotic normal distribution. Use uncertainty='bootstrap', or "
+            "'plugin' to hold them at the estimate."
+        )
+    values, vectors = np.linalg.eigh(fit.internal_cov)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    centre = np.append(fit.optimum.x, np.log(fit.sigma))
+    x = centre + normal_draws(rng, len(centre), draws) @ root.T
+    factors = [user_factors(fit.plan, working_factors(fit.plan, row[:-1])) for row in x]
+    return _points(factors, np.exp(x[:, -1]))
 
 
 def _unconstrained(structures: Sequence[Structure], parameters: Array) -> Array:

@@ -47,8 +47,9 @@ class EstimatePrediction(EstimateBase):
             As in :meth:`Posterior.predict`.
         uncertainty : {"laplace", "bootstrap", "plugin"}
             Where the uncertainty of the covariance parameters comes from: their asymptotic normal
-            distribution on the log and inverse hyperbolic tangent scales, refits to simulated
-            responses (Laird and Louis 1987), or nowhere. That of the fixed and random effects
+            distribution on the log and inverse hyperbolic tangent scales (of singular fits, that
+            of the relative factors), refits to simulated responses (Laird and Louis 1987), or
+            nowhere. That of the fixed and random effects
             given them is always in.
         draws : int
             Draws for the standard errors and intervals, and so refits for "bootstrap"; at least 2.
@@ -74,8 +75,8 @@ class EstimatePrediction(EstimateBase):
         ValueError
             If an option is unknown.
         SamplingError
-            If the estimate is singular and `uncertainty` is "laplace", or it is a "MAP" one and
-            `uncertainty` is "bootstrap".
+            If the criterion is flat in some direction and `uncertainty` is "laplace", or the
+            estimate is a "MAP" one and `uncertainty` is "bootstrap".
 
         References
         ----------
