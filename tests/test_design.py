@@ -372,7 +372,9 @@ def test_designs_can_be_pickled():
     np.testing.assert_array_equal(again.encode(make_frame()).X, design.X)
 
 
-@pytest.mark.parametrize("convert", [pl.from_pandas, pa.Table.from_pandas, dict], ids=repr)
+@pytest.mark.parametrize(
+    "convert", [pl.from_pandas, pa.Table.from_pandas, dict], ids=["polars", "arrow", "dict"]
+)
 def test_other_frames_give_the_same_design(convert):
     data = make_frame().drop(columns="h")
     data.loc["row4", "x"] = np.nan

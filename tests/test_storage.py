@@ -367,7 +367,9 @@ def test_different_frames_are_told_apart():
 
 
 @pytest.mark.parametrize(
-    "values", [[1j, 2j], pd.arrays.SparseArray([0, 1]), [object(), object()]], ids=str
+    "values",
+    [[1j, 2j], pd.arrays.SparseArray([0, 1]), [object(), object()]],
+    ids=["complex", "sparse", "objects"],
 )
 def test_columns_that_cannot_be_stored(values):
     with pytest.raises(StorageError, match="The column `a`"):

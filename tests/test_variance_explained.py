@@ -77,7 +77,9 @@ def test_parts_are_those_of_lme4(estimates, id_):
     assert residual == pytest.approx(expected["residual"], rel=tolerance)
 
 
-@pytest.mark.parametrize("id_", FITS.keys() - INSIGHT_LOSES - INSIGHT_IGNORES_WEIGHTS - SINGULAR)
+@pytest.mark.parametrize(
+    "id_", sorted(FITS.keys() - INSIGHT_LOSES - INSIGHT_IGNORES_WEIGHTS - SINGULAR)
+)
 def test_r2_and_icc_are_those_of_performance(estimates, id_):
     expected = FITS[id_]["performance"]
     r2 = estimates[id_].r2()["estimate"]
