@@ -352,3 +352,20 @@ def test_a_mode_joint_in_beta_says_so(model):
     priors = {"Days": pm.StudentT.dist(nu=5, mu=0, sigma=50)}
     mode = blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors=priors).map()
     assert "maximised together with the covariance parameters" in mode.notes[0]
+
+
+def test_a_correlated_term_without_any_variance_is_exactly_zero():
+    """Intercepts and slopes by group are taken out of the response, so that both sds are zero."""
+    rng = np.random.default_rng(4)
+    group, x = np.repeat(np.arange(8), 6), np.tile(np.arange(6.0), 8)
+    noise = rng.normal(size=(8, 6))
+    columns = np.column_stack([np.ones(6), np.arange(6.0)])
+    fitted = columns @ np.linalg.lstsq(columns, noise.T)[0]
+    data = pd.DataFrame({"g": group, "x": x, "y": 1.0 + x + (noise - fitted.T).ravel()})
+    reml = blm.LMM("y ~ x + (x | g)", data).reml()
+    assert reml.singular
+    assert reml.sds["g"].tolist() == [0.0, 0.0]
+    assert reml.notes[:2] == (
+        "sd[g, Intercept] is estimated at zero.",
+        "sd[g, x] is estimated at zero.",
+    )

@@ -221,22 +221,34 @@ def _concatenate(plan: Plan, gradients: Sequence[Array]) -> Array:
     )
 
 
-def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
-    """Set negligible diagonal entries to exactly zero where the criterion does not mind."""
-    x, value = optimum.x, optimum.value
+def _candidates(plan: Plan, theta: Array) -> list[NDArray[np.intp]]:
+    """Places in theta of small diagonal entries, and of rows of small length."""
+    diagonal, whole = [], []
     position = 0
     for structure in plan.products.structures:
         rows, cols = structure.theta_index
-        for entry, (row, col) in enumerate(zip(rows, cols, strict=True)):
-            norm = np.linalg.norm(x[position : position + len(rows)][rows == row])
-            small = abs(x[position + entry]) < SINGULAR * max(norm, 1.0)
-            if row == col and small and x[position + entry] != 0.0:
-                trial = x.copy()
-                trial[position + entry] = 0.0
-                trial_value = _criterion_and_gradient(plan, trial, reml)[0]
-                if trial_value < value + SNAP_INCREASE:
-                    x, value = trial, trial_value
+        for row in range(structure.n_coefs):
+            places = position + np.flatnonzero(rows == row)
+            length = float(np.linalg.norm(theta[places]))
+            own = position + np.flatnonzero((rows == row) & (cols == row))
+            if abs(theta[own[0]]) < SINGULAR * max(length, 1.0):
+                diagonal.append(own)
+            if length < SINGULAR:
+                whole.append(places)
         position += len(rows)
+    return diagonal + whole
+
+
+def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
+    """Set negligible diagonal entries, then rows, to exactly zero where the criterion permits."""
+    x, value = optimum.x, optimum.value
+    for entries in _candidates(plan, x):
+        if np.any(x[entries] != 0.0):
+            trial = x.copy()
+            trial[entries] = 0.0
+            trial_value = _criterion_and_gradient(plan, trial, reml)[0]
+            if trial_value < value + SNAP_INCREASE:
+                x, value = trial, trial_value
     if x is optimum.x:
         return optimum
     return Optimum(

@@ -117,6 +117,8 @@ def bayes_factor(first: Fitted, second: Fitted) -> BayesFactor:
 
     Raises
     ------
+    TypeError
+        If something else than posteriors is given.
     DataError
         If the models have not the same response.
     PriorError
@@ -137,6 +139,11 @@ def bayes_factor(first: Fitted, second: Fitted) -> BayesFactor:
     >>> round(blm.bayes_factor(slopes, intercepts).log, 1)
     18.5
     """
+    for fit in (first, second):
+        if not hasattr(fit, "priors"):
+            raise TypeError(
+                f"{type(fit).__name__} has no evidence: posteriors are expected, from model.fit()."
+            )
     a, b = first.design, second.design
     if not np.array_equal(a.y, b.y):
         what = f"{a.n} and {b.n} rows of {a.response!r} and {b.response!r}"
