@@ -317,6 +317,36 @@ def test_map_estimates_have_normal_tests(orthodont):
     assert row["p_value"] == pytest.approx(stats.chi2.sf(2 * row["statistic"], 2))
 
 
+def test_map_estimates_say_what_their_tests_are(orthodont, growth_reml):
+    mode = blm.LMM("distance ~ age * Sex + (1 | Subject)", orthodont).map()
+    for made in (mode.means("Sex"), mode.contrasts("Sex"), mode.hypothesis("age > 0")):
+        assert "normal (no t tests)" in repr(made)
+        assert "normal (no t tests)" in made._repr_html_()
+    for table in (mode.anova(), mode.contest([[0, 1, 0, 0]]), mode.means("Sex").joint_test()):
+        assert "chi-square" in table.attrs["note"]
+    assert "MAP" not in repr(growth_reml.means("Sex")) + repr(growth_reml.hypothesis("age > 0"))
+    assert growth_reml.anova().attrs == {}
+
+
+def test_a_transformed_response_is_named(orthodont, growth_reml):
+    data = orthodont.assign(**{"my y": orthodont["distance"]})
+    reml = blm.LMM("log(distance) ~ age * Sex + (1 | Subject)", data).reml()
+    quantities = [
+        reml.means("Sex"),
+        reml.contrasts("Sex"),
+        reml.slopes("age"),
+        reml.slopes("age", newdata="grid"),
+        reml.comparisons("age"),
+        reml.average_predictions("Sex"),
+    ]
+    for made in quantities:
+        assert made.notes == ("On the scale of log(distance), the response of the model.",)
+        assert made.notes[0] in repr(made)
+    assert growth_reml.means("Sex").notes == ()
+    assert blm.LMM("`my y` ~ age + (1 | Subject)", data).reml().means().notes == ()
+    assert blm.LMM("Q('my y') ~ age + (1 | Subject)", data).reml().means().notes == ()
+
+
 # --- contrasts and their adjustment ----------------------------------------------------
 
 
@@ -365,6 +395,19 @@ def test_tukey_of_two_means_is_the_t_test(growth_reml):
     contrast = growth_reml.contrasts("Sex")
     assert contrast.adjust == "tukey"
     pd.testing.assert_frame_equal(contrast.table(), contrast.table(adjust="none"))
+
+
+def test_only_adjustments_that_adjust_are_announced():
+    machines = blm.load_dataset("Machines")
+    reml = blm.LMM("score ~ Machine + (1 | Worker)", machines).reml()
+    two = machines[machines["Machine"] != "C"].astype({"Machine": str})
+    pair = blm.LMM("score ~ Machine + (1 | Worker)", two).reml()
+    for adjust in ("tukey", "holm", "bonferroni", "sidak"):
+        assert f"multiplicity: {adjust}" in repr(reml.contrasts("Machine", adjust=adjust))
+        contrasts = pair.contrasts("Machine", adjust=adjust)
+        assert "multiplicity" not in repr(contrasts)
+        pd.testing.assert_frame_equal(contrasts.table(), contrasts.table(adjust="none"))
+    assert "multiplicity" not in repr(reml.contrasts("Machine", adjust="none"))
 
 
 def test_tukey_covers_simultaneously():
@@ -559,6 +602,17 @@ def test_estimates_refuse_what_is_not_linear(growth_reml, text):
         growth_reml.hypothesis(text)
 
 
+@pytest.mark.parametrize("gap", [np.nan, None, pd.NaT])
+def test_missing_values_in_by_are_named(growth, growth_reml, orthodont, gap):
+    rows = orthodont.assign(school=["a"] * len(orthodont)).astype({"school": object})
+    rows.loc[rows.index[[2, 5]], "school"] = gap
+    for fit in (growth, growth_reml):
+        with pytest.raises(DataError, match=r"`school`.*2 of 108 rows, at positions 2, 5"):
+            fit.average_predictions(by="school", newdata=rows)
+        with pytest.raises(DataError, match=r"`school`.*2 of 108 rows, at positions 2, 5"):
+            fit.comparisons("age", by=["Sex", "school"], newdata=rows)
+
+
 # --- bad input -------------------------------------------------------------------------
 
 
@@ -605,6 +659,14 @@ def test_options_of_the_other_kind_are_refused(growth, growth_reml):
         growth.means("Sex").joint_test()
     with pytest.raises(ValueError, match="for posteriors"):
         growth_reml.means("Sex").table(simultaneous=True)
+    for made in (growth.means("Sex"), growth.hypothesis("age > 0")):
+        with pytest.raises(ValueError, match="takes prob="):
+            made.table(level=0.9)
+    for made in (growth_reml.means("Sex"), growth_reml.hypothesis("age > 0")):
+        with pytest.raises(ValueError, match="give one of them"):
+            made.table(0.9, level=0.9)
+        with pytest.raises(ValueError, match="level=95"):
+            made.table(level=95)
     with pytest.raises(TypeError, match="has no draws"):
         _ = growth_reml.means("Sex").draws
     with pytest.raises(ValueError, match="'sidak'"):
@@ -637,7 +699,9 @@ def test_results_print_as_tables(growth, growth_reml):
     assert repr(growth_reml.contrasts("Sex")).startswith("Contrasts of marginal means of Sex\n")
     assert "<table" in growth.means("Sex")._repr_html_()
     assert "<table" in growth.hypothesis("age > 0")._repr_html_()
-    assert growth_reml.means("Sex").weights.to_numpy().tolist() == [
-        [1.0, 11.0, 0.0, 0.0],
-        [1.0, 11.0, 1.0, 11.0],
-    ]
+    weights = growth_reml.means("Sex").weights
+    assert weights.to_numpy().tolist() == [[1.0, 11.0, 0.0, 0.0], [1.0, 11.0, 1.0, 11.0]]
+    assert weights.columns.tolist() == list(growth_reml.beta.index)
+    contrast = growth_reml.contrasts("Sex")
+    direct = growth_reml.contest(contrast.weights)["statistic"].iloc[0]
+    assert contrast.table()["statistic"].iloc[0] ** 2 == pytest.approx(direct)

@@ -166,13 +166,51 @@ def test_footnotes_tell_confidence_from_credibility(reml, post):
     assert "Monte Carlo error of the log evidence: B 0.00" in text
 
 
+UNLIKE = "not all of the same rows, response and weights"
+
+
+def test_fits_of_other_data_are_told(model, reml):
+    """Also where the number of rows and the name of the response are the same."""
+    data = blm.load_dataset("sleepstudy").assign(w=lambda d: 1.0 + d["Days"])
+    formula = "Reaction ~ Days + (Days | Subject)"
+    halves = [blm.LMM(formula, data.iloc[rows]).ml() for rows in (slice(90), slice(90, None))]
+    assert halves[0].design.n == halves[1].design.n
+    assert UNLIKE in model_table(halves)
+    weighted = blm.LMM(formula, data, weights="w").reml()
+    assert UNLIKE in model_table([reml, weighted])
+    assert UNLIKE in model_table([reml, model.ml(), weighted])
+    assert UNLIKE not in model_table([reml, blm.LMM(formula, data).reml()])
+    assert "comparable" not in model_table([reml, blm.LMM(formula, data).reml()])
+
+
+def test_restricted_likelihoods_of_other_columns_of_the_same_names(reml):
+    data = blm.load_dataset("sleepstudy").assign(Days=lambda d: 2.0 * d["Days"])
+    other = blm.LMM("Reaction ~ Days + (Days | Subject)", data).reml()
+    assert list(other.design.coefs) == list(reml.design.coefs)
+    text = model_table([reml, other])
+    assert "different fixed effects" in text
+    assert UNLIKE not in text
+
+
+def test_a_mode_is_no_confidence_interval(model, reml):
+    fit = model.map()
+    text = fit.to_markdown(statistic=("interval", "std_error", "statistic", "p_value"))
+    assert "means of the fixed effects given them, 95 % intervals of a normal approx" in text
+    assert "of MAP, posterior standard deviations" in text
+    for word in ("confidence", "p =", "p \\<", "t ="):
+        assert word not in text
+    frame = model_table({"a": fit, "b": reml}, format="frame")
+    assert frame["a"][["df", "statistic", "p_value"]].isna().all(axis=None)
+    assert frame.loc[("fixed", "", "Days"), ("b", "p_value")] < 0.001
+
+
 def test_what_cannot_be_compared_is_said(model, reml):
     data = blm.load_dataset("sleepstudy")
     small = blm.LMM("Reaction ~ 1 + (1 | Subject)", data).reml()
     assert "different fixed effects" in model_table([reml, small])
     assert "of REML and of ML are not comparable" in model_table([reml, model.ml()])
     fewer = blm.LMM("Reaction ~ Days + (Days | Subject)", data.iloc[:-1]).reml()
-    assert "not of the same rows and response" in model_table([reml, fewer])
+    assert UNLIKE in model_table([reml, fewer])
     assert "comparable" not in model_table([reml])
     assert "comparable" not in model_table([reml, small], goodness=["nobs"])
 
@@ -373,7 +411,8 @@ def test_glance_and_augment_are_those_of_broom_mixed(name):
         assert row[column] == pytest.approx(theirs[column], abs=LIKELIHOOD * 10)
     assert row["sigma"] == pytest.approx(theirs["sigma"], rel=OPTIMUM)
     table = pd.read_csv(REFERENCE / f"{name}_augment.csv")
-    own = fit.augment()
+    own = fit.augment(influence=True)
+    assert {".hat", ".cooksd"} < set(table)
     for column in table:
         scale = np.abs(table[column]).max()
         np.testing.assert_allclose(own[column], table[column], atol=OPTIMUM * scale, rtol=0)
@@ -413,7 +452,7 @@ def test_augment_of_a_posterior_is_computed_on_draws(post):
     np.testing.assert_allclose(table[".fitted_low"], low)
     np.testing.assert_allclose(table[".fitted_high"], high)
     sigma = draws["sigma"].to_numpy()
-    np.testing.assert_allclose(table[".std_resid"], ((y - mu) / sigma).mean(axis=1), atol=1e-12)
+    np.testing.assert_allclose(table[".pearson_resid"], ((y - mu) / sigma).mean(axis=1), atol=1e-12)
     np.testing.assert_array_equal(table[".fitted"], post.fitted())
     np.testing.assert_array_equal(table[".fixed"], post.fitted(random_effects=False))
 
@@ -476,3 +515,19 @@ def test_augment_refuses_other_data(gappy, post):
             either.augment(incomplete="drop")
     with pytest.raises(ValueError, match="prob=2"):
         post.augment(prob=2)
+
+
+def test_augment_with_influence(model, gappy):
+    for fit in (model.reml(), model.map()):
+        table, rows = fit.augment(influence=True), fit.influence().table
+        np.testing.assert_array_equal(table[".hat"], rows["leverage"])
+        np.testing.assert_array_equal(table[".cooksd"], rows["cooks_distance"])
+        # the residual of broom is the one before leverage enters
+        np.testing.assert_allclose(table[".pearson_resid"], rows["residual"], rtol=1e-9)
+        whole = table[".pearson_resid"] / np.sqrt(1.0 - table[".hat"])
+        np.testing.assert_allclose(whole, rows["standardised"], rtol=1e-9)
+        assert table.columns[-2:].tolist() == [".hat", ".cooksd"]
+        assert not {".hat", ".cooksd"} & set(fit.augment())
+    kept = blm.LMM("Reaction ~ Days + (Days | Subject)", gappy).reml()
+    table = kept.augment(gappy, incomplete="keep", influence=True)
+    assert np.flatnonzero(table[".hat"].isna()).tolist() == [3, 100]

@@ -11,7 +11,6 @@ import pytest
 
 import bayeslmm as blm
 from bayeslmm.reporting.citations import CITATIONS
-from bayeslmm.reporting.words import listed
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
@@ -238,8 +237,57 @@ def test_references_follow_only_on_demand(model, collapsed):
     assert CITATIONS["rhat"] not in reml
 
 
-def test_lists_of_names():
-    assert listed([]) == ""
-    assert listed(["a"]) == "a"
-    assert listed(["a", "b", "c"]) == "a, b and c"
-    assert listed([str(i) for i in range(20)], most=2) == "0, 1 and 18 more"
+@pytest.fixture(scope="module")
+def no_fixed():
+    return blm.LMM("I(Reaction - 300) ~ 0 + (1 | Subject)", blm.load_dataset("sleepstudy"))
+
+
+def test_no_fixed_effects_no_tests_of_them(no_fixed, model):
+    for fit in (no_fixed.reml(), no_fixed.ml()):
+        text = fit.methods_paragraph(references=True)
+        assert "There were no fixed effects." in text
+        assert "Confidence intervals are Wald intervals (standard deviations" in text
+        for word in ("Satterthwaite", "Tests", CITATIONS["satterthwaite"], "correlations"):
+            assert word not in text
+        assert "Satterthwaite" not in fit.to_markdown()
+    text = model.reml().methods_paragraph()
+    assert "other confidence intervals are Wald intervals (standard" in text
+    assert "correlations on the inverse hyperbolic tangent scale" in text
+    for text in (
+        no_fixed.map().methods_paragraph(),
+        no_fixed.fit(method="laplace", random_seed=1).methods_paragraph(),
+    ):
+        assert "fixed and random" not in text
+        assert "fixed effects are" not in text
+
+
+def test_a_mode_has_a_normal_approximation(model):
+    text = model.map().methods_paragraph()
+    assert "with the fixed and random effects integrated out (MAP); fixed effects are their" in text
+    assert "those of a normal approximation to the posterior at the mode" in text
+    assert "onfidence" not in text
+
+
+def test_a_mode_of_fixed_effects_too():
+    import pymc as pm
+
+    priors = {"Days": pm.Laplace.dist(10.0, 5.0)}
+    fit = blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors=priors).map()
+    text = fit.methods_paragraph()
+    assert "Fixed effects and covariance parameters were estimated by the mode of their" in text
+    assert "with the random effects integrated out (MAP). Standard" in text
+    assert "posterior modes, 95 % intervals of a normal approximation" in fit.to_markdown()
+
+
+def test_versions_are_those_that_made_the_draws(collapsed):
+    assert collapsed.data.attrs["python_version"] == platform.python_version()
+    assert collapsed.data.attrs["numpy_version"] == np.__version__
+    data = collapsed.data.copy()
+    recorded = {"modeling_interface_version": "0.0.7", "python_version": "3.0.1"}
+    data.attrs |= recorded | {"numpy_version": "1.0.5"}
+    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    assert "Software: bayeslmm 0.0.7, Python 3.0.1, NumPy 1.0.5, ArviZ" in text
+    for name in ("python_version", "numpy_version"):
+        del data.attrs[name]
+    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    assert "Software: bayeslmm 0.0.7, ArviZ" in text

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -457,6 +459,55 @@ def test_nothing_is_overwritten_unasked(saved, file):
     assert file.read_bytes() == before
     posterior.save(str(file), overwrite=True)
     assert load(file).design.response == "Yield"
+
+
+def test_versions_that_made_the_draws_come_back(saved, tmp_path):
+    _, posterior, _ = saved["flat"]
+    assert load(saved["flat"][0]).data.attrs["python_version"] == platform.python_version()
+    data = posterior.data.copy()
+    data.attrs |= {"python_version": "3.0.1", "numpy_version": "1.0.5"}
+    replace(posterior, data=data).save(tmp_path / "old.nc")
+    assert "Python 3.0.1, NumPy 1.0.5" in load(tmp_path / "old.nc").methods_paragraph()
+
+
+def test_a_zarr_store_that_cannot_be_replaced_stays(saved, tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    saved["plain"][1].save(path)
+    rename = pathlib.Path.rename
+
+    def refuse(self, target):
+        targets.append(target)
+        if targets.count(path) == 1 and target == path:
+            raise OSError("no more room")
+        return rename(self, target)
+
+    targets = []
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(OSError, match="no more room"):
+        saved["flat"][1].save(path, overwrite=True)
+    monkeypatch.undo()
+    assert targets.count(path) == 2  # the new store that failed, then the old one
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+    xr.testing.assert_identical(load(path).data, saved["plain"][1].data)
+
+
+def test_a_zarr_store_that_cannot_be_moved_stays(saved, tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    saved["plain"][1].save(path)
+
+    rename = pathlib.Path.rename
+
+    def refuse(self, target):
+        if self == path:
+            raise PermissionError("in use")
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(PermissionError, match="in use"):
+        saved["flat"][1].save(path, overwrite=True)
+    monkeypatch.undo()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+    xr.testing.assert_identical(load(path).data, saved["plain"][1].data)
 
 
 def test_a_zarr_store_is_replaced_whole(saved, tmp_path):

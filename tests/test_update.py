@@ -238,18 +238,51 @@ def test_flat_priors_stay_flat(sleep):
     same_model(one.update(priors={"sigma": None}), flat)
 
 
+INTERCEPTS = "~ . - (Days | Subject) + (1 | Subject)"
+
+
 def test_priors_on_what_is_gone(sleep):
     model = blm.LMM(SLOPES, sleep, priors=GIVEN)
-    change = "~ . - (Days | Subject) + (1 | Subject)"
-    with pytest.raises(PriorError, match=r"no parameter sd\[Subject, Days\], cor\[Subject\]"):
-        model.update(formula=change)
-    fewer = model.update(formula=change, priors={"sd[Subject, Days]": None, "cor[Subject]": None})
+    with pytest.raises(PriorError, match=r"no parameter cor\[Subject\], to which"):
+        model.update(formula=INTERCEPTS)
+    fewer = model.update(formula=INTERCEPTS, priors={"cor[Subject]": None})
     kept = {"Days": GIVEN["Days"], "sd": GIVEN["sd[Subject]"]}
     same_model(fewer, blm.LMM("Reaction ~ Days + (1 | Subject)", sleep, priors=kept))
     with pytest.raises(PriorError, match="Valid keys"):
         model.update(priors={"Nights": None})
     with pytest.raises(PriorError, match="Valid keys"):
         model.update(priors={"Nights": Normal(0.0, 1.0)})
+
+
+@pytest.mark.parametrize("key", ["sd", "sd[Subject]"])
+def test_a_key_for_several_parameters_stays_with_those_that_remain(sleep, key):
+    priors = {key: HalfNormal(30.0)}
+    model = blm.LMM(SLOPES, sleep, priors=priors)
+    expected = blm.LMM("Reaction ~ Days + (1 | Subject)", sleep, priors=priors)
+    same_model(model.update(formula=INTERCEPTS), expected)
+
+
+def test_keys_for_several_coefficients_and_factors(sleep):
+    both = "Reaction ~ Days + half + (1 | Subject) + (1 | half)"
+    priors = {"beta": Normal(0.0, 7.0), "sd": HalfNormal(30.0)}
+    model = blm.LMM(both, sleep, priors=priors)
+    changed = model.update(formula="~ . - half - (1 | half)")
+    same_model(changed, blm.LMM("Reaction ~ Days + (1 | Subject)", sleep, priors=priors))
+    with pytest.raises(PriorError, match=r"no parameter Days, half\[T\.second\], to"):
+        model.update(formula="~ . - half - Days")  # "beta" would address nothing
+
+
+def test_a_prior_on_one_parameter_is_not_lost_silently(sleep):
+    """Whether its neighbours have a default, another one or, not all of them, the same one."""
+    days, w, other = (f"sd[Subject, {name}]" for name in ("Days", "w", "Intercept"))
+    for priors in (
+        {days: HalfNormal(30.0)},
+        {days: HalfNormal(30.0), w: HalfNormal(9.0), other: HalfNormal(9.0)},
+        {days: HalfNormal(30.0), w: HalfNormal(30.0)},
+    ):
+        model = blm.LMM("Reaction ~ Days + (Days + w || Subject)", sleep, priors=priors)
+        with pytest.raises(PriorError, match=r"no parameter sd\[Subject, Days\], to which"):
+            model.update(formula="~ . - (Days + w || Subject) + (w || Subject)")
 
 
 # --- models of fits --------------------------------------------------------------------

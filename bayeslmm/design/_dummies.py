@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.formula._formulaic import check_terms, evaluate, tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class UnreducedTerm:
+    """A term without contrasts.
+
+    Attributes
+    ----------
+    pieces : tuple of str
+        Its factors and covariates as written; none for the intercept.
+    values : ndarray (n, k)
+        An indicator of every combination of levels, times the covariates.
+    names : tuple of str
+        Of the k columns.
+    """
+
+    pieces: tuple[str, ...]
+    values: NDArray[np.float64]
+    names: tuple[str, ...]
+
+
+def unreduced_terms(rhs: str, frame: pd.DataFrame) -> list[UnreducedTerm]:
+    """Evaluate a right-hand side term by term, lower orders first, without contrasts.
+
+    Arguments as in :func:`unreduced_columns`.
+    """
+    factors = factors_as_written(rhs)
+    found = []
+    for pieces in sorted((as_written(term, factors) for term in check_terms(rhs)), key=len):
+        columns = evaluate(f"0 + {':'.join(pieces)}" if pieces else "1", frame)
+        term = UnreducedTerm(pieces=tuple(pieces), values=columns.values, names=columns.names)
+        found.append(term)
+    return found
 
 
 def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -30,14 +65,11 @@ def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64
     >>> unreduced_columns("1 + f", pd.DataFrame({"f": ["a", "b"]}))[1]
     ('Intercept', 'f[a]', 'f[b]')
     """
-    factors = factors_as_written(rhs)
-    terms = sorted((as_written(term, factors) for term in check_terms(rhs)), key=len)
-    texts = (f"0 + {':'.join(term)}" if term else "1" for term in terms)
-    found = [evaluate(text, frame) for text in texts]
+    found = unreduced_terms(rhs, frame)
     if not found:
         return np.empty((len(frame), 0)), ()
-    values = np.hstack([columns.values for columns in found])
-    return values, tuple(name for columns in found for name in columns.names)
+    values = np.hstack([term.values for term in found])
+    return values, tuple(name for term in found for name in term.names)
 
 
 def factors_as_written(rhs: str) -> dict[str, str]:

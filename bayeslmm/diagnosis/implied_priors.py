@@ -15,11 +15,12 @@ from bayeslmm.assessment.variance_explained import (
     variance_parts,
 )
 from bayeslmm.design.design import Design
-from bayeslmm.diagnosis.report import Report, percent
+from bayeslmm.diagnosis.report import Report
 from bayeslmm.inference.effects import linear_predictor
-from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.inference.joint_draws import JointDraws, all_levels
 from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.priors.record import PriorDraws, Priors
+from bayeslmm.results.words import percent
 
 Array = NDArray[np.float64]
 
@@ -122,11 +123,12 @@ def implied_priors(
     if isinstance(draws, bool) or int(draws) != draws or draws < 2:
         raise ValueError(f"draws={draws!r}: a whole number of at least 2 is expected.")
     rng = np.random.default_rng(random_seed)
-    joint = _prior_joint(priors.sample(rng, int(draws)), rng)
+    prior = priors.sample(rng, int(draws))
+    joint = _prior_joint(prior, rng)
     variances = variance_parts(design, joint)
     shares = intraclass_correlation(design, joint)
     r2 = r_squared(design, joint, "nakagawa")
-    sd_y = simulated_spread(design, joint, rng)
+    sd_y = simulated_spread(design, prior, rng)
     observed = float(np.std(design.y - design.offset, ddof=1))
     rows = {f"icc[{f.name}]": shares[:, i] for i, f in enumerate(design.random)}
     rows |= {"r2[marginal]": r2[:, 0], "r2[conditional]": r2[:, 1]}
@@ -141,26 +143,33 @@ def implied_priors(
     return ImpliedPriors(table=table, draws=int(draws))
 
 
-def simulated_spread(design: Design, joint: JointDraws, rng: np.random.Generator) -> Array:
+def simulated_spread(design: Design, prior: PriorDraws, rng: np.random.Generator) -> Array:
     """Sample standard deviation (S,) over the rows of a response simulated per draw."""
-    spread = np.empty(joint.size)
+    size = len(prior.sigma)
+    spread = np.empty(size)
     scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
     step = max(1, AT_ONCE // design.n)
-    for start in range(0, joint.size, step):
-        rows = slice(start, min(start + step, joint.size))
-        sigma = joint.sigma[rows, None]
-        effects = [
-            rng.standard_normal((len(sigma), factor.n_levels, factor.n_coefs))
-            @ root[rows].transpose(0, 2, 1)
-            for factor, root in zip(design.random, joint.roots, strict=True)
-        ]
-        response = linear_predictor(design, joint.beta[rows], effects) - design.offset
-        response += sigma * scale * rng.standard_normal(response.shape)
+    for start in range(0, size, step):
+        rows = slice(start, min(start + step, size))
+        joint = _prior_joint(_some(prior, rows), rng)
+        effects = joint.effects(all_levels(design))
+        response = linear_predictor(design, joint.beta, effects) - design.offset
+        response += joint.sigma[:, None] * scale * rng.standard_normal(response.shape)
         spread[rows] = np.std(response, axis=1, ddof=1)
     return spread
 
 
+def _some(prior: PriorDraws, rows: slice) -> PriorDraws:
+    return PriorDraws(
+        beta=prior.beta[rows],
+        sds=tuple(sd[rows] for sd in prior.sds),
+        chols=tuple(chol[rows] for chol in prior.chols),
+        sigma=prior.sigma[rows],
+    )
+
+
 def _prior_joint(prior: PriorDraws, rng: np.random.Generator) -> JointDraws:
+    """Draws from the prior as joint draws; each call for random effects draws anew."""
     size = len(prior.sigma)
     points = Points(sds=prior.sds, chols=prior.chols, sigma=prior.sigma, beta=np.empty((size, 0)))
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from bayeslmm.design._rank import independent_columns
 from bayeslmm.design.design import Design
-from bayeslmm.diagnosis.report import Report, counted, listed
+from bayeslmm.diagnosis.influence_words import group_messages, row_messages
+from bayeslmm.diagnosis.report import Report
 from bayeslmm.diagnosis.whitening import row_residuals
+from bayeslmm.exceptions import DataError
 from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.point_draws import point_draws
 from bayeslmm.inference.progress import tracked
@@ -23,18 +25,6 @@ from bayeslmm.results.parameters import covariance_parameters, parameters
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
-
-LARGE_ROW_COOK = 1.0
-"""Cook's distance of a row above which it is named."""
-
-LARGE_COOK = 4.0
-"""Cook's distances above this over the number of cases deserve a look (as in influence.ME)."""
-
-LARGE_DFBETAS = 2.0
-"""The same for absolute dfbetas, over the root of the number of cases."""
-
-HIGH_LEVERAGE = 2.0
-"""Leverages above this times their mean are called high."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
@@ -46,7 +36,8 @@ class RowInfluence(Report):
     table : pandas.DataFrame
         A row per row of the data: `leverage` (lme4's ``hatvalues``), `residual` (over its standard
         deviation; lme4's scaled Pearson residual), `standardised` (that over the root of one less
-        the leverage; lme4's ``rstudent``) and `cooks_distance` (lme4's ``cooks.distance``).
+        the leverage; lme4's ``rstudent``) and `cooks_distance` (lme4's ``cooks.distance``; NaN
+        without fixed effects, which it is about).
     """
 
     table: pd.DataFrame
@@ -59,9 +50,12 @@ class RowInfluence(Report):
     @property
     def messages(self) -> tuple[str, ...]:
         """Findings and advice."""
-        return tuple(_row_messages(self.table))
+        return row_messages(self.table)
 
     def _tables(self) -> Mapping[str, pd.DataFrame]:
+        if self.table["cooks_distance"].isna().all():
+            order = self.table["standardised"].abs().sort_values(ascending=False).index[:5]
+            return {"The five largest standardised residuals": self.table.loc[order]}
         top = self.table.sort_values("cooks_distance", ascending=False).head(5)
         return {"The five largest Cook's distances": top}
 
@@ -76,7 +70,8 @@ class GroupInfluence(Report):
         A row per level: `rows` it has, `cooks_distance` of beta, `covratio` (determinant of the
         covariance matrix of beta without the level over that with it), `max_dfbetas` (largest
         absolute one), `max_sd_change` (largest absolute relative change of a standard deviation,
-        sigma included) and `singular`, whether the refit is.
+        sigma included) and `singular`, whether the refit is. The first three but `rows` are NaN
+        without fixed effects.
     dfbetas : pandas.DataFrame
         Levels by coefficients: estimate without the level less that with it, over its standard
         error without it.
@@ -106,9 +101,14 @@ class GroupInfluence(Report):
     @property
     def messages(self) -> tuple[str, ...]:
         """Findings and advice."""
-        return tuple(_group_messages(self))
+        return group_messages(
+            self.table, self.dfbetas, self.estimates, self.change, self.relative_change
+        )
 
     def _tables(self) -> Mapping[str, pd.DataFrame]:
+        if not self.dfbetas.shape[1]:
+            top = self.table.sort_values("max_sd_change", ascending=False).head(5)
+            return {"The five largest changes of a standard deviation": top}
         top = self.table.sort_values("cooks_distance", ascending=False).head(5)
         return {
             "The five largest Cook's distances": top,
@@ -142,7 +142,7 @@ def row_influence(design: Design, fit: Fit) -> RowInfluence:
     residual, h = pearson[0], leverage[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         standardised = residual / np.sqrt(1.0 - h)
-        cook = standardised**2 * h / ((1.0 - h) * design.p)
+        cook = standardised**2 * h / ((1.0 - h) * (design.p or np.nan))
     table = pd.DataFrame(
         {
             "leverage": h,
@@ -177,8 +177,11 @@ def group_influence(
 
     Raises
     ------
+    DataError
+        If there is no such variable, it has one level, or a refit would have one level of a
+        grouping factor left.
     ValueError
-        If there is no such variable, or the estimate is a "MAP" one.
+        If the estimate is a "MAP" one.
 
     References
     ----------
@@ -190,46 +193,66 @@ def group_influence(
             'Influence by refits is for REML and ML; for "MAP", use influence() of the posterior.'
         )
     codes, levels = case_groups(design, by)
+    if len(levels) < 2:
+        raise DataError(f"by={by!r} has one level; without it no row is left to refit.")
     method: Literal["REML", "ML"] = "REML" if fit.method == "REML" else "ML"
     labels = [row.label for row in parameters(design)]
     whole = _all_parameters(design, fit)
     estimates = np.full((len(levels), len(labels)), np.nan)
     dfbetas = np.full((len(levels), design.p), np.nan)
     records = []
-    inverse = np.linalg.inv(fit.vcov) if design.p else np.zeros((0, 0))
     for g in tracked(range(len(levels)), f"Refits without each {by}", progressbar):
         kept = np.flatnonzero(codes != g)
         refit, columns = _refit_rows(design, kept, method)
         estimates[g] = _all_parameters(design, refit, columns)
         gap = estimates[g, : design.p] - whole[: design.p]
         dfbetas[g, columns] = gap[columns] / np.sqrt(np.diag(refit.vcov))
-        complete = bool(columns.all())
-        ratio = np.linalg.slogdet(refit.vcov)[1] - np.linalg.slogdet(fit.vcov)[1]
+        cook, ratio = _on_fixed_effects(fit, refit, gap)
         records.append(
             {
                 "rows": design.n - len(kept),
-                "cooks_distance": float(gap @ inverse @ gap) / design.p if complete else np.nan,
-                "covratio": float(np.exp(ratio)) if complete else np.nan,
+                "cooks_distance": cook,
+                "covratio": ratio,
                 "singular": refit.singular,
             }
         )
     return _group_result(design, by, levels, whole, estimates, dfbetas, records)
 
 
+def _on_fixed_effects(fit: Fit, refit: Fit, gap: Array) -> tuple[float, float]:
+    """Cook's distance and covratio; NaN unless both fits have the same fixed effects, and some."""
+    if not len(gap) or len(refit.beta) < len(gap):
+        return np.nan, np.nan
+    cook = float(gap @ np.linalg.solve(fit.vcov, gap)) / len(gap)
+    ratio = np.linalg.slogdet(refit.vcov)[1] - np.linalg.slogdet(fit.vcov)[1]
+    return cook, float(np.exp(ratio))
+
+
 def case_groups(design: Design, by: str) -> tuple[Indices, pd.Index]:
-    """Codes (n,) from 0 without gaps, and labels, of the levels that rows are grouped by."""
+    """Codes (n,) from 0 without gaps, and labels, of the levels that rows are grouped by.
+
+    Raises
+    ------
+    DataError
+        If `by` names no grouping factor and no variable of the formula.
+    """
+    names = dict.fromkeys([*(factor.name for factor in design.random), *design.data.columns])
+    allowed = f"one of {', '.join(map(str, names))}, or None for single rows"
+    if not isinstance(by, str):
+        raise DataError(
+            f"by= takes the name of a grouping factor or of a variable of the formula, got "
+            f"{type(by).__name__}: {allowed}."
+        )
     for factor in design.random:
         if factor.name == by:
             present, codes = np.unique(factor.codes, return_inverse=True)
             return codes, pd.Index(factor.levels[present], name=by)
-    if by in design.data.columns:
-        codes, labels = pd.factorize(design.data[by], sort=True)
-        return np.asarray(codes, dtype=np.intp), pd.Index(labels, name=by)
-    allowed = sorted({factor.name for factor in design.random} | set(design.data.columns))
-    raise ValueError(
-        f"by={by!r}: a grouping factor or a variable of the formula is expected: "
-        f"{', '.join(allowed)}; or None for single rows."
-    )
+    if by not in names:
+        raise DataError(
+            f"by={by!r} is neither a grouping factor nor a variable of the formula: {allowed}."
+        )
+    codes, labels = pd.factorize(design.data[by], sort=True)
+    return np.asarray(codes, dtype=np.intp), pd.Index(labels, name=by)
 
 
 def _refit_rows(
@@ -242,6 +265,11 @@ def _refit_rows(
     for factor in design.random:
         present, codes = np.unique(factor.codes[kept], return_inverse=True)
         levels = factor.levels[present]
+        if len(levels) < 2:
+            raise DataError(
+                f"A refit would have one level of {factor.name} left, {levels[0]!r}; a variance "
+                "between levels needs at least two. influence() of the posterior needs no refits."
+            )
         factors.append(replace(factor, codes=codes, Z=factor.Z[kept], levels=levels))
     part = replace(
         design,
@@ -298,63 +326,3 @@ def _largest(values: Array) -> Array:
     known = np.where(np.isnan(values), -np.inf, np.abs(values))
     largest = np.max(known, axis=1, initial=-np.inf)
     return np.where(np.isfinite(largest), largest, np.nan)
-
-
-# --- words -----------------------------------------------------------------------------
-
-
-def _row_messages(table: pd.DataFrame) -> list[str]:
-    n = len(table)
-    messages = []
-    cook = table["cooks_distance"]
-    large = cook[cook > LARGE_ROW_COOK].sort_values(ascending=False)
-    if len(large):
-        messages.append(
-            f"{counted(len(large), 'row')} with a Cook's distance above {LARGE_ROW_COOK:g}: "
-            f"{listed(large.index, 5)}. Rows of one level act together: look at influence(by=...) "
-            "too."
-        )
-    high = table.index[table["leverage"] > HIGH_LEVERAGE * table["leverage"].mean()]
-    if len(high):
-        messages.append(
-            f"{counted(len(high), 'row')} with a leverage above twice the mean: {listed(high, 5)}. "
-            "Their covariates are unusual, whatever their response."
-        )
-    extreme = table.index[table["standardised"].abs() > 3.0]
-    if len(extreme):
-        messages.append(
-            f"{counted(len(extreme), 'row')} more than three standard deviations from the fitted "
-            f"value ({n * 0.0027:.1f} expected): {listed(extreme, 5)}."
-        )
-    return messages or ["No row stands out."]
-
-
-def _group_messages(result: GroupInfluence) -> list[str]:
-    table, m = result.table, len(result.table)
-    messages = []
-    cook = table["cooks_distance"]
-    large = cook[cook > LARGE_COOK / m].sort_values(ascending=False)
-    if len(large):
-        messages.append(
-            f"Without {listed(large.index, 5)} the fixed effects move most (Cook's distance above "
-            f"{LARGE_COOK:g}/{m})."
-        )
-    limit = LARGE_DFBETAS / np.sqrt(m)
-    for coef in result.dfbetas:
-        moved = result.dfbetas[coef].abs()
-        names = moved[moved > limit].sort_values(ascending=False).index
-        if len(names):
-            worst = names[0]
-            messages.append(
-                f"{coef}: absolute dfbetas above {limit:.2f} without {listed(names, 5)}; without "
-                f"{worst} the estimate is {result.estimates.loc[worst, f'beta[{coef}]']:.4g}."
-            )
-    new = table.index[table["singular"].astype(bool)]
-    if len(new):
-        messages.append(f"The refit without {listed(new, 5)} is singular.")
-    lost = table.index[cook.isna()]
-    if len(lost):
-        messages.append(
-            f"Without {listed(lost, 5)} the rest of the data does not determine every fixed effect."
-        )
-    return messages or ["No level stands out."]

@@ -15,13 +15,13 @@ Array = NDArray[np.float64]
 
 
 def joint_parameter(joint: JointDraws, row: Parameter) -> Array:
-    """Draws (S,) of one parameter."""
+    """Draws (S,) of one parameter; correlations in [-1, 1] in spite of rounding."""
     points = joint.points
     return _values(joint.beta, points.sds, points.chols, points.sigma, row)
 
 
 def prior_parameter(prior: PriorDraws, row: Parameter) -> Array:
-    """Draws (S,) of one parameter from its prior."""
+    """Draws (S,) of one parameter from its prior, correlations likewise."""
     return _values(prior.beta, prior.sds, prior.chols, prior.sigma, row)
 
 

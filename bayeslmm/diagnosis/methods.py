@@ -73,8 +73,11 @@ class EstimateDiagnosis(EstimateBase):
 
         Raises
         ------
+        DataError
+            If there is no such variable, it has one level, or a refit would have one level of a
+            grouping factor left.
         ValueError
-            If there is no such variable; for levels, also if the estimate is a "MAP" one.
+            For levels, if the estimate is a "MAP" one.
 
         References
         ----------
@@ -310,7 +313,7 @@ class PosteriorDiagnosis(PosteriorBase):
 
         Raises
         ------
-        ValueError
+        DataError
             If there is no such variable.
 
         References

@@ -13,7 +13,7 @@ from bayeslmm.assessment.integrated import affordable, leave_out_densities
 from bayeslmm.design.design import Design
 from bayeslmm.diagnosis.influence import case_groups
 from bayeslmm.diagnosis.joint_parameters import joint_parameter
-from bayeslmm.diagnosis.report import Report, listed
+from bayeslmm.diagnosis.report import Report
 from bayeslmm.inference.diagnostics import MAX_PARETO_K
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.pareto import smooth_weights
@@ -21,6 +21,7 @@ from bayeslmm.inference.progress import tracked
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
 from bayeslmm.results.parameters import parameters
+from bayeslmm.results.words import listed
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -102,7 +103,7 @@ def posterior_influence(
 
     Raises
     ------
-    ValueError
+    DataError
         If there is no such variable.
 
     Notes

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from textwrap import fill
 
-import numpy as np
 import pandas as pd
 
 from bayeslmm.results.text import number
@@ -63,31 +62,6 @@ def report_html(heading: str, tables: Mapping[str, pd.DataFrame], messages: Sequ
     )
     items = "".join(f"<li>{escape(line)}</li>" for line in messages)
     return f"<p>{escape(heading)}</p>{body}" + (f"<ul>{items}</ul>" if items else "")
-
-
-def listed(names: Iterable[object], limit: int = 8) -> str:
-    """Names in a sentence: "a, b and c"; the first few of many."""
-    words = [str(name) for name in names]
-    if len(words) > limit:
-        return f"{', '.join(words[:limit])} and {len(words) - limit} more"
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:]))) or "none"
-
-
-def counted(count: int, noun: str) -> str:
-    """A count with its noun in the right number."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def percent(share: float) -> str:
-    """A share in words that never rounds a possible event to 0 % or 100 %."""
-    if not np.isfinite(share):
-        return "unknown"
-    if 0.0 < share < 0.001:
-        return "below 0.1 %"
-    if 0.999 < share < 1.0:
-        return "above 99.9 %"
-    decimals = 1 if 0.0 < min(share, 1.0 - share) < 0.1 else 0
-    return f"{100.0 * share:.{decimals}f} %"
 
 
 def _frame_text(table: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.diagnosis.joint_parameters import joint_parameter, prior_parameter
-from bayeslmm.diagnosis.report import Report, listed, percent
+from bayeslmm.diagnosis.report import Report
 from bayeslmm.exceptions import PriorError
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
@@ -21,6 +21,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
 from bayeslmm.results.parameters import Kind, parameters
+from bayeslmm.results.words import listed, percent
 
 Array = NDArray[np.float64]
 

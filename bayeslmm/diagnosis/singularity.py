@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.diagnosis.boundary import BoundarySupport, boundary_support
 from bayeslmm.diagnosis.joint_parameters import joint_parameter
-from bayeslmm.diagnosis.report import Report, percent
+from bayeslmm.diagnosis.report import Report
+from bayeslmm.diagnosis.singularity_words import SMALL_SHARE, posterior_messages
 from bayeslmm.exceptions import DataError
 from bayeslmm.inference.estimate import SINGULAR, Fit, fit_likelihood
 from bayeslmm.inference.joint_draws import JointDraws
@@ -25,13 +26,6 @@ from bayeslmm.results.posterior_tables import summarise
 from bayeslmm.results.text import singular_notes
 
 Array = NDArray[np.float64]
-
-COMPATIBLE = float(np.exp(-1.92))
-"""Relative likelihood from which a value is compatible with the data: 0.15, the 95 % limit of the
-likelihood-ratio statistic with one degree of freedom."""
-
-SMALL_SHARE = 0.01
-"""Share of the variance below which a principal component is called negligible."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
@@ -51,9 +45,11 @@ class PosteriorSingularity(Report):
         A row per grouping factor and principal component: summaries of the cumulative share of the
         variance, computed on draws.
     rank : pandas.DataFrame
-        A row per grouping factor: number of coefficients, summaries of the effective rank and
+        A row per grouping factor: number of coefficients, summaries of the effective rank,
         `p_deficient`, the posterior probability that the smallest component has less than 1 % of
-        the variance.
+        the variance, and `p_negligible`, that its standard deviation (of coefficients per spread
+        of their covariate) is below `eps` residual standard deviations. The first compares
+        components with each other: a small share of a large variance may be far from negligible.
     eps, rho : float
         The limits asked for.
     reml_singular : bool or None
@@ -75,7 +71,9 @@ class PosteriorSingularity(Report):
     @property
     def messages(self) -> tuple[str, ...]:
         """Findings in words, one per parameter that calls for it, and on REML."""
-        return tuple(_posterior_messages(self))
+        return posterior_messages(
+            self.table, self.rank, eps=self.eps, rho=self.rho, reml_singular=self.reml_singular
+        )
 
     def _tables(self) -> Mapping[str, pd.DataFrame]:
         several = self.rank["n_coefs"].max() > 1
@@ -184,7 +182,7 @@ def posterior_singularity(
     return PosteriorSingularity(
         table=table,
         pca=_pca_table(design, shares, prob),
-        rank=_rank_table(design, shares, prob),
+        rank=_rank_table(design, shares, _smallest_sds(joint, scales, residual), eps, prob),
         eps=float(eps),
         rho=rho,
         reml_singular=None if reml is None else reml.singular,
@@ -317,12 +315,27 @@ def _pca_table(design: Design, shares: Sequence[Array], prob: float | None) -> p
     return summarise(draws, index, prob)
 
 
-def _rank_table(design: Design, shares: Sequence[Array], prob: float | None) -> pd.DataFrame:
+def _smallest_sds(joint: JointDraws, scales: Sequence[Array], residual: Array) -> list[Array]:
+    """Standard deviations (S,) of the smallest components, over the residual one."""
+    return [
+        np.linalg.svd(root * scale[:, None], compute_uv=False)[:, -1] / residual
+        for root, scale in zip(joint.roots, scales, strict=True)
+    ]
+
+
+def _rank_table(
+    design: Design,
+    shares: Sequence[Array],
+    smallest: Sequence[Array],
+    eps: float,
+    prob: float | None,
+) -> pd.DataFrame:
     names = pd.Index([factor.name for factor in design.random], name="group")
     ranks = np.column_stack([effective_rank(share) for share in shares])
     table = summarise(ranks, names, prob)
     table.insert(0, "n_coefs", [factor.n_coefs for factor in design.random])
     table["p_deficient"] = [float(np.mean(share[:, -1] < SMALL_SHARE)) for share in shares]
+    table["p_negligible"] = [float(np.mean(sd < eps)) for sd in smallest]
     return table
 
 
@@ -339,62 +352,3 @@ def _point_pca(design: Design, fit: Fit, standardise: bool) -> pd.DataFrame:
             records.append((factor.name, component, sd, share, sum_))
     columns = ["group", "component", "sd", "proportion", "cumulative"]
     return pd.DataFrame(records, columns=columns).set_index(["group", "component"])
-
-
-def _posterior_messages(result: PosteriorSingularity) -> list[str]:
-    messages = [_parameter_message(result, str(label)) for label in result.table.index]
-    for group, row in result.rank.iterrows():
-        if row["n_coefs"] > 2:
-            messages.append(
-                f"{group}: effective rank {row['mean']:.2f} of {row['n_coefs']:.0f} (posterior "
-                f"mean); probability {percent(row['p_deficient'])} that the smallest principal "
-                "component has less than 1 % of the variance, so that fewer dimensions would do."
-            )
-    messages.append(_reml_message(result))
-    return messages
-
-
-def _parameter_message(result: PosteriorSingularity, label: str) -> str:
-    row = result.table.loc[label]
-    chance = percent(row["probability"])
-    if label.startswith("sd["):
-        event = f"is negligible (below {result.eps:g} residual standard deviations)"
-        boundary = "zero"
-    else:
-        event = f"is beyond {result.rho:g} in size"
-        boundary = "a perfect correlation"
-    tail = f"the posterior probability that it {event} is {chance}."
-    if row["probability"] == 0.0:
-        tail = f"in no posterior draw it {event}."
-    if not np.isfinite(row["support"]):
-        return f"{label}: {tail}"
-    support = percent(max(row["support"], np.finfo(float).tiny))
-    verdict = "is compatible" if row["support"] >= COMPATIBLE else "is not compatible"
-    return (
-        f"{label}: {boundary} {verdict} with the data (integrated likelihood there {support} of "
-        f"its maximum); {tail}"
-    )
-
-
-def _reml_message(result: PosteriorSingularity) -> str:
-    if result.reml_singular is None:
-        return "There is no REML fit to compare with: its likelihood has no maximum."
-    open_ends = [str(label) for label, s in result.table["support"].items() if s >= COMPATIBLE]
-    if not result.reml_singular:
-        if not open_ends:
-            return "REML is not singular, and the posterior stays away from the boundary too."
-        return (
-            "REML is not singular, although the data do not rule the boundary out for "
-            f"{', '.join(open_ends)}: a REML fit to similar data could well be."
-        )
-    if not open_ends:
-        return (
-            "REML is singular: it sits on the boundary jointly. No single parameter's boundary is "
-            "supported once the others are integrated out."
-        )
-    return (
-        f"REML is singular, and the posterior agrees that the boundary is possible "
-        f"({', '.join(open_ends)}). It says no more than that: the intervals show which other "
-        "values the data allow, and averages over them need no choice between keeping and "
-        "dropping the effect."
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -251,6 +252,8 @@ def root_attrs(design: Design, priors: Priors) -> dict[str, Any]:
     return {
         "modeling_interface": "bayeslmm",
         "modeling_interface_version": version("bayeslmm"),
+        "python_version": platform.python_version(),
+        "numpy_version": version("numpy"),
         "formula": design.formula.source,
         "priors": json.dumps(priors.table().to_dict("records")),
     }

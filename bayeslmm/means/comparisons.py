@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.means.contrast_weights import contrast_weights
-from bayeslmm.means.grid import check_known, is_factor, names_of, variables_of
-from bayeslmm.means.linear import Combinations
-from bayeslmm.means.quantities import LinearQuantities, text_of
+from bayeslmm.means.grid import check_known, is_factor, variables_of
+from bayeslmm.means.linear import Combinations, names_of
+from bayeslmm.means.quantities import LinearQuantities, scale_notes, text_of
 from bayeslmm.means.rows import average_rows, row_groups, rows_frame, stacked
 from bayeslmm.means.slopes import check_columns
 from bayeslmm.means.sources import Source
@@ -38,7 +38,9 @@ def average_predictions(
     groups = row_groups(frame, names_of(by), pd.DataFrame({"average": ["overall"]}))
     result = average_rows(design, [(frame, np.ones(len(frame)))], groups, joint)
     title = f"Predictions averaged over {len(frame)} rows"
-    return LinearQuantities(title=title, quantities=result, source=source)
+    return LinearQuantities(
+        title=title, quantities=result, source=source, notes=scale_notes(design)
+    )
 
 
 def comparisons(
@@ -72,7 +74,9 @@ def comparisons(
     )
     result = _compared(parts, weights, [f"{variable}: {text}" for text in texts], names_of(by))
     title = f"Differences by {variable}, averaged over {len(frame)} rows"
-    return LinearQuantities(title=title, quantities=result, source=source)
+    return LinearQuantities(
+        title=title, quantities=result, source=source, notes=scale_notes(design)
+    )
 
 
 def _compared(

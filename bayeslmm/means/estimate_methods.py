@@ -57,8 +57,9 @@ class EstimateMeans(EstimateBase):
         -------
         LinearQuantities
             Estimates with standard errors, Satterthwaite df, tests against zero and 95 %
-            intervals; ``.table(prob)``, ``.contrasts()`` and ``.joint_test()``. NaN where the data
-            cannot say (an empty cell).
+            intervals; ``.table(level=)``, ``.contrasts()`` and ``.joint_test()``. NaN where the
+            data cannot say (an empty cell). On the scale of the response as the formula
+            transforms it, which `notes` name.
 
         Raises
         ------
@@ -71,7 +72,9 @@ class EstimateMeans(EstimateBase):
         -----
         The offset is held at its mean unless one of its variables is set. Numeric variables with
         two values are covariates all the same (emmeans makes factors of them); give their values
-        in `at`, or write ``C(x)`` in the formula.
+        in `at`, or write ``C(x)`` in the formula. Rows count once in `weights`, whatever their
+        precision weights. For a MAP estimate standard errors are posterior standard deviations
+        given the covariance parameters at the mode, and tests and intervals are normal.
 
         References
         ----------
@@ -286,13 +289,15 @@ class EstimateMeans(EstimateBase):
         -------
         Hypotheses
             Left side less right side with its standard error, Satterthwaite df and p-value:
-            two-sided for ``=``; for ``>`` and ``<`` small where the data speak for it.
+            two-sided for ``=``; for ``>`` and ``<`` small where the data speak for it. Normal
+            tests with posterior standard deviations for a MAP estimate.
 
         Raises
         ------
         FormulaError
-            If an expression cannot be read, or is not linear in the fixed effects; shows the
-            place.
+            If an expression cannot be read, is not linear in the fixed effects, or has a label
+            that stands for two things (a covariate called ``sigma``: write ``beta[sigma]``);
+            shows the place.
 
         References
         ----------
@@ -323,7 +328,14 @@ class EstimateMeans(EstimateBase):
         -------
         pandas.DataFrame
             sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term. NaN for a
-            term that is a linear combination of earlier ones.
+            term that is a linear combination of earlier ones. For a MAP estimate, whose covariance
+            matrix is a posterior one, chi-square tests: `den_df` is infinite.
+
+        Notes
+        -----
+        For terms of several degrees of freedom `den_df` depends on how the hypothesis is written,
+        which F does not. It is written as in lmerTest under treatment coding; for polynomials and
+        splines the columns have unit length here.
 
         References
         ----------
@@ -355,7 +367,8 @@ class EstimateMeans(EstimateBase):
         Returns
         -------
         pandas.DataFrame
-            One row: sum_sq, mean_sq, num_df, den_df (Satterthwaite), statistic, p_value.
+            One row: sum_sq, mean_sq, num_df, den_df (Satterthwaite), statistic, p_value; a
+            chi-square test for a MAP estimate, whose covariance matrix is a posterior one.
 
         Raises
         ------

@@ -99,13 +99,6 @@ def _made_factors(rhs: str) -> frozenset[str]:
 # --- grids -----------------------------------------------------------------------------
 
 
-def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One name or several as a tuple."""
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
 def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
     """Raise DataError for a variable that the fixed part does not have."""
     for name in names:
@@ -256,7 +249,8 @@ def cell_weights(
     Parameters
     ----------
     design : Design
-        Its data are counted, each row once.
+        Its data are counted, each row once whatever its precision weight, as emmeans does with
+        fits of lme4.
     frame : pandas.DataFrame
         The grid.
     factors : sequence of str

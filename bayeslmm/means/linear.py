@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,13 @@ Array = NDArray[np.float64]
 
 ESTIMABLE = 1e-8
 """Squared share of a combination outside the row space of X that counts as nothing (emmeans)."""
+
+
+def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One name or several as a tuple."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -70,11 +78,14 @@ class RowSpace:
         Size of each column.
     null : ndarray (p_full, r)
         Orthonormal basis of the combinations of scaled columns that vanish in every row.
+    coefs : tuple of str, length p
+        Labels of the columns of the model.
     """
 
     kept: NDArray[np.bool_]
     scale: Array
     null: Array
+    coefs: tuple[str, ...]
 
     def estimable(self, weights: Array) -> NDArray[np.bool_]:
         """Which rows of weights (m, p_full) are combinations of rows of X."""
@@ -99,4 +110,4 @@ def row_space(design: Design) -> RowSpace:
         null[kept] = -solution
         null[~kept] = np.eye(null.shape[1])
         null = np.linalg.qr(null)[0]
-    return RowSpace(kept=kept, scale=scale, null=null)
+    return RowSpace(kept=kept, scale=scale, null=null, coefs=design.coefs)

@@ -14,11 +14,10 @@ from bayeslmm.means.grid import (
     encode_grid,
     grid_frame,
     grid_values,
-    names_of,
     variables_of,
 )
-from bayeslmm.means.linear import Combinations
-from bayeslmm.means.quantities import LinearQuantities
+from bayeslmm.means.linear import Combinations, names_of
+from bayeslmm.means.quantities import LinearQuantities, scale_notes
 from bayeslmm.means.sources import Source
 
 TARGETS = ("average", "population")
@@ -52,7 +51,9 @@ def marginal_means(
     """
     check_target(target, TARGETS)
     means = mean_combinations(design, variables, at=at, weights=weights, by=by)
-    return LinearQuantities(title=_title(means), quantities=means, source=source)
+    return LinearQuantities(
+        title=_title(means), quantities=means, source=source, notes=scale_notes(design)
+    )
 
 
 def check_target(target: str, allowed: Sequence[str]) -> None:

@@ -245,7 +245,7 @@ class PosteriorMeans(PosteriorBase):
         )
 
     def hypothesis(
-        self, expressions: Names, *, rope: float | tuple[float, float] | None = None
+        self, expressions: Names, *, rope: float | Sequence[float] | None = None
     ) -> Hypotheses:
         """Judge hypotheses about any parameters, written as they are read.
 
@@ -254,9 +254,10 @@ class PosteriorMeans(PosteriorBase):
         expressions : str or sequence of str
             Arithmetic on coefficients (``"Days"``, ``"age:Sex[T.Female]"``), marginal means of a
             factor's levels (``"Sex[Male]"``), ``"sd[Subject, Days]"``,
-            ``"cor[Subject, Intercept, Days]"`` and ``"sigma"``, compared by one of ``< > =``.
+            ``"cor[Subject, Intercept, Days]"`` (in either order) and ``"sigma"``, compared by one
+            of ``< > =``.
             Labels that look like an operation stand in backticks: ``"`I(x ** 2)` < 0"``.
-        rope : float or (float, float), optional
+        rope : float or pair of float, optional
             Region in which left side less right side is practically zero; a number stands for
             that far on either side.
 
@@ -268,13 +269,16 @@ class PosteriorMeans(PosteriorBase):
             quotient, the `evidence_ratio`. Where all S draws agree, the odds are only known to
             be beyond S: `bound` is then ">" or "<". For ``=`` the evidence ratio is the
             Savage-Dickey ratio of the posterior to the prior density at zero, above one where the
-            data favour equality: both densities are exact given the covariance parameters. NaN
-            under priors that are not proper or not normal. `rope_probability` where asked for.
+            data favour equality: both densities are exact given the covariance parameters. It is
+            NaN where it is not known, and `notes` say why: under priors that are not proper or not
+            normal, for ``=`` about anything else than fixed effects, or where no prior draw is on
+            one side. `rope_probability` where asked for.
 
         Raises
         ------
         FormulaError
-            If an expression cannot be read; shows the place.
+            If an expression cannot be read, or a label stands for two things (a covariate called
+            ``sigma``: write ``beta[sigma]``); shows the place.
 
         Notes
         -----

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from bayeslmm.design._inputs import response_variables
+from bayeslmm.design.design import Design
 from bayeslmm.means.adjust import Adjust, check_adjust
 from bayeslmm.means.contrast_weights import contrast_weights
-from bayeslmm.means.linear import Combinations
-from bayeslmm.means.sources import EstimateSource, Family, PosteriorSource, Source
-from bayeslmm.means.tests_of_fixed import f_test
-from bayeslmm.results.text import frame_text
+from bayeslmm.means.linear import Combinations, names_of
+from bayeslmm.means.sources import (
+    EstimateSource,
+    Family,
+    PosteriorSource,
+    Source,
+    fit_notes,
+    one_level,
+    refuse_level,
+)
+from bayeslmm.means.tests_of_fixed import f_test, noted
+from bayeslmm.results.text import frame_text, html_page
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -51,7 +60,7 @@ class LinearQuantities:
     families : tuple
         Contrasts that are adjusted together.
     notes : tuple of str
-        What a reader should know.
+        What a reader should know, such as the scale of a transformed response.
     """
 
     title: str
@@ -70,7 +79,7 @@ class LinearQuantities:
     def weights(self) -> pd.DataFrame:
         """Weights of the coefficients, quantities by coefficients; NaN where not estimable."""
         weights = self.source.space.reduce(self.quantities.weights)
-        return pd.DataFrame(weights, index=self._index)
+        return pd.DataFrame(weights, index=self._index, columns=list(self.source.space.coefs))
 
     @property
     def estimable(self) -> pd.Series:
@@ -104,6 +113,7 @@ class LinearQuantities:
         self,
         prob: float | None = None,
         *,
+        level: float | None = None,
         adjust: Adjust | None = None,
         simultaneous: bool = False,
     ) -> pd.DataFrame:
@@ -114,6 +124,8 @@ class LinearQuantities:
         prob : float, optional
             Coverage of the intervals; 0.95 for an estimate and ArviZ's
             ``rcParams["stats.ci_prob"]`` for a posterior by default.
+        level : float, optional
+            For an estimate, another name of `prob`, as in its other methods.
         adjust : {"none", "tukey", "bonferroni", "holm", "sidak"}, optional
             For an estimate, the adjustment of p-values and intervals for the number of contrasts
             in each family. Holm has no intervals of its own; they are Bonferroni's then.
@@ -145,6 +157,7 @@ class LinearQuantities:
         [52.36, 60.32, 66.27]
         """
         if isinstance(self.source, PosteriorSource):
+            refuse_level(level)
             if adjust not in (None, "none"):
                 raise ValueError(
                     f"adjust={adjust!r} is for estimates. A posterior takes simultaneous=True."
@@ -153,11 +166,11 @@ class LinearQuantities:
         if simultaneous:
             raise ValueError("simultaneous=True is for posteriors; an estimate takes adjust=.")
         chosen = self.adjust if adjust is None else check_adjust(adjust)
-        rows = np.arange(len(self._index))
-        families = self.families or ((rows, 0),)
+        families = self._families
         if chosen == "tukey" and any(means == 0 for _, means in families):
             raise ValueError("adjust='tukey' is for pairwise contrasts; take 'holm' or 'sidak'.")
-        return self.source.table(self.quantities, self._index, prob, chosen, families)
+        wanted = one_level(prob, level)
+        return self.source.table(self.quantities, self._index, wanted, chosen, families)
 
     def contrasts(
         self,
@@ -205,7 +218,7 @@ class LinearQuantities:
         >>> means.contrasts("reference").table()["estimate"].round(2).to_dict()
         {'B - A': 7.97, 'C - A': 13.92}
         """
-        groups = self.quantities.by if by is None else _names(by)
+        groups = self.quantities.by if by is None else names_of(by)
         matrix, labels, families = _stacked(self.quantities.labels, groups, method)
         pairwise = isinstance(method, str) and method == "pairwise"
         if isinstance(self.source, PosteriorSource):
@@ -257,7 +270,8 @@ class LinearQuantities:
             raise ValueError("None of the quantities can be estimated.")
         value = -self.quantities.constant[known]
         test = f_test(self.source.fit, weights[known], value)
-        return pd.DataFrame([test.row()], index=pd.Index(["joint"], name="test"))
+        table = pd.DataFrame([test.row()], index=pd.Index(["joint"], name="test"))
+        return noted(self.source.fit, table)
 
     @property
     def _index(self) -> pd.Index:
@@ -266,9 +280,25 @@ class LinearQuantities:
             return pd.Index(labels.iloc[:, 0], name=labels.columns[0])
         return pd.MultiIndex.from_frame(labels)
 
+    @property
+    def _families(self) -> tuple[Family, ...]:
+        return self.families or ((np.arange(len(self._index)), 0),)
+
+    @property
+    def _adjusts(self) -> bool:
+        """Whether the adjustment changes anything: there are several contrasts in a family."""
+        if self.adjust == "none" or isinstance(self.source, PosteriorSource):
+            return False
+        known = self.estimable.to_numpy()
+        if self.adjust == "tukey":
+            return any(means > 2 and known[rows].any() for rows, means in self._families)
+        return any(known[rows].sum() > 1 for rows, _ in self._families)
+
     def _lines(self) -> list[str]:
         lines = list(self.notes)
-        if self.adjust != "none" and isinstance(self.source, EstimateSource):
+        if isinstance(self.source, EstimateSource):
+            lines += fit_notes(self.source.fit)
+        if self._adjusts:
             lines.append(f"p-values and intervals adjusted for multiplicity: {self.adjust}.")
         lost = int((~self.estimable).sum())
         if lost:
@@ -282,9 +312,21 @@ class LinearQuantities:
         return "\n".join([self.title, text, *self._lines()])
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{escape(line)}</p>" for line in self._lines())
-        table = self.table().to_html(float_format="{:.4g}".format, border=0)
-        return f"<p>{escape(self.title)}</p>{table}{notes}"
+        return html_page(self.title, self.table(), self._lines())
+
+
+def scale_notes(design: Design) -> tuple[str, ...]:
+    """Say so where the response is not a variable of the data but a function of one."""
+    name = design.response
+    plain = [n for n in response_variables(design.formula) if _is_column(design, n)]
+    return () if plain else (f"On the scale of {name}, the response of the model.",)
+
+
+def _is_column(design: Design, name: str) -> bool:
+    column = design.data[name]
+    return pd.api.types.is_numeric_dtype(column.dtype) and bool(
+        np.array_equal(design.y, column.to_numpy(dtype=np.float64))
+    )
 
 
 def text_of(value: Any) -> str:
@@ -294,10 +336,6 @@ def text_of(value: Any) -> str:
 
 def _joined(labels: pd.DataFrame) -> list[str]:
     return [" ".join(map(text_of, row)) for row in labels.itertuples(index=False)]
-
-
-def _names(by: str | Sequence[str]) -> tuple[str, ...]:
-    return (by,) if isinstance(by, str) else tuple(by)
 
 
 def _stacked(

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.design._inputs import nearest
-from bayeslmm.design.data import to_frame
+from bayeslmm.design.data import missing, to_frame
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import DataError
 from bayeslmm.inference.joint_draws import JointDraws
@@ -22,6 +22,10 @@ from bayeslmm.means.linear import Combinations
 Array = NDArray[np.float64]
 Evaluation = tuple[pd.DataFrame, Array]
 """Rows at which the linear predictor is evaluated, and its weight (n,) in the result."""
+
+
+SHOWN = 10
+"""Positions of rows that a message lists."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -61,13 +65,21 @@ def row_groups(frame: pd.DataFrame, by: Sequence[str], overall: pd.DataFrame) ->
     Raises
     ------
     DataError
-        If a variable is not in the frame.
+        If a variable is not in the frame, or missing in some rows.
     """
     for name in by:
         if name not in frame:
             raise DataError(
                 f"by names `{name}`, which the rows do not have.{nearest(name, list(frame))} They "
                 f"have {', '.join(map(str, frame.columns))}."
+            )
+        gaps = np.flatnonzero(missing(frame[name]))
+        if len(gaps):
+            more = f" and {len(gaps) - SHOWN} more" if len(gaps) > SHOWN else ""
+            raise DataError(
+                f"by names `{name}`, which has missing values in {len(gaps)} of {len(frame)} rows, "
+                f"at positions {', '.join(map(str, gaps[:SHOWN]))}{more}. Fill them in or drop the "
+                "rows."
             )
     if not by:
         share = np.full((1, len(frame)), 1.0 / len(frame))

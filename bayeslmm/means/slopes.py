@@ -20,11 +20,10 @@ from bayeslmm.means.grid import (
     check_known,
     grid_frame,
     grid_values,
-    names_of,
     variables_of,
 )
-from bayeslmm.means.linear import Combinations
-from bayeslmm.means.quantities import LinearQuantities
+from bayeslmm.means.linear import Combinations, names_of
+from bayeslmm.means.quantities import LinearQuantities, scale_notes
 from bayeslmm.means.rows import Evaluation, Groups, average_rows, row_groups, rows_frame
 from bayeslmm.means.sources import Source
 
@@ -82,7 +81,9 @@ def slopes(
         parts = _differences(design, frame, variable)
         result = average_rows(design, parts, row_groups(frame, groups, overall), joint)
         title = f"Slopes by {variable}, averaged over {len(frame)} rows"
-    return LinearQuantities(title=title, quantities=result, source=source)
+    return LinearQuantities(
+        title=title, quantities=result, source=source, notes=scale_notes(design)
+    )
 
 
 def check_numeric(variable: str, known: Variables) -> None:

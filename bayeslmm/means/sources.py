@@ -31,6 +31,40 @@ LEVEL = 0.95
 """Coverage of the intervals of estimates where none is given."""
 
 
+MAP_NOTE = (
+    "A MAP estimate: std_error is the posterior standard deviation given the covariance parameters "
+    "at the mode; tests and intervals are normal (no t tests), the intervals credible ones."
+)
+
+
+def fit_notes(fit: Fit) -> tuple[str, ...]:
+    """What a reader of tests of an estimate should know."""
+    return (MAP_NOTE,) if fit.method == "MAP" else ()
+
+
+def one_level(prob: float | None, level: float | None, default: float = LEVEL) -> float:
+    """Coverage of the intervals of an estimate, which may be called `prob` or `level`.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or the one given is not between 0 and 1.
+    """
+    if prob is not None and level is not None:
+        raise ValueError("prob= and level= are the same for an estimate; give one of them.")
+    if level is not None:
+        return probability(level, "level")
+    return default if prob is None else probability(prob, "prob")
+
+
+def refuse_level(level: float | None) -> None:
+    """Raise ValueError where a posterior is given the level of an estimate's intervals."""
+    if level is not None:
+        raise ValueError(
+            f"level={level!r} is for confidence intervals of estimates. A posterior takes prob=."
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EstimateSource:
     """An estimate: t statistics with Satterthwaite's degrees of freedom."""
@@ -42,12 +76,11 @@ class EstimateSource:
         self,
         quantities: Combinations,
         index: pd.Index,
-        prob: float | None,
+        level: float,
         adjust: Adjust,
         families: Sequence[Family],
     ) -> pd.DataFrame:
         """Estimates with tests and intervals, NaN where not estimable."""
-        level = LEVEL if prob is None else probability(prob, "prob")
         value, error, df = self.moments(quantities)
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = np.where(error > 0, value / error, np.nan)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
-from bayeslmm.means.expressions import Comparison, Node, evaluate_node
+from bayeslmm.exceptions import FormulaError
+from bayeslmm.means.expressions import Comparison, Node, evaluate_node, labels_in
 from bayeslmm.means.grid import variables_of
 from bayeslmm.means.marginal_means import mean_combinations
 from bayeslmm.results.parameters import Parameter, covariance_parameters
@@ -90,6 +91,25 @@ class Symbols:
     def labels(self) -> list[str]:
         """All labels."""
         return [*self.linear, *self.parameters]
+
+    def check(self, comparison: Comparison) -> None:
+        """Raise FormulaError for a label that stands for two things."""
+        for node in labels_in(comparison.difference):
+            name = node.value
+            if name in self.linear and name in self.parameters:
+                advice = (
+                    f"Write `beta[{name}]` for the coefficient; to ask about the other, rename"
+                    if f"beta[{name}]" in self.linear
+                    else "Rename"
+                )
+                what = "residual" if self.parameters[name].kind == "sigma" else "random effects'"
+                raise FormulaError(
+                    f"`{name}` is both a variable of the fixed effects and a {what} parameter of "
+                    f"the model. {advice} the variable in the data.",
+                    comparison.source,
+                    node.start,
+                    node.end,
+                )
 
     def form(self, node: Node) -> LinearForm:
         """An expression as a linear form.
@@ -170,29 +190,16 @@ def _constant(form: LinearForm) -> Callable[[], LinearForm]:
 
 
 def _covariance_labels(design: Design) -> dict[str, Parameter]:
-    """Labels of summary tables; ``sd[g]`` and ``cor[g]`` where a factor has but one."""
+    """Labels of summary tables, correlations in either order; ``sd[g]``, ``cor[g]`` of but one."""
     found = covariance_parameters(design)
     labels = {parameter.label: parameter for parameter in found}
+    for parameter in found:
+        if parameter.kind == "cor":
+            first, second = parameter.terms
+            labels.setdefault(f"cor[{parameter.group}, {second}, {first}]", parameter)
     for kind in ("sd", "cor"):
         for f, factor in enumerate(design.random):
             own = [p for p in found if p.kind == kind and p.factor == f]
             if len(own) == 1:
                 labels.setdefault(f"{kind}[{factor.name}]", own[0])
     return labels
-
-
-def covariance_draws(
-    sds: Sequence[Array], chols: Sequence[Array], sigma: Array
-) -> Callable[[Parameter], Array]:
-    """Draws (S,) of a standard deviation, a correlation or sigma."""
-
-    def draws(parameter: Parameter) -> Array:
-        if parameter.kind == "sigma":
-            return sigma
-        if parameter.kind == "sd":
-            return sds[parameter.factor][:, parameter.index[0]]
-        i, j = parameter.index
-        chol = chols[parameter.factor]
-        return np.einsum("sk,sk->s", chol[:, i], chol[:, j])
-
-    return draws

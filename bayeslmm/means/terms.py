@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design._dummies import as_written, factors_as_written
+from bayeslmm.design._dummies import unreduced_terms
 from bayeslmm.design.design import Design
-from bayeslmm.formula._formulaic import check_terms, evaluate
+from bayeslmm.formula._formulaic import evaluate
 from bayeslmm.inference.estimate import Fit
-from bayeslmm.means.tests_of_fixed import f_test
+from bayeslmm.means.tests_of_fixed import f_test, noted
 
 Array = NDArray[np.float64]
 AnovaType = Literal[1, 2, 3]
@@ -55,18 +55,18 @@ class Term:
 
 def terms_of(design: Design) -> list[Term]:
     """The terms of the fixed part, lower orders first, in over-parameterised form."""
-    rhs, frame = design.formula.fixed, design.data
-    texts = factors_as_written(rhs)
-    written = sorted((as_written(term, texts) for term in check_terms(rhs)), key=len)
-    pieces = {text for term in written for text in term}
+    frame = design.data
+    written = unreduced_terms(design.formula.fixed, frame)
+    pieces = {piece for term in written for piece in term.pieces}
     categorical = {text for text in pieces if _is_indicators(evaluate(f"0 + {text}", frame).values)}
+    centred = any(not term.pieces for term in written)
     found = []
     for term in written:
-        columns = evaluate(f"0 + {':'.join(term)}" if term else "1", frame).values
-        factors, covariates = frozenset(term) & categorical, frozenset(term) - categorical
-        if () in map(tuple, written) and term and not factors:
+        columns, names = term.values, frozenset(term.pieces)
+        factors, covariates = names & categorical, names - categorical
+        if centred and covariates and not factors:
             columns = columns - columns.mean(axis=0)
-        label = ":".join(term) or "Intercept"
+        label = ":".join(term.pieces) or "Intercept"
         found.append(Term(label=label, factors=factors, covariates=covariates, columns=columns))
     return found
 
@@ -96,7 +96,13 @@ def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
 
     Notes
     -----
-    "Given" is without precision weights in types 1 and 2, as in lmerTest.
+    "Given" is without precision weights in types 1 and 2, as in lmerTest. A hypothesis has many
+    sets of rows, and the degrees of freedom of Fai and Cornelius depend on the one chosen. In
+    types 1 and 2 it is lmerTest's under treatment coding: each column of a term less its
+    projection on all columns before it, also those of the term (Doolittle's rows), or in type 2
+    the coefficients themselves for a term that no other contains. In a model of one term all
+    types are the first. Terms of several covariates (polynomials, splines) have columns of unit
+    length here, and degrees of freedom may differ there.
 
     References
     ----------
@@ -115,8 +121,9 @@ def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
         if term.label in redundant:
             found[term.label] = np.empty((0, design.p))
         elif term.label != "Intercept":
-            make = _type_three if kind == 3 else _sequential
-            found[term.label] = make(design, used, used.index(term), kind)
+            single = sum(t.label != "Intercept" for t in used) == 1
+            make = _type_three if kind == 3 and not single else _sequential
+            found[term.label] = make(design, used, used.index(term), 1 if single else kind)
     return found
 
 
@@ -127,15 +134,23 @@ def _sequential(design: Design, terms: list[Term], i: int, kind: AnovaType) -> A
         given = terms[:i]
     else:
         given = [t for t in terms if t is not term and not term.contained_in(t)]
-    left = _unit(term.columns)
+    left = _sized(term)
     if given:
-        basis = _range(np.hstack([_unit(t.columns) for t in given]))
+        basis = _range(np.hstack([_sized(t) for t in given]))
         left = left - basis @ (basis.T @ left)
         left = left - basis @ (basis.T @ left)
-    chosen = _pivots(left)
-    return _through_model(
-        design, left[:, chosen] @ np.linalg.inv(left[:, chosen].T @ left[:, chosen])
-    )
+    left = left[:, _pivots(left)]
+    if kind == 1 or any(term.contained_in(t) for t in terms):
+        orthogonal, triangle = np.linalg.qr(left)
+        return _through_model(design, orthogonal / np.diag(triangle))
+    return _through_model(design, left @ np.linalg.inv(left.T @ left))
+
+
+def _sized(term: Term) -> Array:
+    """Columns of a term, those of a factor keeping their relative sizes."""
+    if not term.factors:
+        return _unit(term.columns)
+    return term.columns / np.linalg.norm(term.columns, axis=0).max()
 
 
 def _type_three(design: Design, terms: list[Term], i: int, kind: AnovaType) -> Array:
@@ -218,7 +233,8 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term.
+        Columns sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term; for
+        "MAP", ``attrs["note"]`` says what the tests are.
 
     Raises
     ------
@@ -230,4 +246,5 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     tests = {label: f_test(fit, rows) for label, rows in term_hypotheses(design, kind).items()}
     columns = ["sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value"]
     index = pd.Index(list(tests), name="term")
-    return pd.DataFrame([test.row() for test in tests.values()], index=index, columns=columns)
+    table = pd.DataFrame([test.row() for test in tests.values()], index=index, columns=columns)
+    return noted(fit, table)

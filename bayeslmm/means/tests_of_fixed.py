@@ -18,6 +18,11 @@ Array = NDArray[np.float64]
 RANK = float(np.sqrt(np.finfo(np.float64).eps))
 """Eigenvalue of the correlations over the largest one below which a row counts as repeated."""
 
+MAP_NOTE = (
+    "A MAP estimate: the covariance matrix of the fixed effects is a posterior one, and the tests "
+    "are chi-square tests (F with infinite den_df)."
+)
+
 EQUAL_DF = 1e-8
 """Degrees of freedom that differ by less are one number."""
 
@@ -126,6 +131,13 @@ def f_tail(statistic: float, num_df: int, den_df: float) -> float:
     return float(stats.f.sf(statistic, num_df, den_df))
 
 
+def noted(fit: Fit, table: pd.DataFrame) -> pd.DataFrame:
+    """Put into ``attrs["note"]`` what a reader of tests of a MAP estimate should know."""
+    if fit.method == "MAP":
+        table.attrs["note"] = MAP_NOTE
+    return table
+
+
 def contest_table(
     fit: Fit, coefs: Sequence[str], weights: ArrayLike, value: ArrayLike | None
 ) -> pd.DataFrame:
@@ -147,4 +159,5 @@ def contest_table(
     if right is not None and right.shape != (len(matrix),):
         raise ValueError(f"rhs has shape {right.shape}; L has {len(matrix)} rows.")
     test = f_test(fit, matrix, right)
-    return pd.DataFrame([test.row()], index=pd.Index(["contest"], name="test"))
+    table = pd.DataFrame([test.row()], index=pd.Index(["contest"], name="test"))
+    return noted(fit, table)

@@ -269,11 +269,6 @@ def set_yticks(da: xr.DataArray, target: Any, *, values: Any, labels: Any, **kwa
     return backend_from_object(target).yticks(values, labels, target, **kwargs)
 
 
-def percent(prob: float) -> str:
-    """A probability in per cent, without a line break before the sign."""
-    return f"{100 * prob:g}\N{NO-BREAK SPACE}%"
-
-
 def thinned(labels: Sequence[Any], limit: int) -> tuple[Array, list[str]]:
     """Equally spaced places of at most `limit` labels, and these labels."""
     step = -(-len(labels) // limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from bayeslmm.design._inputs import predictors
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.grammar import locate
+from bayeslmm.means.grid import variables_of
 from bayeslmm.plots.common import (
     BAND_ALPHA,
     CIRCLE,
@@ -132,47 +133,54 @@ class LevelGrid:
 def axis(design: Design, x: str | None, grouped: Sequence[str] = ()) -> Axis:
     """The variable along which lines are drawn: by default the first numeric fixed one.
 
-    Variables in `grouped`, those that make the levels, are drawn only where asked for.
+    Variables in `grouped`, those that make the levels, are drawn only where asked for. A number
+    that the formula makes a factor, as ``C(day)`` does, is drawn as one.
 
     Raises
     ------
     DataError
-        If there is no such variable.
+        If there is no such variable, or none by default.
     """
-    fixed = predictors(design.formula, effects=False, groups=False)
     allowed = predictors(design.formula, effects=True, groups=False)
     ordered = sorted(allowed, key=lambda name: locate(design.formula.source, name))
-    numeric = [name for name in ordered if name in fixed and _is_numeric(design.data[name])]
+    levels = _factor_levels(design)
     if x is None:
-        candidates = numeric or [name for name in ordered if name in fixed] or ordered
-        candidates = [name for name in candidates if name not in grouped]
-        if not candidates:
-            raise DataError(
-                f"{design.formula.source} has no covariate to draw lines along. "
-                "plot_caterpillar() shows its levels."
-            )
-        x = candidates[0]
+        x = _first_variable(design, ordered, levels, grouped)
     if x not in allowed:
         listed = ", ".join(ordered) or "none"
         raise DataError(f"x={x!r} is no covariate of the formula; its covariates are: {listed}.")
+    if x in levels:
+        labels = np.array(levels[x], dtype=object)
+        places = np.arange(len(labels), dtype=float)
+        return Axis(name=x, values=labels, places=places, numeric=False)
     column = design.data[x]
-    if _is_numeric(column):
-        values = np.linspace(float(column.min()), float(column.max()), GRID)
-        return Axis(name=x, values=values, places=values, numeric=True)
-    labels = _categories(column)
-    return Axis(name=x, values=labels, places=np.arange(len(labels), dtype=float), numeric=False)
+    values = np.linspace(float(column.min()), float(column.max()), GRID)
+    return Axis(name=x, values=values, places=values, numeric=True)
 
 
-def _is_numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+def _factor_levels(design: Design) -> dict[str, list[Any]]:
+    """Levels of the variables that are factors in the fixed or random effects."""
+    formula = design.formula
+    found: dict[str, list[Any]] = {}
+    for part in (formula.fixed, *(term.effects for term in formula.random)):
+        found |= variables_of(replace(design, formula=replace(formula, fixed=part))).levels
+    return found
 
 
-def _categories(column: pd.Series) -> NDArray[Any]:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        present = set(column)
-        kept = [label for label in column.cat.categories if label in present]
-        return np.array(kept, dtype=object)
-    return np.array(sorted(column.unique()), dtype=object)
+def _first_variable(
+    design: Design, ordered: Sequence[str], levels: Mapping[str, Any], grouped: Sequence[str]
+) -> str:
+    """The first numeric variable of the fixed effects, or else the first of any."""
+    fixed = predictors(design.formula, effects=False, groups=False)
+    numeric = [name for name in ordered if name in fixed and name not in levels]
+    candidates = numeric or [name for name in ordered if name in fixed] or ordered
+    candidates = [name for name in candidates if name not in grouped]
+    if not candidates:
+        raise DataError(
+            f"{design.formula.source} has no covariate to draw lines along. "
+            "plot_caterpillar() shows its levels."
+        )
+    return candidates[0]
 
 
 def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid:

@@ -32,15 +32,21 @@ from bayeslmm.plots.common import (
     figure_settings,
     outer,
     panels,
-    percent,
     points,
     segments,
     set_yticks,
     thinned,
     variable_name,
 )
-from bayeslmm.prediction.checks import Statistic, check_table, row_groups
+from bayeslmm.prediction.checks import (
+    STATISTICS,
+    Statistic,
+    check_statistic,
+    check_table,
+    row_groups,
+)
 from bayeslmm.results.posterior_tables import interval_defaults
+from bayeslmm.results.words import coverage
 from bayeslmm.schema import OBS_DIM
 
 if TYPE_CHECKING:
@@ -63,8 +69,6 @@ BY_VISUALS = (
     "ylim",
     "yticks",
 )
-ARVIZ_STATISTICS = {"sd": "std"}
-"""Our name of a statistic, and ArviZ's where it differs."""
 
 
 def plot_predictive(
@@ -105,7 +109,7 @@ def plot_predictive(
         If the group is missing.
     """
     chosen = chosen_backend(backend)
-    _check(data, kind, by)
+    _check(data, kind, by, statistic)
     if kind == "tstat" and by is not None:
         table = check_table(design, _replicated(data), statistic, by, prob)
         return _by_level(design, table, _statistic_name(statistic), prob, chosen, visuals, kwargs)
@@ -118,7 +122,7 @@ def plot_predictive(
     widest, _ = interval_defaults(prob)
     titles = {
         "dist": f"Replicated and observed {design.response}",
-        "interval": f"{percent(_inner(widest))} and {percent(widest)} predictive intervals of "
+        "interval": f"{coverage(_inner(widest))} and {coverage(widest)} predictive intervals of "
         f"{design.response}",
         "tstat": f"Replicated and observed {_statistic_name(statistic)} of {design.response}",
         "pit": f"Probability integral transform of {design.response}",
@@ -128,10 +132,12 @@ def plot_predictive(
     return collection
 
 
-def _check(data: xr.DataTree, kind: str, by: str | None) -> None:
+def _check(data: xr.DataTree, kind: str, by: str | None, statistic: str | Statistic) -> None:
     if kind not in get_args(Kind):
         allowed = ", ".join(map(repr, get_args(Kind)))
         raise ValueError(f"kind={kind!r}: one of {allowed} is expected.")
+    if kind == "tstat":
+        check_statistic(statistic)
     if by is not None and kind not in ("dist", "tstat"):
         raise ValueError(f"by={by!r} goes with kind 'dist' or 'tstat', not {kind!r}.")
     if kind != "loo_pit" and GROUP not in data.children:
@@ -151,6 +157,16 @@ def _statistic_name(statistic: str | Statistic) -> str:
     return {"sd": "standard deviation", "min": "minimum", "max": "maximum"}.get(
         statistic, statistic
     )
+
+
+def _of_one_response(statistic: str | Statistic) -> Statistic:
+    """A statistic of a response (n,), as predictive_check computes it: ArviZ's sd divides by n."""
+    function = STATISTICS[statistic] if isinstance(statistic, str) else statistic
+
+    def of_one_response(y: Array) -> float:
+        return float(function(y))
+
+    return of_one_response
 
 
 def _inner(prob: float) -> float:
@@ -192,10 +208,11 @@ def _by_arviz(
         )
         entries["observed"] |= {"linestyle": "none", "marker": CIRCLE}
     elif kind == "tstat":
-        given = statistic if callable(statistic) else ARVIZ_STATISTICS.get(statistic, statistic)
         mark = {"color": STRONG, "size": 60, "marker": TRIANGLE}
         shown = {"observed_tstat": mark, "dist": {"color": MAIN}, **shown}
-        collection = azp.plot_ppc_tstat(data, t_stat=given, visuals=shown, **common)
+        collection = azp.plot_ppc_tstat(
+            data, t_stat=_of_one_response(statistic), visuals=shown, **common
+        )
         entries["observed"] |= {"linestyle": "none", "marker": TRIANGLE}
     else:
         return azp.plot_ppc_pit(data, visuals=shown, **common)
@@ -248,16 +265,14 @@ def _dist_visuals(shown: dict[str, Any]) -> dict[str, Any]:
     return {**defaults, **shown}
 
 
-def _densities(
-    design: Design,
-    data: xr.DataTree,
-    by: str,
-    backend: str,
-    visuals: Mapping[str, Any] | None,
-    kwargs: dict[str, Any],
-) -> PlotCollection:
-    """Densities of the response by level: one variable, and so one panel, per level."""
-    azp = arviz_plots()
+def _density_panels(design: Design, by: str) -> dict[str, NDArray[np.intp]]:
+    """Rows of each panel of densities.
+
+    Raises
+    ------
+    DataError
+        If there are too many levels, or one has too few rows.
+    """
     groups = row_groups(design, by)
     if len(groups) > MOST_PANELS:
         raise DataError(
@@ -269,8 +284,12 @@ def _densities(
             f"{by} has levels with fewer than three rows ({', '.join(small[:5])}), which have no "
             "density. kind='tstat' shows a statistic of each."
         )
-    names = {variable_name(str(label)): rows for label, rows in groups.items()}
-    tree = xr.DataTree.from_dict(
+    return {variable_name(str(label)): rows for label, rows in groups.items()}
+
+
+def _by_panel(data: xr.DataTree, rows_of: Mapping[str, NDArray[np.intp]]) -> xr.DataTree:
+    """Replicates and data with one variable per panel."""
+    return xr.DataTree.from_dict(
         {
             group: xr.Dataset(
                 {
@@ -278,19 +297,32 @@ def _densities(
                     .isel({OBS_DIM: rows})
                     .drop_vars(OBS_DIM, errors="ignore")
                     .rename({OBS_DIM: f"row_{i}"})
-                    for i, (name, rows) in enumerate(names.items())
+                    for i, (name, rows) in enumerate(rows_of.items())
                 }
             )
             for group in (GROUP, "observed_data")
         }
     )
+
+
+def _densities(
+    design: Design,
+    data: xr.DataTree,
+    by: str,
+    backend: str,
+    visuals: Mapping[str, Any] | None,
+    kwargs: dict[str, Any],
+) -> PlotCollection:
+    """Densities of the response by level: one variable, and so one panel, per level."""
+    azp = arviz_plots()
+    names = _density_panels(design, by)
     across = min(len(names), kwargs.get("col_wrap") or 4)
     figure = figure_settings(backend, across * 2.6, -(-len(names) // across) * 2.0 + 0.6)
     figure |= {"sharex": True, **kwargs.pop("figure_kwargs", {})}
     own = _own(visuals)
     shown = {k: v for k, v in (visuals or {}).items() if k not in own}
     collection = azp.plot_ppc_dist(
-        tree,
+        _by_panel(data, names),
         backend=backend,
         visuals=_dist_visuals({"title": {"size": PANEL_TITLE_SIZE}, **shown}),
         **{"cols": ["__variable__"], "col_wrap": 4, "figure_kwargs": figure, **kwargs},
@@ -347,7 +379,10 @@ def _by_level(
     draw(collection, drawn, visuals)
     entries = {
         "observed": {"color": STRONG, "marker": DIAMOND, "linestyle": "none"},
-        f"replicated: mean and {percent(chance)} {kind.upper()}": {"color": MAIN, "marker": CIRCLE},
+        f"replicated: mean and {coverage(chance)} {kind.upper()}": {
+            "color": MAIN,
+            "marker": CIRCLE,
+        },
     }
     add_legend(collection, entries, visuals)
     add_title(collection, f"{_upper(name)} of {design.response} by {by}", visuals)

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.design.design import Design
+from bayeslmm.design.design import Design, RandomFactor
 from bayeslmm.inference.effects import linear_predictor
 from bayeslmm.plots.common import (
     MAIN,
@@ -142,44 +142,60 @@ def _visuals(
     residuals: Array,
     unit: str,
 ) -> Visuals:
+    """Everything that is drawn, what comes first at the back."""
     import arviz_plots as azp
     from arviz_base.labels import BaseLabeller
 
     factor = design.random[place]
     by_level = variable_name(BY_LEVEL.format(factor.name))
-    names = [str(name) for name in marks.data_vars]
     zero = xr.Dataset({name: 0.0 for name in (FITTED, by_level)})
-    counts = np.bincount(factor.codes, minlength=factor.n_levels)
-    sums = np.bincount(factor.codes, weights=residuals, minlength=factor.n_levels)
-    at = np.arange(factor.n_levels)
-    means = dataset({by_level: segments((at - 0.35, at + 0.35), (sums / counts,) * 2)})
-    places, labels = thinned(list(factor.levels), MOST_LABELS)
-    crowded = sum(map(len, labels)) > 26
-    ticks = {"values": places, "labels": labels, "size": TICK_SIZE}
-    text_x = dict.fromkeys(names, "normal quantile") | {
-        FITTED: f"fitted {design.response}",
-        by_level: factor.name,
-    }
-    text_y = {
-        name: unit if name in (FITTED, by_level, QUANTILES) else "random effect" for name in names
-    }
+    means = dataset({by_level: _level_means(factor, residuals)})
     size = 8 if design.n > 500 else 14
+    dots = {"data": marks, "color": MAIN, "size": size, "alpha": 0.7}
     title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
     return {
         "zero": (azp.visuals.hline, {"data": zero, "color": QUIET, "width": 0.8}),
         "qq_line": (azp.visuals.line_xy, {"data": lines, "color": QUIET, "width": 1.0}),
-        "points": (
-            azp.visuals.scatter_xy,
-            {"data": marks, "color": MAIN, "size": size, "alpha": 0.7},
-        ),
+        "points": (azp.visuals.scatter_xy, dots),
         "level_mean": (azp.visuals.line_xy, {"data": means, "color": SECOND, "width": 1.8}),
         "title": (azp.visuals.labelled_title, {"data": marks, **title}),
+        **_axis_labels(design, factor, by_level, marks, unit),
+        "xticks": (azp.visuals.set_xticks, {"data": marks[[by_level]], **_level_ticks(factor)}),
+    }
+
+
+def _level_means(factor: RandomFactor, residuals: Array) -> xr.DataArray:
+    """A short line at the mean residual of each level."""
+    counts = np.bincount(factor.codes, minlength=factor.n_levels)
+    sums = np.bincount(factor.codes, weights=residuals, minlength=factor.n_levels)
+    at = np.arange(factor.n_levels)
+    return segments((at - 0.35, at + 0.35), (sums / counts,) * 2)
+
+
+def _level_ticks(factor: RandomFactor) -> dict[str, Any]:
+    """Places and labels of the levels, upright where they take much room."""
+    places, labels = thinned(list(factor.levels), MOST_LABELS)
+    crowded = sum(map(len, labels)) > 26
+    return {
+        "values": places,
+        "labels": labels,
+        "size": TICK_SIZE,
+        "rotation": 90 if crowded else 0,
+    }
+
+
+def _axis_labels(
+    design: Design, factor: RandomFactor, by_level: str, marks: xr.Dataset, unit: str
+) -> Visuals:
+    """Texts of the axes, which differ between panels."""
+    names = [str(name) for name in marks.data_vars]
+    across = {FITTED: f"fitted {design.response}", by_level: factor.name}
+    text_x = dict.fromkeys(names, "normal quantile") | across
+    text_y = dict.fromkeys(names, "random effect")
+    text_y |= dict.fromkeys((FITTED, by_level, QUANTILES), unit)
+    return {
         "xlabel": (_label_x, {"data": marks, "texts": text_x, "subset_info": True}),
         "ylabel": (_label_y, {"data": marks, "texts": text_y, "subset_info": True}),
-        "xticks": (
-            azp.visuals.set_xticks,
-            {"data": marks[[by_level]], **ticks, "rotation": 90 if crowded else 0},
-        ),
     }
 
 

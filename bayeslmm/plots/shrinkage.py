@@ -32,7 +32,6 @@ from bayeslmm.plots.common import (
     dataset,
     draw,
     panels,
-    percent,
     points,
     segments,
     set_yticks,
@@ -40,6 +39,7 @@ from bayeslmm.plots.common import (
 )
 from bayeslmm.plots.pooling import Shrinkage, shrinkage
 from bayeslmm.results.estimate_tables import mode_arrays
+from bayeslmm.results.words import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -183,7 +183,7 @@ def _entries(label: str, plane: bool) -> dict[str, tuple[str, dict[str, Any]]]:
             else {"color": STRONG},
         ),
         "ellipse": (
-            " and ".join(map(percent, ELLIPSES)) + " of levels",
+            " and ".join(map(coverage, ELLIPSES)) + " of levels",
             {"color": QUIET, "linestyle": DASHED, "linewidth": 0.8},
         ),
     }

@@ -11,11 +11,12 @@ from scipy import stats
 from bayeslmm.design.design import Design
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.inference.joint_draws import JointDraws
-from bayeslmm.plots.common import Intervals, percent
+from bayeslmm.plots.common import Intervals
 from bayeslmm.plots.fitted import LevelGrid
 from bayeslmm.results.estimate_tables import mode_arrays, mode_sds
 from bayeslmm.results.parameters import probability
 from bayeslmm.results.posterior_tables import interval, interval_defaults
+from bayeslmm.results.words import coverage
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -30,7 +31,7 @@ def effects_of_draws(
     wanted[place] = positions
     draws = joint.effects(wanted)[place]
     lower, upper = interval(draws, prob, kind)
-    label = f"posterior mean and {percent(prob)} {kind.upper()}"
+    label = f"posterior mean and {coverage(prob)} {kind.upper()}"
     return Intervals(draws.mean(axis=0), lower, upper, label)
 
 
@@ -38,7 +39,7 @@ def effects_of_fit(fit: Fit, place: int, positions: Indices, level: float) -> In
     """Conditional modes and normal intervals (m, k) of random effects of a grouping factor."""
     z = stats.norm.ppf(0.5 + probability(level, "level") / 2.0)
     centre, sd = mode_arrays(fit)[place][positions], mode_sds(fit)[place][positions]
-    label = f"{fit.method} conditional mode and {percent(level)} prediction interval"
+    label = f"{fit.method} conditional mode and {coverage(level)} prediction interval"
     return Intervals(centre, centre - z * sd, centre + z * sd, label)
 
 
@@ -52,7 +53,7 @@ def lines_of_draws(
         draws = grid.conditional(joint.beta, joint.effects)
         lower, upper = interval(draws, prob, kind)
         lines.append((draws.mean(axis=0), lower, upper, grid.average(joint.beta.mean(axis=0))))
-    return lines, f"conditional mean: posterior mean and {percent(prob)} {kind.upper()}"
+    return lines, f"conditional mean: posterior mean and {coverage(prob)} {kind.upper()}"
 
 
 def lines_of_fit(
@@ -68,4 +69,4 @@ def lines_of_fit(
             fit.beta, lambda wanted: [u[w] for u, w in zip(modes, wanted, strict=True)]
         )
         lines.append((centre, lower, upper, grid.average(fit.beta)))
-    return lines, f"conditional mean: {fit.method} and {percent(level)} interval"
+    return lines, f"conditional mean: {fit.method} and {coverage(level)} interval"

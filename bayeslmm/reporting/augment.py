@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.data import to_frame
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.influence import row_influence
 from bayeslmm.exceptions import DataError
 from bayeslmm.inference.effects import linear_predictor
+from bayeslmm.inference.estimate import Fit
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.results.posterior_tables import interval
 
@@ -86,18 +88,22 @@ def augment(
 
 
 def estimate_values(
-    design: Design, beta: Array, u: Sequence[Array], sigma: float
+    design: Design, fit: Fit, u: Sequence[Array], *, influence: bool
 ) -> dict[str, Array]:
-    """Fitted values and residuals of an estimate."""
-    fitted, fixed = (linear_predictor(design, beta, effects) for effects in (u, None))
+    """Fitted values and residuals of an estimate, with leverages and Cook's distances if asked."""
+    fitted, fixed = (linear_predictor(design, fit.beta, effects) for effects in (u, None))
     residual = design.y - fitted
-    return {
+    values = {
         ".fitted": fitted,
         ".fixed": fixed,
         ".resid": residual,
-        ".std_resid": residual * _root_weights(design) / sigma,
-        **_given(design),
+        ".pearson_resid": residual * _root_weights(design) / fit.sigma,
     }
+    if influence:
+        table = row_influence(design, fit).table
+        values[".hat"] = table["leverage"].to_numpy()
+        values[".cooksd"] = table["cooks_distance"].to_numpy()
+    return values | _given(design)
 
 
 def posterior_values(
@@ -137,7 +143,7 @@ def posterior_values(
         ".fitted_high": upper,
         ".fixed": fixed,
         ".resid": design.y - fitted,
-        ".std_resid": standard,
+        ".pearson_resid": standard,
         **_given(design),
     }
 

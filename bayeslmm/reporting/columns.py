@@ -24,6 +24,7 @@ from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.priors.record import Priors
+from bayeslmm.reporting.words import wald_scales
 from bayeslmm.results.estimate_tables import information_criteria, summary_table
 from bayeslmm.results.evidence import log_evidence
 from bayeslmm.results.parameters import Parameter, parameters
@@ -50,8 +51,6 @@ class Column:
         "REML", "ML", "MAP" or, for a posterior, its engine.
     bayesian : bool
         Whether it is a posterior.
-    response, formula : str
-        What was fitted.
     parameters : pandas.DataFrame
         Columns estimate, std_error, conf_low, conf_high, df, statistic and p_value, NaN where they
         do not apply; rows by part ("fixed", "random" or "residual"), group and term.
@@ -59,22 +58,35 @@ class Column:
         Columns estimate, std_error, conf_low and conf_high; rows by measure and group.
     estimand, interval : str
         What the numbers are, for the footnote.
-    dropped : int
-        Rows left out for missing values.
+    design : Design
+        The design of the model: whether fits can be compared depends on its data.
     terms : mapping
         Coefficients that each row of `parameters` is about.
     """
 
     method: str
     bayesian: bool
-    response: str
-    formula: str
     parameters: pd.DataFrame
     goodness: pd.DataFrame
     estimand: str
     interval: str
-    dropped: int
+    design: Design
     terms: Mapping[Key, tuple[str, ...]]
+
+    @property
+    def response(self) -> str:
+        """Response as written."""
+        return self.design.response
+
+    @property
+    def formula(self) -> str:
+        """Formula as written."""
+        return self.design.formula.source
+
+    @property
+    def dropped(self) -> int:
+        """Rows left out for missing values."""
+        return len(self.design.dropped)
 
     @property
     def label(self) -> str:
@@ -85,11 +97,6 @@ class Column:
     def at_boundary(self) -> bool:
         """Whether an estimate lacks an interval."""
         return bool(self.parameters["conf_low"].isna().any())
-
-    @property
-    def fixed_terms(self) -> tuple[str, ...]:
-        """Coefficients of the fixed effects."""
-        return tuple(term for part, _, term in self.parameters.index if part == "fixed")
 
 
 def estimate_column(fit: Fit, design: Design, modes: Sequence[Array], level: float) -> Column:
@@ -104,18 +111,16 @@ def estimate_column(fit: Fit, design: Design, modes: Sequence[Array], level: flo
         rows |= {(measure, str(name)): [value] for name, value in shares.items()}
     if fit.method != "MAP":
         rows |= {("loglik", ""): [fit.log_likelihood], ("aic", ""): [aic], ("bic", ""): [bic]}
-    wald = "standard deviations on the log, correlations on the inverse hyperbolic tangent scale"
-    fixed = "Wald" if fit.method == "MAP" else "Satterthwaite t for fixed effects, else Wald"
+    if fit.method == "MAP":
+        table[["df", "statistic", "p_value"]] = np.nan  # tests are not of posteriors
     return Column(
         method=fit.method,
         bayesian=False,
-        response=design.response,
-        formula=design.formula.source,
         parameters=table,
         goodness=_goodness(rows),
-        estimand=_estimand(fit),
-        interval=f"{100 * level:g} % confidence intervals ({fixed}: {wald})",
-        dropped=len(design.dropped),
+        estimand=_estimand(fit, design),
+        interval=f"{100 * level:g} % {_interval(fit, design)}",
+        design=design,
         terms=_terms(parameters(design)),
     )
 
@@ -152,13 +157,11 @@ def posterior_column(
     return Column(
         method=str(data.attrs["method"]),
         bayesian=True,
-        response=design.response,
-        formula=design.formula.source,
         parameters=table,
         goodness=_goodness(measures),
         estimand="posterior means",
         interval=f"{100 * prob:g} % {names.get(kind, kind)} credible intervals",
-        dropped=len(design.dropped),
+        design=design,
         terms=_terms(parameters(design)),
     )
 
@@ -172,13 +175,22 @@ def evidence_of(attrs: Mapping[Any, Any], priors: Priors) -> tuple[float, float]
     return evidence.value, evidence.error
 
 
-def _estimand(fit: Fit) -> str:
-    names = {
-        "REML": "restricted maximum likelihood estimates",
-        "ML": "maximum likelihood estimates",
-        "MAP": "modes of the marginal posterior",
-    }
-    return names[fit.method]
+def _estimand(fit: Fit, design: Design) -> str:
+    if fit.method == "MAP":
+        if fit.given_beta or not design.p:
+            return "posterior modes"
+        return "posterior modes of the covariance parameters, means of the fixed effects given them"
+    restricted = "restricted " if fit.method == "REML" else ""
+    return f"{restricted}maximum likelihood estimates"
+
+
+def _interval(fit: Fit, design: Design) -> str:
+    """Kind of the intervals."""
+    scales = wald_scales(design)
+    if fit.method == "MAP":
+        return f"intervals of a normal approximation to the posterior at its mode ({scales})"
+    fixed = "Satterthwaite t for fixed effects, else " if design.p else ""
+    return f"confidence intervals ({fixed}Wald: {scales})"
 
 
 def _key(p: Parameter) -> Key:

@@ -108,7 +108,11 @@ class EstimateReporting(TableReporting, EstimateBase):
         return glance_estimate(self.fit, self.design)
 
     def augment(
-        self, data: Any = None, *, incomplete: Literal["omit", "keep"] = "omit"
+        self,
+        data: Any = None,
+        *,
+        incomplete: Literal["omit", "keep"] = "omit",
+        influence: bool = False,
     ) -> pd.DataFrame:
         """Put fitted values and residuals beside the data, as broom.mixed's ``augment``.
 
@@ -119,14 +123,19 @@ class EstimateReporting(TableReporting, EstimateBase):
             the model in the rows used.
         incomplete : {"omit", "keep"}
             Whether rows of `data` dropped for missing values are left out or kept with NaN.
+        influence : bool
+            Whether leverages and Cook's distances are added, those of :meth:`influence`.
 
         Returns
         -------
         pandas.DataFrame
             The data with their index, and columns ``.fitted``, ``.fixed`` (random effects at
-            zero), ``.resid``, ``.std_resid`` (residual over its standard deviation sigma /
-            sqrt(weight), lme4's scaled Pearson residual) and, where the model has them,
-            ``.offset`` and ``.weights``. ``attrs["rows_dropped"]`` counts the rows without.
+            zero), ``.resid``, ``.pearson_resid`` (residual over its standard deviation sigma /
+            sqrt(weight), lme4's scaled Pearson residual; that of :meth:`influence` which is
+            called standardised is divided by the root of one less the leverage too), with
+            `influence` ``.hat`` (leverage) and ``.cooksd`` (Cook's distance), and, where the
+            model has them, ``.offset`` and ``.weights``. ``attrs["rows_dropped"]`` counts the
+            rows without.
 
         Raises
         ------
@@ -144,16 +153,15 @@ class EstimateReporting(TableReporting, EstimateBase):
         >>> import bayeslmm as blm
         >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
         >>> list(reml.augment().columns)
-        ['Batch', 'Yield', '.fitted', '.fixed', '.resid', '.std_resid']
+        ['Batch', 'Yield', '.fitted', '.fixed', '.resid', '.pearson_resid']
         """
         from bayeslmm.reporting.augment import augment, estimate_values
 
-        fit = self.fit
         return augment(
             self.design,
             data,
             incomplete,
-            lambda: estimate_values(self.design, fit.beta, self._modes, fit.sigma),
+            lambda: estimate_values(self.design, self.fit, self._modes, influence=influence),
         )
 
     def methods_paragraph(self, *, references: bool = False, priors: Priors | None = None) -> str:

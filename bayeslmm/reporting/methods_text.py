@@ -21,7 +21,8 @@ from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors
 from bayeslmm.reporting.citations import with_references
 from bayeslmm.reporting.versions import estimate_versions, posterior_versions, versions_sentence
-from bayeslmm.reporting.words import counted, model_sentences, prior_sentences
+from bayeslmm.reporting.words import model_sentences, prior_sentences, wald_scales
+from bayeslmm.results.words import counted
 
 FORMS = {
     "noncentered": "with standardised (noncentred) random effects",
@@ -62,37 +63,47 @@ def estimate_paragraph(
         sentences += unknown if priors is None else prior_sentences(priors)
     elif priors is not None:
         raise ValueError(f"priors= is for MAP; {fit.method} has none.")
-    sentences += _estimate_sentences(fit)
+    sentences += _estimate_sentences(fit, design)
     sentences += [note for note in notes if not note.startswith("Fixed-effects columns dropped")]
     sentences.append(versions_sentence(estimate_versions()))
     paragraph = " ".join(sentences)
     return with_references(paragraph, _estimate_citations(fit)) if references else paragraph
 
 
-def _estimate_sentences(fit: Fit) -> list[str]:
+def _estimate_sentences(fit: Fit, design: Design) -> list[str]:
     if fit.method == "MAP":
-        integrated = "random effects" if fit.given_beta else "fixed and random effects"
-        sentences = [
-            "Standard deviations, correlations and sigma were estimated by the mode of their "
-            f"posterior density with the {integrated} integrated out (MAP).",
-            "Standard errors come from the curvature at the mode; intervals are Wald intervals.",
-        ]
+        sentences = _mode_sentences(fit, design)
     else:
         name = "restricted maximum likelihood" if fit.method == "REML" else "maximum likelihood"
+        tests = (
+            "Tests and confidence intervals of fixed effects use t distributions with "
+            "Satterthwaite's degrees of freedom; other confidence intervals"
+        )
         sentences = [
             f"Parameters were estimated by {name} ({fit.method}).",
-            "Tests and confidence intervals of fixed effects use t distributions with "
-            "Satterthwaite's degrees of freedom; those of standard deviations and correlations are "
-            "Wald intervals on the logarithmic and inverse hyperbolic tangent scales.",
+            f"{tests if design.p else 'Confidence intervals'} are Wald intervals "
+            f"({wald_scales(design)}).",
         ]
     if fit.optimum.converged:
         sentences.append("The optimiser converged.")
     return sentences
 
 
+def _mode_sentences(fit: Fit, design: Design) -> list[str]:
+    fixed = design.p and not fit.given_beta
+    given = "; fixed effects are their means given this mode" if fixed else ""
+    parameters = "Fixed effects and covariance" if fit.given_beta else "Covariance"
+    return [
+        f"{parameters} parameters were estimated by the mode of their posterior density with the "
+        f"{'fixed and ' if fixed else ''}random effects integrated out (MAP){given}.",
+        "Standard errors and intervals are those of a normal approximation to the posterior at the "
+        f"mode ({wald_scales(design)}).",
+    ]
+
+
 def _estimate_citations(fit: Fit) -> list[str]:
     keys = ["lmm", "reml"] if fit.method == "REML" else ["lmm"]
-    return keys if fit.method == "MAP" else [*keys, "satterthwaite"]
+    return keys if fit.method == "MAP" or not len(fit.beta) else [*keys, "satterthwaite"]
 
 
 # --- posteriors ------------------------------------------------------------------------
@@ -146,13 +157,13 @@ def _engine_sentences(
             f"The posterior of the {_covariances(priors)} was approximated by a normal "
             "distribution around its mode, on the scale of log standard deviations and "
             f"unconstrained correlations (Laplace), from which {found.chains * found.draws:,} "
-            f"independent draws were taken; {_rest(priors)} were drawn exactly given each."
+            f"independent draws were taken; {_effects(priors)} were drawn exactly given each."
         ]
     else:
         sentences = [
-            f"The posterior was sampled with the {_integrated(priors)} integrated out: "
+            f"The posterior was sampled with the {_effects(priors)} integrated out: "
             f"{_covariances(priors)} by an independence Metropolis-Hastings sampler with proposals "
-            f"adapted by importance sampling ({size}), and {_rest(priors)} from their normal "
+            f"adapted by importance sampling ({size}), and {_effects(priors)} from their normal "
             "distribution given each draw."
         ]
         if found.surrogate_error:
@@ -179,18 +190,17 @@ def _nuts_sentences(attrs: Mapping[Any, Any], group: Mapping[Any, Any], size: st
     return [f"{text.rstrip(', ')}: {size}{tuned}."]
 
 
-def _integrated(priors: Priors) -> str:
-    return "random effects" if priors.beta_sampled else "fixed and random effects"
-
-
 def _covariances(priors: Priors) -> str:
     if priors.beta_sampled:
         return "fixed effects and covariance parameters"
     return "covariance parameters"
 
 
-def _rest(priors: Priors) -> str:
-    return "random effects" if priors.beta_sampled else "fixed and random effects"
+def _effects(priors: Priors) -> str:
+    """Coefficients that are integrated out and drawn afterwards."""
+    return (
+        "fixed and random effects" if priors.coefs and not priors.beta_sampled else "random effects"
+    )
 
 
 def diagnostic_sentences(method: str, found: Diagnostics) -> list[str]:

@@ -56,7 +56,7 @@ def model_table(
         package booktabs, or a data frame of the numbers at full precision.
     statistic : {"interval", "std_error", "statistic", "p_value"}, or several of them, or None
         What stands beside each estimate. t statistics and p-values are those of fixed effects of
-        REML and ML fits; a posterior has none.
+        REML and ML fits; a posterior and its mode (MAP) have none.
     digits : int
         Significant digits of the smallest standard error of a row; all numbers of the row have as
         many decimals. The data frame is not rounded.
@@ -90,9 +90,10 @@ def model_table(
     Notes
     -----
     Footnotes say what each column holds: a confidence interval and a credible interval answer
-    different questions. A posterior has its mean and standard deviation where an estimate has its
-    value and standard error. The ICC is each grouping factor's share of the variance given the
-    fixed effects.
+    different questions. They also say where likelihoods cannot be compared, by the rules of
+    :func:`bayeslmm.compare`: other rows, response or weights, REML with other fixed effects. A
+    posterior has its mean and standard deviation where an estimate has its value and standard
+    error. The ICC is each grouping factor's share of the variance given the fixed effects.
 
     References
     ----------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from bayeslmm.comparison.nesting import check_same_data, check_same_fixed
+from bayeslmm.design.design import Design
 from bayeslmm.reporting.columns import GOODNESS, Column, Key
 from bayeslmm.reporting.numbers import decimals_of, number, p_value, significant
 
@@ -162,9 +164,11 @@ def footnotes(
 ) -> tuple[str, ...]:
     """What the columns hold and what must not be compared."""
     notes = [_about(name, column, shown) for name, column in columns.items()]
-    if "std_error" in shown and any(c.bayesian for c in columns.values()):
+    kinds = {"posteriors" if c.bayesian else c.method for c in columns.values()}
+    if "std_error" in shown and (posterior := sorted(kinds & {"posteriors", "MAP"}, reverse=True)):
         notes.append(
-            "In parentheses: standard errors; of posteriors, posterior standard deviations."
+            f"In parentheses: standard errors; of {' and '.join(posterior)}, posterior standard "
+            "deviations."
         )
     if {"interval", "std_error"} & set(shown) and any(c.at_boundary for c in columns.values()):
         notes.append(
@@ -194,20 +198,34 @@ def _about(name: str, column: Column, shown: Sequence[Statistic]) -> str:
 def _warnings(columns: Mapping[str, Column], chosen: Sequence[str]) -> list[str]:
     """Comparisons along a row of the table that have no meaning."""
     found, all_columns = [], list(columns.values())
-    rows = {int(c.goodness.loc[("nobs", ""), "estimate"]) for c in all_columns}
-    if len({c.response for c in all_columns}) > 1 or len(rows) > 1:
+    same_data = _all_pass(check_same_data, all_columns)
+    if not same_data:
         found.append(
-            "The fits are not of the same rows and response: log likelihoods, AIC, BIC and log "
-            "evidence are not comparable."
+            "The fits are not all of the same rows, response and weights: log likelihoods, AIC, "
+            "BIC and log evidence are not comparable."
         )
     by_likelihood = [c for c in all_columns if c.method in ("REML", "ML")]
     if len(by_likelihood) > 1 and {"loglik", "aic", "bic"} & set(chosen):
-        fixed = {c.fixed_terms for c in by_likelihood}
         if len({c.method for c in by_likelihood}) > 1:
             found.append("Log likelihoods, AIC and BIC of REML and of ML are not comparable.")
-        elif by_likelihood[0].method == "REML" and len(fixed) > 1:
+        elif (
+            same_data
+            and by_likelihood[0].method == "REML"
+            and not _all_pass(check_same_fixed, by_likelihood)
+        ):
             found.append(
                 "Log likelihoods, AIC and BIC of REML fits with different fixed effects are not "
                 "comparable: fit with ML."
             )
     return found
+
+
+def _all_pass(check: Callable[[Design, Design], None], columns: Sequence[Column]) -> bool:
+    """Whether a check of pairs of models refuses none."""
+    first, *others = (column.design for column in columns)
+    try:
+        for other in others:
+            check(first, other)
+    except ValueError:
+        return False
+    return True

@@ -73,9 +73,9 @@ class PosteriorReporting(TableReporting, PosteriorBase):
             The data with their index, and columns ``.fitted`` (posterior mean),
             ``.fitted_low`` and ``.fitted_high`` (interval of the fitted value, without residual
             noise), ``.fixed`` (random effects at zero), ``.resid`` (response less ``.fitted``),
-            ``.std_resid`` (mean over the draws of the residual over sigma / sqrt(weight)) and,
-            where the model has them, ``.offset`` and ``.weights``. ``attrs["rows_dropped"]``
-            counts the rows without.
+            ``.pearson_resid`` (mean over the draws of the residual over its standard deviation
+            sigma / sqrt(weight); no leverage enters) and, where the model has them, ``.offset``
+            and ``.weights``. ``attrs["rows_dropped"]`` counts the rows without.
 
         Raises
         ------

@@ -23,7 +23,8 @@ from bayeslmm.reporting.page import (
 )
 from bayeslmm.reporting.pictures import picture
 from bayeslmm.reporting.source import Source
-from bayeslmm.reporting.words import counted, listed, model_sentences, prior_sentences
+from bayeslmm.reporting.words import model_sentences, prior_sentences
+from bayeslmm.results.words import counted, listed
 
 FLAGS = {
     AGREES: "posterior and estimate say the same.",
@@ -73,16 +74,15 @@ def model_section(design: Design) -> Section:
         ("Response", design.response),
         ("Rows used", design.n),
         ("Rows dropped for missing values", len(design.dropped)),
-        ("Fixed effects", listed(list(design.coefs)) or "none"),
-        ("Columns dropped", listed(list(design.aliased)) or "none"),
+        ("Fixed effects", listed(design.coefs)),
+        ("Columns dropped", listed(design.aliased)),
         ("Weights", _weights(design)),
         ("Offset", " + ".join(design.formula.offsets) or "none"),
     ]
     parts.append(scrolling_table(text_table("Model and data", ("Item", "Value"), facts)))
     header = ("Grouping factor", "Levels", "Coefficients per level", "Rows per level")
     rows = [
-        (f.name, f.n_levels, listed(list(f.coefs)), _sizes(np.bincount(f.codes)))
-        for f in design.random
+        (f.name, f.n_levels, listed(f.coefs), _sizes(np.bincount(f.codes))) for f in design.random
     ]
     parts.append(scrolling_table(text_table("Grouping factors", header, rows)))
     return Section(key="model", title="Model and data", parts=tuple(parts))
@@ -204,35 +204,12 @@ def _of(value: str, name: str) -> str:
 
 def reml_section(source: Source, reml: Any, prob: float, *, own: bool) -> Section:
     """Posterior beside an estimate."""
-    title = "Posterior beside REML"
     if reml is None:
         why = "it was not asked for (reml=False)."
-        return Section(key="reml", title=title, parts=(absent("Comparison with REML", why),))
+        parts: tuple[Any, ...] = (absent("Comparison with REML", why),)
+        return Section(key="reml", title="Posterior beside REML", parts=parts)
     table = source.compare_reml(reml, prob=prob)
-    low, high = (name for name in table if str(name).endswith(("_lb", "_ub")))
-    name = "REML" if own else table.attrs["estimate"]
-    percent = f"{100 * prob:g} %"
-    table = table.assign(
-        moved=[_shift(value) for value in table["shift"]],
-        by_prior=[_shift(value) for value in table["prior_shift"]],
-    )
-    shown = estimates_table(
-        table,
-        f"Posterior and {name} estimate by parameter",
-        columns={
-            f"{name} estimate": ("estimate",),
-            f"{percent} confidence interval": ("conf_low", "conf_high"),
-            "Posterior mean": ("mean",),
-            f"{percent} credible interval": (low, high),
-        },
-        scale="sd",
-        others={"Shift": "moved", "due to prior": "by_prior", "Verdict": "flag"},
-        notes=[
-            "Shift: posterior mean less estimate, in standard errors, on the log scale for "
-            "standard deviations and the inverse hyperbolic tangent scale for correlations; beside "
-            "it the part due to the prior.",
-        ],
-    )
+    name = "REML" if own else str(table.attrs["estimate"])
     flags = [f"{flag}: {FLAGS[flag]}" for flag in FLAGS if flag in set(table["flag"])]
     lead = (
         "The REML estimate is this package's own, of the same model and rows."
@@ -248,8 +225,34 @@ def reml_section(source: Source, reml: Any, prob: float, *, own: bool) -> Sectio
         ),
         caption=f"Posterior densities; line and band: {name} estimate and confidence interval.",
     )
-    parts = (paragraph(lead), scrolling_table(shown), bullets(flags), figure)
-    return Section(key="reml", title=title, parts=parts)
+    shown = scrolling_table(_beside_estimate(table, name, prob))
+    parts = (paragraph(lead), shown, bullets(flags), figure)
+    return Section(key="reml", title=f"Posterior beside {name}", parts=parts)
+
+
+def _beside_estimate(table: pd.DataFrame, name: str, prob: float) -> Any:
+    low, high = (column for column in table if str(column).endswith(("_lb", "_ub")))
+    percent = f"{100 * prob:g} %"
+    return estimates_table(
+        table.assign(
+            moved=[_shift(value) for value in table["shift"]],
+            by_prior=[_shift(value) for value in table["prior_shift"]],
+        ),
+        f"Posterior and {name} estimate by parameter",
+        columns={
+            f"{name} estimate": ("estimate",),
+            f"{percent} confidence interval": ("conf_low", "conf_high"),
+            "Posterior mean": ("mean",),
+            f"{percent} credible interval": (low, high),
+        },
+        scale="sd",
+        others={"Shift": "moved", "due to prior": "by_prior", "Verdict": "flag"},
+        notes=[
+            "Shift: posterior mean less estimate, in standard errors, on the log scale for "
+            "standard deviations and the inverse hyperbolic tangent scale for correlations; beside "
+            "it the part due to the prior.",
+        ],
+    )
 
 
 def _shift(value: float) -> str:

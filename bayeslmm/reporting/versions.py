@@ -10,11 +10,21 @@ from typing import Any
 from bayeslmm.priors.defaults import PymcPrior
 from bayeslmm.priors.record import Priors
 
-NAMES = {"numpy": "NumPy", "pymc": "PyMC", "arviz_stats": "ArviZ (arviz_stats)"}
+ARVIZ = "ArviZ (arviz_stats)"
+
+RECORDED = {
+    "bayeslmm": "modeling_interface_version",
+    "Python": "python_version",
+    "NumPy": "numpy_version",
+}
+"""Attributes of the root of a posterior that hold the versions that made its draws."""
 
 
 def posterior_versions(attrs: Mapping[Any, Any], priors: Priors) -> dict[str, str]:
-    """Versions by name: those recorded with the draws, else those at work now.
+    """Versions by name: those recorded with the draws, which a loaded posterior keeps.
+
+    What was not recorded is left out, but for PyMC and ArviZ, which are those at work now: ArviZ
+    computes the convergence checks anew.
 
     Parameters
     ----------
@@ -23,8 +33,7 @@ def posterior_versions(attrs: Mapping[Any, Any], priors: Priors) -> dict[str, st
     priors : Priors
         Priors of the model: PyMC counts where it evaluates one.
     """
-    found = {"bayeslmm": str(attrs.get("modeling_interface_version", version("bayeslmm")))}
-    found |= _common()
+    found = {name: str(attrs[key]) for name, key in RECORDED.items() if key in attrs}
     if any(isinstance(record, PymcPrior) for record in priors.records().values()):
         found["PyMC"] = version("pymc")
     if attrs["method"] == "nuts":
@@ -35,19 +44,19 @@ def posterior_versions(attrs: Mapping[Any, Any], priors: Priors) -> dict[str, st
             found[library] = version(library) if recorded is None else str(recorded)
         elif recorded is not None:
             found["PyMC"] = str(recorded)
-    return found | {NAMES["arviz_stats"]: version("arviz_stats")}
+    return found | {ARVIZ: version("arviz_stats")}
 
 
 def estimate_versions() -> dict[str, str]:
     """Versions by name."""
-    return {"bayeslmm": version("bayeslmm"), **_common()}
+    return {
+        "bayeslmm": version("bayeslmm"),
+        "Python": platform.python_version(),
+        "NumPy": version("numpy"),
+    }
 
 
 def versions_sentence(versions: Mapping[str, str]) -> str:
     """The versions in a sentence."""
     texts = [f"{name} {number}" for name, number in versions.items()]
     return f"Software: {', '.join(texts)}."
-
-
-def _common() -> dict[str, str]:
-    return {"Python": platform.python_version(), NAMES["numpy"]: version("numpy")}

@@ -7,24 +7,9 @@ from collections.abc import Sequence
 from bayeslmm.design.design import Design, RandomFactor
 from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors
+from bayeslmm.results.words import MOST, counted, listed
 
 INTERCEPT = "Intercept"
-MOST = 12
-"""Names that are written out; more are counted."""
-
-
-def listed(names: Sequence[str], most: int = MOST) -> str:
-    """Names joined as in a sentence."""
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number and its noun."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def model_sentences(design: Design) -> list[str]:
@@ -107,6 +92,14 @@ def _residual_sentence(design: Design) -> str:
         "Residuals were independent and normal, with variance sigma squared over the precision "
         f"weight{source} of the row."
     )
+
+
+def wald_scales(design: Design) -> str:
+    """Scales on which intervals of covariance parameters are symmetric."""
+    sds = "standard deviations on the logarithmic scale"
+    if all(len(block) == 1 for factor in design.random for block in factor.blocks):
+        return sds
+    return f"{sds}, correlations on the inverse hyperbolic tangent scale"
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -78,9 +78,13 @@ def write(contents: Contents, path: Path) -> None:
         _replace(temporary, path)
 
 
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = _hidden(path)
     try:
         yield temporary
     finally:
@@ -98,9 +102,15 @@ def _replace(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         temporary.replace(path)
         return
-    with _beside(path) as old:  # a folder cannot replace one that is not empty
+    old = _hidden(path)  # a folder cannot replace one that is not empty
+    try:
         path.rename(old)
         temporary.rename(path)
+    except BaseException:
+        if not path.exists():
+            old.rename(path)
+        raise
+    _remove(old)
 
 
 def _write_tree(tree: xr.DataTree, path: Path) -> None:

@@ -92,7 +92,8 @@ class ModelUpdate:
         DataError
             If new data or weights are needed.
         PriorError
-            If a prior was given for a parameter that the new model does not have.
+            If the new model has none of the parameters that a prior was given for; one for several
+            parameters, such as ``"sd[g]"``, stays with those that remain.
 
         References
         ----------

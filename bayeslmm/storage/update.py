@@ -147,7 +147,8 @@ def updated_priors(old: Priors, design: Design, user: Any = None) -> Priors:
     Raises
     ------
     PriorError
-        If a prior that the user had given is on a parameter that the model no longer has.
+        If a prior that the user had given is on parameters none of which the model still has. A
+        key for several parameters, such as "sd[g]", stays as long as it addresses one of them.
     """
     if user is not None and not isinstance(user, Mapping):
         return resolve_priors(design, user)
@@ -202,13 +203,32 @@ def _kept(old: Priors, fresh: Priors, changed: Sequence[str]) -> dict[str, Prior
         replaced |= found or addressed(fresh, [key])  # which raises
     mine = {k: record for k, record in old.records().items() if old.sources[k] == "user"}
     kept = {key: record for key, record in mine.items() if key not in replaced}
-    if gone := [key for key in kept if key not in fresh.records()]:
+    gone = [key for key in kept if key not in fresh.records()]
+    broad = [key for key in gone if _given_broadly(old, fresh, key)]
+    if broad:
+        _log.info("the new model has no %s; the prior stays that of the others", listed(broad))
+    kept = {key: record for key, record in kept.items() if key not in broad}
+    if gone := [key for key in gone if key not in broad]:
         shown = ", ".join(f"{key!r}: None" for key in gone)
         raise PriorError(
             f"The new model has no parameter {', '.join(gone)}, to which you had given a prior. "
             f"Take it away with priors={{{shown}}}, or start anew with priors='default'."
         )
     return kept
+
+
+def _given_broadly(old: Priors, fresh: Priors, name: str) -> bool:
+    """Whether a key such as "sd[g]" can have given a prior, and addresses what remains with it."""
+    records, remain = old.records(), set(fresh.records())
+    keys = ["beta", "sd", "cor"]
+    keys += [f"{kind}[{factor}]" for factor in old.factors for kind in ("sd", "cor")]
+    for key in keys:
+        names = _addressed(old, key)
+        if name not in names or any(old.sources[other] != "user" for other in names):
+            continue
+        if any(str(records[other]) == str(records[name]) for other in names & remain):
+            return True
+    return False
 
 
 def _addressed(priors: Priors, key: str) -> set[str]:

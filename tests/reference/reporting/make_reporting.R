@@ -21,7 +21,8 @@ for (name in names(fits)) {
     criterion = criterion, df_residual = g$df.residual))
   a <- as.data.frame(augment(fit))
   out <- data.frame(.fitted = a$.fitted, .fixed = a$.fixed, .resid = a$.resid,
-                    .std_resid = residuals(fit, type = "pearson", scaled = TRUE))
+                    .pearson_resid = residuals(fit, type = "pearson", scaled = TRUE),
+                    .hat = a$.hat, .cooksd = a$.cooksd)
   write.csv(format(out, digits = 12), paste0(name, "_augment.csv"), row.names = FALSE,
             quote = FALSE)
 }
