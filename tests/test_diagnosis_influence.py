@@ -10,6 +10,7 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.assessment.integrated import leave_out_densities
+from bayeslmm.exceptions import DataError
 from bayeslmm.inference.engine import sample_posterior
 from bayeslmm.likelihood.marginal import marginal_system
 
@@ -117,10 +118,13 @@ def test_coefficients_that_other_levels_do_not_determine():
 
 
 def test_what_is_asked_for_is_checked(sleep, post):
-    with pytest.raises(ValueError, match="by='Rail': a grouping factor"):
-        sleep.reml().influence("Rail")
-    with pytest.raises(ValueError, match="Days, Reaction, Subject"):
-        post.influence("Rail")
+    for fit in (sleep.reml(), post):
+        unknown = "by='Rail' is neither .*: one of Subject, .*Days"
+        with pytest.raises(DataError, match=unknown):
+            fit.influence("Rail", progressbar=False)
+        for values in (fit.design.data["Days"], fit.design.index.to_numpy(), ["Subject"]):
+            with pytest.raises(DataError, match=r"by= takes the name of .*: one of Subject, "):
+                fit.influence(values, progressbar=False)
     with pytest.raises(ValueError, match="REML and ML"):
         sleep.map().influence("Subject")
     assert len(sleep.map().influence().table) == 180
@@ -205,6 +209,89 @@ def test_estimate_words(sleep):
     assert "3 rows more than three standard deviations" in text
     text = " ".join(sleep.reml().influence("Subject", progressbar=False).messages)
     assert "Days: absolute dfbetas above 0.47 without 335" in text
+
+
+def _one_way(means, size=6, **columns):
+    """Groups of rows around given means, within which residuals are symmetric."""
+    inside = np.linspace(-1.0, 1.0, size)
+    group = np.repeat(np.arange(len(means)), size)
+    data = {"y": np.asarray(means)[group] + np.tile(inside, len(means)), "g": group.astype(str)}
+    return pd.DataFrame(data | columns)
+
+
+def test_without_fixed_effects():
+    model = blm.LMM("y ~ 0 + (1 | g)", _one_way([0.5, -1.0, 2.0, 0.0, 9.0]))
+    rows = model.reml().influence()
+    assert rows.table["cooks_distance"].isna().all()
+    assert np.isfinite(rows.table["standardised"]).all()
+    assert "no fixed effects" in rows.messages[0]
+    assert "with a Cook's distance above" not in str(rows)
+    assert "The five largest standardised residuals" in str(rows)
+    groups = model.ml().influence("g", progressbar=False)
+    undefined = groups.table[["cooks_distance", "covratio", "max_dfbetas"]]
+    assert undefined.isna().all(axis=None)
+    assert groups.table["max_sd_change"].idxmax() == "4"
+    kept = model.design.data.query("g != '4'")
+    other = blm.LMM("y ~ 0 + (1 | g)", kept).ml().summary()["estimate"]
+    np.testing.assert_allclose(groups.estimates.loc["4"], other, rtol=1e-5)
+    text = str(groups)
+    assert "no fixed effects" in text
+    assert "does not determine" not in text
+    assert "sd[g, Intercept] changes by more than 28 % without 4" in " ".join(text.split())
+
+
+def test_changes_of_standard_deviations_are_named():
+    data = _one_way([0.0, 0.3, -0.3, 0.2, -0.2, 0.1, -0.1, 0.4])
+    data.loc[data["g"] == "3", "y"] += np.tile([9.0, -9.0], 3)
+    found = blm.LMM("y ~ 1 + (1 | g)", data).reml().influence("g", progressbar=False)
+    assert found.relative_change.loc["3", "sigma"] < -0.5
+    text = " ".join(found.messages)
+    value = found.estimates.loc["3", "sigma"]
+    assert (
+        f"sigma changes by more than 18 % without 3; without 3 the estimate is {value:.4g}" in text
+    )
+    assert "No level stands out" not in text
+
+
+def test_a_standard_deviation_of_zero_that_hangs_on_one_level():
+    means = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    data = _one_way(means)
+    data.loc[data["g"] == "5", "y"] += np.tile([30.0, -30.0], 3)
+    found = blm.LMM("y ~ 1 + (1 | g)", data).reml().influence("g", progressbar=False)
+    whole = (found.estimates - found.change)["sd[g, Intercept]"]
+    assert (whole == 0.0).all()
+    text = " ".join(found.messages)
+    value = found.estimates.loc["5", "sd[g, Intercept]"]
+    assert value > 0.5
+    assert (
+        f"sd[g, Intercept] is no longer zero without 5; without 5 the estimate is {value:.4g}"
+        in text
+    )
+
+
+def test_changes_of_precision_are_named():
+    rng = np.random.default_rng(2)
+    x = np.where(np.repeat(np.arange(12), 6) == 7, 8.0, 1.0) * np.tile(np.linspace(-1, 1, 6), 12)
+    data = _one_way(rng.normal(size=12), x=x)
+    data["y"] += rng.normal(size=len(data))
+    found = blm.LMM("y ~ x + (1 | g)", data).reml().influence("g", progressbar=False)
+    ratio = found.table["covratio"]
+    assert ratio["7"] > 1.0 + 3.0 * 2 / 12
+    expected = (
+        "Without 7 the fixed effects are estimated less precisely (covratio more than 0.5 from "
+        f"one; it is {ratio['7']:.3g} without 7)"
+    )
+    assert expected in " ".join(found.messages)
+
+
+def test_one_level_cannot_be_left_out_nor_left_over():
+    data = blm.load_dataset("Dyestuff").assign(one=1.0)
+    reml = blm.LMM("Yield ~ 0 + one + (1 | Batch)", data).reml()
+    with pytest.raises(DataError, match="by='one' has one level"):
+        reml.influence("one", progressbar=False)
+    reml = blm.LMM("Yield ~ 1 + (1 | Batch)", data[data["Batch"].isin(["A", "B"])]).reml()
+    with pytest.raises(DataError, match="one level of Batch left, 'B'"):
+        reml.influence("Batch", progressbar=False)
 
 
 @pytest.mark.parametrize("name", ["Penicillin", "Pastes"])

@@ -213,7 +213,7 @@ def test_implied_priors_in_words():
     model = blm.LMM("Yield ~ 1 + (1 | Batch)", data, priors=wide)
     text = " ".join(implied_priors(model.design, model.priors, 2000, random_seed=1).messages)
     assert "more than a hundred times the observed" in text
-    assert "they expect a larger one" in text
+    assert "expect a larger spread than the observed one" in text
     assert "icc[Batch] is between" in text
     with pytest.raises(ValueError, match="draws=1"):
         implied_priors(model.design, model.priors, 1)

@@ -10,8 +10,13 @@ from scipy.special import logsumexp
 
 import bayeslmm as blm
 from bayeslmm.diagnosis.boundary import integrated_likelihood
+from bayeslmm.diagnosis.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.diagnosis.singularity import effective_rank
-from bayeslmm.results.parameters import covariance_parameters
+from bayeslmm.diagnosis.singularity_words import posterior_messages
+from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.likelihood.batch_posterior import Points
+from bayeslmm.priors.record import PriorDraws
+from bayeslmm.results.parameters import Parameter, covariance_parameters
 
 FOLDER = Path(__file__).parent / "reference"
 LME4 = 2e-4
@@ -217,6 +222,81 @@ def test_other_models(formula, name):
     correlated = found.table.index.str.startswith("cor") & (name == "Machines")
     assert np.isfinite(found.table["support"][~correlated]).all()
     assert found.table["support"][correlated].isna().all()
+
+
+def _three_coefficients(roots, seed):
+    """40 levels of 20 rows, random effects ``z @ roots`` and standard normal residuals."""
+    rng = np.random.default_rng(seed)
+    group, x = np.repeat(np.arange(40), 20), rng.normal(size=(800, 2))
+    u = rng.normal(size=(40, len(roots))) @ np.asarray(roots)
+    y = u[group, 0] + np.sum(u[group, 1:] * x, axis=1) + rng.normal(size=800)
+    data = pd.DataFrame({"y": y, "a": x[:, 0], "b": x[:, 1], "g": group.astype(str)})
+    return blm.LMM("y ~ a + b + (a + b | g)", data)
+
+
+def test_a_small_share_of_a_large_variance_is_not_negligible():
+    post = _three_coefficients(np.diag([100.0, 5.0, 5.0]), 0).fit(method="laplace", random_seed=1)
+    found = post.singularity()
+    row = found.rank.loc["g"]
+    assert row["p_deficient"] > 0.99
+    assert row["p_negligible"] == 0.0
+    text = " ".join(found.messages)
+    assert "this does not show that fewer dimensions would do" in text
+    assert ". Fewer dimensions would do" not in text
+    smallest = []
+    scale = np.array([1.0, *np.std(post.design.X[:, 1:], axis=0, ddof=1)])
+    for cov, sigma in zip(post._joint.covariances[0], post._joint.sigma, strict=True):
+        values = np.linalg.eigvalsh(cov * np.outer(scale, scale))
+        smallest.append(np.sqrt(values[0]) / sigma)
+    middle = float(np.median(smallest))
+    share = post.singularity(eps=middle, standardise=False).rank.loc["g", "p_negligible"]
+    assert share == pytest.approx(0.5, abs=1e-3)
+    assert ". Fewer dimensions would do" in " ".join(post.singularity(eps=2 * middle).messages)
+
+
+def test_boundaries_that_were_not_judged_are_named():
+    names = "cor[g, Intercept, a], cor[g, Intercept, b] and cor[g, a, b]"
+    dependent = _three_coefficients([[1.0, 0.0, 0.7], [0.0, 1.0, 0.7]], 0)
+    found = dependent.fit(method="laplace", random_seed=1).singularity()
+    assert found.reml_singular
+    assert found.table["support"].isna().sum() == 3
+    last = found.messages[-1]
+    assert last.startswith("REML is singular, although every boundary that was judged")
+    assert f"Not judged were the boundaries of {names}" in last
+    assert "No single parameter's boundary" not in last
+    independent = _three_coefficients(np.eye(3), 1)
+    found = independent.fit(method="laplace", random_seed=1).singularity()
+    assert not found.reml_singular
+    assert f"Not judged were the boundaries of {names}" in found.messages[-1]
+    assert "stays away from the boundary too" not in found.messages[-1]
+
+
+def test_words_on_boundaries_that_were_judged():
+    rank = pd.DataFrame({"n_coefs": [2]}, index=["g"])
+    columns = {"probability": 0.1, "support": 0.01}
+    table = pd.DataFrame(columns, index=["sd[g, a]", "cor[g, a, b]"])
+    options = {"eps": 0.05, "rho": 0.95}
+    last = posterior_messages(table, rank, reml_singular=True, **options)[-1]
+    assert last.endswith(
+        "No single parameter's boundary is supported once the others are integrated out."
+    )
+    last = posterior_messages(table, rank, reml_singular=False, **options)[-1]
+    assert last == "REML is not singular, and the posterior stays away from the boundary too."
+    table.loc["cor[g, a, b]", "support"] = np.nan
+    table.loc["sd[g, a]", "support"] = 0.5
+    last = posterior_messages(table, rank, reml_singular=True, **options)[-1]
+    assert "boundary is possible (sd[g, a])" in last
+    assert "Not judged were the boundaries of cor[g, a, b]" in last
+
+
+def test_correlations_stay_within_their_bounds():
+    chol = np.array([[[1.0, 0.0], [1.0 + 1e-15, 1e-9]]])
+    points = Points(sds=(np.ones((1, 2)),), chols=(chol,), sigma=np.ones(1), beta=np.empty((1, 0)))
+    joint = JointDraws(shape=(1, 1), beta=np.empty((1, 0)), points=points, effects=lambda _: [])
+    row = Parameter("cor[g, a, b]", "cor", "g", ("a", "b"), 0, (0, 1))
+    assert joint_parameter(joint, row).item() == 1.0
+    prior = PriorDraws(np.empty((1, 0)), points.sds, points.chols, points.sigma)
+    assert prior_parameter(prior, row).item() == 1.0
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_conditional_slopes_are_those_of_the_levels(sleep):
 def test_conditional_needs_known_levels(sleep):
     rows = pd.DataFrame({"Days": [1.0], "Subject": ["new"]})
     with pytest.raises(DataError, match="needs known levels of `Subject`"):
-        sleep.average_predictions(newdata=rows, target="conditional")
+        sleep.average_predictions(new=rows, target="conditional")
     with pytest.raises(ValueError, match="reference grid"):
         sleep.slopes("Days", at={"Days": [1]}, target="conditional")
 
@@ -207,7 +207,7 @@ def test_comparisons_of_a_factor_average_over_rows(growth_reml, orthodont):
     assert table["estimate"].iloc[0] == pytest.approx(expected, rel=EXACT)
     turned = growth_reml.comparisons("Sex", ("Female", "Male")).table()["estimate"].iloc[0]
     assert turned == pytest.approx(-expected, rel=EXACT)
-    young = growth_reml.comparisons("Sex", newdata=orthodont[orthodont["age"] == 8]).table()
+    young = growth_reml.comparisons("Sex", new=orthodont[orthodont["age"] == 8]).table()
     expected = b["Sex[T.Female]"] + b["age:Sex[T.Female]"] * 8.0
     assert young["estimate"].iloc[0] == pytest.approx(expected, rel=EXACT)
 
@@ -335,7 +335,7 @@ def test_a_transformed_response_is_named(orthodont, growth_reml):
         reml.means("Sex"),
         reml.contrasts("Sex"),
         reml.slopes("age"),
-        reml.slopes("age", newdata="grid"),
+        reml.slopes("age", new="grid"),
         reml.comparisons("age"),
         reml.average_predictions("Sex"),
     ]
@@ -608,9 +608,9 @@ def test_missing_values_in_by_are_named(growth, growth_reml, orthodont, gap):
     rows.loc[rows.index[[2, 5]], "school"] = gap
     for fit in (growth, growth_reml):
         with pytest.raises(DataError, match=r"`school`.*2 of 108 rows, at positions 2, 5"):
-            fit.average_predictions(by="school", newdata=rows)
+            fit.average_predictions(by="school", new=rows)
         with pytest.raises(DataError, match=r"`school`.*2 of 108 rows, at positions 2, 5"):
-            fit.comparisons("age", by=["Sex", "school"], newdata=rows)
+            fit.comparisons("age", by=["Sex", "school"], new=rows)
 
 
 # --- bad input -------------------------------------------------------------------------
@@ -636,7 +636,7 @@ def test_missing_values_in_by_are_named(growth, growth_reml, orthodont, gap):
         (lambda f: f.slopes("Sex"), DataError, "has no slope"),
         (lambda f: f.slopes("aeg"), DataError, "Did you mean `age`"),
         (lambda f: f.slopes("age", by="Subjet"), DataError, "Did you mean `Subject`"),
-        (lambda f: f.slopes("age", newdata="rows"), ValueError, "'grid'"),
+        (lambda f: f.slopes("age", new="rows"), ValueError, "'grid'"),
         (lambda f: f.comparisons("age", "3sd"), ValueError, "'iqr'"),
         (lambda f: f.comparisons("age", (1, 2, 3)), ValueError, "a pair"),
         (lambda f: f.comparisons("Sex", 1), ValueError, "is a factor"),

@@ -114,12 +114,12 @@ MEANS = {
     ("cake", "means"): lambda e: e.means("temperature"),
     ("oats", "means"): lambda e: e.means("Variety"),
     ("orthodont", "trends"): lambda e: e.slopes("age", by="Sex"),
-    ("sleepstudy", "trends"): lambda e: e.slopes("Days", newdata="grid"),
+    ("sleepstudy", "trends"): lambda e: e.slopes("Days", new="grid"),
     ("sleepstudy_quadratic", "trends"): lambda e: e.slopes(
         "Days", by="Days", at={"Days": [0, 4.5, 9]}
     ),
-    ("design_three", "trends"): lambda e: e.slopes("x", by="f1", newdata="grid"),
-    ("oats", "trends"): lambda e: e.slopes("nitro", by="Variety", newdata="grid"),
+    ("design_three", "trends"): lambda e: e.slopes("x", by="f1", new="grid"),
+    ("oats", "trends"): lambda e: e.slopes("nitro", by="Variety", new="grid"),
 }
 CONTRASTS = {
     ("machines_int", "pairwise"): lambda e: e.contrasts("Machine").table(),

@@ -382,6 +382,31 @@ def test_fitted_lines_of_many_levels(many):
     assert "30 of 300 levels" in collection.viz["figure_title"].item()["string"]
 
 
+@pytest.mark.parametrize(
+    "formula", ["yield ~ C(nitro) + (1 | Block)", "yield ~ 1 + (factor(nitro) | Block)"]
+)
+def test_numbers_that_the_formula_makes_a_factor_are_drawn_as_one(formula):
+    data = unbalanced_oats()
+    post = posterior_of(model_of(formula, data), method="laplace")
+    collection = post.plot_fitted(levels=["I"], backend="none")
+    values = sorted(data["nitro"].unique())
+    assert texts(collection, "xticks") == [[str(value) for value in values]]
+    fitted = drawn(collection, "fitted", "I")
+    rows = (data["Block"] == "I").to_numpy()
+    conditional = post.predict(data[rows])["mean"].to_numpy()
+    for place, value in enumerate(values):
+        expected = conditional[(data["nitro"] == value).to_numpy()[rows]].mean()
+        assert fitted["y"][place] == pytest.approx(expected, rel=1e-9)
+
+
+def test_fitted_lines_go_along_a_number_beside_a_factor_made_of_one():
+    data = load_dataset("sleepstudy").assign(k=lambda d: d["Days"] % 2)
+    reml = model_of("Reaction ~ C(k) * Days + (1 | Subject)", data).reml()
+    for x, expected in ((None, "Days"), ("k", "k")):
+        collection = reml.plot_fitted(x, levels=["308"], backend="none")
+        assert texts(collection, "xlabel") == [expected]
+
+
 def test_fitted_refuses(sleep, oats, penicillin):
     post, reml = sleep
     with pytest.raises(DataError, match=r"x='Hours' is no covariate of the formula; its .* Days"):
@@ -593,6 +618,28 @@ def test_a_statistic_of_all_rows(sleep):
     collection = post.plot_predictive("tstat", statistic="max", backend="none")
     assert drawn(collection, "observed_tstat")["x"] == load_dataset("sleepstudy")["Reaction"].max()
     assert texts(collection, "xlabel") == ["maximum of Reaction"]
+
+
+def test_statistics_of_all_rows_are_those_of_the_predictive_check(sleep):
+    post, _ = sleep
+    seen = {name: post.predictive_check(name).iloc[0] for name in ("mean", "sd", "median", "min")}
+    for name, row in seen.items():
+        collection = post.plot_predictive("tstat", statistic=name, backend="none")
+        assert drawn(collection, "observed_tstat")["x"] == pytest.approx(row["observed"], rel=EXACT)
+
+    def spread(y):
+        return np.ptp(y)
+
+    for statistic, values in (
+        ("sd", replicates(post).std(axis=1, ddof=1)),
+        (spread, np.ptp(replicates(post), axis=1)),
+    ):
+        with az.rc_context({"plot.density_kind": "ecdf"}):
+            collection = post.plot_predictive("tstat", statistic=statistic, backend="none")
+        found = drawn(collection, "dist")["x"]
+        assert (min(found), max(found)) == pytest.approx((values.min(), values.max()), rel=EXACT)
+    with pytest.raises(ValueError, match="statistic='iqr': one of"):
+        post.plot_predictive("tstat", statistic="iqr", backend="none")
 
 
 def test_densities(sleep):

@@ -295,3 +295,15 @@ def test_map_estimates(model):
     assert table["estimate"].iloc[0] == pytest.approx(expected, rel=EXACT)
     with pytest.raises(SamplingError, match="this one is MAP"):
         estimate.predict(new, target="new", uncertainty="bootstrap")
+
+
+def test_singular_correlations_of_four_coefficients_can_be_drawn_around():
+    """No single correlation is one there, only their matrix is singular."""
+    rng = np.random.default_rng(0)
+    group, kind = np.repeat(np.arange(40), 20), np.tile(np.arange(4), 200)
+    y = rng.normal(size=40)[group] + rng.normal(size=800)
+    data = pd.DataFrame({"y": y, "kind": kind.astype(str), "g": group.astype(str)})
+    reml = blm.LMM("y ~ 1 + (kind | g)", data).reml()
+    assert reml.singular
+    joint = estimate_draws(reml.design, reml.fit, "laplace", 20, 1)
+    assert np.linalg.eigvalsh(joint.covariances[0]).min() > -1e-9

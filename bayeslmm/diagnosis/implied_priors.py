@@ -200,11 +200,15 @@ def _messages(table: pd.DataFrame) -> list[str]:
         f"{ratio['q5']:.2g} and {ratio['q95']:.2g} times the observed {spread['observed']:.4g}."
     ]
     below = float(spread["prior_quantile"])
-    if not FAR_OUT <= below <= 1.0 - FAR_OUT:
-        side = "larger" if below < FAR_OUT else "smaller"
+    if below > 1.0 - FAR_OUT:
         messages.append(
-            f"The observed spread surprises the priors: with probability "
-            f"{percent(max(below, 1.0 - below))} they expect a {side} one. Check the units."
+            f"The observed spread surprises the priors: with probability {percent(below)} they "
+            "expect a smaller one. Check the units."
+        )
+    elif below < FAR_OUT:
+        messages.append(
+            f"With probability {percent(1.0 - below)} the priors expect a larger spread than the "
+            "observed one: they are weak, as the default ones are on purpose."
         )
     if ratio["q95"] > WIDE:
         messages.append(

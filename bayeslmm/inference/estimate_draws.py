@@ -138,7 +138,8 @@ def _unit_rows(factor: Array) -> Array:
 
 def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     structures = fit.plan.products.structures
-    if not (np.isfinite(fit.parameters).all() and np.isfinite(fit.parameter_cov).all()):
+    known = np.isfinite(fit.parameters).all() and np.isfinite(fit.parameter_cov).all()
+    if fit.singular or not known:
         return _boundary_points(fit, draws, rng)
     centre = _unconstrained(structures, fit.parameters)
     moved = [

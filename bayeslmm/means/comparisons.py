@@ -30,11 +30,11 @@ def average_predictions(
     source: Source,
     *,
     by: str | Sequence[str] | None = None,
-    newdata: Any = None,
+    new: Any = None,
     joint: JointDraws | None = None,
 ) -> LinearQuantities:
     """Predictions averaged over rows; arguments as in ``fit.average_predictions()``."""
-    frame = rows_frame(design, newdata)
+    frame = rows_frame(design, new)
     groups = row_groups(frame, names_of(by), pd.DataFrame({"average": ["overall"]}))
     result = average_rows(design, [(frame, np.ones(len(frame)))], groups, joint)
     title = f"Predictions averaged over {len(frame)} rows"
@@ -50,13 +50,13 @@ def comparisons(
     change: Any = None,
     *,
     by: str | Sequence[str] | None = None,
-    newdata: Any = None,
+    new: Any = None,
     joint: JointDraws | None = None,
 ) -> LinearQuantities:
     """Average differences of predictions; arguments as in ``fit.comparisons()``."""
     known = variables_of(design)
     check_known([variable], known.names, "The comparison")
-    frame = rows_frame(design, newdata)
+    frame = rows_frame(design, new)
     check_columns([variable], frame)
     if variable in known.levels:
         points, method = _factor_points(frame, variable, known.levels[variable], change)

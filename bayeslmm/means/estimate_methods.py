@@ -149,7 +149,7 @@ class EstimateMeans(EstimateBase):
         *,
         at: Mapping[str, Any] | None = None,
         by: Names | None = None,
-        newdata: Any = None,
+        new: Any = None,
     ) -> LinearQuantities:
         """Average slopes of the linear predictor by a covariate.
 
@@ -161,7 +161,7 @@ class EstimateMeans(EstimateBase):
             Values of variables; the slopes are then those at the reference grid of :meth:`means`.
         by : str or sequence of str, optional
             Variables within whose values slopes are averaged.
-        newdata : data frame or "grid", optional
+        new : data frame or "grid", optional
             Rows to average over instead of those of the model, or the reference grid.
 
         Returns
@@ -188,7 +188,7 @@ class EstimateMeans(EstimateBase):
         """
         from bayeslmm.means.slopes import slopes
 
-        return slopes(self.design, self._means_source, variable, at=at, by=by, newdata=newdata)
+        return slopes(self.design, self._means_source, variable, at=at, by=by, new=new)
 
     def comparisons(
         self,
@@ -196,7 +196,7 @@ class EstimateMeans(EstimateBase):
         change: Any = None,
         *,
         by: Names | None = None,
-        newdata: Any = None,
+        new: Any = None,
     ) -> LinearQuantities:
         """Average differences of predictions when one variable changes.
 
@@ -211,7 +211,7 @@ class EstimateMeans(EstimateBase):
             weights by label.
         by : str or sequence of str, optional
             Variables within whose values differences are averaged.
-        newdata : data frame, optional
+        new : data frame, optional
             Rows to average over instead of those of the model.
 
         Returns
@@ -240,17 +240,17 @@ class EstimateMeans(EstimateBase):
         from bayeslmm.means.comparisons import comparisons
 
         return comparisons(
-            self.design, self._means_source, variable, change, by=by, newdata=newdata
+            self.design, self._means_source, variable, change, by=by, new=new
         )
 
-    def average_predictions(self, by: Names | None = None, newdata: Any = None) -> LinearQuantities:
+    def average_predictions(self, by: Names | None = None, new: Any = None) -> LinearQuantities:
         """Predictions of the fixed part (with offset), averaged over rows.
 
         Parameters
         ----------
         by : str or sequence of str, optional
             Variables within whose values predictions are averaged.
-        newdata : data frame, optional
+        new : data frame, optional
             Rows to average over instead of those of the model.
 
         Returns
@@ -271,7 +271,7 @@ class EstimateMeans(EstimateBase):
         """
         from bayeslmm.means.comparisons import average_predictions
 
-        return average_predictions(self.design, self._means_source, by=by, newdata=newdata)
+        return average_predictions(self.design, self._means_source, by=by, new=new)
 
     def hypothesis(self, expressions: Names, *, level: float = 0.95) -> Hypotheses:
         """Test hypotheses about the fixed effects, written as they are read.

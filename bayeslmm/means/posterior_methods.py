@@ -115,14 +115,14 @@ class PosteriorMeans(PosteriorBase):
         *,
         at: Mapping[str, Any] | None = None,
         by: Names | None = None,
-        newdata: Any = None,
+        new: Any = None,
         target: Target = "average",
     ) -> LinearQuantities:
         """Average slopes of the linear predictor by a covariate, computed on draws.
 
         Parameters
         ----------
-        variable, at, by, newdata
+        variable, at, by, new
             As in :meth:`bayeslmm.Estimate.slopes`.
         target : {"average", "population", "conditional"}
             The fixed part, or with "conditional" also the random slopes of the levels in the rows.
@@ -155,7 +155,7 @@ class PosteriorMeans(PosteriorBase):
 
         joint = self._effects_for(target)
         return slopes(
-            self.design, self._means_source, variable, at=at, by=by, newdata=newdata, joint=joint
+            self.design, self._means_source, variable, at=at, by=by, new=new, joint=joint
         )
 
     def comparisons(
@@ -164,14 +164,14 @@ class PosteriorMeans(PosteriorBase):
         change: Any = None,
         *,
         by: Names | None = None,
-        newdata: Any = None,
+        new: Any = None,
         target: Target = "average",
     ) -> LinearQuantities:
         """Average differences of predictions when one variable changes, computed on draws.
 
         Parameters
         ----------
-        variable, change, by, newdata
+        variable, change, by, new
             As in :meth:`bayeslmm.Estimate.comparisons`.
         target : {"average", "population", "conditional"}
             As in :meth:`slopes`.
@@ -203,17 +203,17 @@ class PosteriorMeans(PosteriorBase):
 
         joint = self._effects_for(target)
         return comparisons(
-            self.design, self._means_source, variable, change, by=by, newdata=newdata, joint=joint
+            self.design, self._means_source, variable, change, by=by, new=new, joint=joint
         )
 
     def average_predictions(
-        self, by: Names | None = None, newdata: Any = None, *, target: Target = "average"
+        self, by: Names | None = None, new: Any = None, *, target: Target = "average"
     ) -> LinearQuantities:
         """Predictions of the mean, averaged over rows draw by draw.
 
         Parameters
         ----------
-        by, newdata
+        by, new
             As in :meth:`bayeslmm.Estimate.average_predictions`.
         target : {"average", "population", "conditional"}
             The fixed part, or with "conditional" also the random effects of the levels in the
@@ -241,7 +241,7 @@ class PosteriorMeans(PosteriorBase):
 
         joint = self._effects_for(target)
         return average_predictions(
-            self.design, self._means_source, by=by, newdata=newdata, joint=joint
+            self.design, self._means_source, by=by, new=new, joint=joint
         )
 
     def hypothesis(

@@ -39,6 +39,9 @@ DEFAULT_ADJUST: dict[str, Adjust] = {
     "effects": "holm",
 }
 
+ADJUSTED = {"holm": "p-values adjusted for multiplicity: holm; intervals: bonferroni."}
+ADJUSTED_ALIKE = "p-values and intervals adjusted for multiplicity: {}."
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class LinearQuantities:
@@ -299,7 +302,7 @@ class LinearQuantities:
         if isinstance(self.source, EstimateSource):
             lines += fit_notes(self.source.fit)
         if self._adjusts:
-            lines.append(f"p-values and intervals adjusted for multiplicity: {self.adjust}.")
+            lines.append(ADJUSTED.get(self.adjust, ADJUSTED_ALIKE.format(self.adjust)))
         lost = int((~self.estimable).sum())
         if lost:
             lines.append(f"{lost} of {len(self.estimable)} cannot be estimated from these data.")

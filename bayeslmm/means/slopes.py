@@ -46,7 +46,7 @@ def slopes(
     *,
     at: Mapping[str, Any] | None = None,
     by: str | Sequence[str] | None = None,
-    newdata: Any = None,
+    new: Any = None,
     joint: JointDraws | None = None,
 ) -> LinearQuantities:
     """Average slopes by a covariate.
@@ -57,7 +57,7 @@ def slopes(
         The design of the model.
     source : EstimateSource or PosteriorSource
         The uncertainty of the coefficients.
-    variable, at, by, newdata
+    variable, at, by, new
         As in ``fit.slopes()``.
     joint : JointDraws, optional
         Draws, to add the random slopes of the levels in the rows.
@@ -70,13 +70,13 @@ def slopes(
     check_numeric(variable, known)
     overall = pd.DataFrame({"slope": [variable]})
     groups = names_of(by)
-    if at is not None or isinstance(newdata, str):
-        _check_grid(at, newdata, joint)
+    if at is not None or isinstance(new, str):
+        _check_grid(at, new, joint)
         result = _grid_slopes(design, known, variable, at, groups)
         result = result if groups else _labelled(result, overall)
         title = f"Slopes by {variable}, averaged over the reference grid"
     else:
-        frame = rows_frame(design, newdata)
+        frame = rows_frame(design, new)
         check_columns([variable], frame)
         parts = _differences(design, frame, variable)
         result = average_rows(design, parts, row_groups(frame, groups, overall), joint)
@@ -106,15 +106,15 @@ def check_columns(names: Sequence[str], frame: pd.DataFrame) -> None:
             )
 
 
-def _check_grid(at: Mapping[str, Any] | None, newdata: Any, joint: JointDraws | None) -> None:
-    if isinstance(newdata, str) and newdata != GRID:
-        raise ValueError(f"newdata={newdata!r}: a data frame or 'grid' is expected.")
-    if at is not None and newdata is not None and not isinstance(newdata, str):
-        raise ValueError("at= is for the reference grid and cannot be combined with newdata=.")
+def _check_grid(at: Mapping[str, Any] | None, new: Any, joint: JointDraws | None) -> None:
+    if isinstance(new, str) and new != GRID:
+        raise ValueError(f"new={new!r}: a data frame or 'grid' is expected.")
+    if at is not None and new is not None and not isinstance(new, str):
+        raise ValueError("at= is for the reference grid and cannot be combined with new=.")
     if joint is not None:
         raise ValueError(
             "target='conditional' needs rows with known levels; the reference grid has none. "
-            "Leave at= out, or pass rows as newdata=."
+            "Leave at= out, or pass rows as new=."
         )
 
 

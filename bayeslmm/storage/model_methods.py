@@ -56,9 +56,9 @@ class ModelUpdate:
 
     def update(
         self,
+        formula: str | None = None,
         *,
         data: Any = None,
-        formula: str | None = None,
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | Literal[False] | None = None,
     ) -> Self:
@@ -66,13 +66,13 @@ class ModelUpdate:
 
         Parameters
         ----------
-        data : DataFrame, optional
-            New data. By default those of the model, which keeps the rows it used and the variables
-            of its formula.
         formula : str, optional
             A new formula or a change of the old one: a dot on the left stands for the old response,
             as a term on the right for the old right-hand side, and ``-`` takes terms out, as in
             ``"~ . - Days"`` and ``". ~ . - (Days | Subject) + (1 | Subject)"``.
+        data : DataFrame, optional
+            New data. By default those of the model, which keeps the rows it used and the variables
+            of its formula.
         priors : {"default", "flat"} or mapping, optional
             Priors that were given for this model are kept, parameter by parameter, and the others
             computed from the new data. A mapping adds to them or, with None in place of a prior,
@@ -103,7 +103,7 @@ class ModelUpdate:
         --------
         >>> import bayeslmm as blm
         >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
-        >>> model.update(formula="~ . - (Days | Subject) + (1 | Subject)").formula
+        >>> model.update("~ . - (Days | Subject) + (1 | Subject)").formula
         'Reaction ~ Days + (1 | Subject)'
         """
         from bayeslmm.storage.update import updated_design, updated_priors
