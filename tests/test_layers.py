@@ -26,6 +26,7 @@ LAYERS = [
     "design._dummies",
     "design._inputs",
     "design.design",
+    "design.row_space",
     "design",
     "priors.families",
     "priors.lkj",

@@ -13,7 +13,7 @@ import pytest
 from arviz_plots import PlotCollection
 
 from bayeslmm import LMM, load_dataset
-from bayeslmm.exceptions import DataError, PriorError, SamplingError
+from bayeslmm.exceptions import DataError, PriorError
 from bayeslmm.plots.common import outer, segments, thinned
 
 EXACT = 1e-10
@@ -675,10 +675,18 @@ def test_integral_transforms(sleep):
     assert texts(post.plot_predictive("pit", backend="none"), "xlabel") == ["PIT"]
 
 
+def test_replicates_are_made_where_there_are_none(penicillin):
+    post = penicillin[0]
+    assert "posterior_predictive" not in post.data.children
+    options = {"by": "sample", "backend": "none"}
+    made = post.plot_predictive("tstat", random_seed=3, **options)
+    stored = post.with_posterior_predictive(random_seed=3).plot_predictive("tstat", **options)
+    for visual in ("observed", "replicated"):
+        np.testing.assert_array_equal(drawn(made, visual)["x"], drawn(stored, visual)["x"])
+
+
 def test_predictive_refuses(sleep, penicillin, many):
     post, _ = sleep
-    with pytest.raises(SamplingError, match="with_posterior_predictive"):
-        penicillin[0].plot_predictive(backend="none")
     with pytest.raises(ValueError, match="kind='hist': one of 'dist', 'interval'"):
         post.plot_predictive("hist", backend="none")
     with pytest.raises(ValueError, match="by='Subject' goes with kind 'dist' or 'tstat'"):

@@ -571,3 +571,19 @@ def test_points_of_draws_are_taken_together(post):
     assert np.array_equal(joint.sigma, take_points(post._joint.points, rows).sigma)
     (u,) = joint.effects([np.array([2])])
     assert np.array_equal(u[:, 0], stored(post, "Subject")[rows, 2])
+
+
+def test_rows_that_the_data_do_not_determine_are_named(caplog):
+    """The cell (b, y) is empty, so that its coefficient is dropped."""
+    cells = [("a", "x"), ("a", "y"), ("b", "x")] * 12
+    rng = np.random.default_rng(2)
+    data = pd.DataFrame(cells, columns=["p", "q"]).assign(
+        g=np.repeat(np.arange(6), 6), y=rng.normal(size=36)
+    )
+    post = blm.LMM("y ~ p * q + (1 | g)", data).fit(method="laplace", random_seed=1)
+    new = pd.DataFrame({"p": ["a", "b", "b"], "q": ["y", "x", "y"]}, index=["u", "v", "w"])
+    with caplog.at_level("WARNING", logger="bayeslmm.prediction"):
+        post.predict(new.iloc[:2], target="average")
+        assert not caplog.records
+        post.predict(new, target="average")
+    assert "1 of 3 rows to predict (w) are not determined by the data" in caplog.text

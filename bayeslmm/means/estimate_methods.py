@@ -239,9 +239,7 @@ class EstimateMeans(EstimateBase):
         """
         from bayeslmm.means.comparisons import comparisons
 
-        return comparisons(
-            self.design, self._means_source, variable, change, by=by, new=new
-        )
+        return comparisons(self.design, self._means_source, variable, change, by=by, new=new)
 
     def average_predictions(self, by: Names | None = None, new: Any = None) -> LinearQuantities:
         """Predictions of the fixed part (with offset), averaged over rows.

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bayeslmm.design.design import Design
+from bayeslmm.design.row_space import RowSpace
 from bayeslmm.diagnosis.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.means.densities import conditional_moments, mixture_density
 from bayeslmm.means.expressions import Comparison, evaluate_node, labels_in
-from bayeslmm.means.linear import RowSpace
 from bayeslmm.means.symbols import LinearForm, NotLinearError, Symbols
 from bayeslmm.priors.record import Priors
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bayeslmm.design.design import Design
+from bayeslmm.design.row_space import row_space
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.means.evidence import PosteriorEvidence, Rope
 from bayeslmm.means.expressions import Comparison, labels_in, parse_comparison
-from bayeslmm.means.linear import Combinations, row_space
+from bayeslmm.means.linear import Combinations
 from bayeslmm.means.sources import LEVEL, EstimateSource, fit_notes, one_level, refuse_level
 from bayeslmm.means.symbols import LinearForm, NotLinearError, Symbols, symbols_of
 from bayeslmm.priors.record import Priors

@@ -154,9 +154,7 @@ class PosteriorMeans(PosteriorBase):
         from bayeslmm.means.slopes import slopes
 
         joint = self._effects_for(target)
-        return slopes(
-            self.design, self._means_source, variable, at=at, by=by, new=new, joint=joint
-        )
+        return slopes(self.design, self._means_source, variable, at=at, by=by, new=new, joint=joint)
 
     def comparisons(
         self,
@@ -240,9 +238,7 @@ class PosteriorMeans(PosteriorBase):
         from bayeslmm.means.comparisons import average_predictions
 
         joint = self._effects_for(target)
-        return average_predictions(
-            self.design, self._means_source, by=by, new=new, joint=joint
-        )
+        return average_predictions(self.design, self._means_source, by=by, new=new, joint=joint)
 
     def hypothesis(
         self, expressions: Names, *, rope: float | Sequence[float] | None = None

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
+from bayeslmm.design.row_space import RowSpace, row_space
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.means.adjust import (
@@ -18,7 +19,7 @@ from bayeslmm.means.adjust import (
     critical_values,
     simultaneous_interval,
 )
-from bayeslmm.means.linear import Combinations, RowSpace, row_space
+from bayeslmm.means.linear import Combinations
 from bayeslmm.results.estimate_tables import satterthwaite
 from bayeslmm.results.parameters import probability
 from bayeslmm.results.posterior_tables import interval_defaults, summarise

@@ -218,11 +218,15 @@ class PosteriorModelPlots(PosteriorBase):
         by: str | None = None,
         statistic: str | Statistic = "mean",
         prob: float | None = None,
+        random_seed: int | np.random.Generator | None = None,
         backend: Backend | None = None,
         visuals: Visuals = None,
         **kwargs: Any,
     ) -> PlotCollection:
         """Predictive checks: replicated responses against the observed ones.
+
+        The replicates are those of group posterior_predictive (:meth:`with_posterior_predictive`),
+        or, where `data` has none, conditional ones made for the picture.
 
         Parameters
         ----------
@@ -238,6 +242,8 @@ class PosteriorModelPlots(PosteriorBase):
             For "tstat".
         prob : float, optional
             Probability of intervals; ArviZ's rcParams by default.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of replicates made for the picture.
         backend : {"matplotlib", "bokeh", "plotly", "none"}, optional
             ArviZ's ``rcParams["plot.backend"]`` by default.
         visuals : mapping, optional
@@ -252,9 +258,6 @@ class PosteriorModelPlots(PosteriorBase):
 
         Raises
         ------
-        SamplingError
-            If `data` has no group posterior_predictive (:meth:`with_posterior_predictive`), which
-            all kinds but "loo_pit" need.
         DataError
             If there is no such variable, or it has too many levels for densities.
         ValueError
@@ -264,17 +267,23 @@ class PosteriorModelPlots(PosteriorBase):
         --------
         >>> import bayeslmm as blm
         >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
-        >>> post = model.fit(random_seed=1).with_posterior_predictive(random_seed=2)
-        >>> pc = post.plot_predictive("tstat", by="Batch", backend="none")
+        >>> post = model.fit(random_seed=1)
+        >>> pc = post.plot_predictive("tstat", by="Batch", random_seed=2, backend="none")
         >>> pc.get_viz("observed")["x"].shape
         (6,)
         """
         from bayeslmm.assessment.loo import loo_pit
-        from bayeslmm.plots.predictive import plot_predictive
+        from bayeslmm.plots.predictive import GROUP, plot_predictive
+        from bayeslmm.prediction.checks import predictive_dataset
 
+        fit = self
+        if GROUP not in self.data.children and kind != "loo_pit":
+            rng = np.random.default_rng(random_seed)
+            dataset = predictive_dataset(self.design, self._joint, "conditional", rng)
+            fit = self.with_groups(posterior_predictive=dataset)
         return plot_predictive(
             self.design,
-            self.data,
+            fit.data,
             kind,
             lambda: loo_pit(self.design, self._plan, self.priors, self._joint),
             by=by,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
+from bayeslmm.design.row_space import row_space
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.prediction.linear import (
@@ -24,6 +26,7 @@ from bayeslmm.prediction.new_group import check_observed, observe, replaced_effe
 from bayeslmm.prediction.rows import Rows, Target, Terms, prediction_rows
 from bayeslmm.schema import COEF_DIM
 
+_log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 Kind = Literal["linpred", "epred", "response"]
 
@@ -114,6 +117,7 @@ def predict(
         raise ValueError(f"kind={kind!r}: one of {allowed} is expected.")
     seen = None if observed is None else observed_rows(design, observed, target)
     rows = prediction_rows(design, new, target, terms, weights)
+    _report_undetermined(design, rows)
     pareto_k = None
     if seen is None:
         effects = effects_of_rows(rows, joint, rng)
@@ -167,6 +171,25 @@ def hold_known(joint: JointDraws, rows: Rows, seen: Rows) -> JointDraws:
     entries = sum(len(at) * m.Z.shape[1] for at, m in zip(wanted, seen.members, strict=True))
     require_memory(joint.size * entries, "random effects")
     return joint.hold(wanted)
+
+
+def _report_undetermined(design: Design, rows: Rows) -> None:
+    """Say which rows are combinations of the fixed effects that the data do not determine."""
+    if not design.aliased:
+        return
+    lost = np.flatnonzero(~row_space(design).estimable(rows.design.X_full))
+    if len(lost):
+        shown = ", ".join(str(label) for label in rows.design.index[lost[:5]])
+        _log.warning(
+            "%d of %d rows to predict (%s%s) are not determined by the data, because fixed effects "
+            "were dropped as linear combinations of others: %s. Their predictions take these "
+            "effects to be zero.",
+            len(lost),
+            rows.design.n,
+            shown,
+            ", ..." if len(lost) > 5 else "",
+            ", ".join(design.aliased),
+        )
 
 
 def prediction_table(
