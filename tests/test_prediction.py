@@ -582,6 +582,7 @@ def test_rows_that_the_data_do_not_determine_are_named(caplog):
     )
     post = blm.LMM("y ~ p * q + (1 | g)", data).fit(method="laplace", random_seed=1)
     new = pd.DataFrame({"p": ["a", "b", "b"], "q": ["y", "x", "y"]}, index=["u", "v", "w"])
+    caplog.clear()
     with caplog.at_level("WARNING", logger="bayeslmm.prediction"):
         post.predict(new.iloc[:2], target="average")
         assert not caplog.records
