@@ -15,14 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.assessment.row_forms import (
-    ENTRIES,
-    ROW_ENTRIES,
-    RowForms,
-    RowSystem,
-    row_forms,
-    row_system,
-)
+from bayeslmm.assessment.row_forms import ENTRIES, RowSystem, row_forms, row_system
+from bayeslmm.assessment.row_roots import ROW_ENTRIES, RowForms
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.joint_draws import JointDraws

@@ -15,12 +15,14 @@ from scipy.stats import norm
 from bayeslmm.assessment.integrated import LeaveOut, affordable, leave_out
 from bayeslmm.assessment.resampled import Resampler
 from bayeslmm.design.design import Design
+from bayeslmm.design.grouping import grouping_factor
+from bayeslmm.exceptions import DataError
 from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.tree import RESPONSE, SAMPLE_DIMS, obs_coord
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.prediction.checks import row_groups
 from bayeslmm.priors.record import Priors
-from bayeslmm.schema import OBS_DIM
+from bayeslmm.schema import OBS_DIM, level_dim, sanitise
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
@@ -30,9 +32,14 @@ Indices = NDArray[np.intp]
 
 _log = logging.getLogger(__name__)
 
+GOOD_K = 0.7
+"""Largest Pareto k that any number of draws makes up for."""
 
-RESAMPLE_K = 0.5
-"""Pareto k from which on the posterior without the rows is sampled: weights of finite variance."""
+RESAMPLE_K = 0.3
+"""Pareto k from which on the posterior without the rows is sampled, which then is more accurate."""
+
+MOST_RESAMPLED = 50
+"""Most rows or groups whose posterior is sampled: seconds."""
 
 
 def integrated_loo(
@@ -42,6 +49,7 @@ def integrated_loo(
     joint: JointDraws,
     by: str | None = None,
     *,
+    log_ratio: Array | None = None,
     progressbar: bool = False,
 ) -> ELPDData:
     """Expected log predictive density of rows, or of groups of rows, each left out.
@@ -51,9 +59,11 @@ def integrated_loo(
     design, plan, priors : Design, Plan, Priors
         The model.
     joint : JointDraws
-        Its posterior draws.
+        S draws of its posterior, or of an approximation.
     by : str, optional
         Grouping factor or variable whose levels are left out one by one; rows by default.
+    log_ratio : ndarray (S,), optional
+        Log density of the posterior over that of the approximation, up to a constant.
     progressbar : bool
         Whether to show one.
 
@@ -62,13 +72,15 @@ def integrated_loo(
     arviz_stats.ELPDData
         With pointwise values. `p` is the difference to the log predictive density in the sample.
     """
-    codes, labels = group_codes(design, by)
-    joint = _affordable_draws(design, plan, joint, len(labels))
+    codes, labels, dim = group_codes(design, by)
+    joint, log_ratio = _affordable(design, plan, joint, log_ratio, codes, len(labels))
     scores = leave_out(design, plan, priors, joint, codes, progressbar=progressbar)
-    dim = OBS_DIM if by is None else by
-    result = _psis(scores, joint, labels, dim)
-    _resample(result, Resampler(design, plan, priors, joint, np.random.default_rng(0)), codes)
-    _report(result, by)
+    result = _psis(scores, joint, log_ratio, labels, dim)
+    poor = np.flatnonzero(np.asarray(result.pareto_k) > RESAMPLE_K)
+    if len(poor):
+        rng = np.random.default_rng(0)
+        _resample(result, Resampler(design, plan, priors, joint, rng), poor, codes)
+    _report(np.asarray(result.pareto_k), result.good_k, by)
     return result
 
 
@@ -76,19 +88,20 @@ def conditional_loo(tree: xr.DataTree) -> ELPDData:
     """Score rows given draws of the random effects, with the warning that deserves."""
     result = _quiet_loo(tree)
     bad = int(np.sum(np.asarray(result.pareto_k) > result.good_k))
-    _log.warning(
-        "Conditional scores: each row is predicted from random effects that have seen it, so "
-        "importance sampling has to undo that; %d of %d rows have a Pareto k above %.2f. loo() "
-        "integrates the random effects out.",
-        bad,
-        result.n_data_points,
-        result.good_k,
-    )
+    if bad:
+        _log.warning(
+            "Conditional scores: each row is predicted from random effects that have seen it, so "
+            "importance sampling has to undo that; %d of %d rows have a Pareto k above %.2f. "
+            "loo() integrates the random effects out.",
+            bad,
+            result.n_data_points,
+            result.good_k,
+        )
     return result
 
 
-def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray[Any]]:
-    """Group of each row (None where each is its own) and the labels of the groups.
+def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray[Any], str]:
+    """Group of each row (None where each is its own), labels of the groups, name of a dimension.
 
     Raises
     ------
@@ -96,42 +109,76 @@ def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray
         If the model has no such grouping factor or variable.
     """
     if by is None:
-        return None, obs_coord(design)
-    groups = row_groups(design, by)
-    codes = np.empty(design.n, dtype=np.intp)
-    for place, rows in enumerate(groups.values()):
-        codes[rows] = place
-    return codes, np.array([str(label) for label in groups])
+        return None, obs_coord(design), OBS_DIM
+    for factor in design.random:
+        if factor.name == by:
+            return factor.codes, np.array(factor.levels, dtype=str), level_dim(factor.key)
+    names = by.split(":")
+    if not set(names) <= set(design.data.columns):
+        known = dict.fromkeys([*(f.name for f in design.random), *design.data.columns])
+        raise DataError(
+            f"by={by!r} is no grouping factor or variable of the model; it has {', '.join(known)}."
+        )
+    grouping = grouping_factor(design.data, names)
+    return grouping.codes, np.array(grouping.levels, dtype=str), level_dim(sanitise(by))
 
 
 def loo_pit(
-    design: Design, plan: Plan, priors: Priors, joint: JointDraws, *, progressbar: bool = False
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    *,
+    log_ratio: Array | None = None,
+    progressbar: bool = False,
 ) -> Array:
     """Probability (n,) of a value below each row's in its leave-one-out predictive distribution."""
-    joint = _affordable_draws(design, plan, joint, design.n)
+    joint, log_ratio = _affordable(design, plan, joint, log_ratio, None, design.n)
     scores = leave_out(design, plan, priors, joint, progressbar=progressbar)
-    weights = loo_weights(scores.log_density)
+    weights, k = loo_weights(scores.log_density, log_ratio)
+    _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), GOOD_K), None)
     assert scores.mean is not None and scores.sd is not None
     below = norm.cdf((design.y - scores.mean) / scores.sd)
     return np.asarray(np.sum(weights * below, axis=0))
 
 
-def loo_weights(log_density: Array) -> Array:
-    """Pareto-smoothed importance weights (S, m) of the posterior without each row or group."""
+def loo_weights(log_density: Array, log_ratio: Array | None = None) -> tuple[Array, Array]:
+    """Pareto-smoothed weights (S, m) of the posterior without each row or group, and their k."""
     from arviz_stats.base import array_stats
 
-    log_weights, _ = array_stats.psislw(log_density.T, axis=-1)
-    return np.exp(np.asarray(log_weights)).T
+    values = log_density if log_ratio is None else log_density - log_ratio[:, None]
+    log_weights, k = array_stats.psislw(values.T, axis=-1)
+    return np.exp(np.asarray(log_weights)).T, np.asarray(k)
 
 
-def _affordable_draws(design: Design, plan: Plan, joint: JointDraws, scores: int) -> JointDraws:
-    size = affordable(design, plan, joint.size, scores)
+def _affordable(
+    design: Design,
+    plan: Plan,
+    joint: JointDraws,
+    log_ratio: Array | None,
+    codes: Indices | None,
+    scores: int,
+) -> tuple[JointDraws, Array | None]:
+    size = affordable(design, plan, joint.size, scores, codes)
     if size < joint.size:
         _log.info("Leave-out densities use %d of %d draws, equally spaced.", size, joint.size)
-    return joint.thin(size)
+    return thin(joint, log_ratio, size)
 
 
-def _psis(scores: LeaveOut, joint: JointDraws, labels: NDArray[Any], dim: str) -> ELPDData:
+def thin(joint: JointDraws, log_ratio: Array | None, size: int) -> tuple[JointDraws, Array | None]:
+    """At most `size` draws, equally spaced, and their log ratios."""
+    if log_ratio is not None and size < joint.size:
+        log_ratio = log_ratio[np.linspace(0, joint.size - 1, size).round().astype(np.intp)]
+    return joint.thin(size), log_ratio
+
+
+def _psis(
+    scores: LeaveOut,
+    joint: JointDraws,
+    log_ratio: Array | None,
+    labels: NDArray[Any],
+    dim: str,
+) -> ELPDData:
     chains, draws = joint.shape
     coords = {SAMPLE_DIMS[0]: np.arange(chains), SAMPLE_DIMS[1]: np.arange(draws)}
     values = scores.log_density.reshape(chains, draws, -1)
@@ -141,52 +188,65 @@ def _psis(scores: LeaveOut, joint: JointDraws, labels: NDArray[Any], dim: str) -
         shaped = sds.reshape(chains, draws, -1)
         parameters[f"sd_{place}"] = ((*SAMPLE_DIMS, f"coef_{place}"), shaped)
     tree = xr.DataTree.from_dict({"posterior": parameters, "log_likelihood": likelihood})
-    result = _quiet_loo(tree)
-    in_sample = logsumexp(scores.in_sample, axis=0) - np.log(joint.size)
+    if log_ratio is None:
+        result = _quiet_loo(tree)
+        in_sample = logsumexp(scores.in_sample, axis=0) - np.log(joint.size)
+    else:
+        weights, k = loo_weights(scores.log_density, log_ratio)
+        with np.errstate(divide="ignore"):
+            shaped = np.log(weights).reshape(values.shape)
+        result = _quiet_loo(
+            tree,
+            log_weights=likelihood[RESPONSE].copy(data=shaped),
+            pareto_k=xr.DataArray(k, {dim: labels}, [dim]),
+        )
+        smoothed = smooth_weights(log_ratio)[0]
+        in_sample = logsumexp(scores.in_sample + smoothed[:, None], axis=0) - logsumexp(smoothed)
     result.p = float(np.sum(in_sample - np.asarray(result.elpd_i)))
     return result
 
 
-def _resample(result: ELPDData, resampler: Resampler, codes: Indices | None) -> None:
-    """Replace scores with a large Pareto k by those from the posterior without the rows."""
-    poor = np.flatnonzero(np.asarray(result.pareto_k) > RESAMPLE_K)
-    if not len(poor) or not resampler.affordable:
+def _resample(result: ELPDData, resampler: Resampler, poor: Indices, codes: Indices | None) -> None:
+    """Replace scores with a large Pareto k by those from the evidence without the rows."""
+    if not resampler.affordable:
         return
     elpd, k = result.elpd_i.copy(deep=True), result.pareto_k.copy(deep=True)
-    for place in poor:
+    worst_first = poor[np.argsort(-k.to_numpy()[poor], kind="stable")]
+    replaced = 0
+    for place in worst_first[:MOST_RESAMPLED]:
         rows = np.array([place]) if codes is None else np.flatnonzero(codes == place)
         score = resampler.score(rows)
         if score is not None:
-            elpd[place], k[place] = score.log_density, score.pareto_k
+            elpd[place], k[place] = score, 0.0  # as ArviZ's reloo does
+            replaced += 1
     result.p += float((result.elpd_i - elpd).sum())
     result.elpd_i, result.pareto_k = elpd, k
     result.elpd = float(elpd.sum())
     result.se = float(np.sqrt(len(elpd) * np.var(elpd.to_numpy())))
-    result["log_weights"] = None  # those of the resampled rows are of other draws
+    result["log_weights"] = None  # those of the replaced rows are of other draws
     result.warning = bool((k > result.good_k).any())
-    _log.info("%d of %d scores come from the posterior without the rows.", len(poor), len(elpd))
+    _log.info("%d of %d scores come from the posterior without the rows.", replaced, len(elpd))
 
 
-def _quiet_loo(tree: xr.DataTree) -> ELPDData:
+def _quiet_loo(tree: xr.DataTree, **weights: xr.DataArray) -> ELPDData:
     """ArviZ's loo; what it would warn of is reported in this package's words."""
     from arviz_stats import loo
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
-        result: ELPDData = loo(tree, pointwise=True, var_name=RESPONSE)
+        result: ELPDData = loo(tree, pointwise=True, var_name=RESPONSE, **weights)
     return result
 
 
-def _report(result: ELPDData, by: str | None) -> None:
-    bad = int(np.sum(np.asarray(result.pareto_k) > result.good_k))
+def _report(k: Array, good_k: float, by: str | None) -> None:
+    bad = int(np.sum(k > good_k))
     if bad:
-        what = "rows" if by is None else f"levels of {by}"
         _log.warning(
             "%d of %d %s have a Pareto k above %.2f: leaving them out changes the posterior of the "
             "covariance parameters so much that their scores are unreliable. Use more draws, or "
             "refit without them.",
             bad,
-            result.n_data_points,
-            what,
-            result.good_k,
+            len(k),
+            "rows" if by is None else f"levels of {by}",
+            good_k,
         )

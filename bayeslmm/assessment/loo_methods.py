@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bayeslmm.assessment import loo
+from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.log_densities import log_likelihood
 from bayeslmm.results import random_tables
 from bayeslmm.results.posterior_base import PosteriorBase
@@ -31,15 +35,17 @@ class PosteriorCrossValidation(PosteriorBase):
         Given the covariance parameters, the density of a row (or of all rows of a level) given all
         other rows is normal in closed form, with random and fixed effects integrated out. So
         importance weights are needed for the covariance parameters only, which seldom depend much
-        on a row or a level. Where they do (Pareto k above 0.5), the posterior of the covariance
-        parameters without these rows is sampled instead.
+        on a row or a level. Where they do (Pareto k above 0.3), the posterior of the covariance
+        parameters without these rows is sampled instead, and `pareto_k` is 0. Draws of a Laplace
+        approximation are weighted so that the scores are those of the posterior it approximates.
 
         Parameters
         ----------
         by : str, optional
-            Grouping factor or variable whose levels are left out one at a time, which tells how
-            well new levels are predicted; single rows by default, which tells how well further
-            rows of the same levels are.
+            Grouping factor or variable of the formula (``"batch:cask"`` for the cells of two)
+            whose levels are left out one at a time, which tells how well new levels are
+            predicted; single rows by default, which tells how well further rows of the same
+            levels are.
         conditional : bool
             Score rows given draws of the random effects, as ``arviz.loo`` does with the group
             log_likelihood. Each draw of a level's effects has seen the row that is left out, so
@@ -61,7 +67,8 @@ class PosteriorCrossValidation(PosteriorBase):
         DataError
             If the model has no grouping factor or variable `by`.
         ValueError
-            If `by` is asked for together with `conditional`.
+            If `by` or `draws` is given together with `conditional`, or `draws` is no positive
+            whole number.
         SamplingError
             If flat priors leave the fixed effects undetermined without some rows, or draws of the
             random effects, which `conditional` needs, are not stored.
@@ -85,14 +92,22 @@ class PosteriorCrossValidation(PosteriorBase):
         True
         """
         if conditional:
-            if by is not None:
-                raise ValueError("conditional=True scores single rows: leave by= out.")
+            if by is not None or draws is not None:
+                raise ValueError(
+                    "conditional=True scores single rows by all draws: leave by= and draws= out."
+                )
             random_tables.require_draws(self.data, self.design)
             tree = self.with_groups(log_likelihood=log_likelihood(self.data, self.design)).data
             return loo.conditional_loo(tree)
-        joint = self._joint if draws is None else self._joint.thin(draws)
+        joint, log_ratio = self._thinned(draws)
         return loo.integrated_loo(
-            self.design, self._plan, self.priors, joint, by, progressbar=progressbar
+            self.design,
+            self._plan,
+            self.priors,
+            joint,
+            by,
+            log_ratio=log_ratio,
+            progressbar=progressbar,
         )
 
     def loo_pit(self, *, draws: int | None = None, progressbar: bool = False) -> pd.Series:
@@ -125,6 +140,27 @@ class PosteriorCrossValidation(PosteriorBase):
         >>> bool(pit.between(0, 1).all())
         True
         """
-        joint = self._joint if draws is None else self._joint.thin(draws)
-        values = loo.loo_pit(self.design, self._plan, self.priors, joint, progressbar=progressbar)
+        joint, log_ratio = self._thinned(draws)
+        values = loo.loo_pit(
+            self.design,
+            self._plan,
+            self.priors,
+            joint,
+            log_ratio=log_ratio,
+            progressbar=progressbar,
+        )
         return pd.Series(values, index=self.design.index, name="loo_pit")
+
+    def _thinned(self, draws: int | None) -> tuple[JointDraws, NDArray[np.float64] | None]:
+        """At most so many draws, and their log importance ratios where they are approximate."""
+        if draws is not None:
+            _check_draws(draws)
+        log_ratio = None
+        if self.data.attrs["method"] == "laplace":
+            log_ratio = self.data["sample_stats"]["log_weight"].to_numpy().ravel()
+        return loo.thin(self._joint, log_ratio, self._joint.size if draws is None else draws)
+
+
+def _check_draws(draws: Any) -> None:
+    if isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 1:
+        raise ValueError(f"draws={draws!r}: a whole number of at least 1 is expected.")

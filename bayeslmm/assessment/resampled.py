@@ -1,60 +1,50 @@
-"""Scores of rows or groups whose importance weights are poor: the posterior without them, sampled.
+"""Scores of rows or groups whose importance weights are poor: the evidence with and without them.
 
-The posterior of the covariance parameters without some rows has few dimensions and a closed form,
-so that adaptive importance sampling finds it anew for each group that needs it, without a chain.
+p(y_g | y without g) is the ratio of the evidence of all data to that without g, also under improper
+priors that cancel from it. The posterior of the covariance parameters has few dimensions and a
+closed form, so that adaptive importance sampling finds the evidence without a chain, anew for each
+group that needs it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from bayeslmm.design.design import Design
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.inference.covariance_sampler import is_dear
-from bayeslmm.inference.importance import Adapter
+from bayeslmm.inference.density_sampler import ATTEMPTS, MAX_PARETO_K, NEGLIGIBLE_SHARE
+from bayeslmm.inference.importance import Adapter, largest_share, log_mean
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.pareto import smooth_weights
+from bayeslmm.inference.propriety import require_proper
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.batch_posterior import (
     log_posterior_batch,
     reduce_at,
     unconstrained_from_points,
 )
-from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.crossprod import cross_products
+from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-DRAWS = 4000
-"""Draws of the final importance density."""
+DRAWS = 8000
+"""Draws whose importance ratios estimate an evidence, to 0.005 or so."""
 
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Score:
-    """Log predictive density of rows that are left out.
-
-    Attributes
-    ----------
-    log_density : float
-        log p(y_g | y without g).
-    pareto_k : float
-        Of the importance ratios.
-    """
-
-    log_density: float
-    pareto_k: float
+PER_COORDINATE = 10
+"""Posterior draws per coordinate that are needed to start from."""
 
 
 class Resampler:
-    """Samples the posterior without some rows.
+    """Samples the posterior with and without some rows.
 
     Parameters
     ----------
@@ -77,35 +67,75 @@ class Resampler:
         self.design, self.priors, self.rng = design, priors, rng
         self.full = batch_system(plan)
         beta = joint.beta if priors.beta_sampled else np.empty((joint.size, 0))
-        x = unconstrained_from_points(plan.products.structures, joint.points, beta)
-        self.centre = x.mean(axis=0)
-        self.root = np.linalg.cholesky(np.atleast_2d(np.cov(x, rowvar=False)))
+        with np.errstate(divide="ignore"):
+            x = unconstrained_from_points(plan.products.structures, joint.points, beta)
+        self.x = x[np.isfinite(x).all(axis=1)]
 
     @property
     def affordable(self) -> bool:
-        """Whether evaluations are cheap enough."""
-        return not is_dear(self.full)
+        """Whether evaluations are cheap enough, and there are draws enough to start from."""
+        enough = len(self.x) >= PER_COORDINATE * self.x.shape[1]
+        return enough and not is_dear(self.full)
 
-    def score(self, rows: Indices) -> Score | None:
-        """Score rows that are left out; None where the others do not determine the model."""
+    def score(self, rows: Indices) -> float | None:
+        """Log p(y_g | y without g) of some rows.
+
+        None where the posterior without them is improper, or cannot be sampled.
+        """
+        rest = batch_system(self._plan_without(rows))
         try:
-            rest = batch_system(marginal_system(_Rest(self.design, rows)))
-        except DataError:
+            require_proper(
+                partial(self._density, rest), rest.plan, self.priors, self.x.mean(axis=0)
+            )
+            return self._whole - self._log_evidence(rest)
+        except (PriorError, SamplingError):
             return None
+
+    @cached_property
+    def _whole(self) -> float:
+        return self._log_evidence(self.full)
+
+    def _log_evidence(self, system: BatchSystem) -> float:
+        target = partial(self._density, system)
+        root = np.linalg.cholesky(np.atleast_2d(np.cov(self.x, rowvar=False)))
         with single_threaded():
-            without = partial(self._density, rest)
-            adapter = Adapter(without, self.centre, self.root, self.rng)
-            density = adapter.adapt().density
-            x = density.sample(self.rng, DRAWS)
-            value = without(x)
-            log_weights, k = smooth_weights(value - density.logpdf(x))
-            ratio = self._density(self.full, x) - value
-        finite = np.isfinite(log_weights) & np.isfinite(ratio)
-        total = logsumexp(log_weights[finite] + ratio[finite])
-        return Score(log_density=float(total - logsumexp(log_weights[finite])), pareto_k=k)
+            adapter = Adapter(target, self.x.mean(axis=0), root, self.rng)
+            for _ in range(ATTEMPTS):
+                adapter.density = adapter.adapt().density
+                x = adapter.density.sample(self.rng, DRAWS)
+                value = target(x)
+                log_ratios = value - adapter.density.logpdf(x)
+                if _is_light(log_ratios):
+                    return log_mean(log_ratios)[0]
+                adapter.learn(x, value)
+        raise SamplingError("The importance ratios of the covariance parameters have heavy tails.")
 
     def _density(self, system: BatchSystem, x: Array) -> Array:
         return log_posterior_batch(system.plan, self.priors, partial(reduce_at, system), x)
+
+    def _plan_without(self, out: Indices) -> Plan:
+        """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
+        design = self.design
+        kept = np.ones(design.n, dtype=bool)
+        kept[out] = False
+        factors = [
+            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.n_levels) for f in design.random
+        ]
+        products = cross_products(
+            (design.y - design.offset)[kept],
+            design.X[kept],
+            factors,
+            weights=None if design.weights is None else design.weights[kept],
+            basis=self.full.plan.products.basis,
+        )
+        return make_plan(products)
+
+
+def _is_light(log_ratios: Array) -> bool:
+    """Whether the mean of importance ratios can be trusted."""
+    if largest_share(log_ratios) < NEGLIGIBLE_SHARE:
+        return True
+    return smooth_weights(log_ratios)[1] <= MAX_PARETO_K
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,16 +144,3 @@ class _RestOfFactor:
     Z: Array
     blocks: tuple[tuple[int, ...], ...]
     n_levels: int
-
-
-class _Rest:
-    """The rows of a design that are not left out, as far as its cross-products need them."""
-
-    def __init__(self, design: Design, out: Indices) -> None:
-        kept = np.ones(design.n, dtype=bool)
-        kept[out] = False
-        self.y, self.offset, self.X = design.y[kept], design.offset[kept], design.X[kept]
-        self.weights = None if design.weights is None else design.weights[kept]
-        self.random = [
-            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.n_levels) for f in design.random
-        ]

@@ -6,20 +6,20 @@ row of U per row of the data. Grouping factors that are eliminated level by leve
 columns per level, which vanish outside it; the others and the fixed effects are the border, whose
 columns every row shares.
 
-Before the last step, a row of the border is its own covariates (few of them not zero) less a
-combination of k vectors of its level per eliminated factor. So what is dense and costly is done
-per level, not per row.
+A row of the border is its own covariates (few of them not zero) less a combination of k vectors of
+its level per eliminated factor. So what is dense and costly is done per level, not per row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.assessment.row_roots import RowForms
 from bayeslmm.design.design import Design
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
@@ -29,83 +29,6 @@ Indices = NDArray[np.intp]
 
 ENTRIES = 1 << 22
 """Entries of the largest array: 32 MB, or what a single draw takes."""
-
-ROW_ENTRIES = 1 << 17
-"""Entries of the rows of U that are worked on at once, so that they stay in the cache."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RowForms:
-    """Rows of U, and conditional residuals, for a batch of C covariance parameters.
-
-    Attributes
-    ----------
-    codes : tuple of ndarray of int (n,)
-        Level of each row, per grouping factor that is eliminated level by level.
-    levels : tuple of ndarray (n, C, k)
-        Columns of U that belong to this level.
-    residual : ndarray (n, C)
-        Response less conditional mean of the linear predictor.
-    shared : tuple of ndarray (C, J, k, m)
-        What the levels take from the columns of U that all rows share.
-    own : tuple of (ndarray of int (n,), ndarray (n, C))
-        Pairs of places among the m shared columns, and coefficients there, of each row.
-    X : ndarray (n, p)
-        Fixed-effects covariates, which take the last places; p is 0 where beta is given.
-    turn : ndarray (C, m, m)
-        Map from these places to columns of U.
-    """
-
-    codes: tuple[Indices, ...]
-    levels: tuple[Array, ...]
-    residual: Array
-    shared: tuple[Array, ...]
-    own: tuple[tuple[Indices, Array], ...]
-    X: Array
-    turn: Array
-
-    @property
-    def width(self) -> int:
-        """Number m of the columns that all rows share."""
-        return self.turn.shape[2]
-
-    def take(self, draws: slice) -> RowForms:
-        """Some of the C."""
-        return replace(
-            self,
-            levels=tuple(level[:, draws] for level in self.levels),
-            residual=self.residual[:, draws],
-            shared=tuple(shared[draws] for shared in self.shared),
-            own=tuple((places, values[:, draws]) for places, values in self.own),
-            turn=self.turn[draws],
-        )
-
-    @property
-    def leverage(self) -> Array:
-        """Conditional variance of the linear predictor over sigma^2: (n, C)."""
-        result = np.asarray(sum(np.sum(part**2, axis=2) for part in self.levels))
-        n, size = self.residual.shape
-        step = max(1, ROW_ENTRIES // (size * max(1, self.width)))
-        for start in range(0, n, step):
-            rows = np.arange(start, min(start + step, n))
-            border = self.border(rows)
-            result[rows] += np.einsum("cnm,cnm->cn", border, border).T
-        return result
-
-    def border(self, rows: Indices) -> Array:
-        """Columns of U that all rows share, at some rows: (C, len(rows), m)."""
-        turned = self.turn[:, self.width - self.X.shape[1] :]
-        result = np.matmul(self.X[rows], turned)
-        for places, values in self.own:
-            part = np.take(self.turn, places[rows], axis=1)
-            part *= values[rows].T[:, :, None]
-            result += part
-        for codes, level, shared in zip(self.codes, self.levels, self.shared, strict=True):
-            for i in range(level.shape[2]):
-                part = np.take(shared[:, :, i], codes[rows], axis=1)
-                part *= level[rows, :, i].T[:, :, None]
-                result -= part
-        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -85,6 +85,11 @@ def compare(
     for (_, first), (_, second) in pairwise(fits.items()):
         check_same_data(first.design, second.design)
     if all(isinstance(fit, Estimate) for fit in fits.values()):
+        if by is not None:
+            raise ValueError(
+                f"by={by!r} needs posteriors: estimates are compared by their likelihood, which "
+                "leaves nothing out."
+            )
         return _compare_estimates(fits)
     return _compare_posteriors(fits, by, weights, progressbar)
 
@@ -167,6 +172,7 @@ def _with_tests(table: pd.DataFrame, fits: Mapping[str, Estimate], method: str) 
         said = "Each row is tested against the row above."
     except ValueError as error:
         tests = pd.DataFrame(np.nan, index=table.index, columns=columns)
+        tests["df"] = pd.array([pd.NA] * len(tests), dtype="Int64")
         said = str(error)
     table = table.join(tests)
     table.attrs = {"method": method, "lrt": said}

@@ -1,0 +1,591 @@
+"""Cross-validation: densities against dense algebra, scores against refits and ArviZ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import arviz_stats
+import numpy as np
+import pandas as pd
+import pytest
+from arviz_stats.base import array_stats
+from dense import case_of
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import logsumexp
+from scipy.stats import kstest, multivariate_normal, norm
+
+from bayeslmm import LMM, DataError, SamplingError, load_dataset
+from bayeslmm.assessment.integrated import leave_out
+from bayeslmm.assessment.loo import group_codes, integrated_loo, thin
+from bayeslmm.assessment.resampled import Resampler
+from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.likelihood.batch import batch_system
+from bayeslmm.likelihood.batch_posterior import Points, log_posterior_batch, reduce_at
+from bayeslmm.likelihood.covariance import correlation_cholesky
+from bayeslmm.likelihood.crossprod import cross_products
+from bayeslmm.likelihood.elimination import make_plan
+from bayeslmm.priors import Flat, Normal
+
+ALGEBRA = 1e-8
+"""Two ways of the same sums in double precision, with sds of up to 30 residual ones."""
+
+ROWS = 36
+
+
+def small_data(seed=0):
+    """Unbalanced rows with crossed and nested grouping factors."""
+    rng = np.random.default_rng(seed)
+    a = rng.permutation(np.r_[np.arange(5), rng.integers(0, 5, ROWS - 5)])
+    b = rng.permutation(np.r_[np.arange(4), rng.integers(0, 4, ROWS - 4)])
+    return pd.DataFrame(
+        {
+            "y": rng.normal(size=ROWS) * 3.0 + 50.0,
+            "x": rng.normal(size=ROWS) + 4.0,
+            "z": rng.normal(size=ROWS),
+            "a": [f"a{i}" for i in a],
+            "b": [f"b{i}" for i in b],
+            "school": [f"s{i}" for i in a],
+            "kind": [f"c{i}" for i in rng.integers(0, 2, ROWS)],
+            "half": [f"h{i}" for i in rng.integers(0, 2, ROWS)],
+            "w": rng.uniform(0.3, 3.0, ROWS),
+            "shift": rng.normal(size=ROWS) * 5.0,
+        }
+    )
+
+
+def random_draws(design, size=3, seed=1):
+    """Draws that no sampler made: standard deviations from 0 to 30 times sigma."""
+    rng = np.random.default_rng(seed)
+    sds, chols = [], []
+    sigma = rng.uniform(0.5, 3.0, size)
+    for f, structure in zip(design.random, products_of(design).structures, strict=True):
+        scale = sigma[:, None] * 10.0 ** rng.uniform(-2.0, 1.5, (size, f.n_coefs))
+        scale[0, 0] = 0.0
+        sds.append(scale)
+        pairs = structure.n_theta - structure.n_coefs
+        chols.append(correlation_cholesky(structure, rng.normal(size=(size, pairs))))
+    points = Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=np.empty((size, 0)))
+    beta = rng.normal(size=(size, design.p)) * 3.0
+    return JointDraws(shape=(1, size), beta=beta, points=points, effects=lambda wanted: [])
+
+
+def products_of(design):
+    return cross_products(design.y - design.offset, design.X, design.random, weights=design.weights)
+
+
+class Dense:
+    """Normal distributions of a model at one draw, by inverting what has to be inverted."""
+
+    def __init__(self, design, priors, joint, draw):
+        case = case_of(design)
+        self.y, self.offset = design.y, design.offset
+        factors = [root[draw] / joint.sigma[draw] for root in joint.roots]
+        noise = np.ones(design.n) if design.weights is None else 1.0 / design.weights
+        self.noise = joint.sigma[draw] ** 2 * np.diag(noise)
+        self.effects = joint.sigma[draw] ** 2 * case.covariance(factors) - self.noise
+        self.X, self.mean = design.X, np.zeros(design.n)
+        if priors.beta_sampled:
+            self.mean = design.X @ joint.beta[draw]
+            self.X = np.zeros((design.n, 0))
+        elif priors.beta_precision is not None:
+            prior = np.linalg.inv(priors.beta_precision)
+            self.effects = self.effects + design.X @ prior @ design.X.T
+            self.mean = design.X @ priors.beta_mean
+            self.X = np.zeros((design.n, 0))
+        self.mean = self.mean + self.offset
+
+    def conditional(self, rows, given, extra):
+        """Mean and covariance of eta[rows] + noise `extra`, given y[given]; flat X beta."""
+        V = (self.effects + self.noise)[np.ix_(given, given)]
+        gain = np.linalg.solve(V, self.effects[np.ix_(given, rows)]).T
+        gap = self.y[given] - self.mean[given]
+        mean = self.mean[rows] + gain @ gap
+        cov = self.effects[np.ix_(rows, rows)] - gain @ self.effects[np.ix_(given, rows)]
+        if self.X.shape[1]:
+            known = self.X[given]
+            spread = np.linalg.inv(known.T @ np.linalg.solve(V, known))
+            beta = spread @ known.T @ np.linalg.solve(V, gap)
+            left = self.X[rows] - gain @ known
+            mean = mean + left @ beta
+            cov = cov + left @ spread @ left.T
+        return mean, cov + extra
+
+    def score(self, rows, *, left_out):
+        """Log density of y[rows], its mean and covariance matrix."""
+        everything = np.arange(len(self.y))
+        given = np.setdiff1d(everything, rows) if left_out else everything
+        mean, cov = self.conditional(rows, given, self.noise[np.ix_(rows, rows)])
+        return multivariate_normal(mean, cov).logpdf(self.y[rows]), mean, cov
+
+
+FORMULAS = {
+    "one": "y ~ x + (1 | a)",
+    "slopes": "y ~ x + (x | a)",
+    "uncorrelated": "y ~ x + (x || a)",
+    "three": "y ~ z + (x + z | a)",
+    "crossed": "y ~ x + (1 | a) + (x | b)",
+    "crossed twice": "y ~ x + (1 | a) + (1 | b) + (1 | kind)",
+    "nested": "y ~ x + (1 | a / kind)",
+    "nested inner first": "y ~ x + (x | a:kind) + (1 | a)",
+    "nested deep": "y ~ x + (x | a / kind / half)",
+    "nested deep inner first": "y ~ z + (1 | a:kind:half) + (x | a:kind) + (1 | a)",
+    "nested middle first": "y ~ z + (x | a:kind) + (1 | a) + (1 | a:kind:half)",
+    "nested and crossed": "y ~ x + (1 | a / kind) + (1 | b)",
+    "the same levels twice": "y ~ x + (1 | a) + (1 | school)",
+    "no intercept": "y ~ 0 + x + (1 | a)",
+    "no fixed effects": "y ~ 0 + (x | a)",
+    "offset": "y ~ x + offset(shift) + (1 | a)",
+    "cells": "y ~ 0 + kind + (0 + kind | a)",
+}
+PRIORS = {
+    "normal": None,
+    "flat": "flat",
+    "sampled": {"x": Flat()},
+    "tight": {"x": Normal(1.0, 0.1)},
+}
+
+
+def dense_scores(design, priors, joint, groups):
+    """Log densities left out and in sample, means and sds, (S, m) each, by dense algebra."""
+    tables = [[], [], [], []]
+    for draw in range(joint.size):
+        dense = Dense(design, priors, joint, draw)
+        out = [dense.score(rows, left_out=True) for rows in groups]
+        tables[0].append([value for value, _, _ in out])
+        tables[1].append([dense.score(rows, left_out=False)[0] for rows in groups])
+        tables[2].append([mean[0] for _, mean, _ in out])
+        tables[3].append([np.sqrt(cov[0, 0]) for _, _, cov in out])
+    return [np.array(table) for table in tables]
+
+
+def assert_scores(model, by=None, nested=None):
+    """Scores of rows, or of the levels of a variable, are those of dense algebra."""
+    design = model.design
+    joint = random_draws(design)
+    plan = make_plan(products_of(design), nested=nested)
+    codes = None if by is None else pd.factorize(small_data()[by])[0]
+    groups = [np.array([i]) for i in range(design.n)]
+    if codes is not None:
+        groups = [np.flatnonzero(codes == g) for g in range(codes.max() + 1)]
+    found = leave_out(design, plan, model.priors, joint, codes)
+    wanted = dense_scores(design, model.priors, joint, groups)
+    assert_allclose(found.log_density, wanted[0], rtol=ALGEBRA, atol=ALGEBRA)
+    assert_allclose(found.in_sample, wanted[1], rtol=ALGEBRA, atol=ALGEBRA)
+    if by is None:
+        assert_allclose(found.mean, wanted[2], rtol=ALGEBRA)
+        assert_allclose(found.sd, wanted[3], rtol=ALGEBRA)
+    else:
+        assert found.mean is None
+        assert found.sd is None
+
+
+CASES = [
+    *((formula, priors) for formula in FORMULAS for priors in ("normal", "flat")),
+    *((formula, "sampled") for formula in FORMULAS if "x" in FORMULAS[formula].split("(")[0]),
+    ("crossed", "tight"),
+    ("nested deep", "tight"),
+]
+
+
+@pytest.mark.parametrize(("name", "priors"), CASES)
+def test_densities_equal_dense_algebra(name, priors):
+    weights = "w" if priors == "normal" else None
+    model = LMM(FORMULAS[name], small_data(), priors=PRIORS[priors], weights=weights)
+    nested = True if "nested" in name else None
+    assert_scores(model, nested=nested)
+    for by in ("a", "half"):  # groups of fewer and of more rows than columns of U
+        assert_scores(model, by, nested)
+
+
+def test_nested_cases_are_eliminated_in_stages():
+    for name, stages in (("nested", 2), ("nested deep", 3), ("nested middle first", 3)):
+        design = LMM(FORMULAS[name], small_data()).design
+        assert len(make_plan(products_of(design), nested=True).stages) == stages
+
+
+@pytest.mark.parametrize("name", ["crossed", "nested and crossed"])
+def test_parts_of_any_size_give_the_same(name, monkeypatch):
+    model = LMM(FORMULAS[name], small_data())
+    monkeypatch.setattr("bayeslmm.assessment.row_forms.ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.assessment.integrated.ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.assessment.integrated.ROW_ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.assessment.row_roots.ROW_ENTRIES", 1)
+    assert_scores(model)
+    assert_scores(model, "half")
+
+
+def test_all_rows_in_one_group():
+    """Nothing is left to learn from: the density under the priors of the effects."""
+    model = LMM(FORMULAS["crossed"], small_data())
+    joint = random_draws(model.design)
+    codes = np.zeros(ROWS, dtype=np.intp)
+    found = leave_out(model.design, model.system, model.priors, joint, codes).log_density[:, 0]
+    for draw in range(joint.size):
+        dense = Dense(model.design, model.priors, joint, draw)
+        wanted = multivariate_normal(dense.mean, dense.effects + dense.noise).logpdf(dense.y)
+        assert found[draw] == pytest.approx(wanted, rel=ALGEBRA)
+
+
+# --- what flat priors do not determine ------------------------------------------------------
+
+
+def with_lonely_columns(seed):
+    """`t` is seen in one level of a, `r` in one row."""
+    data = small_data(seed)
+    data["t"] = (data["a"] == "a2") * 1.7
+    data["r"] = 0.0
+    data.loc[5, "r"] = 3.1
+    return data
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flat_priors_that_leave_beta_undetermined(seed):
+    data = with_lonely_columns(seed)
+    rows = LMM("y ~ x + r + (1 | a)", data, priors="flat").fit(draws=20, random_seed=1)
+    with pytest.raises(SamplingError, match=r"Without 1 row .* priors are flat"):
+        rows.loo()
+    with pytest.raises(SamplingError, match="Without 1 row"):
+        rows.loo_pit()
+    levels = LMM("y ~ x + t + (1 | a)", data, priors="flat").fit(draws=20, random_seed=1)
+    assert np.isfinite(levels.loo().elpd)
+    with pytest.raises(SamplingError, match=r"Without 1 group .*proper priors"):
+        levels.loo("a")
+
+
+def test_flat_priors_of_sampled_fixed_effects():
+    """A flat prior beside a normal one: beta is sampled, and nothing breaks down by itself."""
+    data = with_lonely_columns(0)
+    priors = {"r": Flat()}
+    post = LMM("y ~ 0 + x + r + (1 | a)", data, priors=priors).fit(draws=100, random_seed=1)
+    assert post.priors.beta_sampled
+    with pytest.raises(SamplingError, match="Without 1 row"):
+        post.loo()
+
+
+def test_proper_priors_determine_what_the_rest_does_not():
+    data = with_lonely_columns(0)
+    post = LMM("y ~ x + t + (1 | a)", data).fit(random_seed=1)
+    out = Resampler(post.design, post._plan, post.priors, post._joint, np.random.default_rng(1))
+    rows = np.flatnonzero(data["a"] == "a2")
+    level = sorted(data["a"].unique()).index("a2")
+    found = post.loo("a")
+    assert float(found.elpd_i[level]) == pytest.approx(out.score(rows), abs=CARLO)
+
+
+# --- scores against quadrature --------------------------------------------------------------
+
+CARLO = 0.05
+"""Error of a score from 4,000 draws, 4 of the standard deviations measured over seeds."""
+
+EVIDENCE = 0.02
+"""Error of the ratio of two evidences from 8,000 importance ratios each, 4 standard errors."""
+
+DYESTUFF = "Yield ~ 1 + (1 | Batch)"
+
+
+def subset(design, kept):
+    """The design of some rows, with all levels."""
+    return replace(
+        design,
+        y=design.y[kept],
+        offset=design.offset[kept],
+        weights=None if design.weights is None else design.weights[kept],
+        X=design.X[kept],
+        random=tuple(replace(f, codes=f.codes[kept], Z=f.Z[kept]) for f in design.random),
+    )
+
+
+def log_integral(design, priors):
+    """Log evidence of a model of two covariance parameters on a grid, which is exact to 1e-6."""
+    axes = np.linspace(-4.0, 10.0, 281), np.linspace(2.0, 7.0, 141)
+    x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=2).reshape(-1, 2)
+    system = batch_system(make_plan(products_of(design)))
+    values = log_posterior_batch(system.plan, priors, partial(reduce_at, system), x)
+    return logsumexp(values) + np.log((axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
+
+
+def exact_scores(model, groups):
+    """log p(y_g | y without g) for every group of rows."""
+    whole = log_integral(model.design, model.priors)
+    everything = np.arange(model.design.n)
+    rests = [subset(model.design, np.setdiff1d(everything, rows)) for rows in groups]
+    return np.array([whole - log_integral(rest, model.priors) for rest in rests])
+
+
+@pytest.fixture(scope="module")
+def dyestuff():
+    return LMM(DYESTUFF, load_dataset("Dyestuff"))
+
+
+@pytest.fixture(scope="module")
+def exact(dyestuff):
+    """Scores of rows and of batches by quadrature."""
+    batches = np.arange(30).reshape(6, 5)
+    return {
+        None: exact_scores(dyestuff, np.arange(30)[:, None]),
+        "Batch": exact_scores(dyestuff, batches),
+    }
+
+
+@pytest.mark.parametrize("by", [None, "Batch"])
+@pytest.mark.parametrize("method", ["collapsed", "laplace"])
+def test_scores_equal_quadrature(dyestuff, exact, method, by):
+    """The Laplace approximation is poor here: its draws are weighted to the posterior."""
+    found = dyestuff.fit(method=method, random_seed=1).loo(by)
+    assert_allclose(found.elpd_i, exact[by], atol=CARLO)
+    assert found.elpd == pytest.approx(exact[by].sum(), abs=CARLO * np.sqrt(len(exact[by])))
+    assert not found.warning
+
+
+def test_laplace_draws_need_their_weights(dyestuff, exact):
+    post = dyestuff.fit(method="laplace", random_seed=1)
+    plain = integrated_loo(post.design, post._plan, post.priors, post._joint)
+    weighted = post.loo()
+    errors = [np.sqrt(np.mean((loo.elpd_i - exact[None]) ** 2)) for loo in (plain, weighted)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_laplace_draws_give_the_density_in_the_sample_of_the_posterior(dyestuff):
+    """Without weights it is 0.5 off; with them the weights' own Pareto k of 0.6 leaves 0.15."""
+    laplace, collapsed = (dyestuff.fit(method=m, random_seed=1) for m in ("laplace", "collapsed"))
+    one, other = laplace.loo(), collapsed.loo()
+    assert one.elpd + one.p == pytest.approx(other.elpd + other.p, abs=0.25)
+
+
+def test_weights_of_laplace_draws_are_thinned_with_them(dyestuff):
+    post = dyestuff.fit(method="laplace", random_seed=1)
+    log_weight = post.data["sample_stats"]["log_weight"].to_numpy().ravel()
+    joint, log_ratio = thin(post._joint, log_weight, 300)
+    everything = list(post._joint.sigma)
+    assert_array_equal(log_ratio, log_weight[[everything.index(sigma) for sigma in joint.sigma]])
+
+
+@pytest.mark.parametrize("by", [None, "Batch"])
+def test_resampled_scores_equal_quadrature(dyestuff, exact, by, monkeypatch):
+    post = dyestuff.fit(random_seed=1)
+    weighted = post.loo(by)
+    monkeypatch.setattr("bayeslmm.assessment.loo.RESAMPLE_K", -np.inf)
+    resampled = post.loo(by)
+    assert_allclose(resampled.elpd_i, exact[by], atol=EVIDENCE)
+    assert not resampled.pareto_k.any()
+    assert resampled.elpd == pytest.approx(float(resampled.elpd_i.sum()))
+    assert resampled.elpd == pytest.approx(weighted.elpd, abs=CARLO * np.sqrt(len(exact[by])))
+    assert resampled.elpd + resampled.p == pytest.approx(weighted.elpd + weighted.p)
+    spread = np.sqrt(len(exact[by]) * np.var(resampled.elpd_i.to_numpy()))
+    assert resampled.se == pytest.approx(spread)
+    assert resampled.log_weights is None
+
+
+def test_only_so_many_are_resampled_the_worst_first(dyestuff, monkeypatch):
+    post = dyestuff.fit(random_seed=1)
+    weighted = post.loo()
+    monkeypatch.setattr("bayeslmm.assessment.loo.RESAMPLE_K", -np.inf)
+    monkeypatch.setattr("bayeslmm.assessment.loo.MOST_RESAMPLED", 3)
+    changed = np.flatnonzero(post.loo().elpd_i.to_numpy() != weighted.elpd_i.to_numpy())
+    assert set(changed) == set(np.argsort(weighted.pareto_k.to_numpy())[-3:])
+
+
+def test_no_score_where_the_rest_has_an_improper_posterior():
+    """Flat priors on standard deviations need three levels."""
+    rng = np.random.default_rng(3)
+    levels = np.repeat(["a", "b", "c"], 6)
+    y = rng.normal(size=18) + 3.0 * np.repeat([0.0, 1.0, -1.0], 6)
+    post = LMM("y ~ 1 + (1 | g)", {"y": y, "g": levels}, priors="flat").fit(random_seed=1)
+    out = Resampler(post.design, post._plan, post.priors, post._joint, rng)
+    assert out.score(np.arange(6)) is None
+    assert out.score(np.arange(2)) is not None
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | a / kind)", "y ~ x + (1 | a) + (1 | b)"])
+def test_resampled_scores_equal_weighted_ones(formula):
+    """Left-out levels have no rows at all in the rest."""
+    post = LMM(formula, small_data(), weights="w").fit(random_seed=1)
+    weighted = post.loo("a")
+    out = Resampler(post.design, post._plan, post.priors, post._joint, np.random.default_rng(1))
+    codes = post.design.random[0].codes
+    found = [out.score(np.flatnonzero(codes == g)) for g in range(5)]
+    assert_allclose(found, weighted.elpd_i, atol=3 * CARLO)
+
+
+# --- what is returned -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def penicillin():
+    formula = "diameter ~ 1 + (1 | plate) + (1 | sample)"
+    return LMM(formula, load_dataset("Penicillin")).fit(draws=250, random_seed=1)
+
+
+def test_summaries_and_labels(penicillin):
+    found = penicillin.loo("sample")
+    values = found.elpd_i.to_numpy()
+    assert found.elpd_i.dims == ("sample_level",)  # stacked draws have the dimension `sample`
+    assert list(found.elpd_i["sample_level"].to_numpy()) == list("ABCDEF")
+    assert found.elpd == pytest.approx(values.sum())
+    assert found.se == pytest.approx(np.sqrt(6 * np.var(values)))
+    codes = penicillin.design.random[1].codes
+    parts = (penicillin.design, penicillin._plan, penicillin.priors, penicillin._joint)
+    scores = leave_out(*parts, codes)
+    in_sample = logsumexp(scores.in_sample, axis=0) - np.log(1000)
+    assert found.p == pytest.approx(np.sum(in_sample - values))
+    assert (found.n_samples, found.n_data_points, found.scale) == (1000, 6, "log")
+    rows = penicillin.loo()
+    assert rows.elpd_i.dims == ("obs_id",)
+    assert_array_equal(rows.elpd_i["obs_id"], penicillin.data["observed_data"]["obs_id"])
+
+
+def test_arviz_compares_it(penicillin):
+    model = LMM("diameter ~ 1 + (1 | sample)", load_dataset("Penicillin"))
+    other = model.fit(draws=250, random_seed=1).loo()
+    both = penicillin.loo()
+    table = arviz_stats.compare({"both": both, "sample": other}, round_to="none")
+    assert list(table.index) == ["both", "sample"]
+    assert table.loc["sample", "elpd_diff"] == pytest.approx(other.elpd - both.elpd)
+
+
+def test_groups_by_name(monkeypatch):
+    monkeypatch.setattr("bayeslmm.assessment.loo.RESAMPLE_K", np.inf)
+    data = small_data().assign(chain=lambda d: d["half"], year=np.arange(ROWS) % 3 + 2000.0)
+    model = LMM("y ~ x + chain + year + kind + (1 | a) + (1 | a:kind)", data)
+    codes, labels, dim = group_codes(model.design, "a:kind")
+    assert codes is model.design.random[1].codes
+    assert dim == "a_kind"
+    cells = group_codes(model.design, "kind:a")
+    assert len(cells[1]) == len(labels)
+    assert "c0:a0" in cells[1]
+    assert group_codes(model.design, "year")[1].tolist() == ["2000", "2001", "2002"]
+    post = model.fit(random_seed=1, draws=50)
+    found = post.loo("chain")
+    assert found.elpd_i.dims == ("chain_level",)
+    assert post.loo("x").n_data_points == ROWS
+
+
+def test_a_factor_and_a_variable_have_their_levels_in_one_order():
+    """Else a comparison of a model that has the factor with one that has not would mix them."""
+    order = ["b", "c", "a"]
+    data = small_data().assign(
+        g=pd.Categorical(np.array(order)[np.arange(ROWS) % 3], categories=order),
+        number=(np.arange(ROWS) * 7 % 12).astype(float),
+    )
+    for name in ("g", "number"):
+        factor = LMM(f"y ~ x + (1 | {name})", data).design
+        variable = LMM(f"y ~ x + {name} + (1 | a)", data).design
+        one, other = group_codes(factor, name), group_codes(variable, name)
+        assert_array_equal(one[0], other[0])
+        assert one[1].tolist() == other[1].tolist()
+
+
+def test_wrong_arguments(penicillin):
+    with pytest.raises(DataError, match=r"by='batch' is no .* it has plate, sample, diameter"):
+        penicillin.loo("batch")
+    with pytest.raises(ValueError, match="single rows"):
+        penicillin.loo("plate", conditional=True)
+    with pytest.raises(ValueError, match="all draws"):
+        penicillin.loo(draws=100, conditional=True)
+    for draws in (0, -3, 1.5, True):
+        with pytest.raises(ValueError, match="draws="):
+            penicillin.loo(draws=draws)
+        with pytest.raises(ValueError, match="draws="):
+            penicillin.loo_pit(draws=draws)
+
+
+def test_no_draws_of_the_effects_are_needed(dyestuff):
+    with_u, without = (dyestuff.fit(random_seed=1, store_u=store) for store in (True, False))
+    assert_allclose(without.loo().elpd_i, with_u.loo().elpd_i, atol=CARLO)
+    with pytest.raises(SamplingError):
+        without.loo(conditional=True)
+
+
+def test_fewer_draws(penicillin):
+    found = penicillin.loo(draws=500)
+    assert found.n_samples == 500
+    assert found.elpd == pytest.approx(penicillin.loo().elpd, abs=1.0)
+
+
+def test_draws_are_thinned_where_each_is_dear(penicillin, monkeypatch, caplog):
+    monkeypatch.setattr("bayeslmm.assessment.integrated.LARGEST_WORK", 1.0)
+    with caplog.at_level("INFO", logger="bayeslmm"):
+        assert penicillin.loo().n_samples == 200
+    assert "use 200 of 1000 draws" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr("bayeslmm.assessment.integrated.LARGEST_SCORES", 144 * 500)
+    assert penicillin.loo().n_samples == 500
+    assert penicillin.loo("plate").n_samples == 1000
+
+
+def test_dropped_rows_and_row_labels():
+    data = load_dataset("sleepstudy")
+    data.index = [f"row{i}" for i in range(180)]
+    data.loc["row7", "Reaction"] = np.nan
+    post = LMM("Reaction ~ Days + (Days | Subject)", data).fit(draws=100, random_seed=1)
+    found = post.loo()
+    assert found.n_data_points == 179
+    assert "row7" not in found.elpd_i["obs_id"]
+    assert list(post.loo_pit().index) == list(post.design.index)
+
+
+def test_bad_weights_are_reported(penicillin, caplog, monkeypatch):
+    monkeypatch.setattr("bayeslmm.assessment.loo.Resampler.affordable", False)
+    monkeypatch.setattr("bayeslmm.assessment.loo.GOOD_K", -1.0)
+    with caplog.at_level("WARNING", logger="bayeslmm"):
+        penicillin.loo_pit()
+    assert "144 of 144 rows have a Pareto k above -1.00" in caplog.text
+
+
+# --- conditional scores -----------------------------------------------------------------------
+
+
+def test_conditional_scores_are_those_of_arviz(caplog):
+    post = LMM("Reaction ~ Days + (Days | Subject)", load_dataset("sleepstudy")).fit(random_seed=1)
+    with caplog.at_level("WARNING", logger="bayeslmm"):
+        found = post.loo(conditional=True)
+    with pytest.warns(UserWarning, match="Pareto"):
+        wanted = arviz_stats.loo(post.with_log_likelihood().data, pointwise=True)
+    assert_allclose(found.elpd_i, wanted.elpd_i)
+    assert_allclose(found.pareto_k, wanted.pareto_k)
+    assert found.p == pytest.approx(wanted.p)
+    bad = int((wanted.pareto_k > wanted.good_k).sum())
+    assert bad > 0
+    assert f"{bad} of 180 rows" in caplog.text
+    integrated = post.loo()
+    assert float(integrated.pareto_k.max()) < 0.7
+
+
+# --- probability integral transforms ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["collapsed", "laplace"])
+def test_pit_equals_a_weighted_sum(dyestuff, method):
+    post = dyestuff.fit(method=method, draws=50, random_seed=1)
+    joint = post._joint
+    rows = [0, 14, 29]
+    wanted = []
+    for row in rows:
+        scores = [
+            Dense(post.design, post.priors, joint, draw).score(np.array([row]), left_out=True)
+            for draw in range(joint.size)
+        ]
+        ratios = -np.array([value for value, _, _ in scores])
+        if method == "laplace":
+            ratios = ratios + post.data["sample_stats"]["log_weight"].to_numpy().ravel()
+        weights = np.exp(array_stats.psislw(-ratios)[0])
+        below = [norm(m[0], np.sqrt(c[0, 0])).cdf(post.design.y[row]) for _, m, c in scores]
+        wanted.append(weights @ below)
+    assert_allclose(post.loo_pit().iloc[rows], wanted, rtol=1e-6)
+
+
+def simulated(rng, errors):
+    group = np.repeat(np.arange(40), 15)
+    x = rng.normal(size=600)
+    slopes = rng.normal(size=(40, 2)) * [2.0, 1.0]
+    y = 3.0 + x + slopes[group, 0] + slopes[group, 1] * x + errors
+    return LMM("y ~ x + (x | g)", {"y": y, "x": x, "g": group}).fit(draws=100, random_seed=1)
+
+
+def test_pit_is_uniform_where_the_model_is_right():
+    rng = np.random.default_rng(5)
+    right = simulated(rng, rng.normal(size=600)).loo_pit()
+    assert kstest(right, "uniform").pvalue > 0.05
+    skewed = simulated(rng, rng.exponential(size=600) * 2.0).loo_pit()
+    assert kstest(skewed, "uniform").pvalue < 1e-4
