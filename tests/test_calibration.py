@@ -358,13 +358,17 @@ def test_the_marginal_form_is_not_compiled_for_many_responses(conjugate):
         compile_nuts(conjugate.design, default_priors(conjugate.design), "marginal")
 
 
-def test_progress_is_shown_on_request(conjugate, capsys):
+def test_progress_is_shown_on_a_terminal_on_request(conjugate, capsys, monkeypatch):
+    options = {"n": 2, "method": "test", "progressbar": True}
+    check_calibration(conjugate.design, conjugate, conjugate.refit, **options)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the stream for a terminal
     checked(conjugate, conjugate.refit, n=2)
-    assert not capsys.readouterr().out
-    check_calibration(
-        conjugate.design, conjugate, conjugate.refit, n=2, method="test", progressbar=True
-    )
-    assert "Calibration" in capsys.readouterr().out
+    assert capsys.readouterr() == ("", "")
+    check_calibration(conjugate.design, conjugate, conjugate.refit, **options)
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "Calibration" in shown.err
 
 
 # --- how it is shown ----------------------------------------------------------------------

@@ -28,7 +28,7 @@ class PosteriorCrossValidation(PosteriorBase):
         *,
         conditional: bool = False,
         draws: int | None = None,
-        progressbar: bool = False,
+        progressbar: bool = True,
     ) -> ELPDData:
         """Leave-one-out or leave-one-group-out cross-validation, without refits.
 
@@ -53,7 +53,7 @@ class PosteriorCrossValidation(PosteriorBase):
         draws : int, optional
             Use at most so many draws; by default all that memory and time allow.
         progressbar : bool
-            Whether to show one.
+            Whether to show one, on a terminal.
 
         Returns
         -------
@@ -110,7 +110,7 @@ class PosteriorCrossValidation(PosteriorBase):
             progressbar=progressbar,
         )
 
-    def loo_pit(self, *, draws: int | None = None, progressbar: bool = False) -> pd.Series:
+    def loo_pit(self, *, draws: int | None = None, progressbar: bool = True) -> pd.Series:
         """Probability integral transform of each row by its leave-one-out predictive distribution.
 
         Uniform on (0, 1) where the model predicts well: near 0 or 1 too often means too narrow
@@ -121,7 +121,7 @@ class PosteriorCrossValidation(PosteriorBase):
         draws : int, optional
             Use at most so many draws.
         progressbar : bool
-            Whether to show one.
+            Whether to show one, on a terminal.
 
         Returns
         -------

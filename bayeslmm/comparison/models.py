@@ -25,7 +25,7 @@ def compare(
     *,
     by: str | None = None,
     weights: Weights = "stacking",
-    progressbar: bool = False,
+    progressbar: bool = True,
 ) -> pd.DataFrame:
     """Compare models of the same data: posteriors, or REML or ML estimates.
 

@@ -31,9 +31,13 @@ def stages(enabled: bool) -> Iterator[Callable[[str], None]]:
 
 
 def tracked[T](items: Sequence[T], description: str, enabled: bool) -> Iterable[T]:
-    """Iterate over items, showing a progress bar where enabled."""
+    """Iterate over items, showing a progress bar where enabled and on a terminal."""
     if not enabled:
         return items
-    from rich.progress import track  # a dependency of PyMC
+    from rich.console import Console
+    from rich.progress import track
 
-    return track(items, description=description)
+    console = Console(stderr=True, force_jupyter=False)
+    if not console.is_terminal:
+        return items
+    return track(items, description=description, console=console, transient=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeslmm.assessment.loo_methods import PosteriorCrossValidation
 from bayeslmm.plots.common import Backend
-from bayeslmm.results.posterior_base import PosteriorBase
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -21,7 +21,7 @@ Visuals = Mapping[str, Any] | None
 Seed = int | np.random.Generator | None
 
 
-class PosteriorModelPlots(PosteriorBase):
+class PosteriorModelPlots(PosteriorCrossValidation):
     """Pictures of priors, covariance matrices and the fit to the data."""
 
     def plot_prior_posterior(
@@ -272,7 +272,6 @@ class PosteriorModelPlots(PosteriorBase):
         >>> pc.get_viz("observed")["x"].shape
         (6,)
         """
-        from bayeslmm.assessment.loo import loo_pit
         from bayeslmm.plots.predictive import GROUP, plot_predictive
         from bayeslmm.prediction.checks import predictive_dataset
 
@@ -285,7 +284,7 @@ class PosteriorModelPlots(PosteriorBase):
             self.design,
             fit.data,
             kind,
-            lambda: loo_pit(self.design, self._plan, self.priors, self._joint),
+            lambda: self.loo_pit().to_numpy(),
             by=by,
             statistic=statistic,
             prob=prob,
