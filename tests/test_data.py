@@ -220,3 +220,8 @@ def test_long_lists_of_columns_are_cut():
     frame = pd.DataFrame(np.zeros((1, 45)), columns=[f"v{i}" for i in range(45)]).assign(x=np.nan)
     doubled = pd.concat([frame, frame], axis=1)
     assert re.search(r"`v\d+` and 6 more occur", message(to_frame, doubled))
+
+
+def test_single_values_are_no_columns():
+    with pytest.raises(DataError, match="The columns are single values; give a list for each"):
+        to_frame({"x": 1.0, "g": "a"})

@@ -589,3 +589,8 @@ def test_pit_is_uniform_where_the_model_is_right():
     assert kstest(right, "uniform").pvalue > 0.05
     skewed = simulated(rng, rng.exponential(size=600) * 2.0).loo_pit()
     assert kstest(skewed, "uniform").pvalue < 1e-4
+
+
+def test_by_is_a_name(penicillin):
+    with pytest.raises(DataError, match=r"by=.*: the name of a grouping factor"):
+        penicillin.loo(by=["plate"])

@@ -705,3 +705,19 @@ def test_results_print_as_tables(growth, growth_reml):
     contrast = growth_reml.contrasts("Sex")
     direct = growth_reml.contest(contrast.weights)["statistic"].iloc[0]
     assert contrast.table()["statistic"].iloc[0] ** 2 == pytest.approx(direct)
+
+
+def test_arguments_of_the_wrong_kind(growth_reml):
+    with pytest.raises(TypeError, match="L is a mapping; rows of weights are expected"):
+        growth_reml.contest({"age": [1.0]})
+    with pytest.raises(ValueError, match="L has a row of zeros"):
+        growth_reml.contest(np.zeros((1, len(growth_reml.beta))))
+    with pytest.raises(ValueError, match="change='Male': one of 'pairwise'"):
+        growth_reml.comparisons("Sex", "Male")
+    with pytest.raises(TypeError, match="Hypotheses are a text or a list of texts"):
+        growth_reml.hypothesis({"h": "age > 0"})
+
+
+def test_variables_may_have_the_backticks_of_the_formula(growth_reml):
+    plain, quoted = growth_reml.means("Sex"), growth_reml.means("`Sex`")
+    pd.testing.assert_frame_equal(plain.table(), quoted.table())

@@ -369,3 +369,14 @@ def test_a_correlated_term_without_any_variance_is_exactly_zero():
         "sd[g, Intercept] is estimated at zero.",
         "sd[g, x] is estimated at zero.",
     )
+
+
+def test_kinds_of_intervals(reml):
+    assert list(reml.confint(kinds="beta").index) == ["beta[Intercept]", "beta[Days]"]
+    with pytest.raises(ValueError, match=r"kinds=\('fixed',\): any of 'beta', 'sd'"):
+        reml.confint(kinds=("fixed",))
+
+
+def test_evidence_is_of_posteriors(model, reml):
+    with pytest.raises(TypeError, match="Estimate has no evidence"):
+        blm.bayes_factor(model.fit(method="laplace", draws=10, random_seed=1), reml)

@@ -110,6 +110,11 @@ def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray
     """
     if by is None:
         return None, obs_coord(design), OBS_DIM
+    if not isinstance(by, str):
+        raise DataError(
+            f"by={by!r}: the name of a grouping factor or variable is expected, or several joined "
+            "by a colon, such as 'site:plot'."
+        )
     for factor in design.random:
         if factor.name == by:
             return factor.codes, np.array(factor.levels, dtype=str), level_dim(factor.key)

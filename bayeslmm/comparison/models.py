@@ -19,6 +19,9 @@ from bayeslmm.results.posterior_base import PosteriorBase
 Weights = Literal["stacking", "BB-pseudo-BMA", "pseudo-BMA"]
 WEIGHTS: tuple[Weights, ...] = ("stacking", "BB-pseudo-BMA", "pseudo-BMA")
 
+NO_WEIGHT = 1e-10
+"""Stacking weights below this are what the optimiser leaves of zero."""
+
 
 def compare(
     fits: Mapping[str, Any],
@@ -115,6 +118,8 @@ def _compare_posteriors(
 
     scores = {name: fit.loo(by, progressbar=progressbar) for name, fit in fits.items()}
     table = pd.DataFrame(arviz_compare(scores, method=weights, round_to="none"))
+    if weights == "stacking":
+        table["weight"] = table["weight"].where(table["weight"] > NO_WEIGHT, 0.0)
     table["worst_k"] = [float(scores[name].pareto_k.max()) for name in table.index]
     evidence = pd.DataFrame(
         [_evidence(fits[name]) for name in table.index],

@@ -121,6 +121,12 @@ def _from_mapping(data: Mapping[Any, Any]) -> pd.DataFrame:
     try:
         return pd.DataFrame(dict(data))
     except (ValueError, TypeError) as error:
+        if not any(
+            hasattr(column, "__len__") and not isinstance(column, str) for column in data.values()
+        ):
+            raise DataError(
+                "The columns are single values; give a list for each, such as {'x': [1.0]}."
+            ) from error
         raise DataError(f"These columns do not make a data frame: {error}.") from error
 
 

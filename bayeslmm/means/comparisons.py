@@ -70,7 +70,7 @@ def comparisons(
         for _, column in points
     ]
     weights, texts = contrast_weights(
-        method, [text_of(level) for level, _ in points], [level for level, _ in points]
+        method, [text_of(level) for level, _ in points], [level for level, _ in points], "change"
     )
     result = _compared(parts, weights, [f"{variable}: {text}" for text in texts], names_of(by))
     title = f"Differences by {variable}, averaged over {len(frame)} rows"

@@ -18,7 +18,10 @@ _DEGREES = ("linear", "quadratic", "cubic", "quartic")
 
 
 def contrast_weights(
-    method: str | Mapping[str, Any] | ArrayLike, names: Sequence[str], levels: Sequence[Any]
+    method: str | Mapping[str, Any] | ArrayLike,
+    names: Sequence[str],
+    levels: Sequence[Any],
+    argument: str = "method",
 ) -> tuple[Array, list[str]]:
     """Weights and labels of the contrasts of k means.
 
@@ -31,6 +34,8 @@ def contrast_weights(
         Labels of the means, for the labels of contrasts.
     levels : sequence
         Their levels, as a mapping may name them; a tuple for several variables.
+    argument : str
+        What the user calls `method`, for errors.
 
     Returns
     -------
@@ -43,11 +48,11 @@ def contrast_weights(
         If the method is unknown or weights do not fit.
     """
     if isinstance(method, str):
-        return _named(method, list(names))
+        return _named(method, list(names), argument)
     if isinstance(method, Mapping):
         rows = [_row(label, row, names, levels) for label, row in method.items()]
         if not rows:
-            raise ValueError("method={}: at least one contrast is expected.")
+            raise ValueError(f"{argument}={{}}: at least one contrast is expected.")
         return np.array(rows), [str(label) for label in method]
     if isinstance(method, pd.DataFrame):
         labels = [str(label) for label in method.index]
@@ -56,12 +61,12 @@ def contrast_weights(
     return weights, [_text(row, names) for row in weights]
 
 
-def _named(method: str, names: list[str]) -> tuple[Array, list[str]]:
+def _named(method: str, names: list[str], argument: str) -> tuple[Array, list[str]]:
     if method not in METHODS:
         allowed = ", ".join(map(repr, METHODS))
         raise ValueError(
-            f"method={method!r}: one of {allowed}, a mapping of labels to weights or an array of "
-            "weights is expected."
+            f"{argument}={method!r}: one of {allowed}, a mapping of labels to weights or an array "
+            "of weights is expected."
         )
     k, eye = len(names), np.eye(len(names))
     if method == "pairwise":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,10 @@ class Hypotheses:
 
 def read_hypotheses(expressions: str | Sequence[str], symbols: Symbols) -> list[Comparison]:
     """Read one hypothesis or several."""
+    if isinstance(expressions, Mapping):
+        raise TypeError(
+            "Hypotheses are a text or a list of texts, such as ['Days > 0', 'Days > 5']."
+        )
     sources = [expressions] if isinstance(expressions, str) else list(expressions)
     if not sources:
         raise ValueError("At least one hypothesis is expected.")

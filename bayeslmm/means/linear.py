@@ -13,10 +13,11 @@ Array = NDArray[np.float64]
 
 
 def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One name or several as a tuple."""
+    """One name or several as a tuple, without the backticks that a formula needs around some."""
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+    names = (value,) if isinstance(value, str) else tuple(value)
+    return tuple(name.strip("`") if isinstance(name, str) else name for name in names)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,6 +142,11 @@ def contest_table(
     fit: Fit, coefs: Sequence[str], weights: ArrayLike, value: ArrayLike | None
 ) -> pd.DataFrame:
     """Joint F test of given weights; arguments as in ``estimate.contest()``."""
+    if isinstance(weights, Mapping):
+        raise TypeError(
+            "L is a mapping; rows of weights are expected: an array, or a data frame whose columns "
+            "are coefficients, such as pd.DataFrame({'x': [1], 'z': [-1]})."
+        )
     if isinstance(weights, pd.DataFrame):
         unknown = [str(name) for name in weights.columns if name not in coefs]
         if unknown:
@@ -155,6 +160,8 @@ def contest_table(
             f"L has shape {np.shape(weights)}: finite weights, one column for each of the "
             f"{len(coefs)} coefficients {', '.join(coefs)}, are expected."
         )
+    if not matrix.any(axis=1).all():
+        raise ValueError("L has a row of zeros, which is no hypothesis about the coefficients.")
     right = None if value is None else np.atleast_1d(np.asarray(value, dtype=np.float64))
     if right is not None and right.shape != (len(matrix),):
         raise ValueError(f"rhs has shape {right.shape}; L has {len(matrix)} rows.")

@@ -18,7 +18,7 @@ from bayeslmm.plots.methods import EstimatePlots
 from bayeslmm.prediction.methods import EstimatePrediction
 from bayeslmm.reporting.methods import EstimateReporting
 from bayeslmm.results import estimate_tables, matrices, text
-from bayeslmm.results.parameters import Kind, parameters, probability
+from bayeslmm.results.parameters import Kind, check_kinds, parameters, probability
 from bayeslmm.results.tidy import Effects, tidy_fit
 from bayeslmm.results.variance import variance_frame
 
@@ -272,11 +272,12 @@ class Estimate(
         Raises
         ------
         ValueError
-            If the method is unknown, or a profile of a "MAP" fit is asked for.
+            If the method or a kind is unknown, or a profile of a "MAP" fit is asked for.
         SamplingError
             If a bootstrap of a "MAP" fit is asked for.
         """
         probability(level, "level")
+        kinds = check_kinds(kinds)
         labels = [p.label for p in parameters(self.design) if p.kind in kinds]
         if method == "wald":
             return self.summary(level).loc[labels, ["conf_low", "conf_high"]]

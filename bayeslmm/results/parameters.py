@@ -5,9 +5,10 @@ Labels are ``beta[Days]``, ``sd[Subject, Days]``, ``cor[Subject, Intercept, Days
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -60,6 +61,21 @@ def probability(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < 1.0:
         raise ValueError(f"{name}={value!r}: a number between 0 and 1 is expected, such as 0.95.")
     return float(value)
+
+
+def check_kinds(kinds: Kind | Sequence[Kind]) -> tuple[Kind, ...]:
+    """Kinds of parameters as a tuple.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown, or there is none.
+    """
+    chosen: tuple[Kind, ...] = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    unknown = [kind for kind in chosen if kind not in get_args(Kind)]
+    if unknown or not chosen:
+        raise ValueError(f"kinds={kinds!r}: any of 'beta', 'sd', 'cor', 'sigma' are expected.")
+    return chosen
 
 
 def structures(design: Design) -> tuple[Structure, ...]:
