@@ -27,6 +27,9 @@ REFIT = 0.01
 
 GOOD_K = 0.7
 
+EVERY = 3
+"""Rows are left out one in so many; levels all."""
+
 
 def subset(design, kept):
     """The design of some rows, with all levels."""
@@ -75,14 +78,14 @@ def test_scores_equal_refits(which, by):
     model = model_of(which)
     codes = codes_of(model.design, by)
     whole = np.mean([log_evidence(model.design, model.priors, seed, 4000) for seed in range(4)])
+    groups = np.arange(0, codes.max() + 1, EVERY if by is None else 1)
     rests = [
-        log_evidence(subset(model.design, codes != group), model.priors, 1)
-        for group in range(codes.max() + 1)
+        log_evidence(subset(model.design, codes != group), model.priors, 1) for group in groups
     ]
     wanted = whole - np.array(rests)
     for seed in (1, 2):
         found = model.fit(random_seed=seed).loo(by)
-        error = found.elpd_i.to_numpy() - wanted
+        error = found.elpd_i.to_numpy()[groups] - wanted
         assert np.max(np.abs(error)) < 2 * (WEIGHTED + REFIT)
         assert np.sqrt(np.mean(error**2)) < 0.5 * WEIGHTED
         bias = 3 * REFIT * len(error) / np.sqrt(4)  # that of `whole`, shared by all
