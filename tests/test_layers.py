@@ -27,6 +27,7 @@ LAYERS = [
     "design._inputs",
     "design.design",
     "design.row_space",
+    "design.row_groups",
     "design",
     "priors.families",
     "priors.lkj",

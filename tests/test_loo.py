@@ -527,7 +527,7 @@ def test_dropped_rows_and_row_labels():
 
 def test_bad_weights_are_reported(penicillin, caplog, monkeypatch):
     monkeypatch.setattr("bayeslmm.assessment.loo.Resampler.affordable", False)
-    monkeypatch.setattr("bayeslmm.assessment.loo.GOOD_K", -1.0)
+    monkeypatch.setattr("bayeslmm.assessment.loo.MAX_PARETO_K", -1.0)
     with caplog.at_level("WARNING", logger="bayeslmm"):
         penicillin.loo_pit()
     assert "144 of 144 rows have a Pareto k above -1.00" in caplog.text

@@ -34,7 +34,7 @@ LARGEST_SCORES = 1 << 26
 """Most densities that are held at once: 512 MB."""
 
 LARGEST_WORK = 1e11
-"""Multiplications above which draws are thinned: about a minute."""
+"""Multiplications above which draws are thinned."""
 
 SEPARATE = 1e-10
 """Squared cosine of an angle from which on a direction of beta is known from other rows."""

@@ -15,14 +15,15 @@ from scipy.stats import norm
 from bayeslmm.assessment.integrated import LeaveOut, affordable, leave_out
 from bayeslmm.assessment.resampled import Resampler
 from bayeslmm.design.design import Design
-from bayeslmm.design.grouping import grouping_factor
+from bayeslmm.design.row_groups import group_names, row_groups
 from bayeslmm.exceptions import DataError
+from bayeslmm.inference.density_sampler import MAX_PARETO_K
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.tree import RESPONSE, SAMPLE_DIMS, obs_coord
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.schema import OBS_DIM, level_dim, sanitise
+from bayeslmm.schema import OBS_DIM, level_dim
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
@@ -32,14 +33,11 @@ Indices = NDArray[np.intp]
 
 _log = logging.getLogger(__name__)
 
-GOOD_K = 0.7
-"""Largest Pareto k that any number of draws makes up for."""
-
 RESAMPLE_K = 0.3
 """Pareto k from which on the posterior without the rows is sampled, which then is more accurate."""
 
 MOST_RESAMPLED = 50
-"""Most rows or groups whose posterior is sampled: seconds."""
+"""Most rows or groups whose posterior is sampled."""
 
 
 def integrated_loo(
@@ -115,17 +113,13 @@ def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray
             f"by={by!r}: the name of a grouping factor or variable is expected, or several joined "
             "by a colon, such as 'site:plot'."
         )
-    for factor in design.random:
-        if factor.name == by:
-            return factor.codes, np.array(factor.levels, dtype=str), level_dim(factor.key)
-    names = by.split(":")
-    if not set(names) <= set(design.data.columns):
-        known = dict.fromkeys([*(f.name for f in design.random), *design.data.columns])
+    groups = row_groups(design, by)
+    if groups is None:
         raise DataError(
-            f"by={by!r} is no grouping factor or variable of the model; it has {', '.join(known)}."
+            f"by={by!r} is no grouping factor or variable of the model; it has "
+            f"{', '.join(group_names(design))}."
         )
-    grouping = grouping_factor(design.data, names)
-    return grouping.codes, np.array(grouping.levels, dtype=str), level_dim(sanitise(by))
+    return groups.codes, groups.labels.astype(str), level_dim(groups.key)
 
 
 def loo_pit(
@@ -141,7 +135,7 @@ def loo_pit(
     joint, log_ratio = _affordable(design, plan, joint, log_ratio, None, design.n)
     scores = leave_out(design, plan, priors, joint, progressbar=progressbar)
     weights, k = loo_weights(scores.log_density, log_ratio)
-    _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), GOOD_K), None)
+    _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), MAX_PARETO_K), None)
     assert scores.mean is not None and scores.sd is not None
     below = norm.cdf((design.y - scores.mean) / scores.sd)
     return np.asarray(np.sum(weights * below, axis=0))

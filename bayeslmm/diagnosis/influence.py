@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.design._rank import independent_columns
 from bayeslmm.design.design import Design
+from bayeslmm.design.row_groups import group_names, row_groups
 from bayeslmm.diagnosis.influence_words import group_messages, row_messages
 from bayeslmm.diagnosis.report import Report
 from bayeslmm.diagnosis.whitening import row_residuals
@@ -236,23 +237,18 @@ def case_groups(design: Design, by: str) -> tuple[Indices, pd.Index]:
     DataError
         If `by` names no grouping factor and no variable of the formula.
     """
-    names = dict.fromkeys([*(factor.name for factor in design.random), *design.data.columns])
-    allowed = f"one of {', '.join(map(str, names))}, or None for single rows"
+    allowed = f"one of {', '.join(group_names(design))}, or None for single rows"
     if not isinstance(by, str):
         raise DataError(
             f"by= takes the name of a grouping factor or of a variable of the formula, got "
             f"{type(by).__name__}: {allowed}."
         )
-    for factor in design.random:
-        if factor.name == by:
-            present, codes = np.unique(factor.codes, return_inverse=True)
-            return codes, pd.Index(factor.levels[present], name=by)
-    if by not in names:
+    groups = row_groups(design, by)
+    if groups is None:
         raise DataError(
             f"by={by!r} is neither a grouping factor nor a variable of the formula: {allowed}."
         )
-    codes, labels = pd.factorize(design.data[by], sort=True)
-    return np.asarray(codes, dtype=np.intp), pd.Index(labels, name=by)
+    return groups.codes, groups.values.rename(by)
 
 
 def _refit_rows(

@@ -11,6 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
+from bayeslmm.design.row_groups import group_names
+from bayeslmm.design.row_groups import row_groups as find_groups
 from bayeslmm.exceptions import DataError
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.tree import (
@@ -123,19 +125,14 @@ def row_groups(design: Design, by: Any) -> dict[Any, NDArray[np.intp]]:
     if by is None:
         return {"all": np.arange(design.n)}
     if not isinstance(by, str):
-        return _groups_of(_row_values(design, by))
-    for factor in design.random:
-        if factor.name == by:
-            order = np.argsort(factor.codes, kind="stable")
-            parts = np.split(order, np.cumsum(np.bincount(factor.codes))[:-1])
-            return {str(k): rows for k, rows in zip(factor.levels, parts, strict=True)}
-    if by not in design.data.columns:
-        names = [*(f.name for f in design.random), *design.data.columns]
+        return _rows_of(*pd.factorize(_row_values(design, by), sort=True))
+    groups = find_groups(design, by)
+    if groups is None:
         raise DataError(
-            f"by={by!r} is no variable of the model; it has {', '.join(dict.fromkeys(names))}. "
+            f"by={by!r} is no variable of the model; it has {', '.join(group_names(design))}. "
             "To group by another one, pass its values, one per row of the data."
         )
-    return _groups_of(design.data[by])
+    return _rows_of(groups.codes, groups.values)
 
 
 def _row_values(design: Design, by: Any) -> pd.Series:
@@ -150,9 +147,9 @@ def _row_values(design: Design, by: Any) -> pd.Series:
     return values
 
 
-def _groups_of(values: pd.Series) -> dict[Any, NDArray[np.intp]]:
-    codes, labels = pd.factorize(values, sort=True)
-    return {label: np.flatnonzero(codes == i) for i, label in enumerate(labels)}
+def _rows_of(codes: NDArray[np.intp], labels: pd.Index) -> dict[Any, NDArray[np.intp]]:
+    parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    return dict(zip(labels, parts, strict=True))
 
 
 def _name(statistic: str | Statistic) -> str:

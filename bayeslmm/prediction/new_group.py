@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.exceptions import DataError
+from bayeslmm.inference.density_sampler import MAX_PARETO_K
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.likelihood.batch_draws import normal_draws
@@ -27,9 +28,6 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 _log = logging.getLogger(__name__)
-
-MAX_K = 0.7
-"""Pareto k above which importance weights are not to be relied on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -150,12 +148,12 @@ def observe(rows: Rows, joint: JointDraws) -> Update:
 def reweight(log_density: Array, rng: np.random.Generator) -> tuple[Indices, float]:
     """Draws resampled by how probable they make the observed rows, and the Pareto k of doing so."""
     weights, k = smooth_weights(log_density - log_density.max())
-    if k > MAX_K:
+    if k > MAX_PARETO_K:
         _log.warning(
             "The observed rows surprise the model: the importance weights of its draws have a "
             "Pareto k of %.2f, above %.1f. Refit the model to the old and the observed rows.",
             k,
-            MAX_K,
+            MAX_PARETO_K,
         )
     cumulative = np.cumsum(np.exp(weights))
     places = (rng.random() + np.arange(len(weights))) / len(weights) * cumulative[-1]
