@@ -489,7 +489,9 @@ def test_effective_fraction_and_largest_share():
 
 
 def proposal_of(density: Importance, efficiency: float, largest: float) -> Proposal:
-    return Proposal(density=density, efficiency=efficiency, largest_weight=largest)
+    return Proposal(
+        density=density, efficiency=efficiency, largest_weight=largest, log_mean=0.0
+    )
 
 
 def simple_density(d: int, scale: float = 1.0, df: float = 5.0) -> Importance:

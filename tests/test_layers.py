@@ -68,6 +68,7 @@ LAYERS = [
     "inference.constrained",
     "inference.profile",
     "inference.completion",
+    "inference.start",
     "inference.laplace",
     "inference.mixture",
     "inference.warp",

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.inference.covariance_sampler import is_dear
-from bayeslmm.inference.density_sampler import ATTEMPTS, MAX_PARETO_K, NEGLIGIBLE_SHARE
-from bayeslmm.inference.importance import Adapter, largest_share, log_mean
+from bayeslmm.inference.density_sampler import ATTEMPTS, is_reliable
+from bayeslmm.inference.importance import Adapter, log_mean
 from bayeslmm.inference.joint_draws import JointDraws
-from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.inference.propriety import require_proper
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.batch_posterior import (
@@ -105,7 +104,7 @@ class Resampler:
                 x = adapter.density.sample(self.rng, DRAWS)
                 value = target(x)
                 log_ratios = value - adapter.density.logpdf(x)
-                if _is_light(log_ratios):
+                if is_reliable(log_ratios):
                     return log_mean(log_ratios)[0]
                 adapter.learn(x, value)
         raise SamplingError("The importance ratios of the covariance parameters have heavy tails.")
@@ -129,13 +128,6 @@ class Resampler:
             basis=self.full.plan.products.basis,
         )
         return make_plan(products)
-
-
-def _is_light(log_ratios: Array) -> bool:
-    """Whether the mean of importance ratios can be trusted."""
-    if largest_share(log_ratios) < NEGLIGIBLE_SHARE:
-        return True
-    return smooth_weights(log_ratios)[1] <= MAX_PARETO_K
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,10 +26,11 @@ from bayeslmm.inference.covariance_sampler import (
 )
 from bayeslmm.inference.effect_summary import summarise_effects
 from bayeslmm.inference.estimate import Fit, fit_likelihood
-from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode, starting_point
-from bayeslmm.inference.pareto import smooth_weights
+from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode
+from bayeslmm.inference.pareto import pareto_k
 from bayeslmm.inference.progress import stages
 from bayeslmm.inference.propriety import require_proper
+from bayeslmm.inference.start import prior_ranges, starting_point
 from bayeslmm.inference.tree import EFFECT_GROUP, LARGEST_U, effect_group, posterior_tree
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.batch_posterior import (
@@ -137,9 +138,10 @@ def _summaries(design: Design, plan: Plan, priors: Priors, x: Array) -> xr.Datas
 def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, Array]:
     """Middle (d,) of the log density and lower root (d, d) of a covariance matrix.
 
-    The REML estimate and its asymptotic covariance matrix where the data determine them well,
-    else the mode and its inverse curvature; where the search does not end at a regular mode, the
-    point it reached and unit scales.
+    The REML estimate and its asymptotic covariance matrix where the data determine them well and
+    the priors do not contradict them, else the mode and its inverse curvature; where the search
+    does not end at a regular mode, the point it reached and unit scales. No scale exceeds that of
+    its prior.
 
     Raises
     ------
@@ -150,15 +152,16 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     target = partial(log_posterior_batch, plan, priors, partial(reduce_at, system))
     reml = fit_likelihood(plan, "REML")
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
+    ranges = prior_ranges(plan.products.structures, priors)
     if _describes_posterior(reml, DEAR_START_SD if is_dear(system) else START_SD):
         beta = reml.beta if priors.beta_sampled else np.zeros(0)
         centre = np.concatenate([reml.parameters, beta])
-        vcov = reml.vcov[: len(beta), : len(beta)]
-        return centre, np.linalg.cholesky(block_diag(reml.parameter_cov, vcov))
+        if ranges.contains(centre):
+            vcov = reml.vcov[: len(beta), : len(beta)]
+            return centre, ranges.narrow(np.linalg.cholesky(block_diag(reml.parameter_cov, vcov)))
     mode = search_mode(plan, priors, reml)
-    if is_regular(plan, mode):
-        return mode.x, gaussian_root(mode)
-    return mode.x, np.eye(len(mode.x))
+    root = gaussian_root(mode) if is_regular(plan, mode) else np.eye(len(mode.x))
+    return mode.x, ranges.narrow(root)
 
 
 def _describes_posterior(reml: Fit, largest_sd: float) -> bool:
@@ -180,7 +183,7 @@ def _statistics(run: CovarianceDraws) -> dict[str, Array]:
     return {
         "lp": run.chains.log_density,
         "acceptance_rate": run.chains.acceptance,
-        "pareto_k": np.array([smooth_weights(ratios)[1] for ratios in by_chain]),
+        "pareto_k": np.array([pareto_k(ratios) for ratios in by_chain]),
         "n_evaluations": np.full(chains, run.n_evaluations / chains),
     }
 

@@ -24,6 +24,9 @@ MAX_PARETO_K = 0.7
 MIN_EFFICIENCY = 0.7
 """Share of effective draws below which an approximation is visibly off."""
 
+LONGEST_STAY = 20
+"""Draws for which a whole chain may stay where it is."""
+
 MAX_ENTRIES = 200
 """Most entries of one variable that are checked: large random-effects vectors are thinned."""
 
@@ -66,6 +69,9 @@ class Diagnostics:
     min_ebfmi : float
         Smallest energy Bayesian fraction of missing information over chains; NaN where the method
         has no energy.
+    stuck : str
+        The first parameter that a whole chain of more than 20 draws leaves unchanged; empty where
+        all move.
 
     References
     ----------
@@ -92,6 +98,7 @@ class Diagnostics:
     proposal_k: float = np.nan
     evaluations: int = 0
     surrogate_error: float = np.nan
+    stuck: str = ""
 
     @property
     def approximate(self) -> bool:
@@ -105,11 +112,14 @@ class Diagnostics:
 
     def messages(self) -> tuple[str, ...]:
         """Return one sentence of finding and advice per problem; empty where all is well."""
+        if self.stuck:
+            return (self._stuck_message(),)
         if self.approximate:
             efficiency = self.importance_ess / (self.chains * self.draws)
             poor = self.pareto_k > MAX_PARETO_K or efficiency < MIN_EFFICIENCY
             return (self._approximation_message(),) if poor else ()
         found = (
+            self._proposal_message(),
             self._divergence_message(),
             self._rhat_message(),
             self._ess_message(),
@@ -157,6 +167,21 @@ class Diagnostics:
             f"Pareto k is {self.pareto_k:.2f} (it should be below {MAX_PARETO_K}) and the "
             f"importance effective sample size {size}, so the Laplace approximation misses part of "
             'the posterior, most of all small standard deviations: sample with method="collapsed".'
+        )
+
+    def _stuck_message(self) -> str:
+        return (
+            f"{self.stuck} has the same value in all {self.draws} draws of a chain, so the draws "
+            "are not a sample of the posterior: check that its prior and the data can be "
+            "reconciled, and use another method."
+        )
+
+    def _proposal_message(self) -> str:
+        if self.proposal_k != -np.inf:
+            return ""
+        return (
+            "The importance ratios of the proposals do not vary, so the draws may cover a small "
+            'part of the posterior: use method="nuts".'
         )
 
     def _divergence_message(self) -> str:
@@ -229,24 +254,27 @@ def check(dt: xr.DataTree) -> Diagnostics:
     import arviz_stats as az
 
     posterior = dt["posterior"].dataset
-    labels, values = _entries(posterior)
+    labels, values, stuck = _entries(posterior)
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     bulk = _by_entry(values, lambda data: az.ess(data, method="bulk"))
     tail = _by_entry(values, lambda data: az.ess(data, method="tail"))
     rhat = _by_entry(values, az.rhat) if chains > 1 else np.full(len(labels), np.nan)
-    worst_rhat, worst_bulk, worst_tail = _worst(-rhat), _worst(bulk), _worst(tail)
+    max_rhat, max_rhat_parameter = _largest(rhat, labels)
+    min_ess_bulk, min_ess_bulk_parameter = _largest(-bulk, labels)
+    min_ess_tail, min_ess_tail_parameter = _largest(-tail, labels)
     found = Diagnostics(
         chains=chains,
         draws=draws,
         divergences=_count(dt, "diverging"),
         treedepth_hits=_count(dt, "reached_max_treedepth"),
-        max_rhat=float(rhat[worst_rhat]),
-        max_rhat_parameter=labels[worst_rhat],
-        min_ess_bulk=float(bulk[worst_bulk]),
-        min_ess_bulk_parameter=labels[worst_bulk],
-        min_ess_tail=float(tail[worst_tail]),
-        min_ess_tail_parameter=labels[worst_tail],
+        max_rhat=max_rhat,
+        max_rhat_parameter=max_rhat_parameter,
+        min_ess_bulk=-min_ess_bulk,
+        min_ess_bulk_parameter=min_ess_bulk_parameter,
+        min_ess_tail=-min_ess_tail,
+        min_ess_tail_parameter=min_ess_tail_parameter,
         min_ebfmi=_min_ebfmi(dt),
+        stuck=stuck,
         **_importance(dt),
         **_collapsed(dt),
     )
@@ -255,19 +283,27 @@ def check(dt: xr.DataTree) -> Diagnostics:
     return found
 
 
-def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any]]:
-    """Labels of the scalar parameters and their draws (entry, chain, draw)."""
+def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any], str]:
+    """Labels of the parameters that move, their draws (entry, chain, draw); the first that is stuck.
+
+    Correlations across blocks are zero and neither.
+    """
     labels: list[str] = []
     values: list[np.ndarray[Any, Any]] = []
+    stuck: list[str] = []
     for name, variable in posterior.data_vars.items():
         ordered = variable.transpose(*SAMPLE_DIMS, ...)
         array: Any = ordered.to_numpy()
         for index in _checked(array.shape[2:], symmetric=_is_symmetric(ordered)):
             draws = array[(slice(None), slice(None), *index)]
-            if np.ptp(draws) > 0:  # a correlation matrix has ones on its diagonal
-                labels.append(_label(str(name), ordered, index))
+            label = _label(str(name), ordered, index)
+            if draws.shape[1] > LONGEST_STAY and np.any(np.ptp(draws, axis=1) == 0):
+                stuck += [label] if np.any(draws) else []
+            elif np.ptp(draws) > 0:
+                labels.append(label)
                 values.append(draws)
-    return labels, np.stack(values)
+    empty = np.empty((0, posterior.sizes["chain"], posterior.sizes["draw"]))
+    return labels, np.array(values) if values else empty, stuck[0] if stuck else ""
 
 
 def _checked(shape: tuple[int, ...], *, symmetric: bool) -> Iterator[tuple[int, ...]]:
@@ -299,13 +335,18 @@ def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
 def _by_entry(
     values: np.ndarray[Any, Any], statistic: Callable[[xr.Dataset], xr.Dataset]
 ) -> np.ndarray[Any, Any]:
+    if not len(values):
+        return np.empty(0)
     dims = ("entry", *SAMPLE_DIMS)
     return statistic(xr.Dataset({"x": (dims, values)}))["x"].to_numpy()
 
 
-def _worst(values: np.ndarray[Any, Any]) -> int:
-    """Position of the smallest value; the first where none is finite."""
-    return int(np.nanargmin(values)) if np.isfinite(values).any() else 0
+def _largest(values: np.ndarray[Any, Any], labels: list[str]) -> tuple[float, str]:
+    """Largest value and its label; NaN, of the first, where none is finite."""
+    if not np.isfinite(values).any():
+        return float("nan"), labels[0] if labels else ""
+    place = int(np.nanargmax(values))
+    return float(values[place]), labels[place]
 
 
 def _importance(dt: xr.DataTree) -> dict[str, Any]:

@@ -14,12 +14,13 @@ Tierney (1994), doi:10.1214/aos/1176325750, section 2.3.3.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
+from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.mixture import (
     StudentMixture,
     combine,
@@ -65,6 +66,12 @@ TOO_LONG = 20
 """Same kept states in a row at which the chains are run again with more proposals."""
 
 MAX_THIN = 100
+
+LEAST_SIZE = 20
+"""Effective draws per coordinate, and as many more, below which weights are tempered for a refit."""
+
+LEAST_POWER = 1e-15
+"""Power at which weights whose logarithms differ by up to 1e14 are as good as equal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -121,11 +128,14 @@ class Proposal:
         Effective sample size over the number of draws in its round.
     largest_weight : float
         Largest importance ratio in its round over their mean.
+    log_mean : float
+        Log of the mean ratio in its round: what its draws say of the target's integral.
     """
 
     density: Importance
     efficiency: float
     largest_weight: float
+    log_mean: float
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -177,6 +187,14 @@ class Adapter:
         Lower Cholesky factor of the approximate covariance matrix.
     rng : numpy.random.Generator
         Source of randomness.
+
+    Notes
+    -----
+    A density that shrinks to a part of the target looks perfect from within: all its ratios are
+    equal. Two things prevent that. Before each refit the weights of all draws are raised to the
+    largest power at which they leave an effective size of 20 (d + 1), so that no few draws decide;
+    and a round counts only by the share of the target's integral, as all rounds estimate it, that
+    its own draws found.
     """
 
     def __init__(
@@ -186,9 +204,11 @@ class Adapter:
         self.rng = rng
         self.df = 5.0 + len(centre) / 2
         self.size = 1000 + 250 * len(centre)
-        self.points: list[Array] = []
-        self.values: list[Array] = []
+        self.points = np.empty((0, len(centre)))
+        self.values = np.empty(0)
         self.used: list[Importance] = []
+        self.sizes: list[int] = []
+        self.log_used: list[Array] = []
         start = [(0.6, student(centre, root, self.df)), (0.4, student(centre, 2.0 * root, 3.0))]
         self.density = Importance(
             warp=identity_warp(len(centre)),
@@ -198,21 +218,26 @@ class Adapter:
         )
 
     def adapt(self) -> Proposal:
-        """Sample and refit until the density fits or refits no longer help."""
-        best = Proposal(density=self.density, efficiency=0.0, largest_weight=np.inf)
+        """Sample and refit until the density fits or refits no longer help.
+
+        Raises
+        ------
+        SamplingError
+            If the target vanishes at all draws.
+        """
+        rounds: list[Proposal] = []
+        reached = 0.0
         for number in range(MAX_ROUNDS):
             if number:
                 self.density = self._refit()
-            x = self.density.sample(self.rng, self.size)
-            value = self.target(x)
-            ratios = value - self.density.logpdf(x)
-            efficiency = effective_fraction(ratios)
-            gained = efficiency > ENOUGH_GAIN * best.efficiency
-            if efficiency > best.efficiency:
-                largest = float(np.exp(np.max(ratios) - log_mean(ratios)[0]))
-                best = Proposal(density=self.density, efficiency=efficiency, largest_weight=largest)
-            self._record(x, value)
-            if efficiency > GOOD_EFFICIENCY or (not gained and best.efficiency > ENOUGH_EFFICIENCY):
+            rounds.append(self._round())
+            scored = self._scored(rounds)
+            best = max(scored, key=lambda proposal: proposal.efficiency)
+            gained = scored[-1].efficiency > ENOUGH_GAIN * reached
+            reached = best.efficiency
+            if scored[-1].efficiency > GOOD_EFFICIENCY or (
+                not gained and reached > ENOUGH_EFFICIENCY
+            ):
                 break
         return best
 
@@ -221,10 +246,44 @@ class Adapter:
         self._record(x, value)
         self.density = self._refit()
 
-    def _record(self, x: Array, value: Array) -> None:
-        self.points.append(x)
-        self.values.append(value)
+    @property
+    def log_weights(self) -> Array:
+        """Log ratios (S,) of the target to the mixture of all densities, at all their draws."""
+        shares = np.array(self.sizes) / len(self.points)
+        parts = [np.log(share) + q for share, q in zip(shares, self.log_used, strict=True)]
+        return self.values - logsumexp(parts, axis=0)
+
+    def _round(self) -> Proposal:
+        """Draw from the density and measure its fit."""
+        x = self.density.sample(self.rng, self.size)
+        ratios = self._record(x, self.target(x))
+        mean = log_mean(ratios)[0]
+        return Proposal(
+            density=self.density,
+            efficiency=effective_fraction(ratios),
+            largest_weight=float(np.exp(np.max(ratios) - mean)) if np.isfinite(mean) else np.inf,
+            log_mean=mean,
+        )
+
+    def _scored(self, rounds: list[Proposal]) -> list[Proposal]:
+        """The rounds, their efficiencies times the share of the target that each has found."""
+        pooled = log_mean(self.log_weights)[0]
+        shares = [np.exp(min(r.log_mean - pooled, 0.0)) if r.efficiency else 0.0 for r in rounds]
+        return [
+            replace(r, efficiency=r.efficiency * float(share))
+            for r, share in zip(rounds, shares, strict=True)
+        ]
+
+    def _record(self, x: Array, value: Array) -> Array:
+        """Keep draws of the density; their log ratios (S,) to it."""
+        for number, density in enumerate(self.used):
+            self.log_used[number] = np.append(self.log_used[number], density.logpdf(x))
+        self.points = np.concatenate([self.points, x])
+        self.values = np.append(self.values, value)
         self.used.append(self.density)
+        self.sizes.append(len(x))
+        self.log_used.append(self.density.logpdf(self.points))
+        return value - self.log_used[-1][-len(x) :]
 
     def _refit(self) -> Importance:
         """Density fitted to the draws of all rounds."""
@@ -241,12 +300,14 @@ class Adapter:
         )
 
     def _equally_weighted(self) -> tuple[Array, Array]:
-        """Resample the draws of all rounds by their weight under the mixture of all proposals."""
-        x, value = np.concatenate(self.points), np.concatenate(self.values)
-        shares = np.array([len(points) for points in self.points]) / len(x)
-        parts = [np.log(share) + q.logpdf(x) for share, q in zip(shares, self.used, strict=True)]
-        log_weights = value - logsumexp(parts, axis=0)
-        weights = np.exp(log_weights - logsumexp(log_weights))
+        """Resample the draws of all rounds by their tempered weights."""
+        x, log_weights = self.points, self.log_weights
+        if not np.any(np.isfinite(log_weights)):
+            raise SamplingError(
+                f"The posterior density vanishes at all {len(x)} points that were tried, so the "
+                "importance density has nothing to fit. Use method='nuts'."
+            )
+        weights = tempered_weights(log_weights, LEAST_SIZE * (x.shape[1] + 1))
         # No single draw may dominate a fit: truncation as in Ionides (2008), section 2.
         weights = np.minimum(weights, len(x) ** -0.5)
         weights /= weights.sum()
@@ -254,6 +315,36 @@ class Adapter:
         places = (self.rng.random() + np.arange(size)) / size
         chosen = np.searchsorted(np.cumsum(weights), places).clip(max=len(x) - 1)
         return x[chosen], np.full(size, 1.0 / size)
+
+
+def tempered_weights(log_weights: Array, least: float) -> Array:
+    """Weights (S,), which sum to one, to the largest power that leaves an effective size.
+
+    Parameters
+    ----------
+    log_weights : ndarray (S,)
+        Logarithms of the weights, of which some are finite.
+    least : float
+        The effective size; where fewer weights are not zero they become equal.
+
+    Returns
+    -------
+    ndarray (S,)
+    """
+    below = log_weights - np.max(log_weights)
+
+    def enough(power: float) -> bool:
+        return len(below) * effective_fraction(power * below) >= least
+
+    power = 1.0
+    if not enough(power):
+        lowest, highest = np.log(LEAST_POWER), 0.0
+        for _ in range(40):
+            middle = 0.5 * (lowest + highest)
+            lowest, highest = (middle, highest) if enough(np.exp(middle)) else (lowest, middle)
+        power = float(np.exp(lowest))
+    weights = np.exp(power * below)
+    return np.asarray(weights / weights.sum())
 
 
 def run_chains(
@@ -373,6 +464,8 @@ def effective_fraction(log_ratios: Array) -> float:
 def log_mean(log_ratios: Array) -> tuple[float, float]:
     """Log of the mean ratio and its Monte Carlo standard error."""
     top = np.max(log_ratios)
+    if not np.isfinite(top):
+        return -np.inf, np.inf
     weights = np.exp(log_ratios - top)
     mean = weights.mean()
     error = weights.std(ddof=1) / np.sqrt(len(weights)) / mean

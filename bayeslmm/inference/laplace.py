@@ -19,22 +19,16 @@ from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.completion import as_chains, complete
 from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.optimise import Optimum, minimise
+from bayeslmm.inference.start import starting_point
 from bayeslmm.inference.tree import posterior_tree
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
-from bayeslmm.likelihood.covariance import Structure, unconstrained
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
-
-START_LOG_RATIO = -3.0
-"""Smallest log standard deviation to start from, relative to sigma over the covariate's length."""
-
-START_Z = 2.0
-"""Largest correlation coordinate to start from."""
 
 LARGEST_SPREAD = 20.0
 """Standard deviation of a log scale or correlation coordinate beyond which there is no mode."""
@@ -139,21 +133,3 @@ def is_regular(plan: Plan, optimum: Optimum) -> bool:
     n_covariance = sum(s.n_theta for s in plan.products.structures) + 1
     variances = np.diag(np.linalg.inv(optimum.hessian / 2.0))
     return bool(np.all(variances[:n_covariance] < LARGEST_SPREAD**2))
-
-
-def starting_point(plan: Plan, priors: Priors, fit: Fit) -> Array:
-    """Coordinates of an estimate, kept away from the boundary."""
-    pieces = [
-        _inside(s, unconstrained(s, t, fit.sigma), np.log(fit.sigma) + np.log(np.abs(np.diag(a))))
-        for s, t, a in zip(
-            plan.products.structures, fit.factors, plan.products.basis.random, strict=True
-        )
-    ]
-    beta = fit.beta if priors.beta_sampled else np.zeros(0)
-    return np.concatenate([*pieces, [np.log(fit.sigma)], beta])
-
-
-def _inside(structure: Structure, eta: Array, log_unit: Array) -> Array:
-    k = structure.n_coefs
-    log_sds = np.maximum(eta[:k], log_unit + START_LOG_RATIO)
-    return np.concatenate([log_sds, np.clip(np.nan_to_num(eta[k:]), -START_Z, START_Z)])

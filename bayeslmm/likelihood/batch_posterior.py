@@ -93,9 +93,13 @@ def unconstrained_from_points(
 
 
 def reduce_at(system: BatchSystem, x: Array) -> Reduced:
-    """Eliminate the random effects at unconstrained coordinates (S, d)."""
+    """Eliminate the random effects at unconstrained coordinates (S, d).
+
+    Where the arithmetic breaks down the result is not finite.
+    """
     points = points_from_unconstrained(system.plan.products.structures, x)
-    return reduce_equations(system, points.factors)
+    with np.errstate(all="ignore"):
+        return reduce_equations(system, points.factors)
 
 
 def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:
