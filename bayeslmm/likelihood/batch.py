@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,9 +154,13 @@ def run_chunks[T](
 
 
 def run_parallel[I, T](work: Callable[[I], T], items: Sequence[I]) -> list[T]:
-    """Results of `work` for every item, on all cores available."""
+    """Results of `work` for every item, on all cores available.
+
+    Threads take over the caller's context: NumPy's handling of floating-point errors is in it.
+    """
+    context = copy_context()
     with ThreadPoolExecutor(available_cores()) as pool:
-        return list(pool.map(work, items))
+        return list(pool.map(lambda item: context.copy().run(work, item), items))
 
 
 def eliminate_lead(system: BatchSystem, factor: Array) -> tuple[Array, Array, Array]:
