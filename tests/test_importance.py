@@ -12,13 +12,19 @@ from scipy import stats
 from scipy.special import gammaln, logsumexp
 
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference import importance
-from bayeslmm.inference.density_sampler import sample_density
+from bayeslmm.inference import density_sampler, importance
+from bayeslmm.inference.density_sampler import (
+    find_problem,
+    is_reliable,
+    is_surprising,
+    sample_density,
+)
 from bayeslmm.inference.importance import (
     LONGEST_STAY,
     MAX_THIN,
     TOO_LONG,
     Adapter,
+    Chains,
     Importance,
     Proposal,
     effective_fraction,
@@ -26,6 +32,7 @@ from bayeslmm.inference.importance import (
     log_mean,
     longest_stay,
     run_chains,
+    tempered_weights,
     thinning,
 )
 from bayeslmm.inference.mixture import (
@@ -36,6 +43,7 @@ from bayeslmm.inference.mixture import (
     student,
     weighted_root,
 )
+from bayeslmm.inference.pareto import pareto_k, smooth_weights
 from bayeslmm.inference.warp import POWERS, Warp, fit_warp, identity_warp
 
 # Closed forms in double precision.
@@ -485,6 +493,120 @@ def test_effective_fraction_and_largest_share():
     assert largest_share(np.log([1.0, 3.0]) - 900.0) == pytest.approx(0.75)
 
 
+def test_tempered_weights_leave_the_effective_size():
+    log_weights = np.random.default_rng(32).normal(0.0, 30.0, 1000)
+    found = tempered_weights(log_weights, 100.0)
+    assert found.sum() == pytest.approx(1.0, abs=EXACT)
+    # Bisection of the power to 1e-11 of its logarithm.
+    assert 1.0 / np.sum(found**2) == pytest.approx(100.0, rel=1e-6)
+    logs = np.log(found[found > 0])
+    slopes = np.diff(logs) / np.diff(log_weights[found > 0])
+    assert slopes == pytest.approx(slopes[0], rel=1e-6)  # a power of the weights
+    assert 0.0 < slopes[0] < 1.0
+
+
+def test_weights_that_leave_enough_stay_as_they_are():
+    log_weights = np.random.default_rng(33).normal(0.0, 0.5, 1000)
+    expected = np.exp(log_weights - logsumexp(log_weights))
+    assert tempered_weights(log_weights, 100.0) == pytest.approx(expected, abs=EXACT)
+
+
+def test_few_weights_that_are_not_zero_become_equal():
+    log_weights = np.full(1000, -np.inf)
+    log_weights[:30] = -np.arange(30.0) * 1e6
+    found = tempered_weights(log_weights, 100.0)
+    assert found[:30] == pytest.approx(np.full(30, 1 / 30), rel=1e-6)
+    assert not found[30:].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_dominant_draw_does_not_end_the_search(seed):
+    """A target far out and a hundred times narrower than the start: one draw has all the weight.
+
+    A fit to that draw alone would look perfect, with ratios that are all the same.
+    """
+    centre = np.array([2.5, -2.5, 2.0])
+
+    def target(x):
+        return np.asarray(stats.multivariate_normal(centre, 1e-4 * np.eye(3)).logpdf(x))
+
+    rng = np.random.default_rng(seed)
+    first = Adapter(target, np.zeros(3), np.eye(3), rng)
+    first._round()
+    assert largest_share(first.log_weights) > 0.99
+    run = sample_density(target, np.zeros(3), np.eye(3), 2, 500, rng)
+    value, error = log_mean(run.log_ratios)
+    assert abs(value) < MAX_Z * error
+    states = run.x.reshape(-1, 3)
+    assert states.mean(axis=0) == pytest.approx(centre, abs=MAX_Z * 0.01 / np.sqrt(800))
+    assert states.std(axis=0) == pytest.approx(np.full(3, 0.01), rel=0.15)
+
+
+def test_a_round_counts_by_what_it_found_of_the_target():
+    """Two equal bumps, far apart; the second round looks at one of them alone."""
+
+    def target(x):
+        return np.logaddexp(stats.norm.logpdf(x[:, 0], -5.0), stats.norm.logpdf(x[:, 0], 5.0))
+
+    adapter = Adapter(target, np.zeros(1), 5.0 * np.eye(1), np.random.default_rng(34))
+    wide = adapter._round()
+    adapter.density = simple_density(1, df=30.0)
+    adapter.density = replace(
+        adapter.density, mixture=student(np.full(1, 5.0), np.eye(1), 30.0), centre=np.full(1, 5.0)
+    )
+    narrow = adapter._round()
+    assert narrow.efficiency > 0.9 > wide.efficiency
+    scored = adapter._scored([wide, narrow])
+    assert scored[1].efficiency == pytest.approx(0.5 * narrow.efficiency, rel=0.1)
+    assert scored[0].efficiency == pytest.approx(wide.efficiency, rel=0.1)
+
+
+def test_a_target_that_vanishes_everywhere_is_refused():
+    def target(x):
+        return np.full(len(x), -np.inf)
+
+    with pytest.raises(SamplingError, match=r"vanishes at all 1500 points .* method='nuts'"):
+        sample_density(target, np.zeros(2), np.eye(2), 2, 50, np.random.default_rng(35))
+
+
+def generalised_pareto(k: float, size: int = 20_000) -> np.ndarray:
+    """Log ratios whose tail has the shape `k`."""
+    u = (np.arange(size) + 0.5) / size
+    return np.random.default_rng(36).permutation(np.log(np.expm1(-k * np.log(u)) / k + 0.1))
+
+
+@pytest.mark.parametrize(("k", "reliable"), [(0.3, True), (0.6, True), (0.85, False), (2.0, False)])
+def test_heavy_tails_are_not_to_be_trusted(k, reliable):
+    log_ratios = generalised_pareto(k)
+    assert pareto_k(log_ratios) == pytest.approx(k, abs=0.05)
+    assert largest_share(log_ratios) > density_sampler.NEGLIGIBLE_SHARE or k < 0.7
+    assert is_reliable(log_ratios) is reliable
+
+
+def test_heavy_tails_without_weight_may_be_trusted():
+    log_ratios = np.append(np.random.default_rng(37).normal(0, 0.1, 10**6), generalised_pareto(0.85))
+    log_ratios = np.where(log_ratios > 4.0, 4.0 + 0.001 * (log_ratios - 4.0), log_ratios)
+    assert largest_share(log_ratios) < density_sampler.NEGLIGIBLE_SHARE
+    assert is_reliable(log_ratios)
+
+
+def test_ratios_that_are_all_the_same_are_not_to_be_trusted():
+    assert pareto_k(np.full(5000, -7.0)) == -np.inf
+    assert not is_reliable(np.full(5000, -7.0))
+    few = np.full(5000, -np.inf)
+    few[:20] = np.arange(20.0)
+    assert pareto_k(few) == -np.inf
+    assert not is_reliable(few)
+
+
+def test_smoothed_weights_of_zero_stay_zero():
+    log_ratios = np.random.default_rng(38).normal(size=2000)
+    log_ratios[::4] = -np.inf
+    smoothed, _ = smooth_weights(log_ratios)
+    assert np.array_equal(np.isfinite(smoothed), np.isfinite(log_ratios))
+    assert logsumexp(smoothed) == pytest.approx(0.0, abs=EXACT)
+
+
 # --- chains --------------------------------------------------------------------------------------
 
 
@@ -650,16 +772,24 @@ def test_chains_never_leave_the_support():
 # --- sampling as a whole -------------------------------------------------------------------------
 
 
-def test_a_mode_that_adaptation_misses_is_found_by_the_chains():
-    """The Pareto k of the chains' ratios gives the missed mode away, and they start again."""
+@pytest.mark.parametrize("seed", range(8))
+def test_a_mode_that_adaptation_misses_is_found_by_the_chains(seed):
+    """One ratio far above those of the fit gives the missed mode away, and they start again."""
     centre, root = np.full(2, -3.0), 0.7 * np.eye(2)
-    proposal = Adapter(two_modes, centre, root, np.random.default_rng(0)).adapt()
-    x = proposal.density.sample(np.random.default_rng(2), 2000)
-    assert (x[:, 0] > 0).mean() < 0.05
-    run = sample_density(two_modes, centre, root, 2, 1000, np.random.default_rng(0))
+    run = sample_density(two_modes, centre, root, 2, 1000, np.random.default_rng(seed))
     assert np.mean(run.x[..., 0] > 0) == pytest.approx(0.3, abs=MAX_Z * np.sqrt(0.21 / 1500))
     value, error = log_mean(run.log_ratios)
     assert abs(value) < MAX_Z * error
+
+
+def test_adaptation_alone_misses_that_mode():
+    """In most seeds: else the test above would show nothing."""
+    missed = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        proposal = Adapter(two_modes, np.full(2, -3.0), 0.7 * np.eye(2), rng).adapt()
+        missed += (proposal.density.sample(rng, 2000)[:, 0] > 0).mean() < 0.05
+    assert missed >= 2
 
 
 def test_a_density_that_cannot_be_fitted_is_refused():
@@ -679,3 +809,52 @@ def test_same_seed_same_chains():
     ]
     assert np.array_equal(runs[0].x, runs[1].x)
     assert not np.array_equal(runs[0].x, runs[2].x)
+
+
+def healthy_run(seed: int = 39) -> tuple[Chains, Proposal]:
+    rng = np.random.default_rng(seed)
+    proposal = Adapter(banana, np.zeros(2), np.eye(2), rng).adapt()
+    return run_chains(banana, proposal, 2, 50, rng), proposal
+
+
+def test_problems_are_found_and_only_problems():
+    run, proposal = healthy_run()
+    assert find_problem(run, proposal) == ""
+    constant = replace(run, values=run.log_proposal - 3.0)
+    assert "do not vary at all (Pareto k -inf" in find_problem(constant, proposal)
+    heavy = replace(run, values=run.log_proposal + generalised_pareto(2.0, len(run.values)))
+    assert "heavy tails" in find_problem(heavy, proposal)
+    better = replace(proposal, efficiency=1.0)
+    spread = np.random.default_rng(40).normal(0.0, 1.0, len(run.values))
+    poorer = replace(run, values=run.log_proposal + spread)
+    assert "change from run to run" in find_problem(poorer, better)
+    still = run.log_density.copy()
+    still[1] = still[1, 0]
+    assert "stayed at one point for all its 50 draws" in find_problem(
+        replace(run, log_density=still), proposal
+    )
+
+
+def test_surprise_is_a_ratio_far_above_those_of_the_fit():
+    run, proposal = healthy_run()
+    assert not is_surprising(run, proposal)
+    values = run.values.copy()
+    values[7] = run.log_proposal[7] + log_mean(run.log_ratios)[0] + np.log(
+        6.0 * proposal.largest_weight
+    )
+    assert is_surprising(replace(run, values=values), proposal)
+
+
+def test_heavy_tails_end_in_words(monkeypatch):
+    """Chains whose ratios stay heavy-tailed are refused after three attempts, by their Pareto k."""
+    calls = []
+
+    def heavy(target, proposal, chains, draws, rng):
+        run = run_chains(target, proposal, chains, draws, rng)
+        calls.append(run)
+        return replace(run, values=run.log_proposal + generalised_pareto(0.9, len(run.values)))
+
+    monkeypatch.setattr(density_sampler, "run_chains", heavy)
+    with pytest.raises(SamplingError, match=r"heavy tails .*0\.[89]\d, where 0\.7 is the limit"):
+        sample_density(banana, np.zeros(2), np.eye(2), 2, 50, np.random.default_rng(41))
+    assert len(calls) == density_sampler.ATTEMPTS
