@@ -584,7 +584,9 @@ def test_heavy_tails_are_not_to_be_trusted(k, reliable):
 
 
 def test_heavy_tails_without_weight_may_be_trusted():
-    log_ratios = np.append(np.random.default_rng(37).normal(0, 0.1, 10**6), generalised_pareto(0.85))
+    log_ratios = np.append(
+        np.random.default_rng(37).normal(0, 0.1, 10**6), generalised_pareto(0.85)
+    )
     log_ratios = np.where(log_ratios > 4.0, 4.0 + 0.001 * (log_ratios - 4.0), log_ratios)
     assert largest_share(log_ratios) < density_sampler.NEGLIGIBLE_SHARE
     assert is_reliable(log_ratios)
@@ -611,9 +613,7 @@ def test_smoothed_weights_of_zero_stay_zero():
 
 
 def proposal_of(density: Importance, efficiency: float, largest: float) -> Proposal:
-    return Proposal(
-        density=density, efficiency=efficiency, largest_weight=largest, log_mean=0.0
-    )
+    return Proposal(density=density, efficiency=efficiency, largest_weight=largest, log_mean=0.0)
 
 
 def simple_density(d: int, scale: float = 1.0, df: float = 5.0) -> Importance:
@@ -839,8 +839,8 @@ def test_surprise_is_a_ratio_far_above_those_of_the_fit():
     run, proposal = healthy_run()
     assert not is_surprising(run, proposal)
     values = run.values.copy()
-    values[7] = run.log_proposal[7] + log_mean(run.log_ratios)[0] + np.log(
-        6.0 * proposal.largest_weight
+    values[7] = (
+        run.log_proposal[7] + log_mean(run.log_ratios)[0] + np.log(6.0 * proposal.largest_weight)
     )
     assert is_surprising(replace(run, values=values), proposal)
 

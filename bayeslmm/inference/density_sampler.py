@@ -88,7 +88,9 @@ def find_problem(run: Chains, proposal: Proposal) -> str:
         )
     stay, draws = longest_stay(run), run.log_density.shape[1]
     if stay == draws > TOO_LONG:
-        return f"A chain of the covariance parameters stayed at one point for all its {draws} draws."
+        return (
+            f"A chain of the covariance parameters stayed at one point for all its {draws} draws."
+        )
     return ""
 
 

@@ -68,7 +68,7 @@ TOO_LONG = 20
 MAX_THIN = 100
 
 LEAST_SIZE = 20
-"""Effective draws per coordinate, and as many more, below which weights are tempered for a refit."""
+"""Effective draws per coordinate, and as many again, that a refit needs: weights are tempered."""
 
 LEAST_POWER = 1e-15
 """Power at which weights whose logarithms differ by up to 1e14 are as good as equal."""
