@@ -15,9 +15,11 @@ from bayeslmm.design.data import listed, missing
 from bayeslmm.design.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula._formulaic import (
+    STATEFUL,
+    UserFunctions,
+    called_functions,
     evaluate,
     evaluate_response,
-    python_names,
     reevaluate,
     required_variables,
     tokens,
@@ -30,8 +32,6 @@ Array = NDArray[np.float64]
 NUMBERS_AS_TEXT = 10
 """Distinct values from which a text column of numbers is taken for a mistake, not a factor."""
 
-_STATEFUL = {"center", "poly", "scale"}  # they depend on the rows they are evaluated on
-
 
 @dataclass(frozen=True, slots=True)
 class Expression:
@@ -39,24 +39,21 @@ class Expression:
 
     text: str
     spec: object | None
+    functions: UserFunctions
 
 
-def numeric_expression(text: str, frame: pd.DataFrame) -> Expression:
+def numeric_expression(text: str, frame: pd.DataFrame, functions: UserFunctions) -> Expression:
     """Prepare a response or an offset for evaluation on new data."""
-    calls = {
-        name
-        for token in tokens(text)
-        if token.kind == "python"
-        for name in python_names(token.value).functions
-    }
-    stateful = not calls.isdisjoint(_STATEFUL)
-    return Expression(text, evaluate(f"0 + {text}", frame).spec if stateful else None)
+    # a user's function may remember rows too
+    stateful = not called_functions(text).isdisjoint(STATEFUL | functions.keys())
+    spec = evaluate(f"0 + {text}", frame, functions).spec if stateful else None
+    return Expression(text, spec, functions)
 
 
 def expression_value(expression: Expression, frame: pd.DataFrame) -> Array:
     """Evaluate an expression, shape (n,), with the state that it has."""
     if expression.spec is None:
-        return evaluate_response(expression.text, frame)[0]
+        return evaluate_response(expression.text, frame, expression.functions)[0]
     return reevaluate(expression.spec, frame).values[:, 0]
 
 

@@ -1,0 +1,137 @@
+"""How large a right-hand side becomes, counted before anything is expanded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bayeslmm.formula._syntax import Group, Item, fail, flat, is_operator
+
+MOST_TERMS = 1000
+"""Terms of a sum; also random-effects terms of a formula, `MOST_RANDOM`."""
+
+MOST_RANDOM = 100
+
+MOST_FACTORS = 6
+"""Factors of one interaction."""
+
+MOST_PRODUCTS = 5000
+"""Products that a power is expanded to before equal ones are taken together."""
+
+MOST_GROUPING = 10
+"""Names in one grouping factor."""
+
+_LEVELS = (("+", "-"), ("*", "/", "%in%"), (":",))
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """At most how many terms, and factors in one of them; names that occur."""
+
+    terms: int
+    order: int
+    names: frozenset[str]
+
+
+def check_expansion(source: str, items: Sequence[Item]) -> None:
+    """Raise FormulaError for a sum that expands to too many terms, or too large ones."""
+    _size(source, items, 0)
+
+
+def check_grouping(source: str, items: Sequence[Item]) -> None:
+    """Raise FormulaError for a grouping factor of too many names or terms."""
+    found = list(flat(items))
+    names = [token for token in found if not is_operator(token, "/", "*", ":")]
+    stars = sum(is_operator(token, "*") for token in found)
+    if len(names) > MOST_GROUPING or 2**stars > MOST_RANDOM:
+        fail(
+            f"A grouping factor has at most {MOST_GROUPING} names, and `*` at most "
+            f"{MOST_RANDOM.bit_length() - 1} times; write the terms out.",
+            source,
+            items,
+        )
+
+
+def _size(source: str, items: Sequence[Item], level: int) -> _Size:
+    if level == len(_LEVELS):
+        return _power(source, items)
+    total: _Size | None = None
+    for symbol, part in _split(items, _LEVELS[level]):
+        if part:
+            size = _size(source, part, level + 1)
+            total = size if total is None else _joined(symbol, total, size)
+            _check(source, items, total)
+    return total or _Size(0, 0, frozenset())
+
+
+def _split(items: Sequence[Item], symbols: tuple[str, ...]) -> Iterator[tuple[str, list[Item]]]:
+    symbol, part = symbols[0], list[Item]()
+    for item in items:
+        if is_operator(item, *symbols):
+            yield symbol, part
+            symbol, part = str(getattr(item, "text", "")), []
+        else:
+            part.append(item)
+    yield symbol, part
+
+
+def _joined(symbol: str, one: _Size, two: _Size) -> _Size:
+    product = one.terms * two.terms
+    terms = {
+        "*": one.terms + two.terms + product,
+        ":": product,
+    }.get(symbol, one.terms + two.terms)
+    names = one.names | two.names
+    largest = max(one.order, two.order)
+    if symbol == "/":
+        largest = len(one.names) + two.order
+    elif symbol == "%in%":
+        largest = len(two.names) + one.order
+    elif symbol in "*:":
+        largest = one.order + two.order
+    return _Size(terms, min(largest, len(names)), names)
+
+
+def _power(source: str, items: Sequence[Item]) -> _Size:
+    """A name or a group, to a power or not."""
+    only = items[0]
+    base = _size(source, only.items, 0) if isinstance(only, Group) else _one(only)
+    if len(items) < 3 or not is_operator(items[1], "^", "**"):
+        return base
+    text = str(getattr(items[2], "text", ""))
+    if not (text.isascii() and text.isdigit()):
+        return base  # refused by formulaic, at its place
+    exponent = min(int(text[:9]), MOST_PRODUCTS)
+    useful = max(1, len(base.names))
+    products = max(base.terms, 1) ** min(exponent, 50)
+    if exponent > max(useful, 2) and exponent > MOST_FACTORS or products > MOST_PRODUCTS:
+        hint = f"; {useful} is the largest that changes anything" if exponent > useful else ""
+        fail(
+            f"This power is too large to be expanded{hint}. At most {MOST_PRODUCTS} products and "
+            f"{MOST_FACTORS} factors in one are allowed.",
+            source,
+            items,
+        )
+    return _Size(products, min(base.order * exponent, useful), base.names)
+
+
+def _one(item: Item) -> _Size:
+    text = str(getattr(item, "text", ""))
+    named = getattr(item, "kind", "") in ("name", "python")
+    return _Size(1, int(named), frozenset({text} if named else ()))
+
+
+def _check(source: str, items: Sequence[Item], size: _Size) -> None:
+    if size.order > MOST_FACTORS:
+        fail(
+            f"These interactions have up to {size.order} factors; at most {MOST_FACTORS} are "
+            "allowed. A power, as in (a + b + c)**2, limits them.",
+            source,
+            items,
+        )
+    if size.terms > MOST_TERMS:
+        fail(
+            f"This expands to more than {MOST_TERMS} terms, which is the most that is allowed.",
+            source,
+            items,
+        )
