@@ -29,6 +29,9 @@ from bayeslmm.formula.grammar import Formula, locate
 
 Array = NDArray[np.float64]
 
+MOST_LISTED = 20
+"""Unknown variables that a message names."""
+
 NUMBERS_AS_TEXT = 10
 """Distinct values from which a text column of numbers is taken for a mistake, not a factor."""
 
@@ -89,13 +92,15 @@ def check_variables(formula: Formula, names: Sequence[str]) -> None:
     present = set(names)
     grouping = {name for term in formula.random for name in term.factors}
     variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
-    absent = sorted((locate(formula.source, name), name) for name in variables - present)
+    unknown = sorted(variables - present)
+    absent = sorted((locate(formula.source, name), name) for name in unknown[:MOST_LISTED])
     if not absent:
         return
     (start, end), name = absent[0]
     role = "The grouping factor " if name in grouping else ""
     others = listed([other for _, other in absent[1:]])
-    also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}." if others else ""
+    more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
+    also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}{more}." if others else ""
     raise FormulaError(
         f"{role}`{name}` is not a column of the data.{nearest(name, names)}{also} The columns are "
         f"{listed(sorted(names))}.",

@@ -98,13 +98,18 @@ def _power(source: str, items: Sequence[Item]) -> _Size:
     base = _size(source, only.items, 0) if isinstance(only, Group) else _one(only)
     if len(items) < 3 or not is_operator(items[1], "^", "**"):
         return base
-    text = str(getattr(items[2], "text", ""))
-    if not (text.isascii() and text.isdigit()):
+    if len(items) > 4:
+        fail("A power of a power has no meaning here; write one power.", source, items[2:])
+    if isinstance(items[2], Group):
         return base  # refused by formulaic, at its place
+    text = items[2].text
+    if not (text.isascii() and text.isdigit()):
+        message = "The right-hand argument of `**` must be a positive integer."
+        fail(message, source, items[2:3])
     exponent = min(int(text[:9]), MOST_PRODUCTS)
     useful = max(1, len(base.names))
     products = max(base.terms, 1) ** min(exponent, 50)
-    if exponent > max(useful, 2) and exponent > MOST_FACTORS or products > MOST_PRODUCTS:
+    if (exponent > max(useful, 2) and exponent > MOST_FACTORS) or products > MOST_PRODUCTS:
         hint = f"; {useful} is the largest that changes anything" if exponent > useful else ""
         fail(
             f"This power is too large to be expanded{hint}. At most {MOST_PRODUCTS} products and "

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+import warnings
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from formulaic import Formula, ModelSpec
-from formulaic.errors import FormulaicError, FormulaParsingError
+from formulaic.errors import DataMismatchWarning, FormulaicError, FormulaParsingError
 from formulaic.materializers import FactorValues, PandasMaterializer
 from formulaic.materializers.pandas import override
 from formulaic.parser import DefaultFormulaParser
@@ -171,8 +172,13 @@ def tokens(source: str) -> list[Token]:
     FormulaError
         If a quote, a backtick or the parenthesis of a call is never closed.
     """
+    return list(_tokens(source))
+
+
+@lru_cache(maxsize=16)
+def _tokens(source: str) -> tuple[Token, ...]:
     try:
-        return [token for raw in tokenize(source) for token in _positioned(raw, source)]
+        return tuple(token for raw in tokenize(source) for token in _positioned(raw, source))
     except FormulaParsingError as error:
         raise _located(error, source) from error
 
@@ -466,9 +472,14 @@ def _materialize(
 ) -> tuple[np.ndarray, ModelSpec]:
     materializer = _Materializer(prepared, functions)
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", DataMismatchWarning)
             matrix = materializer.get_model_matrix(spec, output="numpy", na_action="raise")
-    except (FormulaicError, ValueError, TypeError) as error:
+    except DataMismatchWarning as error:  # formulaic would take them for the reference level
+        raise DataError(
+            "The levels= of a factor leave out levels that the data have. Name all of them."
+        ) from error
+    except (FormulaicError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise DataError(_reason(error, prepared)) from error
     values = np.asarray(matrix)
     names = _names(matrix.model_spec)

@@ -318,14 +318,19 @@ def _render(items: Sequence[Item]) -> str:
 
 def verified(source: str, side: Sum) -> str:
     """The text of a side, once formulaic has accepted it in its original place."""
+    if not side.terms:
+        return side.text
     canvas = [" "] * len(source)
     for part in side.terms:
         start, end = part.items[0].start, part.items[-1].end
         canvas[start:end] = source[start:end]
         if part.sign_at is not None:
             canvas[part.sign_at] = "-" if part.negative else "+"
+    text = "".join(canvas).rstrip()
+    shift = len(text) - len(text.lstrip())
     try:
-        check_terms("".join(canvas))
+        check_terms(text[shift:])
     except FormulaError as error:
-        raise FormulaError(error.message, source, error.start, error.end) from error
+        start, end = (shift + (place or 0) for place in (error.start, error.end))
+        raise FormulaError(error.message, source, start, end) from error
     return side.text

@@ -131,12 +131,9 @@ def parse(source: str, functions: Collection[str] = ()) -> Formula:
             source,
             right,
         )
+    _check_count(source, right, len(fixed.bars))
     random = tuple(itertools.chain.from_iterable(_random_terms(source, bar) for bar in fixed.bars))
-    if len(random) > MOST_RANDOM:
-        message = (
-            f"There are {len(random)} random-effects terms; at most {MOST_RANDOM} are allowed."
-        )
-        fail(message, source, right)
+    _check_count(source, right, len(random))
     _check_repeats(source, random)
     return Formula(
         source=source,
@@ -145,6 +142,12 @@ def parse(source: str, functions: Collection[str] = ()) -> Formula:
         offsets=tuple(_offset_expression(source, token) for token in fixed.offsets),
         random=random,
     )
+
+
+def _check_count(source: str, right: Sequence[Item], count: int) -> None:
+    if count > MOST_RANDOM:
+        message = f"There are {count} random-effects terms; at most {MOST_RANDOM} are allowed."
+        fail(message, source, right)
 
 
 def absent_functions(source: str, functions: Collection[str]) -> list[str]:
