@@ -147,7 +147,7 @@ class _Evaluation:
         """Value of a function of the user's, which gets copies of columns."""
         if name not in self.functions:
             raise TypeError(
-                f"the function {name} is not known here; give it with functions={{'{name}': {name}}}"
+                f"the function {name} is not known here; give functions={{'{name}': {name}}}"
             )
         function = self.functions[name]
         arguments = [_copied(self.anything(part)) for part in node.args]

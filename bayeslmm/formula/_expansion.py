@@ -106,18 +106,16 @@ def _power(source: str, items: Sequence[Item]) -> _Size:
     if not (text.isascii() and text.isdigit()):
         message = "The right-hand argument of `**` must be a positive integer."
         fail(message, source, items[2:3])
-    exponent = min(int(text[:9]), MOST_PRODUCTS)
-    useful = max(1, len(base.names))
-    products = max(base.terms, 1) ** min(exponent, 50)
-    if (exponent > max(useful, 2) and exponent > MOST_FACTORS) or products > MOST_PRODUCTS:
+    exponent, useful = int(text[:9]), max(1, len(base.names))
+    if exponent > MOST_FACTORS or base.terms**exponent > MOST_PRODUCTS:
         hint = f"; {useful} is the largest that changes anything" if exponent > useful else ""
         fail(
-            f"This power is too large to be expanded{hint}. At most {MOST_PRODUCTS} products and "
-            f"{MOST_FACTORS} factors in one are allowed.",
+            f"This power is too large to be expanded{hint}. The largest is {MOST_FACTORS}, and at "
+            f"most {MOST_PRODUCTS} products are expanded.",
             source,
             items,
         )
-    return _Size(products, min(base.order * exponent, useful), base.names)
+    return _Size(base.terms**exponent, min(base.order * exponent, useful), base.names)
 
 
 def _one(item: Item) -> _Size:

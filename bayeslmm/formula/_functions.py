@@ -56,7 +56,7 @@ _RENAMED: Mapping[str, Callable[..., Any]] = {
 
 def _found(name: str) -> Callable[..., Any]:
     function = _RENAMED.get(name) or TRANSFORMS.get(name) or getattr(np, name)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 CALLS: Mapping[str, tuple[Callable[..., Any], int]] = {

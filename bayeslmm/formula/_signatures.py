@@ -42,6 +42,10 @@ def _of(values: int, names: str) -> dict[str, Signature]:
 
 
 _CUBIC = Signature(1, ("df", "knots", "lower_bound", "upper_bound", "constraints", "extrapolation"))
+_BS = (
+    *("df", "knots", "degree", "include_intercept", "lower_bound", "upper_bound"),
+    "extrapolation",
+)
 _FACTOR = Signature(1, ("contrasts",), ("levels", "spans_intercept"))
 
 FUNCTIONS: Mapping[str, Signature] = MappingProxyType(
@@ -52,11 +56,7 @@ FUNCTIONS: Mapping[str, Signature] = MappingProxyType(
         "C": _FACTOR,
         "factor": _FACTOR,
         "Q": Signature(0, ("name",)),
-        "bs": Signature(
-            1,
-            ("df", "knots", "degree", "include_intercept", "lower_bound", "upper_bound")
-            + ("extrapolation",),
-        ),
+        "bs": Signature(1, _BS),
         "cc": _CUBIC,
         "cr": _CUBIC,
         "cs": _CUBIC,
