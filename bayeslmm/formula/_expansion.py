@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bayeslmm.formula._syntax import Group, Item, fail, flat, is_operator
+from bayeslmm.formula._syntax import Group, Item, fail, flat, has_bar, is_operator
 
 MOST_TERMS = 1000
 """Terms of a sum; also random-effects terms of a formula, `MOST_RANDOM`."""
@@ -20,6 +20,9 @@ MOST_PRODUCTS = 5000
 
 MOST_GROUPING = 10
 """Names in one grouping factor."""
+
+MOST_STARS = 5
+"""``*`` in one grouping factor; each doubles its terms."""
 
 _LEVELS = (("+", "-"), ("*", "/", "%in%"), (":",))
 
@@ -43,10 +46,10 @@ def check_grouping(source: str, items: Sequence[Item]) -> None:
     found = list(flat(items))
     names = [token for token in found if not is_operator(token, "/", "*", ":")]
     stars = sum(is_operator(token, "*") for token in found)
-    if len(names) > MOST_GROUPING or 2**stars > MOST_RANDOM:
+    if len(names) > MOST_GROUPING or stars > MOST_STARS:
         fail(
-            f"A grouping factor has at most {MOST_GROUPING} names, and `*` at most "
-            f"{MOST_RANDOM.bit_length() - 1} times; write the terms out.",
+            f"A grouping factor has at most {MOST_GROUPING} names, and `*` at most {MOST_STARS} "
+            "times; write the terms out.",
             source,
             items,
         )
@@ -95,6 +98,8 @@ def _joined(symbol: str, one: _Size, two: _Size) -> _Size:
 def _power(source: str, items: Sequence[Item]) -> _Size:
     """A name or a group, to a power or not."""
     only = items[0]
+    if has_bar(only):
+        return _Size(0, 0, frozenset())  # its sides are checked by themselves
     base = _size(source, only.items, 0) if isinstance(only, Group) else _one(only)
     if len(items) < 3 or not is_operator(items[1], "^", "**"):
         return base
