@@ -464,6 +464,7 @@ def _single_value(text: str, prepared: pd.DataFrame, functions: UserFunctions) -
 
 
 def _model_spec(rhs: str) -> ModelSpec:
+    check_terms(rhs)
     return ModelSpec.from_spec(Formula(rhs, _parser=_Parser()))
 
 
