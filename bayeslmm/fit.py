@@ -43,8 +43,9 @@ class LMM(ModelUpdate):
     Parameters
     ----------
     formula : str
-        lme4's grammar, such as ``"y ~ x + (x | g)"``; the fixed effects take everything formulaic
-        offers.
+        lme4's grammar, such as ``"y ~ x + (x | g)"``; what fixed effects and slopes can be is in
+        the reference of formulas. A formula is data: it runs no code but that of listed functions
+        and of your own.
     data : DataFrame
         Pandas, polars, pyarrow or anything narwhals reads. Rows with a missing value in a needed
         variable are dropped and counted.

@@ -58,12 +58,8 @@ def test_both_ways_of_writing_a_power_are_one_term(frame):
 
 def test_powers_in_every_part_of_a_formula():
     sleep = blm.load_dataset("sleepstudy")
-    ours = blm.LMM(
-        "I(Reaction^0.5) ~ I(Days^2) + offset(0.1 * Days^2) + (I(Days^2)|Subject)", sleep
-    )
-    python = blm.LMM(
-        "I(Reaction**0.5) ~ I(Days**2) + offset(0.1 * Days**2) + (I(Days**2)|Subject)", sleep
-    )
+    formula = "I(Reaction^0.5) ~ I(Days^2) + offset(0.1 * Days^2) + (I(Days^2)|Subject)"
+    ours, python = blm.LMM(formula, sleep), blm.LMM(formula.replace("^", "**"), sleep)
     for one, two in [(ours.X, python.X), (ours.y, python.y)]:
         np.testing.assert_array_equal(one, two)
     assert ours.design.random[0].coefs == ("Intercept", "I(Days ** 2)")
@@ -140,8 +136,8 @@ def cap(x, most=5.0):
     return np.minimum(x, most)
 
 
-def last(x):
-    return cap(x, 7.0)
+def last(x, most=7.0):
+    return cap(x, most)
 
 
 @stateful_transform
@@ -184,10 +180,8 @@ def test_own_functions_in_an_update():
     changed = model.update("~ . + last(Days)", functions={"last": last})
     assert changed.design.coefs[-1] == "last(Days)"
     assert set(changed.update("~ . - cap(Days)").design.recipe.functions) == {*OWN, "last"}
-    np.testing.assert_array_equal(
-        model.update(functions={"cap": last}).X["cap(Days)"],
-        np.minimum(SLEEP.Days[SLEEP.Days > 0], 7),
-    )
+    other = model.update(functions={"cap": last}).X["cap(Days)"]
+    np.testing.assert_array_equal(other, np.minimum(SLEEP.Days[SLEEP.Days > 0], 7))
     with pytest.raises(FormulaError, match="Unknown function `last`"):
         model.update("~ . + last(Days)")
 
@@ -234,7 +228,7 @@ def test_own_functions_cannot_change_data():
     [
         (
             lambda x: x[:5],
-            r"f\(\) must return one value for each of the 180 rows, got shape \(5,\)",
+            r"f\(\) must return one value for each of the 180 rows, got .*\(5,\)",
         ),
         (np.mean, r"must return one value for each of the 180 rows, got shape \(\)"),
         (lambda x: 1 / 0, "ZeroDivisionError: division by zero"),
@@ -273,9 +267,8 @@ def test_unknown_functions_say_how_to_give_them():
         blm.LMM("Reaction ~ g(Days) + (1 | Subject)", SLEEP, functions={"f": cap})
     message = caught.value.message
     assert message.startswith("Unknown function `g`. The functions are C, I, Q, abs")
-    assert message.endswith(
-        "yours f; NumPy's are np.<name>. Your own: LMM(..., functions={'g': g})."
-    )
+    assert "yours f; NumPy's are np.<name>" in message
+    assert message.endswith("Your own: LMM(..., functions={'g': g}).")
 
 
 def test_means_and_tests_with_own_functions():
