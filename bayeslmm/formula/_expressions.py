@@ -157,6 +157,8 @@ def _plain(code: str) -> _Plain:
             text = " "
         else:
             depth += (text in "([{") - (text in ")]}")
+        if text == "#":
+            raise FormulaError("A formula has no comments.", code, start, end)
         if depth > DEEPEST_BRACKETS:
             raise FormulaError(
                 f"Brackets are nested more than {DEEPEST_BRACKETS} deep here.", code, start, end
