@@ -13,6 +13,7 @@ LAYERS = [
     "_optional",
     "formula._splines",
     "formula._signatures",
+    "formula._python",
     "formula._expressions",
     "formula._columns",
     "formula._functions",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import keyword
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +11,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from bayeslmm.exceptions import FormulaError
+from bayeslmm.formula._python import Plain, parse_python, plain_python, shortened
 from bayeslmm.formula._signatures import (
     CONSTANTS,
     CONTRASTS,
@@ -24,15 +23,6 @@ from bayeslmm.formula._signatures import (
     SIZES,
     Signature,
 )
-
-LONGEST = 4000
-"""Characters of one expression."""
-
-DEEPEST = 100
-"""Levels of nesting of one expression; a sum of m terms has m."""
-
-DEEPEST_BRACKETS = 30
-"""Brackets inside brackets."""
 
 LARGEST_INTEGER = 2**63 - 1
 
@@ -100,17 +90,8 @@ def read(code: str) -> Reading:
     FormulaError
         If it is no valid expression or holds what is not allowed; places are those in `code`.
     """
-    if len(code) > LONGEST:
-        raise FormulaError(
-            f"This expression has {len(code)} characters; at most {LONGEST} are allowed. Compute a "
-            "column first.",
-            code,
-            0,
-            len(code),
-        )
-    plain = _plain(code)
-    tree = _parse(code, plain.text)
-    _check_depth(code, tree)
+    plain = plain_python(code)
+    tree = parse_python(code, plain)
     checker = _Checker(code, plain)
     checker.value(tree)
     return Reading(
@@ -122,111 +103,13 @@ def read(code: str) -> Reading:
     )
 
 
-# --- text ------------------------------------------------------------------------------
-
-_PIECE = re.compile(
-    r"`(?P<name>[^`]+)`|(?P<quoted>\"[^\"]*\"|'[^']*')|(?P<power>\^)|(?P<space>\s)|.", re.DOTALL
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plain:
-    """Python without backticks and ``^``: `text`, where it came from, and quoted names by place."""
-
-    text: str
-    places: tuple[int, ...]
-    quoted: Mapping[int, str]
-
-
-def _plain(code: str) -> _Plain:
-    pieces: list[str] = []
-    places: list[int] = []
-    quoted: dict[int, str] = {}
-    depth = 0
-    for match in _PIECE.finditer(code):
-        start, end = match.span()
-        text, kind = match.group(), match.lastgroup
-        if kind == "name":
-            quoted[len(places) + 1] = match["name"]
-            text = f" {'_' * (end - start - 2)} "
-        elif kind == "quoted":
-            _check_text(code, match)
-        elif kind == "power":
-            text = "**"
-        elif kind == "space":
-            text = " "
-        else:
-            depth += (text in "([{") - (text in ")]}")
-        if text == "#":
-            raise FormulaError("A formula has no comments.", code, start, end)
-        if depth > DEEPEST_BRACKETS:
-            raise FormulaError(
-                f"Brackets are nested more than {DEEPEST_BRACKETS} deep here.", code, start, end
-            )
-        pieces.append(text)
-        places += range(start, end) if len(text) == end - start else [start] * len(text)
-    return _Plain("".join(pieces), (*places, len(code)), quoted)
-
-
-def _check_text(code: str, match: re.Match[str]) -> None:
-    if any(character in "\\\r\n\0" for character in match.group()):
-        raise FormulaError(
-            "Text in a formula holds no backslashes, line breaks or NUL.", code, *match.span()
-        )
-
-
-def _parse(code: str, plain: str) -> ast.expr:
-    lead = len(plain) - len(plain.lstrip())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what Python warns of is not meant as it is written
-            tree = ast.parse(plain.strip(), mode="eval").body
-    except (SyntaxError, ValueError, Warning) as error:
-        hint = " R's as.factor(x) is C(x) here." if code.startswith("as.") else ""
-        message = f"`{_short(code)}` is not a valid Python expression.{hint}"
-        raise FormulaError(message, code, 0, len(code)) from error
-    except (RecursionError, MemoryError) as error:
-        raise _too_deep(code) from error
-    for node in ast.walk(tree):
-        if isinstance(node, ast.expr | ast.keyword):
-            node.col_offset = lead + _characters(plain[lead:], node.col_offset)
-            node.end_col_offset = lead + _characters(plain[lead:], node.end_col_offset or 0)
-    return tree
-
-
-def _characters(text: str, count: int) -> int:
-    """Number of characters in the first `count` bytes."""
-    return count if text.isascii() else len(text.encode()[:count].decode())
-
-
-def _check_depth(code: str, tree: ast.expr) -> None:
-    level: list[ast.AST] = [tree]
-    for _ in range(DEEPEST):
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-        if not level:
-            return
-    raise _too_deep(code)
-
-
-def _too_deep(code: str) -> FormulaError:
-    message = (
-        f"This expression is nested more than {DEEPEST} levels deep; a sum of m terms has m. "
-        "Compute a column first."
-    )
-    return FormulaError(message, code, 0, len(code))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 # --- what is allowed -------------------------------------------------------------------
 
 
 class _Checker:
     """Walks a tree, collects names, and refuses what is not on the list."""
 
-    def __init__(self, code: str, plain: _Plain) -> None:
+    def __init__(self, code: str, plain: Plain) -> None:
         self.code = code
         self.plain = plain
         self.variables: set[str] = set()
@@ -446,7 +329,9 @@ class _Checker:
         if isinstance(node, ast.UnaryOp):
             hint = hint or _HINTS.get(type(node.op), "")
         hint = hint or _HINTS.get(type(node), "")
-        message = f"`{_short(self.code[start:end])}` is not allowed in a formula. {hint}".rstrip()
+        message = (
+            f"`{shortened(self.code[start:end])}` is not allowed in a formula. {hint}".rstrip()
+        )
         raise FormulaError(f"{message} {ALLOWED}", self.code, start, end)
 
 
