@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.formula._syntax import Group, Item, fail, flat, has_bar, is_operator
 
-MOST_TERMS = 1000
+MOST_TERMS = 500
 """Terms of a sum; also random-effects terms of a formula, `MOST_RANDOM`."""
 
 MOST_RANDOM = 100
 
 MOST_FACTORS = 6
 """Factors of one interaction."""
+
+MOST_WRITTEN = 50
+"""Factors written in one interaction, equal ones counted each time."""
 
 MOST_PRODUCTS = 5000
 """Products that a power is expanded to before equal ones are taken together."""
@@ -59,7 +63,10 @@ def _size(source: str, items: Sequence[Item], level: int) -> _Size:
     if level == len(_LEVELS):
         return _power(source, items)
     total: _Size | None = None
-    for symbol, part in _split(items, _LEVELS[level]):
+    parts = list(_split(items, _LEVELS[level]))
+    if len(parts) > MOST_WRITTEN and _LEVELS[level] == (":",):
+        fail(f"At most {MOST_WRITTEN} factors may be written in an interaction.", source, items)
+    for symbol, part in parts:
         if part:
             size = _size(source, part, level + 1)
             total = size if total is None else _joined(symbol, total, size)
@@ -120,7 +127,10 @@ def _power(source: str, items: Sequence[Item]) -> _Size:
             source,
             items,
         )
-    return _Size(base.terms**exponent, min(base.order * exponent, useful), base.names)
+    terms = base.terms**exponent
+    if base.terms == len(base.names) and base.order == 1:  # a sum of names
+        terms = sum(math.comb(base.terms, order) for order in range(1, exponent + 1))
+    return _Size(terms, min(base.order * exponent, useful), base.names)
 
 
 def _one(item: Item) -> _Size:
