@@ -333,3 +333,28 @@ def test_many_generated_formulas_end_well_in_little_memory():
     report = json.loads(done.stdout)
     assert report["wrong"] == []
     assert report["outcomes"]["model"] > 500
+
+
+# --- hypotheses ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "message"),
+    [
+        ("(" * 4000 + "x" + ")" * 4000 + " > 0", "at most 500 labels"),
+        ("(" * 40 + "x" + ")" * 40 + " > 0", "nested more than 30 levels deep"),
+        ("-" * 40 + "x > 0", "nested more than 30 levels deep"),
+        ("2" + "**2" * 40 + " > x", "nested more than 30 levels deep"),
+        ("x + " * 4000 + "x > 0", "characters; at most 10000"),
+        ("x > 10**400", "`10**400` is no finite number"),
+        ("x > 1e999", "`1e999` is no finite number"),
+        ("x > (-1)**0.5", "is no finite number"),
+        ("x > log(0)", "is no finite number"),
+        ("x / 0 > 1", "This divides by zero"),
+    ],
+)
+def test_hypotheses_have_limits(hypothesis, message, posterior):
+    for fit in (posterior, blm.LMM.from_fit(posterior).reml()):
+        with pytest.raises(FormulaError) as caught:
+            fit.hypothesis(hypothesis)
+        assert message in caught.value.message
