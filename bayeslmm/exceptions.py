@@ -1,5 +1,12 @@
 """Exceptions raised by bayeslmm."""
 
+import re
+
+# half characters, controls and marks of direction, which files refuse or terminals obey
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
 
 class BayesLMMError(Exception):
     """Base class of every error that bayeslmm raises on purpose."""
@@ -33,12 +40,13 @@ class FormulaError(BayesLMMError, ValueError):
 
     def __str__(self) -> str:
         """Return the message, then the formula with carets under the offending text."""
-        if self.source is None:
-            return self.message
-        if self.start is None:
-            return f"{self.message}\n  {self.source}"
-        end = self.start + 1 if self.end is None else self.end
-        return f"{self.message}\n{_caret_lines(self.source, self.start, end)}"
+        shown = self.message
+        if self.source is not None and self.start is None:
+            shown = f"{self.message}\n  {self.source}"
+        elif self.source is not None and self.start is not None:
+            end = self.start + 1 if self.end is None else self.end
+            shown = f"{self.message}\n{_caret_lines(self.source, self.start, end)}"
+        return _UNPRINTABLE.sub("\ufffd", shown)
 
 
 def _caret_lines(source: str, start: int, end: int) -> str:

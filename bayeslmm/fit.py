@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from bayeslmm.design.design import build_design
+from bayeslmm.formula._functions import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.likelihood.elimination import Plan
@@ -42,8 +43,9 @@ class LMM(ModelUpdate):
     Parameters
     ----------
     formula : str
-        lme4's grammar, such as ``"y ~ x + (x | g)"``; the fixed effects take everything formulaic
-        offers.
+        lme4's grammar, such as ``"y ~ x + (x | g)"``; what fixed effects and slopes can be is in
+        the reference of formulas. A formula is data: it runs no code but that of listed functions
+        and of your own.
     data : DataFrame
         Pandas, polars, pyarrow or anything narwhals reads. Rows with a missing value in a needed
         variable are dropped and counted.
@@ -53,6 +55,11 @@ class LMM(ModelUpdate):
         estimate.
     weights : str or array-like (n,), optional
         Precision weights, a column or values: the residual variance is sigma^2 / weight.
+    functions : mapping of str to callable, optional
+        Functions of your own by the names that the formula calls them. A function gets columns
+        (copies, as pandas Series) or what other functions made of them, and returns one value per
+        row that depends on no other row. A formula can call nothing else than these and the listed
+        functions.
 
     Attributes
     ----------
@@ -85,10 +92,13 @@ class LMM(ModelUpdate):
         *,
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | None = None,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         from bayeslmm.priors.defaults import resolve_priors
 
-        design = build_design(parse(formula), data, weights=weights)
+        functions = own_functions(functions)
+        read = parse(formula, functions)
+        design = build_design(read, data, weights=weights, functions=functions)
         object.__setattr__(self, "design", design)
         object.__setattr__(self, "priors", resolve_priors(design, priors))
 

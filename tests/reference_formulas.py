@@ -13,10 +13,10 @@ STANDS_FOR = {"sim_labels_collide__f1f2_lme4_reml": "sim_labels_collide__cell_re
 def translated(fit: dict[str, Any]) -> str:
     """The formula of a reference fit in bayeslmm's grammar.
 
-    Powers inside ``I()`` are Python's; contrasts other than treatment ones, which R takes from an
-    argument or from the class of an ordered factor, are written out.
+    Contrasts other than treatment ones, which R takes from an argument or from the class of an
+    ordered factor, are written out.
     """
-    formula = re.sub(r"I\((\w+)\^(\d)\)", r"I(\1**\2)", fit["formula"])
+    formula = fit["formula"]
     for variable, contrasts in dict(fit["contrasts_used"] or {}).items():
         if contrasts != "contr.treatment":
             formula = re.sub(rf"\b{variable}\b", f"C({variable}, {contrasts})", formula)

@@ -281,14 +281,6 @@ ERRORS = [
     ("y ~ (offset(o) | g)", "offset() cannot be part of a random-effects term.", "offset(o)"),
     ("y ~ . + (1 | g)", "`.` for all other columns is not supported; write the columns out.", "."),
     ("y ~ x + (. | g)", "`.` for all other columns is not supported; write the columns out.", "."),
-    ("y ~ I(x^2) + (1 | g)", "Inside a Python call a power is written `**`; write `I(x**2)`.", "^"),
-    (
-        "y ~ poly(x, 2)^2 + log(x^2) + (1 | g)",
-        "Inside a Python call a power is written `**`; write `log(x**2)`.",
-        "^",
-    ),
-    ("log(y^2) ~ (1 | g)", "Inside a Python call a power is written `**`; write `log(y**2)`.", "^"),
-    ("y ~ (I(x^2) | g)", "Inside a Python call a power is written `**`; write `I(x**2)`.", "^"),
     ("y ~ log(x +) + (1 | g)", "`log(x +)` is not a valid Python expression.", "log(x +)"),
     (
         "y ~ as.factor(x) + (1 | g)",
@@ -337,15 +329,15 @@ ERRORS = [
     ("offset(y) ~ (1 | g)", "offset() belongs on the right of `~`.", "offset(y)"),
     (
         "y ~ foo(x) + (1 | g)",
-        f"Unknown function `foo`. The functions are {', '.join(FUNCTIONS)}; numpy is np. "
-        "Anything else: compute a column first.",
+        f"Unknown function `foo`. The functions are {', '.join(FUNCTIONS)}; NumPy's are "
+        "np.<name>. Your own: LMM(..., functions={'foo': foo}).",
         "foo",
     ),
     (
         "y ~ x(1 | g)",
         "Unknown function `x`. A random-effects term needs `+` before its parenthesis. "
-        f"The functions are {', '.join(FUNCTIONS)}; numpy is np. "
-        "Anything else: compute a column first.",
+        f"The functions are {', '.join(FUNCTIONS)}; NumPy's are np.<name>. "
+        "Your own: LMM(..., functions={'x': x}).",
         "x",
     ),
 ]

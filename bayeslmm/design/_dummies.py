@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.formula._formulaic import check_terms, evaluate, tokens
+from bayeslmm.formula._formulaic import (
+    NO_FUNCTIONS,
+    UserFunctions,
+    check_terms,
+    evaluate,
+    tokens,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -30,7 +36,9 @@ class UnreducedTerm:
     names: tuple[str, ...]
 
 
-def unreduced_terms(rhs: str, frame: pd.DataFrame) -> list[UnreducedTerm]:
+def unreduced_terms(
+    rhs: str, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS
+) -> list[UnreducedTerm]:
     """Evaluate a right-hand side term by term, lower orders first, without contrasts.
 
     Arguments as in :func:`unreduced_columns`.
@@ -38,13 +46,15 @@ def unreduced_terms(rhs: str, frame: pd.DataFrame) -> list[UnreducedTerm]:
     factors = factors_as_written(rhs)
     found = []
     for pieces in sorted((as_written(term, factors) for term in check_terms(rhs)), key=len):
-        columns = evaluate(f"0 + {':'.join(pieces)}" if pieces else "1", frame)
+        columns = evaluate(f"0 + {':'.join(pieces)}" if pieces else "1", frame, functions)
         term = UnreducedTerm(pieces=tuple(pieces), values=columns.values, names=columns.names)
         found.append(term)
     return found
 
 
-def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def unreduced_columns(
+    rhs: str, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Evaluate a right-hand side term by term, so that no contrasts are applied.
 
     Parameters
@@ -53,6 +63,8 @@ def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64
         Fixed effects with an explicit intercept: ``"1 + x * f"``.
     frame : pandas.DataFrame
         n complete rows.
+    functions : mapping of str to callable, optional
+        The user's own functions.
 
     Returns
     -------
@@ -65,7 +77,7 @@ def unreduced_columns(rhs: str, frame: pd.DataFrame) -> tuple[NDArray[np.float64
     >>> unreduced_columns("1 + f", pd.DataFrame({"f": ["a", "b"]}))[1]
     ('Intercept', 'f[a]', 'f[b]')
     """
-    found = unreduced_terms(rhs, frame)
+    found = unreduced_terms(rhs, frame, functions)
     if not found:
         return np.empty((len(frame), 0)), ()
     values = np.hstack([term.values for term in found])

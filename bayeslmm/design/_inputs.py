@@ -15,9 +15,11 @@ from bayeslmm.design.data import listed, missing
 from bayeslmm.design.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula._formulaic import (
+    STATEFUL,
+    UserFunctions,
+    called_functions,
     evaluate,
     evaluate_response,
-    python_names,
     reevaluate,
     required_variables,
     tokens,
@@ -27,10 +29,11 @@ from bayeslmm.formula.grammar import Formula, locate
 
 Array = NDArray[np.float64]
 
+MOST_LISTED = 20
+"""Unknown variables that a message names."""
+
 NUMBERS_AS_TEXT = 10
 """Distinct values from which a text column of numbers is taken for a mistake, not a factor."""
-
-_STATEFUL = {"center", "poly", "scale"}  # they depend on the rows they are evaluated on
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +42,21 @@ class Expression:
 
     text: str
     spec: object | None
+    functions: UserFunctions
 
 
-def numeric_expression(text: str, frame: pd.DataFrame) -> Expression:
+def numeric_expression(text: str, frame: pd.DataFrame, functions: UserFunctions) -> Expression:
     """Prepare a response or an offset for evaluation on new data."""
-    calls = {
-        name
-        for token in tokens(text)
-        if token.kind == "python"
-        for name in python_names(token.value).functions
-    }
-    stateful = not calls.isdisjoint(_STATEFUL)
-    return Expression(text, evaluate(f"0 + {text}", frame).spec if stateful else None)
+    # a user's function may remember rows too
+    stateful = not called_functions(text).isdisjoint(STATEFUL | functions.keys())
+    spec = evaluate(f"0 + {text}", frame, functions).spec if stateful else None
+    return Expression(text, spec, functions)
 
 
 def expression_value(expression: Expression, frame: pd.DataFrame) -> Array:
     """Evaluate an expression, shape (n,), with the state that it has."""
     if expression.spec is None:
-        return evaluate_response(expression.text, frame)[0]
+        return evaluate_response(expression.text, frame, expression.functions)[0]
     return reevaluate(expression.spec, frame).values[:, 0]
 
 
@@ -92,13 +92,15 @@ def check_variables(formula: Formula, names: Sequence[str]) -> None:
     present = set(names)
     grouping = {name for term in formula.random for name in term.factors}
     variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
-    absent = sorted((locate(formula.source, name), name) for name in variables - present)
+    unknown = sorted(variables - present)
+    absent = sorted((locate(formula.source, name), name) for name in unknown[:MOST_LISTED])
     if not absent:
         return
     (start, end), name = absent[0]
     role = "The grouping factor " if name in grouping else ""
     others = listed([other for _, other in absent[1:]])
-    also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}." if others else ""
+    more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
+    also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}{more}." if others else ""
     raise FormulaError(
         f"{role}`{name}` is not a column of the data.{nearest(name, names)}{also} The columns are "
         f"{listed(sorted(names))}.",

@@ -42,7 +42,13 @@ from bayeslmm.design.data import (
 )
 from bayeslmm.design.random_factors import RandomFactor, encode_factor, random_factors, shortened
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula._formulaic import evaluate, evaluate_response, reevaluate
+from bayeslmm.formula._formulaic import (
+    UserFunctions,
+    evaluate,
+    evaluate_response,
+    own_functions,
+    reevaluate,
+)
 from bayeslmm.formula.grammar import Formula, parse
 
 __all__ = ["Design", "RandomFactor", "build_design"]
@@ -62,6 +68,7 @@ class Recipe:
     offsets: tuple[Expression, ...]
     weights: str | None
     seen: pd.DataFrame
+    functions: UserFunctions
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -198,7 +205,7 @@ class Design:
         pandas.DataFrame
             Rows by columns, usually not of full rank; `X` is a full-rank version of it.
         """
-        values, names = unreduced_columns(self.formula.fixed, self.data)
+        values, names = unreduced_columns(self.formula.fixed, self.data, self.recipe.functions)
         return pd.DataFrame(values, index=self.index, columns=list(names))
 
     def __repr__(self) -> str:
@@ -239,7 +246,13 @@ def _sparse_z(n: int, random: Sequence[RandomFactor]) -> sp.csr_array:
 # --- building --------------------------------------------------------------------------
 
 
-def build_design(formula: Formula | str, data: Any, *, weights: Any = None) -> Design:
+def build_design(
+    formula: Formula | str,
+    data: Any,
+    *,
+    weights: Any = None,
+    functions: UserFunctions | None = None,
+) -> Design:
     """Evaluate a formula on data.
 
     Parameters
@@ -253,6 +266,8 @@ def build_design(formula: Formula | str, data: Any, *, weights: Any = None) -> D
     weights : str or array-like, optional
         Precision weights, a column or one value per row of `data`, positive: the residual
         variance of a row is sigma^2 / weight. Rows where it is missing are dropped.
+    functions : mapping of str to callable, optional
+        The user's own functions by the names that the formula calls them.
 
     Returns
     -------
@@ -277,7 +292,8 @@ def build_design(formula: Formula | str, data: Any, *, weights: Any = None) -> D
     >>> build_design("y ~ x + (1 | g)", data).coefs
     ('Intercept', 'x')
     """
-    formula = parse(formula) if isinstance(formula, str) else formula
+    functions = own_functions(functions)
+    formula = parse(formula, functions) if isinstance(formula, str) else formula
     check_not_own_predictor(formula)
     names = column_names(data)
     check_variables(formula, names)
@@ -291,7 +307,7 @@ def build_design(formula: Formula | str, data: Any, *, weights: Any = None) -> D
     if len(dropped):
         _log.info("%d of %d rows are incomplete and dropped.", len(dropped), len(frame))
         values = None if values is None else np.delete(values, dropped)
-    return _evaluate(formula, complete, values, dropped, named)
+    return _evaluate(formula, complete, values, dropped, named, functions)
 
 
 def _evaluate(
@@ -300,13 +316,14 @@ def _evaluate(
     weights: Array | None,
     dropped: NDArray[np.intp],
     weights_name: str | None,
+    functions: UserFunctions,
 ) -> Design:
-    y, label = evaluate_response(formula.response, frame)
-    offsets = tuple(numeric_expression(text, frame) for text in formula.offsets)
+    y, label = evaluate_response(formula.response, frame, functions)
+    offsets = tuple(numeric_expression(text, frame, functions) for text in formula.offsets)
     offset = sum_of(offsets, frame)
     check_varies(label, y, offset)
     check_fixed_factors(formula, frame)
-    full = evaluate(formula.fixed, frame)
+    full = evaluate(formula.fixed, frame, functions)
     check_labels(full.names)
     kept = independent_columns(full.values)
     check_rows(len(frame), int(kept.sum()))
@@ -326,17 +343,18 @@ def _evaluate(
         X_full=read_only(full.values),
         coefs_full=full.names,
         aliased=aliased,
-        random=random_factors(formula, frame),
+        random=random_factors(formula, frame, functions),
         index=frame.index,
         dropped=read_only(dropped),
         data=frame,
         recipe=Recipe(
             fixed=full.spec,
             kept=read_only(kept),
-            response=numeric_expression(formula.response, frame),
+            response=numeric_expression(formula.response, frame, functions),
             offsets=offsets,
             weights=weights_name,
             seen=frame,
+            functions=functions,
         ),
     )
 

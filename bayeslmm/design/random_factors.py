@@ -20,7 +20,7 @@ from bayeslmm.design.grouping import (
     new_levels,
 )
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula._formulaic import Columns, evaluate, reevaluate
+from bayeslmm.formula._formulaic import NO_FUNCTIONS, Columns, UserFunctions, evaluate, reevaluate
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
 from bayeslmm.schema import group_keys
 
@@ -95,7 +95,9 @@ def shortened(names: Sequence[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + (f", ... ({more} more)" if more > 0 else "")
 
 
-def random_factors(formula: Formula, frame: pd.DataFrame) -> tuple[RandomFactor, ...]:
+def random_factors(
+    formula: Formula, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS
+) -> tuple[RandomFactor, ...]:
     """Evaluate the random-effects terms of a formula.
 
     Parameters
@@ -104,6 +106,8 @@ def random_factors(formula: Formula, frame: pd.DataFrame) -> tuple[RandomFactor,
         Terms on the same variables, in whatever order (``a:b`` and ``b:a``), share a factor.
     frame : pandas.DataFrame
         n complete rows.
+    functions : mapping of str to callable, optional
+        The user's own functions.
 
     Returns
     -------
@@ -121,7 +125,7 @@ def random_factors(formula: Formula, frame: pd.DataFrame) -> tuple[RandomFactor,
     for term in formula.random:
         groups.setdefault(frozenset(term.factors), []).append(term)
     effects = dict.fromkeys(term.effects for term in formula.random)
-    columns = {rhs: evaluate(rhs, frame) for rhs in effects}
+    columns = {rhs: evaluate(rhs, frame, functions) for rhs in effects}
     for found in columns.values():
         read_only(found.values)
     keys = group_keys([terms[0].group for terms in groups.values()])

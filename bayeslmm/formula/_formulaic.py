@@ -1,26 +1,25 @@
 """Everything bayeslmm asks of formulaic; only `_functions.py` imports it too."""
 
-import builtins
+import math
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from formulaic import ModelSpec
-from formulaic.errors import FormulaicError, FormulaParsingError
+from formulaic import Formula, ModelSpec
+from formulaic.errors import DataMismatchWarning, FormulaicError, FormulaParsingError
 from formulaic.materializers import FactorValues, PandasMaterializer
 from formulaic.materializers.pandas import override
 from formulaic.parser import DefaultFormulaParser
 from formulaic.parser.algos.tokenize import tokenize
 from formulaic.parser.types import Factor
-from formulaic.transforms import TRANSFORMS
-from formulaic.utils.layered_mapping import LayeredMapping
-from formulaic.utils.stateful_transforms import stateful_eval
+from formulaic.parser.types import Token as RawToken
 
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula import _expressions
 from bayeslmm.formula._columns import (
     categories_of,
     check_finite,
@@ -30,8 +29,19 @@ from bayeslmm.formula._columns import (
     outside,
     prepare,
 )
-from bayeslmm.formula._expressions import PythonNames
-from bayeslmm.formula._functions import CONTEXT, FUNCTIONS, KNOWN
+from bayeslmm.formula._evaluation import evaluate_expression
+from bayeslmm.formula._expressions import Reading, read
+from bayeslmm.formula._functions import FUNCTIONS, STATEFUL, UserFunctions, own_functions
+
+__all__ = ["FUNCTIONS", "STATEFUL", "UserFunctions", "own_functions"]
+
+NO_FUNCTIONS: UserFunctions = {}
+
+MOST_COLUMNS = 10_000
+"""Columns of one model matrix."""
+
+MOST_LEVELS = 5_000
+"""Levels of a factor of a model matrix; grouping factors have as many as they like."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -66,21 +76,78 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Spec:
-    """A formulaic spec, the variables it reads and the levels of its categorical columns."""
+    """A formulaic spec, the variables it reads, the levels of its factors, the user's functions."""
 
     model: ModelSpec
     variables: frozenset[str]
     categories: dict[str, pd.Index]
+    functions: UserFunctions
+
+
+class _Parser(DefaultFormulaParser):
+    """Formulaic's parser, which here never sees the Python of a formula, only that it is there."""
+
+    def get_tokens_from_formula(
+        self, formula: str, *, context: MutableMapping[str, Any]
+    ) -> Iterable[RawToken]:
+        python = {token.start: token for token in tokens(formula) if token.kind == "python"}
+        masked = list(formula)
+        for token in python.values():
+            masked[token.start : token.end] = f"`{'_' * (len(token.text) - 2)}`"
+        for raw in super().get_tokens_from_formula("".join(masked), context=context):
+            if raw.source is not None:
+                raw.source = formula
+            found = python.get(-1 if raw.source_start is None else raw.source_start)
+            if found is not None:
+                raw.token = expression(formula, found).text
+                raw.kind = RawToken.Kind.PYTHON
+                raw.source_end = found.end - 1
+            yield raw
 
 
 class _Materializer(PandasMaterializer):
-    """Formulaic's pandas materializer with boolean columns as factors."""
+    """Formulaic's pandas materializer with boolean columns as factors, limits and no ``eval``."""
 
     REGISTER_NAME = "bayeslmm"
+
+    def __init__(self, data: pd.DataFrame, functions: UserFunctions) -> None:
+        super().__init__(data)
+        self._functions = functions
+        self._count = 0
 
     @override
     def _is_categorical(self, values: Any) -> bool:
         return _is_factor(values)
+
+    @override
+    def _evaluate(self, expr: str, metadata: Any, spec: ModelSpec) -> tuple[Any, set[Any]]:
+        value = evaluate_expression(expr, self.data, self._functions, spec.transform_state)
+        return value, set()
+
+    @override
+    def _encode_evaled_factor(
+        self, factor: Any, spec: ModelSpec, drop_rows: Any, reduced_rank: bool = False
+    ) -> dict[str, Any]:
+        if _is_factor(factor.values):
+            levels = pd.Series(_unwrapped(factor.values)).nunique()
+            if levels > MOST_LEVELS:
+                raise ValueError(
+                    f"the factor `{factor.expr}` has {levels} levels, and one of a model matrix "
+                    f"may have {MOST_LEVELS}; a grouping factor, (1 | group), may have more"
+                )
+        return super()._encode_evaled_factor(factor, spec, drop_rows, reduced_rank)
+
+    @override
+    def _get_columns_for_term(
+        self, factors: list[dict[str, Any]], spec: ModelSpec, scale: float = 1
+    ) -> dict[str, Any]:
+        self._count += math.prod(map(len, factors))
+        if self._count > MOST_COLUMNS:
+            raise ValueError(
+                f"these terms have more than {MOST_COLUMNS} columns; a combination of factors with "
+                "many levels is a grouping factor, (1 | f1:f2)"
+            )
+        return super()._get_columns_for_term(factors, spec, scale)
 
 
 # --- reading formulas ------------------------------------------------------------------
@@ -105,8 +172,13 @@ def tokens(source: str) -> list[Token]:
     FormulaError
         If a quote, a backtick or the parenthesis of a call is never closed.
     """
+    return list(_tokens(source))
+
+
+@lru_cache(maxsize=16)
+def _tokens(source: str) -> tuple[Token, ...]:
     try:
-        return [token for raw in tokenize(source) for token in _positioned(raw, source)]
+        return tuple(token for raw in tokenize(source) for token in _positioned(raw, source))
     except FormulaParsingError as error:
         raise _located(error, source) from error
 
@@ -135,6 +207,7 @@ def _located(error: Exception, source: str) -> FormulaError:
     return FormulaError(message, source, first, max(first + 1, last - 1))
 
 
+@lru_cache(maxsize=1024)
 def check_terms(rhs: str) -> tuple[str, ...]:
     """List the terms of a right-hand side as formulaic reads it, ``"1"`` for the intercept.
 
@@ -154,62 +227,57 @@ def check_terms(rhs: str) -> tuple[str, ...]:
         With positions in `rhs`, if formulaic does not accept it.
     """
     try:
-        terms = DefaultFormulaParser().get_terms(rhs)
+        terms = _Parser().get_terms(rhs)
         return tuple(":".join(sorted(str(f.expr) for f in term.factors)) for term in terms)
     except FormulaParsingError as error:
         raise _located(error, rhs) from error
+    except FormulaError:
+        raise
     except Exception as error:
         start = len(rhs) - len(rhs.lstrip())
         message = "This is not a valid sum of terms."
         raise FormulaError(message, rhs, start, len(rhs.rstrip())) from error
 
 
-def python_names(code: str) -> PythonNames:
-    """List the data variables and the functions that a Python expression names.
+def expression(source: str, token: Token) -> Reading:
+    """Read the Python of a token.
 
     Parameters
     ----------
-    code : str
-        A Python expression; names in backticks are data variables.
+    source : str
+        The formula.
+    token : Token
+        Of kind "python".
 
     Returns
     -------
-    PythonNames
-        A name is a function where it is called. Elsewhere it is a data variable, unless it
-        is a constant, a module, a class or a contrast that formulas know.
+    Reading
 
     Raises
     ------
-    SyntaxError
-        If `code` is not a valid expression.
+    FormulaError
+        With positions in `source`, if it is not valid or not allowed.
     """
-    return _expressions.python_names(code, _may_be_column)
+    try:
+        return read(token.value)
+    except FormulaError as error:
+        shift = token.start + (token.text[0] == "{")
+        start, end = error.start or 0, error.end or 0
+        raise FormulaError(error.message, source, shift + start, shift + end) from error
 
 
-def _may_be_column(name: str) -> bool:
-    if name in ("bool", "float", "int", "str", "Treatment"):
-        return False
-    known = KNOWN.get(name)
-    return known is None or (callable(known) and not isinstance(known, type))
-
-
-def is_function(name: str) -> bool:
-    """Tell whether a formula may call `name`."""
-    return name in FUNCTIONS or callable(getattr(builtins, name, None))
-
-
-def required_variables(expression: str) -> frozenset[str]:
+def required_variables(expression_text: str) -> frozenset[str]:
     """List the data variables that an expression reads.
 
     Parameters
     ----------
-    expression : str
+    expression_text : str
         The right-hand side of a formula or a single expression.
 
     Returns
     -------
     frozenset of str
-        Column names without backticks; functions and builtins are left out.
+        Column names without backticks; functions and constants are left out.
 
     Raises
     ------
@@ -222,22 +290,25 @@ def required_variables(expression: str) -> frozenset[str]:
     ['my group', 't', 'x']
     """
     names: set[str] = set()
-    for token in tokens(expression):
+    for token in tokens(expression_text):
         if token.kind == "name":
             names.add(token.value)
         elif token.kind == "python":
-            try:
-                names |= python_names(token.value).variables
-            except SyntaxError as error:
-                message = "This is not a valid Python expression."
-                raise FormulaError(message, expression, token.start, token.end) from error
+            names |= expression(expression_text, token).variables
     return frozenset(names)
+
+
+def called_functions(expression_text: str) -> frozenset[str]:
+    """List the functions that an expression calls by bare name."""
+    found = tokens(expression_text)
+    readings = [expression(expression_text, token) for token in found if token.kind == "python"]
+    return frozenset[str]().union(*(reading.functions for reading in readings))
 
 
 # --- evaluating them on data -----------------------------------------------------------
 
 
-def evaluate(rhs: str, frame: pd.DataFrame) -> Columns:
+def evaluate(rhs: str, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS) -> Columns:
     """Build the model matrix of a right-hand side.
 
     Parameters
@@ -248,6 +319,8 @@ def evaluate(rhs: str, frame: pd.DataFrame) -> Columns:
         n complete rows. String, boolean and categorical columns are factors; the order of
         the categories is the order of the levels, the first being the reference; unused
         categories are dropped.
+    functions : mapping of str to callable, optional
+        The user's.
 
     Returns
     -------
@@ -261,8 +334,13 @@ def evaluate(rhs: str, frame: pd.DataFrame) -> Columns:
     """
     variables = required_variables(rhs)
     prepared = prepare(frame, variables)
-    values, model = _materialize(rhs, prepared)
-    spec = _Spec(model=model, variables=variables, categories=categories_of(prepared))
+    values, model = _materialize(_model_spec(rhs), prepared, functions)
+    spec = _Spec(
+        model=model,
+        variables=variables,
+        categories=categories_of(prepared),
+        functions=functions,
+    )
     return Columns(values=values, names=_names(model), spec=spec)
 
 
@@ -297,7 +375,7 @@ def reevaluate(spec: object, frame: pd.DataFrame) -> Columns:
         if (kind == "categorical") != _is_factor(values):
             now = "numerical" if kind == "categorical" else "categorical"
             raise DataError(f"`{expr}` was {kind} when the model was built and is {now} here.")
-    values, _ = _materialize(spec.model, prepared)
+    values, _ = _materialize(spec.model, prepared, spec.functions)
     return Columns(values=values, names=_names(spec.model), spec=spec)
 
 
@@ -327,7 +405,9 @@ def unseen_categories(spec: object, frame: pd.DataFrame) -> dict[str, list[Any]]
     return {name: values for name, values in unseen.items() if values}
 
 
-def evaluate_response(expression: str, frame: pd.DataFrame) -> tuple[np.ndarray, str]:
+def evaluate_response(
+    expression: str, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS
+) -> tuple[np.ndarray, str]:
     """Evaluate one numeric expression: a response, an offset or weights.
 
     Parameters
@@ -336,6 +416,8 @@ def evaluate_response(expression: str, frame: pd.DataFrame) -> tuple[np.ndarray,
         A column or a Python expression such as ``"log(y + 10)"``.
     frame : pandas.DataFrame
         n complete rows.
+    functions : mapping of str to callable, optional
+        The user's.
 
     Returns
     -------
@@ -348,7 +430,7 @@ def evaluate_response(expression: str, frame: pd.DataFrame) -> tuple[np.ndarray,
         If the result is not one finite numeric column.
     """
     prepared = prepare(frame, required_variables(expression))
-    values = _single_value(expression, prepared)
+    values = _single_value(expression, prepared, functions)
     if _is_factor(values):
         raise DataError(
             f"`{expression}` must be one numeric column, but it is categorical or boolean; "
@@ -366,28 +448,39 @@ def evaluate_response(expression: str, frame: pd.DataFrame) -> tuple[np.ndarray,
     return array, expression
 
 
-def _single_value(expression: str, prepared: pd.DataFrame) -> Any:
-    found = tokens(expression)
-    code = found[0].value if len(found) == 1 else expression
+def _single_value(text: str, prepared: pd.DataFrame, functions: UserFunctions) -> Any:
+    found = tokens(text)
+    code = found[0].value if len(found) == 1 else text
     if len(found) == 1 and found[0].kind == "name":
         return prepared[code]
-    environment = LayeredMapping(
-        LayeredMapping(prepared, name="data"), LayeredMapping(CONTEXT), LayeredMapping(TRANSFORMS)
-    )
     try:
         with np.errstate(all="ignore"):
-            return stateful_eval(code, environment, None, {}, None)
+            return evaluate_expression(code, prepared, functions, {})
+    except FormulaError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"`{expression}` cannot be evaluated on these data: {reason}") from error
+        raise DataError(f"`{text}` cannot be evaluated on these data: {reason}") from error
 
 
-def _materialize(spec: str | ModelSpec, prepared: pd.DataFrame) -> tuple[np.ndarray, ModelSpec]:
-    materializer = _Materializer(prepared, context=CONTEXT)
+def _model_spec(rhs: str) -> ModelSpec:
+    check_terms(rhs)
+    return ModelSpec.from_spec(Formula(rhs, _parser=_Parser()))
+
+
+def _materialize(
+    spec: ModelSpec, prepared: pd.DataFrame, functions: UserFunctions
+) -> tuple[np.ndarray, ModelSpec]:
+    materializer = _Materializer(prepared, functions)
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("error", DataMismatchWarning)
             matrix = materializer.get_model_matrix(spec, output="numpy", na_action="raise")
-    except (FormulaicError, ValueError, TypeError) as error:
+    except DataMismatchWarning as error:  # formulaic would take them for the reference level
+        raise DataError(
+            "The levels= of a factor leave out levels that the data have. Name all of them."
+        ) from error
+    except (FormulaicError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise DataError(_reason(error, prepared)) from error
     values = np.asarray(matrix)
     names = _names(matrix.model_spec)
@@ -435,7 +528,7 @@ def _as_spec(spec: object) -> _Spec:
 
 def _factors(spec: _Spec, prepared: pd.DataFrame) -> Iterator[tuple[str, str, Any]]:
     """Yield each factor of the spec, the kind it had, and its values on these data."""
-    materializer = _Materializer(prepared, context=CONTEXT)
+    materializer = _Materializer(prepared, spec.functions)
     lenient = spec.model.update(na_action="ignore", encoder_state={})
     factors = {factor.expr: factor for term in spec.model.formula for factor in term.factors}
     for expr, (kind, _) in spec.model.encoder_state.items():

@@ -1,12 +1,23 @@
 """Grammar of formulas: brackets, sums of terms, and what no formula may contain."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula._formulaic import FUNCTIONS, Token, check_terms, is_function, python_names
+from bayeslmm.formula._formulaic import FUNCTIONS, Token, check_terms, expression
+
+EXAMPLE = "y ~ x + (x | group)"
+
+LONGEST = 20_000
+"""Characters of a formula."""
+
+DEEPEST = 20
+"""Parentheses inside parentheses."""
+
+MOST_BASIS_COLUMNS = 1000
+"""Columns that all polynomials and splines of a formula make."""
 
 _OPERATORS = frozenset({"~", "|", "||", "+", "-", "*", "/", ":", "^", "**", "%in%"})
 _CLOSING = {"(": ")", "[": "]"}
@@ -36,8 +47,29 @@ def is_operator(item: Item, *symbols: str) -> bool:
     return isinstance(item, Token) and item.kind == "operator" and item.text in symbols
 
 
-def check_tokens(source: str, found: list[Token]) -> None:
-    """Reject what no side of a formula may contain."""
+def check_text(source: str) -> None:
+    """Reject what is no text, too long to be read, or cannot be written to any file."""
+    if not isinstance(source, str):
+        raise FormulaError(
+            f"A formula is a string such as {EXAMPLE!r}, got {type(source).__name__}."
+        )
+    if len(source) > LONGEST:
+        raise FormulaError(
+            f"The formula has {len(source)} characters; at most {LONGEST} are allowed. It starts "
+            f"with `{source[:60]}`."
+        )
+    surrogate = re.search("[\ud800-\udfff]", source)
+    if surrogate:
+        raise FormulaError(
+            "This is half of a character (a surrogate), which is no text.",
+            source,
+            *surrogate.span(),
+        )
+
+
+def check_tokens(source: str, found: list[Token], functions: Collection[str] = ()) -> None:
+    """Reject what no side of a formula may contain; `functions` are the user's."""
+    size = 0
     for token in found:
         if token.kind == "operator" and token.text.replace(" ", "") not in _OPERATORS:
             fail(
@@ -55,7 +87,10 @@ def check_tokens(source: str, found: list[Token]) -> None:
         if token.text == "[":
             fail("Square brackets have no meaning here; use parentheses.", source, [token])
         if token.kind == "python":
-            _check_python(source, token)
+            size += _checked_size(source, token, functions)
+            if size > MOST_BASIS_COLUMNS:
+                message = "The polynomials and splines up to here have more than "
+                fail(f"{message}{MOST_BASIS_COLUMNS} columns.", source, [token])
 
 
 def blank_strings(text: str, kept: str = "") -> str:
@@ -67,38 +102,27 @@ def blank_strings(text: str, kept: str = "") -> str:
     return re.sub(r"(\"|')((?:\\.|(?!\1).)*)\1", blank, text)
 
 
-def _check_python(source: str, token: Token) -> None:
-    """Reject Python that cannot be evaluated, before any data are seen."""
-    caret = blank_strings(token.text).find("^")
-    if caret >= 0:
-        raise FormulaError(
-            "Inside a Python call a power is written `**`; write "
-            f"`{token.text.replace('^', '**')}`.",
-            source,
-            token.start + caret,
-            token.start + caret + 1,
-        )
-    try:
-        functions = python_names(token.value).functions
-    except SyntaxError:
-        hint = " R's as.factor(x) is C(x) here." if token.text.startswith("as.") else ""
-        fail(f"`{token.text}` is not a valid Python expression.{hint}", source, [token])
-    if "offset" in functions and not token.text.startswith("offset("):
+def _checked_size(source: str, token: Token, functions: Collection[str]) -> int:
+    """Reject Python that cannot be evaluated, before any data are seen; the columns it makes."""
+    reading = expression(source, token)
+    called = reading.functions
+    if "offset" in called and not is_offset(token):
         fail("offset() must be a term of its own.", source, [token])
-    for name in sorted(functions - {"offset"}):
-        if is_function(name):
-            continue
-        start = token.start + max(0, token.text.find(f"{name}("))
-        bar = (
-            " A random-effects term needs `+` before its parenthesis." if "|" in token.text else ""
-        )
-        raise FormulaError(
-            f"Unknown function `{name}`.{bar} The functions are {', '.join(FUNCTIONS)}; numpy is "
-            "np. Anything else: compute a column first.",
-            source,
-            start,
-            start + len(name),
-        )
+    for name in sorted(set(called) - {"offset", *FUNCTIONS, *functions}):
+        shift = token.start + (token.text[0] == "{")
+        start, end = (shift + place for place in called[name])
+        raise FormulaError(unknown_function(name, functions, token.text), source, start, end)
+    return reading.size
+
+
+def unknown_function(name: str, functions: Collection[str], text: str = "") -> str:
+    """Say that a function is not known, and which are."""
+    bar = " A random-effects term needs `+` before its parenthesis." if "|" in text else ""
+    own = f", yours {', '.join(sorted(functions))}" if functions else ""
+    return (
+        f"Unknown function `{name}`.{bar} The functions are {', '.join(FUNCTIONS)}{own}; NumPy's "
+        f"are np.<name>. Your own: LMM(..., functions={{'{name}': {name}}})."
+    )
 
 
 def nest(source: str, found: Sequence[Token]) -> tuple[Item, ...]:
@@ -107,6 +131,8 @@ def nest(source: str, found: Sequence[Token]) -> tuple[Item, ...]:
     for token in found:
         if token.kind == "context" and token.text in _CLOSING:
             stack.append((token, []))
+            if len(stack) > DEEPEST + 1:
+                fail(f"Parentheses are nested more than {DEEPEST} deep here.", source, [token])
         elif token.kind == "context":
             opening, items = stack.pop()
             if opening is None or _CLOSING[opening.text] != token.text:
@@ -195,7 +221,8 @@ def read_sum(source: str, items: Sequence[Item]) -> Sum:
     offsets: list[Token] = []
     for part in _split_sum(source, items):
         only = part.items[0] if len(part.items) == 1 else None
-        inner = _opened(source, part)
+        inner = _inside(source, part)
+        opened = None if inner is None else _opened(part, inner)
         if isinstance(only, Token) and only.kind == "value" and only.text in ("0", "1"):
             intercept = (only.text == "1") != part.negative
         elif isinstance(only, Token) and is_offset(only):
@@ -204,24 +231,28 @@ def read_sum(source: str, items: Sequence[Item]) -> Sum:
         elif isinstance(only, Group) and has_bar(only):
             _check_added("A random-effects term cannot be subtracted; leave it out.", source, part)
             bars.append(only)
-        elif inner is not None:
-            intercept = intercept if inner.intercept is None else inner.intercept
-            terms += inner.terms
-            bars += inner.bars
-            offsets += inner.offsets
+        elif opened is not None:
+            intercept = intercept if opened.intercept is None else opened.intercept
+            terms += opened.terms
+            bars += opened.bars
+            offsets += opened.offsets
         else:
-            _check_plain(source, part)
+            _check_plain(source, part, inner)
             terms.append(part)
     return Sum(intercept, tuple(terms), tuple(bars), tuple(offsets))
 
 
-def _opened(source: str, part: _Part) -> Sum | None:
-    """The sum inside a part that is only a parenthesised sum; None where it must stay closed."""
+def _inside(source: str, part: _Part) -> Sum | None:
+    """The sum inside a part that is one parenthesised sum and no random-effects term."""
     only = part.items[0]
-    if part.negative or len(part.items) > 1 or not isinstance(only, Group) or has_bar(only):
+    if len(part.items) > 1 or not isinstance(only, Group) or has_bar(only):
         return None
-    inner = read_sum(source, only.items)
-    if any(term.negative for term in inner.terms):
+    return read_sum(source, only.items)
+
+
+def _opened(part: _Part, inner: Sum) -> Sum | None:
+    """The terms of a parenthesised sum without its parentheses; None where they must stay."""
+    if part.negative or any(term.negative for term in inner.terms):
         return None
     terms = list(inner.terms)
     if terms and terms[0].sign_at is None:
@@ -244,7 +275,7 @@ def _check_added(message: str, source: str, part: _Part) -> None:
         fail(message, source, part.items)
 
 
-def _check_plain(source: str, part: _Part) -> None:
+def _check_plain(source: str, part: _Part, inner: Sum | None) -> None:
     """Reject bars and offsets inside products, and operators without an operand."""
     operator_before = True
     for i, item in enumerate(part.items):
@@ -264,7 +295,7 @@ def _check_plain(source: str, part: _Part) -> None:
                 [item],
             )
         if isinstance(item, Group):
-            inside = read_sum(source, item.items)
+            inside = inner or read_sum(source, item.items)
             if inside.bars or inside.offsets:
                 fail(
                     "Random-effects terms and offsets must stand outside these parentheses.",
@@ -287,14 +318,19 @@ def _render(items: Sequence[Item]) -> str:
 
 def verified(source: str, side: Sum) -> str:
     """The text of a side, once formulaic has accepted it in its original place."""
+    if not side.terms:
+        return side.text
     canvas = [" "] * len(source)
     for part in side.terms:
         start, end = part.items[0].start, part.items[-1].end
         canvas[start:end] = source[start:end]
         if part.sign_at is not None:
             canvas[part.sign_at] = "-" if part.negative else "+"
+    text = "".join(canvas).rstrip()
+    shift = len(text) - len(text.lstrip())
     try:
-        check_terms("".join(canvas))
+        check_terms(text[shift:])
     except FormulaError as error:
-        raise FormulaError(error.message, source, error.start, error.end) from error
+        start, end = (shift + (place or 0) for place in (error.start, error.end))
+        raise FormulaError(error.message, source, start, end) from error
     return side.text

@@ -2,15 +2,18 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula._formulaic import Token, check_terms, tokens
+from bayeslmm.formula._expansion import MOST_RANDOM, check_expansion, check_grouping
+from bayeslmm.formula._formulaic import FUNCTIONS, Token, called_functions, check_terms, tokens
 from bayeslmm.formula._syntax import (
+    EXAMPLE,
     Group,
     Item,
     blank_strings,
+    check_text,
     check_tokens,
     fail,
     flat,
@@ -22,7 +25,6 @@ from bayeslmm.formula._syntax import (
     verified,
 )
 
-_EXAMPLE = "y ~ x + (x | group)"
 _GROUPING_ALLOWED = (
     "The right side of a bar names grouping factors joined by `:` (interaction), `/` (nesting) "
     "or `*` (both and their interaction), such as (1 | a), (1 | a:b) or (1 | a/b)"
@@ -85,7 +87,7 @@ class Formula:
     random: tuple[RandomTerm, ...]
 
 
-def parse(source: str) -> Formula:
+def parse(source: str, functions: Collection[str] = ()) -> Formula:
     """Read an lme4-style formula.
 
     Parameters
@@ -93,6 +95,8 @@ def parse(source: str) -> Formula:
     source : str
         For example ``"log(y) ~ x * f + offset(o) + (1 + x | a/b) + (0 + z || g)"``.
         Names that are not identifiers go in backticks.
+    functions : collection of str, optional
+        Names of functions of your own that the formula may call.
 
     Returns
     -------
@@ -114,13 +118,11 @@ def parse(source: str) -> Formula:
     >>> formula.fixed, formula.random[0].effects, formula.random[0].group
     ('1 + Days', '1 + Days', 'Subject')
     """
-    if not isinstance(source, str):
-        raise FormulaError(
-            f"A formula is a string such as {_EXAMPLE!r}, got {type(source).__name__}."
-        )
+    check_text(source)
     found = tokens(source)
-    check_tokens(source, found)
+    check_tokens(source, found, functions)
     left, right = _sides(source, found)
+    check_expansion(source, right)
     response = _response(source, left)
     fixed = read_sum(source, right)
     if not fixed.bars:
@@ -129,7 +131,9 @@ def parse(source: str) -> Formula:
             source,
             right,
         )
+    _check_count(source, right, len(fixed.bars))
     random = tuple(itertools.chain.from_iterable(_random_terms(source, bar) for bar in fixed.bars))
+    _check_count(source, right, len(random))
     _check_repeats(source, random)
     return Formula(
         source=source,
@@ -138,6 +142,18 @@ def parse(source: str) -> Formula:
         offsets=tuple(_offset_expression(source, token) for token in fixed.offsets),
         random=random,
     )
+
+
+def _check_count(source: str, right: Sequence[Item], count: int) -> None:
+    if count > MOST_RANDOM:
+        message = f"There are {count} random-effects terms; at most {MOST_RANDOM} are allowed."
+        fail(message, source, right)
+
+
+def absent_functions(source: str, functions: Collection[str]) -> list[str]:
+    """List the functions that a formula calls and that are neither listed nor given."""
+    check_text(source)
+    return sorted(called_functions(source) - {"offset", *FUNCTIONS, *functions})
 
 
 def locate(formula_source: str, name: str) -> tuple[int, int]:
@@ -177,7 +193,7 @@ def _sides(source: str, found: list[Token]) -> tuple[tuple[Item, ...], tuple[Ite
     """Split a formula at its one ``~``."""
     tildes = [token for token in found if is_operator(token, "~")]
     if not tildes:
-        message = f"There is no `~` between response and predictors; write e.g. {_EXAMPLE}."
+        message = f"There is no `~` between response and predictors; write e.g. {EXAMPLE}."
         raise FormulaError(message, source, 0, max(1, len(source)))
     if len(tildes) > 1:
         fail("There is more than one `~`; it stands once, after the response.", source, tildes[1:2])
@@ -246,7 +262,9 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
                 source,
                 [item],
             )
+    check_expansion(source, left)
     effects = _effects(source, left)
+    check_grouping(source, right)
     _check_names_once(source, right)
     for factors in _grouping(source, right):
         yield RandomTerm(

@@ -13,6 +13,15 @@ import numpy as np
 from bayeslmm.design._inputs import nearest
 from bayeslmm.exceptions import FormulaError
 
+LONGEST = 10_000
+"""Characters of a hypothesis."""
+
+MOST_TOKENS = 500
+"""Labels, numbers and signs of a hypothesis."""
+
+DEEPEST = 30
+"""Parentheses, signs and powers inside each other."""
+
 RELATIONS = {"<": "<", "<=": "<", ">": ">", ">=": ">", "=": "=", "==": "="}
 FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     "abs": np.abs,
@@ -93,6 +102,10 @@ def parse_comparison(source: str, labels: Iterable[str]) -> Comparison:
     """
     if not isinstance(source, str):
         raise FormulaError(f"A hypothesis is text such as 'x > 0', got {source!r}.")
+    if len(source) > LONGEST:
+        raise FormulaError(
+            f"The hypothesis has {len(source)} characters; at most {LONGEST} are allowed."
+        )
     tokens = _tokens(source, sorted(labels, key=len, reverse=True))
     return _Parser(source, tokens).comparison()
 
@@ -129,6 +142,13 @@ def _tokens(source: str, labels: list[str]) -> list[_Token]:
         token = _token_at(source, at, patterns)
         found.append(token)
         at = token.end
+        if len(found) > MOST_TOKENS:
+            raise FormulaError(
+                f"A hypothesis has at most {MOST_TOKENS} labels, numbers and signs.",
+                source,
+                token.start,
+                token.end,
+            )
     return found
 
 
@@ -163,6 +183,7 @@ def _pattern(label: str) -> re.Pattern[str]:
         text = r"\s*".join(map(re.escape, pieces))
     else:
         text = re.escape(label)
+    text = text.replace(r"\*\s*\*", r"(?:\*\s*\*|\^)")  # R's I(x^2) is I(x ** 2)
     # a label is not the beginning of a longer name, interaction or index
     return re.compile(rf"{text}(?![\w\[(]|\s*:)" if label[-1:].isalnum() else rf"{text}(?!\s*:)")
 
@@ -194,6 +215,7 @@ class _Parser:
         self.source = source
         self.tokens = tokens
         self.at = 0
+        self.depth = 0
 
     def comparison(self) -> Comparison:
         left = self.sum()
@@ -226,17 +248,24 @@ class _Parser:
         node = part()
         while (token := self.peek()) is not None and token.text in signs:
             self.at += 1
-            right = part()
-            node = Node("operation", token.text, (node, right), node.start, right.end)
+            node = self.operation(token, node, part())
         return node
 
     def signed(self) -> Node:
         token = self.peek()
+        if token is not None and self.depth == DEEPEST:
+            raise self.fault(f"The hypothesis is nested more than {DEEPEST} levels deep.", token)
+        self.depth += 1
+        node = self.with_sign(token)
+        self.depth -= 1
+        return node
+
+    def with_sign(self, token: _Token | None) -> Node:
         if token is not None and token.text in ("+", "-") and token.kind == "operator":
             self.at += 1
             inner = self.signed()
-            zero = Node("number", 0.0, (), token.start, token.end)
-            return Node("operation", token.text, (zero, inner), token.start, inner.end)
+            zero = Node("number", np.float64(0.0), (), token.start, token.end)
+            return self.operation(token, zero, inner)
         return self.power()
 
     def power(self) -> Node:
@@ -245,8 +274,7 @@ class _Parser:
         if token is None or token.text not in ("**", "^"):
             return base
         self.at += 1
-        exponent = self.signed()
-        return Node("operation", token.text, (base, exponent), base.start, exponent.end)
+        return self.operation(token, base, self.signed())
 
     def atom(self) -> Node:
         token = self.peek()
@@ -255,11 +283,15 @@ class _Parser:
             raise FormulaError("Something is missing at the end.", self.source, end, end + 1)
         self.at += 1
         if token.kind == "number":
-            return Node("number", float(token.text), (), token.start, token.end)
+            return self.number(np.float64(token.text), token.start, token.end)
         if token.kind == "label":
             return Node("label", token.text, (), token.start, token.end)
         if token.kind == "function":
             inner = self.atom()
+            if inner.kind == "number":
+                with np.errstate(all="ignore"):
+                    value = FUNCTIONS[token.text](inner.value)
+                return self.number(value, token.start, inner.end)
             return Node("call", token.text, (inner,), token.start, inner.end)
         if token.text == "(":
             inner = self.sum()
@@ -269,6 +301,22 @@ class _Parser:
             self.at += 1
             return inner
         raise self.fault(f"A number or a parameter is expected here, not '{token.text}'.", token)
+
+    def operation(self, sign: _Token, left: Node, right: Node) -> Node:
+        """Two parts joined; numbers are computed here."""
+        if sign.text == "/" and right.kind == "number" and right.value == 0.0:
+            raise self.fault("This divides by zero.", sign)
+        if left.kind == right.kind == "number":
+            with np.errstate(all="ignore"):
+                value = OPERATORS[sign.text](left.value, right.value)
+            return self.number(value, left.start, right.end)
+        return Node("operation", sign.text, (left, right), left.start, right.end)
+
+    def number(self, value: np.float64, start: int, end: int) -> Node:
+        if not np.isfinite(value):
+            shown = self.source[start:end]
+            raise FormulaError(f"`{shown}` is no finite number.", self.source, start, end)
+        return Node("number", value, (), start, end)
 
     def peek(self) -> _Token | None:
         return self.tokens[self.at] if self.at < len(self.tokens) else None

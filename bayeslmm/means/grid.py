@@ -16,7 +16,7 @@ from bayeslmm.design.design import Design
 from bayeslmm.design.grouping import column_levels
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula._columns import holds_levels
-from bayeslmm.formula._formulaic import python_names, required_variables, tokens
+from bayeslmm.formula._formulaic import expression, required_variables, tokens
 from bayeslmm.means.linear import Combinations
 
 Array = NDArray[np.float64]
@@ -90,8 +90,8 @@ def _made_factors(rhs: str) -> frozenset[str]:
     found = frozenset[str]()
     for token in tokens(rhs):
         if token.kind == "python":
-            names = python_names(token.value)
-            if names.functions & _FACTOR_CALLS:
+            names = expression(rhs, token)
+            if _FACTOR_CALLS & names.functions.keys():
                 found |= names.variables
     return found
 

@@ -56,9 +56,11 @@ class Term:
 def terms_of(design: Design) -> list[Term]:
     """The terms of the fixed part, lower orders first, in over-parameterised form."""
     frame = design.data
-    written = unreduced_terms(design.formula.fixed, frame)
+    functions = design.recipe.functions
+    written = unreduced_terms(design.formula.fixed, frame, functions)
     pieces = {piece for term in written for piece in term.pieces}
-    categorical = {text for text in pieces if _is_indicators(evaluate(f"0 + {text}", frame).values)}
+    columns_of = {text: evaluate(f"0 + {text}", frame, functions).values for text in pieces}
+    categorical = {text for text, columns in columns_of.items() if _is_indicators(columns)}
     centred = any(not term.pieces for term in written)
     found = []
     for term in written:

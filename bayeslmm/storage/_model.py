@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design, build_design
 from bayeslmm.exceptions import BayesLMMError, StorageError
+from bayeslmm.formula._functions import UserFunctions, own_functions
+from bayeslmm.formula.grammar import absent_functions
 from bayeslmm.priors.record import Priors
 from bayeslmm.storage._frames import pack_frame, same_frame, unpack_frame
 from bayeslmm.storage._priors import pack_priors, unpack_priors
@@ -70,9 +72,11 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
 
 
 def unpack_model(
-    description: Description, arrays: Mapping[str, NDArray[Any]]
+    description: Description,
+    arrays: Mapping[str, NDArray[Any]],
+    functions: UserFunctions | None = None,
 ) -> tuple[Design, Priors]:
-    """The model that :func:`pack_model` described.
+    """The model that :func:`pack_model` described, with the user's functions.
 
     Raises
     ------
@@ -80,9 +84,12 @@ def unpack_model(
         If the installed libraries make other columns of the stored formula and data, or other
         priors.
     """
+    functions = own_functions(functions)
     data = unpack_frame(description["data"], arrays)
+    weights = arrays.get("weights")
     try:
-        design = build_design(description["formula"], data, weights=arrays.get("weights"))
+        _check_functions(absent_functions(description["formula"], functions))
+        design = build_design(description["formula"], data, weights=weights, functions=functions)
     except BayesLMMError as error:
         raise StorageError(
             f"The formula of the saved model cannot be evaluated on its data any more: {error}"
@@ -94,6 +101,15 @@ def unpack_model(
     )
     _check_labels(description["labels"], _labels(design))
     return _with_arrays(design, arrays), unpack_priors(description["priors"], arrays)
+
+
+def _check_functions(absent: list[str]) -> None:
+    if absent:
+        given = ", ".join(f"'{name}': {name}" for name in absent)
+        raise StorageError(
+            f"it calls functions that were given with functions=, of which a file holds the names "
+            f"only. Load it with load(path, functions={{{given}}})."
+        )
 
 
 def _labels(design: Design) -> Description:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from bayeslmm.results.posterior import Posterior
 from bayeslmm.storage._files import read
 from bayeslmm.storage._model import unpack_model
 
 
-def load(path: str | PathLike[str]) -> Posterior:
+def load(
+    path: str | PathLike[str], *, functions: Mapping[str, Callable[..., Any]] | None = None
+) -> Posterior:
     """Load a posterior that :meth:`Posterior.save` wrote.
 
     The formula is evaluated on the stored data, which sets knots, centres and levels as they were,
@@ -20,8 +24,9 @@ def load(path: str | PathLike[str]) -> Posterior:
     Parameters
     ----------
     path : str or path
-        A ``.nc`` file or a ``.zarr`` store. Formulas can call Python functions: load files only
-        from people whose formulas you would fit.
+        A ``.nc`` file or a ``.zarr`` store.
+    functions : mapping of str to callable, optional
+        Functions of your own that the formula calls; a file holds their names only.
 
     Returns
     -------
@@ -36,7 +41,7 @@ def load(path: str | PathLike[str]) -> Posterior:
     StorageError
         If the file was not written by :meth:`Posterior.save`, is damaged or was changed (parts are
         recorded with their SHA-256), has a later layout, or the installed libraries make other
-        columns or priors of it.
+        columns or priors of it; or if functions of yours are needed and not given.
 
     Examples
     --------
@@ -49,5 +54,5 @@ def load(path: str | PathLike[str]) -> Posterior:
     True
     """
     contents = read(Path(path))
-    design, priors = unpack_model(contents.model, contents.arrays)
+    design, priors = unpack_model(contents.model, contents.arrays, functions)
     return Posterior(design, priors, contents.tree)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -61,6 +61,7 @@ class ModelUpdate:
         data: Any = None,
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | Literal[False] | None = None,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
 
@@ -80,6 +81,8 @@ class ModelUpdate:
         weights : str, array-like (n,) or False, optional
             New weights, of the rows of the new data or of those used; False for none. A column of
             weights is looked up in new data.
+        functions : mapping of str to callable, optional
+            Functions of your own that are new or replace those of the model.
 
         Returns
         -------
@@ -108,7 +111,9 @@ class ModelUpdate:
         """
         from bayeslmm.storage.update import updated_design, updated_priors
 
-        design = updated_design(self.design, data=data, formula=formula, weights=weights)
+        design = updated_design(
+            self.design, data=data, formula=formula, weights=weights, functions=functions
+        )
         return self._of(design, updated_priors(self.priors, design, priors))
 
     @classmethod

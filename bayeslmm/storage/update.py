@@ -14,6 +14,7 @@ from bayeslmm.design._inputs import predictors, response_variables
 from bayeslmm.design.data import column_names, listed, read_only
 from bayeslmm.design.design import Design, build_design
 from bayeslmm.exceptions import DataError, PriorError
+from bayeslmm.formula._functions import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.priors.defaults import addressed, resolve_priors
 from bayeslmm.priors.families import Prior
@@ -25,7 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 def updated_design(
-    design: Design, *, data: Any = None, formula: str | None = None, weights: Any = None
+    design: Design,
+    *,
+    data: Any = None,
+    formula: str | None = None,
+    weights: Any = None,
+    functions: UserFunctions | None = None,
 ) -> Design:
     """Design of a changed model.
 
@@ -40,6 +46,8 @@ def updated_design(
         it.
     weights : str, array-like or False, optional
         New precision weights; those of the model by default; none if False.
+    functions : mapping of str to callable, optional
+        The user's functions that are new or replace those of the model.
 
     Returns
     -------
@@ -55,18 +63,20 @@ def updated_design(
     number = not isinstance(weights, str) and np.ndim(weights) == 0
     if number and weights is not None and weights is not False:
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
-    if data is None and formula is None and weights is None:
+    if data is None and formula is None and weights is None and not functions:
         return design
-    changed = design.formula if formula is None else _changed_formula(design.formula, formula)
+    own = {**design.recipe.functions, **own_functions(functions)}
+    changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
     if data is not None:
-        return build_design(changed, data, weights=_new_weights(design, data, weights))
-    return _on_own_data(design, changed, weights)
+        new = _new_weights(design, data, weights)
+        return build_design(changed, data, weights=new, functions=own)
+    return _on_own_data(design, changed, weights, own)
 
 
-def _changed_formula(old: Formula, formula: str) -> Formula:
+def _changed_formula(old: Formula, formula: str, functions: UserFunctions) -> Formula:
     if not isinstance(formula, str):
         raise TypeError(f"formula must be text such as '~ . - x', got {type(formula).__name__}")
-    return parse(update_formula(old, formula))
+    return parse(update_formula(old, formula), functions)
 
 
 def _new_weights(design: Design, data: Any, weights: Any) -> Any:
@@ -89,7 +99,9 @@ def _new_weights(design: Design, data: Any, weights: Any) -> Any:
     return column
 
 
-def _on_own_data(design: Design, formula: Formula, weights: Any) -> Design:
+def _on_own_data(
+    design: Design, formula: Formula, weights: Any, functions: UserFunctions
+) -> Design:
     needed = response_variables(formula) | predictors(formula, effects=True, groups=True)
     absent = sorted(needed - set(design.data.columns))
     if absent:
@@ -112,7 +124,7 @@ def _on_own_data(design: Design, formula: Formula, weights: Any) -> Design:
         raise DataError(
             f"The model does not keep the column `{weights}`: give data= too, or the values."
         )
-    built = build_design(formula, design.data, weights=values)
+    built = build_design(formula, design.data, weights=values, functions=functions)
     recipe = replace(built.recipe, weights=column)
     return replace(built, dropped=_all_dropped(design, built.dropped), recipe=recipe)
 

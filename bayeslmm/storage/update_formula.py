@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula._formulaic import check_terms, tokens
+from bayeslmm.formula._expansion import check_expansion
+from bayeslmm.formula._formulaic import called_functions, check_terms, tokens
 from bayeslmm.formula._syntax import (
     Item,
     blank_strings,
+    check_text,
     fail,
     flat,
     has_bar,
@@ -66,6 +68,7 @@ def update_formula(old: Formula, new: str) -> str:
     >>> update_formula(parse("y ~ x + (x | g)"), "~ . - (x | g) + (1 | g)")
     'y ~ x + (1 | g)'
     """
+    check_text(new)
     found = tokens(new)
     tildes = [token for token in found if is_operator(token, "~")]
     if len(tildes) != 1:
@@ -81,6 +84,7 @@ def update_formula(old: Formula, new: str) -> str:
     items = nest(new, [token for token in found if token.start > split])
     if not items:
         fail("There is nothing on the right of `~`; a dot keeps what there was.", new, tildes)
+    check_expansion(new, items)
     parts: list[_Part] = []
     for part in _parts(new, items):
         if _is_dot(part):
@@ -208,7 +212,7 @@ def _fixed_terms(parts: Sequence[_Part]) -> set[str]:
 
 
 def _random_key(part: _Part) -> tuple[object, ...]:
-    terms = parse(f"y ~ 1 + {part.text}").random
+    terms = parse(f"y ~ 1 + {part.text}", called_functions(part.text)).random
     return tuple((frozenset(check_terms(t.effects)), t.factors, t.correlated) for t in terms)
 
 
