@@ -128,6 +128,7 @@ LAYERS = [
     "diagnosis.boundary",
     "diagnosis.singularity_words",
     "diagnosis.singularity",
+    "diagnosis.few_levels",
     "diagnosis.sensitivity",
     "diagnosis.implied_priors",
     "diagnosis.whitening",

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.comparison.tables import AGREES, BOUNDARY, DIFFERS, POORLY_SAMPLED, SHRUNK
+from bayeslmm.comparison.tables import (
+    AGREES,
+    BOUNDARY,
+    DIFFERS,
+    NARROWED,
+    POORLY_SAMPLED,
+    PRIOR,
+    PULLED_DOWN,
+    PULLED_UP,
+)
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import BayesLMMError
 from bayeslmm.reporting.frames import cell, estimates_table, text_table
@@ -28,7 +37,13 @@ from bayeslmm.results.words import counted, listed
 
 FLAGS = {
     AGREES: "posterior and estimate say the same.",
-    SHRUNK: "the prior moves the estimate or narrows its error noticeably.",
+    PRIOR: (
+        "too few levels: the data do not bound this parameter, and what is reported is mostly its "
+        "prior."
+    ),
+    PULLED_UP: "the prior makes it noticeably larger than the estimate.",
+    PULLED_DOWN: "the prior makes it noticeably smaller than the estimate.",
+    NARROWED: "the prior makes it noticeably more certain than the data do.",
     BOUNDARY: (
         "the estimate is at the boundary of its range and has no standard error; the posterior is "
         "the better summary."
