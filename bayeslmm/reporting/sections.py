@@ -67,18 +67,20 @@ KINDS = {"eti": "equal-tailed", "hdi": "highest-density"}
 
 
 def notes_section(source: Source, estimate_notes: Sequence[str]) -> Section:
-    """Warnings, before anything else."""
-    design, found = source.design, [*source.notes]
+    """What was changed on the way to the draws, and how the estimate beside them fared."""
+    design = source.design
+    said = source.diagnostics.messages()  # among the findings
+    found = [note for note in source.notes if note not in said]
     if count := len(design.dropped):
         rows = counted(count, "row")
         found.insert(0, f"{rows} dropped because a variable of the model is missing there.")
     own = [note for note in estimate_notes if note not in found]
     parts = [bullets(found, "warnings")] if found else []
     if not found:
-        parts.append(paragraph("No warnings: all convergence checks passed, nothing was dropped."))
+        parts.append(paragraph("Nothing was dropped, and no other method was fallen back to."))
     if own:
         parts += [subheading("On the REML estimate"), bullets(own, "warnings")]
-    return Section(key="notes", title="Notes and warnings", parts=tuple(parts))
+    return Section(key="notes", title="Notes on data and fit", parts=tuple(parts))
 
 
 def model_section(design: Design) -> Section:
