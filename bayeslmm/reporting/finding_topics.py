@@ -134,37 +134,64 @@ def _p(value: float, draws: int) -> str:
 
 def influence(source: Source, _: int | None = None) -> Finding:
     """Rows, and levels of each grouping factor, left out one by one."""
-    factors = [f for f in source.design.random if f.n_levels <= MOST_LEVELS]
-    parts = [_cases(source, None), *(_cases(source, factor.name) for factor in factors)]
-    severities = [severity for severity, _, _ in parts]
-    verdict = " ".join(text for _, text, _ in parts)
-    if left := [f.name for f in source.design.random if f not in factors]:
-        verdict += f" Levels of {listed(left)} were not left out: they are too many."
-    details = tuple(
-        message for severity, _, texts in parts if severity != "none" for message in texts
+    left = [f.name for f in source.design.random if f.n_levels > MOST_LEVELS]
+    chosen = [f.name for f in source.design.random if f.name not in left]
+    cases = [_cases(source, by) for by in (None, *chosen)]
+    shifts = [f"{case.worst} by {case.largest:.2f}" for case in cases]
+    limits = [f"{case.limit:.2f}" for case in cases]
+    verdict = (
+        f"Leaving out {listed(shifts)} posterior standard deviations moves a posterior mean most "
+        f"(a right model: up to {listed(limits)})."
     )
-    return Finding(topic="influence", severity=_worst(severities), verdict=verdict, details=details)
+    if any(case.poor for case in cases):
+        poor = [f"{case.poor} {case.what}" for case in cases if case.poor]
+        verdict += f" Importance weights do not reach the posteriors without {listed(poor)}."
+    if left:
+        verdict += f" Levels of {listed(left)} were not left out: they are too many."
+    return Finding(
+        topic="influence",
+        severity=_worst([case.severity for case in cases]),
+        verdict=verdict,
+        details=tuple(text for case in cases for text in case.details),
+    )
 
 
-def _cases(source: Source, by: str | None) -> tuple[Severity, str, Sequence[str]]:
-    """Severity, verdict and details of leaving out rows, or levels of a grouping factor."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cases:
+    """Rows or levels left out: the worst one, its shift, the limit, how many weights are poor."""
+
+    what: str
+    worst: str
+    largest: float
+    limit: float
+    poor: int
+    messages: tuple[str, ...]
+
+    @property
+    def severity(self) -> Severity:
+        if self.largest > self.limit:
+            return "alarm"
+        return "note" if self.largest > LARGE_SHIFT or self.poor else "none"
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        return self.messages if self.severity != "none" else ()
+
+
+def _cases(source: Source, by: str | None) -> _Cases:
     found = source.influence(by, progressbar=False)
     table = found.table
-    largest = float(table["max_shift"].max())
     worst = table["max_shift"].idxmax()
-    limit = expected_shift(len(table), found.shift.shape[1])
     poor = int((table["pareto_k"] > MAX_PARETO_K).sum())
-    case = "row" if by is None else f"level of {by}"
-    verdict = (
-        f"Without the most influential {case} ({worst}) a posterior mean shifts by {largest:.2f} "
-        f"posterior standard deviations (up to {limit:.2f} is what a right model shows)"
+    what, one = ("row", "row {}") if by is None else ("level", f"level {{}} of {by}")
+    return _Cases(
+        what=f"{what if poor == 1 else f'{what}s'}" + ("" if by is None else f" of {by}"),
+        worst=one.format(worst),
+        largest=float(table["max_shift"].max()),
+        limit=expected_shift(len(table), found.shift.shape[1]),
+        poor=poor,
+        messages=found.messages,
     )
-    if poor:
-        verdict += f"; for {poor} of {len(table):,} importance weights do not reach that posterior"
-    severity: Severity = "none" if largest <= LARGE_SHIFT and not poor else "note"
-    if largest > limit:
-        severity = "alarm"
-    return severity, f"{verdict}.", found.messages
 
 
 def expected_shift(cases: int, parameters: int) -> float:
