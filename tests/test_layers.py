@@ -160,6 +160,7 @@ LAYERS = [
     "means.methods",
     "plots",
     "plots.common",
+    "plots.level_order",
     "plots.caterpillar",
     "plots.pooling",
     "plots.shrinkage",

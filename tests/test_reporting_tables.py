@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,11 +107,32 @@ def test_frame_has_the_numbers_of_the_fits(reml, post):
         assert fit.loc[(name, "r2"), ("REML", "estimate")] == reml.r2().loc[name, "estimate"]
 
 
-def test_level_and_prob(reml, post):
-    frame = model_table({"a": reml, "b": post}, format="frame", level=0.8, prob=0.5)
+@pytest.mark.parametrize("options", [{"level": 0.8}, {"prob": 0.8}, {"level": 0.8, "prob": 0.8}])
+def test_one_level_by_either_name(reml, post, options):
+    frame = model_table({"a": reml, "b": post}, format="frame", **options)
     days = frame.loc[("fixed", "", "Days")]
     assert days["a", "conf_low"] == reml.fixef(level=0.8).loc["Days", "conf_low"]
-    assert days["b", "conf_low"] == post.fixef(prob=0.5).loc["Days"].iloc[-2]
+    assert days["b", "conf_low"] == post.fixef(prob=0.8).loc["Days"].iloc[-2]
+    assert frame.attrs["level"] == 0.8
+
+
+def test_two_levels_are_refused(reml, post):
+    with pytest.raises(ValueError, match=r"level=0\.8 and prob=0\.5: all intervals of a table"):
+        model_table([reml, post], level=0.8, prob=0.5)
+
+
+def test_the_default_level_is_one_and_stands_in_the_headings(reml, post):
+    """ArviZ's beside a posterior; 95 % of estimates alone."""
+    both = {"a": reml, "b": post}
+    with az.rc_context({"stats.ci_prob": 0.7}):
+        days = model_table(both, format="frame").loc[("fixed", "", "Days")]
+        assert days["a", "conf_low"] == reml.fixef(level=0.7).loc["Days", "conf_low"]
+        assert days["b", "conf_low"] == post.fixef(prob=0.7).loc["Days"].iloc[-2]
+        assert "| Term | a [70 %] | b [70 %] |" in model_table(both)
+        assert "| Term | REML [95 %] |" in model_table([reml])
+        assert "REML [95 %]" in reml.to_html()
+        assert "[70 %]" in post.to_latex().replace("\\%", "%")
+    assert "| Term | a | b |" in model_table(both, statistic="std_error")
 
 
 def test_models_with_other_terms_are_aligned(model, reml):

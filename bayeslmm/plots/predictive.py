@@ -38,6 +38,7 @@ from bayeslmm.plots.common import (
     thinned,
     variable_name,
 )
+from bayeslmm.plots.level_order import group_order
 from bayeslmm.prediction.checks import (
     STATISTICS,
     Statistic,
@@ -284,7 +285,9 @@ def _density_panels(design: Design, by: str) -> dict[str, NDArray[np.intp]]:
             f"{by} has levels with fewer than three rows ({', '.join(small[:5])}), which have no "
             "density. kind='tstat' shows a statistic of each."
         )
-    return {variable_name(str(label)): rows for label, rows in groups.items()}
+    labels = list(groups)
+    ordered = [labels[place] for place in group_order(design, by, labels)]
+    return {variable_name(str(label)): groups[label] for label in ordered}
 
 
 def _by_panel(data: xr.DataTree, rows_of: Mapping[str, NDArray[np.intp]]) -> xr.DataTree:

@@ -137,10 +137,10 @@ def influence(source: Source, _: int | None = None) -> Finding:
     left = [f.name for f in source.design.random if f.n_levels > MOST_LEVELS]
     chosen = [f.name for f in source.design.random if f.name not in left]
     cases = [_cases(source, by) for by in (None, *chosen)]
-    shifts = [f"{case.worst} by {case.largest:.2f}" for case in cases]
+    shifts = [f"{case.largest:.2f} without {case.worst}" for case in cases]
     limits = [f"{case.limit:.2f}" for case in cases]
     verdict = (
-        f"Leaving out {listed(shifts)} posterior standard deviations moves a posterior mean most "
+        f"The largest shifts of a posterior mean, in its standard deviations: {listed(shifts)} "
         f"(a right model: up to {listed(limits)})."
     )
     if any(case.poor for case in cases):

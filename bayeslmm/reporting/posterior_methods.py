@@ -278,7 +278,7 @@ class PosteriorReporting(TableReporting, PosteriorBase):
             overwrite=overwrite,
         )
 
-    def _column(self, level: float, prob: float | None) -> Column:
+    def _column(self, level: float) -> Column:
         from bayeslmm.reporting.columns import posterior_column
 
-        return posterior_column(self.data, self.design, self.priors, self._joint, prob)
+        return posterior_column(self.data, self.design, self.priors, self._joint, level)
