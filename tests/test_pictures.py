@@ -130,6 +130,17 @@ def test_caterpillar_of_an_estimate(sleep):
     assert texts(collection, "yticks") == [list(modes.index[::-1])]
 
 
+def test_intervals_of_an_estimate_are_at_the_level_of_posteriors(sleep):
+    """Pictures on one page have one level: ArviZ's, unless another is given."""
+    post, reml = sleep
+    for fit in (post, reml):
+        with az.rc_context({"stats.ci_prob": 0.7}):
+            pictures = [fit.plot_caterpillar(backend="none")]
+            pictures.append(fit.plot_fitted(levels=["308"], backend="none"))
+        assert "70" in pictures[0].viz["figure_title"].item()["string"]
+        assert any("70" in label for label in drawn(pictures[1], "legend")["labels"])
+
+
 def test_caterpillar_ordered_by_another_coefficient(sleep):
     post, _ = sleep
     collection = post.plot_caterpillar(order="Days", backend="none")
@@ -312,7 +323,7 @@ def test_fitted_lines_of_an_estimate(sleep):
     np.testing.assert_allclose(drawn(collection, "fitted")["y"], intercept + slope * days)
     band = drawn(collection, "interval")
     width = band["y_top"][0] - band["y_bottom"][0]
-    expected = 2 * 1.96 * _conditional_sd(reml, "309")
+    expected = 2 * 1.598193 * _conditional_sd(reml, "309")
     assert width == pytest.approx(expected, rel=0.08)  # 2.5 errors of a width from 4,000 draws
 
 

@@ -84,7 +84,7 @@ def hostile():
 
 def test_frame_has_the_numbers_of_the_fits(reml, post):
     frame = model_table({"REML": reml, "Bayes": post}, format="frame")
-    own = reml.summary()
+    own = reml.summary(0.89)
     parameters = frame.loc[["fixed", "random", "residual"]]
     for name in ("estimate", "std_error", "conf_low", "conf_high", "p_value"):
         np.testing.assert_array_equal(parameters["REML", name], own[name])
@@ -159,7 +159,7 @@ def cells(text, label):
 
 def test_markdown_cells_are_the_rounded_numbers(reml, post):
     text = model_table({"REML": reml, "Bayes": post}, statistic=("std_error", "interval"))
-    own, posterior = reml.summary().loc["beta[Days]"], post.tidy().iloc[1]
+    own, posterior = reml.summary(0.89).loc["beta[Days]"], post.tidy().iloc[1]
     expected = [
         f"{row['estimate']:.2f} ({row['std_error']:.2f}) "
         f"[{row['conf_low']:.2f}, {row['conf_high']:.2f}]"
@@ -182,7 +182,7 @@ def test_statistics_and_p_values(reml):
 
 def test_footnotes_tell_confidence_from_credibility(reml, post):
     text = model_table({"R": reml, "B": post}, statistic=("interval", "std_error"), prob=0.9)
-    assert "R: restricted maximum likelihood estimates, 95 % confidence intervals" in text
+    assert "R: restricted maximum likelihood estimates, 90 % confidence intervals" in text
     assert "B: posterior means, 90 % equal-tailed credible intervals" in text
     assert "of posteriors, posterior standard deviations" in text
     assert "Monte Carlo error of the log evidence: B 0.00" in text
@@ -266,7 +266,7 @@ def test_labels(reml):
 
 
 def test_headings_say_how_a_fit_was_made(reml, post):
-    assert "| Term | REML | Posterior (collapsed) |" in model_table([reml, post])
+    assert "| Term | REML [89 %] | Posterior (collapsed) [89 %] |" in model_table([reml, post])
     assert "Method" not in model_table([reml, post])
     named = model_table({"a": reml, "b": post})
     assert cells(named, "Method") == ["REML", "Posterior (collapsed)"]

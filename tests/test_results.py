@@ -380,3 +380,24 @@ def test_kinds_of_intervals(reml):
 def test_evidence_is_of_posteriors(model, reml):
     with pytest.raises(TypeError, match="Estimate has no evidence"):
         blm.bayes_factor(model.fit(method="laplace", draws=10, random_seed=1), reml)
+
+
+# --- ordered categories ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("formula", "said"),
+    [
+        ("y ~ o + (1 | g)", True),
+        ("y ~ C(o, contr.poly) + (1 | g)", False),
+        ("y ~ u + (1 | g)", False),
+    ],
+)
+def test_a_model_says_which_contrasts_ordered_categories_have(formula, said):
+    data = pd.DataFrame({"g": np.repeat(list("abcd"), 6), "y": np.sin(np.arange(24.0) ** 2)})
+    data["o"] = pd.cut(np.tile(np.arange(6), 4), [-1, 1, 3, 5], labels=["low", "mid", "high"])
+    data["u"] = pd.Categorical(data["o"], ["low", "mid", "high"], ordered=False)
+    model = blm.LMM(formula, data)
+    line = "Ordered categories with treatment contrasts: o (R's are C(o, contr.poly))."
+    assert (line in repr(model)) == said
+    assert (line in " ".join(model.reml().notes)) is False

@@ -149,18 +149,10 @@ def table_text(fit: Any, *, format: Format, **options: Any) -> Markup:
     return table
 
 
-def columns_of(fits: Any, level: float) -> dict[str, Column]:
-    """Columns of the fits by their headings, all with intervals of one coverage.
-
-    Raises
-    ------
-    TypeError
-        If something else than a fit is given.
-    ValueError
-        If no fit is given.
-    """
+def columns_of(named: Mapping[str | int, Tabulated], level: float) -> dict[str, Column]:
+    """Columns of the fits by their headings, all with intervals of one coverage."""
     found: dict[str, Column] = {}
-    for name, fit in _named(fits).items():
+    for name, fit in named.items():
         column = fit._column(level)
         found[_free(found, column.label if isinstance(name, int) else name)] = column
     return found
