@@ -793,3 +793,25 @@ def test_heat_maps_have_a_colour_bar_and_white_at_zero(sleep, canvas):
     assert image.get_array().shape == (20, 20)
     assert (image.norm.vmin, image.norm.vmax) == (0.0, image.get_array().max())
     assert min(image.cmap(image.norm(0.0))[:3]) > 0.95
+
+
+def test_no_backticks_in_pictures():
+    data = load_dataset("sleepstudy").rename(columns={"Reaction": "my y", "Days": "my x"})
+    reml = model_of("`my y` ~ `my x` + (`my x` | Subject)", data).reml()
+    post = model_of("`my y` ~ `my x` + (`my x` | Subject)", data).fit(
+        method="laplace", draws=50, random_seed=1
+    )
+    pictures = [
+        reml.plot_caterpillar(backend="none"),
+        reml.plot_fitted(levels=["308", "309"], uncertainty="plugin", draws=50, backend="none"),
+        reml.plot_residuals(backend="none"),
+        post.with_posterior_predictive(random_seed=1).plot_predictive(backend="none"),
+        post.plot_shrinkage(backend="none"),
+        post.plot_covariance("G", backend="none"),
+    ]
+    for picture in pictures:
+        plots = [plot.item() for plot in picture.viz["plot"].dataset.data_vars.values()]
+        elements = [e for plot in plots for e in plot] + [picture.viz["figure_title"].item()]
+        shown = [str(e[k]) for e in elements for k in ("string", "labels", "label") if k in e]
+        assert any("my" in text for text in shown)
+        assert not any("`" in text for text in shown)

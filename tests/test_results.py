@@ -104,6 +104,17 @@ def test_varcorr_is_lme4s_table(reml):
     assert table.loc[2, ["term", "term_2"]].tolist() == ["Intercept", "Days"]
 
 
+def test_what_is_missing_in_varcorr_is_missing_alike(reml, post):
+    """Also where no covariance is modelled, so that no row has a second term."""
+    alone = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+    for table in (reml.varcorr(), post.varcorr(), alone.varcorr()):
+        text = table["group"].dtype
+        assert table["term"].dtype == table["term_2"].dtype == text
+        assert table["term_2"].isna().tolist() == [True] * len(table) or len(table) == 4
+        missing = {repr(value) for value in [*table["term"], *table["term_2"]] if pd.isna(value)}
+        assert len(missing) == 1
+
+
 def test_tidy_has_broom_mixeds_columns(reml, post):
     columns = ["effect", "group", "level", "term", "estimate", "std_error"]
     columns += ["conf_low", "conf_high"]

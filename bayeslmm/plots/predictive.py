@@ -32,6 +32,7 @@ from bayeslmm.plots.common import (
     figure_settings,
     outer,
     panels,
+    plain,
     points,
     segments,
     set_yticks,
@@ -250,7 +251,7 @@ def _name_response(
     """Name the response on the axis that it is on, where ArviZ does not."""
     import arviz_plots as azp
 
-    text = design.response
+    text = plain(design.response)
     if kind == "tstat":
         text = f"{_statistic_name(statistic)} of {text}"
     function = azp.visuals.labelled_y if kind == "interval" else azp.visuals.labelled_x

@@ -26,6 +26,7 @@ from bayeslmm.plots.common import (
     dataset,
     draw,
     panels,
+    plain,
     points,
     segments,
     thinned,
@@ -210,7 +211,7 @@ def _label_x(
 
     unwanted = ("sel", "isel")
     rest = {key: value for key, value in kwargs.items() if key not in unwanted}
-    return azp.visuals.labelled_x(da, target, text=texts[var_name], **rest)
+    return azp.visuals.labelled_x(da, target, text=plain(texts[var_name]), **rest)
 
 
 def _label_y(
@@ -220,4 +221,4 @@ def _label_y(
 
     unwanted = ("sel", "isel")
     rest = {key: value for key, value in kwargs.items() if key not in unwanted}
-    return azp.visuals.labelled_y(da, target, text=texts[var_name], **rest)
+    return azp.visuals.labelled_y(da, target, text=plain(texts[var_name]), **rest)
