@@ -116,6 +116,7 @@ LAYERS = [
     "assessment.row_forms",
     "assessment.integrated",
     "assessment.resampled",
+    "assessment.level_scores",
     "assessment.loo",
     "assessment.loo_methods",
     "assessment.variance_explained",
