@@ -92,5 +92,6 @@ if not TYPE_CHECKING:  # a type checker would take any attribute to exist
 
 
 def __dir__() -> list[str]:
-    """List the public names before they are loaded."""
-    return sorted(set(globals()) | set(__all__))
+    """List the public names before they are loaded, and not what this file imports for itself."""
+    own = {"TYPE_CHECKING", "import_module", "version"}
+    return sorted((set(globals()) - own) | set(__all__))

@@ -21,7 +21,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.results.estimate import Estimate
 from bayeslmm.results.posterior import Posterior
-from bayeslmm.results.text import design_notes, groups_line, html_page
+from bayeslmm.results.text import contrast_notes, design_notes, groups_line, html_page
 from bayeslmm.storage.model_methods import ModelUpdate
 
 if TYPE_CHECKING:
@@ -402,5 +402,6 @@ class LMM(ModelUpdate):
             f"Formula: {self.formula}",
             groups_line(self.design),
             *design_notes(self.design),
+            *contrast_notes(self.design),
         ]
         return "\n".join(lines)

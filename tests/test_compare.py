@@ -15,7 +15,16 @@ from numpy.testing import assert_allclose
 from reference_data import FOLDER, load_fit, load_reference_data
 
 from bayeslmm import LMM, DataError, Posterior, compare_reml, load_dataset, lrt
-from bayeslmm.comparison.tables import AGREES, BOUNDARY, DIFFERS, POORLY_SAMPLED, SHRUNK
+from bayeslmm.comparison.tables import (
+    AGREES,
+    BOUNDARY,
+    DIFFERS,
+    NARROWED,
+    POORLY_SAMPLED,
+    PRIOR,
+    PULLED_DOWN,
+    PULLED_UP,
+)
 from bayeslmm.priors.defaults import Normal
 
 TIDY = FOLDER / "tidy"
@@ -180,7 +189,8 @@ def test_flat_priors_shrink_nothing(data):
 def test_a_prior_away_from_the_estimate(reml):
     model = LMM(SLOPE, load_dataset("sleepstudy"), priors={"Days": Normal(0.0, 2.0)})
     table = compare_reml(laplace(model), reml)
-    assert table.loc["beta[Days]", "flag"] == SHRUNK
+    assert table.loc["beta[Days]", "flag"] == PULLED_DOWN
+    assert table.loc["sd[Subject, Days]", "flag"] == PULLED_UP
     assert table.loc["beta[Days]", "shift"] < table.loc["beta[Days]", "prior_shift"] / 2 < -0.5
     assert table.loc["sigma", "flag"] == AGREES
 
@@ -190,14 +200,38 @@ def test_a_narrow_prior_at_the_estimate(reml):
     model = LMM(SLOPE, load_dataset("sleepstudy"), priors={"Days": prior})
     row = compare_reml(laplace(model), reml).loc["beta[Days]"]
     assert abs(row["shift"]) < 0.1
-    assert row["flag"] == SHRUNK
+    assert row["flag"] == NARROWED
 
 
 def test_a_correlation_that_the_data_hardly_know():
     model = LMM("distance ~ age * Sex + (age | Subject)", load_dataset("Orthodont"))
-    row = compare_reml(laplace(model), model.reml()).loc["cor[Subject, Intercept, age]"]
-    assert row["flag"] == SHRUNK
+    table = compare_reml(model.fit(random_seed=1), model.reml())
+    row = table.loc["cor[Subject, Intercept, age]"]
+    assert row["flag"] == PULLED_UP
     assert row["mean"] > row["estimate"]
+    slope = table.loc["sd[Subject, age]"]
+    assert slope["flag"] == PULLED_DOWN
+    assert slope["mean"] < slope["estimate"]
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | g)", "y ~ x + (x | g)"])
+def test_two_levels_leave_it_to_the_prior(formula):
+    """Whatever its estimate, at zero or not: all three verdicts on the priors say it."""
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"g": np.repeat(["a", "b"], 20), "x": np.tile(np.linspace(0, 1, 20), 2)})
+    frame["y"] = 1.0 + frame["x"] + rng.standard_normal(40)
+    model = LMM(formula, frame)
+    post = laplace(model)
+    table = compare_reml(post, model.reml())
+    own = [label for label in table.index if label.startswith(("sd[", "cor["))]
+    assert set(table.loc[own, "flag"]) == {PRIOR}
+    assert PRIOR not in set(table["flag"].drop(own))
+    for report in (post.sensitivity(), post.contraction(random_seed=1)):
+        assert list(report.unbounded) == own
+        text = " ".join(report.messages)
+        assert all(f"{label}: beside the fixed effects the 2 levels" in text for label in own)
+        assert "No parameter is sensitive" not in text
+        assert "The data narrow every parameter" not in text
 
 
 def test_boundary(dyestuff2):

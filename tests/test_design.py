@@ -634,7 +634,8 @@ def test_aliased_columns_stay_dropped_in_new_data():
     [
         (
             lambda d: d.drop(columns=["x", "g"]).rename(columns={"f": "F"}),
-            "The new data have no column `f`, `g`, `x`. Did you mean `F`? Needed are `f`, `g`, "
+            "The new data have no column `f`, `g`, `x`. Their column `F` is similar: rename it. "
+            "Needed are `f`, `g`, "
             "`h`, `x`; the columns are `F`, `flag`, `h`.",
         ),
         (

@@ -2,12 +2,14 @@
 
 import arviz_stats as az
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytest
 import xarray as xr
 from scipy import stats
 
 import bayeslmm as blm
+from bayeslmm.diagnosis.few_levels import unbounded_parameters
 from bayeslmm.diagnosis.implied_priors import implied_priors
 from bayeslmm.diagnosis.sensitivity import (
     compare_draws,
@@ -92,6 +94,7 @@ def test_well_informed_model_is_not_sensitive(post):
     assert (found.table["diagnosis"] == "").all()
     assert (found.table["likelihood"] > 0.05).all()
     assert "No parameter is sensitive to the priors" in str(found)
+    assert "compare_reml tells" in str(found)
     assert "<table" in found._repr_html_()
 
 
@@ -217,3 +220,47 @@ def test_implied_priors_in_words():
     assert "icc[Batch] is between" in text
     with pytest.raises(ValueError, match="draws=1"):
         implied_priors(model.design, model.priors, 1)
+
+
+# --- too few levels --------------------------------------------------------------------
+
+
+def unbounded(formula, **columns):
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(columns).assign(y=lambda d: rng.standard_normal(len(d)))
+    return list(unbounded_parameters(blm.LMM(formula, data).design))
+
+
+@pytest.mark.parametrize(
+    ("formula", "levels", "found"),
+    [
+        ("y ~ 1 + (1 | g)", 2, ["sd[g, Intercept]"]),
+        ("y ~ 1 + (1 | g)", 3, []),
+        ("y ~ 0 + (1 | g)", 2, []),
+        ("y ~ z + (1 | g)", 3, ["sd[g, Intercept]"]),
+        ("y ~ z + (1 | g)", 4, []),
+        ("y ~ x + (1 | g)", 3, []),
+        ("y ~ 1 + (1 | g) + (0 + x | g)", 2, ["sd[g, Intercept]"]),
+        ("y ~ 1 + (x | g)", 2, ["sd[g, Intercept]", "cor[g, Intercept, x]"]),
+        ("y ~ 1 + (1 | h)", 4, ["sd[h, Intercept]"]),
+    ],
+)
+def test_levels_that_the_fixed_effects_leave(formula, levels, found):
+    """z is constant within levels of g, x is not; h has two levels whatever g has."""
+    g = np.repeat(np.arange(levels), 6)
+    x = np.tile(np.arange(6.0), levels) ** 2
+    assert unbounded(formula, g=g, x=x, z=g**2.0, h=g % 2) == found
+
+
+def test_unbounded_is_what_flat_priors_make_improper():
+    """The rule is that of the tail of the density, which the sampler measures."""
+    g = np.repeat(np.arange(3), 6)
+    y = np.random.default_rng(1).standard_normal(18)
+    data = pd.DataFrame({"g": g, "z": g**2.0, "y": y})
+    for formula in ("y ~ z + (1 | g)", "y ~ 1 + (1 | g)"):
+        model = blm.LMM(formula, data, priors="flat")
+        if unbounded_parameters(model.design):
+            with pytest.raises(PriorError, match="improper"):
+                model.fit(random_seed=1)
+        else:
+            model.fit(draws=100, random_seed=1)

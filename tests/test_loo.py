@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from functools import partial
 
@@ -594,3 +595,16 @@ def test_pit_is_uniform_where_the_model_is_right():
 def test_by_is_a_name(penicillin):
     with pytest.raises(DataError, match=r"by=.*: the name of a grouping factor"):
         penicillin.loo(by=["plate"])
+
+
+def test_scores_of_levels_print_as_levels(penicillin):
+    """And stay what ArviZ takes, also after pickling."""
+    levels, rows = penicillin.loo(by="sample"), penicillin.loo()
+    assert str(levels) == repr(levels)
+    assert "6 levels of sample log-likelihood matrix" in str(levels)
+    assert "observations" not in str(levels)
+    assert "144 observations" in str(rows)
+    again = pickle.loads(pickle.dumps(levels))
+    assert str(again) == str(levels)
+    assert isinstance(levels, arviz_stats.ELPDData)
+    assert set(arviz_stats.compare({"a": levels, "b": again})["elpd_diff"]) == {0.0}

@@ -130,6 +130,17 @@ def test_caterpillar_of_an_estimate(sleep):
     assert texts(collection, "yticks") == [list(modes.index[::-1])]
 
 
+def test_intervals_of_an_estimate_are_at_the_level_of_posteriors(sleep):
+    """Pictures on one page have one level: ArviZ's, unless another is given."""
+    post, reml = sleep
+    for fit in (post, reml):
+        with az.rc_context({"stats.ci_prob": 0.7}):
+            pictures = [fit.plot_caterpillar(backend="none")]
+            pictures.append(fit.plot_fitted(levels=["308"], backend="none"))
+        assert "70" in pictures[0].viz["figure_title"].item()["string"]
+        assert any("70" in label for label in drawn(pictures[1], "legend")["labels"])
+
+
 def test_caterpillar_ordered_by_another_coefficient(sleep):
     post, _ = sleep
     collection = post.plot_caterpillar(order="Days", backend="none")
@@ -312,7 +323,7 @@ def test_fitted_lines_of_an_estimate(sleep):
     np.testing.assert_allclose(drawn(collection, "fitted")["y"], intercept + slope * days)
     band = drawn(collection, "interval")
     width = band["y_top"][0] - band["y_bottom"][0]
-    expected = 2 * 1.96 * _conditional_sd(reml, "309")
+    expected = 2 * 1.598193 * _conditional_sd(reml, "309")
     assert width == pytest.approx(expected, rel=0.08)  # 2.5 errors of a width from 4,000 draws
 
 
@@ -782,3 +793,25 @@ def test_heat_maps_have_a_colour_bar_and_white_at_zero(sleep, canvas):
     assert image.get_array().shape == (20, 20)
     assert (image.norm.vmin, image.norm.vmax) == (0.0, image.get_array().max())
     assert min(image.cmap(image.norm(0.0))[:3]) > 0.95
+
+
+def test_no_backticks_in_pictures():
+    data = load_dataset("sleepstudy").rename(columns={"Reaction": "my y", "Days": "my x"})
+    reml = model_of("`my y` ~ `my x` + (`my x` | Subject)", data).reml()
+    post = model_of("`my y` ~ `my x` + (`my x` | Subject)", data).fit(
+        method="laplace", draws=50, random_seed=1
+    )
+    pictures = [
+        reml.plot_caterpillar(backend="none"),
+        reml.plot_fitted(levels=["308", "309"], uncertainty="plugin", draws=50, backend="none"),
+        reml.plot_residuals(backend="none"),
+        post.with_posterior_predictive(random_seed=1).plot_predictive(backend="none"),
+        post.plot_shrinkage(backend="none"),
+        post.plot_covariance("G", backend="none"),
+    ]
+    for picture in pictures:
+        plots = [plot.item() for plot in picture.viz["plot"].dataset.data_vars.values()]
+        elements = [e for plot in plots for e in plot] + [picture.viz["figure_title"].item()]
+        shown = [str(e[k]) for e in elements for k in ("string", "labels", "label") if k in e]
+        assert any("my" in text for text in shown)
+        assert not any("`" in text for text in shown)

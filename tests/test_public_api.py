@@ -44,6 +44,7 @@ def test_no_name_is_listed_twice():
 
 def test_every_name_is_listed_before_it_is_loaded():
     assert set(bayeslmm.__all__) <= set(dir(bayeslmm))
+    assert not {"TYPE_CHECKING", "import_module", "version"} & set(dir(bayeslmm))
 
 
 def test_version_is_that_of_the_distribution():

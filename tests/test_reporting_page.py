@@ -119,9 +119,10 @@ def test_nothing_is_loaded_from_anywhere(page):
     assert "default-src 'none'" in page
 
 
-def test_warnings_come_first(odd, page):
+def test_findings_and_notes_come_first(odd, page):
     post, _ = odd
     first = page.index('<section id="notes"')
+    assert page.index('<section id="findings"') < first
     assert first < page.index('<section id="model"')
     notes = html.unescape(page[first : page.index('<section id="model"')])
     assert "1 row dropped" in notes
@@ -141,7 +142,7 @@ def test_its_numbers_are_those_of_the_fit(odd, page):
     assert cells in text
     icc = post.icc().iloc[0]
     assert f">{number(icc['mean'], decimals_of([icc['sd']], [], 2), 2)}</td>" in text
-    assert post.methods_paragraph() in text
+    assert post.methods_paragraph(findings=post.findings()) in text
     for _, row in post.priors.table().iterrows():
         assert f"<td>{row['prior']}</td>" in text
     check = post.predictive_check("max", random_seed=0).iloc[0]

@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,7 +84,7 @@ def hostile():
 
 def test_frame_has_the_numbers_of_the_fits(reml, post):
     frame = model_table({"REML": reml, "Bayes": post}, format="frame")
-    own = reml.summary()
+    own = reml.summary(0.89)
     parameters = frame.loc[["fixed", "random", "residual"]]
     for name in ("estimate", "std_error", "conf_low", "conf_high", "p_value"):
         np.testing.assert_array_equal(parameters["REML", name], own[name])
@@ -106,11 +107,32 @@ def test_frame_has_the_numbers_of_the_fits(reml, post):
         assert fit.loc[(name, "r2"), ("REML", "estimate")] == reml.r2().loc[name, "estimate"]
 
 
-def test_level_and_prob(reml, post):
-    frame = model_table({"a": reml, "b": post}, format="frame", level=0.8, prob=0.5)
+@pytest.mark.parametrize("options", [{"level": 0.8}, {"prob": 0.8}, {"level": 0.8, "prob": 0.8}])
+def test_one_level_by_either_name(reml, post, options):
+    frame = model_table({"a": reml, "b": post}, format="frame", **options)
     days = frame.loc[("fixed", "", "Days")]
     assert days["a", "conf_low"] == reml.fixef(level=0.8).loc["Days", "conf_low"]
-    assert days["b", "conf_low"] == post.fixef(prob=0.5).loc["Days"].iloc[-2]
+    assert days["b", "conf_low"] == post.fixef(prob=0.8).loc["Days"].iloc[-2]
+    assert frame.attrs["level"] == 0.8
+
+
+def test_two_levels_are_refused(reml, post):
+    with pytest.raises(ValueError, match=r"level=0\.8 and prob=0\.5: all intervals of a table"):
+        model_table([reml, post], level=0.8, prob=0.5)
+
+
+def test_the_default_level_is_one_and_stands_in_the_headings(reml, post):
+    """ArviZ's beside a posterior; 95 % of estimates alone."""
+    both = {"a": reml, "b": post}
+    with az.rc_context({"stats.ci_prob": 0.7}):
+        days = model_table(both, format="frame").loc[("fixed", "", "Days")]
+        assert days["a", "conf_low"] == reml.fixef(level=0.7).loc["Days", "conf_low"]
+        assert days["b", "conf_low"] == post.fixef(prob=0.7).loc["Days"].iloc[-2]
+        assert "| Term | a [70 %] | b [70 %] |" in model_table(both)
+        assert "| Term | REML [95 %] |" in model_table([reml])
+        assert "REML [95 %]" in reml.to_html()
+        assert "[70 %]" in post.to_latex().replace("\\%", "%")
+    assert "| Term | a | b |" in model_table(both, statistic="std_error")
 
 
 def test_models_with_other_terms_are_aligned(model, reml):
@@ -137,7 +159,7 @@ def cells(text, label):
 
 def test_markdown_cells_are_the_rounded_numbers(reml, post):
     text = model_table({"REML": reml, "Bayes": post}, statistic=("std_error", "interval"))
-    own, posterior = reml.summary().loc["beta[Days]"], post.tidy().iloc[1]
+    own, posterior = reml.summary(0.89).loc["beta[Days]"], post.tidy().iloc[1]
     expected = [
         f"{row['estimate']:.2f} ({row['std_error']:.2f}) "
         f"[{row['conf_low']:.2f}, {row['conf_high']:.2f}]"
@@ -160,7 +182,7 @@ def test_statistics_and_p_values(reml):
 
 def test_footnotes_tell_confidence_from_credibility(reml, post):
     text = model_table({"R": reml, "B": post}, statistic=("interval", "std_error"), prob=0.9)
-    assert "R: restricted maximum likelihood estimates, 95 % confidence intervals" in text
+    assert "R: restricted maximum likelihood estimates, 90 % confidence intervals" in text
     assert "B: posterior means, 90 % equal-tailed credible intervals" in text
     assert "of posteriors, posterior standard deviations" in text
     assert "Monte Carlo error of the log evidence: B 0.00" in text
@@ -244,7 +266,7 @@ def test_labels(reml):
 
 
 def test_headings_say_how_a_fit_was_made(reml, post):
-    assert "| Term | REML | Posterior (collapsed) |" in model_table([reml, post])
+    assert "| Term | REML [89 %] | Posterior (collapsed) [89 %] |" in model_table([reml, post])
     assert "Method" not in model_table([reml, post])
     named = model_table({"a": reml, "b": post})
     assert cells(named, "Method") == ["REML", "Posterior (collapsed)"]

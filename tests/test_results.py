@@ -104,6 +104,17 @@ def test_varcorr_is_lme4s_table(reml):
     assert table.loc[2, ["term", "term_2"]].tolist() == ["Intercept", "Days"]
 
 
+def test_what_is_missing_in_varcorr_is_missing_alike(reml, post):
+    """Also where no covariance is modelled, so that no row has a second term."""
+    alone = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+    for table in (reml.varcorr(), post.varcorr(), alone.varcorr()):
+        text = table["group"].dtype
+        assert table["term"].dtype == table["term_2"].dtype == text
+        assert table["term_2"].isna().tolist() == [True] * len(table) or len(table) == 4
+        missing = {repr(value) for value in [*table["term"], *table["term_2"]] if pd.isna(value)}
+        assert len(missing) == 1
+
+
 def test_tidy_has_broom_mixeds_columns(reml, post):
     columns = ["effect", "group", "level", "term", "estimate", "std_error"]
     columns += ["conf_low", "conf_high"]
@@ -380,3 +391,24 @@ def test_kinds_of_intervals(reml):
 def test_evidence_is_of_posteriors(model, reml):
     with pytest.raises(TypeError, match="Estimate has no evidence"):
         blm.bayes_factor(model.fit(method="laplace", draws=10, random_seed=1), reml)
+
+
+# --- ordered categories ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("formula", "said"),
+    [
+        ("y ~ o + (1 | g)", True),
+        ("y ~ C(o, contr.poly) + (1 | g)", False),
+        ("y ~ u + (1 | g)", False),
+    ],
+)
+def test_a_model_says_which_contrasts_ordered_categories_have(formula, said):
+    data = pd.DataFrame({"g": np.repeat(list("abcd"), 6), "y": np.sin(np.arange(24.0) ** 2)})
+    data["o"] = pd.cut(np.tile(np.arange(6), 4), [-1, 1, 3, 5], labels=["low", "mid", "high"])
+    data["u"] = pd.Categorical(data["o"], ["low", "mid", "high"], ordered=False)
+    model = blm.LMM(formula, data)
+    line = "Ordered categories with treatment contrasts: o (R's are C(o, contr.poly))."
+    assert (line in repr(model)) == said
+    assert (line in " ".join(model.reml().notes)) is False

@@ -360,7 +360,7 @@ def test_icc_at_covariates_has_weight_one_unless_given(models):
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ({"days": [1]}, "no column `Days`.* Did you mean `days`"),
+        ({"days": [1]}, "no column `Days`.* Their column `days` is similar: rename it"),
         ({"Days": [np.nan, 1.0]}, "missing values"),
         ({"Days": [np.inf]}, "infinite"),
         ({"Days": ["a"]}, "numerical"),

@@ -79,7 +79,11 @@ def integrated_loo(
         rng = np.random.default_rng(0)
         _resample(result, Resampler(design, plan, priors, joint, rng), poor, codes)
     _report(np.asarray(result.pareto_k), result.good_k, by)
-    return result
+    if by is None:
+        return result
+    from bayeslmm.assessment.level_scores import of_levels
+
+    return of_levels(result, by)
 
 
 def conditional_loo(tree: xr.DataTree) -> ELPDData:

@@ -17,6 +17,7 @@ from bayeslmm.comparison.frequentist import natural, read_estimate, slope
 from bayeslmm.comparison.modes import Reference, at_boundary, on_scale, reference_modes
 from bayeslmm.comparison.nesting import check_nested, check_same_data, check_same_fixed
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.few_levels import unbounded_parameters
 from bayeslmm.inference.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
 from bayeslmm.priors.record import Priors
 from bayeslmm.results.estimate import Estimate
@@ -33,7 +34,10 @@ Array = NDArray[np.float64]
 _log = logging.getLogger(__name__)
 
 AGREES = "agrees"
-SHRUNK = "shrunk by the prior"
+PRIOR = "mostly the prior"
+PULLED_UP = "pulled up by the prior"
+PULLED_DOWN = "pulled down by the prior"
+NARROWED = "narrowed by the prior"
 BOUNDARY = "at the boundary"
 DIFFERS = "differs"
 POORLY_SAMPLED = "poorly sampled"
@@ -124,11 +128,17 @@ def compare_reml(
       chain: look at the draws before anything else.
     - "differs": the estimate is 0.1 standard errors or more from the maximum that this package
       finds, so the other fit is one of other data or of another model, or did not converge.
+    - "mostly the prior": too few levels (two, beside an intercept), so that the data do not bound
+      this standard deviation above; and the correlations of its coefficient.
     - "at the boundary": an sd is estimated at zero or a correlation at one, where the estimate has
       no standard error and the posterior is the better summary.
-    - "shrunk by the prior": prior_shift is half a standard error or more and the mean went along
-      by as much, or the prior takes 20 % or more off the standard error at the mode.
+    - "pulled up by the prior", "pulled down by the prior": prior_shift is half a standard error or
+      more in this direction and the mean went along by as much.
+    - "narrowed by the prior": the prior takes 20 % or more off the standard error at the mode.
     - "agrees": none of these. A mean above the mode of a skewed posterior agrees.
+
+    The flags are about the whole effect of the priors, with them or without; ``post.sensitivity()``
+    is about making them slightly stronger or weaker, and may well find little of what is pulled.
 
     Examples
     --------
@@ -152,7 +162,8 @@ def compare_reml(
     table["shift"] = _shift(reported.table, rows, draws, reference)
     table["prior_shift"] = reference.prior_shift
     sampled = _poorly_sampled(dataset, post.design)
-    table["flag"] = _flags(table, rows, reference, sampled)
+    unbounded = table.index.isin(list(unbounded_parameters(post.design)))
+    table["flag"] = _flags(table, rows, reference, sampled, unbounded)
     table.attrs = {
         "formula": post.design.formula.source,
         "posterior": str(post.data.attrs.get("method", "")),
@@ -196,7 +207,11 @@ def _poorly_sampled(dataset: xr.Dataset, design: Design) -> pd.Series:
 
 
 def _flags(
-    table: pd.DataFrame, rows: list[Parameter], reference: Reference, sampled: pd.Series
+    table: pd.DataFrame,
+    rows: list[Parameter],
+    reference: Reference,
+    sampled: pd.Series,
+    unbounded: NDArray[np.bool_],
 ) -> Array:
     estimates = table["estimate"].to_numpy()
     unit = _natural_errors(table, rows, reference)
@@ -204,14 +219,16 @@ def _flags(
     shift, prior = table["shift"].to_numpy(), reference.prior_shift
     boundary = at_boundary(on_scale(estimates, rows), rows) | np.isnan(reference.errors)
     with np.errstate(invalid="ignore"):
-        moved = (np.abs(prior) >= MIN_SHIFT) & (shift * np.sign(prior) >= MIN_SHIFT)
-        conditions = [
-            sampled.loc[table.index].to_numpy(),
-            np.abs(estimates - own) >= MAX_DIFFERENCE * unit,
-            boundary,
-            moved | (reference.width <= MAX_WIDTH),
-        ]
-    return np.select(conditions, [POORLY_SAMPLED, DIFFERS, BOUNDARY, SHRUNK], AGREES)
+        conditions = {
+            POORLY_SAMPLED: sampled.loc[table.index].to_numpy(),
+            DIFFERS: np.abs(estimates - own) >= MAX_DIFFERENCE * unit,
+            PRIOR: unbounded,
+            BOUNDARY: boundary,
+            PULLED_UP: np.minimum(prior, shift) >= MIN_SHIFT,
+            PULLED_DOWN: np.maximum(prior, shift) <= -MIN_SHIFT,
+            NARROWED: reference.width <= MAX_WIDTH,
+        }
+    return np.select(list(conditions.values()), list(conditions), AGREES)
 
 
 def _natural_errors(table: pd.DataFrame, rows: list[Parameter], reference: Reference) -> Array:

@@ -112,9 +112,15 @@ def check_variables(formula: Formula, names: Sequence[str]) -> None:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """Suggest the most similar of `names`, as a sentence; empty if none is similar."""
+    close = _closest(name, names)
+    return f" Did you mean `{close}`?" if close else ""
+
+
+def _closest(name: str, names: Sequence[str]) -> str:
+    """The most similar of `names`; empty if none is similar."""
     by_key = {candidate.casefold(): candidate for candidate in names}
     close = difflib.get_close_matches(name.casefold(), by_key, n=1)
-    return f" Did you mean `{by_key[close[0]]}`?" if close else ""
+    return by_key[close[0]] if close else ""
 
 
 def check_varies(label: str, y: Array, offset: Array) -> None:
@@ -248,8 +254,10 @@ def check_present(variables: frozenset[str], names: Sequence[str]) -> None:
     """Raise DataError if new data lack a variable."""
     absent = sorted(variables - set(names))
     if absent:
+        close = _closest(absent[0], names)
+        hint = f" Their column `{close}` is similar: rename it." if close else ""
         raise DataError(
-            f"The new data have no column {listed(absent)}.{nearest(absent[0], names)} Needed are "
+            f"The new data have no column {listed(absent)}.{hint} Needed are "
             f"{listed(sorted(variables))}; the columns are {listed(sorted(names))}."
         )
 

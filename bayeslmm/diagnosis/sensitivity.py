@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.few_levels import unbounded_parameters
 from bayeslmm.diagnosis.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.diagnosis.report import Report
 from bayeslmm.exceptions import PriorError
@@ -59,11 +60,14 @@ class Sensitivity(Report):
         those priors alone.
     threshold : float
         Sensitivity from which a parameter counts as sensitive.
+    unbounded : mapping
+        Parameters that too few levels leave to their priors, each with the reason in words.
     """
 
     table: pd.DataFrame
     by_prior: pd.DataFrame
     threshold: float
+    unbounded: Mapping[str, str]
 
     @property
     def heading(self) -> str:
@@ -93,9 +97,12 @@ class Contraction(Report):
         1.349); `contraction`, ``1 - (posterior_scale / prior_scale)**2``; `overlap` of the two
         densities, between 0 and 1; `z_score`, posterior less prior median over `posterior_scale`;
         `prior_quantile`, the prior probability of values below the posterior median.
+    unbounded : mapping
+        Parameters that too few levels leave to their priors, each with the reason in words.
     """
 
     table: pd.DataFrame
+    unbounded: Mapping[str, str]
 
     @property
     def heading(self) -> str:
@@ -105,7 +112,7 @@ class Contraction(Report):
     @property
     def messages(self) -> tuple[str, ...]:
         """Findings and advice."""
-        return tuple(_contraction_messages(self.table))
+        return tuple(_contraction_messages(self.table, self.unbounded))
 
     def _tables(self) -> Mapping[str, pd.DataFrame]:
         return {"Robust scales, contraction and overlap": self.table}
@@ -215,7 +222,12 @@ def power_scaling(
     )
     table["diagnosis"] = _diagnoses(table, threshold)
     by_prior = pd.DataFrame({kind: sense(part) for kind, part in log_priors.items()}, index=labels)
-    return Sensitivity(table=table, by_prior=by_prior, threshold=threshold)
+    return Sensitivity(
+        table=table,
+        by_prior=by_prior,
+        threshold=threshold,
+        unbounded=unbounded_parameters(design),
+    )
 
 
 def prior_contraction(
@@ -256,7 +268,8 @@ def prior_contraction(
         before = prior_parameter(prior, row)
         records.append(compare_draws(before, joint_parameter(joint, row)))
     return Contraction(
-        table=pd.DataFrame(records, index=pd.Index([r.label for r in rows], name="parameter"))
+        table=pd.DataFrame(records, index=pd.Index([r.label for r in rows], name="parameter")),
+        unbounded=unbounded_parameters(design),
     )
 
 
@@ -317,7 +330,7 @@ def _diagnoses(table: pd.DataFrame, threshold: float) -> list[str]:
 
 def _sensitivity_messages(result: Sensitivity) -> list[str]:
     table, limit = result.table, result.threshold
-    messages = []
+    messages = list(result.unbounded.values())
     for diagnosis, advice in ADVICE.items():
         labels = [str(label) for label in table.index[table["diagnosis"] == diagnosis]]
         if labels:
@@ -327,7 +340,8 @@ def _sensitivity_messages(result: Sensitivity) -> list[str]:
     if not messages:
         messages.append(
             f"No parameter is sensitive to the priors (all below {limit:g}): making all of them "
-            "slightly stronger or weaker would hardly change the posterior."
+            "slightly stronger or weaker would hardly change the posterior. How far they move it "
+            "from the estimate without them, compare_reml tells."
         )
     quiet = [str(x) for x in table.index[(table["likelihood"] < limit) & (table["prior"] < limit)]]
     if quiet:
@@ -339,9 +353,10 @@ def _sensitivity_messages(result: Sensitivity) -> list[str]:
     return messages
 
 
-def _contraction_messages(table: pd.DataFrame) -> list[str]:
-    messages = []
-    for label in table.index[table["contraction"] < LITTLE]:
+def _contraction_messages(table: pd.DataFrame, unbounded: Mapping[str, str]) -> list[str]:
+    messages = list(unbounded.values())
+    little = (table["contraction"] < LITTLE) & ~table.index.isin(list(unbounded))
+    for label in table.index[little]:
         share = float(table.loc[label, "overlap"])
         found = (
             f"contraction {table.loc[label, 'contraction']:.2f}, densities overlap by "

@@ -161,7 +161,7 @@ def posterior_singularity(
     rho = probability(rho, "rho")
     scales = [column_scales(factor.Z) for factor in design.random]
     residual = joint.sigma * _mean_inverse_weight(design) ** 0.5
-    reml = _reml(plan)
+    reml = reml_fit(plan)
     rows = covariance_parameters(design)[:-1]
     estimates = [np.nan] * len(rows) if reml is None else _point_values(design, reml)
     supports = [
@@ -241,7 +241,7 @@ def _mean_inverse_weight(design: Design) -> float:
     return 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
 
 
-def _reml(plan: Plan) -> Fit | None:
+def reml_fit(plan: Plan) -> Fit | None:
     """REML fit to the same data; None where the likelihood has no maximum."""
     try:
         return fit_likelihood(plan, "REML")

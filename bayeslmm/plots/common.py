@@ -81,6 +81,11 @@ def variable_name(label: str) -> str:
     return label.replace("/", SLASH)
 
 
+def plain(text: str) -> str:
+    """A text of a picture: names without the backticks that formulas need."""
+    return text.replace("`", "")
+
+
 # --- panels ----------------------------------------------------------------------------
 
 
@@ -149,7 +154,8 @@ def draw(
         chosen = (wanted or {}).get(name, {})
         if chosen is not False:
             defaults = {"ignore_aes": "all", "store_artist": name not in UNSTORED}
-            collection.map(function, name, **{**defaults, **settings, **chosen})
+            written = {"text": plain(settings["text"])} if "text" in settings else {}
+            collection.map(function, name, **{**defaults, **settings, **written, **chosen})
 
 
 def check_visuals(wanted: Mapping[str, Any] | None, known: Sequence[str]) -> None:
@@ -181,7 +187,7 @@ def add_title(
         return
     letters = max(24, int(TITLE_LETTERS_PER_INCH * _width(collection)))
     settings = {"size": TITLE_SIZE, **chosen}
-    collection.add_title(textwrap.fill(settings.pop("text", text), letters), **settings)
+    collection.add_title(textwrap.fill(settings.pop("text", plain(text)), letters), **settings)
 
 
 def add_legend(

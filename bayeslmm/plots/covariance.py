@@ -25,8 +25,8 @@ from bayeslmm.plots.common import (
     panels,
     set_yticks,
 )
+from bayeslmm.plots.level_order import level_order, shown_levels
 from bayeslmm.results.matrices import random_covariance
-from bayeslmm.results.random_tables import locate_levels
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -119,7 +119,7 @@ def _of_effects(
     labels: list[str] = []
     start = 0
     for f, factor in enumerate(design.random):
-        levels = np.arange(factor.n_levels)
+        levels = level_order(design, factor.grouping)
         if positions is not None:
             levels = positions if f == place else levels[:0]
         for level in levels:
@@ -151,8 +151,9 @@ def _rows(
     if positions is not None:
         kept = np.flatnonzero(np.isin(factor.codes, positions))
     _check_order(which, len(kept))
-    others = [other.codes[kept] for f, other in enumerate(design.random) if f != place]
-    return kept[np.lexsort([*others[::-1], factor.codes[kept]])]
+    ranks = [np.argsort(level_order(design, f.grouping))[f.codes[kept]] for f in design.random]
+    first = ranks.pop(place)
+    return kept[np.lexsort([*ranks[::-1], first])]
 
 
 def _check_order(name: str, order: int) -> None:
@@ -209,7 +210,7 @@ def plot_matrices(
         )
     check_visuals(visuals, VISUALS)
     names = _names(which)
-    place, positions = locate_levels(design, group or design.random[0].name, levels)
+    place, positions = shown_levels(design, group or design.random[0].name, levels)
     matrices = {
         name: covariance_matrix(
             design,

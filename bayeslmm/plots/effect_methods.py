@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bayeslmm.plots.common import Backend
+from bayeslmm.plots.level_order import shown_levels
 from bayeslmm.results.posterior_base import PosteriorBase
-from bayeslmm.results.random_tables import locate_levels
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -75,7 +75,7 @@ class PosteriorEffectPlots(PosteriorBase):
         """
         from bayeslmm.plots import caterpillar, sources
 
-        place, positions = locate_levels(self.design, group, levels)
+        place, positions = shown_levels(self.design, group, levels)
         caterpillar.check_drawable(self.design, place, len(positions))
         effects = sources.effects_of_draws(self.design, self._joint, place, positions, prob)
         return caterpillar.plot_caterpillar(
@@ -154,7 +154,7 @@ class PosteriorEffectPlots(PosteriorBase):
         """
         from bayeslmm.plots.shrinkage import plot_posterior_shrinkage
 
-        place, positions = locate_levels(self.design, group, levels)
+        place, positions = shown_levels(self.design, group, levels)
         return plot_posterior_shrinkage(
             self.design,
             self._plan,

@@ -9,8 +9,8 @@ import numpy as np
 
 from bayeslmm.inference.estimate_draws import Uncertainty, estimate_draws
 from bayeslmm.plots.common import Backend
+from bayeslmm.plots.level_order import shown_levels
 from bayeslmm.results.estimate_base import EstimateBase
-from bayeslmm.results.random_tables import locate_levels
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -30,7 +30,7 @@ class EstimatePlots(EstimateBase):
         coefs: str | Sequence[str] | None = None,
         levels: Levels = None,
         order: str = "estimate",
-        level: float = 0.95,
+        level: float | None = None,
         backend: Backend | None = None,
         visuals: Visuals = None,
         **pc_kwargs: Any,
@@ -41,8 +41,9 @@ class EstimatePlots(EstimateBase):
         ----------
         group, coefs, levels, order, backend, visuals, **pc_kwargs
             As in :meth:`Posterior.plot_caterpillar`.
-        level : float
-            Coverage of the intervals, whose standard errors are those of :meth:`ranef_sd`.
+        level : float, optional
+            Coverage of the intervals, whose standard errors are those of :meth:`ranef_sd`; as in
+            pictures of posteriors, ArviZ's ``rcParams["stats.ci_prob"]`` by default.
 
         Returns
         -------
@@ -58,7 +59,7 @@ class EstimatePlots(EstimateBase):
         """
         from bayeslmm.plots import caterpillar, sources
 
-        place, positions = locate_levels(self.design, group, levels)
+        place, positions = shown_levels(self.design, group, levels)
         caterpillar.check_drawable(self.design, place, len(positions))
         effects = sources.effects_of_fit(self.fit, place, positions, level)
         return caterpillar.plot_caterpillar(
@@ -79,7 +80,7 @@ class EstimatePlots(EstimateBase):
         group: str | None = None,
         levels: Levels = None,
         *,
-        level: float = 0.95,
+        level: float | None = None,
         uncertainty: Uncertainty = "laplace",
         draws: int = 1000,
         random_seed: Seed = 0,
@@ -93,8 +94,9 @@ class EstimatePlots(EstimateBase):
         ----------
         x, group, levels, backend, visuals, **pc_kwargs
             As in :meth:`Posterior.plot_fitted`.
-        level : float
-            Coverage of the intervals of the conditional mean.
+        level : float, optional
+            Coverage of the intervals of the conditional mean; as in pictures of posteriors, ArviZ's
+            ``rcParams["stats.ci_prob"]`` by default.
         uncertainty : {"laplace", "bootstrap", "plugin"}
             Where the uncertainty of the covariance parameters comes from, as in :meth:`predict`.
         draws : int

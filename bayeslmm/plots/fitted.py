@@ -40,7 +40,7 @@ from bayeslmm.plots.common import (
     points,
     segments,
 )
-from bayeslmm.results.random_tables import locate_levels
+from bayeslmm.plots.level_order import shown_levels, value_order
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -150,7 +150,7 @@ def axis(design: Design, x: str | None, grouped: Sequence[str] = ()) -> Axis:
         listed = ", ".join(ordered) or "none"
         raise DataError(f"x={x!r} is no covariate of the formula; its covariates are: {listed}.")
     if x in levels:
-        labels = np.array(levels[x], dtype=object)
+        labels = np.array(levels[x], dtype=object)[value_order(levels[x], design.data[x])]
         places = np.arange(len(labels), dtype=float)
         return Axis(name=x, values=labels, places=places, numeric=False)
     column = design.data[x]
@@ -250,7 +250,7 @@ def grids_of(
 
     Where no levels are given, they are as many as fit, evenly spaced.
     """
-    place, positions = locate_levels(design, group, levels)
+    place, positions = shown_levels(design, group, levels)
     along = axis(design, x, design.random[place].factors)
     if levels is None and len(positions) > MOST_PANELS:
         positions = np.linspace(0, len(positions) - 1, MOST_PANELS).round().astype(np.intp)

@@ -32,12 +32,14 @@ from bayeslmm.plots.common import (
     figure_settings,
     outer,
     panels,
+    plain,
     points,
     segments,
     set_yticks,
     thinned,
     variable_name,
 )
+from bayeslmm.plots.level_order import group_order
 from bayeslmm.prediction.checks import (
     STATISTICS,
     Statistic,
@@ -249,7 +251,7 @@ def _name_response(
     """Name the response on the axis that it is on, where ArviZ does not."""
     import arviz_plots as azp
 
-    text = design.response
+    text = plain(design.response)
     if kind == "tstat":
         text = f"{_statistic_name(statistic)} of {text}"
     function = azp.visuals.labelled_y if kind == "interval" else azp.visuals.labelled_x
@@ -284,7 +286,9 @@ def _density_panels(design: Design, by: str) -> dict[str, NDArray[np.intp]]:
             f"{by} has levels with fewer than three rows ({', '.join(small[:5])}), which have no "
             "density. kind='tstat' shows a statistic of each."
         )
-    return {variable_name(str(label)): rows for label, rows in groups.items()}
+    labels = list(groups)
+    ordered = [labels[place] for place in group_order(design, by, labels)]
+    return {variable_name(str(label)): groups[label] for label in ordered}
 
 
 def _by_panel(data: xr.DataTree, rows_of: Mapping[str, NDArray[np.intp]]) -> xr.DataTree:

@@ -26,12 +26,13 @@ from bayeslmm.plots.common import (
     dataset,
     draw,
     panels,
+    plain,
     points,
     segments,
     thinned,
     variable_name,
 )
-from bayeslmm.results.random_tables import locate_levels
+from bayeslmm.plots.level_order import shown_levels
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -87,7 +88,7 @@ def plot_residuals(
     """
     chosen = chosen_backend(backend)
     check_visuals(visuals, VISUALS)
-    place, _ = locate_levels(design, group or design.random[0].name, None)
+    place, order = shown_levels(design, group or design.random[0].name, None)
     factor, fitted = design.random[place], linear_predictor(design, beta, u)
     residuals, unit = design.y - fitted, f"residual of {design.response}"
     if design.weights is not None:
@@ -97,13 +98,13 @@ def plot_residuals(
     marks = dataset(
         {
             FITTED: points(fitted, residuals),
-            by_level: points(factor.codes, residuals),
+            by_level: points(np.argsort(order)[factor.codes], residuals),
             **{name: _normal(values) for name, values in quantiles.items()},
         }
     )
     lines = dataset({name: _quartile_line(values) for name, values in quantiles.items()})
     collection = panels(marks, chosen, size=(3.2, 2.8), columns=3, pc_kwargs=pc_kwargs)
-    drawn = _visuals(design, place, marks, lines, residuals, unit)
+    drawn = _visuals(design, place, order, marks, lines, residuals, unit)
     draw(collection, drawn, visuals)
     add_title(collection, f"Residuals and random effects of {design.response}: {label}", visuals)
     return collection
@@ -137,6 +138,7 @@ def _quartile_line(values: Array) -> xr.DataArray:
 def _visuals(
     design: Design,
     place: int,
+    order: NDArray[np.intp],
     marks: xr.Dataset,
     lines: xr.Dataset,
     residuals: Array,
@@ -149,7 +151,7 @@ def _visuals(
     factor = design.random[place]
     by_level = variable_name(BY_LEVEL.format(factor.name))
     zero = xr.Dataset({name: 0.0 for name in (FITTED, by_level)})
-    means = dataset({by_level: _level_means(factor, residuals)})
+    means = dataset({by_level: _level_means(factor, order, residuals)})
     size = 8 if design.n > 500 else 14
     dots = {"data": marks, "color": MAIN, "size": size, "alpha": 0.7}
     title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
@@ -160,21 +162,24 @@ def _visuals(
         "level_mean": (azp.visuals.line_xy, {"data": means, "color": SECOND, "width": 1.8}),
         "title": (azp.visuals.labelled_title, {"data": marks, **title}),
         **_axis_labels(design, factor, by_level, marks, unit),
-        "xticks": (azp.visuals.set_xticks, {"data": marks[[by_level]], **_level_ticks(factor)}),
+        "xticks": (
+            azp.visuals.set_xticks,
+            {"data": marks[[by_level]], **_level_ticks(factor, order)},
+        ),
     }
 
 
-def _level_means(factor: RandomFactor, residuals: Array) -> xr.DataArray:
+def _level_means(factor: RandomFactor, order: NDArray[np.intp], residuals: Array) -> xr.DataArray:
     """A short line at the mean residual of each level."""
     counts = np.bincount(factor.codes, minlength=factor.n_levels)
     sums = np.bincount(factor.codes, weights=residuals, minlength=factor.n_levels)
     at = np.arange(factor.n_levels)
-    return segments((at - 0.35, at + 0.35), (sums / counts,) * 2)
+    return segments((at - 0.35, at + 0.35), ((sums / counts)[order],) * 2)
 
 
-def _level_ticks(factor: RandomFactor) -> dict[str, Any]:
+def _level_ticks(factor: RandomFactor, order: NDArray[np.intp]) -> dict[str, Any]:
     """Places and labels of the levels, upright where they take much room."""
-    places, labels = thinned(list(factor.levels), MOST_LABELS)
+    places, labels = thinned(list(factor.levels[order]), MOST_LABELS)
     crowded = sum(map(len, labels)) > 26
     return {
         "values": places,
@@ -206,7 +211,7 @@ def _label_x(
 
     unwanted = ("sel", "isel")
     rest = {key: value for key, value in kwargs.items() if key not in unwanted}
-    return azp.visuals.labelled_x(da, target, text=texts[var_name], **rest)
+    return azp.visuals.labelled_x(da, target, text=plain(texts[var_name]), **rest)
 
 
 def _label_y(
@@ -216,4 +221,4 @@ def _label_y(
 
     unwanted = ("sel", "isel")
     rest = {key: value for key, value in kwargs.items() if key not in unwanted}
-    return azp.visuals.labelled_y(da, target, text=texts[var_name], **rest)
+    return azp.visuals.labelled_y(da, target, text=plain(texts[var_name]), **rest)

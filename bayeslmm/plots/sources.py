@@ -35,9 +35,15 @@ def effects_of_draws(
     return Intervals(draws.mean(axis=0), lower, upper, label)
 
 
-def effects_of_fit(fit: Fit, place: int, positions: Indices, level: float) -> Intervals:
+def level_of_picture(level: float | None) -> float:
+    """Coverage of the intervals of an estimate in a picture: ArviZ's rcParams where not given."""
+    return interval_defaults()[0] if level is None else probability(level, "level")
+
+
+def effects_of_fit(fit: Fit, place: int, positions: Indices, level: float | None) -> Intervals:
     """Conditional modes and normal intervals (m, k) of random effects of a grouping factor."""
-    z = stats.norm.ppf(0.5 + probability(level, "level") / 2.0)
+    level = level_of_picture(level)
+    z = stats.norm.ppf(0.5 + level / 2.0)
     centre, sd = mode_arrays(fit)[place][positions], mode_sds(fit)[place][positions]
     label = f"{fit.method} conditional mode and {coverage(level)} prediction interval"
     return Intervals(centre, centre - z * sd, centre + z * sd, label)
@@ -57,14 +63,14 @@ def lines_of_draws(
 
 
 def lines_of_fit(
-    fit: Fit, joint: JointDraws, grids: Sequence[LevelGrid], level: float
+    fit: Fit, joint: JointDraws, grids: Sequence[LevelGrid], level: float | None
 ) -> tuple[list[tuple[Array, Array, Array, Array]], str]:
     """Estimate of X beta + Z u with the interval of its draws, and X beta, for each level."""
-    modes = mode_arrays(fit)
+    level, modes = level_of_picture(level), mode_arrays(fit)
     lines = []
     for grid in grids:
         draws = grid.conditional(joint.beta, joint.effects)
-        lower, upper = interval(draws, probability(level, "level"), "eti")
+        lower, upper = interval(draws, level, "eti")
         centre = grid.conditional(
             fit.beta, lambda wanted: [u[w] for u, w in zip(modes, wanted, strict=True)]
         )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from bayeslmm.results.estimate_base import EstimateBase
-from bayeslmm.results.parameters import probability
 
 if TYPE_CHECKING:
     from bayeslmm.priors.record import Priors
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 class TableReporting:
     """Tables of one fit in the languages of papers; a fit gives its column."""
 
-    def _column(self, level: float, prob: float | None) -> Column:
+    def _column(self, level: float) -> Column:
         raise NotImplementedError
 
     def to_html(self, **options: Any) -> Markup:
@@ -191,7 +190,7 @@ class EstimateReporting(TableReporting, EstimateBase):
 
         return estimate_paragraph(self.fit, self.design, self.notes, priors, references=references)
 
-    def _column(self, level: float, prob: float | None) -> Column:
+    def _column(self, level: float) -> Column:
         from bayeslmm.reporting.columns import estimate_column
 
-        return estimate_column(self.fit, self.design, self._modes, probability(level, "level"))
+        return estimate_column(self.fit, self.design, self._modes, level)

@@ -114,6 +114,7 @@ def posterior_paragraph(
     design: Design,
     priors: Priors,
     found: Diagnostics,
+    checked: Sequence[str] = (),
     *,
     references: bool,
 ) -> str:
@@ -129,6 +130,8 @@ def posterior_paragraph(
         Its priors.
     found : Diagnostics
         Convergence checks of the draws.
+    checked : sequence of str
+        What other checks found.
     references : bool
         Whether the literature follows.
     """
@@ -138,6 +141,7 @@ def posterior_paragraph(
         *prior_sentences(priors),
         *_engine_sentences(attrs, data["posterior"].attrs, priors, found),
         *diagnostic_sentences(str(attrs["method"]), found),
+        *checked,
         versions_sentence(posterior_versions(attrs, priors)),
     ]
     paragraph = " ".join(sentences)

@@ -20,6 +20,12 @@ from bayeslmm.reporting.model_text import (
     parameter_keys,
     row_groups,
 )
+from bayeslmm.results.parameters import probability
+from bayeslmm.results.posterior_base import PosteriorBase
+from bayeslmm.results.posterior_tables import interval_defaults
+
+LEVEL = 0.95
+"""Coverage of the intervals of a table of estimates alone."""
 
 FORMATS = ("markdown", "html", "latex", "frame")
 
@@ -28,7 +34,7 @@ FORMATS = ("markdown", "html", "latex", "frame")
 class Tabulated(Protocol):
     """What is needed of a fit: its column of the table."""
 
-    def _column(self, level: float, prob: float | None) -> Column:
+    def _column(self, level: float) -> Column:
         """Numbers of the fit."""
         ...
 
@@ -41,7 +47,7 @@ def model_table(
     digits: int = 3,
     labels: Mapping[str, str] | None = None,
     goodness: Sequence[str] | None = None,
-    level: float = 0.95,
+    level: float | None = None,
     prob: float | None = None,
     caption: str | None = None,
 ) -> Markup | pd.DataFrame:
@@ -66,10 +72,10 @@ def model_table(
     goodness : sequence of str, optional
         Which measures of fit, of "nobs", "levels", "icc", "r2", "loglik", "aic", "bic" and
         "log_evidence"; all that are known by default.
-    level : float
-        Coverage of confidence intervals.
-    prob : float, optional
-        Probability of credible intervals; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
+    level, prob : float, optional
+        Coverage of all intervals of the table, confidence and credible ones alike, by either name.
+        By default ArviZ's ``rcParams["stats.ci_prob"]`` where a posterior is among the fits, else
+        0.95. The heading of each column states it.
     caption : str, optional
         Caption; names the response by default.
 
@@ -85,7 +91,7 @@ def model_table(
     TypeError
         If something else than a fit is given.
     ValueError
-        If an option is unknown, or no fit is given.
+        If an option is unknown, no fit is given, or `level` and `prob` differ.
 
     Notes
     -----
@@ -106,7 +112,7 @@ def model_table(
     >>> print(blm.model_table({"REML": model.reml()}, goodness=["nobs"]))
     **Models of Yield**
     <BLANKLINE>
-    | Term | REML |
+    | Term | REML [95 %] |
     | --- | ---: |
     | **Fixed effects** |  |
     | Intercept | 1527.5 [1477.7, 1577.3] |
@@ -120,13 +126,15 @@ def model_table(
     ...
     """
     shown = _checked(format, statistic, digits, goodness)
-    columns = columns_of(fits, level, prob)
+    named = _named(fits)
+    level = common_level(list(named.values()), level, prob)
+    columns = columns_of(named, level)
     chosen = GOODNESS if goodness is None else tuple(goodness)
     if format == "frame":
-        return _frame(columns, chosen)
+        return _frame(columns, chosen, level)
     table = TextTable(
         caption=default_caption(columns) if caption is None else caption,
-        header=("Term", *columns),
+        header=("Term", *_headings(columns, shown, level)),
         groups=row_groups(columns, chosen, shown, digits, Texts(labels or {})),
         notes=footnotes(columns, chosen, shown),
     )
@@ -141,33 +149,63 @@ def table_text(fit: Any, *, format: Format, **options: Any) -> Markup:
     return table
 
 
-def columns_of(fits: Any, level: float, prob: float | None) -> dict[str, Column]:
-    """Columns of the fits by their headings.
+def columns_of(named: Mapping[str | int, Tabulated], level: float) -> dict[str, Column]:
+    """Columns of the fits by their headings, all with intervals of one coverage."""
+    found: dict[str, Column] = {}
+    for name, fit in named.items():
+        column = fit._column(level)
+        found[_free(found, column.label if isinstance(name, int) else name)] = column
+    return found
+
+
+def common_level(fits: Sequence[Any], level: float | None, prob: float | None) -> float:
+    """The one coverage of the intervals of a table.
 
     Raises
     ------
-    TypeError
-        If something else than a fit is given.
     ValueError
-        If no fit is given.
+        If it is no probability, or two different ones are given.
     """
+    given = [
+        probability(value, name)
+        for name, value in (("level", level), ("prob", prob))
+        if value is not None
+    ]
+    if len(set(given)) > 1:
+        raise ValueError(
+            f"level={level!r} and prob={prob!r}: all intervals of a table have one coverage, so "
+            "give one of them."
+        )
+    if given:
+        return given[0]
+    posterior = any(isinstance(fit, PosteriorBase) for fit in fits)
+    return interval_defaults()[0] if posterior else LEVEL
+
+
+def _named(fits: Any) -> dict[str | int, Tabulated]:
+    """Fits by the names that the user gave them, or by their places."""
     if isinstance(fits, Tabulated):
         fits = [fits]
-    pairs = fits.items() if isinstance(fits, Mapping) else [(None, fit) for fit in _listed(fits)]
-    pairs = list(pairs)
-    for _, fit in pairs:
+    named: dict[str | int, Any] = (
+        {str(name): fit for name, fit in fits.items()}
+        if isinstance(fits, Mapping)
+        else dict(enumerate(_listed(fits)))
+    )
+    for fit in named.values():
         if not isinstance(fit, Tabulated):
             raise TypeError(
                 f"An estimate or a posterior is expected, got {type(fit).__name__}: "
                 'model_table({"REML": model.reml(), "Bayes": model.fit()}).'
             )
-    if not pairs:
+    if not named:
         raise ValueError("No fit is given: at least one estimate or posterior is expected.")
-    found: dict[str, Column] = {}
-    for name, fit in pairs:
-        column = fit._column(level, prob)
-        found[_free(found, column.label if name is None else str(name))] = column
-    return found
+    return named
+
+
+def _headings(columns: Mapping[str, Column], shown: Sequence[Statistic], level: float) -> list[str]:
+    """Names of the columns, with the coverage of what stands in brackets below."""
+    percent = f" [{100 * level:g} %]" if "interval" in shown else ""
+    return [f"{name}{percent}" for name in columns]
 
 
 def _listed(fits: Any) -> Sequence[Any]:
@@ -201,7 +239,7 @@ def _checked(format: Any, statistic: Any, digits: object, goodness: Any) -> tupl
     return shown
 
 
-def _frame(columns: Mapping[str, Column], chosen: Sequence[str]) -> pd.DataFrame:
+def _frame(columns: Mapping[str, Column], chosen: Sequence[str], level: float) -> pd.DataFrame:
     """Numbers of all fits, rows in the order of the table."""
     parts = []
     for column in columns.values():
@@ -213,4 +251,6 @@ def _frame(columns: Mapping[str, Column], chosen: Sequence[str]) -> pd.DataFrame
     keys = [*parameter_keys(columns.values()), *fit_keys(columns, chosen)]
     index = pd.MultiIndex.from_tuples(keys, names=parts[0].index.names)
     wide = [part.reindex(index) for part in parts]
-    return pd.concat(wide, axis=1, keys=list(columns), names=["model", "statistic"])
+    table = pd.concat(wide, axis=1, keys=list(columns), names=["model", "statistic"])
+    table.attrs["level"] = level
+    return table

@@ -9,6 +9,7 @@ import numpy as np
 
 from bayeslmm.design.design import Design, RandomFactor
 from bayeslmm.exceptions import BayesLMMError
+from bayeslmm.plots.level_order import level_order
 from bayeslmm.reporting.frames import text_table
 from bayeslmm.reporting.numbers import decimals_of, number
 from bayeslmm.reporting.page import Section, absent, paragraph, scrolling_table, subheading
@@ -35,10 +36,10 @@ def effects_section(source: Source, prob: float) -> Section:
 
 
 def _factor_parts(source: Source, factor: RandomFactor, prob: float) -> list[str]:
-    places = np.arange(factor.n_levels)
+    places = level_order(source.design, factor.grouping)
     chosen = ""
     if factor.n_levels > MOST_LEVELS:
-        places = np.linspace(0, factor.n_levels - 1, MOST_LEVELS).round().astype(int)
+        places = places[np.linspace(0, factor.n_levels - 1, MOST_LEVELS).round().astype(int)]
         chosen = f" Shown are {MOST_LEVELS} of {factor.n_levels:,} levels, evenly spaced."
     levels = [factor.levels[i] for i in places]
     coefs = ", ".join(factor.coefs)
@@ -127,9 +128,10 @@ def fitted_section(source: Source, prob: float) -> Section:
 def _levels_to_show(design: Design) -> Sequence[str]:
     """First levels of the first grouping factor that one picture can show; at least one."""
     factor = design.random[0]
-    counts = np.cumsum(np.bincount(factor.codes, minlength=factor.n_levels))
+    order = level_order(design, factor.grouping)
+    counts = np.cumsum(np.bincount(factor.codes, minlength=factor.n_levels)[order])
     number_of = max(1, min(3, int(np.searchsorted(counts, MOST_ROWS, side="right"))))
-    return [str(label) for label in factor.levels[:number_of]]
+    return [str(label) for label in factor.levels[order[:number_of]]]
 
 
 def checks_section(source: Source, prob: float, seed: int) -> Section:

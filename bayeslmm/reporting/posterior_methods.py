@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,6 +14,7 @@ from bayeslmm.results.posterior_base import PosteriorBase
 if TYPE_CHECKING:
     from bayeslmm.inference.diagnostics import Diagnostics
     from bayeslmm.reporting.columns import Column
+    from bayeslmm.reporting.findings import Findings
 
 
 class PosteriorReporting(TableReporting, PosteriorBase):
@@ -110,13 +112,65 @@ class PosteriorReporting(TableReporting, PosteriorBase):
             ),
         )
 
-    def methods_paragraph(self, *, references: bool = False) -> str:
+    def findings(
+        self, topics: str | Sequence[str] | None = None, *, random_seed: int | None = 0
+    ) -> Findings:
+        """Run the checks and say what each found: alarms, notes, nothing, or not run.
+
+        Parameters
+        ----------
+        topics : str or sequence of str, optional
+            Of "convergence", "residuals" (:meth:`residual_checks`), "influence"
+            (:meth:`influence` of rows and of the levels of each grouping factor), "sensitivity"
+            (:meth:`sensitivity`, :meth:`contraction` and :func:`bayeslmm.compare_reml`),
+            "singularity" (:meth:`singularity`) and "loo" (:meth:`loo` of rows). By default all,
+            but with more than 5,000 rows neither residuals nor influence nor loo.
+        random_seed : int, optional
+            Seed of the checks that draw.
+
+        Returns
+        -------
+        Findings
+            ``alarms`` and ``not_run`` are tuples of topics, ``table`` has a row per topic, and
+            ``findings["loo"]`` one topic's severity, verdict and details; prints alarms first.
+
+        Raises
+        ------
+        ValueError
+            If there is no such topic.
+
+        Notes
+        -----
+        An alarm is what a reader must know before using a number; a note is what a right model
+        shows now and then. Of several residual checks the smallest p-value, times their number,
+        has to be below 0.05 for an alarm; shifts of posterior means are compared with the largest
+        that as many cases of a right model explain. A topic that cannot be judged, such as the
+        sensitivity to flat priors, was not run, and its verdict says why.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> post.findings(["convergence", "residuals", "singularity"]).alarms
+        ('residuals',)
+        """
+        from bayeslmm.reporting.findings import find
+
+        return find(cast("Any", self), topics, random_seed=random_seed)
+
+    def methods_paragraph(
+        self, *, references: bool = False, findings: Findings | None = None
+    ) -> str:
         """Describe model, priors, sampling and diagnostics in prose, for a paper's methods section.
 
         Parameters
         ----------
         references : bool
             Whether the literature to cite follows.
+        findings : Findings, optional
+            What :meth:`findings` found, to be said too; without it, of the checks only those of
+            convergence are told of.
 
         Returns
         -------
@@ -133,10 +187,16 @@ class PosteriorReporting(TableReporting, PosteriorBase):
         >>> "sd[Batch, Intercept] ~ HalfStudentT(3, 63)" in text
         True
         """
+        from bayeslmm.reporting.findings import methods_sentences
         from bayeslmm.reporting.methods_text import posterior_paragraph
 
         return posterior_paragraph(
-            self.data, self.design, self.priors, self.diagnostics, references=references
+            self.data,
+            self.design,
+            self.priors,
+            self.diagnostics,
+            () if findings is None else methods_sentences(findings),
+            references=references,
         )
 
     def report(
@@ -144,6 +204,7 @@ class PosteriorReporting(TableReporting, PosteriorBase):
         path: str | Path,
         *,
         reml: Any = None,
+        findings: Findings | None = None,
         title: str | None = None,
         prob: float | None = None,
         random_seed: int = 0,
@@ -151,10 +212,11 @@ class PosteriorReporting(TableReporting, PosteriorBase):
     ) -> Path:
         """Write a report of the analysis: one HTML page that needs nothing else.
 
-        Warnings come first; then model and data, parameters, priors, diagnostics, the posterior
-        beside REML, parts of the variance, random effects, fitted values, predictive checks, and a
-        methods paragraph. Pictures are in the file itself (Matplotlib draws them). A part that
-        does not apply is replaced by a sentence that says why.
+        What the checks found comes first, with those that were not run; then notes, model and
+        data, parameters, priors, diagnostics, the posterior beside REML, parts of the variance,
+        random effects, fitted values, predictive checks, and a methods paragraph. Pictures are in
+        the file itself (Matplotlib draws them). A part that does not apply is replaced by a
+        sentence that says why.
 
         Parameters
         ----------
@@ -163,12 +225,15 @@ class PosteriorReporting(TableReporting, PosteriorBase):
         reml : Estimate, statsmodels MixedLMResults, DataFrame, path, or False, optional
             What to compare with, as :func:`bayeslmm.compare_reml` takes it; by default a REML fit
             of the same model, which is made for it. False leaves the comparison out.
+        findings : Findings, optional
+            What the checks found, from :meth:`findings` with the topics of your choice; it is
+            called without any by default.
         title : str, optional
             Heading; names the response by default.
         prob : float, optional
             Probability of all intervals; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
         random_seed : int
-            Seed of the simulated responses of the predictive checks.
+            Seed of the simulated responses of the predictive checks and of the findings.
         overwrite : bool
             Whether to replace a file of that name.
 
@@ -206,13 +271,14 @@ class PosteriorReporting(TableReporting, PosteriorBase):
             path,
             glance=self.glance(),
             reml=reml,
+            findings=findings,
             title=title,
             prob=prob,
             random_seed=random_seed,
             overwrite=overwrite,
         )
 
-    def _column(self, level: float, prob: float | None) -> Column:
+    def _column(self, level: float) -> Column:
         from bayeslmm.reporting.columns import posterior_column
 
-        return posterior_column(self.data, self.design, self.priors, self._joint, prob)
+        return posterior_column(self.data, self.design, self.priors, self._joint, level)

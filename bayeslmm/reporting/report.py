@@ -11,6 +11,8 @@ import pandas as pd
 
 from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.reporting.findings import Findings, find
+from bayeslmm.reporting.findings_section import findings_section
 from bayeslmm.reporting.frames import text_table
 from bayeslmm.reporting.page import Section, html_document, paragraph, scrolling_table, subheading
 from bayeslmm.reporting.picture_sections import checks_section, effects_section, fitted_section
@@ -37,6 +39,7 @@ def write_report(
     *,
     glance: pd.DataFrame,
     reml: Any = None,
+    findings: Findings | None = None,
     title: str | None = None,
     prob: float | None = None,
     random_seed: int = 0,
@@ -45,7 +48,14 @@ def write_report(
     """Write the report; see :meth:`bayeslmm.Posterior.report`."""
     target = _checked_path(path, overwrite=overwrite)
     page = report_page(
-        source, plan, glance=glance, reml=reml, title=title, prob=prob, random_seed=random_seed
+        source,
+        plan,
+        glance=glance,
+        reml=reml,
+        findings=findings,
+        title=title,
+        prob=prob,
+        random_seed=random_seed,
     )
     with target.open("w" if overwrite else "x", encoding="utf-8", newline="\n") as file:
         file.write(page)
@@ -58,6 +68,7 @@ def report_page(
     *,
     glance: pd.DataFrame,
     reml: Any = None,
+    findings: Findings | None = None,
     title: str | None = None,
     prob: float | None = None,
     random_seed: int = 0,
@@ -68,6 +79,7 @@ def report_page(
     own = reml is None
     given = Estimate(design, fit_likelihood(plan, "REML")) if own else reml
     given = None if given is False else given
+    checked = find(source, random_seed=random_seed) if findings is None else findings
     dataset = source.data["posterior"].to_dataset()
     rows = parameters(design)
     table = summarise(
@@ -77,6 +89,7 @@ def report_page(
         kind,
     )
     sections = [
+        findings_section(checked),
         notes_section(source, given.notes if isinstance(given, Estimate) else ()),
         model_section(design),
         parameters_section(source, table, prob, kind),
@@ -87,7 +100,7 @@ def report_page(
         effects_section(source, prob),
         fitted_section(source, prob),
         checks_section(source, prob, random_seed),
-        _methods_section(source),
+        _methods_section(source, checked),
     ]
     return html_document(
         title or f"Linear mixed model of {design.response}",
@@ -112,8 +125,9 @@ def _made_at(attrs: Mapping[Any, Any]) -> str:
     return f"{stamp[:10]} {stamp[11:16]} UTC" if stamp else "an unknown time"
 
 
-def _methods_section(source: Source) -> Section:
-    first, *rest = source.methods_paragraph(references=True).split("\n\n")
+def _methods_section(source: Source, findings: Findings) -> Section:
+    text = source.methods_paragraph(references=True, findings=findings)
+    first, *rest = text.split("\n\n")
     references = "".join(f"<li>{escape(text)}</li>" for text in rest[1:])
     versions = list(posterior_versions(source.data.attrs, source.priors).items())
     parts: Sequence[str] = (

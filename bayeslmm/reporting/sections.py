@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.comparison.tables import AGREES, BOUNDARY, DIFFERS, POORLY_SAMPLED, SHRUNK
+from bayeslmm.comparison.tables import (
+    AGREES,
+    BOUNDARY,
+    DIFFERS,
+    NARROWED,
+    POORLY_SAMPLED,
+    PRIOR,
+    PULLED_DOWN,
+    PULLED_UP,
+)
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import BayesLMMError
 from bayeslmm.reporting.frames import cell, estimates_table, text_table
@@ -28,7 +37,13 @@ from bayeslmm.results.words import counted, listed
 
 FLAGS = {
     AGREES: "posterior and estimate say the same.",
-    SHRUNK: "the prior moves the estimate or narrows its error noticeably.",
+    PRIOR: (
+        "too few levels: the data do not bound this parameter, and what is reported is mostly its "
+        "prior."
+    ),
+    PULLED_UP: "the prior makes it noticeably larger than the estimate.",
+    PULLED_DOWN: "the prior makes it noticeably smaller than the estimate.",
+    NARROWED: "the prior makes it noticeably more certain than the data do.",
     BOUNDARY: (
         "the estimate is at the boundary of its range and has no standard error; the posterior is "
         "the better summary."
@@ -52,18 +67,20 @@ KINDS = {"eti": "equal-tailed", "hdi": "highest-density"}
 
 
 def notes_section(source: Source, estimate_notes: Sequence[str]) -> Section:
-    """Warnings, before anything else."""
-    design, found = source.design, [*source.notes]
+    """What was changed on the way to the draws, and how the estimate beside them fared."""
+    design = source.design
+    said = source.diagnostics.messages()  # among the findings
+    found = [note for note in source.notes if note not in said]
     if count := len(design.dropped):
         rows = counted(count, "row")
         found.insert(0, f"{rows} dropped because a variable of the model is missing there.")
     own = [note for note in estimate_notes if note not in found]
     parts = [bullets(found, "warnings")] if found else []
     if not found:
-        parts.append(paragraph("No warnings: all convergence checks passed, nothing was dropped."))
+        parts.append(paragraph("Nothing was dropped, and no other method was fallen back to."))
     if own:
         parts += [subheading("On the REML estimate"), bullets(own, "warnings")]
-    return Section(key="notes", title="Notes and warnings", parts=tuple(parts))
+    return Section(key="notes", title="Notes on data and fit", parts=tuple(parts))
 
 
 def model_section(design: Design) -> Section:

@@ -9,6 +9,10 @@ import pandas as pd
 import xarray as xr
 
 from bayeslmm.design.design import Design
+from bayeslmm.diagnosis.posterior_influence import PosteriorInfluence
+from bayeslmm.diagnosis.residual_checks import ResidualChecks
+from bayeslmm.diagnosis.sensitivity import Contraction, Sensitivity
+from bayeslmm.diagnosis.singularity import PosteriorSingularity
 from bayeslmm.inference.diagnostics import Diagnostics
 from bayeslmm.priors.record import Priors
 
@@ -45,8 +49,28 @@ class Source(Protocol):
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
         """Posterior standard deviations of the random effects."""
 
-    def methods_paragraph(self, *, references: bool = False) -> str:
+    def methods_paragraph(self, *, references: bool = False, findings: Any = None) -> str:
         """Methods in prose."""
+
+    def residual_checks(
+        self, draws: int = 200, *, random_seed: int | None = None
+    ) -> ResidualChecks:
+        """Checks of residuals and random effects."""
+
+    def influence(self, by: str | None = None, *, progressbar: bool = True) -> PosteriorInfluence:
+        """Rows or levels left out."""
+
+    def sensitivity(self) -> Sensitivity:
+        """Power-scaling sensitivity."""
+
+    def contraction(self, draws: int = 20_000, *, random_seed: int | None = None) -> Contraction:
+        """Prior against posterior."""
+
+    def singularity(self) -> PosteriorSingularity:
+        """Nearness to a loss of rank."""
+
+    def loo(self, *, progressbar: bool = True) -> Any:
+        """Leave-one-out scores of the rows."""
 
     def icc(self, prob: float | None = None) -> pd.DataFrame:
         """Intraclass correlations."""

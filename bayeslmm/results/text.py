@@ -60,6 +60,24 @@ def design_notes(design: Design) -> list[str]:
     return [f"Fixed-effects columns dropped, linear combinations of earlier ones: {names}."]
 
 
+def contrast_notes(design: Design) -> list[str]:
+    """Ordered categories that are treatment-coded, where a user of R expects polynomials."""
+    parts = [part for coef in design.coefs for part in coef.split(":")]
+    names = [
+        str(name)
+        for name, column in design.data.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+        and column.dtype.ordered
+        and any(part.startswith(f"{name}[T.") for part in parts)
+    ]
+    if not names:
+        return []
+    return [
+        f"Ordered categories with treatment contrasts: {', '.join(names)} (R's are "
+        f"C({names[0]}, contr.poly))."
+    ]
+
+
 def singular_notes(fit: Fit, design: Design) -> list[str]:
     """A singular fit in words: which standard deviation is zero, which correlation is one."""
     notes = []

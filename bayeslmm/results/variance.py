@@ -19,7 +19,7 @@ def variance_frame(design: Design, covariances: Sequence[Array], sigma: float) -
     Returns
     -------
     pandas.DataFrame
-        Columns group, term, term_2 (of a covariance), vcov, sdcor.
+        Columns group, term, term_2 (of a covariance, else missing), vcov, sdcor.
     """
     rows: list[tuple[str, str | None, str | None, float, float]] = []
     for factor, cov in zip(design.random, covariances, strict=True):
@@ -33,4 +33,6 @@ def variance_frame(design: Design, covariances: Sequence[Array], sigma: float) -
                     corr = cov[i, j] / product if product > 0 else np.nan
                     rows.append((factor.name, factor.coefs[j], factor.coefs[i], cov[i, j], corr))
     rows.append(("Residual", None, None, sigma**2, sigma))
-    return pd.DataFrame(rows, columns=["group", "term", "term_2", "vcov", "sdcor"])
+    frame = pd.DataFrame(rows, columns=["group", "term", "term_2", "vcov", "sdcor"])
+    text = frame["group"].dtype  # what pandas makes of text, whether or not a column has any
+    return frame.astype({"term": text, "term_2": text})
