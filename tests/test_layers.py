@@ -54,6 +54,7 @@ LAYERS = [
     "inference.effects",
     "inference.effect_summary",
     "inference.draw_effects",
+    "inference.variables",
     "inference.joint_draws",
     "inference.tree",
     "inference.log_densities",

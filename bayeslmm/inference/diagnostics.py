@@ -291,7 +291,7 @@ def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
     if _is_symmetric(variable):
         coords.reverse()
     if "grouping_factor" in variable.attrs:
-        name = name.partition("_")[0]
+        name = name.partition("_")[0].replace("corr", "cor")
         coords.insert(0, str(variable.attrs["grouping_factor"]))
     return f"{name}[{', '.join(coords)}]" if coords else name
 

@@ -185,7 +185,7 @@ class Posterior(
         Returns
         -------
         xarray.DataArray
-            Dimensions chain, draw, level and coefficient.
+            Dimensions chain, draw, coefficient and level.
 
         Raises
         ------
