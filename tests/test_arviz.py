@@ -95,8 +95,8 @@ def test_summary(posteriors, name, engine):
 
 def test_summary_of_variables_in_any_order(posteriors):
     data = posteriors["crossed", "collapsed"].data
-    names = ("sigma", "corr_g", "sd_g", "u_g", "u_h_k")
-    for chosen in itertools.permutations(names, 3):
+    names = ("corr_g", "sd_g", "u_g", "u_h_k")
+    for chosen in itertools.islice(itertools.permutations(names, 3), 0, None, 3):
         assert_summary_is_right(data, var_names=list(chosen), kind="stats")
 
 
@@ -123,7 +123,7 @@ def test_loaded_extended_and_updated(posteriors, frame, tmp_path):
         assert set(after.coords) == set(before.coords)
         xr.testing.assert_identical(after, before)
         assert_summary_is_right(loaded.data)
-        assert_summary_is_right(loaded.data, group="prior")
+        assert_summary_is_right(loaded.data, group="prior", kind="stats")
     extended = loaded.extend(30, random_seed=2)
     assert extended.data["posterior"]["cor_g"].sizes["draw"] == 80
     assert "cor_g" in extended.data["posterior"].coords
@@ -194,7 +194,7 @@ def test_forest(posteriors):
         points = pc.viz["point_estimate"].dataset
         drawn = data["posterior"].to_dataset()
         assert set(points.data_vars) == set(names or drawn.data_vars)
-        for variable, sel, _ in xarray_sel_iter(points):
+        for variable, sel, _ in xarray_sel_iter(points, skip_dims=set()):
             element = points[variable].sel(sel).item()
             shown = drawn[variable].sel(sel).mean().item()
             assert float(np.ravel(element["x"])[0]) == pytest.approx(shown, rel=EXACT, abs=EXACT)

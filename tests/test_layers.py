@@ -99,6 +99,7 @@ LAYERS = [
     "results.random_tables",
     "results.tidy",
     "results.evidence",
+    "results.state",
     "results.estimate_base",
     "results.posterior_base",
     "prediction",

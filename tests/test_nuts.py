@@ -78,7 +78,7 @@ def test_run_agrees_with_stan(run):
         "beta[Days]": means["beta"][1],
         "sd[Subject,Intercept]": means["sd_Subject"][0],
         "sd[Subject,Days]": means["sd_Subject"][1],
-        "cor[Subject,Intercept,Days]": means["cor_Subject"][0, 1],
+        "cor[Subject,Intercept,Days]": means["corr_Subject"][0],
         "sigma": means["sigma"],
         "u[Subject,308,Days]": means["u_Subject"].sel(Subject="308", Subject_coef="Days"),
     }

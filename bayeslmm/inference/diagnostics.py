@@ -171,10 +171,11 @@ class Diagnostics:
     def _rhat_message(self) -> str:
         if not self.max_rhat > MAX_RHAT:
             return ""
+        more = "raise draws" if self.evaluations else "raise tune and draws"
         return (
             f"R-hat is {self.max_rhat:.3f} for {self.max_rhat_parameter} (it should be below "
-            f"{MAX_RHAT}), so the chains have not mixed: raise tune and draws, and check that the "
-            "data identify this parameter."
+            f"{MAX_RHAT}), so the chains have not mixed: {more}, and check that the data identify "
+            "this parameter."
         )
 
     def _ess_message(self) -> str:
