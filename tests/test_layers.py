@@ -112,6 +112,7 @@ LAYERS = [
     "prediction.checks",
     "prediction.estimate_methods",
     "prediction.posterior_methods",
+    "prediction.arviz_methods",
     "prediction.methods",
     "assessment",
     "assessment.row_roots",
