@@ -14,6 +14,7 @@ from arviz_base.labels import BaseLabeller
 from arviz_base.sel_utils import xarray_sel_iter
 
 import bayeslmm as blm
+from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.inference.variables import arranged
 
 EXACT = 1e-9
@@ -114,7 +115,7 @@ def test_numbers_are_those_of_the_tables(posteriors):
 
 
 def test_loaded_extended_and_updated(posteriors, frame, tmp_path):
-    post = posteriors["crossed", "collapsed"].with_prior(60, random_seed=1)
+    post = posteriors["correlated", "collapsed"].with_prior(60, random_seed=1)
     for path in (tmp_path / "post.nc", tmp_path / "post.zarr"):
         post.save(path)
         loaded = blm.load(path)
@@ -122,21 +123,21 @@ def test_loaded_extended_and_updated(posteriors, frame, tmp_path):
         assert list(after.data_vars) == list(before.data_vars)
         assert set(after.coords) == set(before.coords)
         xr.testing.assert_identical(after, before)
-        assert_summary_is_right(loaded.data)
+        assert_summary_is_right(loaded.data, kind="stats")
         assert_summary_is_right(loaded.data, group="prior", kind="stats")
     extended = loaded.extend(30, random_seed=2)
     assert extended.data["posterior"]["cor_g"].sizes["draw"] == 80
     assert "cor_g" in extended.data["posterior"].coords
     assert_summary_is_right(extended.data)
-    model = blm.LMM(MODELS["crossed"], frame).update("y ~ . + z")
-    assert_summary_is_right(model.fit(draws=50, random_seed=1).data)
+    model = blm.LMM(MODELS["correlated"], frame).update("y ~ . + z", data=frame)
+    assert_summary_is_right(model.fit(draws=50, random_seed=1).data, kind="stats")
 
 
 def test_files_that_arviz_reads_itself(posteriors, tmp_path):
     """Zarr lists variables by the alphabet, netCDF as they were: the labels hold for both."""
-    post = posteriors["crossed", "collapsed"]
+    post = posteriors["correlated", "collapsed"]
     post.save(tmp_path / "post.nc")
-    assert_summary_is_right(az.from_netcdf(tmp_path / "post.nc"))
+    assert_summary_is_right(az.from_netcdf(tmp_path / "post.nc"), kind="stats")
     post.save(tmp_path / "post.zarr")
     for consolidated in (True, False):
         with warnings.catch_warnings():
@@ -144,7 +145,7 @@ def test_files_that_arviz_reads_itself(posteriors, tmp_path):
             tree = xr.open_datatree(
                 tmp_path / "post.zarr", engine="zarr", chunks=None, consolidated=consolidated
             ).load()
-        assert_summary_is_right(tree)
+        assert_summary_is_right(tree, kind="stats")
         assert "cor_g" in tree["posterior"].coords
 
 
@@ -188,9 +189,9 @@ def test_extract(posteriors):
 
 
 def test_forest(posteriors):
-    data = posteriors["crossed", "collapsed"].data
+    data = posteriors["three", "collapsed"].data
     for names in (None, ["sd_g", "corr_g", "u_g"]):
-        pc = az.plot_forest(data, var_names=names, backend="none")
+        pc = az.plot_forest(data, var_names=names, backend="none", combined=True)
         points = pc.viz["point_estimate"].dataset
         drawn = data["posterior"].to_dataset()
         assert set(points.data_vars) == set(names or drawn.data_vars)
@@ -221,3 +222,63 @@ def test_correlations_that_the_formula_sets_to_zero_are_no_variables(posteriors)
     draws = posteriors["independent", "collapsed"].data["posterior"].to_dataset()
     assert not [name for name in draws.data_vars if str(name).startswith("cor")]
     np.testing.assert_array_equal(draws["cor_g"].isel(chain=0, draw=0), np.eye(2))
+
+
+# --- all groups ------------------------------------------------------------------------
+
+
+def test_all_groups_in_one_call(posteriors, caplog):
+    post = posteriors["correlated", "collapsed"]
+    tree = post.to_arviz("all", random_seed=1)
+    added = {"log_likelihood", "log_prior", "posterior_predictive", "prior", "prior_predictive"}
+    assert set(tree.children) == set(post.data.children) | added
+    assert not added & set(post.data.children) and not caplog.records
+    again = post.to_arviz(random_seed=1)
+    for name in added:
+        xr.testing.assert_equal(tree[name].to_dataset(), again[name].to_dataset())
+    few = post.to_arviz(["prior", "log_prior"])
+    assert set(few.children) == set(post.data.children) | {"prior", "log_prior"}
+    population = post.with_posterior_predictive(target="population", random_seed=3)
+    kept = population.to_arviz("posterior_predictive", random_seed=1)["posterior_predictive"]
+    xr.testing.assert_identical(kept.dataset, population.data["posterior_predictive"].dataset)
+
+
+def test_functions_find_their_groups(posteriors):
+    tree = posteriors["correlated", "collapsed"].to_arviz("all", random_seed=1)
+    chosen = ["sd_g", "corr_g", "sigma"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution")
+        az.loo(tree)
+        sensitivity = az.psense_summary(tree, var_names=[*chosen, "u_g"])
+        az.plot_prior_posterior(tree, var_names=chosen, backend="none")
+        az.plot_ppc_dist(tree, num_samples=5, backend="none")
+    assert list(sensitivity.index) == list(
+        labelled(tree["posterior"].to_dataset()[[*chosen, "u_g"]])
+    )
+
+
+def test_groups_that_do_not_exist(frame, posteriors, caplog):
+    flat = blm.LMM(MODELS["correlated"], frame, priors="flat")
+    post = flat.fit(draws=50, random_seed=1, store_u=False)
+    caplog.clear()
+    tree = post.to_arviz("all", random_seed=1)
+    assert {"log_prior", "posterior_predictive"} <= set(tree.children)
+    assert not {"prior", "prior_predictive", "log_likelihood"} & set(tree.children)
+    assert [record.message.split(" is left out")[0] for record in caplog.records] == [
+        "The group log_likelihood",
+        "The group prior",
+        "The group prior_predictive",
+    ]
+    with pytest.raises(PriorError, match="Flat priors cannot be drawn from"):
+        post.to_arviz("prior")
+    with pytest.raises(SamplingError, match="are not stored"):
+        post.to_arviz(["log_likelihood"])
+    with pytest.raises(ValueError, match=r"groups=\['posterior'\]: 'all' or any of"):
+        post.to_arviz(["posterior"])
+
+
+def test_one_level_and_one_coefficient_have_no_constants(frame):
+    """Effects that the data do not inform still vary from draw to draw."""
+    post = blm.LMM("y ~ 1 + (1 | g)", frame.assign(y=frame["z"])).fit(draws=50, random_seed=1)
+    assert_summary_is_right(post.data)

@@ -7,6 +7,7 @@ import inspect
 import logging
 import pickle
 import warnings
+from functools import cached_property
 
 import cloudpickle
 import numpy as np
@@ -27,13 +28,13 @@ PRIORS = {
 ARGUMENTS = {
     "comparisons": ("Days",),
     "contest": ([[0.0, 1.0]],),
-    "contrasts": ("Days", {"Days": [0, 9]}),
+    "contrasts": ("Days",),
     "hypothesis": ("Days > 0",),
     "slopes": ("Days",),
 }
 OPTIONS = {
+    "contrasts": {"at": {"Days": [0, 9]}},
     "bootstrap": {"n": 4, "random_seed": 1},
-    "contrasts": {},
     "extend": {"draws": 5, "random_seed": 1},
     "predict": {"random_seed": 1},
     "residual_checks": {"draws": 20, "random_seed": 1},
@@ -74,8 +75,9 @@ def use(fit):
 
 def same(one, two):
     """Whether two fits have the same values and give the same answers."""
-    for name in ("summary", "fixef", "varcorr", "ranef", "predict"):
-        before, after = (getattr(fit, name)() for fit in (one, two))
+    answers = {"summary": {}, "fixef": {}, "ranef": {}, "predict": {"random_seed": 1}}
+    for name, options in answers.items():
+        before, after = (getattr(fit, name)(**options) for fit in (one, two))
         before, after = (x if isinstance(x, dict) else {"": x} for x in (before, after))
         for key in before:
             pd.testing.assert_frame_equal(before[key], after[key])
@@ -89,6 +91,7 @@ def copies(value):
     yield copy.copy(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["post", "reml"])
 def test_fits_pickle_after_everything(kind, post, model, caplog):
     fit = post if kind == "post" else model.reml()
@@ -96,21 +99,43 @@ def test_fits_pickle_after_everything(kind, post, model, caplog):
     with warnings.catch_warnings(), caplog.at_level(logging.CRITICAL, logger="bayeslmm"):
         warnings.simplefilter("ignore")  # few draws, bad Pareto k
         assert use(fit) > 40
-        fit.compare_reml(model.reml()) if kind == "post" else None
         for other in copies(fit):
-            assert set(vars(other)) == {field for field in fit.__dataclass_fields__}
             assert same(fit, other)
-    assert len(pickle.dumps(fit)) == size
+    assert len(pickle.dumps(fit)) < 1.1 * size
+
+
+@pytest.mark.parametrize("kind", ["post", "reml"])
+def test_fits_pickle_with_all_that_they_have_cached(kind, post, model):
+    fit = post if kind == "post" else model.reml()
+    names = [name for name, _ in inspect.getmembers_static(type(fit), is_cached)]
+    assert names
+    for name in names:
+        getattr(fit, name)
+    for other in copies(fit):
+        assert list(vars(other)) == list(fit.__dataclass_fields__)
+        assert same(fit, other)
+
+
+def is_cached(member):
+    return isinstance(member, cached_property)
 
 
 def test_models_pickle_with_priors_of_every_kind(model):
+    x = np.array([-1.0, 0.5, 3.0])
     for priors in ("default", "flat", PRIORS):
         own = blm.LMM(FORMULA, model.design.data, priors=priors)
         assert own.system is own.system
         for other in copies(own):
             assert other.priors.table().equals(own.priors.table())
-            one, two = (m.fit(draws=20, random_seed=1, method="laplace") for m in (own, other))
-            xr.testing.assert_equal(one.data["posterior"].dataset, two.data["posterior"].dataset)
+            for one, two in zip(records(own), records(other), strict=True):
+                np.testing.assert_array_equal(one.logpdf(x), two.logpdf(x))
+    one, two = (m.fit(draws=20, random_seed=1) for m in (model, pickle.loads(pickle.dumps(model))))
+    xr.testing.assert_equal(one.data["posterior"].dataset, two.data["posterior"].dataset)
+
+
+def records(model):
+    priors = model.priors
+    return [*priors.beta, *(prior for sds in priors.sd for prior in sds), priors.sigma]
 
 
 def test_priors_that_are_functions_need_cloudpickle(model):

@@ -293,6 +293,8 @@ def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
         coords.reverse()
     if "grouping_factor" in variable.attrs:
         name = name.partition("_")[0].replace("corr", "cor")
+        if name == "u":
+            coords.reverse()  # tables name the level first
         coords.insert(0, str(variable.attrs["grouping_factor"]))
     return f"{name}[{', '.join(coords)}]" if coords else name
 
