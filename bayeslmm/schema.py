@@ -7,6 +7,7 @@ BETA = "beta"
 SIGMA = "sigma"
 COEF_DIM = "coef"
 OBS_DIM = "obs_id"
+SAMPLE_DIMS = ("chain", "draw")
 
 RESERVED = frozenset(
     {
@@ -94,8 +95,9 @@ def _free_key(base: str, taken: set[str]) -> str:
 
 
 def _derived(key: str) -> Iterable[str]:
-    variables = (sd_name(key), cor_name(key), u_name(key))
-    return (level_dim(key), coef_dim(key), coef_bis_dim(key), *variables)
+    variables = (sd_name(key), cor_name(key), corr_name(key), u_name(key))
+    dims = (level_dim(key), coef_dim(key), coef_bis_dim(key), pair_dim(key))
+    return (*dims, *variables)
 
 
 def sd_name(key: str) -> str:
@@ -104,8 +106,13 @@ def sd_name(key: str) -> str:
 
 
 def cor_name(key: str) -> str:
-    """Return the variable holding the random-effect correlations of the grouping factor `key`."""
+    """Return the correlation matrix of the random effects of the grouping factor `key`."""
     return f"cor_{key}"
+
+
+def corr_name(key: str) -> str:
+    """Return the variable holding the correlations that are estimated, one entry per pair."""
+    return f"corr_{key}"
 
 
 def u_name(key: str) -> str:
@@ -130,3 +137,8 @@ def coef_dim(key: str) -> str:
 def coef_bis_dim(key: str) -> str:
     """Return the second dimension of the correlation matrix of the grouping factor `key`."""
     return f"{key}_coef_bis"
+
+
+def pair_dim(key: str) -> str:
+    """Return the dimension of the pairs of correlated coefficients of the grouping factor `key`."""
+    return f"{key}_pair"

@@ -169,7 +169,7 @@ def check_agreement(one: Summary, other: Summary, what: str) -> None:
 def draws_of_posterior(post: Any) -> dict[str, np.ndarray]:
     """Draws (chain, draw) of all parameters and random effects of a `Posterior`."""
     posterior = post.data["posterior"].dataset
-    values = {str(name): posterior[name].to_numpy() for name in posterior.data_vars}
+    values = {str(name): posterior[name].to_numpy() for name in posterior.variables}
     draws = {f"beta[{c}]": values["beta"][..., j] for j, c in enumerate(post.design.coefs)}
     for f in post.design.random:
         for c, coef in enumerate(f.coefs):
@@ -182,7 +182,7 @@ def draws_of_posterior(post: Any) -> dict[str, np.ndarray]:
     for f in post.design.random:
         for c, coef in enumerate(f.coefs):
             for j, level in enumerate(f.levels):
-                draws[f"u[{f.name}, {level}, {coef}]"] = values[f"u_{f.key}"][..., j, c]
+                draws[f"u[{f.name}, {level}, {coef}]"] = values[f"u_{f.key}"][..., c, j]
     return draws
 
 

@@ -22,7 +22,7 @@ def draws_of(post, new, **options):
 def stored(post, key):
     """Stored draws (S, J, k) of random effects."""
     values = post.data["posterior"][f"u_{key}"].to_numpy()
-    return values.reshape(-1, *values.shape[2:])
+    return values.reshape(-1, *values.shape[2:]).swapaxes(-2, -1)
 
 
 def assert_mean(draws, expected):

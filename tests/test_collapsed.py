@@ -248,7 +248,7 @@ def test_beta_and_u_are_exact_given_the_covariance_parameters(weights):
         beta = draw["beta"].to_numpy()
         mean, cov = fixed_moments(case, factors, sigma, priors.beta_mean, priors.beta_precision)
         parts = [np.linalg.solve(np.linalg.cholesky(cov), beta - mean)]
-        u = np.concatenate([draw[f"u_{f.key}"].to_numpy().ravel() for f in model.design.random])
+        u = np.concatenate([draw[f"u_{f.key}"].to_numpy().T.ravel() for f in model.design.random])
         mean, cov = random_moments(case, factors, sigma, beta)
         parts.append(np.linalg.solve(np.linalg.cholesky(cov), u - mean))
         scores.append(np.concatenate(parts))
@@ -273,6 +273,7 @@ def test_residuals_know_sigma(sleepstudy):
     design = model.design
     term = design.random[0]
     beta, u = posterior["beta"].to_numpy(), posterior["u_Subject"].to_numpy()
+    u = u.swapaxes(-2, -1)
     sigma, sds = posterior["sigma"].to_numpy(), posterior["sd_Subject"].to_numpy()
     residual = design.y - beta @ design.X.T
     residual = residual - np.einsum("cdnk,nk->cdn", u[:, :, term.codes], term.Z)

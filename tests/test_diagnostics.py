@@ -16,16 +16,14 @@ def tree(seed: int = 0, *, levels: int = 3, **changes) -> xr.DataTree:
     rng = np.random.default_rng(seed)
     dims = ("chain", "draw")
     correlation = np.tanh(rng.normal(size=(CHAINS, DRAWS)))
-    matrix = np.ones((CHAINS, DRAWS, 2, 2))
-    matrix[..., 0, 1] = matrix[..., 1, 0] = correlation
     factor = {"grouping_factor": "a:b"}
     variables = {
         "beta": ((*dims, "coef"), rng.normal(size=(CHAINS, DRAWS, 2))),
         "sigma": (dims, np.exp(rng.normal(size=(CHAINS, DRAWS)))),
-        "cor_a_b": ((*dims, "a_b_coef", "a_b_coef_bis"), matrix, factor),
+        "corr_a_b": ((*dims, "a_b_pair"), correlation[..., None], factor),
         "u_a_b": (
-            (*dims, "a_b", "a_b_coef"),
-            rng.normal(size=(CHAINS, DRAWS, levels, 2)),
+            (*dims, "a_b_coef", "a_b"),
+            rng.normal(size=(CHAINS, DRAWS, 2, levels)),
             factor,
         ),
     }
@@ -34,7 +32,7 @@ def tree(seed: int = 0, *, levels: int = 3, **changes) -> xr.DataTree:
         "reached_max_treedepth": np.zeros((CHAINS, DRAWS), dtype=bool),
         "energy": rng.normal(size=(CHAINS, DRAWS)),
     }
-    stats |= {name: value for name, value in changes.items() if name in stats}
+    stats |= {name: value for name, value in changes.items() if name != "sigma"}
     stats = {name: value for name, value in stats.items() if value is not None}
     coords = {
         "chain": range(CHAINS),
@@ -42,7 +40,7 @@ def tree(seed: int = 0, *, levels: int = 3, **changes) -> xr.DataTree:
         "coef": ["Intercept", "Days"],
         "a_b": [f"l{i}" for i in range(levels)],
         "a_b_coef": ["Intercept", "Days"],
-        "a_b_coef_bis": ["Intercept", "Days"],
+        "a_b_pair": ["Intercept, Days"],
     }
     posterior = xr.Dataset(variables, coords=coords)
     if "sigma" in changes:
@@ -115,7 +113,7 @@ def test_parameters_are_named_as_in_tables(levels):
     posterior["u_a_b"][:, :, 0, 0] += 5.0 * posterior.chain
     found = check(xr.DataTree.from_dict({"posterior": posterior}))
     assert found.max_rhat_parameter == "u[a:b, l0, Intercept]"
-    posterior["cor_a_b"][:, :, 1, 0] += 50.0 * posterior.chain
+    posterior["corr_a_b"][:, :, 0] += 50.0 * posterior.chain
     found = check(xr.DataTree.from_dict({"posterior": posterior}))
     assert found.min_ess_bulk_parameter in ("u[a:b, l0, Intercept]", "cor[a:b, Intercept, Days]")
 
@@ -136,3 +134,14 @@ def test_text():
     )
     assert "E-BFMI" not in str(found)
     assert "tail effective sample size is 100 for beta[Days]" in found.messages()[1]
+
+
+def test_advice_is_about_options_that_the_engine_has():
+    """NUTS has `tune`; the collapsed sampler has nothing to tune."""
+    rng = np.random.default_rng(1)
+    apart = np.arange(CHAINS)[:, None] + rng.normal(size=(CHAINS, DRAWS)) / 10
+    assert any("raise tune and draws" in message for message in check(tree(sigma=apart)).messages())
+    stats = dict.fromkeys(("acceptance_rate", "pareto_k", "n_evaluations"), np.ones_like(apart))
+    messages = check(tree(sigma=apart, energy=None, **stats)).messages()
+    assert any("raise draws" in message for message in messages)
+    assert not any("tune" in message for message in messages)

@@ -26,7 +26,7 @@ def test_schema(dyestuff):
         "observed_data",
         "constant_data",
     }
-    assert post.data["posterior"]["u_Batch"].dims == ("chain", "draw", "Batch", "Batch_coef")
+    assert post.data["posterior"]["u_Batch"].dims == ("chain", "draw", "Batch_coef", "Batch")
 
 
 def test_reweighted_draws_have_the_exact_moments(dyestuff):

@@ -223,18 +223,18 @@ def test_what_needs_draws_says_so(summarised):
 
 def test_chosen_levels_can_be_drawn(summarised):
     drawn = summarised.draw_u([3, "7"], random_seed=1)
-    assert drawn.dims == ("chain", "draw", "g", "g_coef")
+    assert drawn.dims == ("chain", "draw", "g_coef", "g")
     assert drawn.sizes == {"chain": 4, "draw": 1000, "g": 2, "g_coef": 2}
     assert list(drawn["g"].to_numpy()) == ["3", "7"]
     mean, sd = summarised.ranef()["g"].iloc[[3, 7]], summarised.ranef_sd()["g"].iloc[[3, 7]]
-    gap = (drawn.mean(("chain", "draw")).to_numpy() - mean.to_numpy()) / sd.to_numpy()
+    gap = (drawn.mean(("chain", "draw")).to_numpy().T - mean.to_numpy()) / sd.to_numpy()
     assert np.abs(gap).max() < MEAN_GAP / 1.4
 
 
 def test_crossed_effects_can_be_drawn():
     post = blm.LMM(CROSSED, crossed(400)).fit(random_seed=1, store_u=False)
     drawn = post.draw_u(group="h", random_seed=1)
-    gap = drawn.mean(("chain", "draw")).to_numpy() - post.ranef()["h"].to_numpy()
+    gap = drawn.mean(("chain", "draw")).to_numpy().T - post.ranef()["h"].to_numpy()
     assert np.abs(gap / post.ranef_sd()["h"].to_numpy()).max() < MEAN_GAP / 1.4
 
 

@@ -127,11 +127,12 @@ def test_conditional_density(name, form, prior, weights):
     for factor, sd, chol in zip(design.random, sds, chols, strict=True):
         root = sd[:, None] * chol
         if form == "noncentered":
-            z = point[f"_z_{factor.key}"]
+            z = point[f"_z_{factor.key}"].T
             expected += stats.norm.logpdf(z).sum()
             u = z @ root.T
         else:
-            u = point[f"u_{factor.key}"]
+            name = f"u_{factor.key}"
+            u = point[name].T if name in point else point[f"_{name}"]
             cov = root @ root.T
             expected += stats.multivariate_normal(np.zeros(len(sd)), cov).logpdf(u).sum()
         mean = mean + random_part(factor, u)
@@ -378,8 +379,8 @@ def test_names_dims_and_coords(form):
     assert dims["beta"] == ("coef",)
     assert dims["sd_g"] == ("g_coef",)
     assert dims["cor_g"] == ("g_coef", "g_coef_bis")
-    assert dims["u_g"] == ("g", "g_coef")
-    assert dims["u_h"] == ("h", "h_coef")
+    assert dims["u_g"] == ("g_coef", "g")
+    assert dims["u_h"] == ("h_coef", "h")
     assert dims["y"] == ("obs_id",)
     assert "cor_h" not in model.named_vars
     assert list(model.coords["coef"]) == ["Intercept", "x", "z", "x:z"]

@@ -94,7 +94,7 @@ def ends(element):
 
 def effects(post, group="Subject"):
     values = post.data["posterior"][f"u_{group}"].to_numpy()
-    return values.reshape(-1, *values.shape[2:])
+    return values.reshape(-1, *values.shape[2:]).swapaxes(-2, -1)
 
 
 # --- caterpillars ----------------------------------------------------------------------

@@ -246,7 +246,7 @@ def test_log_likelihood_and_log_prior_on_request(post):
         extended.data.children
     )
     draws = post.data["posterior"].to_dataset().isel(chain=0, draw=3)
-    u = draws["u_Subject"].to_numpy()
+    u = draws["u_Subject"].to_numpy().T
     mean = post.design.X @ draws["beta"].to_numpy()
     factor = post.design.random[0]
     mean = mean + np.sum(factor.Z * u[factor.codes], axis=1)

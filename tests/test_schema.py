@@ -54,15 +54,19 @@ def names_of(key):
         schema.coef_bis_dim(key),
         schema.sd_name(key),
         schema.cor_name(key),
+        schema.corr_name(key),
+        schema.pair_dim(key),
         schema.u_name(key),
     ]
 
 
 def test_derived_names():
-    assert names_of("g") == ["g", "g_coef", "g_coef_bis", "sd_g", "cor_g", "u_g"]
+    assert names_of("g") == [
+        *("g", "g_coef", "g_coef_bis", "sd_g", "cor_g", "corr_g", "g_pair", "u_g")
+    ]
 
 
-awkward = st.sampled_from(["a", "a_coef", "sd_a", "cor_a", "u_a", "a_2", "a:2", "beta", "mu", "a_"])
+awkward = st.sampled_from(["a", "a_coef", "sd_a", "cor_a", "u_a", "a_2", "a:2", "corr_a", "a_pair"])
 
 
 @given(st.lists(st.one_of(awkward, st.text(max_size=6)), max_size=8))

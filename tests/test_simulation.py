@@ -241,7 +241,8 @@ def test_replicates_have_the_moments_of_the_model(post, checked, sleep):
     assert group["obs_id"].equals(post.data["observed_data"]["obs_id"])
     assert group["y"].attrs["label"] == "Reaction"
     y = group["y"].to_numpy().reshape(-1, 180)
-    u = post._draws["u_Subject"].to_numpy().reshape(-1, 18, 2)[:, post.design.random[0].codes]
+    u = post._draws["u_Subject"].transpose(..., "Subject", "Subject_coef").to_numpy()
+    u = u.reshape(-1, 18, 2)[:, post.design.random[0].codes]
     mean = post._joint.beta @ post.design.X.T + u[..., 0] + u[..., 1] * post.design.X[:, 1]
     noise = ((y - mean) / post._joint.sigma[:, None])[:, CHOSEN]
     assert_mean(noise, 0.0)

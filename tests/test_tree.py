@@ -16,6 +16,7 @@ from bayeslmm.inference.effects import linear_predictor
 from bayeslmm.inference.log_densities import log_likelihood, log_prior
 from bayeslmm.inference.prior_predictive import prior_predictive
 from bayeslmm.inference.tree import obs_coord, posterior_tree
+from bayeslmm.inference.variables import effect_arrays
 from bayeslmm.priors.defaults import default_priors, flat_priors
 
 CHAINS, DRAWS = 2, 5
@@ -40,10 +41,11 @@ def priors(design):
 def draws(design, priors):
     """Prior draws as if they were posterior draws."""
     prior = prior_predictive(design, priors, CHAINS * DRAWS, random_seed=1)["prior"].dataset
-    return {
-        str(name): values.to_numpy().reshape(CHAINS, DRAWS, *values.shape[2:])
-        for name, values in prior.data_vars.items()
-    }
+    names = [name for name, values in prior.variables.items() if values.ndim > 1]
+    arrays = {str(name): prior[name].to_numpy() for name in names}
+    arrays |= dict(zip(("u_Subject", "u_half_Days"), effect_arrays(design, prior), strict=True))
+    arrays |= {"sigma": prior["sigma"].to_numpy()}
+    return {k: v.reshape(CHAINS, DRAWS, *v.shape[2:]) for k, v in arrays.items()}
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +56,17 @@ def tree(design, priors, draws):
 def test_groups_variables_dims_and_coords(tree, design):
     assert set(tree.children) == {"posterior", "sample_stats", "observed_data", "constant_data"}
     posterior = tree["posterior"].dataset
-    assert {str(name): values.dims[2:] for name, values in posterior.data_vars.items()} == {
-        "beta": ("coef",),
-        "sd_Subject": ("Subject_coef",),
-        "sd_half_Days": ("half_Days_coef",),
-        "cor_Subject": ("Subject_coef", "Subject_coef_bis"),
-        "sigma": (),
-        "u_Subject": ("Subject", "Subject_coef"),
-        "u_half_Days": ("half_Days", "half_Days_coef"),
-    }
+    assert [(str(name), values.dims[2:]) for name, values in posterior.data_vars.items()] == [
+        ("beta", ("coef",)),
+        ("u_Subject", ("Subject_coef", "Subject")),
+        ("u_half_Days", ("half_Days_coef", "half_Days")),
+        ("sd_Subject", ("Subject_coef",)),
+        ("sd_half_Days", ("half_Days_coef",)),
+        ("corr_Subject", ("Subject_pair",)),
+        ("sigma", ()),
+    ]
+    assert posterior["cor_Subject"].dims[2:] == ("Subject_coef", "Subject_coef_bis")
+    assert "cor_Subject" in posterior.coords
     for dim in ("coef", "Subject", "Subject_coef", "Subject_coef_bis", "half_Days"):
         assert posterior[dim].dtype.kind == "U"
     assert posterior["Subject"].to_numpy().tolist() == list(design.random[0].levels)
@@ -142,7 +146,7 @@ def test_prior_predictive(design, priors):
 def test_prior_predictive_residuals_follow_the_weights(design, priors):
     dt = prior_predictive(design, priors, 3000, random_seed=3)
     prior = dt["prior"].dataset.isel(chain=0)
-    random = [prior[f"u_{factor.key}"].to_numpy() for factor in design.random]
+    random = [prior[f"u_{factor.key}"].to_numpy().swapaxes(-2, -1) for factor in design.random]
     mean = linear_predictor(design, prior["beta"].to_numpy(), random)
     residuals = dt["prior_predictive"]["y"].to_numpy()[0] - mean
     spherical = residuals / prior["sigma"].to_numpy()[:, None]
@@ -172,7 +176,7 @@ def test_log_likelihood(tree, design):
     posterior = tree["posterior"].dataset.isel(chain=1, draw=3)
     mean = design.X @ posterior["beta"].to_numpy() + design.offset
     for factor in design.random:
-        u = posterior[f"u_{factor.key}"].to_numpy()
+        u = posterior[f"u_{factor.key}"].to_numpy().T
         mean = mean + np.sum(factor.Z * u[factor.codes], axis=1)
     scale = float(posterior["sigma"]) / np.sqrt(design.weights)
     expected = stats.norm(mean, scale).logpdf(design.y)

@@ -182,7 +182,7 @@ def by_hand(post):
             for i, code in enumerate(factor.codes):
                 z[i, code * len(sds) : (code + 1) * len(sds)] = factor.Z[i]
             random.append(np.mean(np.diag(z @ np.kron(np.eye(factor.n_levels), block) @ z.T)))
-            fitted += z @ flat(post, f"u_{factor.key}")[s].ravel()
+            fitted += z @ flat(post, f"u_{factor.key}")[s].T.ravel()
         residual = np.mean(flat(post, "sigma")[s] ** 2 * inverse)
         rows.append([np.var(mean, ddof=1), *random, residual, np.var(fitted, ddof=1)])
     return np.array(rows)
@@ -266,7 +266,7 @@ def test_conditional_r2_of_fitted_values_is_arviz_bayesian_r2(posts):
     mu = np.einsum("cdp,np->cdn", post.data["posterior"]["beta"].to_numpy(), design.X)
     for factor in design.random:
         u = post.data["posterior"][f"u_{factor.key}"].to_numpy()
-        mu += u[:, :, factor.codes, 0]
+        mu += u[:, :, 0, factor.codes]
     draws = xr.Dataset(
         {"mu": (("chain", "draw", "obs"), mu), "sigma": post.data["posterior"]["sigma"]}
     )

@@ -196,10 +196,11 @@ class Diagnostics:
     def _rhat_message(self) -> str:
         if not self.max_rhat > MAX_RHAT:
             return ""
+        more = "raise draws" if self.evaluations else "raise tune and draws"
         return (
             f"R-hat is {self.max_rhat:.3f} for {self.max_rhat_parameter} (it should be below "
-            f"{MAX_RHAT}), so the chains have not mixed: raise tune and draws, and check that the "
-            "data identify this parameter."
+            f"{MAX_RHAT}), so the chains have not mixed: {more}, and check that the data identify "
+            "this parameter."
         )
 
     def _ess_message(self) -> str:
@@ -327,7 +328,9 @@ def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
     if _is_symmetric(variable):
         coords.reverse()
     if "grouping_factor" in variable.attrs:
-        name = name.partition("_")[0]
+        name = name.partition("_")[0].replace("corr", "cor")
+        if name == "u":
+            coords.reverse()  # tables name the level first
         coords.insert(0, str(variable.attrs["grouping_factor"]))
     return f"{name}[{', '.join(coords)}]" if coords else name
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design
 from bayeslmm.inference.draw_effects import draw_effects, points_of, take_points
+from bayeslmm.inference.variables import effect_arrays
 from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.schema import BETA, u_name
@@ -122,7 +123,7 @@ def posterior_draws(
     points = points_of(design, posterior)
 
     def stored(wanted: Sequence[Indices]) -> list[Array]:
-        arrays = [posterior[u_name(factor.key)].to_numpy() for factor in design.random]
+        arrays = effect_arrays(design, posterior)
         return [
             u.reshape(-1, *u.shape[2:])[:, levels] for u, levels in zip(arrays, wanted, strict=True)
         ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.inference.effects import linear_predictor
 from bayeslmm.inference.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
+from bayeslmm.inference.variables import effect_arrays
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import (
     BETA,
@@ -22,7 +23,6 @@ from bayeslmm.schema import (
     cor_name,
     group_keys,
     sd_name,
-    u_name,
 )
 
 Array = NDArray[np.float64]
@@ -45,7 +45,7 @@ def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:
         per draw and observation.
     """
     posterior = dt["posterior"].dataset
-    random = [posterior[u_name(factor.key)].to_numpy() for factor in design.random]
+    random = effect_arrays(design, posterior)
     mean = linear_predictor(design, posterior[BETA].to_numpy(), random)
     log_scale = np.log(posterior[SIGMA].to_numpy())[..., None]
     if design.weights is not None:

@@ -18,7 +18,8 @@ from pymc.logprob.transforms import Transform
 
 from bayeslmm.design.design import Design, RandomFactor
 from bayeslmm.inference.marginal_op import MarginalOp
-from bayeslmm.inference.tree import RESPONSE, obs_coord, parameter_coords
+from bayeslmm.inference.tree import RESPONSE, obs_coord
+from bayeslmm.inference.variables import parameter_coords
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.marginal import marginal_system
@@ -272,7 +273,7 @@ def _response(
         u = make(factor, sd, chol)
         codes = pm.Data(f"_{factor.key}_idx", factor.codes, dims=OBS_DIM)
         covariates = pm.Data(f"_{factor.key}_Z", factor.Z, dims=(OBS_DIM, coef_dim(factor.key)))
-        mu = mu + pt.sum(covariates * u[codes], axis=1)
+        mu = mu + pt.sum(covariates * u.T[codes], axis=1)
     if np.any(design.offset):
         mu = mu + pm.Data("offset", design.offset, dims=OBS_DIM)
     scale = sigma
@@ -283,16 +284,22 @@ def _response(
 
 
 def _noncentered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
-    dims = (level_dim(factor.key), coef_dim(factor.key))
+    """Random effects (k, J)."""
+    dims = (coef_dim(factor.key), level_dim(factor.key))
     z = pm.Normal(f"_z_{factor.key}", 0.0, 1.0, dims=dims)
-    scaled = z if factor.n_coefs == 1 else pt.dot(z, chol.T)
-    return pm.Deterministic(u_name(factor.key), scaled * sd, dims=dims)
+    scaled = z if factor.n_coefs == 1 else pt.dot(chol, z)
+    return pm.Deterministic(u_name(factor.key), sd[:, None] * scaled, dims=dims)
 
 
 def _centered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
-    dims = (level_dim(factor.key), coef_dim(factor.key))
+    """Random effects (k, J)."""
+    dims = (coef_dim(factor.key), level_dim(factor.key))
     if all(len(block) == 1 for block in factor.blocks):
-        return pm.Normal(u_name(factor.key), 0.0, sd, dims=dims)
-    return pm.MvNormal(
-        u_name(factor.key), np.zeros(factor.n_coefs), chol=sd[:, None] * chol, dims=dims
+        return pm.Normal(u_name(factor.key), 0.0, sd[:, None], dims=dims)
+    rows = pm.MvNormal(
+        f"_{u_name(factor.key)}",
+        np.zeros(factor.n_coefs),
+        chol=sd[:, None] * chol,
+        shape=(factor.n_levels, factor.n_coefs),
     )
+    return pm.Deterministic(u_name(factor.key), rows.T, dims=dims)

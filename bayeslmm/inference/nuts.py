@@ -15,7 +15,8 @@ from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.completion import as_chains, draw_beta, effect_variables
 from bayeslmm.inference.model import Form, build_model, chol_name
-from bayeslmm.inference.tree import RESPONSE, parameter_dims, posterior_tree
+from bayeslmm.inference.tree import RESPONSE, posterior_tree
+from bayeslmm.inference.variables import parameter_dims
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
 from bayeslmm.likelihood.batch_draws import draw_random
 from bayeslmm.likelihood.batch_posterior import Points
@@ -203,6 +204,8 @@ def _sampled_values(
     posterior = raw["posterior"].dataset
     require_complete(posterior, chains, draws)
     values = {str(name): posterior[name].to_numpy() for name in posterior.data_vars}
+    effects = {u_name(factor.key) for factor in design.random} & set(values)
+    values |= {name: values[name].swapaxes(-2, -1) for name in effects}
     return values if design.p else values | {BETA: np.empty((chains, draws, 0))}
 
 

@@ -16,19 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.effect_summary import PROBABILITIES, EffectSummary
+from bayeslmm.inference.variables import arranged, parameter_coords, parameter_dims, text_labels
 from bayeslmm.priors.record import Priors
-from bayeslmm.schema import (
-    BETA,
-    COEF_DIM,
-    OBS_DIM,
-    SIGMA,
-    coef_bis_dim,
-    coef_dim,
-    cor_name,
-    level_dim,
-    sd_name,
-    u_name,
-)
+from bayeslmm.schema import COEF_DIM, OBS_DIM, SIGMA, coef_dim, level_dim, u_name
+from bayeslmm.schema import SAMPLE_DIMS as SAMPLE_DIMS
 
 RESPONSE = "y"
 """Name of the response in ``observed_data``, ``log_likelihood`` and the predictive groups.
@@ -43,7 +34,6 @@ EFFECT_GROUP = "random_effects"
 LARGEST_U = 512 * 2**20
 """Bytes of draws of random effects that are stored or drawn unasked."""
 
-SAMPLE_DIMS = ("chain", "draw")
 _INFERENCE_ATTRS = ("inference_library", "inference_library_version", "sampling_time")
 
 
@@ -65,7 +55,8 @@ def posterior_tree(
         Its priors.
     draws : mapping of str to ndarray (chain, draw, ...)
         All public variables: ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
-        ``cor_g`` (two or more coefficients) and ``u_g``, which may be left out together.
+        ``cor_g`` (two or more coefficients) and ``u_g`` (chain, draw, level, coefficient), which
+        may be left out together.
     sample_stats : mapping of str to ndarray (chain, draw) or (chain,)
         Sampler statistics, by ArviZ's names.
     attrs : mapping
@@ -147,7 +138,7 @@ def assemble(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.D
 
 
 def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Dataset:
-    """Public variables with the dimensions and coordinates of the schema."""
+    """Public variables of arrays as in :func:`posterior_tree`, laid out as ArviZ wants them."""
     dims, coords = parameter_dims(design), parameter_coords(design)
     effects = {u_name(factor.key) for factor in design.random}
     if effects.isdisjoint(draws):
@@ -157,6 +148,7 @@ def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Data
         raise SamplingError(f"The draws lack the variables {', '.join(missing)}.")
     coords = {dim: coords[dim] for names in dims.values() for dim in names}
     arrays = {name: np.asarray(draws[name], dtype=float) for name in dims}
+    arrays |= {name: array.swapaxes(-2, -1) for name, array in arrays.items() if name in effects}
     chains, per_chain = arrays[SIGMA].shape[:2]
     coords |= {"chain": np.arange(chains), "draw": np.arange(per_chain)}
     for name, array in arrays.items():
@@ -164,54 +156,24 @@ def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Data
         if array.shape != expected:
             raise SamplingError(f"{name} has shape {array.shape}; expected {expected}.")
     variables = {name: ((*SAMPLE_DIMS, *dims[name]), array) for name, array in arrays.items()}
-    dataset = xr.Dataset(variables, coords=coords)
-    for factor in design.random:
-        for make in (sd_name, cor_name, u_name):
-            if make(factor.key) in dataset:
-                dataset[make(factor.key)].attrs["grouping_factor"] = factor.name
-    return dataset
-
-
-def parameter_dims(design: Design) -> dict[str, tuple[str, ...]]:
-    """Dimensions, beyond chain and draw, of every public variable of a model."""
-    dims: dict[str, tuple[str, ...]] = {BETA: (COEF_DIM,)}
-    for factor in design.random:
-        dims[sd_name(factor.key)] = (coef_dim(factor.key),)
-    for factor in design.random:
-        if factor.n_coefs > 1:
-            dims[cor_name(factor.key)] = (coef_dim(factor.key), coef_bis_dim(factor.key))
-    dims[SIGMA] = ()
-    for factor in design.random:
-        dims[u_name(factor.key)] = (level_dim(factor.key), coef_dim(factor.key))
-    return dims
-
-
-def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
-    """Coordinates of the dimensions of the public variables."""
-    coords: dict[str, NDArray[Any]] = {COEF_DIM: _labels(design.coefs)}
-    for factor in design.random:
-        coords[level_dim(factor.key)] = _labels(factor.levels)
-        coords[coef_dim(factor.key)] = _labels(factor.coefs)
-        if factor.n_coefs > 1:
-            coords[coef_bis_dim(factor.key)] = _labels(factor.coefs)
-    return coords
+    return arranged(design, xr.Dataset(variables, coords=coords))
 
 
 def effect_group(design: Design, summaries: Sequence[EffectSummary]) -> xr.Dataset:
     """Group random_effects: summaries of random effects whose draws are not stored.
 
-    Variables ``u_g_mean``, ``u_g_sd`` (level, coefficient) and ``u_g_quantile`` (quantile, level,
-    coefficient) per grouping factor with key g.
+    Variables ``u_g_mean``, ``u_g_sd`` (coefficient, level) and ``u_g_quantile`` (quantile,
+    coefficient, level) per grouping factor with key g.
     """
     coords: dict[str, Any] = {"quantile": np.array(PROBABILITIES)}
     variables: dict[str, Any] = {}
     for factor, summary in zip(design.random, summaries, strict=True):
-        dims = (level_dim(factor.key), coef_dim(factor.key))
-        coords |= dict(zip(dims, (_labels(factor.levels), _labels(factor.coefs)), strict=True))
+        dims = (coef_dim(factor.key), level_dim(factor.key))
+        coords |= {dims[0]: text_labels(factor.coefs), dims[1]: text_labels(factor.levels)}
         name = u_name(factor.key)
-        variables[f"{name}_mean"] = (dims, summary.mean)
-        variables[f"{name}_sd"] = (dims, summary.sd)
-        variables[f"{name}_quantile"] = (("quantile", *dims), summary.quantiles)
+        variables[f"{name}_mean"] = (dims, summary.mean.T)
+        variables[f"{name}_sd"] = (dims, summary.sd.T)
+        variables[f"{name}_quantile"] = (("quantile", *dims), summary.quantiles.swapaxes(-2, -1))
     return xr.Dataset(variables, coords, creation_attrs() | {"sample_dims": []})
 
 
@@ -222,7 +184,7 @@ def obs_coord(design: Design) -> NDArray[Any]:
         if index.inferred_type == "integer":
             return np.asarray(index, dtype=np.int64)
         if index.inferred_type == "string":
-            return _labels(index)
+            return text_labels(index)
     return np.arange(design.n)
 
 
@@ -238,7 +200,7 @@ def data_groups(design: Design) -> dict[str, xr.Dataset]:
         constants["offset"] = (OBS_DIM, np.array(design.offset))
     if design.weights is not None:
         constants["weights"] = (OBS_DIM, np.array(design.weights))
-    coords = {**rows, COEF_DIM: _labels(design.coefs)}
+    coords = {**rows, COEF_DIM: text_labels(design.coefs)}
     constant = xr.Dataset(constants, coords=coords)
     attrs = creation_attrs() | {"sample_dims": []}
     return {
@@ -267,9 +229,3 @@ def creation_attrs() -> dict[str, Any]:
         "creation_library_version": version("bayeslmm"),
         "creation_library_language": "Python",
     }
-
-
-def _labels(labels: ArrayLike) -> NDArray[Any]:
-    """Text coordinates in one dtype, the one a netCDF file gives back."""
-    values = [str(label) for label in np.asarray(labels, dtype=object)]
-    return np.asarray(values, dtype=str) if values else np.empty(0, dtype="<U1")

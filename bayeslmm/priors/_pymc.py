@@ -59,6 +59,9 @@ class PymcPrior:
     def __str__(self) -> str:
         return self.text
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_prior, (self.rv, self.text)  # functions of PyTensor do not pickle
+
     def logpdf(self, x: ArrayLike) -> Array:
         """Return the log density at `x`, ``-inf`` outside the support."""
         x = np.asarray(x, dtype=float)

@@ -16,10 +16,11 @@ from bayeslmm.design.design import Design
 from bayeslmm.inference.calibration import OUT_OF, Refit, run_simulations
 from bayeslmm.inference.effects import linear_predictor
 from bayeslmm.inference.uniformity import uniformity
+from bayeslmm.inference.variables import effect_arrays
 from bayeslmm.priors.record import Priors
 from bayeslmm.results import text
 from bayeslmm.results.parameters import parameter_draws, parameters, probability
-from bayeslmm.schema import BETA, SIGMA, u_name
+from bayeslmm.schema import BETA, SIGMA
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -289,8 +290,7 @@ def ranked(dataset: xr.Dataset, design: Design) -> dict[str, Array]:
     dict of str to ndarray (chain, draw)
     """
     values = {row.label: parameter_draws(dataset, design, row) for row in parameters(design)}
-    for factor in design.random:
-        u = dataset[u_name(factor.key)].to_numpy()
+    for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
         count = min(LEVELS_RANKED, factor.n_levels)
         for level in np.linspace(0, factor.n_levels - 1, count).round().astype(int):
             for i, coef in enumerate(factor.coefs):
@@ -302,7 +302,7 @@ def ranked(dataset: xr.Dataset, design: Design) -> dict[str, Array]:
 def log_likelihood(dataset: xr.Dataset, design: Design) -> Array:
     """Log density (chain, draw) of the response given all parameters, up to a constant."""
     beta, sigma = dataset[BETA].to_numpy(), dataset[SIGMA].to_numpy()
-    random = [dataset[u_name(factor.key)].to_numpy() for factor in design.random]
+    random = effect_arrays(design, dataset)
     weights = 1.0 if design.weights is None else design.weights
     rss = np.empty(sigma.shape)
     for chain in range(len(sigma)):  # one at a time for the memory of (draw, n) arrays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.results import estimate_tables
+from bayeslmm.results.state import field_values
 
 Array = NDArray[np.float64]
 
@@ -21,6 +23,9 @@ class EstimateBase:
 
     design: Design
     fit: Fit
+
+    def __getstate__(self) -> dict[str, Any]:
+        return field_values(self)
 
     @cached_property
     def _modes(self) -> list[Array]:

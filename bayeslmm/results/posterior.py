@@ -17,7 +17,7 @@ from bayeslmm.diagnosis.methods import PosteriorDiagnosis
 from bayeslmm.inference import effects
 from bayeslmm.means.methods import PosteriorMeans
 from bayeslmm.plots.methods import PosteriorPlots
-from bayeslmm.prediction.methods import PosteriorPrediction
+from bayeslmm.prediction.methods import PosteriorArviz, PosteriorPrediction
 from bayeslmm.reporting.posterior_methods import PosteriorReporting
 from bayeslmm.results import matrices, posterior_tables, random_tables, text
 from bayeslmm.results.evidence import LogEvidence, log_evidence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Posterior(
+    PosteriorArviz,
     PosteriorPrediction,
     PosteriorAssessment,
     PosteriorDiagnosis,
@@ -54,8 +55,10 @@ class Posterior(
     data : xarray.DataTree
         Draws in the ArviZ schema: groups posterior, sample_stats, observed_data, constant_data,
         random_effects (summaries of random effects that are too many to store) and those added on
-        request. Its attributes name the method and, where they apply, why another one was fallen
-        back to and the error of the surrogate.
+        request (see :meth:`to_arviz`). Variables of posterior, per grouping factor with key g, are
+        ``beta``, ``u_g``, ``sd_g``, ``corr_g`` (correlations by pair of coefficients) and
+        ``sigma``; correlation matrices ``cor_g`` are coordinates. Its attributes name the method
+        and, where they apply, why another one was fallen back to and the error of the surrogate.
 
     Examples
     --------
@@ -185,7 +188,7 @@ class Posterior(
         Returns
         -------
         xarray.DataArray
-            Dimensions chain, draw, level and coefficient.
+            Dimensions chain, draw, coefficient and level.
 
         Raises
         ------

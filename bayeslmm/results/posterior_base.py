@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -16,6 +16,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.results import posterior_tables, random_tables
+from bayeslmm.results.state import field_values
 
 Array = NDArray[np.float64]
 
@@ -27,6 +28,9 @@ class PosteriorBase:
     design: Design
     priors: Priors
     data: xr.DataTree
+
+    def __getstate__(self) -> dict[str, Any]:
+        return field_values(self)
 
     def with_groups(self, **groups: xr.Dataset) -> Self:
         """A copy whose `data` has further groups, or replaced ones.

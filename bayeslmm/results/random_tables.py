@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.design.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.inference.draw_effects import draw_effects, points_of
 from bayeslmm.inference.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
+from bayeslmm.inference.variables import effect_arrays, level_first
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.schema import BETA, coef_dim, level_dim, u_name
 
@@ -37,20 +38,22 @@ def require_draws(data: xr.DataTree, design: Design) -> None:
 def mean_arrays(data: xr.DataTree, design: Design) -> list[Array]:
     """Posterior means of the random effects (J, k) per grouping factor."""
     if not has_draws(data, design):
-        return [_stored(data, f.key, "mean") for f in design.random]
+        return [_stored(data, f, "mean") for f in design.random]
     dataset = data["posterior"].dataset
-    return [dataset[u_name(f.key)].mean(SAMPLE_DIMS).to_numpy() for f in design.random]
+    return [u.mean(axis=(0, 1)) for u in effect_arrays(design, dataset)]
 
 
 def sd_arrays(data: xr.DataTree, design: Design) -> list[Array]:
     """Posterior standard deviations of the random effects (J, k) per grouping factor."""
     if not has_draws(data, design):
-        return [_stored(data, f.key, "sd") for f in design.random]
+        return [_stored(data, f, "sd") for f in design.random]
     dataset = data["posterior"].dataset
-    return [dataset[u_name(f.key)].std(SAMPLE_DIMS, ddof=1).to_numpy() for f in design.random]
+    return [u.std(axis=(0, 1), ddof=1) for u in effect_arrays(design, dataset)]
 
 
-def stored_interval(data: xr.DataTree, key: str, prob: float, kind: str) -> tuple[Array, Array]:
+def stored_interval(
+    data: xr.DataTree, factor: RandomFactor, prob: float, kind: str
+) -> tuple[Array, Array]:
     """Bounds (J, k) of intervals from stored quantiles.
 
     Raises
@@ -58,7 +61,7 @@ def stored_interval(data: xr.DataTree, key: str, prob: float, kind: str) -> tupl
     SamplingError
         If the quantiles of such intervals are not stored.
     """
-    quantiles = data[EFFECT_GROUP][f"{u_name(key)}_quantile"]
+    quantiles = level_first(factor, data[EFFECT_GROUP].dataset[f"{u_name(factor.key)}_quantile"])
     stored = quantiles["quantile"].to_numpy()
     tail = (1.0 - prob) / 2.0
     places = [np.flatnonzero(np.isclose(stored, p)) for p in (tail, 1.0 - tail)]
@@ -129,13 +132,15 @@ def drawn_effects(
     labels = (np.array([str(factor.levels[i]) for i in positions]), np.array(factor.coefs))
     coords = [*(draws[dim] for dim in SAMPLE_DIMS), *labels]
     shape = (draws.sizes["chain"], draws.sizes["draw"], *values.shape[1:])
-    return xr.DataArray(
+    drawn = xr.DataArray(
         values.reshape(shape),
         coords=dict(zip(dims, coords, strict=True)),
         dims=dims,
         name=u_name(factor.key),
     )
+    return drawn.transpose(..., coef_dim(factor.key), level_dim(factor.key))
 
 
-def _stored(data: xr.DataTree, key: str, statistic: str) -> Array:
-    return np.asarray(data[EFFECT_GROUP][f"{u_name(key)}_{statistic}"])
+def _stored(data: xr.DataTree, factor: RandomFactor, statistic: str) -> Array:
+    summaries = data[EFFECT_GROUP].dataset
+    return level_first(factor, summaries[f"{u_name(factor.key)}_{statistic}"]).to_numpy()

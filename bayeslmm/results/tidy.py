@@ -19,6 +19,7 @@ from scipy import stats
 from bayeslmm.design.design import Design, RandomFactor
 from bayeslmm.inference.effects import coefficient_frames
 from bayeslmm.inference.estimate import Fit
+from bayeslmm.inference.variables import effect_arrays
 from bayeslmm.results.estimate_tables import covariance_table, fixed_table, mode_arrays, mode_sds
 from bayeslmm.results.parameters import Parameter, covariance_parameters, fixed_parameters
 from bayeslmm.results.posterior_tables import interval, parameter_matrix
@@ -29,7 +30,7 @@ from bayeslmm.results.random_tables import (
     sd_arrays,
     stored_interval,
 )
-from bayeslmm.schema import BETA, u_name
+from bayeslmm.schema import BETA
 
 Array = NDArray[np.float64]
 Effects = Literal["fixed", "ran_pars", "ran_vals", "ran_coefs"]
@@ -103,8 +104,7 @@ def _random_parts(
         return [_stored_rows(data, design, prob, kind)]
     parts = []
     dataset = data["posterior"].to_dataset()
-    for factor in design.random:
-        u = dataset[u_name(factor.key)].to_numpy()
+    for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
         u = u.reshape(-1, *u.shape[2:])
         if "ran_vals" in chosen:
             parts.append(_draw_rows(factor, "ran_vals", factor.coefs, u, prob, kind))
@@ -119,7 +119,7 @@ def _stored_rows(data: xr.DataTree, design: Design, prob: float, kind: str) -> p
     """Rows of random effects of which only summaries are stored."""
     labels = [factor.coefs for factor in design.random]
     rows = _level_rows(design, "ran_vals", labels, mean_arrays(data, design))
-    bounds = [stored_interval(data, factor.key, prob, kind) for factor in design.random]
+    bounds = [stored_interval(data, factor, prob, kind) for factor in design.random]
     return rows.assign(
         std_error=_ravel(sd_arrays(data, design)),
         conf_low=_ravel([lower for lower, _ in bounds]),

@@ -130,15 +130,16 @@ def joined_draws(one: xr.Dataset, two: xr.Dataset) -> xr.Dataset:
     steps = np.arange(one.sizes["draw"] + two.sizes["draw"])
     two = two.assign_coords(chain=one["chain"])
     variables = {}
-    for name, variable in one.data_vars.items():
-        if "draw" not in variable.dims:
+    for name, variable in one.variables.items():
+        if "draw" not in variable.dims or name == "draw":
             continue
-        if name not in two:
+        if name not in two.variables:
             raise SamplingError(f"The new draws lack {name}, which the posterior has.")
-        other = two[name].transpose(*variable.dims).variable
-        variables[name] = xr.Variable.concat([variable.variable, other], dim="draw")
-    coords = {name: values for name, values in one.coords.items() if name != "draw"}
+        other = two[name].variable.transpose(*variable.dims)
+        variables[name] = xr.Variable.concat([variable, other], dim="draw")
+    coords = {name: values for name, values in one.coords.items() if "draw" not in values.dims}
     joined = xr.Dataset(variables, coords={**coords, "draw": steps}, attrs=one.attrs)
+    joined = joined.set_coords([name for name in variables if name in one.coords])
     if "created_at" in two.attrs:
         joined.attrs["created_at"] = two.attrs["created_at"]
     if "sampling_time" in one.attrs and "sampling_time" in two.attrs:

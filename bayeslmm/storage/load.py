@@ -7,9 +7,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
+
+from bayeslmm.design.design import Design
+from bayeslmm.inference.tree import assemble
+from bayeslmm.inference.variables import arranged
 from bayeslmm.results.posterior import Posterior
 from bayeslmm.storage._files import read
 from bayeslmm.storage._model import unpack_model
+
+_DRAWS = ("posterior", "prior")
 
 
 def load(
@@ -55,4 +62,11 @@ def load(
     """
     contents = read(Path(path))
     design, priors = unpack_model(contents.model, contents.arrays, functions)
-    return Posterior(design, priors, contents.tree)
+    return Posterior(design, priors, _arranged(design, contents.tree))
+
+
+def _arranged(design: Design, tree: xr.DataTree) -> xr.DataTree:
+    """The groups of draws as this version lays them out, whichever wrote them."""
+    groups = {str(name): node.to_dataset() for name, node in tree.children.items()}
+    draws = {name: arranged(design, groups[name]) for name in _DRAWS if name in groups}
+    return assemble({**groups, **draws}, {str(key): value for key, value in tree.attrs.items()})
