@@ -58,7 +58,7 @@ class PosteriorStorage(PosteriorBase):
         target = Path(path)
         check_target(target, overwrite=overwrite)
         model, arrays = pack_model(self.design, self.priors)
-        write(Contents(tree=self.data, model=model, arrays=arrays), target)
+        write(Contents(tree=self.data, model=model, arrays=arrays), target, overwrite=overwrite)
 
     def extend(
         self,
