@@ -51,12 +51,13 @@ def stored_design(formula: Formula, description: Description, arrays: Arrays) ->
     labels, data = description["labels"], unpack_frame(description["data"], arrays)
     n = len(data)
     coefs, full = _texts(labels["coefs"]), _texts(labels["coefs_full"])
+    _check(labels["response"] == formula.response, "response")
     kept = _array(arrays, "kept", (len(full),), "b")
     _check(tuple(np.array(full, dtype=object)[kept]) == coefs, "fixed effects")
     X = _numbers(arrays, "X", (n, len(coefs)))
     return Design(
         formula=formula,
-        response=str(labels["response"]),
+        response=formula.response,
         y=_numbers(arrays, "y", (n,)),
         offset=_numbers(arrays, "offset", (n,)),
         weights=_weights(arrays, n),
