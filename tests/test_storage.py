@@ -587,7 +587,7 @@ def test_a_formula_that_means_something_else(file, change, message):
     ("formula", "message"),
     [
         ("log(Reaction) ~ Days + (Days | Subject)", "The response of the saved model"),
-        ("Reaction ~ Days", "The grouping factors of the saved model"),
+        ("Reaction ~ Days", "cannot be read"),
         ("Reaction ~ Days + (Days | Subject) + (1 | Days)", "The grouping factors of the saved"),
         ("Reaction ~ Days + (Days | Subject", "cannot be read"),
     ],
