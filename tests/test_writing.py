@@ -256,14 +256,15 @@ def whole(path):
 
 
 @posix
+@pytest.mark.parametrize("rounds", [1, pytest.param(15, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "exchange"), [("a.t", True), ("a.d", True), ("a.d", False)])
-def test_two_writers_killed_at_any_moment(tmp_path, name, exchange):
+def test_two_writers_killed_at_any_moment(tmp_path, name, exchange, rounds):
     """Two processes write to one path for a while, then one is killed, then the other."""
     path = tmp_path / name
-    for round_ in range(4):
+    for round_ in range(rounds):
         processes = [writer(path, text, exchange) for text in ("one", "two")]
         for process in processes:
-            time.sleep(0.05 + 0.013 * round_)
+            time.sleep(0.05 + 0.007 * round_)
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
             process.stdout.close()

@@ -136,7 +136,8 @@ def _write_zarr(packed: Packed, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")  # readers want them
         warnings.filterwarnings("ignore", ".*does not have a Zarr V3 specification")
-        packed.tree.to_zarr(path, mode="w", encoding=encoding, write_empty_chunks=True)
+        # "w" would remove the folder, and its lock, and make another
+        packed.tree.to_zarr(path, mode="w-", encoding=encoding, write_empty_chunks=True)
 
 
 def _encoding(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
@@ -183,7 +184,13 @@ def read(path: Path) -> Contents:
         raise FileNotFoundError(f"There is no file {path}.")
     if not (path.is_dir() if folder else path.is_file()):
         raise StorageError(f"{path} is no {'folder' if folder else 'file'}.")
-    return _read(path, folder=folder, what=str(path))
+    while True:
+        found = path.stat()
+        try:
+            return _read(path, folder=folder, what=str(path))
+        except StorageError:
+            if os.path.samestat(found, path.stat()):
+                raise  # else another process replaced a folder while it was read
 
 
 def _read(path: Path, *, folder: bool, what: str) -> Contents:

@@ -206,6 +206,8 @@ def _unpack(description: Description, arrays: Mapping[str, NDArray[Any]]) -> Any
         return pd.arrays.PeriodArray(array, dtype=dtype)
     if kind == "time":
         return _unpack_times(array, dtype)
+    if kind != "numbers":
+        raise StorageError(f"The data have a column of the kind {kind!r:.80}.")
     return _unpack_numbers(description, array, dtype, arrays)
 
 
