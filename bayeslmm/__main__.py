@@ -249,10 +249,12 @@ def _check_target(path: Path, *, force: bool) -> None:
         raise _UsageError(f"--out {path}: the name must end in .nc (netCDF) or .zarr.")
     if not path.parent.is_dir():
         raise _UsageError(f"--out {path}: there is no directory {path.parent}.")
+    if not os.access(path.parent, os.W_OK):
+        raise _UsageError(f"--out {path}: the directory {path.parent} cannot be written to.")
     if not path.exists():
         return
-    if path.is_dir() != (path.suffix == ".zarr"):
-        kind = "directory" if path.is_dir() else "file"
+    if not (path.is_dir() if path.suffix == ".zarr" else path.is_file()):
+        kind = "directory" if path.is_dir() else "file" if path.is_file() else "pipe or a device"
         raise _UsageError(f"--out {path}: this is a {kind}; choose another name.")
     if path.is_dir() and any(path.iterdir()) and not (path / "zarr.json").exists():
         raise _UsageError(f"--out {path}: this directory is no Zarr store; choose another name.")

@@ -75,7 +75,7 @@ class SamplingError(BayesLMMError, RuntimeError):
 
 
 class StorageError(BayesLMMError, RuntimeError):
-    """A file that holds no posterior of this package, is damaged, or cannot hold this one."""
+    """A file that holds no posterior of this package, is damaged, or cannot be written."""
 
 
 class OptionalDependencyError(BayesLMMError, ImportError):

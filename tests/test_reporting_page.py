@@ -232,7 +232,7 @@ def test_files_are_not_overwritten_unasked(dyestuff, tmp_path):
     assert path.read_text(encoding="utf-8") == "mine"
     with pytest.raises(ValueError, match=r"ending in \.html"):
         post.report(tmp_path / "report.pdf")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         post.report(tmp_path / "nowhere" / "report.html")
     with pytest.raises(ValueError, match="prob=89"):
         post.report(path, overwrite=True, prob=89)

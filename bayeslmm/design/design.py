@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -106,6 +106,9 @@ class Design:
         The variables of the formula in the rows used; not to be changed.
     recipe : Recipe
         How the design is evaluated on new data.
+    evaluated : callable, optional
+        Gives the same design with a complete recipe, by evaluating the formula on the data: a
+        design that was read from a file does so when there are new data.
     """
 
     formula: Formula
@@ -123,6 +126,7 @@ class Design:
     dropped: NDArray[np.intp]
     data: pd.DataFrame
     recipe: Recipe
+    evaluated: Callable[[], Design] | None = None
 
     @property
     def n(self) -> int:
@@ -373,7 +377,8 @@ def _chosen(names: Sequence[str], which: NDArray[np.bool_]) -> tuple[str, ...]:
 def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> Design:
     if random not in get_args(RandomPart):
         raise ValueError(f"random must be one of {get_args(RandomPart)}, got {random!r}")
-    formula, recipe = design.formula, design.recipe
+    whole = design if design.evaluated is None else design.evaluated()
+    formula, recipe = design.formula, whole.recipe
     names = column_names(new_data)
     needed = predictors(formula, effects=random != "none", groups=random == "levels")
     check_present(needed, names)
@@ -388,7 +393,8 @@ def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> 
     check_infinite(frame, needed)
     if values is not None and np.isnan(values).any():
         raise DataError("The weights of the new data are missing in some rows.")
-    factors = design.random if random != "none" else ()
+    specs = {factor.key: factor.specs for factor in whole.random}
+    factors = tuple(replace(f, specs=specs[f.key]) for f in design.random if random != "none")
     check_seen([recipe.fixed, *(s for f in factors for s in f.specs)], frame, recipe.seen)
     x_full = read_only(reevaluate(recipe.fixed, frame).values)
     return replace(
@@ -402,6 +408,8 @@ def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> 
         index=frame.index,
         dropped=read_only(np.empty(0, dtype=np.intp)),
         data=frame,
+        recipe=recipe,
+        evaluated=None,
     )
 
 

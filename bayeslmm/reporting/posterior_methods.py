@@ -248,6 +248,10 @@ class PosteriorReporting(TableReporting, PosteriorBase):
             If the name does not end in ``.html`` or `prob` is no probability.
         FileExistsError
             If the file exists and is not to be overwritten.
+        FileNotFoundError
+            If the folder does not exist.
+        StorageError
+            If the system refuses to write the file; an old one stays as it is.
         DataError
             If `reml` has other parameters.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bayeslmm._writing import check_replaceable, replacing
 from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.reporting.findings import Findings, find
@@ -57,8 +58,8 @@ def write_report(
         prob=prob,
         random_seed=random_seed,
     )
-    with target.open("w" if overwrite else "x", encoding="utf-8", newline="\n") as file:
-        file.write(page)
+    with replacing(target, overwrite=overwrite) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
     return target
 
 
@@ -155,10 +156,5 @@ def _checked_path(path: str | Path, *, overwrite: bool) -> Path:
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"path={str(path)!r}: a name ending in .html is expected.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder {str(target.parent)!r} does not exist.")
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"{str(target)!r} exists: give another name, or overwrite=True to replace it."
-        )
+    check_replaceable(target, overwrite=overwrite)
     return target

@@ -89,8 +89,16 @@ def _unpack_index(description: Description, arrays: Mapping[str, NDArray[Any]]) 
     if "levels" in description:
         levels = [_as_index(_unpack(level, arrays)) for level in description["levels"]]
         codes = [arrays[f"index codes {i}"] for i in range(len(levels))]
+        for level, places in zip(levels, codes, strict=True):
+            _check_codes(places, len(level))
         return pd.MultiIndex(levels, codes, names=names, verify_integrity=False)
     return _as_index(_unpack(description["values"], arrays), names[0])
+
+
+def _check_codes(codes: NDArray[Any], size: int) -> None:
+    """Raise StorageError for codes beyond a table; -1 is a missing value."""
+    if codes.ndim != 1 or codes.dtype.kind != "i" or np.any((codes < -1) | (codes >= size)):
+        raise StorageError("The data have codes of values that are not there.")
 
 
 def _as_index(values: Any, name: Hashable = None) -> pd.Index:
@@ -198,6 +206,8 @@ def _unpack(description: Description, arrays: Mapping[str, NDArray[Any]]) -> Any
         return pd.arrays.PeriodArray(array, dtype=dtype)
     if kind == "time":
         return _unpack_times(array, dtype)
+    if kind != "numbers":
+        raise StorageError(f"The data have a column of the kind {kind!r:.80}.")
     return _unpack_numbers(description, array, dtype, arrays)
 
 
@@ -206,6 +216,8 @@ def _unpack_text(kind: str, description: Description, codes: NDArray[Any]) -> An
     values = _chosen(description["texts"] + missing, codes)
     if kind == "string":
         return pd.array(values, dtype=pd.api.types.pandas_dtype(description["dtype"]))
+    if description["dtype"] not in _ARROW_TEXT:
+        raise StorageError(f"The data have a column of type {description['dtype']!r:.80}.")
     pyarrow = import_module("pyarrow")
     return pd.array(values, dtype=pd.ArrowDtype(getattr(pyarrow, description["dtype"])()))
 
@@ -230,6 +242,7 @@ def _unpack_numbers(
 
 def _chosen(values: list[Any], codes: NDArray[Any]) -> NDArray[np.object_]:
     """Objects by their codes; -1 is the last."""
+    _check_codes(codes, len(values))
     table = np.empty(len(values), dtype=object)
     table[:] = values
     return table[codes]

@@ -1,21 +1,23 @@
-"""A model as plain values and back: its formula is evaluated anew and checked column by column."""
+"""A model as plain values and back; its formula is evaluated when there are new data."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.design.design import Design, build_design
 from bayeslmm.exceptions import BayesLMMError, StorageError
 from bayeslmm.formula._functions import UserFunctions, own_functions
-from bayeslmm.formula.grammar import absent_functions
+from bayeslmm.formula.grammar import absent_functions, parse
 from bayeslmm.priors.record import Priors
+from bayeslmm.storage._design import check_draws, check_priors, stored_design, text_hash
 from bayeslmm.storage._frames import pack_frame, same_frame, unpack_frame
 from bayeslmm.storage._priors import pack_priors, unpack_priors
 
@@ -59,6 +61,7 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
             "to numbers, text or categories and build the model again."
         )
     arrays["dropped"] = np.asarray(design.dropped)
+    arrays["kept"] = np.asarray(design.recipe.kept)
     if design.weights is not None:
         arrays["weights"] = design.weights
     description = {
@@ -68,39 +71,78 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
         "labels": _labels(design),
         "priors": pack_priors(priors, arrays),
     }
-    return description, arrays | _evaluated(design)
+    return description, arrays | _evaluated_arrays(design)
 
 
 def unpack_model(
     description: Description,
     arrays: Mapping[str, NDArray[Any]],
+    posterior: xr.Dataset,
     functions: UserFunctions | None = None,
 ) -> tuple[Design, Priors]:
-    """The model that :func:`pack_model` described, with the user's functions.
+    """The model that :func:`pack_model` described, without evaluating its formula.
+
+    Parameters
+    ----------
+    description, arrays : dict, mapping of str to ndarray
+        The model.
+    posterior : xarray.Dataset
+        Its draws, which must have its parameters.
+    functions : mapping of str to callable, optional
+        The user's functions that the formula calls.
+
+    Returns
+    -------
+    design, priors : Design, Priors
 
     Raises
     ------
     StorageError
-        If the installed libraries make other columns of the stored formula and data, or other
-        priors.
+        If the parts do not fit each other, the installed libraries read the formula or find the
+        levels otherwise than when it was saved, or make other priors.
     """
     functions = own_functions(functions)
-    data = unpack_frame(description["data"], arrays)
-    weights = arrays.get("weights")
     try:
         _check_functions(absent_functions(description["formula"], functions))
-        design = build_design(description["formula"], data, weights=weights, functions=functions)
+        formula = parse(description["formula"], functions)
     except BayesLMMError as error:
-        raise StorageError(
-            f"The formula of the saved model cannot be evaluated on its data any more: {error}"
-        ) from error
-    design = replace(
-        design,
-        dropped=_read_only(arrays["dropped"].astype(np.intp)),
-        recipe=replace(design.recipe, weights=description["weights"]),
-    )
-    _check_labels(description["labels"], _labels(design))
-    return _with_arrays(design, arrays), unpack_priors(description["priors"], arrays)
+        raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
+    design = stored_design(formula, description, arrays, functions)
+    priors = unpack_priors(description["priors"], arrays)
+    check_priors(priors, design)
+    check_draws(posterior, design)
+    return replace(design, evaluated=_Evaluation(design)), priors
+
+
+class _Evaluation:
+    """The design of a file with what the formula gives on its data, evaluated once."""
+
+    def __init__(self, design: Design) -> None:
+        self._stored = design
+
+    def __call__(self) -> Design:
+        return self._design
+
+    @cached_property
+    def _design(self) -> Design:
+        stored = self._stored
+        try:
+            found = build_design(
+                stored.formula,
+                stored.data,
+                weights=stored.weights,
+                functions=stored.recipe.functions,
+            )
+        except BayesLMMError as error:
+            raise StorageError(
+                f"The formula of the saved model cannot be evaluated on its data any more: {error}"
+            ) from error
+        _check_labels(_labels(stored), _labels(found))
+        _check_arrays(stored, found)
+        recipe = replace(found.recipe, weights=stored.recipe.weights)
+        pairs = zip(stored.random, found.random, strict=True)
+        random = tuple(replace(factor, specs=other.specs) for factor, other in pairs)
+        return replace(stored, recipe=recipe, random=random)
 
 
 def _check_functions(absent: list[str]) -> None:
@@ -120,16 +162,17 @@ def _labels(design: Design) -> Description:
             "key": factor.key,
             "coefs": list(factor.coefs),
             "blocks": [list(block) for block in factor.blocks],
-            "levels": _text_hash(factor.levels.tolist()),
+            "levels": text_hash(factor.levels.tolist()),
         }
         for factor in design.random
     ]
-    return {"coefs": list(design.coefs), "aliased": list(design.aliased), "factors": factors}
-
-
-def _text_hash(texts: Sequence[str]) -> str:
-    parts = (f"{len(text)}:{text}".encode("utf-8", "surrogatepass") for text in texts)
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return {
+        "response": design.response,
+        "coefs": list(design.coefs),
+        "coefs_full": list(design.coefs_full),
+        "aliased": list(design.aliased),
+        "factors": factors,
+    }
 
 
 def _check_labels(saved: Description, found: Description) -> None:
@@ -150,39 +193,27 @@ def _shown(labels: Description) -> str:
 # --- arrays ----------------------------------------------------------------------------
 
 
-def _evaluated(design: Design) -> Arrays:
+def _evaluated_arrays(design: Design) -> Arrays:
     """Arrays that come out of the formula and the data."""
     result: Arrays = {"y": design.y, "offset": design.offset, "X": design.X}
+    if design.aliased:
+        result["X_full"] = design.X_full
     for i, factor in enumerate(design.random):
         result |= {f"Z {i}": factor.Z, f"codes {i}": factor.codes}
     return result
 
 
-def _with_arrays(design: Design, arrays: Mapping[str, NDArray[Any]]) -> Design:
-    """The design itself where it has the stored arrays, else with them; they must be close."""
-    found = _evaluated(design)
-    differing = [name for name in found if not _equal(found[name], arrays[name])]
-    if not differing:
-        return design
+def _check_arrays(stored: Design, found: Design) -> None:
+    """Raise StorageError where the formula gives other numbers than those that were fitted."""
+    fitted, evaluated = _evaluated_arrays(stored), _evaluated_arrays(found)
+    differing = [name for name in fitted if not _equal(evaluated[name], fitted[name])]
     for name in differing:
-        _check_close(design, name, found[name], arrays[name])
-    _log.info(
-        "the formula gives %s with other last digits on this computer: the saved ones are used",
-        ", ".join(differing),
-    )
-    kept = {name: _read_only(np.ascontiguousarray(arrays[name])) for name in differing}
-    random = tuple(
-        replace(factor, Z=kept.get(f"Z {i}", factor.Z)) for i, factor in enumerate(design.random)
-    )
-    x = kept.get("X", design.X)
-    return replace(
-        design,
-        y=kept.get("y", design.y),
-        offset=kept.get("offset", design.offset),
-        X=x,
-        X_full=design.X_full if design.aliased else x,
-        random=random,
-    )
+        _check_close(stored, name, evaluated[name], fitted[name])
+    if differing:
+        _log.info(
+            "the formula gives %s with other last digits on this computer: the model keeps its own",
+            ", ".join(differing),
+        )
 
 
 def _equal(one: NDArray[Any], two: NDArray[Any]) -> bool:
@@ -200,8 +231,3 @@ def _check_close(design: Design, name: str, found: NDArray[Any], saved: NDArray[
         f"The installed libraries evaluate {what} of the saved formula to other values than when "
         "the model was saved. Load it with the versions it was saved with."
     )
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bayeslmm.exceptions import StorageError
 
@@ -72,7 +76,7 @@ def _scalar(value: Any, what: str) -> Any:
 def _plain_dtype(value: Any, what: str) -> str:
     if value.dtype.kind not in "biufU":
         raise StorageError(f"{what} holds values of type {value.dtype}, which cannot be stored.")
-    return str(value.dtype)
+    return str(value.dtype) if value.dtype.kind == "U" else value.dtype.name
 
 
 def _tagged(kind: str, value: Any, **more: Any) -> dict[str, Any]:
@@ -87,9 +91,12 @@ def from_plain(value: Any) -> Any:
         return value
     kind, inner = value[TAG], value["value"]
     if kind == "array":
-        return np.array(inner, dtype=value["dtype"]).reshape(value["shape"])
+        if value["dtype"].startswith("<U"):
+            return text_array(inner, value["dtype"], checked_shape(value["shape"]))
+        return np.array(inner, dtype=checked_dtype(value["dtype"])).reshape(value["shape"])
     if kind == "numpy":
-        return np.dtype(value["dtype"]).type(inner)
+        text = value["dtype"].startswith("<U")
+        return np.str_(inner) if text else checked_dtype(value["dtype"]).type(inner)
     if kind == "tuple":
         return tuple(from_plain(item) for item in inner)
     if kind == "dict":
@@ -105,3 +112,43 @@ _PARSERS: dict[str, Any] = {
     "datetime": dt.datetime.fromisoformat,
     "date": dt.date.fromisoformat,
 }
+
+
+# --- types and shapes out of files -----------------------------------------------------
+
+TYPES = frozenset(
+    ["bool", "float16", "float32", "float64"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+"""Types of arrays of numbers in files."""
+
+PADDING = 256
+"""Largest ratio of the memory of an array of text to its text: a file can ask for any width."""
+
+
+def checked_dtype(name: str) -> np.dtype[Any]:
+    """The type of numbers of that name; no objects, no records, nothing of any width."""
+    if name not in TYPES:
+        raise StorageError(f"It holds an array of type {name!r}; {', '.join(sorted(TYPES))} exist.")
+    return np.dtype(name)
+
+
+def checked_shape(sizes: Any) -> tuple[int, ...]:
+    """Sizes of an array, whole numbers from 0 on."""
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise StorageError(f"It holds an array of the shape {sizes!r:.80}.")
+    return tuple(sizes)
+
+
+def text_array(texts: Sequence[str], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array of text, of objects or of numpy's fixed width."""
+    if not all(isinstance(text, str) for text in texts) or math.prod(shape) != len(texts):
+        raise StorageError(f"It holds an array of text of the shape {shape} that is none.")
+    result = np.empty(len(texts), dtype=object)
+    result[:] = texts
+    if not re.fullmatch(r"object|<U\d{1,9}", dtype):
+        raise StorageError(f"It holds an array of text of type {dtype!r}.")
+    kind = np.dtype(dtype)
+    if kind.itemsize * len(texts) > PADDING * (len(texts) + sum(map(len, texts))):
+        raise StorageError(f"It holds short text in an array of type {dtype!r}.")
+    return result.astype(kind).reshape(shape)

@@ -13,8 +13,7 @@ from bayeslmm.design.design import Design
 from bayeslmm.inference.tree import assemble
 from bayeslmm.inference.variables import arranged
 from bayeslmm.results.posterior import Posterior
-from bayeslmm.storage._files import read
-from bayeslmm.storage._model import unpack_model
+from bayeslmm.storage._files import read, unpacked
 
 _DRAWS = ("posterior", "prior")
 
@@ -24,9 +23,13 @@ def load(
 ) -> Posterior:
     """Load a posterior that :meth:`Posterior.save` wrote.
 
-    The formula is evaluated on the stored data, which sets knots, centres and levels as they were,
-    and the columns must be those that were saved. Priors are the stored ones, whatever the defaults
-    are now. All predictions are those of the posterior that was saved, to the last digit.
+    The matrices and the priors are the stored ones, whatever the defaults and the installed
+    libraries are now. The formula is evaluated when there are new data: on the stored data, which
+    sets knots, centres and levels as they were and must give the stored columns, then on the new
+    ones. All predictions are those of the posterior that was saved, to the last digit.
+
+    Nothing in a file is run, and no library of another format reads it: a file from anybody gives
+    the posterior that somebody saved or an error.
 
     Parameters
     ----------
@@ -46,9 +49,9 @@ def load(
     ValueError
         If the name does not end in ``.nc`` or ``.zarr``.
     StorageError
-        If the file was not written by :meth:`Posterior.save`, is damaged or was changed (parts are
-        recorded with their SHA-256), has a later layout, or the installed libraries make other
-        columns or priors of it; or if functions of yours are needed and not given.
+        If the file was not written by :meth:`Posterior.save`, is damaged or was changed (its
+        SHA-256 is recorded), has another layout, or the installed libraries make other levels or
+        priors of it; or if functions of yours are needed and not given. Predicting for new data raises it if they make other columns.
 
     Examples
     --------
@@ -61,7 +64,7 @@ def load(
     True
     """
     contents = read(Path(path))
-    design, priors = unpack_model(contents.model, contents.arrays, functions)
+    design, priors = unpacked(contents, str(path), functions)
     return Posterior(design, priors, _arranged(design, contents.tree))
 
 

@@ -58,7 +58,9 @@ class PosteriorStorage(PosteriorBase):
         target = Path(path)
         check_target(target, overwrite=overwrite)
         model, arrays = pack_model(self.design, self.priors)
-        write(Contents(tree=self.data, model=model, arrays=arrays), target)
+        contents = Contents(tree=self.data, model=model, arrays=arrays)
+        functions = self.design.recipe.functions
+        write(contents, target, overwrite=overwrite, functions=functions)
 
     def extend(
         self,
