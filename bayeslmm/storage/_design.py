@@ -20,8 +20,9 @@ from bayeslmm.exceptions import SamplingError, StorageError
 from bayeslmm.formula._functions import UserFunctions
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.inference.tree import SAMPLE_DIMS, parameter_dataset
+from bayeslmm.inference.variables import level_first, parameter_dims
 from bayeslmm.priors.record import Priors
-from bayeslmm.schema import group_keys
+from bayeslmm.schema import group_keys, u_name
 from bayeslmm.storage._frames import unpack_frame
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -78,7 +79,7 @@ def stored_design(
         recipe=Recipe(
             fixed=None,
             kept=kept,
-            response=Expression(formula.response, None),
+            response=Expression(formula.response, None, functions),
             offsets=(),
             weights=None if description["weights"] is None else str(description["weights"]),
             seen=data,
@@ -207,9 +208,14 @@ def check_priors(priors: Priors, design: Design) -> None:
 
 def check_draws(posterior: xr.Dataset, design: Design) -> None:
     """Raise StorageError for draws of other parameters than those of the model."""
-    draws = {str(name): variable.to_numpy() for name, variable in posterior.data_vars.items()}
+    effects = {u_name(factor.key): factor for factor in design.random}
+    draws = {
+        name: (level_first(effects[name], posterior[name]) if name in effects else posterior[name])
+        for name in parameter_dims(design)
+        if name in posterior.variables
+    }
     try:
-        expected = parameter_dataset(design, draws)
+        expected = parameter_dataset(design, {name: array.to_numpy() for name, array in draws.items()})
     except SamplingError as error:
         raise StorageError(f"The draws do not fit the model: {error}") from error
     for name, variable in expected.variables.items():
