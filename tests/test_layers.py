@@ -11,6 +11,8 @@ LAYERS = [
     "exceptions",
     "schema",
     "_optional",
+    "_arrow",
+    "column_types",
     "formula._splines",
     "formula._expressions",
     "formula._columns",

@@ -24,6 +24,7 @@ from bayeslmm.formula import _expressions
 from bayeslmm.formula._columns import (
     categories_of,
     check_finite,
+    check_kinds,
     conform,
     holds_levels,
     listed,
@@ -261,6 +262,7 @@ def evaluate(rhs: str, frame: pd.DataFrame) -> Columns:
     """
     variables = required_variables(rhs)
     prepared = prepare(frame, variables)
+    check_kinds(prepared, [token.value for token in tokens(rhs) if token.kind == "name"])
     values, model = _materialize(rhs, prepared)
     spec = _Spec(model=model, variables=variables, categories=categories_of(prepared))
     return Columns(values=values, names=_names(model), spec=spec)

@@ -8,6 +8,7 @@ from formulaic.materializers import FactorValues
 from formulaic.transforms import TRANSFORMS, C
 from formulaic.utils.stateful_transforms import stateful_transform
 
+from bayeslmm.formula._columns import whole_numbers
 from bayeslmm.formula._splines import natural_spline_basis, place_knots
 
 
@@ -30,6 +31,11 @@ def _ns(
     return FactorValues(basis, column_names=names)
 
 
+def _factor(data: Any, *args: Any, **kwargs: Any) -> FactorValues:
+    """R's ``factor``."""
+    return C(whole_numbers(data), *args, **kwargs)
+
+
 CONTEXT: Mapping[str, Any] = {
     **{
         name: getattr(np, name)
@@ -43,7 +49,8 @@ CONTEXT: Mapping[str, Any] = {
     "atan": np.arctan,
     "pmax": np.maximum,
     "pmin": np.minimum,
-    "factor": C,
+    "C": _factor,
+    "factor": _factor,
     "ns": _ns,
     "TRUE": True,
     "FALSE": False,
