@@ -67,7 +67,7 @@ def _from_dictionary(values: pa.ChunkedArray, name: str) -> pd.Series:
     try:
         places, categories = pd.factorize(known)
     except TypeError:  # values without a hash, such as lists
-        return from_arrow(values.cast(values.type.value_type), name)
+        return from_arrow(whole.dictionary.take(whole.indices), name)
     places = np.append(places, -1)  # for the code of what is missing
     index = pd.Index(categories)
     return pd.Series(pd.Categorical.from_codes(places[codes], index, values.type.ordered))

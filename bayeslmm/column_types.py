@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal
@@ -124,7 +124,9 @@ def _is_gap(value: Any) -> bool:
     """Whether a single value is missing; a signalling NaN would raise in pandas."""
     if isinstance(value, Decimal):
         return value.is_nan()
-    return value is None or value is pd.NA or value is pd.NaT or value != value
+    if isinstance(value, float | np.floating | np.datetime64 | np.timedelta64):
+        return bool(value != value)
+    return value is None or value is pd.NA or value is pd.NaT
 
 
 def _masked(values: NDArray[Any], present: NDArray[np.bool_], change: Any) -> list[Any]:
@@ -228,12 +230,11 @@ def refused(column: pd.Series) -> str:
 def _refused_objects(column: pd.Series) -> str:
     if pd.api.types.infer_dtype(column, skipna=True) == "string":
         return _refused_text(column)
-    values = [value for value in column if not _is_gap_or_nested(value)]
-    types = {type(value) for value in column if value is not None}
-    odd = sorted(kind.__name__ for kind in types if not issubclass(kind, Hashable))
+    values = [value for value in column if not _is_gap(value)]
+    odd = sorted({type(value).__name__ for value in values if not _can_be_level(value)})
     if odd:
         return f"values of type {', '.join(odd)}"
-    if any(issubclass(kind, complex | np.complexfloating) for kind in types):
+    if any(isinstance(value, complex | np.complexfloating) for value in values):
         return "complex numbers"
     truth = any(isinstance(value, _TRUTH) for value in values)
     if truth and any(isinstance(v, _NUMBERS) and not isinstance(v, bool) for v in values):
@@ -241,8 +242,12 @@ def _refused_objects(column: pd.Series) -> str:
     return _refused_text(value for value in values if isinstance(value, str))
 
 
-def _is_gap_or_nested(value: Any) -> bool:
-    return not isinstance(value, Hashable) or _is_gap(value)
+def _can_be_level(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _refused_text(values: Iterable[Any]) -> str:
@@ -252,6 +257,18 @@ def _refused_text(values: Iterable[Any]) -> str:
     except UnicodeEncodeError as error:
         return f"text that is not valid Unicode ({error.reason})"
     return ""
+
+
+def level_order(values: pd.Index) -> NDArray[np.intp]:
+    """How to sort distinct values: numbers by size, text by code point, mixed kinds as text."""
+    if values.dtype != object:
+        return np.argsort(values.to_numpy(), kind="stable")
+    items = values.tolist()
+    try:
+        return np.array(sorted(range(len(items)), key=items.__getitem__), dtype=np.intp)
+    except TypeError:
+        texts = [(str(item), type(item).__name__) for item in items]
+        return np.array(sorted(range(len(items)), key=texts.__getitem__), dtype=np.intp)
 
 
 # --- numbers ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.column_types import EXACT, kind_of, plain, refused, to_floats
+from bayeslmm.column_types import EXACT, kind_of, level_order, plain, refused, to_floats
 from bayeslmm.exceptions import DataError
 
 
@@ -52,7 +52,18 @@ def _normalised(column: pd.Series) -> pd.Series:
         return column.cat.remove_unused_categories()
     if kind == "truth values":
         return column.astype(object if column.isna().any() else bool)
+    if kind == "mixed values":
+        return _categorical(column)
     return column.astype(object) if kind == "text" else column
+
+
+def _categorical(column: pd.Series) -> pd.Series:
+    """Levels of mixed kinds, in an order that pandas does not have."""
+    codes, found = pd.factorize(column)
+    order = level_order(found)
+    place = np.append(np.argsort(order), -1)
+    categories = pd.Index(found.to_numpy()[order], dtype=object, tupleize_cols=False)
+    return pd.Series(pd.Categorical.from_codes(place[codes], categories))
 
 
 def check_kinds(prepared: pd.DataFrame, names: Iterable[str]) -> None:
@@ -87,7 +98,8 @@ def conform(prepared: pd.DataFrame, categories: Mapping[str, pd.Index]) -> pd.Da
     """Give columns the categories of earlier data; values outside them become missing."""
     columns = dict(prepared.items())
     for name, known in categories.items():
-        codes = known.get_indexer(pd.Index(prepared[name].astype(object)))
+        values = pd.Index(prepared[name].to_numpy(dtype=object), dtype=object, tupleize_cols=False)
+        codes = known.get_indexer(values)
         columns[name] = pd.Series(pd.Categorical.from_codes(codes, categories=known))
     return pd.DataFrame(columns, index=prepared.index)
 

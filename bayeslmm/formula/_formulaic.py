@@ -154,6 +154,14 @@ def check_terms(rhs: str) -> tuple[str, ...]:
     FormulaError
         With positions in `rhs`, if formulaic does not accept it.
     """
+    for token in tokens(rhs):
+        if token.kind == "name" and token.value == "1":
+            raise FormulaError(
+                "`1` cannot be told from the intercept; rename the column, or write I(`1`).",
+                rhs,
+                token.start,
+                token.end,
+            )
     try:
         terms = DefaultFormulaParser().get_terms(rhs)
         return tuple(":".join(sorted(str(f.expr) for f in term.factors)) for term in terms)

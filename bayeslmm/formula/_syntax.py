@@ -1,5 +1,6 @@
 """Grammar of formulas: brackets, sums of terms, and what no formula may contain."""
 
+import keyword
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,9 @@ def _check_python(source: str, token: Token) -> None:
             token.start + caret,
             token.start + caret + 1,
         )
+    for name in re.findall(r"`([^`]+)`", token.text):
+        if keyword.iskeyword(name):
+            fail(f"Python code cannot name a column `{name}`; rename it.", source, [token])
     try:
         functions = python_names(token.value).functions
     except SyntaxError:
