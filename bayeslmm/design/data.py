@@ -37,7 +37,8 @@ def column_names(data: Any) -> list[str]:
     DataError
         If `data` is not a data frame or has duplicate column names.
     """
-    return [str(name) for name in _columns_of(_native(data))]
+    columns = data if isinstance(data, Mapping) else _native(data).columns
+    return [str(name) for name in _checked_names(columns)]
 
 
 def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
@@ -69,7 +70,7 @@ def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
     (2, 2)
     """
     frame = _native(data)
-    names = _columns_of(frame)
+    names = _checked_names(frame.columns)
     if columns is not None:
         wanted = set(columns)
         names = [name for name in names if str(name) in wanted]
@@ -113,11 +114,17 @@ def plain_frame(data: Any, columns: Iterable[str]) -> pd.DataFrame:
     >>> plain_frame(frame, ["x"]).dtypes.to_dict()
     {'x': dtype('int64')}
     """
-    frame = to_frame(data, columns)
-    read = {name: plain(column) for name, column in frame.items()}
-    result = pd.DataFrame(read, index=frame.index, columns=frame.columns)
+    result = _plain(to_frame(data, columns))
     check_usable(result)
     return result
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    pairs = [(column, plain(column)) for _, column in frame.items()]
+    if all(new is old for old, new in pairs):
+        return frame
+    read = {old.name: new for old, new in pairs}
+    return pd.DataFrame(read, index=frame.index, columns=frame.columns)
 
 
 def to_column(values: Any, name: str) -> Any:
@@ -179,8 +186,7 @@ def _from_mapping(data: Mapping[Any, Any]) -> pd.DataFrame:
         raise DataError(f"These columns do not make a data frame: {error}.") from error
 
 
-def _columns_of(frame: Any) -> list[Hashable]:
-    columns = frame.columns
+def _checked_names(columns: Iterable[Hashable]) -> list[Hashable]:
     if isinstance(columns, pd.MultiIndex):
         raise DataError("The columns have several levels of names; flatten them to one.")
     names = list(columns)
@@ -265,9 +271,8 @@ def complete_cases(
             f"No row is complete: each of the {len(frame)} rows lacks a value of some variable "
             f"(missing values: {counts})."
         )
-    complete = frame[names].iloc[np.flatnonzero(~drop)]
-    whole = {name: plain(column) for name, column in complete.items()}  # no longer nullable
-    return pd.DataFrame(whole, index=complete.index, columns=names), np.flatnonzero(drop)
+    complete = _plain(frame[names].iloc[np.flatnonzero(~drop)])  # no longer nullable
+    return complete, np.flatnonzero(drop)
 
 
 def check_infinite(frame: pd.DataFrame, variables: Iterable[str]) -> None:
