@@ -35,8 +35,7 @@ def estimate_steps(fit):
     yield functools.partial(fit.contest, [[0.0, 1.0]])
     yield from (fit.average_predictions, fit.means, fit.influence, fit.residual_checks)
     yield from (fit.singularity, fit.methods_paragraph, fit.to_html, fit.ranef, fit.confint)
-    for plot in (fit.plot_caterpillar, fit.plot_covariance, fit.plot_fitted, fit.plot_residuals):
-        yield plot
+    yield from (fit.plot_caterpillar, fit.plot_covariance, fit.plot_fitted, fit.plot_residuals)
 
 
 def posterior_steps(post, folder):
