@@ -1,5 +1,6 @@
 """Seeded frames of every type: the model that plain Python gives, or one of our errors."""
 
+import datetime as dt
 import warnings
 
 import numpy as np
@@ -211,3 +212,23 @@ def test_many_frames_of_every_type(tmp_path, capfd):
     outcomes = run(range(SEEDS, SEEDS + SEEDS_SLOW), tmp_path, fits=set(range(SEEDS, 4000, 700)))
     assert min(outcomes.values()) > SEEDS_SLOW / 5
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [dt.date(2020, 1, 2), dt.date(2019, 5, 1), dt.date(2021, 1, 1)],
+        [dt.datetime(2020, 1, 2), dt.datetime(2019, 5, 1), dt.datetime(2021, 1, 1)],
+        [3, "a", "2"],
+        [(1,), (2,), (1, 2)],
+        [2.5, 1.0, 2.0],
+    ],
+    ids=["dates", "moments", "mixed", "tuples", "numbers"],
+)
+def test_means_of_levels_of_any_kind(values):
+    column = np.fromiter([values[i % 3] for i in range(36)], dtype=object, count=36)
+    data = {"y": np.arange(36) % 11 * 1.5, "f": pd.Series(column), "g": np.arange(36) // 6}
+    fit = blm.LMM("y ~ C(f) + (1 | g)", data).reml()
+    averages, means = fit.average_predictions("f"), fit.means("f")
+    assert set(averages.quantities.labels["f"]) == set(values)
+    np.testing.assert_allclose(averages.table()["estimate"], means.table()["estimate"])
