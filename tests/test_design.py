@@ -748,3 +748,85 @@ def test_numbers_as_text_are_no_factor():
 def test_one_row_is_not_enough():
     with pytest.raises(DataError, match="There is only 1 complete row"):
         build_design("y ~ x + (1 | g)", make_frame().head(1))
+
+
+# --- types of columns ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int64", "uint64", "UInt8", "int8[pyarrow]"])
+def test_whole_numbers_do_not_wrap_around(dtype):
+    data = make_frame()
+    data["n"] = pd.Series(np.arange(48) % 12, index=data.index).astype(dtype)
+    x = np.arange(48.0) % 12
+    for term, values in {"I(n - 5)": x - 5, "I(n**20)": x**20}.items():
+        design = build_design(f"y ~ {term} + (1 | g)", data)
+        np.testing.assert_array_equal(design.X[:, 1], values)
+
+
+def test_levels_that_are_whole_numbers_have_no_decimals():
+    data = make_frame()
+    for dtype in ("float16", "float64", "int8", "Int64"):
+        data["n"] = pd.Series(np.arange(48) % 3, index=data.index).astype(dtype)
+        assert build_design("y ~ C(n) + (1 | g)", data).coefs[1:] == ("C(n)[T.1]", "C(n)[T.2]")
+
+
+@pytest.mark.parametrize("convert", [pl.DataFrame, pa.table, dict], ids=["polars", "arrow", "dict"])
+def test_large_integers_with_gaps_keep_their_levels(convert):
+    ids = [2**53 + i % 4 for i in range(24)]
+    ids[7] = None
+    data = convert({"y": [float(i % 7) for i in range(24)], "g": ids})
+    design = build_design("y ~ 1 + (1 | g)", data)
+    assert design.random[0].levels.tolist() == [str(2**53 + i) for i in range(4)]
+    assert design.dropped.tolist() == [7]
+
+
+REFUSED = ", which a model cannot use. A column may hold numbers, truth values, text, categories, "
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1], [2]], "`q` holds values of type list" + REFUSED),
+        ([{}, {}], "`q` holds values of type dict" + REFUSED),
+        ([1j, 2.0], "`q` holds complex numbers (complex128)" + REFUSED),
+        ([1, True, "a"], "`q` holds both truth values and numbers, which count as equal"),
+        (["\ud800", "b"], "`q` holds text that is not valid Unicode (surrogates not allowed)"),
+        ([2**53, 2**53 + 1], "`q` holds whole numbers beyond 2^53, some of which are one and the"),
+        ([2**70, 2**70 + 1], "`q` holds whole numbers beyond 2^53, some of which are one and the"),
+        (pd.interval_range(0, 2), "`q` must be converted from intervals to numbers. To make it a"),
+        (pd.date_range("2020", periods=2), "`q` must be converted from dates or times to numbers."),
+        ([10**400, 1.5], "`q` is infinite in 24 of 48 rows"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else type(value).__name__,
+)
+def test_columns_that_no_model_can_use(values, message):
+    objects = np.fromiter([values[i % len(values)] for i in range(48)], dtype=object, count=48)
+    column = pd.Series(objects, dtype=object, index=make_frame().index)
+    column = column.infer_objects() if not isinstance(values[0], str) else column
+    assert error(DataError, "y ~ q + (1 | g)", make_frame().assign(q=column)).startswith(message)
+
+
+def test_dates_are_no_weights():
+    data = make_frame().assign(w=pd.date_range("2020", periods=48))
+    assert "The weights `w` must be numbers, got datetime64" in error(
+        DataError, "y ~ x + (1 | g)", data, weights="w"
+    )
+
+
+def test_columns_that_a_formula_would_misread():
+    data = make_frame().rename(columns={"x": "1", "z": "True"})
+    assert error(FormulaError, "y ~ `1` + (1 | g)", data).startswith(
+        "`1` cannot be told from the intercept; rename the column, or write I(`1`)."
+    )
+    assert build_design("y ~ I(`1`) + (1 | g)", data).X[:, 1].tolist() == data["1"].tolist()
+    doubled = build_design("y ~ I(`True` * 2) + (1 | g)", data).X[:, 1]
+    assert doubled.tolist() == (2 * data["True"]).tolist()
+
+
+def test_levels_of_mixed_kinds_have_one_order():
+    values = [(1, "a"), (2,), (1, 2)]
+    cells = np.fromiter([values[i % 3] for i in range(48)], dtype=object, count=48)
+    data = make_frame().assign(t=pd.Series(cells, index=make_frame().index))
+    design = build_design("y ~ t + (1 | g)", data)
+    assert design.coefs[1:] == ("t[T.(1, 2)]", "t[T.(2,)]")
+    np.testing.assert_array_equal(design.encode(data).X, design.X)

@@ -12,6 +12,8 @@ LAYERS = [
     "schema",
     "_optional",
     "_writing",
+    "_arrow",
+    "column_types",
     "formula._splines",
     "formula._signatures",
     "formula._python",

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.design._inputs import check_present, predictors
-from bayeslmm.design.data import column_names, listed, to_frame
+from bayeslmm.design.data import column_names, listed, plain_frame
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula._formulaic import required_variables
@@ -289,7 +289,7 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
         raise DataError(
             f"at= has no covariate of the model ({allowed}); the columns given are {given}."
         )
-    frame = to_frame(at, own).reset_index(drop=True)
+    frame = plain_frame(at, own).reset_index(drop=True)
     labels = frame.copy()
     for name in needed.difference(names):
         # variables of the fixed effects alone: any value gives the same result

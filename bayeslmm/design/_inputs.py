@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design.data import listed, missing
+from bayeslmm.column_types import kind_of, plain, refused, to_floats
+from bayeslmm.design.data import listed, missing, to_column
 from bayeslmm.design.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula._formulaic import (
@@ -139,8 +140,7 @@ def check_fixed_factors(formula: Formula, frame: pd.DataFrame) -> None:
     """Raise DataError for a factor of the fixed effects that has one level."""
     named = {token.value for token in tokens(formula.fixed) if token.kind == "name"}
     for name in sorted(named):
-        dtype = frame[name].dtype
-        if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
+        if kind_of(frame[name]) == "numbers":
             continue
         levels = column_levels(frame[name])[1]
         if len(levels) >= NUMBERS_AS_TEXT and _look_like_numbers(frame[name], levels):
@@ -210,12 +210,13 @@ def precision_weights(
     else:
         column = _weights_column(weights, frame, data)
     label = f"The weights `{weights}`" if isinstance(weights, str) else "The weights"
-    if pd.api.types.is_bool_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype):
-        raise DataError(f"{label} must be numbers, got {column.dtype} values.")
-    try:
-        values = column.to_numpy(dtype=np.float64, na_value=np.nan).copy()
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{label} must be numbers, got {column.dtype} values.") from error
+    given = column.dtype
+    column = plain(column)
+    if column.isna().all():
+        raise DataError(f"{label} are all missing.")
+    if refused(column) or kind_of(column) != "numbers":
+        raise DataError(f"{label} must be numbers, got {given} values.")
+    values = to_floats(column).to_numpy().copy()
     bad = ~np.isnan(values) & ~((values > 0) & (values < np.inf))
     if bad.any():
         first = int(bad.argmax())
@@ -224,8 +225,6 @@ def precision_weights(
             f"{values[first]:g} at position {first}). A row that should not count must be taken "
             "out of the data."
         )
-    if np.isnan(values).all():
-        raise DataError(f"{label} are all missing.")
     return values
 
 
@@ -238,7 +237,8 @@ def _weights_column(weights: Any, frame: pd.DataFrame, data: Any) -> pd.Series:
                 "them to the data and give the name of the column."
             )
     else:
-        column = pd.Series(np.asarray(weights)) if np.ndim(weights) == 1 else pd.Series([0.0])
+        weights = np.asarray(weights) if np.ndim(weights) != 1 else to_column(weights, "weights")
+        column = pd.Series(weights) if np.ndim(weights) == 1 else pd.Series([0.0])
     if np.ndim(weights) != 1 or len(column) != len(frame):
         raise DataError(
             f"The weights must be one value per row of the data, {len(frame)} values, got shape "

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.column_types import check_usable, plain
 from bayeslmm.exceptions import DataError
 
 Codes = NDArray[np.intp]
@@ -36,7 +37,8 @@ def column_names(data: Any) -> list[str]:
     DataError
         If `data` is not a data frame or has duplicate column names.
     """
-    return [str(name) for name in _columns_of(_native(data))]
+    columns = data if isinstance(data, Mapping) else _native(data).columns
+    return [str(name) for name in _checked_names(columns)]
 
 
 def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
@@ -68,7 +70,7 @@ def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
     (2, 2)
     """
     frame = _native(data)
-    names = _columns_of(frame)
+    names = _checked_names(frame.columns)
     if columns is not None:
         wanted = set(columns)
         names = [name for name in names if str(name) in wanted]
@@ -78,19 +80,73 @@ def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
         taken = frame.loc[:, names].copy()
         taken.columns = pd.Index([str(name) for name in names], dtype=object)
         return taken
-    return _converted(frame.select(names))
+    texts = [str(name) for name in names]
+    read = {text: _of_narwhals(frame[text], text) for text in texts}
+    return pd.DataFrame(
+        read, index=pd.RangeIndex(len(frame)), columns=pd.Index(texts, dtype=object)
+    )
 
 
-def _converted(frame: nw.DataFrame[Any]) -> pd.DataFrame:
-    if frame.implementation.is_pyarrow():  # its metadata may turn columns into an index
-        return frame.to_native().replace_schema_metadata(None).to_pandas()
-    result = frame.to_pandas().reset_index(drop=True)
-    if frame.implementation.is_polars():
-        for name, dtype in frame.schema.items():
-            if dtype == nw.Categorical:
-                values = result[name]
-                result[name] = values.cat.set_categories(sorted(values.cat.categories))
+def plain_frame(data: Any, columns: Iterable[str]) -> pd.DataFrame:
+    """Turn columns of a data frame of any kind into the forms that models are built from.
+
+    Parameters
+    ----------
+    data : data frame or mapping
+        As for `to_frame`.
+    columns : iterable of str
+        Take only those of these columns that exist.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `to_frame`, each column as `plain` gives it: the same for the same content, whatever
+        the type of the frame and of its columns.
+
+    Raises
+    ------
+    DataError
+        As `to_frame`, and if a column holds what no model can use, such as lists.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"x": pd.array([3, 1], dtype="uint8"), "other": [[1], [2]]})
+    >>> plain_frame(frame, ["x"]).dtypes.to_dict()
+    {'x': dtype('int64')}
+    """
+    result = _plain(to_frame(data, columns))
+    check_usable(result)
     return result
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    pairs = [(column, plain(column)) for _, column in frame.items()]
+    if all(new is old for old, new in pairs):
+        return frame
+    read = {old.name: new for old, new in pairs}
+    return pd.DataFrame(read, index=frame.index, columns=frame.columns)
+
+
+def to_column(values: Any, name: str) -> Any:
+    """Turn one column of any kind, or a list, into what makes a column of pandas."""
+    if isinstance(values, list | tuple):  # pandas would make floats of whole numbers with gaps
+        return plain(pd.Series(np.fromiter(values, dtype=object, count=len(values)))).array
+    if isinstance(values, pd.Series) or type(values).__module__.startswith("numpy"):
+        return values
+    module = type(values).__module__.partition(".")[0]
+    if module in ("polars", "pyarrow") and hasattr(values, "__len__"):
+        from bayeslmm import _arrow
+
+        read = _arrow.from_polars if module == "polars" else _arrow.from_arrow
+        return plain(read(values, name)).array
+    return values
+
+
+def _of_narwhals(column: nw.Series[Any], name: str) -> Any:
+    known = column.implementation.is_polars() or column.implementation.is_pyarrow()
+    if known:
+        return to_column(column.to_native(), name)
+    return column.to_pandas().array
 
 
 def _native(data: Any) -> Any:
@@ -119,7 +175,7 @@ def _from_mapping(data: Mapping[Any, Any]) -> pd.DataFrame:
             "belong together; pass a data frame."
         )
     try:
-        return pd.DataFrame(dict(data))
+        return pd.DataFrame({name: to_column(column, str(name)) for name, column in data.items()})
     except (ValueError, TypeError) as error:
         if not any(
             hasattr(column, "__len__") and not isinstance(column, str) for column in data.values()
@@ -130,8 +186,7 @@ def _from_mapping(data: Mapping[Any, Any]) -> pd.DataFrame:
         raise DataError(f"These columns do not make a data frame: {error}.") from error
 
 
-def _columns_of(frame: Any) -> list[Hashable]:
-    columns = frame.columns
+def _checked_names(columns: Iterable[Hashable]) -> list[Hashable]:
     if isinstance(columns, pd.MultiIndex):
         raise DataError("The columns have several levels of names; flatten them to one.")
     names = list(columns)
@@ -216,7 +271,8 @@ def complete_cases(
             f"No row is complete: each of the {len(frame)} rows lacks a value of some variable "
             f"(missing values: {counts})."
         )
-    return frame[names].iloc[np.flatnonzero(~drop)], np.flatnonzero(drop)
+    complete = _plain(frame[names].iloc[np.flatnonzero(~drop)])  # no longer nullable
+    return complete, np.flatnonzero(drop)
 
 
 def check_infinite(frame: pd.DataFrame, variables: Iterable[str]) -> None:

@@ -37,8 +37,8 @@ from bayeslmm.design.data import (
     column_names,
     complete_cases,
     missing,
+    plain_frame,
     read_only,
-    to_frame,
 )
 from bayeslmm.design.random_factors import RandomFactor, encode_factor, random_factors, shortened
 from bayeslmm.exceptions import DataError
@@ -303,7 +303,7 @@ def build_design(
     check_variables(formula, names)
     variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
     named = weights if isinstance(weights, str) else None
-    frame = to_frame(data, variables if named is None else variables | {named})
+    frame = plain_frame(data, variables if named is None else variables | {named})
     values = precision_weights(weights, frame, data, names)
     check_infinite(frame, variables)
     gaps = None if values is None else np.isnan(values)
@@ -387,7 +387,7 @@ def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> 
     if weights is None and recipe.weights in names:
         weights = recipe.weights
     named = {weights} if isinstance(weights, str) else set[str]()
-    frame = to_frame(new_data, needed | response | named)
+    frame = plain_frame(new_data, needed | response | named)
     values = precision_weights(weights, frame, new_data, names)
     check_complete(frame, needed)
     check_infinite(frame, needed)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.column_types import level_order
 from bayeslmm.design.data import Codes, read_only
 from bayeslmm.exceptions import DataError
 
@@ -88,7 +89,7 @@ def column_levels(column: pd.Series) -> tuple[Codes, pd.Index]:
             f"The values of `{column.name}` cannot be levels of a factor: {error}."
         ) from error
     values = _canonical(pd.Index(uniques))
-    order = _sort_order(values)
+    order = level_order(values)
     return _renumber(first, order, len(values)), values[order]
 
 
@@ -121,17 +122,6 @@ def _canonical(values: pd.Index) -> pd.Index:
     if kind == "integer" and max(abs(value) for value in values) < 2**63:
         return pd.Index(values.to_numpy(dtype=np.int64))
     return values
-
-
-def _sort_order(values: pd.Index) -> Codes:
-    if values.dtype != object:
-        return np.argsort(values.to_numpy(), kind="stable")
-    items = values.tolist()
-    try:
-        return np.array(sorted(range(len(items)), key=items.__getitem__), dtype=np.intp)
-    except TypeError:
-        texts = [(str(item), type(item).__name__) for item in items]
-        return np.array(sorted(range(len(items)), key=texts.__getitem__), dtype=np.intp)
 
 
 def is_continuous(column: pd.Series) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.column_types import EXACT, kind_of, level_order, plain, refused, to_floats
 from bayeslmm.exceptions import DataError
 
 
@@ -22,13 +23,13 @@ def prepare(frame: pd.DataFrame, variables: Iterable[str]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        With a range index. Unused categories are dropped; nullable, Arrow and object columns
-        of numbers or booleans become numpy's; strings become object columns.
+        With a range index. Numbers of any type become float64, truth values bool, strings
+        objects; unused categories are dropped.
 
     Raises
     ------
     DataError
-        If a column does not exist.
+        If a column does not exist, or holds whole numbers that floats cannot tell apart.
     """
     wanted = sorted(variables)
     present = set(frame.columns)
@@ -43,21 +44,45 @@ def prepare(frame: pd.DataFrame, variables: Iterable[str]) -> pd.DataFrame:
 
 
 def _normalised(column: pd.Series) -> pd.Series:
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
+    column = plain(column)
+    kind = kind_of(column)
+    if kind == "numbers" and not refused(column):
+        return to_floats(column)  # whole numbers wrap around: 3 - 5 is 254 in eight bits
+    if kind == "categories":
         return column.cat.remove_unused_categories()
-    if isinstance(dtype, np.dtype) and dtype.kind == "O":
-        inferred = pd.api.types.infer_dtype(column, skipna=False)
-        if inferred in ("integer", "floating", "mixed-integer-float", "decimal"):
-            return column.astype(float)
-        return column.astype(bool) if inferred == "boolean" else column
-    if pd.api.types.is_string_dtype(dtype):
-        return column.astype(object)
-    if pd.api.types.is_bool_dtype(dtype):
+    if kind == "truth values":
         return column.astype(object if column.isna().any() else bool)
-    if pd.api.types.is_numeric_dtype(dtype) and not isinstance(dtype, np.dtype):
-        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return column
+    if kind == "mixed values":
+        return _categorical(column)
+    return column.astype(object) if kind == "text" else column
+
+
+def _categorical(column: pd.Series) -> pd.Series:
+    """Levels of mixed kinds, in an order that pandas does not have."""
+    codes, found = pd.factorize(column)
+    order = level_order(found)
+    place = np.append(np.argsort(order), -1)
+    categories = pd.Index(found.to_numpy()[order], dtype=object, tupleize_cols=False)
+    return pd.Series(pd.Categorical.from_codes(place[codes], categories))
+
+
+def check_kinds(prepared: pd.DataFrame, names: Iterable[str]) -> None:
+    """Raise DataError for a column among `names` that is neither numeric nor a factor."""
+    for name in names:
+        kind = kind_of(prepared[name])
+        if kind in ("dates or times", "intervals"):
+            raise DataError(
+                f"`{name}` must be converted from {kind} to numbers. To make it a factor, write "
+                f"C({name})."
+            )
+
+
+def whole_numbers(values: Any) -> Any:
+    """Levels that are whole numbers as integers, so that labels do not say ``2.0``."""
+    if not isinstance(values, pd.Series) or values.dtype != np.float64:
+        return values
+    whole = (values == np.rint(values)) & (np.abs(values) < EXACT)
+    return values.astype(np.int64) if whole.all() else values
 
 
 def categories_of(prepared: pd.DataFrame) -> dict[str, pd.Index]:
@@ -73,7 +98,8 @@ def conform(prepared: pd.DataFrame, categories: Mapping[str, pd.Index]) -> pd.Da
     """Give columns the categories of earlier data; values outside them become missing."""
     columns = dict(prepared.items())
     for name, known in categories.items():
-        codes = known.get_indexer(pd.Index(prepared[name].astype(object)))
+        values = pd.Index(prepared[name].to_numpy(dtype=object), dtype=object, tupleize_cols=False)
+        codes = known.get_indexer(values)
         columns[name] = pd.Series(pd.Categorical.from_codes(codes, categories=known))
     return pd.DataFrame(columns, index=prepared.index)
 

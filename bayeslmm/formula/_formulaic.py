@@ -23,6 +23,7 @@ from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula._columns import (
     categories_of,
     check_finite,
+    check_kinds,
     conform,
     holds_levels,
     listed,
@@ -226,6 +227,14 @@ def check_terms(rhs: str) -> tuple[str, ...]:
     FormulaError
         With positions in `rhs`, if formulaic does not accept it.
     """
+    for token in tokens(rhs):
+        if token.kind == "name" and token.value == "1":
+            raise FormulaError(
+                "`1` cannot be told from the intercept; rename the column, or write I(`1`).",
+                rhs,
+                token.start,
+                token.end,
+            )
     try:
         terms = _Parser().get_terms(rhs)
         return tuple(":".join(sorted(str(f.expr) for f in term.factors)) for term in terms)
@@ -334,6 +343,7 @@ def evaluate(rhs: str, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTI
     """
     variables = required_variables(rhs)
     prepared = prepare(frame, variables)
+    check_kinds(prepared, [token.value for token in tokens(rhs) if token.kind == "name"])
     values, model = _materialize(_model_spec(rhs), prepared, functions)
     spec = _Spec(
         model=model,

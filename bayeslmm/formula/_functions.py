@@ -11,6 +11,7 @@ from formulaic.utils.stateful_transforms import stateful_transform
 
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula import _signatures
+from bayeslmm.formula._columns import whole_numbers
 from bayeslmm.formula._splines import natural_spline_basis, place_knots
 
 __all__ = ["FactorValues", "own_functions"]
@@ -37,17 +38,23 @@ def _ns(
     return FactorValues(basis, column_names=names)
 
 
+def _factor(data: Any, *args: Any, **kwargs: Any) -> FactorValues:
+    """R's ``factor``."""
+    return C(whole_numbers(data), *args, **kwargs)
+
+
 def _exp10(x: Any) -> Any:
     return np.power(10.0, x)
 
 
 _RENAMED: Mapping[str, Callable[..., Any]] = {
+    "C": _factor,
     "I": lambda x: x,
     "acos": np.arccos,
     "asin": np.arcsin,
     "atan": np.arctan,
     "exp10": _exp10,  # formulaic's is the tenth power
-    "factor": C,
+    "factor": _factor,
     "ns": _ns,
     "pmax": np.maximum,
     "pmin": np.minimum,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -118,7 +119,9 @@ def sample_nuts(
     model = build_model(design, priors, form, system)
     kwargs.setdefault("compute_convergence_checks", False)  # diagnostics.check does them
     start = time.perf_counter()
-    with model:
+    with model, warnings.catch_warnings():
+        # of PyMC's own sampler, whose start method is PyMC's to choose
+        warnings.filterwarnings("ignore", r".*use of fork\(\) may lead", DeprecationWarning)
         raw = pm.sample(
             draws=draws,
             tune=tune,

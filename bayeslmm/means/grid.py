@@ -82,7 +82,7 @@ def levels_of(column: pd.Series) -> list[Any]:
         return [value for value in (False, True) if (column == value).any()]
     if pd.api.types.is_numeric_dtype(column.dtype):
         return sorted(column.unique().tolist())
-    return sorted(column_levels(column)[1].tolist())
+    return column_levels(column)[1].tolist()
 
 
 def _made_factors(rhs: str) -> frozenset[str]:

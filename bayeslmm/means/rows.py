@@ -87,8 +87,7 @@ def row_groups(frame: pd.DataFrame, by: Sequence[str], overall: pd.DataFrame) ->
     codes = np.zeros(len(frame), dtype=np.intp)
     for name in reversed(by):
         order = {value: i for i, value in enumerate(levels_of(frame[name]))}
-        keys = frame[name].astype(str) if _as_text(frame[name]) else frame[name]
-        codes = codes * len(order) + np.array([order[key] for key in keys], dtype=np.intp)
+        codes = codes * len(order) + np.array([order[key] for key in frame[name]], dtype=np.intp)
     _, first, places, counts = np.unique(
         codes, return_index=True, return_inverse=True, return_counts=True
     )
@@ -97,14 +96,6 @@ def row_groups(frame: pd.DataFrame, by: Sequence[str], overall: pd.DataFrame) ->
     entries = (1.0 / counts[places], (places, np.arange(len(frame))))
     matrix = sp.csr_array(entries, shape=(len(labels), len(frame)))
     return Groups(labels=labels, matrix=matrix)
-
-
-def _as_text(column: pd.Series) -> bool:
-    """Whether levels of a column are listed as text."""
-    dtype = column.dtype
-    return is_factor(column) and not (
-        isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(dtype)
-    )
 
 
 def average_rows(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design.data import column_names, to_frame
+from bayeslmm.design.data import column_names, plain_frame
 from bayeslmm.design.design import Design, RandomFactor
 from bayeslmm.design.grouping import grouping_factor
 from bayeslmm.exceptions import DataError
@@ -199,7 +199,7 @@ def _population_rows(
         encoded = partial.encode(new, weights=weights, random="covariates")
         names = column_names(new)
         grouping = {name for factor in partial.random for name in factor.factors}
-        source = to_frame(new, grouping & set(names))
+        source = plain_frame(new, grouping & set(names))
     found = {}
     for factor in encoded.random:
         codes = _units(source, factor, names)

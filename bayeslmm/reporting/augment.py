@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design.data import to_frame
+from bayeslmm.design.data import plain_frame, to_frame
 from bayeslmm.design.design import Design
 from bayeslmm.diagnosis.influence import row_influence
 from bayeslmm.exceptions import DataError
@@ -171,7 +171,7 @@ def _given(design: Design) -> dict[str, Array]:
 
 def _kept_rows(design: Design, data: Any) -> NDArray[np.intp]:
     """Places in the data of the rows used; raises where these are other data."""
-    frame = to_frame(data, design.data.columns)
+    frame = plain_frame(data, design.data.columns)
     expected = design.n + len(design.dropped)
     if len(frame) != expected:
         raise DataError(

@@ -215,7 +215,8 @@ def check_draws(posterior: xr.Dataset, design: Design) -> None:
         if name in posterior.variables
     }
     try:
-        expected = parameter_dataset(design, {name: array.to_numpy() for name, array in draws.items()})
+        arrays = {name: array.to_numpy() for name, array in draws.items()}
+        expected = parameter_dataset(design, arrays)
     except SamplingError as error:
         raise StorageError(f"The draws do not fit the model: {error}") from error
     for name, variable in expected.variables.items():

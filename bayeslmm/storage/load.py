@@ -51,7 +51,8 @@ def load(
     StorageError
         If the file was not written by :meth:`Posterior.save`, is damaged or was changed (its
         SHA-256 is recorded), has another layout, or the installed libraries make other levels or
-        priors of it; or if functions of yours are needed and not given. Predicting for new data raises it if they make other columns.
+        priors of it; or if functions of yours are needed and not given. Predicting for new data
+        raises it if they make other columns.
 
     Examples
     --------
