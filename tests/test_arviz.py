@@ -285,12 +285,11 @@ def test_one_level_and_one_coefficient_have_no_constants(frame):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["noncentered", "centered", "marginal"])
-def test_summary_of_nuts(frame, form):
-    """Every engine writes the same layout; the effects are near those of the exact draws."""
+def test_summary_of_nuts(frame):
+    """The centred form, whose effects have levels first in PyMC; the effects are near the exact."""
     model = blm.LMM(MODELS["three"], frame)
     options = {"tune": 300, "cores": 1, "chains": 2, "progressbar": False, "random_seed": 1}
-    post = model.fit(method="nuts", form=form, draws=200, **options)
+    post = model.fit(method="nuts", form="centered", draws=200, **options)
     exact = model.fit(random_seed=1)
     assert_summary_is_right(post.data)
     gap = (post.ranef()["g"] - exact.ranef()["g"]) / exact.ranef_sd()["g"]
