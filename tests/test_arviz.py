@@ -282,3 +282,15 @@ def test_one_level_and_one_coefficient_have_no_constants(frame):
     """Effects that the data do not inform still vary from draw to draw."""
     post = blm.LMM("y ~ 1 + (1 | g)", frame.assign(y=frame["z"])).fit(draws=50, random_seed=1)
     assert_summary_is_right(post.data)
+
+
+@pytest.mark.slow
+def test_summary_of_nuts(frame):
+    """The centred form, whose effects have levels first in PyMC; the effects are near the exact."""
+    model = blm.LMM(MODELS["three"], frame)
+    options = {"tune": 300, "cores": 1, "chains": 2, "progressbar": False, "random_seed": 1}
+    post = model.fit(method="nuts", form="centered", draws=200, **options)
+    exact = model.fit(random_seed=1)
+    assert_summary_is_right(post.data)
+    gap = (post.ranef()["g"] - exact.ranef()["g"]) / exact.ranef_sd()["g"]
+    assert np.abs(gap.to_numpy()).max() < 0.5
