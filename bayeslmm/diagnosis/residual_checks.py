@@ -20,15 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bayeslmm.design.design import Design
-from bayeslmm.diagnosis.outliers import (
-    Candidate,
-    Outlier,
-    Place,
-    candidates,
-    deviations,
-    left_out_test,
-    shift_test,
-)
+from bayeslmm.diagnosis.outliers import Outlier, extreme, left_out_test, shift_test
 from bayeslmm.diagnosis.report import Report
 from bayeslmm.diagnosis.standardised import (
     Standardised,
@@ -61,6 +53,10 @@ FEWEST_CASES = 3
 
 OUTLYING = 3.0
 """Scaled residuals beyond this are counted as outliers."""
+
+LARGEST_RESIDUAL = "largest residual"
+
+LARGEST_EFFECT = "largest random effect"
 
 FEWEST_DRAWS = 20
 
@@ -110,12 +106,12 @@ class ResidualChecks(Report):
     ----------
     table : pandas.DataFrame
         A row per check: `observed`, its statistic; `expected`, the mean of that of responses
-        simulated from the model (of the largest deviations, the median of their size); `p_value`,
+        simulated from the model (for the largest residual, its median); `p_value`,
         the probability under the model of one at least as extreme.
     largest : pandas.DataFrame
         The largest residual, and the largest random effect of each coefficient: which `case` it is,
-        its `deviation` in standard deviations of what all other data say of it, and what is
-        `also_far_out`.
+        its `deviation` in standard deviations (of a residual, of what all other rows say of it),
+        and what is `also_far_out`.
     residuals : pandas.DataFrame
         A row per row of the data: `fitted`; `response`, the response less that; `pearson`, over its
         residual standard deviation; `standardised`, that over the root of one less the leverage;
@@ -158,16 +154,16 @@ def check_estimate(
     rng = np.random.default_rng(random_seed)
     joint = point_draws(fit, ())
     units = standard_units(design, fit.plan, fit.prior, joint, given_beta=fit.given_beta)
-    found, extremes = _compare(design, units, draws, rng)
-    found |= _whitened(design, fit.plan, joint, draws, rng)
-    tests, failures = [], []
-    for candidate in candidates(extremes):
+    compared = _compare(design, units, draws, rng)
+    whitened = _whitened(design, fit.plan, joint, draws, rng)
+    row, failure, test = extreme(compared.residuals), "", None
+    if row is not None:
         try:
-            tests.append((candidate, shift_test(design, candidate)))
+            test = shift_test(design, row)
         except DataError as error:
-            failures.append(f"{candidate.check(design)} was not tested: {error}")
+            failure = f"The {LARGEST_RESIDUAL} was not tested: {error}"
     residuals = residual_table(design, fit.plan, fit.prior, joint, given_beta=fit.given_beta)
-    return _result(design, found, tests, residuals, draws, failures)
+    return _result(design, compared, whitened, test, residuals, draws, failure)
 
 
 def check_posterior(
@@ -185,14 +181,14 @@ def check_posterior(
     few = thinned(design, plan, joint.thin(min(draws, MOST_POINTS)))
     each = -(-min(draws, joint.size) // few.size)
     units = standard_units(design, plan, prior, few, given_beta=given)
-    found, extremes = _compare(design, units, each, rng)
-    found |= _whitened(design, plan, few, each, rng)
-    tests = [
-        (candidate, left_out_test(design, plan, priors, joint, candidate, rng))
-        for candidate in candidates(extremes)
-    ]
+    compared = _compare(design, units, each, rng)
+    whitened = _whitened(design, plan, few, each, rng)
+    row, test = extreme(compared.residuals), None
+    if row is not None:
+        log_sd = compared.log_sd[:, row.at]
+        test = left_out_test(design, plan, priors, joint, row, log_sd, rng)
     residuals = residual_table(design, plan, prior, joint.thin(draws), given_beta=given)
-    return _result(design, found, tests, residuals, each * few.size, [])
+    return _result(design, compared, whitened, test, residuals, each * few.size)
 
 
 def normal_misfit(values: Array, _: Array | None = None) -> Array:
@@ -208,6 +204,11 @@ def normal_misfit(values: Array, _: Array | None = None) -> Array:
     ordered = ordered - ordered.mean(axis=-1, keepdims=True)
     squares = np.sum(ordered**2, axis=-1) * np.sum(scores**2)
     return np.asarray(1.0 - (ordered @ scores) ** 2 / squares)
+
+
+def largest_share(values: Array) -> Array:
+    """Largest size of values (..., n) over their root mean square."""
+    return np.asarray(np.max(np.abs(values), axis=-1) / np.sqrt(np.mean(values**2, axis=-1)))
 
 
 def outlier_count(scaled: Array, _: Array) -> Array:
@@ -247,6 +248,12 @@ def spread_across(codes: NDArray[np.intp], n_levels: int) -> Statistic:
     return statistic
 
 
+EFFECT_CHECKS: dict[str, Callable[[Array], Array]] = {
+    "normality of random effects": normal_misfit,
+    LARGEST_EFFECT: largest_share,
+}
+
+
 def _check_draws(draws: object) -> None:
     if isinstance(draws, bool) or not isinstance(draws, Integral) or draws < FEWEST_DRAWS:
         raise ValueError(
@@ -254,25 +261,52 @@ def _check_draws(draws: object) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Compared:
+    """The data and replicates at T draws of the covariance parameters.
+
+    Attributes
+    ----------
+    pairs : dict of str to list of Pair
+        Statistics by check.
+    residuals, log_sd : ndarray (T, n)
+        Residuals in standard units, and log standard deviations of the rows given all others.
+    effects : tuple of ndarray (T, J, k)
+        Random effects in standard units.
+    """
+
+    pairs: dict[str, list[Pair]]
+    residuals: Array
+    log_sd: Array
+    effects: tuple[Array, ...]
+
+
 def _compare(
     design: Design,
     units: Iterable[tuple[JointDraws, StandardUnits]],
     replicates: int,
     rng: np.random.Generator,
-) -> tuple[dict[str, list[Pair]], list[dict[Place, Array]]]:
-    """Statistics of the data and of replicates by check, and deviations, draw by draw."""
-    found: dict[str, list[Pair]] = {}
-    extremes = []
+) -> _Compared:
+    """Statistics of the data and of replicates, draw by draw."""
+    pairs: dict[str, list[Pair]] = {}
+    seen, log_sd = [], []
     for draw, unit in units:
-        extremes.append(deviations(unit))
         checks = _checks(design, unit)
-        seen = unit.observed()
-        observed = {name: statistic(seen) for name, statistic in checks.items()}
+        seen.append(unit.observed())
+        log_sd.append(np.log(unit.sigma) - 0.5 * np.log(unit.left))
+        observed = {name: statistic(seen[-1]) for name, statistic in checks.items()}
         for responses in simulated(design, draw, replicates, rng):
             replicated = unit.replicated(responses)
             for name, statistic in checks.items():
-                found.setdefault(name, []).append((observed[name], statistic(replicated)))
-    return found, extremes
+                pairs.setdefault(name, []).append((observed[name], statistic(replicated)))
+    return _Compared(
+        pairs=pairs,
+        residuals=np.concatenate([one.residuals for one in seen]),
+        log_sd=np.stack(log_sd),
+        effects=tuple(
+            np.concatenate(each) for each in zip(*(s.effects for s in seen), strict=True)
+        ),
+    )
 
 
 def _whitened(
@@ -315,8 +349,9 @@ def _checks(design: Design, units: StandardUnits) -> dict[str, Callable[[Standar
         for c, coef in enumerate(factor.coefs):
             levels = np.flatnonzero(np.isfinite(units.effects_left[f][:, c]))
             if len(levels) >= FEWEST_CASES:
-                name = f"normality of random effects[{factor.name}, {coef}]"
-                checks[name] = partial(_of_effects, f, levels, c)
+                for name, of_effects in EFFECT_CHECKS.items():
+                    label = f"{name}[{factor.name}, {coef}]"
+                    checks[label] = partial(_of_effects, of_effects, f, levels, c)
     return checks
 
 
@@ -327,39 +362,67 @@ def _of_rows(statistic: Statistic, rows: NDArray[np.intp], seen: Standardised) -
     return statistic(scaled / size, seen.fitted[:, rows])
 
 
-def _of_effects(f: int, levels: NDArray[np.intp], c: int, seen: Standardised) -> Array:
-    return normal_misfit(seen.effects[f][:, levels, c])
+def _of_effects(
+    statistic: Callable[[Array], Array],
+    f: int,
+    levels: NDArray[np.intp],
+    c: int,
+    seen: Standardised,
+) -> Array:
+    return statistic(seen.effects[f][:, levels, c])
 
 
 def _result(
     design: Design,
-    found: Mapping[str, list[Pair]],
-    tests: Sequence[tuple[Candidate, Outlier]],
+    compared: _Compared,
+    whitened: dict[str, list[Pair]],
+    test: Outlier | None,
     residuals: pd.DataFrame,
     draws: int,
-    failures: Sequence[str],
+    failure: str = "",
 ) -> ResidualChecks:
-    records = {name: _record(pairs) for name, pairs in found.items()}
-    largest = {}
-    for candidate, test in tests:
-        name = candidate.check(design)
-        records[name] = {
+    records = {name: _record(pairs) for name, pairs in (compared.pairs | whitened).items()}
+    if test is not None:
+        records[LARGEST_RESIDUAL] = {
             "observed": abs(test.deviation),
             "expected": test.typical,
             "p_value": test.p_value,
         }
-        largest[name] = {
-            "case": candidate.label(design, candidate.at),
-            "deviation": test.deviation,
-            "also_far_out": tuple(candidate.label(design, i) for i in candidate.far),
-        }
     return ResidualChecks(
         table=_frame(records, ["observed", "expected", "p_value"]),
-        largest=_frame(largest, ["case", "deviation", "also_far_out"]),
+        largest=_frame(_largest(design, compared, test), ["case", "deviation", "also_far_out"]),
         residuals=residuals,
         draws=draws,
-        failures=tuple(failures),
+        failures=(failure,) if failure else (),
     )
+
+
+def _largest(
+    design: Design, compared: _Compared, test: Outlier | None
+) -> dict[str, dict[str, object]]:
+    """Which row, and which level by random effect, deviates most, and which are far out too."""
+    found = {}
+    row = extreme(compared.residuals)
+    if row is not None and test is not None:
+        labels = [_row_label(design, i) for i in (row.at, *row.far)]
+        found[LARGEST_RESIDUAL] = _case(labels, test.deviation)
+    for factor, values in zip(design.random, compared.effects, strict=True):
+        for c, coef in enumerate(factor.coefs):
+            level = extreme(values[:, :, c])
+            if level is not None and level.count >= FEWEST_CASES:
+                labels = [f"{factor.name} {factor.levels[i]}" for i in (level.at, *level.far)]
+                name = f"{LARGEST_EFFECT}[{factor.name}, {coef}]"
+                found[name] = _case(labels, float(level.values.mean()))
+    return found
+
+
+def _case(labels: Sequence[str], deviation: float) -> dict[str, object]:
+    return {"case": labels[0], "deviation": deviation, "also_far_out": tuple(labels[1:])}
+
+
+def _row_label(design: Design, at: int) -> str:
+    levels = (f"{factor.name} {factor.levels[factor.codes[at]]}" for factor in design.random)
+    return f"row {design.index[at]} ({', '.join(levels)})"
 
 
 def _frame(records: Mapping[str, Mapping[str, object]], columns: list[str]) -> pd.DataFrame:
@@ -368,13 +431,13 @@ def _frame(records: Mapping[str, Mapping[str, object]], columns: list[str]) -> p
 
 
 def _record(pairs: Sequence[Pair]) -> dict[str, float]:
-    """Means of a statistic, and the share of replicates beyond the data, never zero."""
-    above = sum(np.sum(rep > seen) + 0.5 * np.sum(rep == seen) for seen, rep in pairs)
+    """Means of a statistic, and the share of all, data included, that are as extreme as these."""
+    above = sum(int(np.sum(rep >= seen)) for seen, rep in pairs)
     total = sum(len(rep) for _, rep in pairs)
     return {
         "observed": float(sum(float(seen[0]) * len(rep) for seen, rep in pairs) / total),
         "expected": float(np.mean(np.concatenate([rep for _, rep in pairs]))),
-        "p_value": float((above + 0.5) / (total + 1.0)),
+        "p_value": (above + 1.0) / (total + 1.0),
     }
 
 
@@ -384,7 +447,7 @@ def _messages(checks: ResidualChecks) -> list[str]:
     messages = []
     for name in failed:
         p_value = float(table.loc[name, "p_value"])
-        counted = name not in checks.largest.index and p_value < 1.0 / checks.draws
+        counted = name != LARGEST_RESIDUAL and p_value < 1.0 / checks.draws
         text = f"p below {1.0 / checks.draws:.2g}" if counted else f"p = {p_value:.2g}"
         messages.append(f"{name} ({text}): {_advice(checks, str(name))}")
     messages += checks.failures
@@ -415,10 +478,8 @@ def _advice(checks: ResidualChecks, name: str) -> str:
     if name not in checks.largest.index:
         return next(text for start, text in ADVICE.items() if name.startswith(start))
     row = checks.largest.loc[name]
-    text = (
-        f"{row['case']} is {row['deviation']:.1f} standard deviations from what the model and the "
-        "other data say of it. "
-    )
+    rest = "what the other rows say of it" if name == LARGEST_RESIDUAL else "zero"
+    text = f"{row['case']} is {row['deviation']:.1f} standard deviations from {rest}. "
     if others := row["also_far_out"]:
         text += f"Far out are also {listed(others, 5)}. "
     return text + "Look for a slip, or a reason, before anything else; refit without it to compare."
