@@ -87,12 +87,19 @@ class Resampler:
         rest = batch_system(self._plan_without(rows))
         try:
             self._require_proper(rest)
-            return self._whole - self._log_evidence(rest)
+            return self.log_evidence[0] - self._log_evidence(rest)[0]
         except (PriorError, SamplingError):
             return None
 
     @cached_property
-    def _whole(self) -> float:
+    def log_evidence(self) -> tuple[float, float]:
+        """Log p(y) of all rows and its Monte Carlo standard error.
+
+        Raises
+        ------
+        SamplingError
+            If the posterior cannot be sampled.
+        """
         return self._log_evidence(self.full)
 
     def draws(self, rows: Indices, size: int) -> Points | None:
@@ -111,8 +118,8 @@ class Resampler:
         start = self.x.mean(axis=0)
         require_proper(partial(self._density, rest), rest.plan, self.priors, start)
 
-    def _log_evidence(self, system: BatchSystem) -> float:
-        return log_mean(self._sample(system)[1])[0]
+    def _log_evidence(self, system: BatchSystem) -> tuple[float, float]:
+        return log_mean(self._sample(system)[1])
 
     def _sample(self, system: BatchSystem) -> tuple[Array, Array]:
         """Draws (S, d) and log importance ratios (S,) whose mean is the evidence."""
