@@ -144,6 +144,8 @@ LAYERS = [
     "diagnosis.sensitivity",
     "diagnosis.implied_priors",
     "diagnosis.whitening",
+    "diagnosis.standardised",
+    "diagnosis.outliers",
     "diagnosis.residual_checks",
     "diagnosis.influence_words",
     "diagnosis.influence",

@@ -397,6 +397,27 @@ def test_tukey_of_two_means_is_the_t_test(growth_reml):
     pd.testing.assert_frame_equal(contrast.table(), contrast.table(adjust="none"))
 
 
+def test_no_adjustment_adjusts_nothing():
+    model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines"))
+    reml = model.reml()
+    adjusted = reml.contrasts("Machine")
+    plain = adjusted.table(adjust="none")
+    assert (plain["p_value"] < adjusted.table()["p_value"]).all()
+    pd.testing.assert_frame_equal(adjusted.table(adjust=None), plain)
+    for made in (
+        reml.contrasts("Machine", adjust=None),
+        reml.means("Machine").contrasts(adjust=None),
+        reml.means("Machine").contrasts("reference", adjust=None),
+    ):
+        assert "multiplicity" not in repr(made)
+        pd.testing.assert_frame_equal(made.table(), made.table(adjust="none"))
+    post = model.fit(method="laplace", draws=50, random_seed=1)
+    pd.testing.assert_frame_equal(
+        post.means("Machine").contrasts(adjust=None).table(adjust=None),
+        post.contrasts("Machine").table(),
+    )
+
+
 def test_only_adjustments_that_adjust_are_announced():
     machines = blm.load_dataset("Machines")
     reml = blm.LMM("score ~ Machine + (1 | Worker)", machines).reml()
@@ -721,3 +742,67 @@ def test_arguments_of_the_wrong_kind(growth_reml):
 def test_variables_may_have_the_backticks_of_the_formula(growth_reml):
     plain, quoted = growth_reml.means("Sex"), growth_reml.means("`Sex`")
     pd.testing.assert_frame_equal(plain.table(), quoted.table())
+
+
+# --- empty cells -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crossed_factors():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, (120, 2))
+    data = pd.DataFrame(
+        {
+            "a": np.array(list("xyz"))[codes[:, 0]],
+            "b": np.array(list("uvw"))[codes[:, 1]],
+            "z": rng.normal(size=120),
+            "g": rng.integers(0, 10, 120).astype(str),
+        }
+    )
+    effects = rng.normal(size=10)
+    return data.assign(y=rng.normal(size=120) + effects[data["g"].astype(int)])
+
+
+def _without_a_cell(data):
+    return data[(data["a"] != "z") | (data["b"] != "w")]
+
+
+@pytest.mark.parametrize(
+    ("formula", "touched"),
+    [("a * b + z", "a, b and a:b"), ("z * a + a:b + b", "a, b and a:b")],
+)
+def test_type_three_with_empty_cells_warns(crossed_factors, caplog, formula, touched):
+    reml = blm.LMM(f"y ~ {formula} + (1 | g)", _without_a_cell(crossed_factors)).reml()
+    caplog.clear()
+    note = reml.anova().attrs["note"]
+    assert note.startswith("Empty cells: no row has a[z]:b[w].")
+    assert f"The type III tests of {touched} are then about the cells that have rows" in note
+    assert [record.message for record in caplog.records] == [note]
+
+
+@pytest.mark.parametrize(
+    ("formula", "kind", "complete"),
+    [
+        ("a * b", 3, True),
+        ("a * b", 2, False),
+        ("a * b", 1, False),
+        ("a + b", 3, False),
+        ("a * z", 3, False),
+        ("0 + a:b", 3, False),
+    ],
+)
+def test_tests_that_empty_cells_do_not_touch_say_nothing(
+    crossed_factors, caplog, formula, kind, complete
+):
+    data = crossed_factors if complete else _without_a_cell(crossed_factors)
+    reml = blm.LMM(f"y ~ {formula} + (1 | g)", data).reml()
+    caplog.clear()
+    assert "note" not in reml.anova(kind).attrs
+    assert not caplog.records
+
+
+def test_notes_of_empty_cells_and_of_a_mode_stand_together(crossed_factors):
+    model = blm.LMM("y ~ a * b + (1 | g)", _without_a_cell(crossed_factors))
+    note = model.map().anova().attrs["note"]
+    assert "A MAP estimate" in note
+    assert "a[z]:b[w]" in note

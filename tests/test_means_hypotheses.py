@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pymc as pm
 import pytest
 from scipy import stats
 
@@ -180,3 +181,64 @@ def test_tables_of_estimates_take_a_level(model):
     slopes = reml.slopes("Days")
     pd.testing.assert_frame_equal(slopes.table(level=0.5), slopes.table(prob=0.5))
     assert slopes.table(level=0.5)["conf_low"].iloc[0] > slopes.table()["conf_low"].iloc[0]
+
+
+# --- Monte Carlo errors ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ten_fits(model):
+    return [model.fit(draws=500, chains=2, random_seed=seed) for seed in range(10)]
+
+
+def evidence_at(value):
+    """Log evidence of sleepstudy with the slope held at a value, whatever prior it had."""
+    priors = {"Days": pm.Normal.dist(value, 1e-5)}
+    data = blm.load_dataset("sleepstudy")
+    held = blm.LMM("Reaction ~ Days + (Days | Subject)", data, priors=priors)
+    return held.fit(draws=2000, random_seed=99).log_evidence
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [(8, 10), (5, 10), (0, 3), pytest.param(40, 10, marks=pytest.mark.slow)]
+)
+def test_errors_of_evidence_ratios_cover_the_difference_of_evidences(model, ten_fits, value, fits):
+    """In the middle by densities, far out by evidences: both are as near as they say."""
+    whole, held = model.fit(draws=2000, random_seed=98).log_evidence, evidence_at(value)
+    exact, known = held.value - whole.value, np.hypot(held.error, whole.error)
+    tables = [fit.hypothesis(f"Days = {value}").table() for fit in ten_fits[:fits]]
+    logs = np.log([table["evidence_ratio"].iloc[0] for table in tables])
+    errors = np.array([table["evidence_error"].iloc[0] for table in tables])
+    assert (errors > 0).all() and (errors < 0.1).all()
+    score = (logs - exact) / np.hypot(errors, known)
+    # standard normal numbers: four for each, and the 0.999 quantile of their mean square
+    assert np.abs(score).max() < 4.0
+    assert np.mean(score**2) < stats.chi2.isf(0.001, fits) / fits
+    # the errors are those of independent fits: within the 0.0005 quantiles of chi-square on 9 df
+    if value == 8:
+        assert 0.3 < np.std(logs, ddof=1) / np.mean(errors) < 1.85
+
+
+def test_errors_of_odds_are_those_of_their_draws(ten_fits):
+    tables = [fit.hypothesis(["Days > 9", "sigma > 26", "Days > 0"]).table() for fit in ten_fits]
+    logs = np.log([table["evidence_ratio"].to_numpy() for table in tables])
+    errors = np.array([table["evidence_error"].to_numpy() for table in tables])
+    # an inequality on which all draws agree is known to a bound only
+    assert np.isnan(errors[:, 2]).all()
+    # `sigma > 26` shares the same prior draws between fits: that part of its error does not show
+    ratio = np.std(logs, axis=0, ddof=1) / errors.mean(axis=0)
+    assert 0.3 < ratio[0] < 1.85
+    assert 0.2 < ratio[1] < 1.85
+
+
+def test_an_error_is_printed(post):
+    result = post.hypothesis("Days = 8")
+    assert "evidence_error" in repr(result)
+    assert 0.0 < result.table()["evidence_error"].iloc[0] < 0.1
+
+
+def test_far_out_without_evidences_is_a_note(post, monkeypatch):
+    monkeypatch.setattr("bayeslmm.means.evidence.Resampler.affordable", False)
+    result = post.hypothesis("Days = 0")
+    assert result.table()["evidence_ratio"].isna().all()
+    assert "hardly a draw comes near equality" in result.notes[0]

@@ -23,7 +23,9 @@ from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.propriety import require_proper
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.batch_posterior import (
+    Points,
     log_posterior_batch,
+    points_from_unconstrained,
     reduce_at,
     unconstrained_from_points,
 )
@@ -83,18 +85,43 @@ class Resampler:
         """
         rest = batch_system(self._plan_without(rows))
         try:
-            require_proper(
-                partial(self._density, rest), rest.plan, self.priors, self.x.mean(axis=0)
-            )
-            return self._whole - self._log_evidence(rest)
+            self._require_proper(rest)
+            return self.log_evidence[0] - self._log_evidence(rest)[0]
         except (PriorError, SamplingError):
             return None
 
     @cached_property
-    def _whole(self) -> float:
+    def log_evidence(self) -> tuple[float, float]:
+        """Log p(y) of all rows and its Monte Carlo standard error.
+
+        Raises
+        ------
+        SamplingError
+            If the posterior cannot be sampled.
+        """
         return self._log_evidence(self.full)
 
-    def _log_evidence(self, system: BatchSystem) -> float:
+    def draws(self, rows: Indices, size: int) -> Points | None:
+        """At most `size` draws from the posterior without some rows; None as for `score`."""
+        rest = batch_system(self._plan_without(rows))
+        try:
+            self._require_proper(rest)
+            x, log_ratios = self._sample(rest)
+        except (PriorError, SamplingError):
+            return None
+        weights = np.exp(log_ratios - np.max(log_ratios))
+        chosen = self.rng.choice(len(x), size, p=weights / weights.sum())
+        return points_from_unconstrained(rest.plan.products.structures, x[chosen])
+
+    def _require_proper(self, rest: BatchSystem) -> None:
+        start = self.x.mean(axis=0)
+        require_proper(partial(self._density, rest), rest.plan, self.priors, start)
+
+    def _log_evidence(self, system: BatchSystem) -> tuple[float, float]:
+        return log_mean(self._sample(system)[1])
+
+    def _sample(self, system: BatchSystem) -> tuple[Array, Array]:
+        """Draws (S, d) and log importance ratios (S,) whose mean is the evidence."""
         target = partial(self._density, system)
         root = np.linalg.cholesky(np.atleast_2d(np.cov(self.x, rowvar=False)))
         with single_threaded():
@@ -105,7 +132,7 @@ class Resampler:
                 value = target(x)
                 log_ratios = value - adapter.density.logpdf(x)
                 if is_reliable(log_ratios):
-                    return log_mean(log_ratios)[0]
+                    return x, log_ratios
                 adapter.learn(x, value)
         raise SamplingError("The importance ratios of the covariance parameters have heavy tails.")
 

@@ -27,6 +27,12 @@ WORK = 1e11
 
 FEWEST = 4
 
+AT_ONCE = 1 << 22
+"""Entries of covariance matrices that are held at once: 32 MB, or what a single one takes."""
+
+UNKNOWN = 1e-11
+"""Share of a variance that is left to a residual below which rounding leaves nothing of it."""
+
 
 def row_residuals(
     design: Design,
@@ -71,6 +77,12 @@ def row_residuals(
     return np.concatenate(pearson), np.concatenate(leverage)
 
 
+def thinned(design: Design, plan: Plan, joint: JointDraws) -> JointDraws:
+    """As many of the draws as residuals are affordable at."""
+    width = plan.n_tail + design.p + 1
+    return joint.thin(max(FEWEST, int(WORK / (design.n * float(width) ** 2))))
+
+
 def residual_table(
     design: Design,
     plan: Plan,
@@ -80,18 +92,18 @@ def residual_table(
     given_beta: bool = False,
 ) -> pd.DataFrame:
     """Residuals of every kind by row, means over draws: over fewer where each is dear."""
-    width = plan.n_tail + design.p + 1
-    joint = joint.thin(max(FEWEST, int(WORK / (design.n * float(width) ** 2))))
+    joint = thinned(design, plan, joint)
     pearson, leverage = row_residuals(design, plan, prior, joint, given_beta=given_beta)
     scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
     response = np.mean(pearson * joint.sigma[:, None], axis=0) * scale
     marginal = marginal_residuals(design, joint)
+    left = np.where(1.0 - leverage > UNKNOWN, 1.0 - leverage, np.nan)
     return pd.DataFrame(
         {
             "fitted": design.y - response,
             "response": response,
             "pearson": pearson.mean(axis=0),
-            "standardised": np.mean(pearson / np.sqrt(1.0 - leverage), axis=0),
+            "standardised": np.mean(pearson / np.sqrt(left), axis=0),
             "marginal": np.nan if marginal is None else marginal.mean(axis=0),
         },
         index=design.index,
@@ -103,24 +115,36 @@ def marginal_residuals(design: Design, joint: JointDraws) -> Array | None:
 
     Rows in independent parts of the data are whitened apart. None where a part is too large.
     """
-    parts = independent_parts(design)
-    cubes = float(sum(float(len(part)) ** 3 for part in parts))
-    if cubes > LARGEST_CUBES:
+    some = whitening_draws(design, joint)
+    if some is None:
         return None
-    joint = joint.thin(max(1, int(CUBES / cubes)))
-    residual = design.y - design.offset - joint.beta @ design.X.T
+    residual = design.y - design.offset - some.beta @ design.X.T
+    return whiten(design, some, residual[:, :, None])[:, :, 0]
+
+
+def whitening_draws(design: Design, joint: JointDraws) -> JointDraws | None:
+    """As many of the draws as rows are whitened at; None where that takes too long at one."""
+    cubes = float(sum(float(len(part)) ** 3 for part in independent_parts(design)))
+    return None if cubes > LARGEST_CUBES else joint.thin(max(1, int(CUBES / cubes)))
+
+
+def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
+    """Columns (S or 1, n, q) times the inverse Cholesky root of V at S draws: (S, n, q)."""
     variance = np.ones(design.n) if design.weights is None else 1.0 / design.weights
-    result = np.empty_like(residual)
-    roots, sigma = joint.roots, joint.sigma
+    result = np.empty((joint.size, *columns.shape[1:]))
+    columns = np.broadcast_to(columns, result.shape)
+    roots, sigma = joint.roots, joint.sigma[:, None, None]
     with single_threaded():
-        for rows in parts:
-            for s in range(joint.size):
-                cov = np.diag(sigma[s] ** 2 * variance[rows])
+        for rows in independent_parts(design):
+            step = max(1, AT_ONCE // len(rows) ** 2)
+            for start in range(0, joint.size, step):
+                draws = slice(start, start + step)
+                cov = sigma[draws] ** 2 * np.diag(variance[rows])
                 for factor, root in zip(design.random, roots, strict=True):
-                    half = factor.Z[rows] @ root[s]
+                    half = factor.Z[rows] @ root[draws]
                     same = factor.codes[rows][:, None] == factor.codes[rows]
-                    cov += (half @ half.T) * same
-                result[s, rows] = np.linalg.solve(np.linalg.cholesky(cov), residual[s, rows])
+                    cov += (half @ half.transpose(0, 2, 1)) * same
+                result[draws, rows] = np.linalg.solve(np.linalg.cholesky(cov), columns[draws, rows])
     return result
 
 

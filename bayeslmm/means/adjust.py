@@ -22,7 +22,7 @@ def check_adjust(adjust: str | None) -> Adjust:
     for name in ADJUSTMENTS:
         if adjust == name or (adjust is None and name == "none"):
             return name
-    allowed = ", ".join(map(repr, ADJUSTMENTS))
+    allowed = ", ".join(map(repr, ("default", *ADJUSTMENTS)))
     raise ValueError(f"adjust={adjust!r}: one of {allowed} is expected.")
 
 

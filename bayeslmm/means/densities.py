@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
+from bayeslmm.inference.density_sampler import MAX_PARETO_K
+from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
 from bayeslmm.likelihood.batch_posterior import Points, fixed_cholesky, fixed_effects_at
 from bayeslmm.likelihood.elimination import Plan
@@ -50,6 +52,38 @@ def conditional_moments(
     return beta @ weights, points.sigma * np.linalg.norm(half, axis=1)
 
 
-def mixture_density(value: float, mean: Array, sd: Array) -> float:
-    """Log density at a value of an equal mixture of S normal distributions."""
-    return float(logsumexp(norm.logpdf(value, mean, sd)) - np.log(len(mean)))
+def mixture_density(
+    value: float, mean: Array, sd: Array, shape: tuple[int, int]
+) -> tuple[float, float]:
+    """Log density at a value of an equal mixture of S normal distributions, and its error.
+
+    Parameters
+    ----------
+    value : float
+        Where.
+    mean, sd : ndarray (S,)
+        Of the distributions, at the draws of a Markov chain.
+    shape : tuple of int
+        Chains and draws of each, S in all.
+
+    Returns
+    -------
+    density, error : float
+        The error is the Monte Carlo standard error of the log; infinite where the densities have
+        too heavy a tail over the draws for it to be known.
+    """
+    logs = norm.logpdf(value, mean, sd)
+    density = float(logsumexp(logs) - np.log(len(mean)))
+    ratios = np.exp(logs - density)
+    if smooth_weights(logs)[1] > MAX_PARETO_K:
+        return density, np.inf
+    return density, float(ratios.std(ddof=1) / np.sqrt(effective_size(ratios, shape)))
+
+
+def effective_size(values: Array, shape: tuple[int, int]) -> float:
+    """Effective number of draws for the mean of values (S,); their number where all are equal."""
+    from arviz_stats.base import array_stats
+
+    if np.ptp(values) == 0.0:
+        return float(len(values))
+    return float(array_stats.ess(values.reshape(shape), method="mean"))

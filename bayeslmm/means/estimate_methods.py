@@ -112,7 +112,7 @@ class EstimateMeans(EstimateBase):
         at: Mapping[str, Any] | None = None,
         weights: Weights = "equal",
         by: Names | None = None,
-        adjust: Adjust | None = None,
+        adjust: Adjust | Literal["default"] | None = "default",
     ) -> LinearQuantities:
         """Contrasts of marginal means.
 
@@ -122,8 +122,9 @@ class EstimateMeans(EstimateBase):
             As in :meth:`means`.
         method, adjust
             As in :meth:`bayeslmm.means.quantities.LinearQuantities.contrasts`: pairwise with
-            Tukey's adjustment by default; "reference", "sequential", "polynomial", "effects" or
-            weights of your own, ``{"late - early": {"9": 1, "0": -1}}``.
+            Tukey's adjustment by default, none with ``adjust=None``; "reference", "sequential",
+            "polynomial", "effects" or weights of your own,
+            ``{"late - early": {"9": 1, "0": -1}}``.
 
         Returns
         -------
@@ -327,7 +328,9 @@ class EstimateMeans(EstimateBase):
         pandas.DataFrame
             sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term. NaN for a
             term that is a linear combination of earlier ones. For a MAP estimate, whose covariance
-            matrix is a posterior one, chi-square tests: `den_df` is infinite.
+            matrix is a posterior one, chi-square tests: `den_df` is infinite. Where a combination
+            of levels has no rows, a warning and ``attrs["note"]`` say which and what type III
+            then is.
 
         Notes
         -----

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from bayeslmm.assessment.resampled import Resampler
 from bayeslmm.design.design import Design
 from bayeslmm.design.row_space import RowSpace
 from bayeslmm.diagnosis.joint_parameters import joint_parameter, prior_parameter
+from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.means.densities import conditional_moments, mixture_density
+from bayeslmm.means.densities import conditional_moments, effective_size, mixture_density
 from bayeslmm.means.expressions import Comparison, evaluate_node, labels_in
 from bayeslmm.means.symbols import LinearForm, NotLinearError, Symbols
 from bayeslmm.priors.record import Priors
@@ -26,6 +28,14 @@ Rope = tuple[float, float]
 
 PRIOR_DRAWS = 20_000
 """Draws from the prior for the prior odds of what is not linear in the fixed effects."""
+
+LARGEST_ERROR = 0.1
+"""Error of the log of a density at zero by draws from which on it is found by two evidences."""
+
+HELD = 1e7
+"""Posterior variance of a linear form over the variance that is left to it where it is held."""
+
+FAR_OUT = "because hardly a draw comes near equality"
 
 LARGEST_LOG = 650.0
 """Log odds beyond which floating-point numbers might not hold an evidence ratio."""
@@ -41,10 +51,14 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """A number, or NaN with the reason why it is not known."""
+    """A logarithm and its Monte Carlo standard error, or NaN with the reason why it is not known.
+
+    A number that is known may have a reason to doubt it.
+    """
 
     value: float
     reason: str = ""
+    error: float = np.nan
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -68,7 +82,8 @@ class PosteriorEvidence:
     def judge(self, comparison: Comparison, draws: Array) -> Judgement:
         """Probabilities, odds and evidence ratio of a hypothesis."""
         row: dict[str, Any] = dict.fromkeys(
-            ("probability", "posterior_odds", "prior_odds", "evidence_ratio"), np.nan
+            ("probability", "posterior_odds", "prior_odds", "evidence_ratio", "evidence_error"),
+            np.nan,
         )
         row["bound"] = ""
         defined = bool(np.isfinite(draws).all())
@@ -80,7 +95,7 @@ class PosteriorEvidence:
         form = self.form(comparison)
         if comparison.relation == "=":
             ratio = self.density_ratio(comparison, form)
-            row["evidence_ratio"] = ratio.value
+            row["evidence_ratio"], row["evidence_error"] = float(np.exp(ratio.value)), ratio.error
             return Judgement(row, ratio.reason)
         row |= posterior_odds(draws if comparison.relation == ">" else -draws)
         prior = self.log_prior_odds(comparison, form)
@@ -88,6 +103,10 @@ class PosteriorEvidence:
             return Judgement(row, prior.reason)
         row["prior_odds"] = float(np.exp(prior.value))
         row["evidence_ratio"] = float(np.exp(np.log(row["posterior_odds"]) - prior.value))
+        if not row["bound"]:
+            spread = 1.0 / row["probability"] + 1.0 / (1.0 - row["probability"])
+            size = effective_size((draws > 0).astype(float), self.joint.shape)
+            row["evidence_error"] = float(np.hypot(np.sqrt(spread / size), prior.error))
         return Judgement(row)
 
     def form(self, comparison: Comparison) -> LinearForm | None:
@@ -109,14 +128,14 @@ class PosteriorEvidence:
             if abs(odds) > LARGEST_LOG:
                 side = "surely false" if odds < 0 else "surely true"
                 return Known(np.nan, f"no evidence ratio; it is {side} under the priors.")
-            return Known(odds)
+            return Known(odds, error=0.0)
         if not self.priors.proper:
             names = ", ".join(self.priors.improper())
             return Known(np.nan, f"no prior odds, the priors of {names} being improper.")
         return _log_odds(sign * self._prior_differences(comparison))
 
     def density_ratio(self, comparison: Comparison, form: LinearForm | None) -> Known:
-        """Posterior over prior density of a linear form at zero."""
+        """Log posterior over prior density of a linear form at zero."""
         if form is None:
             return Known(np.nan, self._no_density(comparison))
         if self.priors.beta_precision is None:
@@ -128,9 +147,44 @@ class PosteriorEvidence:
         if not np.any(form.weights):
             return Known(np.nan, "it does not depend on the parameters.")
         mean, sd = conditional_moments(self.plan(), self.priors, self.joint.points, form.weights)
-        posterior = mixture_density(-form.constant, mean, sd)
+        posterior, error = mixture_density(-form.constant, mean, sd, self.joint.shape)
+        if not error < LARGEST_ERROR:
+            return self._evidence_ratio(form, float(np.mean(sd**2)))
         prior_mean, prior_sd = self._prior_moments(form)
-        return Known(float(np.exp(posterior - stats.norm.logpdf(0.0, prior_mean, prior_sd))))
+        prior = float(stats.norm.logpdf(0.0, prior_mean, prior_sd))
+        return Known(posterior - prior, error=error)
+
+    def _evidence_ratio(self, form: LinearForm, variance: float) -> Known:
+        """The same where few draws come near zero: the evidence of the model held there, over its.
+
+        The density at zero is that of the restricted model's data, the prior of the fixed effects
+        being what the model's is given that the form is zero (Dickey 1971).
+        """
+        held = self._held_at_zero(form, variance)
+        rng = np.random.default_rng(0)
+        models = [
+            Resampler(self.design, self.plan(), p, self.joint, rng) for p in (held, self.priors)
+        ]
+        if not all(model.affordable for model in models):
+            return Known(np.nan, f"no evidence ratio, {FAR_OUT}, and further ones are dear.")
+        try:
+            (first, one), (second, other) = (model.log_evidence for model in models)
+        except SamplingError as failure:
+            return Known(
+                np.nan, f"no evidence ratio, {FAR_OUT}, and its evidence is not known: {failure}"
+            )
+        return Known(first - second, error=float(np.hypot(one, other)))
+
+    def _held_at_zero(self, form: LinearForm, variance: float) -> Priors:
+        """Priors given that a linear form, whose posterior variance is given, is all but zero."""
+        precision, weights = self.priors.beta_precision, form.weights
+        assert precision is not None
+        mean, sd = self._prior_moments(form)
+        shift = np.linalg.solve(precision, weights) * (mean / sd**2)
+        tight = np.outer(weights, weights) * (HELD / variance)
+        return replace(
+            self.priors, beta_mean=self.priors.beta_mean - shift, beta_precision=precision + tight
+        )
 
     def _linear(self, beta: Array, form: LinearForm) -> Array:
         weights = self.space.reduce(form.weights[None])[0]
@@ -189,7 +243,8 @@ def _log_odds(draws: Array) -> Known:
             f"no evidence ratio; it holds at {which} of {PRIOR_DRAWS} prior draws, so that its "
             f"prior odds are {odds}.",
         )
-    return Known(float(np.log(above) - np.log1p(-above)))
+    error = float(np.sqrt((1.0 / above + 1.0 / (1.0 - above)) / len(draws)))
+    return Known(float(np.log(above) - np.log1p(-above)), error=error)
 
 
 def _undefined(draws: Array) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,9 @@ DEFAULT_ADJUST: dict[str, Adjust] = {
     "sequential": "holm",
     "effects": "holm",
 }
+
+UNADJUSTED = ("default", "none", None)
+"""What a posterior takes for `adjust`: it is not adjusted."""
 
 ADJUSTED = {"holm": "p-values adjusted for multiplicity: holm; intervals: bonferroni."}
 ADJUSTED_ALIKE = "p-values and intervals adjusted for multiplicity: {}."
@@ -117,7 +120,7 @@ class LinearQuantities:
         prob: float | None = None,
         *,
         level: float | None = None,
-        adjust: Adjust | None = None,
+        adjust: Adjust | Literal["default"] | None = "default",
         simultaneous: bool = False,
     ) -> pd.DataFrame:
         """Estimates with tests, or summaries of draws, one row per quantity.
@@ -129,9 +132,10 @@ class LinearQuantities:
             ``rcParams["stats.ci_prob"]`` for a posterior by default.
         level : float, optional
             For an estimate, another name of `prob`, as in its other methods.
-        adjust : {"none", "tukey", "bonferroni", "holm", "sidak"}, optional
+        adjust : {"default", "none", "tukey", "bonferroni", "holm", "sidak"} or None
             For an estimate, the adjustment of p-values and intervals for the number of contrasts
-            in each family. Holm has no intervals of its own; they are Bonferroni's then.
+            in each family: what ``contrasts()`` was given by default; None and "none" adjust
+            nothing. Holm has no intervals of its own; they are Bonferroni's then.
         simultaneous : bool
             For a posterior, intervals in which all quantities lie at once with probability
             `prob`. A posterior needs no other adjustment.
@@ -161,14 +165,14 @@ class LinearQuantities:
         """
         if isinstance(self.source, PosteriorSource):
             refuse_level(level)
-            if adjust not in (None, "none"):
+            if adjust not in UNADJUSTED:
                 raise ValueError(
                     f"adjust={adjust!r} is for estimates. A posterior takes simultaneous=True."
                 )
             return self.source.table(self.quantities, self._index, prob, joint=simultaneous)
         if simultaneous:
             raise ValueError("simultaneous=True is for posteriors; an estimate takes adjust=.")
-        chosen = self.adjust if adjust is None else check_adjust(adjust)
+        chosen = self.adjust if adjust == "default" else check_adjust(adjust)
         families = self._families
         if chosen == "tukey" and any(means == 0 for _, means in families):
             raise ValueError("adjust='tukey' is for pairwise contrasts; take 'holm' or 'sidak'.")
@@ -180,7 +184,7 @@ class LinearQuantities:
         method: str | Mapping[str, Any] | ArrayLike = "pairwise",
         *,
         by: str | Sequence[str] | None = None,
-        adjust: Adjust | None = None,
+        adjust: Adjust | Literal["default"] | None = "default",
     ) -> LinearQuantities:
         """Contrasts of these quantities.
 
@@ -195,10 +199,10 @@ class LinearQuantities:
         by : str or sequence of str, optional
             Columns of `labels` within whose values contrasts are taken; those that the quantities
             were made with by default.
-        adjust : {"none", "tukey", "bonferroni", "holm", "sidak"}, optional
+        adjust : {"default", "none", "tukey", "bonferroni", "holm", "sidak"} or None
             For an estimate, within each value of `by`. The default is Tukey's for pairwise
             contrasts, Holm's against a reference, sequential and of effects, and none for
-            polynomials and weights of your own.
+            polynomials and weights of your own. None and "none" adjust nothing.
 
         Returns
         -------
@@ -225,13 +229,13 @@ class LinearQuantities:
         matrix, labels, families = _stacked(self.quantities.labels, groups, method)
         pairwise = isinstance(method, str) and method == "pairwise"
         if isinstance(self.source, PosteriorSource):
-            if adjust not in (None, "none"):
+            if adjust not in UNADJUSTED:
                 raise ValueError(
                     f"adjust={adjust!r} is for estimates. A posterior takes "
                     "table(simultaneous=True)."
                 )
             chosen: Adjust = "none"
-        elif adjust is None:
+        elif adjust == "default":
             chosen = DEFAULT_ADJUST.get(method, "none") if isinstance(method, str) else "none"
         else:
             chosen = check_adjust(adjust)

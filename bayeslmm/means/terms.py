@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +16,9 @@ from bayeslmm.design.design import Design
 from bayeslmm.formula._formulaic import evaluate
 from bayeslmm.inference.estimate import Fit
 from bayeslmm.means.tests_of_fixed import f_test, noted
+from bayeslmm.results.words import listed
 
+_log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 AnovaType = Literal[1, 2, 3]
 
@@ -41,12 +45,15 @@ class Term:
     columns : ndarray (n, k)
         An indicator of every combination of levels, times the covariates; less their means for
         covariates beside an intercept, which changes no hypothesis about a term.
+    empty : tuple of str
+        Combinations of levels of several factors that no row has.
     """
 
     label: str
     factors: frozenset[str]
     covariates: frozenset[str]
     columns: Array
+    empty: tuple[str, ...] = ()
 
     def contained_in(self, other: Term) -> bool:
         """Whether the other has the same covariates and all its factors and more (SAS)."""
@@ -68,8 +75,17 @@ def terms_of(design: Design) -> list[Term]:
         factors, covariates = names & categorical, names - categorical
         if centred and covariates and not factors:
             columns = columns - columns.mean(axis=0)
-        label = ":".join(term.pieces) or "Intercept"
-        found.append(Term(label=label, factors=factors, covariates=covariates, columns=columns))
+        pairs = zip(term.names, columns.any(axis=0), strict=True)
+        empty = [name for name, filled in pairs if len(factors) > 1 and not filled]
+        found.append(
+            Term(
+                label=":".join(term.pieces) or "Intercept",
+                factors=factors,
+                covariates=covariates,
+                columns=columns,
+                empty=tuple(empty),
+            )
+        )
     return found
 
 
@@ -235,8 +251,9 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term; for
-        "MAP", ``attrs["note"]`` says what the tests are.
+        Columns sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term;
+        ``attrs["note"]`` says what the tests are for "MAP", and of type 3 where a combination of
+        levels has no rows.
 
     Raises
     ------
@@ -249,4 +266,24 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     columns = ["sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value"]
     index = pd.Index(list(tests), name="term")
     table = pd.DataFrame([test.row() for test in tests.values()], index=index, columns=columns)
-    return noted(fit, table)
+    note = empty_cells_note(terms_of(design)) if kind == 3 else ""
+    if note:
+        _log.warning(note)
+    return noted(fit, table, note)
+
+
+def empty_cells_note(terms: Sequence[Term]) -> str:
+    """What type III tests are about where combinations of levels have no rows; else nothing."""
+    lacking = [term for term in terms if term.empty]
+    inside = [t for t in terms if any(t is u or t.contained_in(u) for u in lacking)]
+    touched = [term.label for term in inside if term.label != "Intercept"]
+    if len(touched) < 2:  # a term that contains no other is tested as a whole in any case
+        return ""
+    smallest = [t for t in lacking if not any(u.factors < t.factors for u in lacking)]
+    cells = [cell for term in smallest for cell in term.empty]
+    return (
+        f"Empty cells: no row has {listed(cells)}. The type III tests of "
+        f"{listed(touched)} are then about the cells "
+        "that have rows: they depend on which ones are empty, and are not the tests of a complete "
+        "table. Compare means and contrasts of the cells that are of interest."
+    )

@@ -131,10 +131,11 @@ def f_tail(statistic: float, num_df: int, den_df: float) -> float:
     return float(stats.f.sf(statistic, num_df, den_df))
 
 
-def noted(fit: Fit, table: pd.DataFrame) -> pd.DataFrame:
-    """Put into ``attrs["note"]`` what a reader of tests of a MAP estimate should know."""
-    if fit.method == "MAP":
-        table.attrs["note"] = MAP_NOTE
+def noted(fit: Fit, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
+    """Put into ``attrs["note"]`` what a reader should know, and that of a MAP estimate's tests."""
+    notes = [MAP_NOTE] * (fit.method == "MAP") + [note] * bool(note)
+    if notes:
+        table.attrs["note"] = " ".join(notes)
     return table
 
 

@@ -66,7 +66,9 @@ class EstimatePrediction(EstimateBase):
             One row per row predicted, in the units of the response (after its transformation):
             estimate (exact: fixed effects and conditional modes, zero for new levels; with
             `observed`, those given old and observed rows at the estimated covariance parameters),
-            std_error, conf_low, conf_high. With `observed`, attribute ``pareto_k``.
+            std_error, conf_low, conf_high. Under "average" std_error is exact, that of the fixed
+            part, with Satterthwaite's t intervals ("plugin": normal ones); so it is under "plugin"
+            for levels that the model has not seen. Others are from draws. With `observed`, attribute ``pareto_k``.
 
         Raises
         ------
@@ -108,6 +110,7 @@ class EstimatePrediction(EstimateBase):
             self._modes,
             new,
             options,
+            uncertainty,
             level,
             np.random.default_rng(random_seed),
         )

@@ -117,7 +117,7 @@ def predict(
         raise ValueError(f"kind={kind!r}: one of {allowed} is expected.")
     seen = None if observed is None else observed_rows(design, observed, target)
     rows = prediction_rows(design, new, target, terms, weights)
-    _report_undetermined(design, rows)
+    report_undetermined(design, rows)
     pareto_k = None
     if seen is None:
         effects = effects_of_rows(rows, joint, rng)
@@ -173,7 +173,7 @@ def hold_known(joint: JointDraws, rows: Rows, seen: Rows) -> JointDraws:
     return joint.hold(wanted)
 
 
-def _report_undetermined(design: Design, rows: Rows) -> None:
+def report_undetermined(design: Design, rows: Rows) -> None:
     """Say which rows are combinations of the fixed effects that the data do not determine."""
     if not design.aliased:
         return

@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from bayeslmm.design.design import Design
 from bayeslmm.inference.estimate import Fit
+from bayeslmm.inference.estimate_draws import Uncertainty
 from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.inference.point_draws import point_draws
 from bayeslmm.prediction.linear import linear_draws
 from bayeslmm.prediction.new_group import replaced_effects
-from bayeslmm.prediction.predict import Prediction, observed_rows, predict, prediction_table
-from bayeslmm.prediction.rows import Target, prediction_rows
+from bayeslmm.prediction.predict import (
+    Kind,
+    Prediction,
+    observed_rows,
+    predict,
+    prediction_table,
+    report_undetermined,
+)
+from bayeslmm.prediction.rows import Rows, Target, prediction_rows
 from bayeslmm.prediction.updated_point import updated_point
+from bayeslmm.results.estimate_tables import covariances, satterthwaite
 from bayeslmm.results.parameters import parameters, probability
 from bayeslmm.results.posterior_tables import interval_defaults, summarise
 
@@ -52,12 +62,20 @@ def estimate_predictions(
     modes: Sequence[Array],
     new: Any,
     options: Mapping[str, Any],
+    uncertainty: Uncertainty,
     level: float,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Exact point predictions of an estimate with standard errors and intervals from draws."""
+    """Exact point predictions of an estimate with standard errors and intervals.
+
+    These are exact too where a closed form has them, and from draws elsewhere.
+    """
     tail = (1.0 - probability(level, "level")) / 2.0
     estimate = point_predictions(design, fit, modes, new, options)
+    rows = prediction_rows(design, new, options["target"], options["terms"], options["weights"])
+    if options["kind"] in get_args(Kind) and has_closed_form(rows, options, uncertainty):
+        report_undetermined(design, rows)
+        return _exact_predictions(fit, rows, estimate, options["kind"], uncertainty, tail)
     prediction = predict(design, draws(rng), new, rng=rng, **options)
 
     def errors(values: Array, index: pd.Index) -> pd.DataFrame:
@@ -72,6 +90,44 @@ def estimate_predictions(
     table = prediction_table(prediction, errors)
     table.insert(0, "estimate", estimate)
     return table
+
+
+def has_closed_form(rows: Rows, options: Mapping[str, Any], uncertainty: Uncertainty) -> bool:
+    """Whether predictions are normal given the covariance parameters, in closed form.
+
+    They are where no level of the data counts and these parameters are held; the fixed part has
+    Satterthwaite's t for their being estimated.
+    """
+    if options["observed"] is not None or any((m.known >= 0).any() for m in rows.members):
+        return False
+    fixed_part = not rows.members and options["kind"] != "response"
+    return uncertainty == "plugin" or (uncertainty == "laplace" and fixed_part)
+
+
+def _exact_predictions(
+    fit: Fit, rows: Rows, estimate: Array, kind: Kind, uncertainty: Uncertainty, tail: float
+) -> pd.DataFrame:
+    design = rows.design
+    variance = np.einsum("ni,ij,nj->n", design.X, fit.vcov, design.X)
+    pairs = zip(rows.members, covariances(fit), strict=True) if rows.members else ()
+    for member, covariance in pairs:
+        variance = variance + np.einsum("ni,ij,nj->n", member.Z, covariance, member.Z)
+    if kind == "response":
+        weights = np.ones(design.n) if design.weights is None else design.weights
+        variance = variance + fit.sigma**2 / weights
+    error = np.sqrt(np.maximum(variance, 0.0))
+    df = np.full(design.n, np.inf)
+    if uncertainty == "laplace":
+        known = error > 0.0
+        df[known] = [satterthwaite(fit, row) for row in design.X[known]]
+    margin = stats.t.isf(tail, df) * error
+    columns = {
+        "estimate": estimate,
+        "std_error": error,
+        "conf_low": estimate - margin,
+        "conf_high": estimate + margin,
+    }
+    return pd.DataFrame(columns, index=design.index)
 
 
 def point_predictions(
