@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.design._scales import check_weights_scale
 from bayeslmm.design.data import listed, missing
 from bayeslmm.design.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError
@@ -202,7 +203,7 @@ def precision_weights(
     else:
         column = _weights_column(weights, frame, data)
     label = f"The weights `{weights}`" if isinstance(weights, str) else "The weights"
-    if pd.api.types.is_bool_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype):
+    if _never_weights(column.dtype):
         raise DataError(f"{label} must be numbers, got {column.dtype} values.")
     try:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan).copy()
@@ -218,7 +219,18 @@ def precision_weights(
         )
     if np.isnan(values).all():
         raise DataError(f"{label} are all missing.")
+    check_weights_scale(label, values)
     return values
+
+
+def _never_weights(dtype: Any) -> bool:
+    """Whether values of a dtype would turn into numbers that nobody meant as weights."""
+    return (
+        pd.api.types.is_bool_dtype(dtype)
+        or pd.api.types.is_complex_dtype(dtype)
+        or dtype.kind in "mM"
+        or isinstance(dtype, pd.CategoricalDtype)
+    )
 
 
 def _weights_column(weights: Any, frame: pd.DataFrame, data: Any) -> pd.Series:

@@ -32,6 +32,7 @@ from bayeslmm.design._inputs import (
     sum_of,
 )
 from bayeslmm.design._rank import independent_columns
+from bayeslmm.design._scales import check_column_scales, check_response_scale
 from bayeslmm.design.data import (
     check_infinite,
     column_names,
@@ -304,10 +305,12 @@ def _evaluate(
     y, label = evaluate_response(formula.response, frame)
     offsets = tuple(numeric_expression(text, frame) for text in formula.offsets)
     offset = sum_of(offsets, frame)
+    check_response_scale(label, y, offset)
     check_varies(label, y, offset)
     check_fixed_factors(formula, frame)
     full = evaluate(formula.fixed, frame)
     check_labels(full.names)
+    check_column_scales(full.names, full.values, "the fixed effects")
     kept = independent_columns(full.values)
     check_rows(len(frame), int(kept.sum()))
     aliased = _chosen(full.names, ~kept)

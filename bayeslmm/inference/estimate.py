@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.exceptions import DataError
-from bayeslmm.inference.optimise import Optimum, minimise
+from bayeslmm.exceptions import NoEstimateError
+from bayeslmm.inference.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.likelihood.covariance import (
     factor_from_theta,
     is_singular,
@@ -27,7 +27,13 @@ from bayeslmm.likelihood.factorise import (
     factorise_working,
     single_threaded,
 )
-from bayeslmm.likelihood.marginal import ml_criterion, reml_criterion, rss_gradient, score
+from bayeslmm.likelihood.marginal import (
+    EXACT_RESPONSE,
+    ml_criterion,
+    reml_criterion,
+    rss_gradient,
+    score,
+)
 from bayeslmm.likelihood.moments import fixed_sensitivities
 
 Array = NDArray[np.float64]
@@ -44,8 +50,14 @@ SNAP_INCREASE = 1e-8
 FLAT_CURVATURE = 1e-6
 """Curvature of the criterion per level below which the data do not determine a direction."""
 
-DEGENERATE = 1e-8
-"""Residual over total sum of squares below which sigma counts as zero where no minimum is found."""
+ROUNDED = 1e-4
+"""Rounding of the criterion, in deviance units, where little is left of the response.
+
+Determinants then are small differences; a hundredth of a standard error off a minimum.
+"""
+
+DEGENERATE = 1e-20
+"""Residual over total sum of squares that is nothing but rounding, so that sigma counts as zero."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -128,10 +140,12 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
 
     Raises
     ------
-    DataError
+    NoEstimateError
         If the model reproduces the response exactly, so that sigma is zero.
     """
     reml = method == "REML"
+    if plan.products.fixed[-1, -1] == 0.0:
+        raise NoEstimateError(EXACT_RESPONSE)
     with single_threaded():
         optimum = minimise(
             lambda x: _criterion_and_gradient(plan, x, reml),
@@ -139,6 +153,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
             plan.products.n_obs,
             information=_level_counts(plan),
             on_log_scale=_start(plan) > 0.0,
+            tolerance=search_tolerance(plan),
         )
         _check_residual(plan, optimum)
         optimum = _snap(plan, optimum, reml)
@@ -148,6 +163,11 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
     if fit.singular:
         _log.info("%s: the fit is singular, a covariance matrix lost rank; see its notes", method)
     return fit
+
+
+def search_tolerance(plan: Plan) -> float:
+    """Deviance units from a minimum at which a search counts as converged."""
+    return TOLERANCE if plan.split is None else ROUNDED
 
 
 def working_factors(plan: Plan, theta: Array) -> list[Array]:
@@ -199,9 +219,14 @@ def _factorise_at(plan: Plan, theta: Array) -> Factorisation:
 
 def _check_residual(plan: Plan, optimum: Optimum) -> None:
     """Refuse a model whose criterion falls without bound as sigma goes to zero."""
+    if not np.all(np.isfinite(optimum.hessian)):
+        raise NoEstimateError(
+            "the likelihood cannot be maximised in double precision: the search "
+            f"{optimum.message}. Remove a random-effects term, or centre and rescale covariates."
+        )
     total = plan.products.fixed[-1, -1]
-    if not optimum.converged and _factorise_at(plan, optimum.x).rss < DEGENERATE * total:
-        raise DataError(
+    if _factorise_at(plan, optimum.x).rss < DEGENERATE * total:
+        raise NoEstimateError(
             "the fixed and random effects reproduce the response exactly: the residual variance "
             "is zero. Remove a random-effects term or check for duplicated rows."
         )
@@ -246,7 +271,7 @@ def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
         if np.any(x[entries] != 0.0):
             trial = x.copy()
             trial[entries] = 0.0
-            trial_value = _criterion_and_gradient(plan, trial, reml)[0]
+            trial_value = attempt(lambda z: _criterion_and_gradient(plan, z, reml), trial)[0]
             if trial_value < value + SNAP_INCREASE:
                 x, value = trial, trial_value
     if x is optimum.x:
