@@ -63,6 +63,7 @@ LAYERS = [
     "inference.prior_predictive",
     "inference.progress",
     "inference.optimise",
+    "inference.reported",
     "inference.estimate",
     "inference.start",
     "inference.bootstrap",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design._scales import check_weights_scale
+from bayeslmm.design._scales import check_response_scale, check_weights_scale
 from bayeslmm.design.data import listed, missing
 from bayeslmm.design.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError
@@ -117,7 +117,8 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def check_varies(label: str, y: Array, offset: Array) -> None:
-    """Raise DataError for a constant response."""
+    """Raise DataError for a constant response, or one that is far too large or small."""
+    check_response_scale(label, y, offset)
     if len(y) == 1:
         raise DataError("There is only 1 complete row; a model needs more.")
     if not np.ptp(y):

@@ -21,7 +21,7 @@ LARGEST = 1e50
 """Range of the largest absolute value of a column."""
 
 NEARLY_CONSTANT = 1e-10
-"""Range over largest absolute value below which less than six digits of a column's effect are left."""
+"""Range over largest absolute value below which too few digits of a column's effect are left."""
 
 ROUNDING = 16 * float(np.finfo(np.float64).eps)
 """The same ratio up to which a column counts as constant, its variation being rounding."""

@@ -32,7 +32,7 @@ from bayeslmm.design._inputs import (
     sum_of,
 )
 from bayeslmm.design._rank import independent_columns
-from bayeslmm.design._scales import check_column_scales, check_response_scale
+from bayeslmm.design._scales import check_column_scales
 from bayeslmm.design.data import (
     check_infinite,
     column_names,
@@ -305,7 +305,6 @@ def _evaluate(
     y, label = evaluate_response(formula.response, frame)
     offsets = tuple(numeric_expression(text, frame) for text in formula.offsets)
     offset = sum_of(offsets, frame)
-    check_response_scale(label, y, offset)
     check_varies(label, y, offset)
     check_fixed_factors(formula, frame)
     full = evaluate(formula.fixed, frame)

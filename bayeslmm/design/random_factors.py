@@ -155,7 +155,9 @@ def _random_factor(
     z = _beside([columns[term.effects] for term in terms])
     for block in blocks:
         columns_of = [coefs[b] for b in block]
-        check_column_scales(columns_of, z[:, list(block)], f"the random effects of `{grouping.name}`")
+        check_column_scales(
+            columns_of, z[:, list(block)], f"the random effects of `{grouping.name}`"
+        )
     _report_deficient(grouping.name, coefs, blocks, z)
     return RandomFactor(
         name=grouping.name,

@@ -151,7 +151,9 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     target = partial(log_posterior_batch, plan, priors, partial(reduce_at, system))
     reml = likelihood_start(plan, priors)
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
-    if isinstance(reml, Fit) and _describes_posterior(reml, DEAR_START_SD if is_dear(system) else START_SD):
+    if isinstance(reml, Fit) and _describes_posterior(
+        reml, DEAR_START_SD if is_dear(system) else START_SD
+    ):
         beta = reml.beta if priors.beta_sampled else np.zeros(0)
         centre = np.concatenate([reml.parameters, beta])
         vcov = reml.vcov[: len(beta), : len(beta)]

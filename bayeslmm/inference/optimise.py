@@ -207,9 +207,7 @@ def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
     )
 
 
-def _stuck(
-    counted: _Counter, x: Array, value: float, gradient: Array, curvature: Array
-) -> Optimum:
+def _stuck(counted: _Counter, x: Array, value: float, gradient: Array, curvature: Array) -> Optimum:
     return Optimum(
         x=x,
         value=value,
@@ -248,4 +246,3 @@ def _line_search(
         if np.isfinite(new_value) and new_value < value + slack:
             return trial, new_value, new_gradient
     return None
-

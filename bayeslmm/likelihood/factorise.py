@@ -27,7 +27,7 @@ from threadpoolctl import ThreadpoolController
 from bayeslmm.likelihood.crossprod import Basis, CrossProducts
 from bayeslmm.likelihood.elimination import Plan, TailBlock
 from bayeslmm.likelihood.nested import Pivot, reduced, tail_products
-from bayeslmm.likelihood.shrinkage import Shrinkage, apply_tail, shrink
+from bayeslmm.likelihood.shrinkage import Shrinkage, shrink
 
 Array = NDArray[np.float64]
 

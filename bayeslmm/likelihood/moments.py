@@ -17,6 +17,7 @@ from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, apply_tail, invertib
 
 Array = NDArray[np.float64]
 
+
 def conditional_modes(
     fact: Factorisation, beta_working: Array | None = None
 ) -> tuple[list[Array], list[Array]]:

@@ -61,9 +61,7 @@ def shrink(
     for parts in ((gaps, products), (spherical, spherical)):
         for a, b in zip(*parts, strict=True):
             fixed += np.einsum("jka,jkb->ab", a, b)
-    equations = [
-        _invert(t, v, z) for t, v, z in zip(factors, spherical, products, strict=True)
-    ]
+    equations = [_invert(t, v, z) for t, v, z in zip(factors, spherical, products, strict=True)]
     return Shrinkage(equations, 0.5 * (fixed + fixed.T))
 
 

@@ -106,7 +106,7 @@ def _regress(
     basis: tuple[Array, ...],
     far: Sequence[Array],
 ) -> tuple[list[Array], Array]:
-    """Least squares coefficients of columns (n, m) on Z, per factor (J, k, m), and the residuals."""
+    """Least squares coefficients of columns (n, m) on Z, per factor (J, k, m); the residuals."""
     p = columns.shape[1] - 1
     as_they_are = Basis(np.eye(p), np.zeros(p), basis)
     covariates = [f.Z @ a for f, a in zip(factors, basis, strict=True)]

@@ -234,9 +234,7 @@ def _back_transformed(kind: str, value: float, error: float, z: float) -> Wald:
         return Wald(estimate=estimate, std_error=np.nan, lower=np.nan, upper=np.nan)
     with np.errstate(over="ignore"):  # an upper limit may be infinite
         lower, upper = transform(value - z * error), transform(value + z * error)
-    return Wald(
-        estimate=estimate, std_error=slope * error, lower=float(lower), upper=float(upper)
-    )
+    return Wald(estimate=estimate, std_error=slope * error, lower=float(lower), upper=float(upper))
 
 
 BOUNDARY_SLOPE = 1e-12
