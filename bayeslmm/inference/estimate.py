@@ -36,6 +36,7 @@ from bayeslmm.likelihood.marginal import (
     score,
 )
 from bayeslmm.likelihood.moments import fixed_sensitivities
+from bayeslmm.likelihood.split_rows import EXACT_EFFECTS
 
 Array = NDArray[np.float64]
 Method = Literal["REML", "ML", "MAP"]
@@ -57,8 +58,8 @@ ROUNDED = 1e-4
 Determinants then are small differences; a hundredth of a standard error off a minimum.
 """
 
-DEGENERATE = 1e-20
-"""Residual over total sum of squares that is nothing but rounding, so that sigma counts as zero."""
+DEGENERATE = 1e-8
+"""Residual over total sum of squares below which sigma counts as zero where no minimum is found."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -226,11 +227,8 @@ def _check_residual(plan: Plan, optimum: Optimum) -> None:
             f"{optimum.message}. Remove a random-effects term, or centre and rescale covariates."
         )
     total = plan.products.fixed[-1, -1]
-    if _factorise_at(plan, optimum.x).rss < DEGENERATE * total:
-        raise NoEstimateError(
-            "the fixed and random effects reproduce the response exactly: the residual variance "
-            "is zero. Remove a random-effects term or check for duplicated rows."
-        )
+    if not optimum.converged and _factorise_at(plan, optimum.x).rss < DEGENERATE * total:
+        raise NoEstimateError(EXACT_EFFECTS)
 
 
 def _criterion_and_gradient(plan: Plan, theta: Array, reml: bool) -> tuple[float, Array]:

@@ -27,13 +27,10 @@ from bayeslmm.likelihood.factorise import (
     to_working_beta,
 )
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks
-from bayeslmm.likelihood.split_rows import split_where_small
+from bayeslmm.likelihood.split_rows import EXACT, is_saturated, split_where_small
 
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))
-
-EXACT = 1e-20
-"""Residual over total sum of squares that is nothing but rounding."""
 
 EXACT_RESPONSE = (
     "the fixed effects reproduce the response exactly, so there is nothing left to model: look for "
@@ -85,30 +82,37 @@ def marginal_system(design: Columns) -> Plan:
     Raises
     ------
     DataError
-        If the fixed effects alone reproduce the response.
+        If fixed effects, or fixed and random effects, reproduce the response exactly, unless few
+        rows make that no wonder.
     """
-    y = design.y - design.offset
+    y, X, factors, weights = design.y - design.offset, design.X, design.random, design.weights
     with single_threaded():
-        products = cross_products(y, design.X, design.random, weights=design.weights)
-    if products.fixed[-1, -1] < EXACT * float(np.sum((y - y.mean()) ** 2)):
-        products = _without_rounding(products, design)
-    with single_threaded():
+        products = cross_products(y, X, factors, weights=weights)
         plan = make_plan(products)
-        return split_where_small(plan, y, design.X, design.random, design.weights)
+        if products.fixed[-1, -1] >= EXACT * _sum_of_squares(y, weights):
+            return split_where_small(plan, y, X, factors, weights)
+        if not _is_learnable(plan) or not is_saturated(plan, X, factors, weights):
+            raise DataError(EXACT_RESPONSE)
+        return make_plan(_without_rounding(products))
 
 
-def _without_rounding(products: CrossProducts, design: Columns) -> CrossProducts:
-    """Exactly nothing in place of the rounding that the fixed effects leave of the response.
+def _sum_of_squares(y: Array, weights: Array | None) -> float:
+    w = np.ones_like(y) if weights is None else weights
+    return float(w @ (y - np.average(y, weights=w)) ** 2)
 
-    Raises
-    ------
-    DataError
-        If there are more rows than the variances can be learnt from, so that the density of all
-        standard deviations near zero has no finite integral whatever the priors.
+
+def _is_learnable(plan: Plan) -> bool:
+    """Whether the density of a response without residuals can be integrated near zero.
+
+    It is of the order of all standard deviations together to the power p - n.
     """
-    spare = products.n_obs - products.n_fixed
-    if spare > sum(s.n_coefs for s in products.structures):
-        raise DataError(EXACT_RESPONSE)
+    products = plan.products
+    n_sds = sum(s.n_coefs for s in products.structures)
+    return products.n_obs - products.n_fixed <= n_sds
+
+
+def _without_rounding(products: CrossProducts) -> CrossProducts:
+    """Exactly nothing in place of the rounding that the fixed effects leave of the response."""
     fixed = products.fixed.copy()
     fixed[-1, :] = fixed[:, -1] = 0.0
     mixed = [part.copy() for part in products.mixed]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.crossprod import Basis, RandomColumns, Split, cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import eliminate_random
@@ -21,8 +22,11 @@ SMALL_RESIDUAL = 1e-6
 Above it, ten are left.
 """
 
-ROUNDING = 1e-20
+EXACT = 1e-20
 """Share of the sum of squares that is nothing but rounding."""
+
+REPRODUCED = 1e-6
+"""Relative length of what is left of a vector that counts as reproduced."""
 
 FAR = 1e4
 """Relative standard deviations at which random effects are nearly least squares coefficients."""
@@ -32,6 +36,11 @@ ROUNDS = 3
 
 DEPENDENT = 1e-10
 """Relative length below which what Z leaves of the columns of X counts as nothing."""
+
+EXACT_EFFECTS = (
+    "the fixed and random effects reproduce the response exactly: the residual variance is zero. "
+    "Remove a random-effects term or check for duplicated rows."
+)
 
 
 def split_where_small(
@@ -49,22 +58,23 @@ def split_where_small(
     Returns
     -------
     Plan
+
+    Raises
+    ------
+    DataError
+        If they leave nothing but rounding, though there are rows enough: the density then grows
+        without bound as sigma goes to zero, whatever the priors.
     """
-    far = [FAR * np.eye(s.n_coefs) for s in plan.products.structures]
-    fixed = eliminate_random(plan, far, overwrite=True).fixed
-    if _last_pivot(fixed) >= SMALL_RESIDUAL * plan.products.fixed[-1, -1]:
+    fixed = eliminate_random(plan, _far(plan), overwrite=True).fixed
+    total = plan.products.fixed[-1, -1]
+    if _last_pivot(fixed) >= SMALL_RESIDUAL * total or is_saturated(plan, X, factors, weights):
         return plan
     basis = plan.products.basis
-    rest = np.column_stack([X @ basis.fixed, y - X @ basis.shift])
-    coefs, rest = _regress(rest, factors, weights, basis.random, far)
-    root = 1.0 if weights is None else np.sqrt(weights)[:, None]
-    scaled = rest * root
-    shift = _regression(scaled[:, :-1], scaled[:, -1], DEPENDENT * np.sqrt(len(y)))
-    scaled[:, -1] -= scaled[:, :-1] @ shift
-    for c in coefs:
-        c[:, :, -1] -= c[:, :, :-1] @ shift
-    products = scaled.T @ scaled
-    units = [_units(c[:, :, -1], products[-1, -1] / len(y), plan) for c in coefs]
+    coefs, rest, shift = _regress(plan, y - X @ basis.shift, X, factors, weights)
+    products = rest.T @ rest
+    if products[-1, -1] < EXACT * total:
+        raise DataError(EXACT_EFFECTS)
+    units = [_units(c[:, :, -1], products[-1, -1] / len(y)) for c in coefs]
     moved = Basis(
         fixed=basis.fixed,
         shift=basis.shift + basis.fixed @ shift,
@@ -75,15 +85,26 @@ def split_where_small(
     return replace(make_plan(moved_products), split=Split(products, tuple(coefs)))
 
 
-def _units(coefs: Array, variance: float, plan: Plan) -> Array:
+def is_saturated(
+    plan: Plan, X: Array, factors: Sequence[RandomColumns], weights: Array | None
+) -> bool:
+    """Whether fixed and random effects can reproduce any response; the columns span all rows."""
+    probe = np.random.default_rng(0).standard_normal(len(X))
+    rest = _regress(plan, probe, X, factors, weights)[1][:, -1]
+    root = 1.0 if weights is None else np.sqrt(weights)
+    return bool(np.linalg.norm(rest) < REPRODUCED * np.linalg.norm(root * probe))
+
+
+def _units(coefs: Array, variance: float) -> Array:
     """Sizes (k,) of the coefficients of the response (J, k) relative to the residual sd.
 
-    Relative factors are of order one in these units, as searches expect. Where nothing is left of
-    the response there is no natural size, and the units are one.
+    Relative factors are of order one in these units, as searches expect.
     """
-    if variance <= ROUNDING * plan.products.fixed[-1, -1] / plan.products.n_obs:
-        return np.ones(coefs.shape[1])
     return np.asarray(np.maximum(1.0, np.sqrt(np.mean(coefs**2, axis=0) / variance)))
+
+
+def _far(plan: Plan) -> list[Array]:
+    return [FAR * np.eye(s.n_coefs) for s in plan.products.structures]
 
 
 def _last_pivot(fixed: Array) -> float:
@@ -100,26 +121,42 @@ def _regression(columns: Array, target: Array, smallest: float) -> Array:
 
 
 def _regress(
-    columns: Array,
+    plan: Plan,
+    y: Array,
+    X: Array,
     factors: Sequence[RandomColumns],
     weights: Array | None,
-    basis: tuple[Array, ...],
-    far: Sequence[Array],
-) -> tuple[list[Array], Array]:
-    """Least squares coefficients of columns (n, m) on Z, per factor (J, k, m); the residuals."""
-    p = columns.shape[1] - 1
-    as_they_are = Basis(np.eye(p), np.zeros(p), basis)
-    covariates = [f.Z @ a for f, a in zip(factors, basis, strict=True)]
-    coefs = [np.zeros((f.n_levels, f.Z.shape[1], p + 1)) for f in factors]
-    rest = columns
+) -> tuple[list[Array], Array, Array]:
+    """Least squares regression of [X y] on Z, then of y on what is left of X.
+
+    Returns
+    -------
+    coefs : list of ndarray (J, k, p + 1)
+        Coefficients of Z per factor.
+    rest : ndarray (n, p + 1)
+        Residuals, times the roots of the weights.
+    shift : ndarray (p,)
+        Coefficients of X, in the working basis, that are taken off y.
+    """
+    basis, far = plan.products.basis, _far(plan)
+    as_they_are = Basis(np.eye(X.shape[1]), np.zeros(X.shape[1]), basis.random)
+    covariates = [f.Z @ a for f, a in zip(factors, basis.random, strict=True)]
+    coefs = [np.zeros((f.n_levels, f.Z.shape[1], X.shape[1] + 1)) for f in factors]
+    rest = np.column_stack([X @ basis.fixed, y])
     for _ in range(ROUNDS):
         products = cross_products(
             rest[:, -1], rest[:, :-1], factors, weights=weights, basis=as_they_are
         )
-        plan = make_plan(products)
-        found = eliminate_random(plan, far)
-        _, effects = spherical_modes(plan, far, found.pivots, found.chol, found.half)
+        part = make_plan(products)
+        found = eliminate_random(part, far)
+        _, effects = spherical_modes(part, far, found.pivots, found.chol, found.half)
         for f, z, c, u in zip(factors, covariates, coefs, effects, strict=True):
             c += u
             rest = rest - np.einsum("nk,nkm->nm", z, u[f.codes])
-    return coefs, rest
+    if weights is not None:
+        rest *= np.sqrt(weights)[:, None]
+    shift = _regression(rest[:, :-1], rest[:, -1], DEPENDENT * np.sqrt(len(y)))
+    rest[:, -1] -= rest[:, :-1] @ shift
+    for c in coefs:
+        c[:, :, -1] -= c[:, :, :-1] @ shift
+    return coefs, rest, shift
