@@ -66,6 +66,10 @@ class DataError(BayesLMMError, ValueError):
     """Data that the model cannot use: missing columns, wrong types, empty frames."""
 
 
+class NoEstimateError(DataError):
+    """Data for which the likelihood has no maximum; a posterior may exist all the same."""
+
+
 class PriorError(BayesLMMError, ValueError):
     """A prior with an unknown name or a distribution that does not fit its parameter."""
 

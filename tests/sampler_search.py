@@ -33,8 +33,8 @@ from bayeslmm.likelihood.batch_posterior import (
 
 # What a sampler may differ from the reference by: a median in units of half the central 68%, the
 # log of the ratio of these halves, and log evidence. Quantiles, since log sds have long left tails.
-# Where a reference of 600 particles differs by more it is made with 2,400 and then with 9,600, whose
-# own errors are well below a third of these.
+# Where a reference of 600 particles differs by more it is made with 2,400 and then with 9,600,
+# whose own errors are well below a third of these.
 MEDIAN, LOG_SPREAD, EVIDENCE = 0.2, 0.2, 0.1
 
 KERNEL_DF = 5.0
@@ -268,7 +268,12 @@ def _prior_draws(
         gamma = np.stack([draw(c, p) for c, p in zip(priors.coefs, priors.beta, strict=True)], 1)
         beta = np.linalg.solve(priors.centering, gamma.T).T
     points = Points(sds=sds, chols=chols, sigma=draw("sigma", priors.sigma), beta=beta)
-    return unconstrained_from_points(structures, points, beta)
+    return _finite(unconstrained_from_points(structures, points, beta))
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Coordinates of correlations that were rounded to plus or minus one: atanh(1 - 1e-16)."""
+    return np.nan_to_num(x, posinf=18.7, neginf=-18.7)
 
 
 def _step(loglik: np.ndarray, left: float) -> float:
@@ -365,7 +370,7 @@ def coordinates(model: blm.LMM, post: blm.Posterior) -> Reference:
     )
     beta = flat["beta"] if model.priors.beta_sampled else np.empty((len(flat["sigma"]), 0))
     points = Points(sds=sds, chols=chols, sigma=flat["sigma"], beta=beta)
-    x = unconstrained_from_points(structures, points, beta)
+    x = _finite(unconstrained_from_points(structures, points, beta))
     return described(x, np.ones(len(x)), float(post.log_evidence))
 
 

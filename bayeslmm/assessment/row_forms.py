@@ -225,9 +225,7 @@ def _border_equations(
     tail = np.arange(system.plan.n_tail)
     gram[:, tail, tail] += 1.0
     if known is None and system.prior is not None:
-        basis, prior = system.plan.products.basis, system.prior
-        columns = np.column_stack([basis.fixed, prior.mean - basis.shift])
-        product = columns.T @ prior.precision @ columns
+        product = system.prior.cross_products(system.plan.products.basis)
         start = system.plan.n_tail
         gram[:, start:, start:] += sigma[:, None, None] ** 2 * product
     return gram

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.column_types import kind_of, plain, refused, to_floats
+from bayeslmm.design._scales import check_response_scale, check_weights_scale
 from bayeslmm.design.data import listed, missing, to_column
 from bayeslmm.design.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError
@@ -125,7 +126,8 @@ def _closest(name: str, names: Sequence[str]) -> str:
 
 
 def check_varies(label: str, y: Array, offset: Array) -> None:
-    """Raise DataError for a constant response."""
+    """Raise DataError for a constant response, or one that is far too large or small."""
+    check_response_scale(label, y, offset)
     if len(y) == 1:
         raise DataError("There is only 1 complete row; a model needs more.")
     if not np.ptp(y):
@@ -225,7 +227,18 @@ def precision_weights(
             f"{values[first]:g} at position {first}). A row that should not count must be taken "
             "out of the data."
         )
+    check_weights_scale(label, values)
     return values
+
+
+def _never_weights(dtype: Any) -> bool:
+    """Whether values of a dtype would turn into numbers that nobody meant as weights."""
+    return (
+        pd.api.types.is_bool_dtype(dtype)
+        or pd.api.types.is_complex_dtype(dtype)
+        or dtype.kind in "mM"
+        or isinstance(dtype, pd.CategoricalDtype)
+    )
 
 
 def _weights_column(weights: Any, frame: pd.DataFrame, data: Any) -> pd.Series:

@@ -32,6 +32,7 @@ from bayeslmm.design._inputs import (
     sum_of,
 )
 from bayeslmm.design._rank import independent_columns
+from bayeslmm.design._scales import check_column_scales
 from bayeslmm.design.data import (
     check_infinite,
     column_names,
@@ -329,6 +330,7 @@ def _evaluate(
     check_fixed_factors(formula, frame)
     full = evaluate(formula.fixed, frame, functions)
     check_labels(full.names)
+    check_column_scales(full.names, full.values, "the fixed effects")
     kept = independent_columns(full.values)
     check_rows(len(frame), int(kept.sum()))
     aliased = _chosen(full.names, ~kept)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.design._rank import independent_columns
+from bayeslmm.design._scales import check_column_scales
 from bayeslmm.design.data import listed, read_only
 from bayeslmm.design.grouping import (
     GroupingFactor,
@@ -156,6 +157,11 @@ def _random_factor(
         coefs += names
         blocks += added
     z = _beside([columns[term.effects] for term in terms])
+    for block in blocks:
+        columns_of = [coefs[b] for b in block]
+        check_column_scales(
+            columns_of, z[:, list(block)], f"the random effects of `{grouping.name}`"
+        )
     _report_deficient(grouping.name, coefs, blocks, z)
     return RandomFactor(
         name=grouping.name,

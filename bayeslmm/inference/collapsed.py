@@ -25,12 +25,12 @@ from bayeslmm.inference.covariance_sampler import (
     sample_covariance,
 )
 from bayeslmm.inference.effect_summary import summarise_effects
-from bayeslmm.inference.estimate import Fit, fit_likelihood
+from bayeslmm.inference.estimate import Fit
 from bayeslmm.inference.laplace import gaussian_root, is_regular, search_mode
 from bayeslmm.inference.pareto import pareto_k
 from bayeslmm.inference.progress import stages
 from bayeslmm.inference.propriety import require_proper
-from bayeslmm.inference.start import prior_ranges, starting_point
+from bayeslmm.inference.start import likelihood_start, prior_ranges, starting_point
 from bayeslmm.inference.tree import EFFECT_GROUP, LARGEST_U, effect_group, posterior_tree
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.batch_posterior import (
@@ -150,10 +150,12 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     """
     plan = system.plan
     target = partial(log_posterior_batch, plan, priors, partial(reduce_at, system))
-    reml = fit_likelihood(plan, "REML")
+    reml = likelihood_start(plan, priors)
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
     ranges = prior_ranges(plan.products.structures, priors)
-    if _describes_posterior(reml, DEAR_START_SD if is_dear(system) else START_SD):
+    if isinstance(reml, Fit) and _describes_posterior(
+        reml, DEAR_START_SD if is_dear(system) else START_SD
+    ):
         beta = reml.beta if priors.beta_sampled else np.zeros(0)
         centre = np.concatenate([reml.parameters, beta])
         if ranges.contains(centre):
@@ -173,8 +175,10 @@ def _describes_posterior(reml: Fit, largest_sd: float) -> bool:
     blocks = [block for s in reml.plan.products.structures for block in s.blocks]
     if reml.singular or max(len(block) for block in blocks) > 2:
         return False
-    sds = np.sqrt(np.diag(reml.parameter_cov))
-    return bool(np.all(np.isfinite(sds)) and np.max(sds) < largest_sd)
+    cov = reml.parameter_cov
+    if not np.all(np.isfinite(cov)) or np.linalg.eigvalsh(cov)[0] <= 0.0:
+        return False
+    return bool(np.max(np.diag(cov)) < largest_sd**2)
 
 
 def _statistics(run: CovarianceDraws) -> dict[str, Array]:

@@ -285,7 +285,7 @@ def check(dt: xr.DataTree) -> Diagnostics:
 
 
 def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any], str]:
-    """Labels of the parameters that move, their draws (entry, chain, draw); the first that is stuck.
+    """Labels of parameters that move, their draws (entry, chain, draw); the first that is stuck.
 
     Correlations across blocks are zero and neither.
     """

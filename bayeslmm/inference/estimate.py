@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.exceptions import DataError
-from bayeslmm.inference.optimise import Optimum, minimise
+from bayeslmm.exceptions import NoEstimateError
+from bayeslmm.inference.optimise import TOLERANCE, Optimum, attempt, minimise
+from bayeslmm.inference.reported import report
 from bayeslmm.likelihood.covariance import (
     factor_from_theta,
     is_singular,
@@ -27,8 +28,15 @@ from bayeslmm.likelihood.factorise import (
     factorise_working,
     single_threaded,
 )
-from bayeslmm.likelihood.marginal import ml_criterion, reml_criterion, rss_gradient, score
+from bayeslmm.likelihood.marginal import (
+    EXACT_RESPONSE,
+    ml_criterion,
+    reml_criterion,
+    rss_gradient,
+    score,
+)
 from bayeslmm.likelihood.moments import fixed_sensitivities
+from bayeslmm.likelihood.split_rows import EXACT_EFFECTS
 
 Array = NDArray[np.float64]
 Method = Literal["REML", "ML", "MAP"]
@@ -43,6 +51,12 @@ SNAP_INCREASE = 1e-8
 
 FLAT_CURVATURE = 1e-6
 """Curvature of the criterion per level below which the data do not determine a direction."""
+
+ROUNDED = 1e-4
+"""Rounding of the criterion, in deviance units, where little is left of the response.
+
+Determinants then are small differences; a hundredth of a standard error off a minimum.
+"""
 
 DEGENERATE = 1e-8
 """Residual over total sum of squares below which sigma counts as zero where no minimum is found."""
@@ -128,10 +142,12 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
 
     Raises
     ------
-    DataError
+    NoEstimateError
         If the model reproduces the response exactly, so that sigma is zero.
     """
     reml = method == "REML"
+    if plan.products.fixed[-1, -1] == 0.0:
+        raise NoEstimateError(EXACT_RESPONSE)
     with single_threaded():
         optimum = minimise(
             lambda x: _criterion_and_gradient(plan, x, reml),
@@ -139,6 +155,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
             plan.products.n_obs,
             information=_level_counts(plan),
             on_log_scale=_start(plan) > 0.0,
+            tolerance=search_tolerance(plan),
         )
         _check_residual(plan, optimum)
         optimum = _snap(plan, optimum, reml)
@@ -148,6 +165,11 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
     if fit.singular:
         _log.info("%s: the fit is singular, a covariance matrix lost rank; see its notes", method)
     return fit
+
+
+def search_tolerance(plan: Plan) -> float:
+    """Deviance units from a minimum at which a search counts as converged."""
+    return TOLERANCE if plan.split is None else ROUNDED
 
 
 def working_factors(plan: Plan, theta: Array) -> list[Array]:
@@ -199,12 +221,14 @@ def _factorise_at(plan: Plan, theta: Array) -> Factorisation:
 
 def _check_residual(plan: Plan, optimum: Optimum) -> None:
     """Refuse a model whose criterion falls without bound as sigma goes to zero."""
+    if not np.all(np.isfinite(optimum.hessian)):
+        raise NoEstimateError(
+            "the likelihood cannot be maximised in double precision: the search "
+            f"{optimum.message}. Remove a random-effects term, or centre and rescale covariates."
+        )
     total = plan.products.fixed[-1, -1]
     if not optimum.converged and _factorise_at(plan, optimum.x).rss < DEGENERATE * total:
-        raise DataError(
-            "the fixed and random effects reproduce the response exactly: the residual variance "
-            "is zero. Remove a random-effects term or check for duplicated rows."
-        )
+        raise NoEstimateError(EXACT_EFFECTS)
 
 
 def _criterion_and_gradient(plan: Plan, theta: Array, reml: bool) -> tuple[float, Array]:
@@ -246,7 +270,7 @@ def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
         if np.any(x[entries] != 0.0):
             trial = x.copy()
             trial[entries] = 0.0
-            trial_value = _criterion_and_gradient(plan, trial, reml)[0]
+            trial_value = attempt(lambda z: _criterion_and_gradient(plan, z, reml), trial)[0]
             if trial_value < value + SNAP_INCREASE:
                 x, value = trial, trial_value
     if x is optimum.x:
@@ -345,54 +369,3 @@ def _vcov_gradient(
     root = fact.beta_root
     rows.append(2.0 * root @ root.T)
     return sigma**2 * np.array(rows)
-
-
-def report(plan: Plan, working: Sequence[Array], sigma: float) -> tuple[Array, Array]:
-    """Reported covariance parameters and their Jacobian by (theta, log sigma)."""
-    values, blocks = [], []
-    products = plan.products
-    width = sum(s.n_theta for s in products.structures) + 1
-    start = 0
-    for structure, a, t in zip(products.structures, products.basis.random, working, strict=True):
-        value, jacobian = _report_factor(structure.pairs, structure.theta_index, a, t)
-        value[: structure.n_coefs] += np.log(sigma)
-        block = np.zeros((len(value), width))
-        block[:, start : start + structure.n_theta] = jacobian
-        block[: structure.n_coefs, -1] = 1.0
-        values.append(value)
-        blocks.append(block)
-        start += structure.n_theta
-    last = np.zeros((1, width))
-    last[0, -1] = 1.0
-    return np.append(np.concatenate(values), np.log(sigma)), np.vstack([*blocks, last])
-
-
-def _report_factor(
-    pairs: Sequence[tuple[int, int]],
-    index: tuple[NDArray[np.intp], NDArray[np.intp]],
-    basis: Array,
-    working: Array,
-) -> tuple[Array, Array]:
-    """Log relative sds and atanh correlations of one factor, and derivatives by its theta."""
-    root = basis @ working
-    n_theta = len(index[0])
-    derivative = np.zeros((n_theta, *root.shape))
-    derivative[np.arange(n_theta), :, index[1]] = basis[:, index[0]].T
-    gram = root @ root.T
-    d_gram = derivative @ root.T
-    d_gram = d_gram + d_gram.transpose(0, 2, 1)
-    variances = np.diag(gram)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_sds = 0.5 * np.log(variances)
-        d_log_sds = 0.5 * np.diagonal(d_gram, axis1=1, axis2=2) / variances
-        values, rows = list(log_sds), list(d_log_sds.T)
-        for i, j in pairs:
-            scale = np.sqrt(variances[i] * variances[j])
-            rho = np.clip(gram[i, j] / scale, -1.0, 1.0)
-            d_rho = d_gram[:, i, j] / scale - rho * (d_log_sds[:, i] + d_log_sds[:, j])
-            values.append(np.arctanh(rho))
-            rows.append(d_rho / (1.0 - rho**2))
-    jacobian = np.array(rows)
-    at_boundary = ~np.all(np.isfinite(jacobian), axis=1) | ~np.isfinite(values)
-    jacobian[at_boundary] = np.nan
-    return np.array(values), jacobian

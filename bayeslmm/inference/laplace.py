@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.completion import as_chains, complete
-from bayeslmm.inference.estimate import Fit, fit_likelihood
+from bayeslmm.inference.estimate import Fit, search_tolerance
 from bayeslmm.inference.optimise import Optimum, minimise
-from bayeslmm.inference.start import starting_point
+from bayeslmm.inference.start import Start, likelihood_start, starting_point
 from bayeslmm.inference.tree import posterior_tree
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
@@ -103,7 +103,7 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
     SamplingError
         If the search ends anywhere else.
     """
-    optimum = search_mode(plan, priors, fit_likelihood(plan, "REML"))
+    optimum = search_mode(plan, priors, likelihood_start(plan, priors))
     if not is_regular(plan, optimum):
         cause = "Give the standard deviations proper priors"
         if priors.beta_sampled:
@@ -116,14 +116,19 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
     return optimum
 
 
-def search_mode(plan: Plan, priors: Priors, reml: Fit) -> Optimum:
+def search_mode(plan: Plan, priors: Priors, start: Fit | Start) -> Optimum:
     """Where the search for the mode ends that starts at an estimate, whether or not that is one."""
 
     def objective(x: Array) -> tuple[float, Array]:
         value, gradient = log_posterior_unconstrained(plan, priors, x)
         return -2.0 * value, -2.0 * gradient
 
-    return minimise(objective, starting_point(plan, priors, reml), plan.products.n_obs)
+    return minimise(
+        objective,
+        starting_point(plan, priors, start),
+        plan.products.n_obs,
+        tolerance=search_tolerance(plan),
+    )
 
 
 def is_regular(plan: Plan, optimum: Optimum) -> bool:

@@ -14,8 +14,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.inference.estimate import Fit, any_singular, fit_likelihood
+from bayeslmm.exceptions import SamplingError
+from bayeslmm.inference.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.inference.optimise import Optimum, hessian, minimise
+from bayeslmm.inference.start import Start, likelihood_start
 from bayeslmm.likelihood.covariance import (
     correlation_cholesky,
     correlation_cholesky_jacobian,
@@ -25,6 +27,7 @@ from bayeslmm.likelihood.covariance import (
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise, single_threaded
 from bayeslmm.likelihood.log_posterior import (
+    LARGEST_LOG,
     Point,
     beta_prior,
     log_posterior,
@@ -59,12 +62,22 @@ def fit_map(plan: Plan, priors: Priors) -> Fit:
     Fit
         With ``method="MAP"``; `criterion` is -2 log p(y, parameters).
     """
-    reml = fit_likelihood(plan, "REML")
     if is_flat(priors):
-        return replace(reml, method="MAP")
+        return replace(fit_likelihood(plan, "REML"), method="MAP")
+    start = likelihood_start(plan, priors)
     with single_threaded():
-        search = _SignedSearch(plan, priors, reml)
-        optimum = minimise(search.objective, search.start, plan.products.n_obs)
+        search = _SignedSearch(plan, priors, start)
+        optimum = minimise(
+            search.objective,
+            search.start,
+            plan.products.n_obs,
+            tolerance=search_tolerance(plan),
+        )
+        if not np.isfinite(optimum.value):
+            raise SamplingError(
+                "The posterior density of the covariance parameters cannot be computed in double "
+                "precision around its mode: centre and rescale covariates."
+            )
         fit = _describe(plan, priors, search, optimum)
     if not optimum.converged:
         _log.warning("MAP did not converge: %s", optimum.message)
@@ -176,7 +189,7 @@ class _SignedSearch:
     beta, where it is sampled, is in units of its standard error; sigma is on the log scale.
     """
 
-    def __init__(self, plan: Plan, priors: Priors, reml: Fit) -> None:
+    def __init__(self, plan: Plan, priors: Priors, reml: Fit | Start) -> None:
         self.plan, self.priors = plan, priors
         self.structures = plan.products.structures
         self.scales, pieces = [], []
@@ -201,7 +214,7 @@ class _SignedSearch:
         return Point(
             sds=tuple(sds),
             chols=tuple(chols),
-            sigma=float(np.exp(x[start])),
+            sigma=float(np.exp(np.clip(x[start], -LARGEST_LOG, LARGEST_LOG))),
             beta=x[start + 1 :] * self.beta_scale,
         )
 

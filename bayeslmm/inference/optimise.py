@@ -40,6 +40,9 @@ HOPELESS = 1e10
 LARGEST_LOG = 30.0
 """Bound on logarithms while travelling."""
 
+TOLERANCE = 1e-7
+"""Predicted decrease of the criterion at which a search counts as converged."""
+
 MAX_NEWTON = 25
 
 
@@ -81,6 +84,7 @@ def minimise(
     *,
     information: Array | None = None,
     on_log_scale: NDArray[np.bool_] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Optimum:
     """Minimise a smooth function.
 
@@ -98,6 +102,8 @@ def minimise(
     on_log_scale : ndarray of bool (d,), optional
         Coordinates that start positive and travel on the log scale. Only the Newton steps can
         take them to zero or below.
+    tolerance : float
+        Predicted decrease of the criterion at which the search counts as converged.
 
     Returns
     -------
@@ -128,7 +134,7 @@ def minimise(
         method="L-BFGS-B",
         options={"maxiter": 500, "maxls": 40, "gtol": 1e-7, "ftol": 1e-13},
     )
-    return _finish(counted, place(np.asarray(rough.x)))
+    return _finish(counted, place(np.asarray(rough.x)), tolerance)
 
 
 def hessian(gradient: Callable[[Array], Array], x: Array, step: float = DIFFERENCE) -> Array:
@@ -142,8 +148,20 @@ def hessian(gradient: Callable[[Array], Array], x: Array, step: float = DIFFEREN
     return 0.5 * (result + result.T)
 
 
+def attempt(objective: Objective, x: Array) -> tuple[float, Array]:
+    """Criterion and gradient; infinity and NaN where the arithmetic breaks down."""
+    with np.errstate(all="ignore"):
+        try:
+            value, gradient = objective(x)
+        except np.linalg.LinAlgError:
+            value, gradient = np.nan, x
+    if np.isfinite(value) and np.all(np.isfinite(gradient)):
+        return value, gradient
+    return np.inf, np.full(len(x), np.nan)
+
+
 class _Counter:
-    """Counts evaluations; where the arithmetic breaks down the criterion is infinite."""
+    """Counts evaluations."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
@@ -151,13 +169,10 @@ class _Counter:
 
     def __call__(self, x: Array) -> tuple[float, Array]:
         self.count += 1
-        try:
-            return self.objective(x)
-        except np.linalg.LinAlgError:
-            return np.inf, np.full(len(x), np.nan)
+        return attempt(self.objective, x)
 
 
-def _finish(counted: _Counter, x: Array) -> Optimum:
+def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
     value, gradient = counted(x)
     curvature = np.zeros((len(x), len(x)))
     decrement = np.inf
@@ -166,6 +181,8 @@ def _finish(counted: _Counter, x: Array) -> Optimum:
         if not fresh:
             curvature = hessian(lambda z: counted(z)[1], x)
             fresh = True
+        if not np.all(np.isfinite(curvature)):
+            return _stuck(counted, x, value, gradient, curvature)
         step, decrement, saddle = _newton_step(curvature, gradient)
         if decrement < NEWTON_DECREMENT and not saddle:
             break
@@ -175,7 +192,31 @@ def _finish(counted: _Counter, x: Array) -> Optimum:
         fresh = not saddle and decrement < REUSE
         x, value, gradient = moved
     _, decrement, saddle = _newton_step(curvature, gradient)
-    return _judge(counted, x, value, gradient, curvature, decrement, saddle)
+    converged = not saddle and decrement < tolerance
+    message = "converged" if converged else f"stopped {decrement:.2g} deviance units from a minimum"
+    if saddle:
+        message = "stopped at a point where the criterion still curves downwards"
+    return Optimum(
+        x=x,
+        value=value,
+        gradient=gradient,
+        hessian=curvature,
+        converged=converged,
+        evaluations=counted.count,
+        message=message,
+    )
+
+
+def _stuck(counted: _Counter, x: Array, value: float, gradient: Array, curvature: Array) -> Optimum:
+    return Optimum(
+        x=x,
+        value=value,
+        gradient=gradient,
+        hessian=curvature,
+        converged=False,
+        evaluations=counted.count,
+        message="stopped where the criterion cannot be computed in double precision",
+    )
 
 
 def _newton_step(curvature: Array, gradient: Array) -> tuple[Array, float, bool]:
@@ -205,27 +246,3 @@ def _line_search(
         if np.isfinite(new_value) and new_value < value + slack:
             return trial, new_value, new_gradient
     return None
-
-
-def _judge(
-    counted: _Counter,
-    x: Array,
-    value: float,
-    gradient: Array,
-    curvature: Array,
-    decrement: float,
-    saddle: bool,
-) -> Optimum:
-    converged = bool(not saddle and decrement < 1e4 * NEWTON_DECREMENT)
-    message = "converged" if converged else f"stopped {decrement:.2g} deviance units from a minimum"
-    if saddle:
-        message = "stopped at a point where the criterion still curves downwards"
-    return Optimum(
-        x=x,
-        value=value,
-        gradient=gradient,
-        hessian=curvature,
-        converged=converged,
-        evaluations=counted.count,
-        message=message,
-    )

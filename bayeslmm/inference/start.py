@@ -2,23 +2,29 @@
 
 Priors may contradict the data, or vanish outside a narrow range. A search from the estimate alone
 would start where the posterior density is zero, and a proposal of its width would miss the range.
+And where the likelihood has no maximum there is no estimate, but the priors may make a mode.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.inference.estimate import Fit
+from bayeslmm.exceptions import NoEstimateError
+from bayeslmm.inference.estimate import Fit, fit_likelihood, user_factors
 from bayeslmm.likelihood.covariance import Structure, unconstrained
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.families import Prior
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 
 START_LOG_RATIO = -3.0
 """Smallest log standard deviation to start from, relative to sigma over the covariate's length."""
@@ -101,7 +107,41 @@ def _range(prior: Prior, rng: np.random.Generator) -> Array:
     return np.array([draws.min(), draws.max()])
 
 
-def starting_point(plan: Plan, priors: Priors, fit: Fit) -> Array:
+class Start(NamedTuple):
+    """Parameters in the middle of the priors and the data, named as those of a ``Fit``."""
+
+    factors: tuple[Array, ...]
+    sigma: float
+    beta: Array
+    vcov: Array
+
+
+def likelihood_start(plan: Plan, priors: Priors) -> Fit | Start:
+    """The REML estimate or, where the likelihood has no maximum but priors are proper, a stand-in.
+
+    Raises
+    ------
+    NoEstimateError
+        If there is no estimate and sigma has a flat prior.
+    """
+    try:
+        return fit_likelihood(plan, "REML")
+    except NoEstimateError as error:
+        if not priors.sigma.proper:
+            raise
+        reason = str(error).split(":")[0]
+    _log.warning("REML has no estimate (%s): searching the mode under the priors instead.", reason)
+    basis = plan.products.basis
+    sigma = float(np.median(priors.sigma.sample(np.random.default_rng(0), PRIOR_DRAWS)))
+    return Start(
+        factors=user_factors(plan, [np.eye(s.n_coefs) for s in plan.products.structures]),
+        sigma=sigma,
+        beta=basis.shift,
+        vcov=sigma**2 * basis.fixed @ basis.fixed.T / plan.products.n_obs,
+    )
+
+
+def starting_point(plan: Plan, priors: Priors, fit: Fit | Start) -> Array:
     """Coordinates of an estimate, kept off the boundary and within the ranges of the priors."""
     structures = plan.products.structures
     pieces = [

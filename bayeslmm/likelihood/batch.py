@@ -68,7 +68,8 @@ class BatchSystem:
     counts : ndarray (C,)
         How many levels have each.
     fixed_map : ndarray (n_pairs, C, (p + 1)^2) or None
-        Sums over the levels of a class of products of Z'[X y]; None where they would not fit.
+        Sums over the levels of a class of products of Z'[X y]; None where they would not fit, or
+        would cancel (``plan.split``).
     schur_map : scipy.sparse.csr_array (n_filled, n_pairs * C) or None
         Map from the blocks W of the classes to what they take from the tail's Z'Z, at the places
         ``plan.filled``.
@@ -99,7 +100,7 @@ def batch_system(plan: Plan) -> BatchSystem:
     counts = np.bincount(classes).astype(float)
     k, width, size = blocks.shape[1], mixed.shape[2], len(counts)
     pairs = k * (k + 1) // 2
-    fits = pairs * size * width**2 <= LARGEST_MAP and not plan.nested
+    fits = pairs * size * width**2 <= LARGEST_MAP and not plan.nested and plan.split is None
     small = fits and 0 < plan.n_tail <= LARGEST_TAIL and plan.products_map is not None
     expand = _class_expansion(classes, k, size) if small else None
     return BatchSystem(

@@ -53,7 +53,8 @@ def draw_random(
     list of ndarray (S, J, k)
         One array per grouping factor, on the scale of the response.
     """
-    if not system.batched and not system.plan.nested and len(beta) > FEW:
+    plan = system.plan
+    if not system.batched and not plan.nested and plan.split is None and len(beta) > FEW:
         return draw_iteratively(system, points, beta, rng)
     sizes = [(len(beta), s.shape[0], s.shape[1]) for s in system.plan.products.random]
     result = [np.empty(size) for size in sizes]

@@ -152,7 +152,7 @@ def log_likelihood_batch(plan: Plan, priors: Priors, reduced: Reduced, points: P
         rss = lower[p, p] ** 2
         log_det = reduced.log_det_random + log_det_fixed - 2.0 * products.basis.log_det_fixed
         if prior is not None:
-            log_det = log_det + p * LOG_2PI - np.linalg.slogdet(prior.precision)[1]
+            log_det = log_det + p * LOG_2PI - prior.log_det
         dof = n - p
     constants = dof * (LOG_2PI + 2.0 * np.log(sigma)) - products.log_weights
     return np.asarray(-0.5 * (constants + log_det + rss / sigma**2))
@@ -172,10 +172,8 @@ def fixed_cholesky(
     """
     p = plan.products.n_fixed
     if prior is not None:
-        columns = np.column_stack(
-            [plan.products.basis.fixed, prior.mean - plan.products.basis.shift]
-        )
-        fixed = fixed + sigma[:, None, None] ** 2 * (columns.T @ prior.precision @ columns)
+        own = prior.cross_products(plan.products.basis)
+        fixed = fixed + sigma[:, None, None] ** 2 * own
     if p >= SMALL:
         lower = np.moveaxis(batched_cholesky(fixed), 0, 2)
     else:

@@ -154,6 +154,22 @@ class CrossProducts:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """The columns [X y], in the working basis, as Z C + E with Z'E = 0.
+
+    Attributes
+    ----------
+    rest : ndarray (p + 1, p + 1)
+        E'E, with weights.
+    coefs : tuple of ndarray (J, k, p + 1)
+        C of each grouping factor.
+    """
+
+    rest: Array
+    coefs: tuple[Array, ...]
+
+
 def working_basis(
     y: Array, X: Array, factors: Sequence[RandomColumns], weights: Array | None = None
 ) -> Basis:

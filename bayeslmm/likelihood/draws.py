@@ -12,11 +12,11 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
     GaussianBeta,
-    apply_tail,
     factorise,
     to_working_beta,
 )
 from bayeslmm.likelihood.nested import without_later
+from bayeslmm.likelihood.shrinkage import apply_tail
 
 Array = NDArray[np.float64]
 

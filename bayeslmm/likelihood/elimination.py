@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.crossprod import CrossProducts, Split
 from bayeslmm.likelihood.nested import Stage, choose_stages, make_stages
 
 Array = NDArray[np.float64]
@@ -81,6 +81,9 @@ class Plan:
         The same map with the levels added up that share their block of Z'Z, and so their W_j.
     representatives : ndarray (C,)
         A level of each of these classes.
+    split : Split or None
+        [X y] split into what the random effects can reproduce and the rest, where little is left:
+        see :mod:`bayeslmm.likelihood.shrinkage`.
     """
 
     products: CrossProducts
@@ -95,6 +98,7 @@ class Plan:
     filled: Indices
     class_map: sp.csr_array | None
     representatives: Indices
+    split: Split | None = None
 
     @property
     def nested(self) -> bool:

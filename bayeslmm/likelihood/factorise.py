@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,10 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
 
-from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.crossprod import Basis, CrossProducts
 from bayeslmm.likelihood.elimination import Plan, TailBlock
 from bayeslmm.likelihood.nested import Pivot, reduced, tail_products
+from bayeslmm.likelihood.shrinkage import Shrinkage, shrink
 
 Array = NDArray[np.float64]
 
@@ -40,10 +42,29 @@ class GaussianBeta:
         Prior mean of beta.
     precision : ndarray (p, p)
         Inverse of the prior covariance matrix, positive definite.
+    root : ndarray (p, p), optional
+        A matrix R with ``R'R`` equal to the precision, by default its Cholesky factor. Covariates
+        far from zero make the precision nearly singular, but not a root known in other ways.
     """
 
     mean: Array
     precision: Array
+    root: Array | None = None
+
+    @property
+    def half(self) -> Array:
+        """The root (p, p)."""
+        return np.linalg.cholesky(self.precision).T if self.root is None else self.root
+
+    @property
+    def log_det(self) -> float:
+        """Log determinant of the precision."""
+        return 2.0 * float(np.linalg.slogdet(self.half)[1])
+
+    def cross_products(self, basis: Basis) -> Array:
+        """[I m]'S^-1[I m] in a working basis: (p + 1, p + 1)."""
+        columns = self.half @ np.column_stack([basis.fixed, self.mean - basis.shift])
+        return columns.T @ columns
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -78,6 +99,8 @@ class Factorisation:
         log |L_XX|^2 in the user's coordinates.
     rss : float
         Penalised residual sum of squares r^2 (with the prior's part, if any).
+    shrinkage : Shrinkage or None
+        What shrinkage makes of the coefficients of the plan's split, if it has one.
     """
 
     plan: Plan
@@ -92,6 +115,7 @@ class Factorisation:
     log_det_random: float
     log_det_fixed: float
     rss: float
+    shrinkage: Shrinkage | None = None
 
     @property
     def beta_working(self) -> Array:
@@ -166,6 +190,46 @@ def factorise_working(
     value_only: bool = False,
 ) -> Factorisation:
     """Factorise as :func:`factorise`, with relative factors in the working basis."""
+    rest = eliminate_random(plan, factors, overwrite=value_only)
+    fixed, shrinkage = rest.fixed, None
+    if plan.split is not None:
+        shrinkage = shrink(plan, factors, rest.pivots, rest.chol, rest.half)
+        fixed = shrinkage.fixed
+    fixed_chol, fixed_half, rss = _fixed_cholesky(plan, fixed, prior, sigma)
+    log_det_fixed = 2.0 * float(np.sum(np.log(np.diag(fixed_chol))))
+    return Factorisation(
+        plan=plan,
+        factors=tuple(factors),
+        pivots=rest.pivots,
+        tail_schur=rest.schur,
+        tail_chol=rest.chol,
+        tail_half=rest.half,
+        tail_mixed=rest.mixed,
+        fixed_chol=fixed_chol,
+        fixed_half=fixed_half,
+        log_det_random=rest.log_det,
+        log_det_fixed=log_det_fixed - 2.0 * plan.products.basis.log_det_fixed,
+        rss=rss,
+        shrinkage=shrinkage,
+    )
+
+
+class Eliminated(NamedTuple):
+    """The equations after eliminating the random effects; see :class:`Factorisation`."""
+
+    pivots: tuple[Pivot, ...]
+    schur: Array
+    chol: Array
+    half: Array
+    mixed: Array
+    fixed: Array
+    log_det: float
+
+
+def eliminate_random(
+    plan: Plan, factors: Sequence[Array], *, overwrite: bool = False
+) -> Eliminated:
+    """Eliminate the random effects for relative factors in the working basis."""
     products = plan.products
     pivots, log_det = _eliminate_stages(plan, factors)
     fixed = products.fixed
@@ -175,27 +239,12 @@ def factorise_working(
     schur, chol, half, mixed = plan.tail_gram, plan.tail_gram, plan.tail_mixed, plan.tail_mixed
     if plan.n_tail:
         schur, mixed = _tail_system(plan, pivots)
-        chol = _tail_cholesky(schur, plan.tail, factors, overwrite=value_only)
+        chol = _tail_cholesky(schur, plan.tail, factors, overwrite=overwrite)
         scaled = scale_rows(mixed, plan.tail, factors)
         half = solve_triangular(chol, scaled, lower=True, check_finite=False)
         fixed = fixed - half.T @ half
         log_det += 2.0 * float(np.sum(np.log(np.diag(chol))))
-    fixed_chol, fixed_half, rss = _fixed_cholesky(plan, fixed, prior, sigma)
-    log_det_fixed = 2.0 * float(np.sum(np.log(np.diag(fixed_chol))))
-    return Factorisation(
-        plan=plan,
-        factors=tuple(factors),
-        pivots=pivots,
-        tail_schur=schur,
-        tail_chol=chol,
-        tail_half=half,
-        tail_mixed=mixed,
-        fixed_chol=fixed_chol,
-        fixed_half=fixed_half,
-        log_det_random=log_det,
-        log_det_fixed=log_det_fixed - 2.0 * products.basis.log_det_fixed,
-        rss=rss,
-    )
+    return Eliminated(pivots, schur, chol, half, mixed, fixed, log_det)
 
 
 def _eliminate_stages(plan: Plan, factors: Sequence[Array]) -> tuple[tuple[Pivot, ...], float]:
@@ -252,18 +301,18 @@ def _fixed_cholesky(
     """L_XX, l_Xy and r^2 in the working basis."""
     p = plan.products.n_fixed
     if prior is not None:
-        fixed = fixed + sigma**2 * _prior_cross_products(plan.products, prior)
+        fixed = fixed + sigma**2 * prior.cross_products(plan.products.basis)
     if p == 0:
-        return np.zeros((0, 0)), np.zeros(0), float(fixed[0, 0])
+        return np.zeros((0, 0)), np.zeros(0), _pivot(fixed[0, 0])
     lower = cholesky(fixed[:p, :p], lower=True, check_finite=False)
     half = solve_triangular(lower, fixed[:p, p], lower=True, check_finite=False)
-    return lower, half, float(fixed[p, p] - half @ half)
+    return lower, half, _pivot(fixed[p, p] - half @ half)
 
 
-def _prior_cross_products(products: CrossProducts, prior: GaussianBeta) -> Array:
-    """[I m]' S^-1 [I m] in the working basis: (p + 1, p + 1)."""
-    columns = np.column_stack([products.basis.fixed, prior.mean - products.basis.shift])
-    return columns.T @ prior.precision @ columns
+def _pivot(rss: float) -> float:
+    if not 0.0 < rss < np.inf:
+        raise np.linalg.LinAlgError("the equations bordered by the response break down")
+    return float(rss)
 
 
 def _tail_cholesky(
@@ -309,16 +358,6 @@ def scale_rows(rows: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array
         part = rows[block.columns].reshape(block.n_levels, block.n_coefs, -1)
         scaled[block.columns] = (t.T @ part).reshape(-1, rows.shape[1])
     return scaled
-
-
-def apply_tail(spherical: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
-    """Lambda v for the tail; `spherical` is (q,) or (q, m)."""
-    result = np.empty_like(spherical)
-    for block in tail:
-        part = spherical[block.columns].reshape(block.n_levels, block.n_coefs, -1)
-        scaled = factors[block.factor] @ part
-        result[block.columns] = scaled.reshape(result[block.columns].shape)
-    return result
 
 
 def to_working_beta(products: CrossProducts, beta: Array) -> Array:

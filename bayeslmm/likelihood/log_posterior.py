@@ -23,11 +23,12 @@ from bayeslmm.likelihood.covariance import (
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.marginal import log_density_given_beta_grad, log_density_grad
+from bayeslmm.priors.families import Normal
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
 
-LARGEST_LOG = 100.0
+LARGEST_LOG = 300.0
 """Logarithms beyond this are as good as infinite; their squares must not overflow."""
 
 
@@ -65,7 +66,8 @@ def beta_prior(priors: Priors) -> GaussianBeta | None:
     """Normal prior on beta under which it is integrated out; None where it is flat."""
     if priors.beta_precision is None:
         return None
-    return GaussianBeta(priors.beta_mean, priors.beta_precision)
+    sds = np.array([prior.sigma for prior in priors.beta if isinstance(prior, Normal)])
+    return GaussianBeta(priors.beta_mean, priors.beta_precision, priors.centering / sds[:, None])
 
 
 def point_from_unconstrained(structures: Sequence[Structure], x: Array) -> Point:

@@ -9,6 +9,7 @@ density under a Gaussian prior on beta, and their gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.crossprod import RandomColumns, cross_products
+from bayeslmm.likelihood.crossprod import CrossProducts, RandomColumns, cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -26,12 +27,15 @@ from bayeslmm.likelihood.factorise import (
     to_working_beta,
 )
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks
+from bayeslmm.likelihood.split_rows import EXACT, is_saturated, split_where_small
 
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))
 
-EXACT = 1e-20
-"""Residual over total sum of squares that is nothing but rounding."""
+EXACT_RESPONSE = (
+    "the fixed effects reproduce the response exactly, so there is nothing left to model: look for "
+    "a predictor that is a copy of the response"
+)
 
 
 class Columns(Protocol):
@@ -78,18 +82,43 @@ def marginal_system(design: Columns) -> Plan:
     Raises
     ------
     DataError
-        If the fixed effects alone reproduce the response.
+        If fixed effects, or fixed and random effects, reproduce the response exactly, unless few
+        rows make that no wonder.
     """
-    y = design.y - design.offset
+    y, X, factors, weights = design.y - design.offset, design.X, design.random, design.weights
     with single_threaded():
-        products = cross_products(y, design.X, design.random, weights=design.weights)
-    if products.fixed[-1, -1] < EXACT * float(np.sum((y - y.mean()) ** 2)):
-        raise DataError(
-            "the fixed effects reproduce the response exactly, so there is nothing left to model: "
-            "look for a predictor that is a copy of the response"
-        )
-    with single_threaded():
-        return make_plan(products)
+        products = cross_products(y, X, factors, weights=weights)
+        plan = make_plan(products)
+        if products.fixed[-1, -1] >= EXACT * _sum_of_squares(y, weights):
+            return split_where_small(plan, y, X, factors, weights)
+        if not _is_learnable(plan) or not is_saturated(plan, X, factors, weights):
+            raise DataError(EXACT_RESPONSE)
+        return make_plan(_without_rounding(products))
+
+
+def _sum_of_squares(y: Array, weights: Array | None) -> float:
+    w = np.ones_like(y) if weights is None else weights
+    return float(w @ (y - np.average(y, weights=w)) ** 2)
+
+
+def _is_learnable(plan: Plan) -> bool:
+    """Whether the density of a response without residuals can be integrated near zero.
+
+    It is of the order of all standard deviations together to the power p - n.
+    """
+    products = plan.products
+    n_sds = sum(s.n_coefs for s in products.structures)
+    return products.n_obs - products.n_fixed <= n_sds
+
+
+def _without_rounding(products: CrossProducts) -> CrossProducts:
+    """Exactly nothing in place of the rounding that the fixed effects leave of the response."""
+    fixed = products.fixed.copy()
+    fixed[-1, :] = fixed[:, -1] = 0.0
+    mixed = [part.copy() for part in products.mixed]
+    for part in mixed:
+        part[:, :, -1] = 0.0
+    return replace(products, fixed=fixed, mixed=tuple(mixed))
 
 
 def reml_criterion(fact: Factorisation) -> float:
@@ -148,12 +177,11 @@ def log_density_grad(
     fact = factorise(plan, factors, prior, sigma)
     gradients = score(fact, 1.0 / sigma**2)
     dof = plan.products.n_obs - plan.products.n_fixed
-    d_sigma = dof / sigma - fact.rss / sigma**3
+    d_sigma = (dof - fact.rss / sigma**2) / sigma
     if prior is not None:
-        gap = fact.beta - prior.mean
-        root = fact.beta_root
-        d_sigma += sigma * float(np.sum(root * (prior.precision @ root)))
-        d_sigma += float(gap @ prior.precision @ gap) / sigma
+        gap = prior.half @ (fact.beta - prior.mean)
+        d_sigma += sigma * float(np.sum((prior.half @ fact.beta_root) ** 2))
+        d_sigma += float(gap @ gap) / sigma
     value = _log_density(fact, sigma, prior)
     return value, [-0.5 * g for g in to_user_gradient(plan, gradients)], -d_sigma
 
@@ -186,7 +214,7 @@ def log_density_given_beta_grad(
     d_working = -(fact.fixed_chol @ gap) / sigma**2
     p = products.n_fixed
     d_beta = solve_triangular(products.basis.fixed, d_working, trans="T") if p else d_working
-    d_sigma = -n / sigma + rss / sigma**3
+    d_sigma = (rss / sigma**2 - n) / sigma
     return value, [-0.5 * g for g in to_user_gradient(plan, gradients)], d_sigma, d_beta
 
 
@@ -249,5 +277,5 @@ def _log_density(fact: Factorisation, sigma: float, prior: GaussianBeta | None) 
     n, p = products.n_obs, products.n_fixed
     constants = (n - p) * (LOG_2PI + 2.0 * np.log(sigma)) - products.log_weights
     if prior is not None:
-        constants += p * LOG_2PI - np.linalg.slogdet(prior.precision)[1]
+        constants += p * LOG_2PI - prior.log_det
     return -0.5 * (constants + fact.log_det_random + fact.log_det_fixed + fact.rss / sigma**2)

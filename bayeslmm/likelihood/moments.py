@@ -10,14 +10,12 @@ from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dsymm, dsymv
 
 from bayeslmm.likelihood.elimination import TailBlock
-from bayeslmm.likelihood.factorise import Factorisation, apply_tail, scale_rows, tail_inverse
+from bayeslmm.likelihood.factorise import Factorisation, scale_rows, tail_inverse
 from bayeslmm.likelihood.nested import Pivot, without_later
 from bayeslmm.likelihood.nested_inverse import later_covariances
+from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, apply_tail, invertible_part
 
 Array = NDArray[np.float64]
-
-WELL_CONDITIONED = 1e-4
-"""Smallest singular value of a relative factor for which its inverse is used in gradients."""
 
 
 def conditional_modes(
@@ -46,6 +44,8 @@ def conditional_modes(
         shape = (block.n_levels, block.n_coefs)
         modes[block.factor] = tail_u[block.columns].reshape(shape)
         residuals[block.factor] = tail_q[block.columns].reshape(shape)
+    if fact.shrinkage is not None:
+        residuals = [part @ contrast for part in fact.shrinkage.equations]
     return modes, residuals
 
 
@@ -93,6 +93,38 @@ def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) ->
 
 def precision_blocks(fact: Factorisation, *, restricted: bool = True) -> list[Array]:
     """Sums over levels of the diagonal blocks of Z'PZ (or Z'V^-1 Z), per factor (k, k)."""
+    if fact.shrinkage is None:
+        return _precision_blocks(fact, restricted=restricted)
+    blocks = _split_precision(fact)
+    if restricted:
+        parts = _split_sensitivities(fact)
+        blocks = [a - np.einsum("jkp,jlp->kl", b, b) for a, b in zip(blocks, parts, strict=True)]
+    return blocks
+
+
+def _split_precision(fact: Factorisation) -> list[Array]:
+    """Sums of the diagonal blocks of Z'V^-1 Z = T^-T (I - C_ZZ^-1) T^-1, where T has an inverse."""
+    blocks = _precision_blocks(fact, restricted=False)
+    covariances = conditional_covariances(fact, given_beta=True)
+    for f, (t, cov) in enumerate(zip(fact.factors, covariances, strict=True)):
+        inverse, projection = invertible_part(t)
+        root = inverse.T @ inverse
+        exact = len(cov) * root - root @ cov.sum(axis=0) @ root
+        blocks[f] = blocks[f] - projection @ blocks[f] @ projection + exact
+    return blocks
+
+
+def _split_sensitivities(fact: Factorisation) -> list[Array]:
+    """Z'V^-1 X L_XX^-T per factor (J, k, p)."""
+    assert fact.shrinkage is not None
+    result = []
+    for part in fact.shrinkage.equations:
+        rows = part[:, :, :-1].reshape(-1, part.shape[2] - 1)
+        result.append(_right_solve(rows, fact.fixed_chol).reshape(*part.shape[:2], -1))
+    return result
+
+
+def _precision_blocks(fact: Factorisation, *, restricted: bool) -> list[Array]:
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros((0, 0))] * len(products.random)
     inverse = tail_inverse(fact)

@@ -68,7 +68,8 @@ def satterthwaite(fit: Fit, contrast: Array) -> float:
         return float("inf")
     variance = contrast @ fit.vcov @ contrast
     slopes = np.einsum("i,mij,j->m", contrast, fit.vcov_gradient, contrast)
-    return float(2.0 * variance**2 / (slopes @ fit.internal_cov @ slopes))
+    relative = slopes / variance  # variances may be too small or large to be squared
+    return float(2.0 / (relative @ fit.internal_cov @ relative))
 
 
 def fixed_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
@@ -231,12 +232,9 @@ def _back_transformed(kind: str, value: float, error: float, z: float) -> Wald:
     slope = 1.0 - estimate**2 if kind == "cor" else estimate
     if not np.isfinite(value) or slope <= BOUNDARY_SLOPE * max(1.0, abs(estimate)):
         return Wald(estimate=estimate, std_error=np.nan, lower=np.nan, upper=np.nan)
-    return Wald(
-        estimate=estimate,
-        std_error=slope * error,
-        lower=float(transform(value - z * error)),
-        upper=float(transform(value + z * error)),
-    )
+    with np.errstate(over="ignore"):  # an upper limit may be infinite
+        lower, upper = transform(value - z * error), transform(value + z * error)
+    return Wald(estimate=estimate, std_error=slope * error, lower=float(lower), upper=float(upper))
 
 
 BOUNDARY_SLOPE = 1e-12
