@@ -68,7 +68,8 @@ class EstimatePrediction(EstimateBase):
             `observed`, those given old and observed rows at the estimated covariance parameters),
             std_error, conf_low, conf_high. Under "average" std_error is exact, that of the fixed
             part, with Satterthwaite's t intervals ("plugin": normal ones); so it is under "plugin"
-            for levels that the model has not seen. Others are from draws. With `observed`, attribute ``pareto_k``.
+            for levels that the model has not seen. Others are from draws. With `observed`,
+            attribute ``pareto_k``.
 
         Raises
         ------
