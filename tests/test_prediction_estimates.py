@@ -359,4 +359,6 @@ def test_weights_are_in_the_error_of_a_response(sleep):
     options = {"target": "average", "uncertainty": "plugin", "weights": [1.0, 4.0]}
     mean = reml.predict(new, **options)["std_error"]
     response = reml.predict(new, kind="response", **options)["std_error"]
-    np.testing.assert_allclose(response**2 - mean**2, reml.sigma**2 / [1.0, 4.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        response**2 - mean**2, reml.sigma**2 / np.array([1.0, 4.0]), rtol=1e-6
+    )
