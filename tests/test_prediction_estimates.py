@@ -307,3 +307,58 @@ def test_singular_correlations_of_four_coefficients_can_be_drawn_around():
     assert reml.singular
     joint = estimate_draws(reml.design, reml.fit, "laplace", 20, 1)
     assert np.linalg.eigvalsh(joint.covariances[0]).min() > -1e-9
+
+
+# --- closed forms ----------------------------------------------------------------------
+
+
+def test_the_average_has_the_exact_error_and_interval_of_its_mean(reml):
+    new = pd.DataFrame({"Days": [0.0, 3.5, 12.0], "id": ["a", "b", "c"]})
+    found = reml.predict(new, target="average")
+    for seed in (1, 2):
+        pd.testing.assert_frame_equal(found, reml.predict(new, target="average", random_seed=seed))
+    for i, days in enumerate(new["Days"]):
+        mean = reml.means(at={"Days": days}).table().iloc[0]
+        for column in found:
+            assert found[column].iloc[i] == pytest.approx(mean[column], rel=EXACT)
+    wide = reml.predict(new, target="average", level=0.5)
+    assert (wide["conf_low"] > found["conf_low"]).all()
+
+
+@pytest.mark.parametrize("method", ["reml", "ml", "map"])
+@pytest.mark.parametrize("kind", ["linpred", "epred", "response"])
+@pytest.mark.parametrize("target", ["average", "population", "new"])
+def test_closed_forms_are_what_draws_come_to(model, method, kind, target):
+    fit = getattr(model, method)()
+    new = pd.DataFrame({"Days": [0.0, 9.0], "Subject": ["one", "two"]})
+    options = {"target": target, "kind": kind, "uncertainty": "plugin"}
+    exact = fit.predict(new, **options)
+    z = np.column_stack([np.ones(2), new["Days"]])
+    variance = np.einsum("ni,ij,nj->n", z, fit.vcov.to_numpy(), z)
+    if target != "average":
+        sds = fit.sds["Subject"].to_numpy()
+        covariance = np.outer(sds, sds) * fit.corrs["Subject"].to_numpy()
+        variance += np.einsum("ni,ij,nj->n", z, covariance, z)
+    if kind == "response":
+        variance += fit.sigma**2
+    np.testing.assert_allclose(exact["std_error"], np.sqrt(variance), rtol=EXACT)
+    margin = exact["conf_high"] - exact["estimate"]
+    np.testing.assert_allclose(margin, norm.isf(0.025) * np.sqrt(variance), rtol=EXACT)
+
+
+def test_refits_stay_draws(model):
+    reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+    options = {"target": "average", "uncertainty": "bootstrap", "draws": 20, "progressbar": False}
+    found = reml.predict(**options, random_seed=1)
+    assert not found["std_error"].equals(reml.predict(target="average")["std_error"])
+
+
+def test_weights_are_in_the_error_of_a_response(sleep):
+    reml = blm.LMM("Reaction ~ Days + (1 | Subject)", sleep, weights=np.full(180, 2.0)).reml()
+    new = pd.DataFrame({"Days": [1.0, 1.0]})
+    options = {"target": "average", "uncertainty": "plugin", "weights": [1.0, 4.0]}
+    mean = reml.predict(new, **options)["std_error"]
+    response = reml.predict(new, kind="response", **options)["std_error"]
+    np.testing.assert_allclose(
+        response**2 - mean**2, reml.sigma**2 / np.array([1.0, 4.0]), rtol=1e-6
+    )

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from bayeslmm.results.words import counted, listed
+
+FAR = 3.0
+"""Size from which on standardised residuals are counted."""
+
+CHANCE_OF_FAR = float(2.0 * stats.norm.sf(FAR))
+
+SUSPECT = 0.05
+"""Share of right models of which a row is named for its residual."""
 
 LARGE_ROW_COOK = 1.0
 """Cook's distance of a row above which it is named."""
@@ -60,14 +69,26 @@ def row_messages(table: pd.DataFrame) -> tuple[str, ...]:
             f"{counted(len(high), 'row')} with a leverage above twice the mean: {listed(high, 5)}. "
             "Their covariates are unusual, whatever their response."
         )
-    extreme = table.index[table["standardised"].abs() > 3.0]
-    if len(extreme):
+    size = table["standardised"].abs()
+    extreme = size[size > FAR].sort_values(ascending=False)
+    if _more_than_chance(extreme, n):
         messages.append(
             f"{counted(len(extreme), 'row')} more than three standard deviations from the fitted "
-            f"value ({n * 0.0027:.1f} expected): {listed(extreme, 5)}."
+            f"value ({n * CHANCE_OF_FAR:.1f} expected): {listed(extreme.index, 5)}."
         )
     found = [message for message in messages if message != NO_FIXED]
     return tuple(messages) if found else (*messages, "No row stands out.")
+
+
+def _more_than_chance(extreme: pd.Series, n: int) -> bool:
+    """Whether residuals beyond three are more, or larger, than those of a right model mostly are.
+
+    Each of the two happens to one right model in forty at most.
+    """
+    if not len(extreme):
+        return False
+    larger = float(stats.norm.sf(extreme.iloc[0])) < 0.25 * SUSPECT / n
+    return larger or bool(stats.binom.sf(len(extreme) - 1, n, CHANCE_OF_FAR) < 0.5 * SUSPECT)
 
 
 def group_messages(
