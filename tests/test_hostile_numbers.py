@@ -31,6 +31,8 @@ LME4_BETA = 0.03  # standard errors
 CLOSED_FORM = 1e-6
 # Two formulas for one number, each good to ten digits.
 SAME = 1e-8
+# The same seed and shape of the density: draws differ by the residuals' share alone.
+SEED = 0.01
 # Two searches for one optimum.
 MODE = 1e-5
 
@@ -99,19 +101,19 @@ def test_small_residuals_agree_with_the_analysis_of_variance(exponent):
     assert table.loc["beta[Intercept]", "df"] == pytest.approx(8.0, rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["laplace", "collapsed"])
+@pytest.mark.parametrize("method", ["laplace", pytest.param("collapsed", marks=pytest.mark.slow)])
 def test_posterior_of_small_residuals(method):
     """Between levels nothing depends on residuals as small as these; sigma goes with them."""
     means = []
     for size in (1e-5, 1e-7):
         data, truth = one_way(size)
         model = blm.LMM("y ~ 1 + (1 | g)", data)
-        post = model.fit(method=method, draws=500, chains=2, random_seed=1)
+        post = model.fit(method=method, draws=100, chains=2, random_seed=1)
         draws = post.data["posterior"]
         means.append([float(draws["sd_g"].mean()), float(draws["sigma"].mean()) / truth["sigma"]])
         residual = data["y"] - post.fitted().to_numpy().ravel()
         assert np.std(residual) == pytest.approx(truth["sigma"], rel=0.2)
-    assert means[0] == pytest.approx(means[1], rel=0.01)
+    assert means[0] == pytest.approx(means[1], rel=SEED)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,10 @@ def test_the_split_changes_no_number(frame, formula, weighted, monkeypatch):
             for first, second in zip(*slopes, strict=True):
                 assert second == pytest.approx(first, rel=1e-6, abs=1e-6 * np.abs(first).max())
         moved = [
-            [np.linalg.solve(m.T, z) for m, z in zip(f.plan.products.basis.random, parts)]
+            [
+                np.linalg.solve(m.T, z)
+                for m, z in zip(f.plan.products.basis.random, parts, strict=True)
+            ]
             for f, parts in zip(facts, map(fixed_sensitivities, facts), strict=True)
         ]
         for first, second in zip(*moved, strict=True):
@@ -213,7 +218,7 @@ def test_mode_and_evidence_without_an_estimate(saturated):
     spread = design.X @ np.linalg.solve(priors.beta_precision, design.X.T)
     same = (design.random[0].codes[:, None] == design.random[0].codes).astype(float)
     scale = np.std(design.y, ddof=1)
-    nodes = scale * np.exp(np.linspace(-14.0, 8.0, 111))
+    nodes = scale * np.exp(np.linspace(-14.0, 8.0, 61))
     step = np.log(nodes[1] / nodes[0])
     total = []
     for sigma in nodes:
@@ -387,10 +392,11 @@ def test_flat_priors_keep_the_error(saturated):
         model.fit(draws=50)
 
 
-def test_random_small_designs_end_in_a_result_or_an_error_of_ours():
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 40), marks=pytest.mark.slow)])
+def test_random_small_designs_end_in_a_result_or_an_error_of_ours(seeds):
     """Seven rows or fewer: saturated, exactly reproduced, rounded responses."""
     methods = ("reml", "ml", "map", "laplace", "collapsed")
-    for seed in range(24):
+    for seed in seeds:
         rng = np.random.default_rng(seed)
         n = int(rng.integers(5, 8))
         p, levels = int(rng.integers(0, n - 1)), int(rng.integers(2, n))
