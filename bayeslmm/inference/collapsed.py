@@ -51,6 +51,9 @@ START_SD = 0.5
 DEAR_START_SD = 1.5
 """Asymptotic sd of a coordinate up to which REML is a good start; dear models are less choosy."""
 
+DEPENDENT = 1e-10
+"""Smallest eigenvalue of the correlations of estimates that are not functions of each other."""
+
 
 def fit_collapsed(
     design: Design,
@@ -156,11 +159,12 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     if isinstance(reml, Fit) and _describes_posterior(
         reml, DEAR_START_SD if is_dear(system) else START_SD
     ):
-        beta = reml.beta if priors.beta_sampled else np.zeros(0)
-        centre = np.concatenate([reml.parameters, beta])
+        centre, root = reml.parameters, np.linalg.cholesky(reml.parameter_cov)
+        if priors.beta_sampled:
+            centre = np.concatenate([centre, reml.beta])
+            root = block_diag(root, reml.vcov_root)
         if ranges.contains(centre):
-            vcov = reml.vcov[: len(beta), : len(beta)]
-            return centre, ranges.narrow(np.linalg.cholesky(block_diag(reml.parameter_cov, vcov)))
+            return centre, ranges.narrow(root)
     mode = search_mode(plan, priors, reml)
     root = gaussian_root(mode) if is_regular(plan, mode) else np.eye(len(mode.x))
     return mode.x, ranges.narrow(root)
@@ -176,9 +180,11 @@ def _describes_posterior(reml: Fit, largest_sd: float) -> bool:
     if reml.singular or max(len(block) for block in blocks) > 2:
         return False
     cov = reml.parameter_cov
-    if not np.all(np.isfinite(cov)) or np.linalg.eigvalsh(cov)[0] <= 0.0:
+    if not np.all(np.isfinite(cov)) or np.min(np.diag(cov)) <= 0.0:
         return False
-    return bool(np.max(np.diag(cov)) < largest_sd**2)
+    sds = np.sqrt(np.diag(cov))
+    distinct = np.linalg.eigvalsh(cov / np.outer(sds, sds))[0] > DEPENDENT
+    return bool(distinct and np.max(sds) < largest_sd)
 
 
 def _statistics(run: CovarianceDraws) -> dict[str, Array]:

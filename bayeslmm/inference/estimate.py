@@ -125,6 +125,14 @@ class Fit:
         """The mixed-model equations factorised at the estimate."""
         return factorise(self.plan, self.factors, self.prior, self.sigma)
 
+    @property
+    def vcov_root(self) -> Array:
+        """Lower root (p, p) of `vcov`: exact where covariates far from zero make it singular."""
+        if self.given_beta:
+            return np.asarray(np.linalg.cholesky(self.vcov))
+        lower = np.linalg.qr(self.factorisation.beta_root.T, mode="r").T
+        return self.sigma * np.asarray(lower * np.sign(np.diag(lower)))
+
 
 def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
     """Maximise the restricted or the full likelihood.

@@ -108,7 +108,7 @@ def estimate_draws(
 def _draw_beta(fit: Fit, points: Points, rng: np.random.Generator) -> Array:
     noise = normal_draws(rng, len(fit.beta), len(points.sigma))
     if fit.given_beta:
-        return fit.beta + noise @ np.linalg.cholesky(fit.vcov).T
+        return fit.beta + noise @ fit.vcov_root.T
     with single_threaded():
         reduced = reduce_equations(batch_system(fit.plan), points.factors)
         return fixed_effects_at(fit.plan, fit.prior, reduced, points.sigma, noise)

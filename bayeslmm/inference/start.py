@@ -72,9 +72,12 @@ class PriorRanges:
         """Lower root (d, d) of a covariance matrix, its sds cut to those of the priors."""
         given = self.rotation @ root
         longest = (self.high - self.low) / WIDTHS
-        given *= np.minimum(1.0, longest / np.linalg.norm(given, axis=1))[:, None]
-        back = np.linalg.solve(self.rotation, given)
-        return np.asarray(np.linalg.cholesky(back @ back.T))
+        cut = np.minimum(1.0, longest / np.linalg.norm(given, axis=1))
+        if np.all(cut == 1.0):
+            return root
+        back = np.linalg.solve(self.rotation, cut[:, None] * given)
+        upper = np.linalg.qr(back.T, mode="r")
+        return np.asarray((upper * np.sign(np.diag(upper))[:, None]).T)
 
 
 def prior_ranges(structures: Sequence[Structure], priors: Priors) -> PriorRanges:

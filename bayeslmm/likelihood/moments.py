@@ -52,8 +52,10 @@ def conditional_modes(
 def fixed_sensitivities(fact: Factorisation) -> list[Array]:
     """Z_j'V^-1 X C per factor (J, k, p), with C = (X'V^-1 X)^-1, Z in the working basis."""
     plan, products = fact.plan, fact.plan.products
-    result: list[Array] = [np.zeros(0)] * len(products.random)
     root = fact.beta_root
+    if fact.shrinkage is not None:
+        return [part @ root.T for part in _split_sensitivities(fact)]
+    result: list[Array] = [np.zeros(0)] * len(products.random)
     for stage, pivot, cross in zip(plan.stages, fact.pivots, _stage_crosses(fact), strict=True):
         result[stage.factor] = _kept(pivot) @ cross @ root.T
     rest = _tail_fixed(fact) @ root.T if plan.n_tail else np.zeros((0, len(root)))
