@@ -56,7 +56,7 @@ def test_what_is_new_replaces_what_is_old(path):
 )
 def test_a_failure_leaves_what_was_there_and_nothing_else(path, error, raised):
     with (
-        pytest.raises(raised, match="No space left|^$|own"),
+        pytest.raises(raised, match=r"No space left|^$|own"),
         replacing(path, overwrite=True, folder=path.is_dir()) as temporary,
     ):
         if path.is_dir():
