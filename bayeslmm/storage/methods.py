@@ -40,7 +40,8 @@ class PosteriorStorage(PosteriorBase):
         FileNotFoundError
             If the folder does not exist.
         StorageError
-            If a variable or a prior is of a type that cannot be stored, such as a ``CustomDist``.
+            If a variable or a prior is of a type that cannot be stored, such as a ``CustomDist``,
+            or the system refuses to write: no room, no permission. An old file stays as it is.
 
         Examples
         --------
