@@ -33,7 +33,7 @@ def draws_by_reference_name(posterior, design, reference) -> dict[str, np.ndarra
                 found[name] = posterior[cor_name(factor.key)][..., i, j]
             for level, label in enumerate(factor.levels):
                 name = f"u[{factor.name},{label},{coef}]"
-                found[name] = posterior[u_name(factor.key)][..., level, i]
+                found[name] = posterior[u_name(factor.key)][..., i, level]
     return {name: values.to_numpy() for name, values in found.items()}
 
 
