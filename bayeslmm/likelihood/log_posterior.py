@@ -67,7 +67,12 @@ def beta_prior(priors: Priors) -> GaussianBeta | None:
     if priors.beta_precision is None:
         return None
     sds = np.array([prior.sigma for prior in priors.beta if isinstance(prior, Normal)])
-    return GaussianBeta(priors.beta_mean, priors.beta_precision, priors.centering / sds[:, None])
+    root = priors.centering / sds[:, None]
+    # Priors held at a value have another precision than their marginal distributions make.
+    length = np.sqrt(np.diag(priors.beta_precision))
+    gap = np.abs(root.T @ root - priors.beta_precision)
+    known = bool(np.all(gap <= SAME * length * length[:, None]))
+    return GaussianBeta(priors.beta_mean, priors.beta_precision, root if known else None)
 
 
 def point_from_unconstrained(structures: Sequence[Structure], x: Array) -> Point:
