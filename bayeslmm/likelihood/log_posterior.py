@@ -28,6 +28,9 @@ from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
 
+SAME = 1e-9
+"""Difference, relative to the diagonal, of two precisions that are the same but for rounding."""
+
 LARGEST_LOG = 300.0
 """Logarithms beyond this are as good as infinite; their squares must not overflow."""
 
