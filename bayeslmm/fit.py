@@ -169,6 +169,11 @@ class LMM(ModelUpdate):
 
         The random effects (and beta, under normal or flat priors) are integrated out and no
         Jacobian is added, so that under flat priors this is the REML estimate.
+
+        Raises
+        ------
+        SamplingError
+            If the density still rises where the support of a prior ends, so that it has no mode.
         """
         from bayeslmm.inference.map_estimate import fit_map
 

@@ -10,7 +10,7 @@ elsewhere, and nothing else.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
+from bayeslmm.inference.draw_effects import points_of
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import (
     Points,
@@ -356,21 +357,12 @@ def judge(case: Case, *, particles: int = 600, draws: int = 500) -> Verdict:
 
 def coordinates(model: blm.LMM, post: blm.Posterior) -> Reference:
     """What the stored draws say of the unconstrained coordinates."""
-    from bayeslmm.schema import cor_name, sd_name
-
-    data = post.data["posterior"]
+    draws = post.data["posterior"].to_dataset()
+    points = points_of(model.design, draws)
+    if model.priors.beta_sampled:
+        points = replace(points, beta=draws["beta"].to_numpy().reshape(len(points.sigma), -1))
     structures = model.system.products.structures
-    flat = {name: v.to_numpy().reshape(-1, *v.shape[2:]) for name, v in data.data_vars.items()}
-    sds = tuple(flat[sd_name(f.key)] for f in model.design.random)
-    chols = tuple(
-        np.linalg.cholesky(flat[cor_name(f.key)])
-        if f.n_coefs > 1
-        else np.ones((len(flat["sigma"]), 1, 1))
-        for f in model.design.random
-    )
-    beta = flat["beta"] if model.priors.beta_sampled else np.empty((len(flat["sigma"]), 0))
-    points = Points(sds=sds, chols=chols, sigma=flat["sigma"], beta=beta)
-    x = _finite(unconstrained_from_points(structures, points, beta))
+    x = _finite(unconstrained_from_points(structures, points, points.beta))
     return described(x, np.ones(len(x)), float(post.log_evidence))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dense import Case, Columns, all_z, case_of, fixed_moments, make_case, random_moments
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import kstest
@@ -238,6 +238,7 @@ def test_broken_arithmetic_is_no_density_and_spares_the_other_points(frame):
     weighted=st.booleans(),
     size=st.integers(1, 5),
 )
+@example(0, [8, 2, 4], [((0, 2), (1,)), ((0,),), ((0,),)], True, 1)  # a level of two rows
 def test_equations_are_those_of_dense_algebra(seed, levels, shapes, weighted, size):
     case = make_case(seed, 40, tuple(levels), tuple(shapes[: len(levels)]), weighted)
     plan = marginal_system(case)

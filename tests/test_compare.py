@@ -8,6 +8,7 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import polars as pl
+import pymc as pm
 import pytest
 import statsmodels.formula.api as smf
 import xarray as xr
@@ -19,12 +20,14 @@ from bayeslmm.comparison.tables import (
     AGREES,
     BOUNDARY,
     DIFFERS,
+    FAR,
     NARROWED,
     POORLY_SAMPLED,
     PRIOR,
     PULLED_DOWN,
     PULLED_UP,
 )
+from bayeslmm.exceptions import SamplingError
 from bayeslmm.priors.defaults import Normal
 
 TIDY = FOLDER / "tidy"
@@ -232,6 +235,24 @@ def test_two_levels_leave_it_to_the_prior(formula):
         assert all(f"{label}: beside the fixed effects the 2 levels" in text for label in own)
         assert "No parameter is sensitive" not in text
         assert "The data narrow every parameter" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "prior", "labels"),
+    [
+        ("sigma", pm.Uniform.dist(45, 60), ["sd[Subject, Intercept]", "sigma"]),
+        ("Days", pm.Uniform.dist(0, 5), ["beta[Days]", "sd[Subject, Days]"]),
+    ],
+)
+def test_priors_that_end_before_the_estimate(reml, key, prior, labels):
+    """There is no mode that could say what the prior does, but the mean is far away."""
+    model = LMM(SLOPE, load_dataset("sleepstudy"), priors={key: prior})
+    with pytest.raises(SamplingError, match=f"still rises where the prior of `{key}` ends"):
+        model.map()
+    table = compare_reml(model.fit(method="collapsed", draws=500, random_seed=1), reml)
+    assert table["prior_shift"].isna().all()
+    assert list(table.index[table["flag"] == FAR]) == labels
+    assert set(table["flag"].drop(labels)) <= {AGREES}
 
 
 def test_boundary(dyestuff2):

@@ -10,14 +10,14 @@ import formula_fuzz
 import numpy as np
 import pandas as pd
 import pytest
+from forged_files import forge
 
 import bayeslmm as blm
 from bayeslmm.__main__ import main
 from bayeslmm.exceptions import BayesLMMError, DataError, FormulaError, StorageError
 from bayeslmm.formula._formulaic import evaluate, evaluate_response, required_variables
 from bayeslmm.formula.grammar import parse
-from bayeslmm.storage._files import read, write
-from bayeslmm.storage._layout import Contents
+from bayeslmm.storage._files import read
 from bayeslmm.storage._model import unpack_model
 
 # expressions that would leave a file `canary`, end the process, read a file, or reach what does
@@ -192,14 +192,17 @@ def test_attacks_are_refused_where_they_would_be_evaluated(attack, frame):
 def test_attacks_are_refused_in_files(frame, posterior, tmp_path):
     posterior.save(tmp_path / "a.nc")
     found = read(tmp_path / "a.nc")
-    for attack in ATTACKS[::8]:
-        changed = found.model | {"formula": f"y ~ x + {attack} + (1 | g)"}
+    for text in ATTACKS[::8]:
+        changed = found.model | {"formula": f"y ~ x + {text} + (1 | g)"}
         with pytest.raises(StorageError, match="formula"):
-            unpack_model(changed, found.arrays)
-    changed = found.model | {"formula": f"y ~ x + {ATTACKS[0]} + (1 | g)"}
-    write(Contents(tree=found.tree, model=changed, arrays=found.arrays), tmp_path / "b.nc")
+            unpack_model(changed, found.arrays, found.tree["posterior"].dataset)
+
+    def attack(document, numbers):
+        document["model"]["formula"] = f"y ~ x + {ATTACKS[0]} + (1 | g)"
+
+    forge(tmp_path / "a.nc", attack)
     with pytest.raises(StorageError, match=r"`__import__\('os'\).system` is not allowed"):
-        blm.load(tmp_path / "b.nc")
+        blm.load(tmp_path / "a.nc")
 
 
 def test_attacks_are_refused_on_the_command_line(tmp_path, capsys, frame):

@@ -131,7 +131,8 @@ def test_the_split_changes_no_number(frame, formula, weighted, monkeypatch):
     weights = np.random.default_rng(1).uniform(0.5, 2.0, 60) if weighted else None
     design = blm.LMM(formula, frame, weights=weights).design
     plain = marginal_system(design)
-    monkeypatch.setattr(split_rows, "SMALL_RESIDUAL", np.inf)
+    for bound in ("SUSPECT", "SMALL_RESIDUAL"):
+        monkeypatch.setattr(split_rows, bound, np.inf)
     split = marginal_system(design)
     assert plain.split is None and split.split is not None
     rng = np.random.default_rng(2)

@@ -50,7 +50,8 @@ DESIGNS = {
     "two vectors": ((6, 5), (MIXED, PAIR), False),
 }
 PRIOR = GaussianBeta(
-    np.array([0.5, 1.0, 2.0]), np.array([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.7]])
+    np.array([0.5, 1.0, 2.0]),
+    np.linalg.cholesky([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.7]]).T,
 )
 SIGMA = 1.3
 

@@ -40,7 +40,7 @@ CRITERION = 1e-6
 CRITERION_AT = 1e-10
 SMOOTH = 1e-4
 SIGMA = 1.3
-PRIOR = GaussianBeta(np.array([0.5, 1.0]), np.array([[2.0, 0.3], [0.3, 1.0]]))
+PRIOR = GaussianBeta(np.array([0.5, 1.0]), np.linalg.cholesky([[2.0, 0.3], [0.3, 1.0]]).T)
 
 ONE, PAIR, MIXED = ((0,),), ((0, 1),), ((0, 1), (2,))
 

@@ -90,7 +90,7 @@ def test_planted_trouble_is_listed(found):
         "singularity",
     }
     assert "The draws did not pass all checks: largest R-hat" in found["convergence"].verdict
-    assert "normality of residuals (p below" in found["residuals"].verdict
+    assert "normality of residuals (p = " in found["residuals"].verdict
     assert " without row 17, " in found["influence"].verdict
     assert "sd[h, Intercept]: mostly the prior, too few levels" in found["sensitivity"].verdict
     assert "The REML fit is singular." in found["singularity"].verdict

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.comparison.frequentist import Reported, unconstrained
 from bayeslmm.design.design import Design
+from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.estimate import Fit, fit_likelihood
 from bayeslmm.inference.map_estimate import fit_map
 from bayeslmm.likelihood.marginal import marginal_system
@@ -72,17 +73,20 @@ def reference_modes(
     """
     plan = marginal_system(design) if own is None else own.plan
     restricted = own if own and own.method == "REML" else fit_likelihood(plan, "REML")
-    mode = fit_map(plan, priors)
     if own is None:
         own = _closest(reported, rows, restricted)
     values, errors = _unconstrained(own, rows)
     center, spread = _unconstrained(restricted, rows)
+    prior_shift, width = np.full((2, len(rows)), np.nan)
+    try:
+        mode = fit_map(plan, priors)
+    except SamplingError:  # no mode inside the support of the priors
+        return Reference(values=values, errors=errors, prior_shift=prior_shift, width=width)
     moved, narrowed = _unconstrained(mode, rows)
-    with np.errstate(invalid="ignore"):
-        prior_shift = (moved - center) / spread
-    if not mode.optimum.converged or mode.given_beta:
-        # A mode joint in beta differs from REML by more than the prior.
-        prior_shift[:] = np.nan
+    # A mode joint in beta differs from REML by more than the prior.
+    if mode.optimum.converged and not mode.given_beta:
+        with np.errstate(invalid="ignore"):
+            prior_shift = (moved - center) / spread
     return Reference(values=values, errors=errors, prior_shift=prior_shift, width=narrowed / spread)
 
 

@@ -38,6 +38,7 @@ PRIOR = "mostly the prior"
 PULLED_UP = "pulled up by the prior"
 PULLED_DOWN = "pulled down by the prior"
 NARROWED = "narrowed by the prior"
+FAR = "far from the estimate"
 BOUNDARY = "at the boundary"
 DIFFERS = "differs"
 POORLY_SAMPLED = "poorly sampled"
@@ -47,6 +48,9 @@ MAX_DIFFERENCE = 0.1
 
 MIN_SHIFT = 0.5
 """Standard errors from which on a shift that is due to the prior counts as shrinkage."""
+
+FAR_SHIFT = 1.0
+"""Standard errors from which on a shift of unknown cause counts."""
 
 MAX_WIDTH = 0.8
 """Standard error under the prior over that without it, below which the prior counts as felt."""
@@ -110,7 +114,8 @@ def compare_reml(
           taken. NaN at a boundary.
         - prior_shift: what the prior does of it, the posterior mode less the REML estimate, both of
           this package. The rest is the shape of the posterior, whose mean is not its mode: with
-          few levels, the mean of an sd lies well above.
+          few levels, the mean of an sd lies well above. NaN where the posterior has no mode inside
+          the support of its priors, or one in beta besides, which is another mode.
         - flag: see the notes.
 
     Raises
@@ -135,6 +140,8 @@ def compare_reml(
     - "pulled up by the prior", "pulled down by the prior": prior_shift is half a standard error or
       more in this direction and the mean went along by as much.
     - "narrowed by the prior": the prior takes 20 % or more off the standard error at the mode.
+    - "far from the estimate": prior_shift is not known, and the mean is a standard error or more
+      away, because of the priors or of the shape of the posterior.
     - "agrees": none of these. A mean above the mode of a skewed posterior agrees.
 
     The flags are about the whole effect of the priors, with them or without; ``post.sensitivity()``
@@ -227,6 +234,7 @@ def _flags(
             PULLED_UP: np.minimum(prior, shift) >= MIN_SHIFT,
             PULLED_DOWN: np.maximum(prior, shift) <= -MIN_SHIFT,
             NARROWED: reference.width <= MAX_WIDTH,
+            FAR: np.isnan(prior) & (np.abs(shift) >= FAR_SHIFT),
         }
     return np.select(list(conditions.values()), list(conditions), AGREES)
 

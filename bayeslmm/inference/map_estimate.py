@@ -14,14 +14,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.design.data import listed
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.inference.optimise import Optimum, hessian, minimise
-from bayeslmm.inference.start import Start, likelihood_start
+from bayeslmm.inference.start import Start, likelihood_start, starting_point
 from bayeslmm.likelihood.covariance import (
     correlation_cholesky,
     correlation_cholesky_jacobian,
-    sds_and_correlation,
     unconstrained,
 )
 from bayeslmm.likelihood.elimination import Plan
@@ -40,11 +40,8 @@ Array = NDArray[np.float64]
 
 _log = logging.getLogger(__name__)
 
-START_SD = 0.05
-"""Smallest standard deviation to start from, in units of sigma over the covariate's length."""
-
-START_Z = 2.0
-"""Largest correlation coordinate to start from: a correlation of 0.96."""
+EDGE = 1e-3
+"""Step, in parts of a standard deviation's value or of an effect's standard error, to an edge."""
 
 
 def fit_map(plan: Plan, priors: Priors) -> Fit:
@@ -61,6 +58,11 @@ def fit_map(plan: Plan, priors: Priors) -> Fit:
     -------
     Fit
         With ``method="MAP"``; `criterion` is -2 log p(y, parameters).
+
+    Raises
+    ------
+    SamplingError
+        If the density has no mode inside the support of the priors, or none that can be computed.
     """
     if is_flat(priors):
         return replace(fit_likelihood(plan, "REML"), method="MAP")
@@ -73,6 +75,12 @@ def fit_map(plan: Plan, priors: Priors) -> Fit:
             plan.products.n_obs,
             tolerance=search_tolerance(plan),
         )
+        if not optimum.converged and (edges := _edges(search, optimum.x)):
+            raise SamplingError(
+                "The posterior density has no mode inside the support of the priors: it still "
+                f"rises where the prior of {listed(edges)} ends. Sample it with fit(), or give a "
+                "prior that does not end where the data point."
+            )
         if not np.isfinite(optimum.value):
             raise SamplingError(
                 "The posterior density of the covariance parameters cannot be computed in double "
@@ -122,6 +130,24 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
         prior=prior,
         given_beta=priors.beta_sampled,
     )
+
+
+def _edges(search: _SignedSearch, x: Array) -> list[str]:
+    """Labels of the parameters beside which their prior vanishes, but for sds beside zero."""
+    priors, point = search.priors, search.point(x)
+    scalars = [(key, p) for key, p in priors.records().items() if not isinstance(p, LKJ)]
+    if not priors.beta_sampled:
+        scalars = scalars[len(priors.coefs) :]
+    positive = np.abs(np.concatenate([*point.sds, [point.sigma]]))
+    centering = priors.centering if priors.beta_sampled else np.zeros((0, 0))
+    values = np.concatenate([centering @ point.beta, positive])
+    steps = EDGE * np.concatenate([np.abs(centering) @ search.beta_scale, positive])
+    beside = values[:, None] + steps[:, None] * [-1.0, 1.0]  # (parameters, 2)
+    return [
+        key
+        for (key, prior), pair in zip(scalars, beside, strict=True)
+        if np.any(prior.logpdf(pair) == -np.inf)
+    ]
 
 
 def _canonical(point: Point) -> Point:
@@ -189,20 +215,19 @@ class _SignedSearch:
     beta, where it is sampled, is in units of its standard error; sigma is on the log scale.
     """
 
-    def __init__(self, plan: Plan, priors: Priors, reml: Fit | Start) -> None:
+    def __init__(self, plan: Plan, priors: Priors, estimate: Fit | Start) -> None:
         self.plan, self.priors = plan, priors
         self.structures = plan.products.structures
-        self.scales, pieces = [], []
-        for s, t, a in zip(self.structures, reml.factors, plan.products.basis.random, strict=True):
-            sds, _ = sds_and_correlation(t)
-            floor = START_SD * np.abs(np.diag(a))
-            self.scales.append(np.maximum(sds, floor) * reml.sigma)
-            z = unconstrained(s, t, reml.sigma)[s.n_coefs :]
-            pieces += [np.ones(s.n_coefs), np.clip(np.nan_to_num(z), -START_Z, START_Z)]
         sampled = priors.beta_sampled
-        self.beta_scale = np.sqrt(np.diag(reml.vcov)) if sampled else np.zeros(0)
-        beta = reml.beta / self.beta_scale if sampled else np.zeros(0)
-        self.start = np.concatenate([*pieces, [np.log(reml.sigma)], beta])
+        self.beta_scale = np.sqrt(np.diag(estimate.vcov)) if sampled else np.zeros(0)
+        self.scales: list[Array] = []
+        self.start = starting_point(plan, priors, estimate)
+        start = 0
+        for s in self.structures:
+            self.scales.append(np.exp(self.start[start : start + s.n_coefs]))
+            self.start[start : start + s.n_coefs] = 1.0
+            start += s.n_theta
+        self.start[start + 1 :] /= self.beta_scale
 
     def point(self, x: Array) -> Point:
         """Parameters, standard deviations with their sign, at the coordinates."""

@@ -40,30 +40,27 @@ class GaussianBeta:
     ----------
     mean : ndarray (p,)
         Prior mean of beta.
-    precision : ndarray (p, p)
-        Inverse of the prior covariance matrix, positive definite.
-    root : ndarray (p, p), optional
-        A matrix R with ``R'R`` equal to the precision, by default its Cholesky factor. Covariates
-        far from zero make the precision nearly singular, but not a root known in other ways.
+    root : ndarray (p, p)
+        A matrix R with ``R'R`` equal to the precision, which itself is nearly singular where
+        covariates are far from zero.
     """
 
     mean: Array
-    precision: Array
-    root: Array | None = None
+    root: Array
 
     @property
-    def half(self) -> Array:
-        """The root (p, p)."""
-        return np.linalg.cholesky(self.precision).T if self.root is None else self.root
+    def precision(self) -> Array:
+        """Inverse (p, p) of the prior covariance matrix."""
+        return self.root.T @ self.root
 
     @property
     def log_det(self) -> float:
         """Log determinant of the precision."""
-        return 2.0 * float(np.linalg.slogdet(self.half)[1])
+        return 2.0 * float(np.linalg.slogdet(self.root)[1])
 
     def cross_products(self, basis: Basis) -> Array:
         """[I m]'S^-1[I m] in a working basis: (p + 1, p + 1)."""
-        columns = self.half @ np.column_stack([basis.fixed, self.mean - basis.shift])
+        columns = self.root @ np.column_stack([basis.fixed, self.mean - basis.shift])
         return columns.T @ columns
 
 

@@ -23,13 +23,9 @@ from bayeslmm.likelihood.covariance import (
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.marginal import log_density_given_beta_grad, log_density_grad
-from bayeslmm.priors.families import Normal
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
-
-SAME = 1e-9
-"""Difference, relative to the diagonal, of two precisions that are the same but for rounding."""
 
 LARGEST_LOG = 300.0
 """Logarithms beyond this are as good as infinite; their squares must not overflow."""
@@ -67,15 +63,7 @@ class Point:
 
 def beta_prior(priors: Priors) -> GaussianBeta | None:
     """Normal prior on beta under which it is integrated out; None where it is flat."""
-    if priors.beta_precision is None:
-        return None
-    sds = np.array([prior.sigma for prior in priors.beta if isinstance(prior, Normal)])
-    root = priors.centering / sds[:, None]
-    # Priors held at a value have another precision than their marginal distributions make.
-    length = np.sqrt(np.diag(priors.beta_precision))
-    gap = np.abs(root.T @ root - priors.beta_precision)
-    known = bool(np.all(gap <= SAME * length * length[:, None]))
-    return GaussianBeta(priors.beta_mean, priors.beta_precision, root if known else None)
+    return None if priors.beta_root is None else GaussianBeta(priors.beta_mean, priors.beta_root)
 
 
 def point_from_unconstrained(structures: Sequence[Structure], x: Array) -> Point:

@@ -179,8 +179,8 @@ def log_density_grad(
     dof = plan.products.n_obs - plan.products.n_fixed
     d_sigma = (dof - fact.rss / sigma**2) / sigma
     if prior is not None:
-        gap = prior.half @ (fact.beta - prior.mean)
-        d_sigma += sigma * float(np.sum((prior.half @ fact.beta_root) ** 2))
+        gap = prior.root @ (fact.beta - prior.mean)
+        d_sigma += sigma * float(np.sum((prior.root @ fact.beta_root) ** 2))
         d_sigma += float(gap @ gap) / sigma
     value = _log_density(fact, sigma, prior)
     return value, [-0.5 * g for g in to_user_gradient(plan, gradients)], -d_sigma

@@ -28,8 +28,14 @@ EXACT = 1e-20
 REPRODUCED = 1e-6
 """Relative length of what is left of a vector that counts as reproduced."""
 
-FAR = 1e4
-"""Relative standard deviations at which random effects are nearly least squares coefficients."""
+FAR = 1e3
+"""Relative standard deviations at which random effects are nearly least squares coefficients.
+
+Where levels have fewer rows than coefficients, rounding reaches the share FAR^4 of the equations.
+"""
+
+SUSPECT = 1e-4
+"""Share of the sum of squares beyond which shrinkage at FAR leaves no doubt of what is left."""
 
 ROUNDS = 3
 """Solutions for the coefficients: each leaves about FAR^-2 of the error of the one before."""
@@ -67,11 +73,13 @@ def split_where_small(
     """
     fixed = eliminate_random(plan, _far(plan), overwrite=True).fixed
     total = plan.products.fixed[-1, -1]
-    if _last_pivot(fixed) >= SMALL_RESIDUAL * total or is_saturated(plan, X, factors, weights):
+    if _last_pivot(fixed) >= SUSPECT * total or is_saturated(plan, X, factors, weights):
         return plan
     basis = plan.products.basis
     coefs, rest, shift = _regress(plan, y - X @ basis.shift, X, factors, weights)
     products = rest.T @ rest
+    if products[-1, -1] >= SMALL_RESIDUAL * total:
+        return plan
     if products[-1, -1] < EXACT * total:
         raise DataError(EXACT_EFFECTS)
     units = [_units(c[:, :, -1], products[-1, -1] / len(y)) for c in coefs]

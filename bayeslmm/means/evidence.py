@@ -120,7 +120,7 @@ class PosteriorEvidence:
     def log_prior_odds(self, comparison: Comparison, form: LinearForm | None) -> Known:
         """Log prior odds of an inequality: exact where it is linear under normal priors."""
         sign = 1.0 if comparison.relation == ">" else -1.0
-        if form is not None and self.priors.beta_precision is not None:
+        if form is not None and self.priors.beta_root is not None:
             mean, sd = self._prior_moments(form)
             if sd == 0.0:
                 return Known(np.nan, "it does not depend on the parameters.")
@@ -138,7 +138,7 @@ class PosteriorEvidence:
         """Log posterior over prior density of a linear form at zero."""
         if form is None:
             return Known(np.nan, self._no_density(comparison))
-        if self.priors.beta_precision is None:
+        if self.priors.beta_root is None:
             if self.priors.beta_sampled:
                 why = "the priors of the fixed effects are not all normal"
             else:
@@ -177,14 +177,12 @@ class PosteriorEvidence:
 
     def _held_at_zero(self, form: LinearForm, variance: float) -> Priors:
         """Priors given that a linear form, whose posterior variance is given, is all but zero."""
-        precision, weights = self.priors.beta_precision, form.weights
-        assert precision is not None
+        root, weights = self.priors.beta_root, form.weights
+        assert root is not None
         mean, sd = self._prior_moments(form)
-        shift = np.linalg.solve(precision, weights) * (mean / sd**2)
-        tight = np.outer(weights, weights) * (HELD / variance)
-        return replace(
-            self.priors, beta_mean=self.priors.beta_mean - shift, beta_precision=precision + tight
-        )
+        shift = np.linalg.solve(root, np.linalg.solve(root.T, weights)) * (mean / sd**2)
+        tight = np.linalg.qr(np.vstack([root, weights * np.sqrt(HELD / variance)]), mode="r")
+        return replace(self.priors, beta_mean=self.priors.beta_mean - shift, beta_root=tight)
 
     def _linear(self, beta: Array, form: LinearForm) -> Array:
         weights = self.space.reduce(form.weights[None])[0]
@@ -197,10 +195,9 @@ class PosteriorEvidence:
 
     def _prior_moments(self, form: LinearForm) -> tuple[float, float]:
         mean = form.weights @ self.priors.beta_mean + form.constant
-        precision = self.priors.beta_precision
-        assert precision is not None
-        variance = form.weights @ np.linalg.solve(precision, form.weights)
-        return float(mean), float(np.sqrt(variance))
+        assert self.priors.beta_root is not None
+        sd = np.linalg.norm(np.linalg.solve(self.priors.beta_root.T, form.weights))
+        return float(mean), float(sd)
 
     def _no_density(self, comparison: Comparison) -> str:
         """Why ``=`` has no evidence ratio for what is not linear in the fixed effects."""

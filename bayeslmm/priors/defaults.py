@@ -221,13 +221,13 @@ def _assemble(
         tuple(lkj if len(block) > 1 else None for block in factor.blocks)
         for factor in design.random
     )
-    mean, precision, sampled = _beta_moments(beta, centering)
+    mean, root, sampled = _beta_moments(beta, centering)
     priors = Priors(
         coefs=design.coefs,
         centering=centering,
         beta=beta,
         beta_mean=mean,
-        beta_precision=precision,
+        beta_root=root,
         beta_sampled=sampled,
         factors=tuple(factor.name for factor in design.random),
         factor_coefs=tuple(factor.coefs for factor in design.random),
@@ -241,13 +241,12 @@ def _assemble(
 
 
 def _beta_moments(beta: Sequence[Prior], centering: Array) -> tuple[Array, Array | None, bool]:
-    """Mean, precision and whether beta has to be sampled, from the priors on gamma."""
+    """Mean, root of the precision and whether beta has to be sampled, from the priors on gamma."""
     zeros = np.zeros(len(beta))
     normal = [prior for prior in beta if isinstance(prior, Normal)]
     if len(normal) == len(beta):
         mean = np.linalg.solve(centering, np.array([prior.mu for prior in normal]))
-        root = centering / np.array([prior.sigma for prior in normal])[:, None]
-        return mean, root.T @ root, False
+        return mean, centering / np.array([prior.sigma for prior in normal])[:, None], False
     flat = all(type(prior) is Flat for prior in beta)
     return zeros, None, not flat
 
@@ -276,12 +275,12 @@ def _override(priors: Priors, user: Mapping[str, Any]) -> Priors:
                 size = len(priors.blocks[f][i])
                 cor[f][i] = _correlation_prior(prior, given[key], size, key)
             sources[names[slot]] = "user"
-    mean, precision, sampled = _beta_moments(beta, priors.centering)
+    mean, root, sampled = _beta_moments(beta, priors.centering)
     return replace(
         priors,
         beta=tuple(beta),
         beta_mean=mean,
-        beta_precision=precision,
+        beta_root=root,
         beta_sampled=sampled,
         sd=tuple(tuple(row) for row in sd),
         cor=tuple(tuple(row) for row in cor),

@@ -56,8 +56,9 @@ class Priors:
         Priors on the entries of gamma, independent of each other.
     beta_mean : ndarray (p,)
         Prior mean of beta where it is normal, else zeros.
-    beta_precision : ndarray (p, p) or None
-        Prior precision of beta where it is normal; None where it is flat or sampled.
+    beta_root : ndarray (p, p) or None
+        A matrix R with ``R'R`` the prior precision of beta where it is normal; None where it is
+        flat or sampled.
     beta_sampled : bool
         Whether beta cannot be integrated out: neither all normal nor all flat.
     factors : tuple of str
@@ -85,7 +86,7 @@ class Priors:
     centering: Array
     beta: tuple[Prior, ...]
     beta_mean: Array
-    beta_precision: Array | None
+    beta_root: Array | None
     beta_sampled: bool
     factors: tuple[str, ...]
     factor_coefs: tuple[tuple[str, ...], ...]
@@ -94,6 +95,11 @@ class Priors:
     cor: tuple[tuple[LKJ | None, ...], ...]
     sigma: Prior
     sources: Mapping[str, str]
+
+    @property
+    def beta_precision(self) -> Array | None:
+        """Prior precision (p, p) of beta where it is normal; None where it is flat or sampled."""
+        return None if self.beta_root is None else self.beta_root.T @ self.beta_root
 
     @property
     def proper(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayeslmm.comparison.tables import NARROWED, PULLED_DOWN, PULLED_UP
+from bayeslmm.comparison.tables import FAR, NARROWED, PULLED_DOWN, PULLED_UP
 from bayeslmm.diagnosis.posterior_influence import LARGE_SHIFT
 from bayeslmm.diagnosis.residual_checks import SUSPECT
 from bayeslmm.diagnosis.sensitivity import LITTLE, TAIL
@@ -262,7 +262,8 @@ def _pulled(source: Source) -> dict[str, list[str]]:
     if fit is None:
         return {}
     flags = source.compare_reml(Estimate(source.design, fit))["flag"]
-    return {flag: list(flags.index[flags == flag]) for flag in (PULLED_UP, PULLED_DOWN, NARROWED)}
+    noted = (PULLED_UP, PULLED_DOWN, NARROWED, FAR)
+    return {flag: list(flags.index[flags == flag]) for flag in noted}
 
 
 # --- singularity -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ from bayeslmm.comparison.tables import (
     AGREES,
     BOUNDARY,
     DIFFERS,
+    FAR,
     NARROWED,
     POORLY_SAMPLED,
     PRIOR,
@@ -44,6 +45,7 @@ FLAGS = {
     PULLED_UP: "the prior makes it noticeably larger than the estimate.",
     PULLED_DOWN: "the prior makes it noticeably smaller than the estimate.",
     NARROWED: "the prior makes it noticeably more certain than the data do.",
+    FAR: "posterior and estimate differ, by the prior or by the shape of the posterior.",
     BOUNDARY: (
         "the estimate is at the boundary of its range and has no standard error; the posterior is "
         "the better summary."

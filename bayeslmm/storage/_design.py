@@ -192,13 +192,12 @@ def check_priors(priors: Priors, design: Design) -> None:
     coefs = tuple(factor.coefs for factor in design.random)
     blocks = tuple(factor.blocks for factor in design.random)
     labels = (priors.coefs, priors.factors, priors.factor_coefs, priors.blocks)
-    precision = priors.beta_precision
     _check(
         labels == (design.coefs, names, coefs, blocks)
         and priors.centering.shape == (p, p)
         and len(priors.beta) == p
         and priors.beta_mean.shape == (p,)
-        and (precision is None or precision.shape == (p, p))
+        and (priors.beta_root is None or priors.beta_root.shape == (p, p))
         and [len(row) for row in priors.sd] == [len(labels) for labels in coefs]
         and [len(row) for row in priors.cor] == [len(row) for row in blocks]
         and set(priors.sources) >= set(priors.records()),

@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def pack(contents: Contents) -> Packed:
     head = {
         "format": FORMAT,
         "schema": SCHEMA,
-        "bayeslmm_version": version("bayeslmm"),
+        "bayeslmm_version": _version("bayeslmm"),
         "sha256": digest(numbers.values()),
     }
     groups[f"/{MODEL}"] = model.assign_attrs(head)
@@ -223,10 +224,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+@cache
+def _version(package: str) -> str:
+    return metadata.version(package)
+
+
 def _document(contents: Contents, described: Mapping[str, Any]) -> bytes:
     packages = ("bayeslmm", "formulaic", "numpy", "pandas", "pymc", "xarray")
     document = {
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages},
         "model": contents.model,
         "arrays": {
             name: {"dtype": array.dtype.name, "shape": list(array.shape)}

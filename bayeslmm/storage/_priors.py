@@ -19,7 +19,7 @@ from bayeslmm.storage._values import from_plain, to_plain
 Arrays = dict[str, NDArray[Any]]
 Description = dict[str, Any]
 
-_MATRICES = ("centering", "beta_mean", "beta_precision")
+_MATRICES = ("centering", "beta_mean", "beta_root")
 _FAMILIES: dict[str, Any] = {
     "LKJ": LKJ,
     **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
