@@ -166,8 +166,7 @@ def try_estimate(case):
         return
     assert np.isfinite(estimate.criterion)
     if not model.dropped:
-        with np.errstate(divide="ignore"):  # few levels: draws of an sd that the data leave open
-            estimate.predict(case.data)
+        estimate.predict(case.data)
 
 
 def try_posterior(case, tmp_path):

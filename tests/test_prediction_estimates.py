@@ -11,6 +11,7 @@ import pytest
 from dense import all_z, case_of, fixed_moments, random_moments
 from monte_carlo import DEVIATIONS, EXACT, assert_mean, assert_second_moments
 from reference_data import FOLDER, load_reference_data
+from scipy import stats
 from scipy.stats import norm
 
 import bayeslmm as blm
@@ -275,6 +276,30 @@ def test_laplace_at_zero_is_the_likelihood_folded(lme4_fits):
     found = np.median(joint.points.sds[0][:, 0] / joint.sigma)
     # The likelihood's tail is heavier than the normal's, which moves its median by 10 %.
     assert found == pytest.approx(np.interp(0.5, cdf, theta), rel=0.15)
+
+
+@pytest.mark.parametrize("excess", [1.02, 1.5])
+def test_laplace_near_zero_is_folded_too(excess):
+    """A log standard deviation with an error of many units would make draws of any size."""
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal((4, 5))
+    noise -= noise.mean(axis=1, keepdims=True)
+    noise /= np.sqrt(np.sum(noise**2) / 16)
+    means = np.array([-1.5, -0.5, 0.5, 1.5])
+    means *= np.sqrt(excess / 5) / means.std(ddof=1)
+    frame = pd.DataFrame({"y": (means[:, None] + noise).ravel(), "g": np.repeat(list("abcd"), 5)})
+    reml = blm.LMM("y ~ 1 + (1 | g)", frame).reml()
+    assert not reml.singular
+    theta = np.sqrt((excess - 1) / 5)
+    assert reml.sds["g"].iloc[0] / reml.sigma == pytest.approx(theta, rel=1e-4)
+    joint = estimate_draws(reml.design, reml.fit, "laplace", 4000, 1)
+    found = joint.points.sds[0][:, 0] / joint.sigma
+    spread = np.sqrt(reml.fit.internal_cov[0, 0])
+    folded = stats.foldnorm(theta / spread, scale=spread)
+    assert stats.kstest(found, folded.cdf).pvalue > 0.01
+    table = reml.predict(random_seed=1)
+    assert np.isfinite(table).all(axis=None)
+    assert (table["std_error"] < 1.0).all()
 
 
 def test_singular_correlations_keep_their_covariance():

@@ -31,6 +31,12 @@ Uncertainty = Literal["laplace", "bootstrap", "plugin"]
 STEP = 1e-5
 """Step of central differences on the log and inverse hyperbolic tangent scales."""
 
+NEAR_ZERO = 1.0
+"""Standard error of the log of a standard deviation that may as well be zero."""
+
+FLAT = 5.0
+"""Standard error of such a log at a posterior mode beyond which the draws would mean nothing."""
+
 
 def estimate_draws(
     design: Design,
@@ -74,8 +80,8 @@ def estimate_draws(
 
     Notes
     -----
-    At a boundary, where log standard deviations are infinite, "laplace" is normal in the free
-    entries of the relative factors (lme4's theta) instead.
+    At a boundary, where log standard deviations are infinite, and within a standard error of one,
+    "laplace" is normal in the free entries of the relative factors (lme4's theta) instead.
 
     References
     ----------
@@ -139,7 +145,7 @@ def _unit_rows(factor: Array) -> Array:
 def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     structures = fit.plan.products.structures
     known = np.isfinite(fit.parameters).all() and np.isfinite(fit.parameter_cov).all()
-    if fit.singular or not known:
+    if fit.singular or not known or _is_open_below(fit):
         return _boundary_points(fit, draws, rng)
     centre = _unconstrained(structures, fit.parameters)
     moved = [
@@ -155,13 +161,24 @@ def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     return replace(points_from_unconstrained(structures, x), beta=np.empty((draws, 0)))
 
 
+def _is_open_below(fit: Fit) -> bool:
+    """Whether zero is so near to a standard deviation that its log is not nearly normal."""
+    logs, start = [len(fit.parameters) - 1], 0
+    for s in fit.plan.products.structures:
+        logs += range(start, start + s.n_coefs)
+        start += s.n_theta
+    limit = FLAT if fit.method == "MAP" else NEAR_ZERO
+    return bool(np.any(np.diag(fit.parameter_cov)[logs] > limit**2))
+
+
 def _boundary_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     """Normal draws of the free entries of the relative factors and of log sigma.
 
     The criterion is an even function of a relative factor whose standard deviation is estimated at
     zero, so that the normal distribution about zero, folded, has its curvature.
     """
-    if not fit.singular or fit.method == "MAP":
+    flat = not fit.singular and not np.isfinite(fit.parameter_cov).all()
+    if fit.method == "MAP" or flat:
         raise SamplingError(
             "The criterion is flat in some direction at the estimate, where the covariance "
             "parameters have no asymptotic normal distribution. Use uncertainty='bootstrap', or "
