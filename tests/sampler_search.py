@@ -193,8 +193,10 @@ def sequential(case: Case, particles: int, seed: int = 0) -> Reference:
     likelihood = partial(_log_likelihood, system, priors)
 
     def log_prior(x: np.ndarray) -> np.ndarray:
-        value = log_prior_batch(priors, points_from_unconstrained(structures, x))
-        return np.nan_to_num(value + log_jacobian(structures, x), nan=-np.inf)
+        with np.errstate(invalid="ignore"):
+            value = log_prior_batch(priors, points_from_unconstrained(structures, x))
+            value += log_jacobian(structures, x)
+        return np.where(np.isfinite(value), value, -np.inf)  # correlations rounded to one
 
     x = _prior_draws(case, model, structures, particles, rng)
     prior, loglik = log_prior(x), likelihood(x)

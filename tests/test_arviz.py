@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from arviz_base.labels import BaseLabeller
 from arviz_base.sel_utils import xarray_sel_iter
+from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.exceptions import PriorError, SamplingError
@@ -89,7 +90,7 @@ def assert_summary_is_right(data, **options):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_in(2, MODELS))
 def test_summary(posteriors, name, engine):
     assert_summary_is_right(posteriors[name, engine].data)
 

@@ -12,6 +12,7 @@ import xarray as xr
 from dense import case_of, fixed_moments, log_posterior_dense, random_moments
 from reference_data import list_posteriors, load_posterior, load_posterior_data
 from scipy.stats import kstest, laplace, multivariate_t, skew
+from slow_cases import one_in
 from test_stan import draws_by_reference_name
 
 import bayeslmm as blm
@@ -93,7 +94,7 @@ def assert_healthy(tree: xr.DataTree) -> None:
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", one_in(2, REFERENCES))
 def test_posterior_is_that_of_stan(name):
     reference = reference_model(name)[0]
     for key, draws in ours(precise(name), name).items():

@@ -112,6 +112,7 @@ def test_model_probabilities_are_those_of_bayes_factors(posts, table):
         assert table.loc[name, "evidence_error"] == evidence.error
 
 
+@pytest.mark.slow
 def test_models_without_evidence(sleep, posts):
     flat = LMM(FORMULAS["slopes"], sleep, priors="flat").fit(draws=250, random_seed=1)
     laplace = LMM(FORMULAS["slopes"], sleep).fit(method="laplace", draws=250, random_seed=1)

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from slow_cases import slow
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -16,13 +17,16 @@ MODULES = sorted(
 )
 
 
+LONG = {"reporting.posterior_methods", "diagnosis.methods", "assessment.loo_methods"}
+
+
 def test_examples_are_found():
     assert {"fit", "results.estimate", "results.posterior", "datasets", "formula.grammar"} <= set(
         MODULES
     )
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [slow(n) if n in LONG else n for n in MODULES])
 def test_examples_run(name):
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)

@@ -15,6 +15,7 @@ from dense import case_of
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_normal, norm
+from slow_cases import one_in
 
 from bayeslmm import LMM, DataError, SamplingError, load_dataset
 from bayeslmm.assessment.integrated import leave_out
@@ -189,7 +190,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "priors"), CASES)
+@pytest.mark.parametrize(("name", "priors"), one_in(3, CASES))
 def test_densities_equal_dense_algebra(name, priors):
     weights = "w" if priors == "normal" else None
     model = LMM(FORMULAS[name], small_data(), priors=PRIORS[priors], weights=weights)

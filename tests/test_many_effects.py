@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, SamplingError
@@ -70,7 +71,7 @@ def gaps(first: blm.Posterior, second: blm.Posterior) -> pd.Series:
     return (a["mean"] - b["mean"]).abs() / a["sd"]
 
 
-@pytest.mark.parametrize(("formula", "data"), [(SLOPES, slopes(300)), (CROSSED, crossed())])
+@pytest.mark.parametrize(("formula", "data"), [(SLOPES, slopes(300)), slow(CROSSED, crossed())])
 def test_a_surrogate_gives_the_exact_posterior(formula, data, monkeypatch):
     model = blm.LMM(formula, data)
     monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: False)
@@ -166,6 +167,7 @@ def test_conjugate_gradients_start_at_a_singular_node():
     assert np.abs(effects[1]).max() < 1e-20
 
 
+@pytest.mark.slow
 def test_a_large_dense_tail_gives_the_same_posterior(monkeypatch):
     data = crossed(500)
     small = blm.LMM(CROSSED, data).fit(random_seed=1)
@@ -231,6 +233,7 @@ def test_chosen_levels_can_be_drawn(summarised):
     assert np.abs(gap).max() < MEAN_GAP / 1.4
 
 
+@pytest.mark.slow
 def test_crossed_effects_can_be_drawn():
     post = blm.LMM(CROSSED, crossed(400)).fit(random_seed=1, store_u=False)
     drawn = post.draw_u(group="h", random_seed=1)

@@ -9,6 +9,7 @@ import pytest
 from pytensor.compile.mode import Mode
 from reference_data import load_fit, load_reference_data
 from scipy import stats
+from slow_cases import one_in
 
 from bayeslmm.design.design import build_design
 from bayeslmm.inference.marginal_op import MarginalOp
@@ -116,7 +117,7 @@ def random_part(factor, u: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["noncentered", "centered"])
-@pytest.mark.parametrize(("name", "prior", "weights"), CASES)
+@pytest.mark.parametrize(("name", "prior", "weights"), one_in(3, CASES))
 def test_conditional_density(name, form, prior, weights):
     design, priors = make(name, prior, weights)
     model = build_model(design, priors, form)

@@ -17,6 +17,7 @@ def test_notebooks_are_scripts():
     assert not list(FOLDER.glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     short = {"BAYESLMM_SMOKE": "1", "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"}

@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 from pytensor.compile.mode import Mode
 from reference_data import load_fit, load_posterior, load_reference_data
+from slow_cases import slow
 
 from bayeslmm.design.design import build_design
 from bayeslmm.exceptions import SamplingError
@@ -125,7 +126,7 @@ def test_run_works_with_arviz(run):
 # --- other samplers and forms ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["noncentered", "centered", "marginal"])
+@pytest.mark.parametrize("form", ["marginal", slow("noncentered"), slow("centered")])
 def test_forms_give_the_same_variables(sleepstudy, run, form):
     dt = quick(sleepstudy, default_priors(sleepstudy), form)
     expected = run["posterior"].dataset.isel(chain=[0, 1], draw=slice(0, 4))
@@ -139,6 +140,7 @@ def test_forms_give_the_same_variables(sleepstudy, run, form):
     assert np.all(np.isfinite(posterior["u_Subject"]))
 
 
+@pytest.mark.slow
 def test_same_seed_same_draws(sleepstudy):
     priors = default_priors(sleepstudy)
     one, two, other = (quick(sleepstudy, priors, random_seed=seed) for seed in (1, 1, 2))

@@ -148,6 +148,7 @@ def test_lkj_is_that_of_pymc_but_for_the_jacobian_of_the_factor(size, eta):
     assert LKJ(eta).logpdf_correlation(chol @ chol.T) == pytest.approx(value, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_lkj_integrates_to_one():
     def density(c, b, a):
         omega = np.array([[1.0, a, b], [a, 1.0, c], [b, c, 1.0]])

@@ -11,6 +11,7 @@ from dense import relative_factor
 from reference_data import list_fits, load_reference_data
 from scipy.optimize import minimize
 from scipy.stats import chi2
+from slow_cases import one_in
 
 from bayeslmm.design.design import build_design
 from bayeslmm.formula.grammar import parse
@@ -59,13 +60,13 @@ def slope(sleepstudy):
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", [n for n in SMALL if checks.has_own_profile(n)])
+@pytest.mark.parametrize("name", one_in(4, filter(checks.has_own_profile, SMALL)))
 def test_criterion_of_the_fit_is_profiled(name):
     assert checks.profile(checks.load_case(name)) <= OWN
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", [n for n in SMALL if checks.has_lme4_profile(n)])
+@pytest.mark.parametrize("name", one_in(4, filter(checks.has_lme4_profile, SMALL)))
 def test_likelihood_is_profiled_for_fixed_effects(name):
     assert checks.profile_ml(checks.load_case(name)) <= LME4
 

@@ -160,6 +160,7 @@ def test_every_picture_is_there(page):
     assert "not shown" not in page
 
 
+@pytest.mark.slow
 def test_what_does_not_apply_is_said(dyestuff, tmp_path):
     """Also with every picture that applies drawn for a singular fit."""
     post = dyestuff.fit(method="laplace", random_seed=1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from reference_data import load_posterior, load_posterior_data
+from slow_cases import some
 
 from bayeslmm.design.design import build_design
 from bayeslmm.inference.diagnostics import check
@@ -12,8 +13,15 @@ from bayeslmm.schema import cor_name, sd_name, u_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.reference]
 
+FORMS = ("noncentered", "marginal")
 MAX_Z = 4.0  # combined Monte Carlo standard errors; the largest of up to 100 values counts
-MODELS = ["sleepstudy__slope", "Penicillin__crossed", "Pastes__nested", "Machines__cells"]
+RUNS = [
+    ("Pastes__nested", "noncentered"),
+    ("Penicillin__crossed", "marginal"),
+    ("Penicillin__crossed", "noncentered"),
+    ("Pastes__nested", "marginal"),
+    *((name, form) for name in ("sleepstudy__slope", "Machines__cells") for form in FORMS),
+]
 
 
 def draws_by_reference_name(posterior, design, reference) -> dict[str, np.ndarray]:
@@ -51,8 +59,7 @@ def scores(draws: dict[str, np.ndarray], reference) -> dict[str, float]:
     return values
 
 
-@pytest.mark.parametrize("form", ["noncentered", "marginal"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "form"), some(2, RUNS))
 def test_posterior_is_that_of_stan(name, form, record_property):
     reference = load_posterior(name)
     design = build_design(reference["formula"], load_posterior_data(name))

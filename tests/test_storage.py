@@ -141,6 +141,7 @@ with open({found!r}, "wb") as file:
 """
 
 
+@pytest.mark.slow
 def test_another_process_predicts_the_same_bits(saved, tmp_path):
     import pickle
 
