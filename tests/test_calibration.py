@@ -109,7 +109,7 @@ def test_an_exact_sampler_passes(exact):
 
 @pytest.mark.parametrize(
     ("scale", "shift", "sign"),
-    [(1.0, 0.7, "low ranks"), slow(2.0, 0.0, "narrow ranks"), slow(0.6, 0.0, "wide ranks")],
+    [slow(1.0, 0.7, "low ranks"), slow(2.0, 0.0, "narrow ranks"), slow(0.6, 0.0, "wide ranks")],
 )
 def test_wrong_spread_or_location_is_found(conjugate, scale, shift, sign):
     def refit(design, rng):
@@ -327,6 +327,7 @@ def test_names_are_those_of_the_summary():
     assert list(check.table().index) == names
 
 
+@pytest.mark.slow
 def test_every_quantity_is_calibrated_where_laplace_is_nearly_exact():
     """Many groups and priors away from zero, where the approximation is good."""
     import pymc as pm

@@ -358,7 +358,7 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", one_in(2, GRIDS))
 def test_hard_posteriors_are_those_of_dense_integration(name):
     data, priors, log_sd, log_sigma = GRIDS[name]
     model = blm.LMM("y ~ 1 + (1 | g)", data(), priors=priors)
@@ -522,6 +522,7 @@ def test_correlations_near_one(correlation):
     assert_healthy(fit(model, draws=1000))
 
 
+@pytest.mark.slow
 def test_four_correlated_coefficients():
     """Eleven covariance parameters."""
     data = slopes([1.0, 0.8, 0.6, 0.3], 0.4, 40, 10, 49)

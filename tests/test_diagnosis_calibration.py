@@ -181,6 +181,7 @@ def test_a_boundary_that_is_true_is_mostly_called_compatible():
     assert verdicts[1.5] > 16
 
 
+@pytest.mark.slow
 def test_row_influence_of_right_models_is_mostly_silent():
     """Rows beyond three deviations are named where there are more than chance has."""
     rng = np.random.default_rng(23)

@@ -93,7 +93,7 @@ def child(folder, code):
 # --- damage ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [8, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_truncations_and_flips(folder, n):
     """Lengths and 2.5 times as many flipped bits of a netCDF file, some of a Zarr store."""
     code = """

@@ -80,6 +80,7 @@ def panels(collection):
     return list(collection.viz["plot"].dataset.data_vars)
 
 
+@pytest.mark.slow
 def test_every_picture_that_orders_levels_by_name(fits):
     post, _ = fits
     for fit in fits:

@@ -251,6 +251,7 @@ def test_drawing_unknown_levels_is_refused(summarised):
         post.draw_u()
 
 
+@pytest.mark.slow
 def test_the_million_groups_path_in_small(monkeypatch):
     """Every shortcut for many levels at once, against the plain computation."""
     model = blm.LMM(SLOPES, slopes(400, seed=4))

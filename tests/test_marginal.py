@@ -202,6 +202,7 @@ def test_draws_have_the_exact_moments():
         assert np.max(np.abs(scaled)) < 5 * np.sqrt(2 / size)
 
 
+@pytest.mark.slow
 def test_draws_given_beta_are_centred_at_the_conditional_modes():
     levels, blocks, weighted = DESIGNS["two vectors"]
     case = make_case(3, 60, levels, blocks, weighted)

@@ -316,6 +316,7 @@ def test_draws_have_the_exact_moments(layout):
     assert np.max(np.abs(scaled)) < 5 * np.sqrt(2 / size)
 
 
+@pytest.mark.slow
 def test_draws_given_beta_are_centred_at_the_conditional_modes():
     case = nested_case(LAYOUTS["three, crossed slopes"])
     plan, factors = nested_plan(case), random_factors(case, 4, singular=False)

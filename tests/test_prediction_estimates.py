@@ -13,6 +13,7 @@ from monte_carlo import DEVIATIONS, EXACT, assert_mean, assert_second_moments
 from reference_data import FOLDER, load_reference_data
 from scipy import stats
 from scipy.stats import norm
+from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
@@ -124,7 +125,7 @@ def henderson(fit, rows):
     )
 
 
-@pytest.mark.parametrize("id_", CASES)
+@pytest.mark.parametrize("id_", one_in(3, CASES))
 def test_plugin_errors_are_those_of_henderson(lme4_fits, id_):
     fit, new, size = lme4_fits[id_], CASES[id_]["new"], 4000
     for options in RE_FORM["conditional"], RE_FORM["average"]:

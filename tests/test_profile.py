@@ -11,7 +11,7 @@ from dense import relative_factor
 from reference_data import list_fits, load_reference_data
 from scipy.optimize import minimize
 from scipy.stats import chi2
-from slow_cases import one_in
+from slow_cases import one_in, slow
 
 from bayeslmm.design.design import build_design
 from bayeslmm.formula.grammar import parse
@@ -134,7 +134,7 @@ def assert_limits_lose_the_quantile(model, kinds):
                 assert drop == pytest.approx(chi2.ppf(0.95, 1), abs=DEVIANCE), interval
 
 
-@pytest.mark.parametrize("method", ["REML", "ML"])
+@pytest.mark.parametrize("method", ["REML", slow("ML")])
 def test_limits_lose_the_quantile_three_correlated_coefficients(method):
     machines = load_reference_data("Machines")
     model = fit("score ~ Machine + (0 + Machine | Worker)", machines, method)

@@ -5,6 +5,7 @@ import pytest
 import reference_checks as checks
 from reference_data import list_fits, load_fit
 from reference_formulas import STANDS_FOR
+from slow_cases import slow
 
 pytestmark = pytest.mark.reference
 
@@ -25,7 +26,9 @@ SMOOTH = 1e-4
 CURVATURE = 1e-4
 
 
-@pytest.fixture(scope="module", params=list_fits())
+@pytest.fixture(
+    scope="module", params=[slow(n) if n.startswith("InstEval") else n for n in list_fits()]
+)
 def case(request):
     return checks.load_case(request.param)
 

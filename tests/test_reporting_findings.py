@@ -128,6 +128,7 @@ def test_a_report_says_what_was_not_run(right, tmp_path, monkeypatch):
     assert "Not checked: residuals and random effects, influence of rows and levels," in text
 
 
+@pytest.mark.slow
 def test_a_report_runs_the_checks_itself(tmp_path, monkeypatch):
     post = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2")).fit(random_seed=1)
     text = page(post, tmp_path, monkeypatch, reml=False)

@@ -138,6 +138,7 @@ def test_a_single_row_of_a_new_level_is_simulated(reml):
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_bootstrap_is_that_of_lme4(reml):
     """Against 4000 refits of bootMer: means, and shares below its quantiles."""
     size = 150

@@ -36,5 +36,7 @@ def smooth_weights(log_ratios: Array) -> tuple[Array, float]:
 
     # psislw takes log likelihoods, the negative of log ratios, and no infinite ones.
     smoothed, k = array_stats.psislw(-np.where(positive, log_ratios, finite.min()))
-    smoothed = np.where(positive, smoothed, -np.inf)
-    return smoothed - logsumexp(smoothed), float(k)
+    if not np.all(positive):
+        smoothed = np.where(positive, smoothed, -np.inf)
+        smoothed -= logsumexp(smoothed)
+    return np.asarray(smoothed), float(k)

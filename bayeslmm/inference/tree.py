@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslmm.design.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.inference.effect_summary import PROBABILITIES, EffectSummary
-from bayeslmm.inference.variables import arranged, parameter_coords, parameter_dims, text_labels
+from bayeslmm.inference.variables import arrange, parameter_coords, parameter_dims, text_labels
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import COEF_DIM, OBS_DIM, SIGMA, coef_dim, level_dim, u_name
 from bayeslmm.schema import SAMPLE_DIMS as SAMPLE_DIMS
@@ -155,8 +155,11 @@ def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Data
         expected = (chains, per_chain, *(len(coords[dim]) for dim in dims[name]))
         if array.shape != expected:
             raise SamplingError(f"{name} has shape {array.shape}; expected {expected}.")
-    variables = {name: ((*SAMPLE_DIMS, *dims[name]), array) for name, array in arrays.items()}
-    return arranged(design, xr.Dataset(variables, coords=coords))
+    variables = {
+        name: xr.Variable((*SAMPLE_DIMS, *dims[name]), array) for name, array in arrays.items()
+    }
+    labels = {name: xr.Variable(name, values) for name, values in coords.items()}
+    return arrange(design, variables | labels, list(labels))
 
 
 def effect_group(design: Design, summaries: Sequence[EffectSummary]) -> xr.Dataset:

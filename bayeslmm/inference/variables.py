@@ -10,6 +10,7 @@ variables.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,15 +61,29 @@ def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
 
 
 def arranged(design: Design, dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset of :func:`arrange` from public variables that a dataset has in any order."""
+    given = {str(name): variable for name, variable in dataset.variables.items()}
+    return arrange(design, given, [str(name) for name in dataset.coords], dataset.attrs)
+
+
+def arrange(
+    design: Design,
+    given: Mapping[str, xr.Variable],
+    coords: Sequence[str],
+    attrs: Mapping[Any, Any] | None = None,
+) -> xr.Dataset:
     """Public variables in the order and with the dimensions of the schema.
 
     Parameters
     ----------
     design : Design
         The design of the model.
-    dataset : xarray.Dataset
-        Public variables, and whatever others, in any order with dimensions in any order;
-        correlation matrices among the variables or the coordinates.
+    given : mapping of str to xarray.Variable
+        Public variables, and whatever others, in any order with dimensions in any order.
+    coords : sequence of str
+        Which of them are coordinates; correlation matrices may be.
+    attrs : mapping, optional
+        Attributes.
 
     Returns
     -------
@@ -77,7 +92,6 @@ def arranged(design: Design, dataset: xr.Dataset) -> xr.Dataset:
         among the coordinates, exactly symmetric with a diagonal of exactly one. ``corr_g`` (pair)
         has the correlations that are not zero by the formula.
     """
-    given = {str(name): variable for name, variable in dataset.variables.items()}
     dims = parameter_dims(design)
     laid = {k: given[k].transpose(*SAMPLE_DIMS, *dim) for k, dim in dims.items() if k in given}
     matrices = {}
@@ -88,17 +102,22 @@ def arranged(design: Design, dataset: xr.Dataset) -> xr.Dataset:
             laid |= _pair_correlations(factor, matrices[name])
     makers = (u_name, sd_name, corr_name)
     order = [BETA, *(make(f.key) for make in makers for f in design.random), SIGMA]
-    others = [str(name) for name in dataset.data_vars if name not in {*order, *matrices}]
-    variables = {name: laid[name] for name in order if name in laid}
-    result = xr.Dataset(variables | {name: given[name] for name in others}, attrs=dataset.attrs)
-    coords = {name: given[name] for name in map(str, dataset.coords) if name not in matrices}
-    labels = {pair_dim(f.key): _pair_labels(f) for f in design.random if corr_name(f.key) in laid}
-    result = result.assign_coords({**coords, **labels, **matrices})
+    others = [name for name in given if name not in {*order, *matrices, *coords}]
+    labels = {
+        pair_dim(f.key): xr.Variable(pair_dim(f.key), _pair_labels(f))
+        for f in design.random
+        if corr_name(f.key) in laid
+    }
     for factor in design.random:
-        for make in (u_name, sd_name, corr_name, cor_name):
-            if make(factor.key) in result.variables:
-                result[make(factor.key)].attrs["grouping_factor"] = factor.name
-    return result
+        for make in (*makers, cor_name):
+            if (variable := (laid | matrices).get(make(factor.key))) is not None:
+                variable.attrs["grouping_factor"] = factor.name
+    variables = {name: laid[name] for name in order if name in laid}
+    return xr.Dataset(
+        variables | {name: given[name] for name in others},
+        {name: given[name] for name in coords if name not in matrices} | labels | matrices,
+        attrs,
+    )
 
 
 def effect_arrays(design: Design, dataset: xr.Dataset) -> list[Array]:
