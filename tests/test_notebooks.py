@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slow_cases import some
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
@@ -17,8 +18,8 @@ def test_notebooks_are_scripts():
     assert not list(FOLDER.glob("*.ipynb"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow  # the first: the documentation runs them too
+@pytest.mark.parametrize("path", some(1, NOTEBOOKS), ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     short = {"BAYESLMM_SMOKE": "1", "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"}
     result = subprocess.run(

@@ -11,7 +11,7 @@ from dense import relative_factor
 from reference_data import list_fits, load_reference_data
 from scipy.optimize import minimize
 from scipy.stats import chi2
-from slow_cases import one_in, slow
+from slow_cases import one_in, slow, some
 
 from bayeslmm.design.design import build_design
 from bayeslmm.formula.grammar import parse
@@ -149,7 +149,8 @@ def test_limits_lose_the_quantile_two_factors():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["Chem97__slope_ml", "InstEval__sd_reml", "sim_many__int_ml", "sim_many__slope_reml"]
+    "name",
+    some(2, ["Chem97__slope_ml", "sim_many__slope_reml", "InstEval__sd_reml", "sim_many__int_ml"]),
 )
 def test_limits_lose_the_quantile_large(name):
     assert_limits_lose_the_quantile(checks.load_case(name).fit, ("sd", "cor", "sigma"))

@@ -11,6 +11,7 @@ EXCEPTIONS = {
     "BayesLMMError",
     "DataError",
     "FormulaError",
+    "NoEstimateError",
     "OptionalDependencyError",
     "PriorError",
     "SamplingError",
