@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.special import logsumexp
 
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
@@ -39,6 +40,7 @@ from bayeslmm.likelihood.batch_posterior import (
 MEDIAN, LOG_SPREAD, EVIDENCE = 0.2, 0.2, 0.1
 
 KERNEL_DF = 5.0
+BRIDGE_DF = 8.0
 PROPOSALS = 4
 """Draws of the kernel density per particle."""
 
@@ -186,8 +188,51 @@ def described(x: np.ndarray, weights: np.ndarray, log_evidence: float) -> Refere
     return Reference(median=median, spread=(high - low) / 2, log_evidence=log_evidence)
 
 
+@dataclass(frozen=True)
+class Particles:
+    """Draws (n, d) of a posterior, the parts of its log density there, and those as functions."""
+
+    x: np.ndarray
+    prior: np.ndarray
+    loglik: np.ndarray
+    log_prior: Any
+    likelihood: Any
+
+    def target(self, x: np.ndarray) -> np.ndarray:
+        return self.log_prior(x) + self.likelihood(x)
+
+
 def sequential(case: Case, particles: int, seed: int = 0) -> Reference:
-    model, rng = case.model, np.random.default_rng([seed, case.number])
+    """Importance sampling from a kernel density of the particles."""
+    rng = np.random.default_rng([seed, case.number])
+    found = tempered(case, particles, rng)
+    return _weighted(found.x, found.target, rng)
+
+
+def bridged(case: Case, particles: int, rounds: int = 14, seed: int = 0) -> Reference:
+    """Particles moved further, and bridge sampling (Meng, Wong 1996): for many coordinates."""
+    rng = np.random.default_rng([seed, case.number])
+    found = tempered(case, particles, rng)
+    state = found.x, found.prior, found.loglik
+    for _ in range(rounds):
+        state = _move(*state, 1.0, found.log_prior, found.likelihood, rng)
+    x, log_density = state[0], state[1] + state[2]
+    half = particles // 2
+    mean, cov = x[:half].mean(axis=0), np.cov(x[:half], rowvar=False)
+    proposal = stats.multivariate_t(mean, cov * (BRIDGE_DF - 2) / BRIDGE_DF, BRIDGE_DF)
+    z = proposal.rvs(half, random_state=rng)
+    own = log_density[half:] - proposal.logpdf(x[half:])
+    other = found.target(z) - proposal.logpdf(z)
+    log_ratio = float(np.median(own))
+    for _ in range(200):  # its fixed point
+        up, down = np.logaddexp(other, log_ratio), np.logaddexp(own, log_ratio)
+        log_ratio = logsumexp(other - up) - logsumexp(-down)
+    return described(x, np.ones(len(x)), float(log_ratio))
+
+
+def tempered(case: Case, particles: int, rng: np.random.Generator) -> Particles:
+    """Draws of the prior, taken to the posterior in steps."""
+    model = case.model
     system = batch_system(model.system)
     structures, priors = system.plan.products.structures, model.priors
     likelihood = partial(_log_likelihood, system, priors)
@@ -211,7 +256,7 @@ def sequential(case: Case, particles: int, seed: int = 0) -> Reference:
         kept = kept.clip(max=particles - 1)
         x, prior, loglik = x[kept], prior[kept], loglik[kept]
         x, prior, loglik = _move(x, prior, loglik, power, log_prior, likelihood, rng)
-    return _weighted(x, lambda z: log_prior(z) + likelihood(z), rng)
+    return Particles(x, prior, loglik, log_prior, likelihood)
 
 
 def _weighted(x: np.ndarray, target: Any, rng: np.random.Generator) -> Reference:

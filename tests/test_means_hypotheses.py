@@ -208,7 +208,7 @@ def test_errors_of_evidence_ratios_cover_the_difference_of_evidences(model, ten_
     exact, known = held.value - whole.value, np.hypot(held.error, whole.error)
     tables = [fit.hypothesis(f"Days = {value}").table() for fit in ten_fits[:fits]]
     logs = np.log([table["evidence_ratio"].iloc[0] for table in tables])
-    errors = np.array([table["evidence_error"].iloc[0] for table in tables])
+    errors = np.array([table["log_ratio_error"].iloc[0] for table in tables])
     assert (errors > 0).all() and (errors < 0.1).all()
     score = (logs - exact) / np.hypot(errors, known)
     # standard normal numbers: four for each, and the 0.999 quantile of their mean square
@@ -222,7 +222,7 @@ def test_errors_of_evidence_ratios_cover_the_difference_of_evidences(model, ten_
 def test_errors_of_odds_are_those_of_their_draws(ten_fits):
     tables = [fit.hypothesis(["Days > 9", "sigma > 26", "Days > 0"]).table() for fit in ten_fits]
     logs = np.log([table["evidence_ratio"].to_numpy() for table in tables])
-    errors = np.array([table["evidence_error"].to_numpy() for table in tables])
+    errors = np.array([table["log_ratio_error"].to_numpy() for table in tables])
     # an inequality on which all draws agree is known to a bound only
     assert np.isnan(errors[:, 2]).all()
     # `sigma > 26` shares the same prior draws between fits: that part of its error does not show
@@ -233,8 +233,8 @@ def test_errors_of_odds_are_those_of_their_draws(ten_fits):
 
 def test_an_error_is_printed(post):
     result = post.hypothesis("Days = 8")
-    assert "evidence_error" in repr(result)
-    assert 0.0 < result.table()["evidence_error"].iloc[0] < 0.1
+    assert "log_ratio_error" in repr(result)
+    assert 0.0 < result.table()["log_ratio_error"].iloc[0] < 0.1
 
 
 def test_far_out_without_evidences_is_a_note(post, monkeypatch):

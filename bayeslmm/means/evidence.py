@@ -82,7 +82,7 @@ class PosteriorEvidence:
     def judge(self, comparison: Comparison, draws: Array) -> Judgement:
         """Probabilities, odds and evidence ratio of a hypothesis."""
         row: dict[str, Any] = dict.fromkeys(
-            ("probability", "posterior_odds", "prior_odds", "evidence_ratio", "evidence_error"),
+            ("probability", "posterior_odds", "prior_odds", "evidence_ratio", "log_ratio_error"),
             np.nan,
         )
         row["bound"] = ""
@@ -95,7 +95,7 @@ class PosteriorEvidence:
         form = self.form(comparison)
         if comparison.relation == "=":
             ratio = self.density_ratio(comparison, form)
-            row["evidence_ratio"], row["evidence_error"] = float(np.exp(ratio.value)), ratio.error
+            row["evidence_ratio"], row["log_ratio_error"] = float(np.exp(ratio.value)), ratio.error
             return Judgement(row, ratio.reason)
         row |= posterior_odds(draws if comparison.relation == ">" else -draws)
         prior = self.log_prior_odds(comparison, form)
@@ -106,7 +106,7 @@ class PosteriorEvidence:
         if not row["bound"]:
             spread = 1.0 / row["probability"] + 1.0 / (1.0 - row["probability"])
             size = effective_size((draws > 0).astype(float), self.joint.shape)
-            row["evidence_error"] = float(np.hypot(np.sqrt(spread / size), prior.error))
+            row["log_ratio_error"] = float(np.hypot(np.sqrt(spread / size), prior.error))
         return Judgement(row)
 
     def form(self, comparison: Comparison) -> LinearForm | None:
