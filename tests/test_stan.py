@@ -59,7 +59,7 @@ def scores(draws: dict[str, np.ndarray], reference) -> dict[str, float]:
     return values
 
 
-@pytest.mark.parametrize(("name", "form"), some(2, RUNS))
+@pytest.mark.parametrize(("name", "form"), some(1, RUNS))
 def test_posterior_is_that_of_stan(name, form, record_property):
     reference = load_posterior(name)
     design = build_design(reference["formula"], load_posterior_data(name))
