@@ -1,6 +1,6 @@
 """Long lists of test cases, of which most runs take a part.
 
-The default run takes some and ``-m slow`` the others, or a part of them. The whole, in hours:
+The default run takes some and ``-m slow`` the others, or a part of them. The whole:
 
     BAYESLMM_TEST_ALL=1 python -m pytest -m slow
 """

@@ -94,7 +94,7 @@ def test_criteria_equal_dense_algebra(problem):
 def test_bayesian_density_equals_the_normal_one(problem):
     case, plan, factors = problem
     v = SIGMA**2 * case.covariance(factors)
-    v = v + case.X @ np.linalg.inv(PRIOR.precision) @ case.X.T
+    v = v + case.X @ np.linalg.inv(PRIOR.root.T @ PRIOR.root) @ case.X.T
     expected = multivariate_normal(case.X @ PRIOR.mean, v).logpdf(case.y)
     assert log_density(plan, factors, SIGMA, PRIOR) == pytest.approx(expected, abs=VALUE)
 
@@ -180,7 +180,7 @@ def test_draws_have_the_exact_moments():
     plan, factors = marginal_system(case), random_factors(case, 4, singular=False)
     size = 20_000
     beta, u = draw(plan, factors, SIGMA, np.random.default_rng(5), PRIOR, size)
-    prior_cov = np.linalg.inv(PRIOR.precision)
+    prior_cov = np.linalg.inv(PRIOR.root.T @ PRIOR.root)
     zs = [case.z_matrix(f) for f in range(len(factors))]
     gs = [
         np.kron(np.eye(c.n_levels), SIGMA**2 * t @ t.T)

@@ -211,7 +211,7 @@ def test_criteria_equal_dense_algebra(problem):
 def test_bayesian_density_equals_the_normal_one(problem):
     case, plan, factors = problem
     v = SIGMA**2 * case.covariance(factors)
-    v = v + case.X @ np.linalg.inv(PRIOR.precision) @ case.X.T
+    v = v + case.X @ np.linalg.inv(PRIOR.root.T @ PRIOR.root) @ case.X.T
     expected = multivariate_normal(case.X @ PRIOR.mean, v).logpdf(case.y)
     assert log_density(plan, factors, SIGMA, PRIOR) == pytest.approx(expected, abs=VALUE)
 
@@ -294,7 +294,7 @@ def test_draws_have_the_exact_moments(layout):
     size = 20_000
     beta, u = draw(plan, factors, SIGMA, np.random.default_rng(5), PRIOR, size)
     drawn = np.hstack([beta, *(part.reshape(size, -1) for part in u)])
-    prior_cov = np.linalg.inv(PRIOR.precision)
+    prior_cov = np.linalg.inv(PRIOR.root.T @ PRIOR.root)
     v = SIGMA**2 * case.covariance(factors) + case.X @ prior_cov @ case.X.T
     loads, priors = [prior_cov @ case.X.T], [prior_cov]
     for f, t in enumerate(factors):

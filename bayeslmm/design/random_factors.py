@@ -163,19 +163,32 @@ def _random_factor(
             columns_of, z[:, list(block)], f"the random effects of `{grouping.name}`"
         )
     _report_deficient(grouping.name, coefs, blocks, z)
+    specs = tuple(columns[term.effects].spec for term in terms)
+    return random_factor(grouping, key, tuple(coefs), blocks, z, specs)
+
+
+def random_factor(
+    grouping: GroupingFactor,
+    key: str,
+    coefs: tuple[str, ...],
+    blocks: Sequence[tuple[int, ...]],
+    z: NDArray[np.float64],
+    specs: tuple[object, ...] = (),
+) -> RandomFactor:
+    """A grouping factor of the data, in which no level is new."""
     return RandomFactor(
         name=grouping.name,
         key=key,
         factors=grouping.factors,
         levels=grouping.levels,
         codes=grouping.codes,
-        coefs=tuple(coefs),
+        coefs=coefs,
         blocks=tuple(blocks),
         Z=z,
         extended_codes=grouping.codes,
         new_levels=read_only(np.empty(0, dtype=object)),
         grouping=grouping,
-        specs=tuple(columns[term.effects].spec for term in terms),
+        specs=specs,
     )
 
 

@@ -175,14 +175,13 @@ class _Counter:
 def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
     value, gradient = counted(x)
     curvature = np.zeros((len(x), len(x)))
-    decrement = np.inf
     fresh = False
     for _ in range(MAX_NEWTON):
         if not fresh:
             curvature = hessian(lambda z: counted(z)[1], x)
             fresh = True
         if not np.all(np.isfinite(curvature)):
-            return _stuck(counted, x, value, gradient, curvature)
+            break
         step, decrement, saddle = _newton_step(curvature, gradient)
         if decrement < NEWTON_DECREMENT and not saddle:
             break
@@ -191,11 +190,7 @@ def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
             break
         fresh = not saddle and decrement < REUSE
         x, value, gradient = moved
-    _, decrement, saddle = _newton_step(curvature, gradient)
-    converged = not saddle and decrement < tolerance
-    message = "converged" if converged else f"stopped {decrement:.2g} deviance units from a minimum"
-    if saddle:
-        message = "stopped at a point where the criterion still curves downwards"
+    converged, message = _verdict(curvature, gradient, tolerance)
     return Optimum(
         x=x,
         value=value,
@@ -207,16 +202,16 @@ def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
     )
 
 
-def _stuck(counted: _Counter, x: Array, value: float, gradient: Array, curvature: Array) -> Optimum:
-    return Optimum(
-        x=x,
-        value=value,
-        gradient=gradient,
-        hessian=curvature,
-        converged=False,
-        evaluations=counted.count,
-        message="stopped where the criterion cannot be computed in double precision",
-    )
+def _verdict(curvature: Array, gradient: Array, tolerance: float) -> tuple[bool, str]:
+    """Whether a search ended at a minimum, and why it stopped."""
+    if not np.all(np.isfinite(curvature)):
+        return False, "stopped where the criterion cannot be computed in double precision"
+    _, decrement, saddle = _newton_step(curvature, gradient)
+    if saddle:
+        return False, "stopped at a point where the criterion still curves downwards"
+    if decrement < tolerance:
+        return True, "converged"
+    return False, f"stopped {decrement:.2g} deviance units from a minimum"
 
 
 def _newton_step(curvature: Array, gradient: Array) -> tuple[Array, float, bool]:

@@ -49,11 +49,6 @@ class GaussianBeta:
     root: Array
 
     @property
-    def precision(self) -> Array:
-        """Inverse (p, p) of the prior covariance matrix."""
-        return self.root.T @ self.root
-
-    @property
     def log_det(self) -> float:
         """Log determinant of the precision."""
         return 2.0 * float(np.linalg.slogdet(self.root)[1])

@@ -15,7 +15,7 @@ from bayeslmm.design._inputs import Expression
 from bayeslmm.design.data import read_only
 from bayeslmm.design.design import Design, Recipe
 from bayeslmm.design.grouping import grouping_factor
-from bayeslmm.design.random_factors import RandomFactor
+from bayeslmm.design.random_factors import RandomFactor, random_factor
 from bayeslmm.exceptions import SamplingError, StorageError
 from bayeslmm.formula._functions import UserFunctions
 from bayeslmm.formula.grammar import Formula
@@ -119,20 +119,8 @@ def _factor(
         and np.array_equal(codes, grouping.codes),
         f"levels of {grouping.name}",
     )
-    return RandomFactor(
-        name=grouping.name,
-        key=key,
-        factors=grouping.factors,
-        levels=grouping.levels,
-        codes=grouping.codes,
-        coefs=coefs,
-        blocks=blocks,
-        Z=_numbers(arrays, f"Z {i}", (n, len(coefs))),
-        extended_codes=grouping.codes,
-        new_levels=read_only(np.empty(0, dtype=object)),
-        grouping=grouping,
-        specs=(),
-    )
+    z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
+    return random_factor(grouping, key, coefs, blocks, z)
 
 
 def text_hash(texts: Sequence[str]) -> str:
