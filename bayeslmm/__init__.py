@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bayeslmm.comparison.evidence import bayes_factor
     from bayeslmm.comparison.models import compare
     from bayeslmm.comparison.tables import compare_reml, lrt
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
         SamplingError,
         StorageError,
     )
-    from bayeslmm.fit import LMM, Estimate, Posterior
+    from bayeslmm.fits.lmm import LMM, Estimate, Posterior
     from bayeslmm.formula.grammar import parse as parse_formula
-    from bayeslmm.reporting.model_table import model_table
-    from bayeslmm.results.evidence import bayes_factor
+    from bayeslmm.report.model_table import model_table
     from bayeslmm.storage.load import load
 
     __version__: str
@@ -59,16 +59,16 @@ __all__ = [
 _SOURCES = {
     "BayesLMMError": ("bayeslmm.exceptions", "BayesLMMError"),
     "DataError": ("bayeslmm.exceptions", "DataError"),
-    "Estimate": ("bayeslmm.fit", "Estimate"),
+    "Estimate": ("bayeslmm.fits.lmm", "Estimate"),
     "FormulaError": ("bayeslmm.exceptions", "FormulaError"),
-    "LMM": ("bayeslmm.fit", "LMM"),
+    "LMM": ("bayeslmm.fits.lmm", "LMM"),
     "NoEstimateError": ("bayeslmm.exceptions", "NoEstimateError"),
     "OptionalDependencyError": ("bayeslmm.exceptions", "OptionalDependencyError"),
-    "Posterior": ("bayeslmm.fit", "Posterior"),
+    "Posterior": ("bayeslmm.fits.lmm", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
-    "bayes_factor": ("bayeslmm.results.evidence", "bayes_factor"),
+    "bayes_factor": ("bayeslmm.comparison.evidence", "bayes_factor"),
     "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.tables", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
@@ -76,7 +76,7 @@ _SOURCES = {
     "load": ("bayeslmm.storage.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
     "lrt": ("bayeslmm.comparison.tables", "lrt"),
-    "model_table": ("bayeslmm.reporting.model_table", "model_table"),
+    "model_table": ("bayeslmm.report.model_table", "model_table"),
     "parse_formula": ("bayeslmm.formula.grammar", "parse"),
 }
 

@@ -26,7 +26,7 @@ from bayeslmm.exceptions import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayeslmm.fit import LMM, Posterior
+    from bayeslmm.fits.lmm import LMM, Posterior
 
 _log = logging.getLogger("bayeslmm.cli")
 
@@ -151,7 +151,7 @@ def _natural(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from bayeslmm.fit import LMM
+    from bayeslmm.fits.lmm import LMM
 
     if arguments.out is not None:
         _check_target(arguments.out, force=arguments.force)
@@ -188,7 +188,7 @@ def _report(model: LMM, post: Posterior) -> None:
 
 def _text(table: pd.DataFrame) -> str:
     """The main columns at four significant digits, at most `WIDTH` characters wide."""
-    from bayeslmm.results.text import number
+    from bayeslmm.summaries.text import number
 
     bounds = [name for name in table.columns if name.endswith(("_lb", "_ub"))]
     shown = table[[*COLUMNS, *bounds, "flag"]]
@@ -275,7 +275,7 @@ def _logging_to_stderr(*, quiet: bool) -> Iterator[None]:
     package, sampler = logging.getLogger("bayeslmm"), logging.getLogger("pymc")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(lambda record: record.name != "bayeslmm.inference.diagnostics")
+    handler.addFilter(lambda record: record.name != "bayeslmm.sampling.diagnostics")
     levels = package.level, sampler.level
     package.addHandler(handler)
     package.setLevel(logging.ERROR if quiet else logging.INFO)

@@ -10,7 +10,7 @@ import numpy as np
 import pymc as pm
 from _common import CORES
 
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
 from bayeslmm.priors.record import Priors
 
 

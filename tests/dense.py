@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from bayeslmm.likelihood.covariance import Structure, correlation_cholesky
+from bayeslmm.covariance.structure import Structure, correlation_cholesky
 
 
 @dataclass(frozen=True)

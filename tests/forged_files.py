@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bayeslmm.storage import _files, _layout
+from bayeslmm.storage import files as _files
+from bayeslmm.storage import layout as _layout
 
 
 def parts(path):

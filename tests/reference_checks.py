@@ -13,12 +13,12 @@ from reference_data import load_fit, load_reference_data
 from reference_formulas import STANDS_FOR, r_levels, translated
 
 from bayeslmm.comparison.names import from_r, group_from_r
-from bayeslmm.design.design import Design, build_design
+from bayeslmm.covariance.structure import sds_and_correlation
+from bayeslmm.data.design import Design, build_design
+from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.optimise import hessian
+from bayeslmm.estimation.profile import Kind, profile_intervals
 from bayeslmm.formula.grammar import parse
-from bayeslmm.inference.estimate import Fit, fit_likelihood
-from bayeslmm.inference.optimise import hessian
-from bayeslmm.inference.profile import Kind, profile_intervals
-from bayeslmm.likelihood.covariance import sds_and_correlation
 from bayeslmm.likelihood.factorise import Factorisation, factorise
 from bayeslmm.likelihood.marginal import (
     marginal_system,

@@ -21,7 +21,6 @@ from scipy.special import logsumexp
 
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.draw_effects import points_of
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import (
     Points,
@@ -32,6 +31,7 @@ from bayeslmm.likelihood.batch_posterior import (
     reduce_at,
     unconstrained_from_points,
 )
+from bayeslmm.sampling.draw_effects import points_of
 
 # What a sampler may differ from the reference by: a median in units of half the central 68%, the
 # log of the ratio of these halves, and log evidence. Quantiles, since log sds have long left tails.

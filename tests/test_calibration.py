@@ -11,15 +11,15 @@ from arviz_plots import PlotCollection
 from slow_cases import slow
 
 from bayeslmm import LMM, DataError, PriorError, SamplingError, load_dataset
-from bayeslmm.design.design import build_design
-from bayeslmm.inference import calibration
-from bayeslmm.inference.calibration import OUT_OF, rank, run_simulations
-from bayeslmm.inference.nuts import compile_nuts
-from bayeslmm.inference.tree import parameter_dataset
-from bayeslmm.inference.uniformity import band, counts_below, uniformity
+from bayeslmm.checks.calibration import check_calibration, ranked
+from bayeslmm.data.design import build_design
 from bayeslmm.priors.defaults import default_priors, flat_priors
 from bayeslmm.priors.record import PriorDraws
-from bayeslmm.results.calibration import check_calibration, ranked
+from bayeslmm.sampling import calibration
+from bayeslmm.sampling.calibration import OUT_OF, rank, run_simulations
+from bayeslmm.sampling.nuts import compile_nuts
+from bayeslmm.sampling.tree import parameter_dataset
+from bayeslmm.sampling.uniformity import band, counts_below, uniformity
 
 CHAINS, DRAWS = 4, 50
 

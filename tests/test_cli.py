@@ -15,7 +15,7 @@ import pytest
 
 from bayeslmm import SamplingError, list_datasets, load_dataset
 from bayeslmm.__main__ import WIDTH, main
-from bayeslmm.fit import LMM
+from bayeslmm.fits.lmm import LMM
 
 BATCHES = "Yield ~ 1 + (1 | Batch)"
 QUICK = ["--method", "laplace", "--draws", "250", "--seed", "1"]

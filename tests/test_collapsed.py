@@ -17,16 +17,16 @@ from slow_cases import one_in
 from test_stan import draws_by_reference_name
 
 import bayeslmm as blm
-from bayeslmm.design.design import build_design
+from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import PriorError
-from bayeslmm.inference.collapsed import fit_collapsed
-from bayeslmm.inference.laplace import fit_laplace
-from bayeslmm.inference.nuts import sample_nuts
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import default_priors
+from bayeslmm.sampling.collapsed import fit_collapsed
+from bayeslmm.sampling.laplace import fit_laplace
+from bayeslmm.sampling.nuts import sample_nuts
 
 # What exact means here, in posterior sds and after three of Stan's Monte Carlo errors. With
 # 4 x 10,000 draws our own Monte Carlo errors are 0.005 (means), 0.4% (sds), 0.011 (5% quantiles),
@@ -197,7 +197,7 @@ def test_statistics_and_attributes(sleepstudy):
 
 
 def test_evaluations_are_counted(dyestuff, monkeypatch):
-    from bayeslmm.inference import covariance_sampler
+    from bayeslmm.sampling import covariance_sampler
 
     counted = 0
     real = covariance_sampler.reduce_at
@@ -646,7 +646,7 @@ SURROGATE = 0.005
 def by_surrogate(name: str, seed: int, monkeypatch) -> xr.DataTree:
     """A model that is too small for a surrogate by one nevertheless."""
     for constant in ("CHEAP", "OVERHEAD"):
-        monkeypatch.setattr(f"bayeslmm.inference.covariance_sampler.{constant}", 0.0)
+        monkeypatch.setattr(f"bayeslmm.sampling.covariance_sampler.{constant}", 0.0)
     _, design, plan, priors = reference_model(name)
     return fit_collapsed(design, plan, priors, draws=4000, random_seed=seed)
 

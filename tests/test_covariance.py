@@ -8,7 +8,7 @@ from dense import relative_factor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslmm.likelihood.covariance import (
+from bayeslmm.covariance.structure import (
     Structure,
     correlation_cholesky,
     correlation_cholesky_jacobian,

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from bayeslmm.design.data import check_infinite, column_names, complete_cases, missing, to_frame
+from bayeslmm.data.frames import check_infinite, column_names, complete_cases, missing, to_frame
 from bayeslmm.exceptions import DataError
 
 

@@ -14,8 +14,8 @@ from reference_data import list_fits, load_fit, load_reference_data
 from reference_formulas import translated
 
 from bayeslmm.comparison.names import from_r
-from bayeslmm.design._rank import independent_columns
-from bayeslmm.design.design import build_design
+from bayeslmm.data.design import build_design
+from bayeslmm.data.rank import independent_columns
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.grammar import parse
 

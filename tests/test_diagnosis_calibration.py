@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.inference.estimate import fit_likelihood
-from bayeslmm.inference.uniformity import uniformity
+from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.sampling.uniformity import uniformity
 
 DRAWS = 49
 """Simulated responses per check: p-values of 1/50, 2/50, ..., 1."""

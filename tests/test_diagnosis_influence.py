@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.assessment.integrated import leave_out_densities
+from bayeslmm.checks.integrated import leave_out_densities
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.engine import sample_posterior
 from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.sampling.engine import sample_posterior
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
 LME4 = 2e-4

@@ -8,14 +8,14 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.diagnosis.residual_checks import (
+from bayeslmm.checks.residual_checks import (
     normal_misfit,
     outlier_count,
     spread_across,
     spread_against_fitted,
 )
-from bayeslmm.diagnosis.whitening import independent_parts, marginal_residuals
-from bayeslmm.inference.point_draws import point_draws
+from bayeslmm.checks.whitening import independent_parts, marginal_residuals
+from bayeslmm.sampling.point_draws import point_draws
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
 LME4 = 2e-4

@@ -9,14 +9,14 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import bayeslmm as blm
-from bayeslmm.diagnosis.boundary import integrated_likelihood
-from bayeslmm.diagnosis.joint_parameters import joint_parameter, prior_parameter
-from bayeslmm.diagnosis.singularity import effective_rank
-from bayeslmm.diagnosis.singularity_words import posterior_messages
-from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.checks.boundary import integrated_likelihood
+from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
+from bayeslmm.checks.singularity import effective_rank
+from bayeslmm.checks.singularity_words import posterior_messages
 from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.priors.record import PriorDraws
-from bayeslmm.results.parameters import Parameter, covariance_parameters
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.summaries.parameters import Parameter, covariance_parameters
 
 FOLDER = Path(__file__).parent / "reference"
 LME4 = 2e-4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from bayeslmm.inference.diagnostics import MAX_ENTRIES, Diagnostics, check
+from bayeslmm.sampling.diagnostics import MAX_ENTRIES, Diagnostics, check
 
 CHAINS, DRAWS = 4, 250
 
@@ -63,7 +63,7 @@ def test_good_draws_raise_no_question(caplog):
 def test_chains_apart(caplog):
     rng = np.random.default_rng(1)
     apart = np.arange(CHAINS)[:, None] + rng.normal(size=(CHAINS, DRAWS)) / 10
-    with caplog.at_level(logging.WARNING, logger="bayeslmm.inference.diagnostics"):
+    with caplog.at_level(logging.WARNING, logger="bayeslmm.sampling.diagnostics"):
         found = check(tree(sigma=apart))
     assert found.max_rhat > 1.5 and found.max_rhat_parameter == "sigma"
     assert found.min_ess_bulk < 20 and found.min_ess_bulk_parameter == "sigma"

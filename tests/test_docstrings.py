@@ -17,11 +17,11 @@ MODULES = sorted(
 )
 
 
-LONG = {"reporting.posterior_methods", "diagnosis.methods", "assessment.loo_methods"}
+LONG = {"fits.report_posterior", "fits.diagnosis_methods", "fits.loo_methods"}
 
 
 def test_examples_are_found():
-    assert {"fit", "results.estimate", "results.posterior", "datasets", "formula.grammar"} <= set(
+    assert {"fits.lmm", "fits.estimate", "fits.posterior", "datasets", "formula.grammar"} <= set(
         MODULES
     )
 

@@ -19,7 +19,7 @@ from forged_files import forge
 
 import bayeslmm as blm
 from bayeslmm.exceptions import StorageError
-from bayeslmm.storage import _files
+from bayeslmm.storage import files as _files
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
 
@@ -333,8 +333,8 @@ def test_full_disks_and_folders_that_cannot_be_written(original):
     """Every write of more than some bytes fails, as on a full disk; then all of them."""
     code = """
 import zarr  # as another user, it could not be
-from bayeslmm.reporting import report
-from bayeslmm.reporting.report import write_report
+from bayeslmm.report import report
+from bayeslmm.report.report import write_report
 report.report_page = lambda *args, **options: "page" * 10_000
 saved = []
 (folder / "a.html").write_text("old")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula._formulaic import FUNCTIONS
+from bayeslmm.formula.formulaic_seam import FUNCTIONS
 from bayeslmm.formula.grammar import Formula, locate, parse
 
 RANDOM = {

@@ -15,10 +15,10 @@ from forged_files import forge
 import bayeslmm as blm
 from bayeslmm.__main__ import main
 from bayeslmm.exceptions import BayesLMMError, DataError, FormulaError, StorageError
-from bayeslmm.formula._formulaic import evaluate, evaluate_response, required_variables
+from bayeslmm.formula.formulaic_seam import evaluate, evaluate_response, required_variables
 from bayeslmm.formula.grammar import parse
-from bayeslmm.storage._files import read
-from bayeslmm.storage._model import unpack_model
+from bayeslmm.storage.files import read
+from bayeslmm.storage.model import unpack_model
 
 # expressions that would leave a file `canary`, end the process, read a file, or reach what does
 ATTACKS = [

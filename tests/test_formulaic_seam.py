@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula import _formulaic
-from bayeslmm.formula._formulaic import (
+from bayeslmm.formula import formulaic_seam as _formulaic
+from bayeslmm.formula.formulaic_seam import (
     check_terms,
     evaluate,
     evaluate_response,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_data import load_reference_data
 
-from bayeslmm.design.grouping import (
+from bayeslmm.data.grouping import (
     column_levels,
     grouping_factor,
     is_continuous,

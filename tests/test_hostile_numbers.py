@@ -10,8 +10,8 @@ import pytest
 from reference_data import FOLDER
 
 import bayeslmm as blm
+from bayeslmm.estimation.optimise import minimise
 from bayeslmm.exceptions import DataError, NoEstimateError
-from bayeslmm.inference.optimise import minimise
 from bayeslmm.likelihood import split_rows
 from bayeslmm.likelihood.factorise import factorise_working
 from bayeslmm.likelihood.marginal import marginal_system, reml_criterion, score

@@ -13,14 +13,14 @@ from scipy.special import gammaln, logsumexp
 from slow_cases import one_in
 
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference import density_sampler, importance
-from bayeslmm.inference.density_sampler import (
+from bayeslmm.sampling import density_sampler, importance
+from bayeslmm.sampling.density_sampler import (
     find_problem,
     is_reliable,
     is_surprising,
     sample_density,
 )
-from bayeslmm.inference.importance import (
+from bayeslmm.sampling.importance import (
     LONGEST_STAY,
     MAX_THIN,
     TOO_LONG,
@@ -36,7 +36,7 @@ from bayeslmm.inference.importance import (
     tempered_weights,
     thinning,
 )
-from bayeslmm.inference.mixture import (
+from bayeslmm.sampling.mixture import (
     SMALLEST_SHARE,
     StudentMixture,
     combine,
@@ -44,8 +44,8 @@ from bayeslmm.inference.mixture import (
     student,
     weighted_root,
 )
-from bayeslmm.inference.pareto import pareto_k, smooth_weights
-from bayeslmm.inference.warp import POWERS, Warp, fit_warp, identity_warp
+from bayeslmm.sampling.pareto import pareto_k, smooth_weights
+from bayeslmm.sampling.warp import POWERS, Warp, fit_warp, identity_warp
 
 # Closed forms in double precision.
 EXACT = 1e-10

@@ -93,7 +93,7 @@ def test_map_under_flat_priors_is_reml(frame):
 
 def test_the_search_in_signed_coordinates_finds_reml_too(frame, monkeypatch):
     """The search that priors take, given flat priors, against the likelihood's own search."""
-    monkeypatch.setattr("bayeslmm.inference.map_estimate.is_flat", lambda priors: False)
+    monkeypatch.setattr("bayeslmm.estimation.map_estimate.is_flat", lambda priors: False)
     model = blm.LMM("y ~ x + (x | g)", frame, priors="flat")
     mode, reml = model.map(), model.reml()
     assert mode.converged
@@ -111,7 +111,7 @@ def test_map_beats_its_surroundings(frame):
     rng = np.random.default_rng(2)
     free = np.isfinite(mode.fit.parameters)
     assert free.all()
-    from bayeslmm.inference.map_estimate import _unconstrained_coordinates
+    from bayeslmm.estimation.map_estimate import _unconstrained_coordinates
     from bayeslmm.likelihood.log_posterior import Point
 
     empty = Point(sds=(), chols=(), sigma=mode.sigma, beta=np.zeros(0))

@@ -18,16 +18,16 @@ from scipy.stats import kstest, multivariate_normal, norm
 from slow_cases import one_in
 
 from bayeslmm import LMM, DataError, SamplingError, load_dataset
-from bayeslmm.assessment.integrated import leave_out
-from bayeslmm.assessment.loo import group_codes, integrated_loo, thin
-from bayeslmm.assessment.resampled import Resampler
-from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.checks.integrated import leave_out
+from bayeslmm.checks.loo import group_codes, integrated_loo, thin
+from bayeslmm.checks.resampled import Resampler
+from bayeslmm.covariance.structure import correlation_cholesky
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import Points, log_posterior_batch, reduce_at
-from bayeslmm.likelihood.covariance import correlation_cholesky
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.priors import Flat, Normal
+from bayeslmm.sampling.joint_draws import JointDraws
 
 ALGEBRA = 1e-8
 """Two ways of the same sums in double precision, with sds of up to 30 residual ones."""
@@ -209,10 +209,10 @@ def test_nested_cases_are_eliminated_in_stages():
 @pytest.mark.parametrize("name", ["crossed", "nested and crossed"])
 def test_parts_of_any_size_give_the_same(name, monkeypatch):
     model = LMM(FORMULAS[name], small_data())
-    monkeypatch.setattr("bayeslmm.assessment.row_forms.ENTRIES", 1)
-    monkeypatch.setattr("bayeslmm.assessment.integrated.ENTRIES", 1)
-    monkeypatch.setattr("bayeslmm.assessment.integrated.ROW_ENTRIES", 1)
-    monkeypatch.setattr("bayeslmm.assessment.row_roots.ROW_ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.checks.row_forms.ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.checks.integrated.ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.checks.integrated.ROW_ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.checks.row_roots.ROW_ENTRIES", 1)
     assert_scores(model)
     assert_scores(model, "half")
 
@@ -367,7 +367,7 @@ def test_weights_of_laplace_draws_are_thinned_with_them(dyestuff):
 def test_resampled_scores_equal_quadrature(dyestuff, exact, by, monkeypatch):
     post = dyestuff.fit(random_seed=1)
     weighted = post.loo(by)
-    monkeypatch.setattr("bayeslmm.assessment.loo.RESAMPLE_K", -np.inf)
+    monkeypatch.setattr("bayeslmm.checks.loo.RESAMPLE_K", -np.inf)
     resampled = post.loo(by)
     assert_allclose(resampled.elpd_i, exact[by], atol=EVIDENCE)
     assert not resampled.pareto_k.any()
@@ -382,8 +382,8 @@ def test_resampled_scores_equal_quadrature(dyestuff, exact, by, monkeypatch):
 def test_only_so_many_are_resampled_the_worst_first(dyestuff, monkeypatch):
     post = dyestuff.fit(random_seed=1)
     weighted = post.loo()
-    monkeypatch.setattr("bayeslmm.assessment.loo.RESAMPLE_K", -np.inf)
-    monkeypatch.setattr("bayeslmm.assessment.loo.MOST_RESAMPLED", 3)
+    monkeypatch.setattr("bayeslmm.checks.loo.RESAMPLE_K", -np.inf)
+    monkeypatch.setattr("bayeslmm.checks.loo.MOST_RESAMPLED", 3)
     changed = np.flatnonzero(post.loo().elpd_i.to_numpy() != weighted.elpd_i.to_numpy())
     assert set(changed) == set(np.argsort(weighted.pareto_k.to_numpy())[-3:])
 
@@ -447,7 +447,7 @@ def test_arviz_compares_it(penicillin):
 
 
 def test_groups_by_name(monkeypatch):
-    monkeypatch.setattr("bayeslmm.assessment.loo.RESAMPLE_K", np.inf)
+    monkeypatch.setattr("bayeslmm.checks.loo.RESAMPLE_K", np.inf)
     data = small_data().assign(chain=lambda d: d["half"], year=np.arange(ROWS) % 3 + 2000.0)
     model = LMM("y ~ x + chain + year + kind + (1 | a) + (1 | a:kind)", data)
     codes, labels, dim = group_codes(model.design, "a:kind")
@@ -506,12 +506,12 @@ def test_fewer_draws(penicillin):
 
 
 def test_draws_are_thinned_where_each_is_dear(penicillin, monkeypatch, caplog):
-    monkeypatch.setattr("bayeslmm.assessment.integrated.LARGEST_WORK", 1.0)
+    monkeypatch.setattr("bayeslmm.checks.integrated.LARGEST_WORK", 1.0)
     with caplog.at_level("INFO", logger="bayeslmm"):
         assert penicillin.loo().n_samples == 200
     assert "use 200 of 1000 draws" in caplog.text
     monkeypatch.undo()
-    monkeypatch.setattr("bayeslmm.assessment.integrated.LARGEST_SCORES", 144 * 500)
+    monkeypatch.setattr("bayeslmm.checks.integrated.LARGEST_SCORES", 144 * 500)
     assert penicillin.loo().n_samples == 500
     assert penicillin.loo("plate").n_samples == 1000
 
@@ -528,8 +528,8 @@ def test_dropped_rows_and_row_labels():
 
 
 def test_bad_weights_are_reported(penicillin, caplog, monkeypatch):
-    monkeypatch.setattr("bayeslmm.assessment.loo.Resampler.affordable", False)
-    monkeypatch.setattr("bayeslmm.assessment.loo.MAX_PARETO_K", -1.0)
+    monkeypatch.setattr("bayeslmm.checks.loo.Resampler.affordable", False)
+    monkeypatch.setattr("bayeslmm.checks.loo.MAX_PARETO_K", -1.0)
     with caplog.at_level("WARNING", logger="bayeslmm"):
         penicillin.loo_pit()
     assert "144 of 144 rows have a Pareto k above -1.00" in caplog.text

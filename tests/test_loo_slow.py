@@ -9,8 +9,8 @@ import pytest
 from slow_cases import some
 
 from bayeslmm import LMM, load_dataset
-from bayeslmm.inference.engine import sample_posterior
 from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.sampling.engine import sample_posterior
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def test_weights_are_reliable(which):
 
 
 def test_weights_are_reliable_before_anything_is_sampled_anew(monkeypatch):
-    monkeypatch.setattr("bayeslmm.assessment.loo.RESAMPLE_K", np.inf)
+    monkeypatch.setattr("bayeslmm.checks.loo.RESAMPLE_K", np.inf)
     model = model_of(PENICILLIN)
     for seed in range(4):
         post = model.fit(random_seed=seed)

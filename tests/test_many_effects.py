@@ -7,15 +7,15 @@ from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, SamplingError
-from bayeslmm.inference import collapsed, covariance_sampler
-from bayeslmm.inference.effect_summary import PROBABILITIES
-from bayeslmm.inference.surrogate import polynomial_degrees
 from bayeslmm.likelihood import batch, iterative_draws
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import points_from_unconstrained
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
+from bayeslmm.sampling import collapsed, covariance_sampler
+from bayeslmm.sampling.effect_summary import PROBABILITIES
+from bayeslmm.sampling.surrogate import polynomial_degrees
 
 # Largest of many standard normal scores: exceeded once in about 3,000 runs per hundred scores.
 MAX_SCORE = 5.0
@@ -90,7 +90,7 @@ def test_a_surrogate_gives_the_exact_posterior(formula, data, monkeypatch):
 
 def test_a_surrogate_that_does_not_fit_gives_way_to_the_exact_density(monkeypatch, caplog):
     monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: True)
-    monkeypatch.setattr("bayeslmm.inference.surrogate_sampler.TYPICAL_ERROR", 0.0)
+    monkeypatch.setattr("bayeslmm.sampling.surrogate_sampler.TYPICAL_ERROR", 0.0)
     with caplog.at_level("INFO"):
         post = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).fit(random_seed=1)
     assert post.data.attrs["surrogate_error"] == 0.0

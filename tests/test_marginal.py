@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from bayeslmm.inference.estimate import fit_likelihood
+from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.likelihood.crossprod import cross_products, working_basis
 from bayeslmm.likelihood.draws import draw, draw_given_beta
 from bayeslmm.likelihood.elimination import make_plan

@@ -10,11 +10,11 @@ from reference_data import load_reference_data
 from scipy import stats
 
 import bayeslmm as blm
+from bayeslmm.effects.adjust import adjusted_p, simultaneous_interval
+from bayeslmm.effects.contrast_weights import contrast_weights
+from bayeslmm.effects.densities import conditional_moments
+from bayeslmm.effects.expressions import evaluate_node, parse_comparison
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.means.adjust import adjusted_p, simultaneous_interval
-from bayeslmm.means.contrast_weights import contrast_weights
-from bayeslmm.means.densities import conditional_moments
-from bayeslmm.means.expressions import evaluate_node, parse_comparison
 
 EXACT = 1e-9
 """Relative error of sums in another order."""

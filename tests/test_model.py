@@ -11,14 +11,14 @@ from reference_data import load_fit, load_reference_data
 from scipy import stats
 from slow_cases import one_in
 
-from bayeslmm.design.design import build_design
-from bayeslmm.inference.marginal_op import MarginalOp
-from bayeslmm.inference.model import CorrelationTransform, build_model, lkj_cholesky
-from bayeslmm.likelihood.covariance import Structure, correlation_cholesky, correlation_log_jacobian
+from bayeslmm.covariance.structure import Structure, correlation_cholesky, correlation_log_jacobian
+from bayeslmm.data.design import build_design
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import LKJ, Flat, HalfStudentT, Normal, default_priors, resolve_priors
 from bayeslmm.priors.families import Exponential, Gamma
+from bayeslmm.sampling.marginal_op import MarginalOp
+from bayeslmm.sampling.model import CorrelationTransform, build_model, lkj_cholesky
 
 PLAIN = Mode(linker="py", optimizer=None)  # nothing to compile
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference_data import list_fits, load_fit, load_reference_data
 
 from bayeslmm.comparison.names import from_r, group_from_r, pair_from_r, unmatched_message
-from bayeslmm.formula._formulaic import evaluate
+from bayeslmm.formula.formulaic_seam import evaluate
 from bayeslmm.formula.grammar import parse
 
 LABELS = [

@@ -10,8 +10,8 @@ import reference_checks as checks
 from dense import Case, Columns, assert_factor_gradients, numerical, random_factors
 from scipy.stats import multivariate_normal
 
+from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.likelihood.crossprod import CrossProducts, cross_products
 from bayeslmm.likelihood.draws import draw, draw_given_beta
 from bayeslmm.likelihood.elimination import Plan, make_plan

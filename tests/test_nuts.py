@@ -8,12 +8,12 @@ from pytensor.compile.mode import Mode
 from reference_data import load_fit, load_posterior, load_reference_data
 from slow_cases import slow
 
-from bayeslmm.design.design import build_design
+from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.diagnostics import check
-from bayeslmm.inference.nuts import complete_draws, require_complete, sample_nuts, statistics
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import HalfStudentT, default_priors, flat_priors, resolve_priors
+from bayeslmm.sampling.diagnostics import check
+from bayeslmm.sampling.nuts import complete_draws, require_complete, sample_nuts, statistics
 
 PLAIN = Mode(linker="py", optimizer=None)  # nothing to compile
 SCHEMA = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
-from bayeslmm.inference.optimise import hessian, minimise
+from bayeslmm.estimation.optimise import hessian, minimise
 
 
 def test_finds_a_curved_valley():

@@ -8,9 +8,9 @@ import pytest
 from formulaic.transforms import stateful_transform
 
 import bayeslmm as blm
-from bayeslmm.design.design import build_design
+from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import DataError, FormulaError, StorageError
-from bayeslmm.formula._formulaic import check_terms, evaluate, reevaluate
+from bayeslmm.formula.formulaic_seam import check_terms, evaluate, reevaluate
 from bayeslmm.formula.grammar import parse
 
 X = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 7.0])

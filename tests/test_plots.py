@@ -9,7 +9,7 @@ import pytest
 from arviz_plots import PlotCollection
 
 from bayeslmm import LMM, OptionalDependencyError, compare_reml, load_dataset
-from bayeslmm.comparison.plots import plot_compare_reml
+from bayeslmm.plots.reml import plot_compare_reml
 
 SLOPE = "Reaction ~ Days + (Days | Subject)"
 

@@ -21,10 +21,10 @@ from reference_data import load_reference_data
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.draw_effects import take_points
-from bayeslmm.inference.joint_draws import all_levels, posterior_draws
 from bayeslmm.prediction import linear
 from bayeslmm.prediction.rows import prediction_rows
+from bayeslmm.sampling.draw_effects import take_points
+from bayeslmm.sampling.joint_draws import all_levels, posterior_draws
 
 
 @pytest.fixture(scope="module")

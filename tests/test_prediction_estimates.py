@@ -16,12 +16,12 @@ from scipy.stats import norm
 from slow_cases import one_in
 
 import bayeslmm as blm
+from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.bootstrap import bootstrap_fits
-from bayeslmm.inference.estimate_draws import estimate_draws
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.marginal import marginal_system, reml_criterion
 from bayeslmm.prediction.rows import prediction_rows
+from bayeslmm.sampling.estimate_draws import estimate_draws
 
 # Two optimisers at one optimum: the criterion is flat there, so that parameters agree to about the
 # square root of its precision. In residual standard deviations.

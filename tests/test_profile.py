@@ -13,15 +13,15 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 from slow_cases import one_in, slow, some
 
-from bayeslmm.design.design import build_design
-from bayeslmm.formula.grammar import parse
-from bayeslmm.inference.estimate import fit_likelihood
-from bayeslmm.inference.profile import profile_intervals
-from bayeslmm.likelihood.covariance import (
+from bayeslmm.covariance.structure import (
     sds_and_correlation,
     split,
     unconstrained,
 )
+from bayeslmm.data.design import build_design
+from bayeslmm.estimation.estimate import fit_likelihood
+from bayeslmm.estimation.profile import profile_intervals
+from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.factorise import factorise

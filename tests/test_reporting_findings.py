@@ -12,9 +12,9 @@ import pytest
 import xarray as xr
 
 import bayeslmm as blm
-from bayeslmm.reporting import finding_topics
-from bayeslmm.reporting.finding_topics import LARGE_SHIFT, expected_shift
-from bayeslmm.reporting.findings import NOT_ASKED, TOPICS
+from bayeslmm.report import finding_topics
+from bayeslmm.report.finding_topics import LARGE_SHIFT, expected_shift
+from bayeslmm.report.findings import NOT_ASKED, TOPICS
 
 SD = 0.7
 
@@ -53,7 +53,7 @@ def found(troubled):
 
 def page(post, tmp_path, monkeypatch, **options):
     """The report without its pictures."""
-    monkeypatch.setattr("bayeslmm.reporting.pictures._png", lambda draw: ("", 10, 10))
+    monkeypatch.setattr("bayeslmm.report.pictures._png", lambda draw: ("", 10, 10))
     post.report(tmp_path / "report.html", **options)
     return html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
 

@@ -15,10 +15,10 @@ import pytest
 from test_reporting_tables import parsed
 
 import bayeslmm as blm
-from bayeslmm.reporting.numbers import decimals_of, number
-from bayeslmm.reporting.page import STYLE
-from bayeslmm.reporting.pictures import picture
-from bayeslmm.reporting.sections import FLAGS
+from bayeslmm.report.numbers import decimals_of, number
+from bayeslmm.report.page import STYLE
+from bayeslmm.report.pictures import picture
+from bayeslmm.report.sections import FLAGS
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -175,7 +175,7 @@ def test_what_does_not_apply_is_said(dyestuff, tmp_path):
 
 
 def test_a_given_estimate_is_compared(dyestuff, tmp_path, monkeypatch):
-    monkeypatch.setattr("bayeslmm.reporting.pictures._png", lambda draw: ("", 10, 10))
+    monkeypatch.setattr("bayeslmm.report.pictures._png", lambda draw: ("", 10, 10))
     post = dyestuff.fit(random_seed=1)
     post.report(tmp_path / "ml.html", reml=dyestuff.ml())
     text = html.unescape((tmp_path / "ml.html").read_text(encoding="utf-8"))

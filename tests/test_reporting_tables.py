@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.reporting.markup import LATEX, TextTable, latex_text, markdown_text, render
-from bayeslmm.reporting.model_table import model_table
-from bayeslmm.reporting.numbers import decimals_of, number, p_value
+from bayeslmm.report.markup import LATEX, TextTable, latex_text, markdown_text, render
+from bayeslmm.report.model_table import model_table
+from bayeslmm.report.numbers import decimals_of, number, p_value
 
 REFERENCE = Path(__file__).parent / "reference" / "reporting"
 OPTIMUM = 2e-4
@@ -481,7 +481,7 @@ def test_augment_of_a_posterior_is_computed_on_draws(post):
 
 def test_augment_in_parts_is_the_same(post, monkeypatch):
     whole = post.augment()
-    monkeypatch.setattr("bayeslmm.reporting.augment.AT_ONCE", 7 * 4000)
+    monkeypatch.setattr("bayeslmm.report.augment.AT_ONCE", 7 * 4000)
     pd.testing.assert_frame_equal(post.augment(), whole)
 
 

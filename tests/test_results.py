@@ -188,7 +188,7 @@ def test_intervals_follow_arvizs_rcparams(post):
 
 
 def test_hdi_is_the_shortest_interval():
-    from bayeslmm.results.posterior_tables import interval
+    from bayeslmm.summaries.posterior_tables import interval
 
     draws = np.random.default_rng(0).exponential(size=4000)[:, None]
     lower, upper = interval(draws, 0.8, "hdi")
@@ -234,7 +234,7 @@ def test_a_model_that_reproduces_the_data_is_refused():
 
 
 def test_huge_matrices_are_offered_sparse(reml, monkeypatch):
-    monkeypatch.setattr("bayeslmm.results.matrices.MAX_DENSE", 10)
+    monkeypatch.setattr("bayeslmm.summaries.matrices.MAX_DENSE", 10)
     with pytest.raises(DataError, match=r"V\(sparse=True\)"):
         reml.V()
     assert reml.V(sparse=True).shape == (180, 180)

@@ -22,8 +22,8 @@ from scipy import stats
 from slow_cases import ALL, one_in
 
 import bayeslmm as blm
+from bayeslmm.estimation.start import prior_ranges
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.start import prior_ranges
 
 DESIGNS = 300
 STEP = 1 if ALL else 15

@@ -15,8 +15,8 @@ from reference_data import FOLDER, load_reference_data
 from slow_cases import slow
 
 import bayeslmm as blm
+from bayeslmm.estimation import bootstrap as bootstrap_module
 from bayeslmm.exceptions import DataError, SamplingError
-from bayeslmm.inference import bootstrap as bootstrap_module
 
 BOOTSTRAP = json.loads((FOLDER / "prediction" / "prediction.json").read_text(encoding="utf-8"))[
     "bootstrap"

@@ -5,10 +5,10 @@ import pytest
 from reference_data import load_posterior, load_posterior_data
 from slow_cases import some
 
-from bayeslmm.design.design import build_design
-from bayeslmm.inference.diagnostics import check
-from bayeslmm.inference.nuts import sample_nuts
+from bayeslmm.data.design import build_design
 from bayeslmm.priors.defaults import default_priors
+from bayeslmm.sampling.diagnostics import check
+from bayeslmm.sampling.nuts import sample_nuts
 from bayeslmm.schema import cor_name, sd_name, u_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.reference]

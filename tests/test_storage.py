@@ -20,10 +20,12 @@ from forged_files import forge
 import bayeslmm as blm
 from bayeslmm.exceptions import OptionalDependencyError, StorageError
 from bayeslmm.priors import LKJ, Gamma, Normal
-from bayeslmm.storage import _files, _layout, _model
-from bayeslmm.storage._frames import pack_frame, same_frame, unpack_frame
-from bayeslmm.storage._values import from_plain, to_plain
+from bayeslmm.storage import files as _files
+from bayeslmm.storage import layout as _layout
+from bayeslmm.storage import model as _model
+from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
 from bayeslmm.storage.load import load
+from bayeslmm.storage.values import from_plain, to_plain
 
 SMALL = {"draws": 30, "chains": 2, "random_seed": 1}
 
@@ -612,8 +614,8 @@ def test_loading_evaluates_nothing(saved, monkeypatch):
         raise AssertionError("evaluated")
 
     monkeypatch.setattr(_model, "build_design", refuse)
-    monkeypatch.setattr("bayeslmm.formula._formulaic._materialize", refuse)
-    monkeypatch.setattr("bayeslmm.formula._formulaic._single_value", refuse)
+    monkeypatch.setattr("bayeslmm.formula.formulaic_seam._materialize", refuse)
+    monkeypatch.setattr("bayeslmm.formula.formulaic_seam._single_value", refuse)
     for path, posterior, _ in saved.values():
         back = load(path)
         assert back.fixef().equals(posterior.fixef())

@@ -10,14 +10,14 @@ import xarray as xr
 from reference_data import load_reference_data
 from scipy import stats
 
-from bayeslmm.design.design import build_design
+from bayeslmm.data.design import build_design
+from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.inference.effects import linear_predictor
-from bayeslmm.inference.log_densities import log_likelihood, log_prior
-from bayeslmm.inference.prior_predictive import prior_predictive
-from bayeslmm.inference.tree import obs_coord, posterior_tree
-from bayeslmm.inference.variables import effect_arrays
 from bayeslmm.priors.defaults import default_priors, flat_priors
+from bayeslmm.sampling.log_densities import log_likelihood, log_prior
+from bayeslmm.sampling.prior_predictive import prior_predictive
+from bayeslmm.sampling.tree import obs_coord, posterior_tree
+from bayeslmm.sampling.variables import effect_arrays
 
 CHAINS, DRAWS = 2, 5
 ATTRS = {"method": "made up", "inference_library": "numpy", "tuning_steps": 3, "reason": None}

@@ -8,8 +8,8 @@ import xarray as xr
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
 from bayeslmm.formula.grammar import parse
-from bayeslmm.inference.joint_draws import all_levels
 from bayeslmm.priors import LKJ, Gamma, HalfNormal, Normal
+from bayeslmm.sampling.joint_draws import all_levels
 from bayeslmm.storage import extending
 from bayeslmm.storage.load import load
 from bayeslmm.storage.update_formula import update_formula
@@ -324,7 +324,7 @@ OPTIONS = {
 def few_states():
     """Summaries of random effects that are not stored from fewer draws, to save time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayeslmm.inference.effect_summary.STATES", (32, 64))
+        patch.setattr("bayeslmm.sampling.effect_summary.STATES", (32, 64))
         yield
 
 
@@ -426,7 +426,7 @@ def test_laplace_weights_have_one_constant(sleep, priors):
 
 def half_square(posterior, place):
     """Half the squared distance from the mode of a draw of the first chain."""
-    from bayeslmm.inference.laplace import find_mode
+    from bayeslmm.sampling.laplace import find_mode
 
     plan, priors = posterior._plan, posterior.priors
     mode = find_mode(plan, priors)

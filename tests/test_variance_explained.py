@@ -11,9 +11,9 @@ import xarray as xr
 from reference_data import FOLDER, load_reference_data
 
 import bayeslmm as blm
-from bayeslmm.assessment import variance_explained
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.joint_draws import all_levels
+from bayeslmm.sampling.joint_draws import all_levels
+from bayeslmm.summaries import variance_explained
 
 # Two optimisers at one optimum: variances differ by the square root of the criterion's precision.
 OPTIMUM = 1e-5

@@ -1,1 +1,1 @@
-"""Fits side by side: posterior beside REML, likelihood-ratio tests, pictures."""
+"""Fits side by side: posterior beside REML, models by evidence, likelihood-ratio tests."""

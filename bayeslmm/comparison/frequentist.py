@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.comparison._statsmodels import VARIANCE_COMPONENT, is_mixedlm, tidy_mixedlm
 from bayeslmm.comparison.names import (
     NO_NAMES,
     Names,
@@ -23,11 +22,12 @@ from bayeslmm.comparison.names import (
     pair_from_r,
     unmatched_message,
 )
-from bayeslmm.design.data import to_frame
-from bayeslmm.design.design import Design
+from bayeslmm.comparison.statsmodels_fit import VARIANCE_COMPONENT, is_mixedlm, tidy_mixedlm
+from bayeslmm.data.design import Design
+from bayeslmm.data.frames import to_frame
 from bayeslmm.exceptions import DataError
-from bayeslmm.results.estimate import Estimate
-from bayeslmm.results.parameters import Kind, Parameter, parameters
+from bayeslmm.fits.estimate import Estimate
+from bayeslmm.summaries.parameters import Kind, Parameter, parameters
 
 Array = NDArray[np.float64]
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bayeslmm.comparison.evidence import log_evidence
 from bayeslmm.comparison.nesting import check_same_data, check_same_fixed
 from bayeslmm.comparison.tables import lrt
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.results.estimate import Estimate
-from bayeslmm.results.evidence import log_evidence
-from bayeslmm.results.posterior_base import PosteriorBase
+from bayeslmm.fits.estimate import Estimate
+from bayeslmm.fits.posterior_base import PosteriorBase
 
 Weights = Literal["stacking", "BB-pseudo-BMA", "pseudo-BMA"]
 WEIGHTS: tuple[Weights, ...] = ("stacking", "BB-pseudo-BMA", "pseudo-BMA")

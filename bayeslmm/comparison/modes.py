@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.comparison.frequentist import Reported, unconstrained
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.map_estimate import fit_map
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.estimate import Fit, fit_likelihood
-from bayeslmm.inference.map_estimate import fit_map
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
-from bayeslmm.results.parameters import Parameter
+from bayeslmm.summaries.parameters import Parameter
 
 Array = NDArray[np.float64]
 

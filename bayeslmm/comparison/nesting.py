@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
 
 Array = NDArray[np.float64]
 

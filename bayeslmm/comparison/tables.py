@@ -13,16 +13,16 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from bayeslmm.checks.few_levels import unbounded_parameters
 from bayeslmm.comparison.frequentist import natural, read_estimate, slope
 from bayeslmm.comparison.modes import Reference, at_boundary, on_scale, reference_modes
 from bayeslmm.comparison.nesting import check_nested, check_same_data, check_same_fixed
-from bayeslmm.design.design import Design
-from bayeslmm.diagnosis.few_levels import unbounded_parameters
-from bayeslmm.inference.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
+from bayeslmm.data.design import Design
+from bayeslmm.fits.estimate import Estimate
 from bayeslmm.priors.record import Priors
-from bayeslmm.results.estimate import Estimate
-from bayeslmm.results.parameters import Parameter, parameters
-from bayeslmm.results.posterior_tables import (
+from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
+from bayeslmm.summaries.parameters import Parameter, parameters
+from bayeslmm.summaries.posterior_tables import (
     interval_defaults,
     parameter_matrix,
     summarise,

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula._expansion import MOST_RANDOM, check_expansion, check_grouping
-from bayeslmm.formula._formulaic import FUNCTIONS, Token, called_functions, check_terms, tokens
-from bayeslmm.formula._syntax import (
+from bayeslmm.formula.expansion import MOST_RANDOM, check_expansion, check_grouping
+from bayeslmm.formula.formulaic_seam import FUNCTIONS, Token, called_functions, check_terms, tokens
+from bayeslmm.formula.syntax import (
     EXAMPLE,
     Group,
     Item,

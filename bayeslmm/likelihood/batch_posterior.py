@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.structure import (
+    Structure,
+    correlation_cholesky,
+    correlation_coordinates,
+    correlation_log_jacobian,
+)
 from bayeslmm.likelihood.batch import (
     BatchSystem,
     Reduced,
     batched_cholesky,
     reduce_equations,
     small_cholesky,
-)
-from bayeslmm.likelihood.covariance import (
-    Structure,
-    correlation_cholesky,
-    correlation_coordinates,
-    correlation_log_jacobian,
 )
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta

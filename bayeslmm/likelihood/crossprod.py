@@ -22,7 +22,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from bayeslmm.likelihood.covariance import Structure
+from bayeslmm.covariance.structure import Structure
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.covariance import (
+from bayeslmm.covariance.structure import (
     Structure,
     correlation_cholesky,
     correlation_cholesky_jacobian,

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
     MAIN,

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
     PANEL_TITLE_SIZE,
@@ -26,7 +26,7 @@ from bayeslmm.plots.common import (
     set_yticks,
 )
 from bayeslmm.plots.level_order import level_order, shown_levels
-from bayeslmm.results.matrices import random_covariance
+from bayeslmm.summaries.matrices import random_covariance
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

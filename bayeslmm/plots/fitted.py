@@ -11,11 +11,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design._inputs import predictors
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
+from bayeslmm.data.inputs import predictors
+from bayeslmm.effects.grid import variables_of
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.grammar import locate
-from bayeslmm.means.grid import variables_of
 from bayeslmm.plots.common import (
     BAND_ALPHA,
     CIRCLE,

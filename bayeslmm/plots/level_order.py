@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
-from bayeslmm.design.grouping import GroupingFactor, grouping_factor
-from bayeslmm.results.random_tables import locate_levels
+from bayeslmm.data.design import Design
+from bayeslmm.data.grouping import GroupingFactor, grouping_factor
+from bayeslmm.summaries.random_tables import locate_levels
 
 Indices = NDArray[np.intp]
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
-from bayeslmm.inference.effects import linear_predictor
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.effects import linear_predictor
 
 Array = NDArray[np.float64]
 

@@ -9,9 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
 from bayeslmm.exceptions import DataError, SamplingError
-from bayeslmm.inference.tree import RESPONSE
 from bayeslmm.plots.common import (
     CIRCLE,
     DIAMOND,
@@ -47,9 +46,10 @@ from bayeslmm.prediction.checks import (
     check_table,
     row_groups,
 )
-from bayeslmm.results.posterior_tables import interval_defaults
-from bayeslmm.results.words import coverage
+from bayeslmm.sampling.tree import RESPONSE
 from bayeslmm.schema import OBS_DIM
+from bayeslmm.summaries.posterior_tables import interval_defaults
+from bayeslmm.summaries.words import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

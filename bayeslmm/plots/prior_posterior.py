@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
-from bayeslmm.inference.prior_predictive import prior_predictive
+from bayeslmm.data.design import Design
 from bayeslmm.plots.common import (
     MAIN,
     PANEL_TITLE_SIZE,
@@ -24,7 +23,8 @@ from bayeslmm.plots.common import (
     variable_name,
 )
 from bayeslmm.priors.record import Priors
-from bayeslmm.results.parameters import parameter_draws, parameters
+from bayeslmm.sampling.prior_predictive import prior_predictive
+from bayeslmm.summaries.parameters import parameter_draws, parameters
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

@@ -10,8 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.design.design import Design, RandomFactor
-from bayeslmm.inference.effects import linear_predictor
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.plots.common import (
     MAIN,
     PANEL_TITLE_SIZE,

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.estimate import fit_likelihood
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.plots.common import (
     CIRCLE,
@@ -38,8 +38,8 @@ from bayeslmm.plots.common import (
     thinned,
 )
 from bayeslmm.plots.pooling import Shrinkage, shrinkage
-from bayeslmm.results.estimate_tables import mode_arrays
-from bayeslmm.results.words import coverage
+from bayeslmm.summaries.estimate_tables import mode_arrays
+from bayeslmm.summaries.words import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.design.design import Design
-from bayeslmm.inference.estimate import Fit
-from bayeslmm.inference.joint_draws import JointDraws
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.plots.common import Intervals
 from bayeslmm.plots.fitted import LevelGrid
-from bayeslmm.results.estimate_tables import mode_arrays, mode_sds
-from bayeslmm.results.parameters import probability
-from bayeslmm.results.posterior_tables import interval, interval_defaults
-from bayeslmm.results.words import coverage
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds
+from bayeslmm.summaries.parameters import probability
+from bayeslmm.summaries.posterior_tables import interval, interval_defaults
+from bayeslmm.summaries.words import coverage
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -10,21 +10,21 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
-from bayeslmm.design.row_groups import group_names
-from bayeslmm.design.row_groups import row_groups as find_groups
+from bayeslmm.data.design import Design
+from bayeslmm.data.row_groups import group_names
+from bayeslmm.data.row_groups import row_groups as find_groups
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.joint_draws import JointDraws
-from bayeslmm.inference.tree import (
+from bayeslmm.prediction.predict import predict
+from bayeslmm.prediction.rows import Target
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.tree import (
     RESPONSE,
     SAMPLE_DIMS,
     creation_attrs,
     obs_coord,
 )
-from bayeslmm.prediction.predict import predict
-from bayeslmm.prediction.rows import Target
-from bayeslmm.results.posterior_tables import summarise
 from bayeslmm.schema import OBS_DIM
+from bayeslmm.summaries.posterior_tables import summarise
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], float]

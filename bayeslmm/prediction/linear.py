@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.joint_draws import JointDraws
 from bayeslmm.likelihood.batch_draws import normal_draws
 from bayeslmm.prediction.rows import Membership, Rows
+from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
 

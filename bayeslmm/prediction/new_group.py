@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.inference.density_sampler import MAX_PARETO_K
-from bayeslmm.inference.joint_draws import JointDraws
-from bayeslmm.inference.pareto import smooth_weights
 from bayeslmm.likelihood.batch_draws import normal_draws
 from bayeslmm.prediction.linear import linear_draws, require_memory
 from bayeslmm.prediction.rows import Membership, Rows
+from bayeslmm.sampling.density_sampler import MAX_PARETO_K
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.pareto import smooth_weights
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

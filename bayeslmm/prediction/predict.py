@@ -12,10 +12,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
-from bayeslmm.design.row_space import row_space
-from bayeslmm.inference.joint_draws import JointDraws
-from bayeslmm.inference.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
+from bayeslmm.data.design import Design
+from bayeslmm.data.row_space import row_space
 from bayeslmm.prediction.linear import (
     effects_of_rows,
     linear_draws,
@@ -24,6 +22,8 @@ from bayeslmm.prediction.linear import (
 )
 from bayeslmm.prediction.new_group import check_observed, observe, replaced_effects, reweight
 from bayeslmm.prediction.rows import Rows, Target, Terms, prediction_rows
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.schema import COEF_DIM
 
 _log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.design.data import column_names, plain_frame
-from bayeslmm.design.design import Design, RandomFactor
-from bayeslmm.design.grouping import grouping_factor
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.frames import column_names, plain_frame
+from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.exceptions import DataError
 
 Array = NDArray[np.float64]

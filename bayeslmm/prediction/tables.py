@@ -12,11 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.design.design import Design
-from bayeslmm.inference.estimate import Fit
-from bayeslmm.inference.estimate_draws import Uncertainty
-from bayeslmm.inference.joint_draws import JointDraws
-from bayeslmm.inference.point_draws import point_draws
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.prediction.linear import linear_draws
 from bayeslmm.prediction.new_group import replaced_effects
 from bayeslmm.prediction.predict import (
@@ -29,9 +26,12 @@ from bayeslmm.prediction.predict import (
 )
 from bayeslmm.prediction.rows import Rows, Target, prediction_rows
 from bayeslmm.prediction.updated_point import updated_point
-from bayeslmm.results.estimate_tables import covariances, satterthwaite
-from bayeslmm.results.parameters import parameters, probability
-from bayeslmm.results.posterior_tables import interval_defaults, summarise
+from bayeslmm.sampling.estimate_draws import Uncertainty
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.point_draws import point_draws
+from bayeslmm.summaries.estimate_tables import covariances, satterthwaite
+from bayeslmm.summaries.parameters import parameters, probability
+from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 
 Array = NDArray[np.float64]
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design, RandomFactor
-from bayeslmm.inference.estimate import Fit
-from bayeslmm.inference.joint_draws import JointDraws
-from bayeslmm.inference.point_draws import point_draws
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.prediction.rows import Rows
-from bayeslmm.results.estimate_tables import mode_arrays
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.point_draws import point_draws
+from bayeslmm.summaries.estimate_tables import mode_arrays
 
 Array = NDArray[np.float64]
 

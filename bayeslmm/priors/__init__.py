@@ -1,6 +1,5 @@
 """Priors: families, defaults that do not depend on units, and a user's changes."""
 
-from bayeslmm.priors._pymc import PymcPrior
 from bayeslmm.priors.defaults import default_priors, flat_priors, resolve_priors
 from bayeslmm.priors.families import (
     Exponential,
@@ -15,6 +14,7 @@ from bayeslmm.priors.families import (
     Normal,
 )
 from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.record import Priors
 
 __all__ = [

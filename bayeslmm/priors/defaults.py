@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.data.design import Design
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors._pymc import PymcPrior, as_prior, correlation_size
 from bayeslmm.priors.families import Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.pymc_priors import PymcPrior, as_prior, correlation_size
 from bayeslmm.priors.record import PriorDraws, Priors, coef_label, sd_label
 
 __all__ = [

@@ -11,18 +11,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.design.design import Design
+from bayeslmm.covariance.structure import correlation_coordinates
+from bayeslmm.data.design import Design
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.inference.draw_effects import points_of, take_points
-from bayeslmm.inference.effect_summary import summarise_effects
-from bayeslmm.inference.engine import sample_posterior
-from bayeslmm.inference.laplace import find_mode, gaussian_root
-from bayeslmm.inference.log_densities import log_likelihood, log_prior
-from bayeslmm.inference.refit import require_positive
-from bayeslmm.inference.tree import EFFECT_GROUP, SAMPLE_DIMS, assemble, effect_group
-from bayeslmm.likelihood.covariance import correlation_coordinates
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.draw_effects import points_of, take_points
+from bayeslmm.sampling.effect_summary import summarise_effects
+from bayeslmm.sampling.engine import sample_posterior
+from bayeslmm.sampling.laplace import find_mode, gaussian_root
+from bayeslmm.sampling.log_densities import log_likelihood, log_prior
+from bayeslmm.sampling.refit import require_positive
+from bayeslmm.sampling.tree import EFFECT_GROUP, SAMPLE_DIMS, assemble, effect_group
 from bayeslmm.schema import BETA
 
 _log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import Any
 
 import xarray as xr
 
-from bayeslmm.design.design import Design
-from bayeslmm.inference.tree import assemble
-from bayeslmm.inference.variables import arranged
-from bayeslmm.results.posterior import Posterior
-from bayeslmm.storage._files import read, unpacked
+from bayeslmm.data.design import Design
+from bayeslmm.fits.posterior import Posterior
+from bayeslmm.sampling.tree import assemble
+from bayeslmm.sampling.variables import arranged
+from bayeslmm.storage.files import read, unpacked
 
 _DRAWS = ("posterior", "prior")
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.design._inputs import predictors, response_variables
-from bayeslmm.design.data import column_names, listed, read_only
-from bayeslmm.design.design import Design, build_design
+from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.frames import column_names, listed, read_only
+from bayeslmm.data.inputs import predictors, response_variables
 from bayeslmm.exceptions import DataError, PriorError
-from bayeslmm.formula._functions import UserFunctions, own_functions
+from bayeslmm.formula.functions import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.priors.defaults import addressed, resolve_priors
 from bayeslmm.priors.families import Prior

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula._expansion import check_expansion
-from bayeslmm.formula._formulaic import called_functions, check_terms, tokens
-from bayeslmm.formula._syntax import (
+from bayeslmm.formula.expansion import check_expansion
+from bayeslmm.formula.formulaic_seam import called_functions, check_terms, tokens
+from bayeslmm.formula.grammar import Formula, parse
+from bayeslmm.formula.syntax import (
     Item,
     blank_strings,
     check_text,
@@ -20,7 +21,6 @@ from bayeslmm.formula._syntax import (
     is_operator,
     nest,
 )
-from bayeslmm.formula.grammar import Formula, parse
 
 _DOT = re.compile(r"(?<![\w.)\]])\.(?![\w.])")
 _ROLES = ("fixed", "offset", "random")

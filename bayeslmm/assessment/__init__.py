@@ -1,1 +1,0 @@
-"""Predictive scores and variance explained."""

@@ -1,0 +1,225 @@
+"""What priors on parameters imply for quantities one has an opinion on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.checks.report import Report
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.likelihood.batch_posterior import Points
+from bayeslmm.priors.record import PriorDraws, Priors
+from bayeslmm.sampling.joint_draws import JointDraws, all_levels
+from bayeslmm.summaries.variance_explained import (
+    intraclass_correlation,
+    r_squared,
+    variance_parts,
+)
+from bayeslmm.summaries.words import percent
+
+Array = NDArray[np.float64]
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+AT_ONCE = 1 << 22
+"""Responses simulated at once: 32 MB."""
+
+FAR_OUT = 0.01
+"""Prior tail probability beyond which the observed value is a surprise to the priors."""
+
+WIDE = 100.0
+"""Ratio of simulated to observed standard deviation beyond which priors are called vague."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
+class ImpliedPriors(Report):
+    """Prior distributions of quantities that follow from the parameters.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        Rows ``icc[group]`` per grouping factor, ``r2[marginal]``, ``r2[conditional]``,
+        ``total_sd`` (of a response given the row, fixed effects included), ``sd_y`` (sample
+        standard deviation of a simulated response) and ``sd_y / observed``; columns mean and
+        quantiles 5 to 95 %, then `observed` and `prior_quantile`, the prior probability of values
+        below it, where the data show one.
+    draws : int
+        Number of prior draws.
+    """
+
+    table: pd.DataFrame
+    draws: int
+
+    @property
+    def heading(self) -> str:
+        """First line of the printed form."""
+        return f"What the priors imply ({self.draws} draws)"
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Findings and advice."""
+        return tuple(_messages(self.table))
+
+    def _tables(self) -> Mapping[str, pd.DataFrame]:
+        return {"Prior mean and quantiles": self.table}
+
+
+def implied_priors(
+    design: Design,
+    priors: Priors,
+    draws: int = 4000,
+    random_seed: int | np.random.Generator | None = None,
+) -> ImpliedPriors:
+    """Prior distribution of ICC, R2 and the spread of the response.
+
+    Parameters
+    ----------
+    design : Design
+        The design of a model.
+    priors : Priors
+        Its priors, all proper.
+    draws : int
+        Number of draws from the prior.
+    random_seed : int or numpy.random.Generator, optional
+        Seed.
+
+    Returns
+    -------
+    ImpliedPriors
+
+    Raises
+    ------
+    PriorError
+        If a prior is flat.
+    ValueError
+        If `draws` is not at least 2.
+
+    Notes
+    -----
+    R2 is that of Nakagawa and Schielzeth with the extension to random slopes: variances of X beta
+    over the rows (marginal), and of X beta plus the random effects (conditional), over the total.
+    The offset counts neither to the response nor to its variance.
+
+    References
+    ----------
+    Nakagawa, Schielzeth (2013), doi:10.1111/j.2041-210x.2012.00261.x.
+    Johnson (2014), doi:10.1111/2041-210X.12225.
+    Gabry, Simpson, Vehtari, Betancourt, Gelman (2019), doi:10.1111/rssa.12378, for looking at
+    priors through what they imply.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+    >>> implied = implied_priors(model.design, model.priors, 500, random_seed=1)
+    >>> list(implied.table.index[:3])
+    ['icc[Batch]', 'r2[marginal]', 'r2[conditional]']
+    """
+    if isinstance(draws, bool) or int(draws) != draws or draws < 2:
+        raise ValueError(f"draws={draws!r}: a whole number of at least 2 is expected.")
+    rng = np.random.default_rng(random_seed)
+    prior = priors.sample(rng, int(draws))
+    joint = _prior_joint(prior, rng)
+    variances = variance_parts(design, joint)
+    shares = intraclass_correlation(design, joint)
+    r2 = r_squared(design, joint, "nakagawa")
+    sd_y = simulated_spread(design, prior, rng)
+    observed = float(np.std(design.y - design.offset, ddof=1))
+    rows = {f"icc[{f.name}]": shares[:, i] for i, f in enumerate(design.random)}
+    rows |= {"r2[marginal]": r2[:, 0], "r2[conditional]": r2[:, 1]}
+    rows |= {
+        "total_sd": np.sqrt(variances.sum(axis=1)),
+        "sd_y": sd_y,
+        "sd_y / observed": sd_y / observed,
+    }
+    seen = {"total_sd": observed, "sd_y": observed, "sd_y / observed": 1.0}
+    records = [_record(values, seen.get(name)) for name, values in rows.items()]
+    table = pd.DataFrame(records, index=pd.Index(list(rows), name="quantity"))
+    return ImpliedPriors(table=table, draws=int(draws))
+
+
+def simulated_spread(design: Design, prior: PriorDraws, rng: np.random.Generator) -> Array:
+    """Sample standard deviation (S,) over the rows of a response simulated per draw."""
+    size = len(prior.sigma)
+    spread = np.empty(size)
+    scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
+    step = max(1, AT_ONCE // design.n)
+    for start in range(0, size, step):
+        rows = slice(start, min(start + step, size))
+        joint = _prior_joint(_some(prior, rows), rng)
+        effects = joint.effects(all_levels(design))
+        response = linear_predictor(design, joint.beta, effects) - design.offset
+        response += joint.sigma[:, None] * scale * rng.standard_normal(response.shape)
+        spread[rows] = np.std(response, axis=1, ddof=1)
+    return spread
+
+
+def _some(prior: PriorDraws, rows: slice) -> PriorDraws:
+    return PriorDraws(
+        beta=prior.beta[rows],
+        sds=tuple(sd[rows] for sd in prior.sds),
+        chols=tuple(chol[rows] for chol in prior.chols),
+        sigma=prior.sigma[rows],
+    )
+
+
+def _prior_joint(prior: PriorDraws, rng: np.random.Generator) -> JointDraws:
+    """Draws from the prior as joint draws; each call for random effects draws anew."""
+    size = len(prior.sigma)
+    points = Points(sds=prior.sds, chols=prior.chols, sigma=prior.sigma, beta=np.empty((size, 0)))
+
+    def effects(wanted: Sequence[NDArray[np.intp]]) -> list[Array]:
+        return [
+            rng.standard_normal((size, len(levels), sd.shape[1]))
+            @ (sd[:, :, None] * chol).transpose(0, 2, 1)
+            for levels, sd, chol in zip(wanted, prior.sds, prior.chols, strict=True)
+        ]
+
+    return JointDraws(shape=(1, size), beta=prior.beta, points=points, effects=effects)
+
+
+def _record(values: Array, observed: float | None) -> dict[str, float]:
+    record = {"mean": float(np.mean(values))}
+    quantiles = np.quantile(values, QUANTILES)
+    record |= {f"q{100 * q:g}": float(v) for q, v in zip(QUANTILES, quantiles, strict=True)}
+    record["observed"] = np.nan if observed is None else observed
+    below = np.nan if observed is None else float(np.mean(values < observed))
+    return record | {"prior_quantile": below}
+
+
+def _messages(table: pd.DataFrame) -> list[str]:
+    spread = table.loc["sd_y"]
+    ratio = table.loc["sd_y / observed"]
+    messages = [
+        f"With probability 90 % the priors expect a response whose standard deviation is between "
+        f"{ratio['q5']:.2g} and {ratio['q95']:.2g} times the observed {spread['observed']:.4g}."
+    ]
+    below = float(spread["prior_quantile"])
+    if below > 1.0 - FAR_OUT:
+        messages.append(
+            f"The observed spread surprises the priors: with probability {percent(below)} they "
+            "expect a smaller one. Check the units."
+        )
+    elif below < FAR_OUT:
+        messages.append(
+            f"With probability {percent(1.0 - below)} the priors expect a larger spread than the "
+            "observed one: they are weak, as the default ones are on purpose."
+        )
+    if ratio["q95"] > WIDE:
+        messages.append(
+            "The priors give weight to responses with more than a hundred times the observed "
+            "spread: they are vague to the point of being unbelievable."
+        )
+    for name in table.index[table.index.str.startswith(("icc", "r2"))]:
+        low, high = table.loc[name, "q5"], table.loc[name, "q95"]
+        if low < high and (low > 0.5 or high < 0.5):
+            messages.append(
+                f"{name} is between {low:.2g} and {high:.2g} with probability 90 % before any "
+                "data: make sure that this is meant."
+            )
+    return messages

@@ -1,0 +1,324 @@
+"""Densities of rows, or of groups of rows, given all others, with the effects integrated out.
+
+References
+----------
+Vehtari, Mononen, Tolvanen, Sivula, Winther (2016), Bayesian leave-one-out cross-validation
+approximations for Gaussian latent variable models, JMLR 17(103).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.checks.row_forms import ENTRIES, RowSystem, row_forms, row_system
+from bayeslmm.checks.row_roots import ROW_ENTRIES, RowForms
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.progress import tracked
+from bayeslmm.exceptions import SamplingError
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.joint_draws import JointDraws
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+LOG_2PI = float(np.log(2.0 * np.pi))
+
+LARGEST_SCORES = 1 << 26
+"""Most densities that are held at once: 512 MB."""
+
+LARGEST_WORK = 1e11
+"""Multiplications above which draws are thinned."""
+
+SEPARATE = 1e-10
+"""Squared cosine of an angle from which on a direction of beta is known from other rows."""
+
+FEWEST = 200
+"""Draws that are kept however dear each is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LeaveOut:
+    """Densities of each row or group y_g for S draws theta of what is not integrated out.
+
+    Attributes
+    ----------
+    log_density : ndarray (S, m)
+        log p(y_g | y without g, theta).
+    in_sample : ndarray (S, m)
+        log p(replicate of y_g = y_g | y, theta).
+    mean, sd : ndarray (S, m) or None
+        Of the normal distribution of each row given the others; None for groups.
+    """
+
+    log_density: Array
+    in_sample: Array
+    mean: Array | None
+    sd: Array | None
+
+
+def leave_out_densities(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    groups: Indices | None = None,
+    *,
+    progressbar: bool = False,
+) -> Array:
+    """Log densities (S, m) of rows or groups given all others: see :func:`leave_out`."""
+    return leave_out(design, plan, priors, joint, groups, progressbar=progressbar).log_density
+
+
+def leave_out(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    groups: Indices | None = None,
+    *,
+    progressbar: bool = False,
+) -> LeaveOut:
+    """Density of each row, or group of rows, given all others and each draw.
+
+    Random effects are integrated out, and fixed effects where their prior is normal or flat, so
+    that the draws are only those of the covariance parameters: exact, without a refit.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    plan : Plan
+        Its cross-products.
+    priors : Priors
+        Its priors.
+    joint : JointDraws
+        S draws.
+    groups : ndarray of int (n,), optional
+        Group 0, ..., m - 1 of each row; every row is its own by default.
+    progressbar : bool
+        Whether to show one.
+
+    Returns
+    -------
+    LeaveOut
+
+    Raises
+    ------
+    SamplingError
+        If a flat prior leaves beta undetermined without some of the rows.
+    """
+    _check_determined(design, priors, groups)
+    prior = None if priors.beta_sampled else beta_prior(priors)
+    system = row_system(design, plan, prior)
+    roots = [root / joint.sigma[:, None, None] for root in joint.roots]
+    parts = []
+    with single_threaded(), np.errstate(divide="ignore", invalid="ignore"):
+        for rows in tracked(list(system.batches(joint.size)), "Leave-out", progressbar):
+            sigma = joint.sigma[rows]
+            beta = joint.beta[rows] if priors.beta_sampled else None
+            forms = row_forms(system, [root[rows] for root in roots], sigma, beta)
+            one = _score_rows if groups is None else _score_groups
+            parts.append(one(system, forms, sigma, groups))
+    result = LeaveOut(
+        log_density=np.concatenate([part.log_density for part in parts]),
+        in_sample=np.concatenate([part.in_sample for part in parts]),
+        mean=None if groups is not None else np.concatenate([_given(p.mean) for p in parts]),
+        sd=None if groups is not None else np.concatenate([_given(p.sd) for p in parts]),
+    )
+    _check_finite(result.log_density)
+    return result
+
+
+def affordable(
+    design: Design, plan: Plan, draws: int, scores: int, groups: Indices | None = None
+) -> int:
+    """How many draws the memory for their densities, and the time, allow."""
+    border = float(plan.n_tail + design.p + 1)
+    eliminated = [design.random[stage.factor] for stage in plan.stages]
+    by_level = sum(float(factor.n_levels * factor.n_coefs) for factor in eliminated)
+    work = 4.0 * design.n * border + border**3 + by_level * border**2
+    if groups is not None:
+        size = np.bincount(groups).astype(float)
+        met = sum(np.minimum(size, factor.n_levels) * factor.n_coefs for factor in eliminated)
+        rank = np.minimum(size, border + met)
+        work += float(np.sum(size * rank**2))
+    by_memory = LARGEST_SCORES // max(1, scores)
+    return min(draws, max(FEWEST, min(by_memory, int(LARGEST_WORK / work))))
+
+
+def _undetermined(design: Design, priors: Priors, groups: Indices | None) -> int:
+    """Number of rows or groups without which flat priors leave beta undetermined."""
+    flat = np.array([not prior.proper for prior in priors.beta], dtype=bool)
+    if not flat.any():
+        return 0
+    # The prior is on `centering @ beta`: these are the columns of its coordinates.
+    columns = np.linalg.solve(priors.centering.T, design.X.T).T[:, flat]
+    q = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
+    if groups is None:
+        return int(np.sum(1.0 - np.sum(q**2, axis=1) < SEPARATE))
+    norms = np.array([np.linalg.norm(q[rows], 2) for rows in _members(groups)])
+    return int(np.sum(1.0 - norms**2 < SEPARATE))
+
+
+def _members(groups: Indices) -> list[Indices]:
+    """Rows of each group."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(groups))[:-1])
+
+
+def _score_rows(system: RowSystem, forms: RowForms, sigma: Array, _: Indices | None) -> LeaveOut:
+    weights = system.weights[:, None]
+    left = 1.0 - weights * forms.leverage
+    log_variance = 2.0 * np.log(sigma) - np.log(weights)
+    square = weights * (forms.residual / sigma) ** 2
+    log_density = -0.5 * (LOG_2PI + log_variance - np.log(left) + square / left)
+    seen = 1.0 + weights * forms.leverage
+    in_sample = -0.5 * (LOG_2PI + log_variance + np.log(seen) + square / seen)
+    return LeaveOut(
+        log_density=log_density.T,
+        in_sample=in_sample.T,
+        mean=(system.design.y[:, None] - forms.residual / left).T,
+        sd=np.sqrt(np.exp(log_variance) / left).T,
+    )
+
+
+def _score_groups(
+    system: RowSystem, forms: RowForms, sigma: Array, groups: Indices | None
+) -> LeaveOut:
+    assert groups is not None
+    members = _members(groups)
+    sizes = np.array([len(rows) for rows in members])
+    log_density = np.empty((len(sigma), len(members)))
+    in_sample = np.empty_like(log_density)
+    for places in _alike(sizes, len(sigma), forms.width):
+        rows = np.stack([members[place] for place in places])
+        step = max(1, ENTRIES // (rows.size * (rows.shape[1] + forms.width)))
+        for start in range(0, len(sigma), step):
+            draws = slice(start, start + step)
+            one, other = _score_alike(system, forms.take(draws), sigma[draws], rows)
+            log_density[draws, places], in_sample[draws, places] = one, other
+    return LeaveOut(log_density=log_density, in_sample=in_sample, mean=None, sd=None)
+
+
+def _alike(sizes: Indices, draws: int, width: int) -> Iterator[Indices]:
+    """Groups of equal size, as many together as fit into the cache."""
+    for size in np.unique(sizes):
+        places = np.flatnonzero(sizes == size)
+        step = max(1, ROW_ENTRIES // int(draws * size * (size + width)))
+        for start in range(0, len(places), step):
+            yield places[start : start + step]
+
+
+def _score_alike(
+    system: RowSystem, forms: RowForms, sigma: Array, rows: Indices
+) -> tuple[Array, Array]:
+    """Log densities (C, G) of G groups of n_g rows (G, n_g), left out and in the sample."""
+    root = np.sqrt(system.weights[rows])
+    white = (root[:, :, None] * forms.residual[rows]).transpose(2, 0, 1) / sigma[:, None, None]
+    constant = rows.shape[1] * (LOG_2PI + 2.0 * np.log(sigma)[:, None])
+    constant = constant - 2.0 * np.sum(np.log(root), axis=1)
+    shape = (len(sigma), *rows.shape, forms.width)
+    border = forms.border(rows.ravel()).reshape(shape) * root[:, :, None]
+    levels = [
+        (codes[rows], (level[rows] * root[:, :, None, None]).transpose(2, 0, 1, 3))
+        for codes, level in zip(forms.codes, forms.levels, strict=True)
+    ]
+    places = [_places(codes) for codes, _ in levels]
+    extra = sum(
+        int(place.max() + 1) * level.shape[3]
+        for place, (_, level) in zip(places, levels, strict=True)
+    )
+    if forms.width + extra < rows.shape[1]:
+        spread = [_spread(place, part) for place, (_, part) in zip(places, levels, strict=True)]
+        columns = np.concatenate([border, *spread], axis=3)
+        out, within = (_low_rank(columns, white, sign) for sign in (-1.0, 1.0))
+    else:
+        cov = border @ border.transpose(0, 1, 3, 2)
+        for codes, part in levels:
+            cov += (part @ part.transpose(0, 1, 3, 2)) * (codes[:, :, None] == codes[:, None])
+        out, within = (_full_rank(cov, white, sign) for sign in (-1.0, 1.0))
+    return -0.5 * (constant + out), -0.5 * (constant + within)
+
+
+def _places(codes: Indices) -> Indices:
+    """Levels (G, n_g) numbered from 0 within each group."""
+    keys = np.arange(len(codes))[:, None] * (codes.max() + 1) + codes
+    found, inverse = np.unique(keys, return_inverse=True)
+    first = np.searchsorted(found, np.arange(len(codes)) * (codes.max() + 1))
+    return np.asarray(inverse.reshape(codes.shape) - first[:, None])
+
+
+def _spread(place: Indices, part: Array) -> Array:
+    """Columns (C, G, n_g, F k) of the levels that occur in each group from (C, G, n_g, k)."""
+    chosen = place[:, :, None] == np.arange(place.max() + 1)
+    spread = part[:, :, :, None, :] * chosen[:, :, :, None]
+    return spread.reshape(*part.shape[:3], -1)
+
+
+# Return r'M r - log |M| (C, G), with M^-1 = I + UU' (sign +1) or I - UU' (sign -1). With sign -1
+# the rows are left out: their precision given the others is I - UU', and r are the residuals given
+# all rows, so that the deviation from the prediction is M r.
+
+
+def _low_rank(columns: Array, white: Array, sign: float) -> Array:
+    """From U (C, G, n_g, R) with R less than n_g."""
+    turned = columns.transpose(0, 1, 3, 2)
+    lower = _cholesky(np.eye(columns.shape[3]) + sign * turned @ columns)
+    half = np.linalg.solve(lower, turned @ white[..., None])[..., 0]
+    square = np.sum(white**2, axis=2) - sign * np.sum(half**2, axis=2)
+    return np.asarray(square + sign * _log_det(lower))
+
+
+def _full_rank(cov: Array, white: Array, sign: float) -> Array:
+    """From UU' (C, G, n_g, n_g)."""
+    lower = _cholesky(np.eye(cov.shape[2]) + sign * cov)
+    half = np.linalg.solve(lower, white[..., None])[..., 0]
+    return np.asarray(np.sum(half**2, axis=2) + sign * _log_det(lower))
+
+
+def _cholesky(matrices: Array) -> Array:
+    """Lower roots; NaN where a matrix is not positive definite."""
+    try:
+        return np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        roots = np.full_like(matrices, np.nan)
+        for place in np.ndindex(matrices.shape[:-2]):
+            with suppress(np.linalg.LinAlgError):
+                roots[place] = np.linalg.cholesky(matrices[place])
+        return roots
+
+
+def _log_det(lower: Array) -> Array:
+    return np.asarray(2.0 * np.sum(np.log(np.diagonal(lower, axis1=-2, axis2=-1)), axis=-1))
+
+
+def _given(values: Array | None) -> Array:
+    assert values is not None
+    return values
+
+
+def _check_determined(design: Design, priors: Priors, groups: Indices | None) -> None:
+    lost = _undetermined(design, priors, groups)
+    if lost:
+        what = "row" if groups is None else "group"
+        raise SamplingError(
+            f"Without {lost} {what}{'s' if lost > 1 else ''} the fixed effects are not "
+            "determined, and their priors are flat, so that there is no prediction for "
+            f"{'them' if lost > 1 else 'it'}. Give the fixed effects proper priors."
+        )
+
+
+def _check_finite(log_density: Array) -> None:
+    lost = int(np.sum(~np.isfinite(log_density).all(axis=0)))
+    if lost:
+        raise SamplingError(
+            f"The densities of {lost} rows or groups left out are lost to rounding: in some draws "
+            "the residual standard deviation is almost zero beside those of the random effects."
+        )

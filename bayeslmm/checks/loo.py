@@ -1,0 +1,255 @@
+"""Leave-one-out and leave-one-group-out cross-validation without refits."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+from bayeslmm.checks.integrated import LeaveOut, affordable, leave_out
+from bayeslmm.checks.resampled import Resampler
+from bayeslmm.data.design import Design
+from bayeslmm.data.row_groups import group_names, row_groups
+from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.density_sampler import MAX_PARETO_K
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord
+from bayeslmm.schema import OBS_DIM, level_dim
+
+if TYPE_CHECKING:
+    from arviz_stats import ELPDData
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+_log = logging.getLogger(__name__)
+
+RESAMPLE_K = 0.3
+"""Pareto k from which on the posterior without the rows is sampled, which then is more accurate."""
+
+MOST_RESAMPLED = 50
+"""Most rows or groups whose posterior is sampled."""
+
+
+def integrated_loo(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    by: str | None = None,
+    *,
+    log_ratio: Array | None = None,
+    progressbar: bool = False,
+) -> ELPDData:
+    """Expected log predictive density of rows, or of groups of rows, each left out.
+
+    Parameters
+    ----------
+    design, plan, priors : Design, Plan, Priors
+        The model.
+    joint : JointDraws
+        S draws of its posterior, or of an approximation.
+    by : str, optional
+        Grouping factor or variable whose levels are left out one by one; rows by default.
+    log_ratio : ndarray (S,), optional
+        Log density of the posterior over that of the approximation, up to a constant.
+    progressbar : bool
+        Whether to show one.
+
+    Returns
+    -------
+    arviz_stats.ELPDData
+        With pointwise values. `p` is the difference to the log predictive density in the sample.
+    """
+    codes, labels, dim = group_codes(design, by)
+    joint, log_ratio = _affordable(design, plan, joint, log_ratio, codes, len(labels))
+    scores = leave_out(design, plan, priors, joint, codes, progressbar=progressbar)
+    result = _psis(scores, joint, log_ratio, labels, dim)
+    poor = np.flatnonzero(np.asarray(result.pareto_k) > RESAMPLE_K)
+    if len(poor):
+        rng = np.random.default_rng(0)
+        _resample(result, Resampler(design, plan, priors, joint, rng), poor, codes)
+    _report(np.asarray(result.pareto_k), result.good_k, by)
+    if by is None:
+        return result
+    from bayeslmm.checks.level_scores import of_levels
+
+    return of_levels(result, by)
+
+
+def conditional_loo(tree: xr.DataTree) -> ELPDData:
+    """Score rows given draws of the random effects, with the warning that deserves."""
+    result = _quiet_loo(tree)
+    bad = int(np.sum(np.asarray(result.pareto_k) > result.good_k))
+    if bad:
+        _log.warning(
+            "Conditional scores: each row is predicted from random effects that have seen it, so "
+            "importance sampling has to undo that; %d of %d rows have a Pareto k above %.2f. "
+            "loo() integrates the random effects out.",
+            bad,
+            result.n_data_points,
+            result.good_k,
+        )
+    return result
+
+
+def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray[Any], str]:
+    """Group of each row (None where each is its own), labels of the groups, name of a dimension.
+
+    Raises
+    ------
+    DataError
+        If the model has no such grouping factor or variable.
+    """
+    if by is None:
+        return None, obs_coord(design), OBS_DIM
+    if not isinstance(by, str):
+        raise DataError(
+            f"by={by!r}: the name of a grouping factor or variable is expected, or several joined "
+            "by a colon, such as 'site:plot'."
+        )
+    groups = row_groups(design, by)
+    if groups is None:
+        raise DataError(
+            f"by={by!r} is no grouping factor or variable of the model; it has "
+            f"{', '.join(group_names(design))}."
+        )
+    return groups.codes, groups.labels.astype(str), level_dim(groups.key)
+
+
+def loo_pit(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    *,
+    log_ratio: Array | None = None,
+    progressbar: bool = False,
+) -> Array:
+    """Probability (n,) of a value below each row's in its leave-one-out predictive distribution."""
+    joint, log_ratio = _affordable(design, plan, joint, log_ratio, None, design.n)
+    scores = leave_out(design, plan, priors, joint, progressbar=progressbar)
+    weights, k = loo_weights(scores.log_density, log_ratio)
+    _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), MAX_PARETO_K), None)
+    assert scores.mean is not None and scores.sd is not None
+    below = norm.cdf((design.y - scores.mean) / scores.sd)
+    return np.asarray(np.sum(weights * below, axis=0))
+
+
+def loo_weights(log_density: Array, log_ratio: Array | None = None) -> tuple[Array, Array]:
+    """Pareto-smoothed weights (S, m) of the posterior without each row or group, and their k."""
+    from arviz_stats.base import array_stats
+
+    values = log_density if log_ratio is None else log_density - log_ratio[:, None]
+    log_weights, k = array_stats.psislw(values.T, axis=-1)
+    return np.exp(np.asarray(log_weights)).T, np.asarray(k)
+
+
+def _affordable(
+    design: Design,
+    plan: Plan,
+    joint: JointDraws,
+    log_ratio: Array | None,
+    codes: Indices | None,
+    scores: int,
+) -> tuple[JointDraws, Array | None]:
+    size = affordable(design, plan, joint.size, scores, codes)
+    if size < joint.size:
+        _log.info("Leave-out densities use %d of %d draws, equally spaced.", size, joint.size)
+    return thin(joint, log_ratio, size)
+
+
+def thin(joint: JointDraws, log_ratio: Array | None, size: int) -> tuple[JointDraws, Array | None]:
+    """At most `size` draws, equally spaced, and their log ratios."""
+    if log_ratio is not None and size < joint.size:
+        log_ratio = log_ratio[np.linspace(0, joint.size - 1, size).round().astype(np.intp)]
+    return joint.thin(size), log_ratio
+
+
+def _psis(
+    scores: LeaveOut,
+    joint: JointDraws,
+    log_ratio: Array | None,
+    labels: NDArray[Any],
+    dim: str,
+) -> ELPDData:
+    chains, draws = joint.shape
+    coords = {SAMPLE_DIMS[0]: np.arange(chains), SAMPLE_DIMS[1]: np.arange(draws)}
+    values = scores.log_density.reshape(chains, draws, -1)
+    likelihood = xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, dim), values)}, {**coords, dim: labels})
+    parameters = xr.Dataset({"sigma": (SAMPLE_DIMS, joint.sigma.reshape(chains, draws))}, coords)
+    for place, sds in enumerate(joint.points.sds):
+        shaped = sds.reshape(chains, draws, -1)
+        parameters[f"sd_{place}"] = ((*SAMPLE_DIMS, f"coef_{place}"), shaped)
+    tree = xr.DataTree.from_dict({"posterior": parameters, "log_likelihood": likelihood})
+    if log_ratio is None:
+        result = _quiet_loo(tree)
+        in_sample = logsumexp(scores.in_sample, axis=0) - np.log(joint.size)
+    else:
+        weights, k = loo_weights(scores.log_density, log_ratio)
+        with np.errstate(divide="ignore"):
+            shaped = np.log(weights).reshape(values.shape)
+        result = _quiet_loo(
+            tree,
+            log_weights=likelihood[RESPONSE].copy(data=shaped),
+            pareto_k=xr.DataArray(k, {dim: labels}, [dim]),
+        )
+        smoothed = smooth_weights(log_ratio)[0]
+        in_sample = logsumexp(scores.in_sample + smoothed[:, None], axis=0) - logsumexp(smoothed)
+    result.p = float(np.sum(in_sample - np.asarray(result.elpd_i)))
+    return result
+
+
+def _resample(result: ELPDData, resampler: Resampler, poor: Indices, codes: Indices | None) -> None:
+    """Replace scores with a large Pareto k by those from the evidence without the rows."""
+    if not resampler.affordable:
+        return
+    elpd, k = result.elpd_i.copy(deep=True), result.pareto_k.copy(deep=True)
+    worst_first = poor[np.argsort(-k.to_numpy()[poor], kind="stable")]
+    replaced = 0
+    for place in worst_first[:MOST_RESAMPLED]:
+        rows = np.array([place]) if codes is None else np.flatnonzero(codes == place)
+        score = resampler.score(rows)
+        if score is not None:
+            elpd[place], k[place] = score, 0.0  # as ArviZ's reloo does
+            replaced += 1
+    result.p += float((result.elpd_i - elpd).sum())
+    result.elpd_i, result.pareto_k = elpd, k
+    result.elpd = float(elpd.sum())
+    result.se = float(np.sqrt(len(elpd) * np.var(elpd.to_numpy())))
+    result["log_weights"] = None  # those of the replaced rows are of other draws
+    result.warning = bool((k > result.good_k).any())
+    _log.info("%d of %d scores come from the posterior without the rows.", replaced, len(elpd))
+
+
+def _quiet_loo(tree: xr.DataTree, **weights: xr.DataArray) -> ELPDData:
+    """ArviZ's loo; what it would warn of is reported in this package's words."""
+    from arviz_stats import loo
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
+        result: ELPDData = loo(tree, pointwise=True, var_name=RESPONSE, **weights)
+    return result
+
+
+def _report(k: Array, good_k: float, by: str | None) -> None:
+    bad = int(np.sum(k > good_k))
+    if bad:
+        _log.warning(
+            "%d of %d %s have a Pareto k above %.2f: leaving them out changes the posterior of the "
+            "covariance parameters so much that their scores are unreliable. Use more draws, or "
+            "refit without them.",
+            bad,
+            len(k),
+            "rows" if by is None else f"levels of {by}",
+            good_k,
+        )

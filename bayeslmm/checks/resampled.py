@@ -1,0 +1,165 @@
+"""Scores of rows or groups whose importance weights are poor: the evidence with and without them.
+
+p(y_g | y without g) is the ratio of the evidence of all data to that without g, also under improper
+priors that cancel from it. The posterior of the covariance parameters has few dimensions and a
+closed form, so that adaptive importance sampling finds the evidence without a chain, anew for each
+group that needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.data.design import Design
+from bayeslmm.exceptions import PriorError, SamplingError
+from bayeslmm.likelihood.batch import BatchSystem, batch_system
+from bayeslmm.likelihood.batch_posterior import (
+    Points,
+    log_posterior_batch,
+    points_from_unconstrained,
+    reduce_at,
+    unconstrained_from_points,
+)
+from bayeslmm.likelihood.crossprod import cross_products
+from bayeslmm.likelihood.elimination import Plan, make_plan
+from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.covariance_sampler import is_dear
+from bayeslmm.sampling.density_sampler import ATTEMPTS, is_reliable
+from bayeslmm.sampling.importance import Adapter, log_mean
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.propriety import require_proper
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+DRAWS = 8000
+"""Draws whose importance ratios estimate an evidence, to 0.005 or so."""
+
+PER_COORDINATE = 10
+"""Posterior draws per coordinate that are needed to start from."""
+
+
+class Resampler:
+    """Samples the posterior with and without some rows.
+
+    Parameters
+    ----------
+    design, plan, priors : Design, Plan, Priors
+        The model.
+    joint : JointDraws
+        Its posterior draws, from which the search starts.
+    rng : numpy.random.Generator
+        Source of randomness.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        plan: Plan,
+        priors: Priors,
+        joint: JointDraws,
+        rng: np.random.Generator,
+    ) -> None:
+        self.design, self.priors, self.rng = design, priors, rng
+        self.full = batch_system(plan)
+        beta = joint.beta if priors.beta_sampled else np.empty((joint.size, 0))
+        with np.errstate(divide="ignore"):
+            x = unconstrained_from_points(plan.products.structures, joint.points, beta)
+        self.x = x[np.isfinite(x).all(axis=1)]
+
+    @property
+    def affordable(self) -> bool:
+        """Whether evaluations are cheap enough, and there are draws enough to start from."""
+        enough = len(self.x) >= PER_COORDINATE * self.x.shape[1]
+        return enough and not is_dear(self.full)
+
+    def score(self, rows: Indices) -> float | None:
+        """Log p(y_g | y without g) of some rows.
+
+        None where the posterior without them is improper, or cannot be sampled.
+        """
+        rest = batch_system(self._plan_without(rows))
+        try:
+            self._require_proper(rest)
+            return self.log_evidence[0] - self._log_evidence(rest)[0]
+        except (PriorError, SamplingError):
+            return None
+
+    @cached_property
+    def log_evidence(self) -> tuple[float, float]:
+        """Log p(y) of all rows and its Monte Carlo standard error.
+
+        Raises
+        ------
+        SamplingError
+            If the posterior cannot be sampled.
+        """
+        return self._log_evidence(self.full)
+
+    def draws(self, rows: Indices, size: int) -> Points | None:
+        """At most `size` draws from the posterior without some rows; None as for `score`."""
+        rest = batch_system(self._plan_without(rows))
+        try:
+            self._require_proper(rest)
+            x, log_ratios = self._sample(rest)
+        except (PriorError, SamplingError):
+            return None
+        weights = np.exp(log_ratios - np.max(log_ratios))
+        chosen = self.rng.choice(len(x), size, p=weights / weights.sum())
+        return points_from_unconstrained(rest.plan.products.structures, x[chosen])
+
+    def _require_proper(self, rest: BatchSystem) -> None:
+        start = self.x.mean(axis=0)
+        require_proper(partial(self._density, rest), rest.plan, self.priors, start)
+
+    def _log_evidence(self, system: BatchSystem) -> tuple[float, float]:
+        return log_mean(self._sample(system)[1])
+
+    def _sample(self, system: BatchSystem) -> tuple[Array, Array]:
+        """Draws (S, d) and log importance ratios (S,) whose mean is the evidence."""
+        target = partial(self._density, system)
+        root = np.linalg.cholesky(np.atleast_2d(np.cov(self.x, rowvar=False)))
+        with single_threaded():
+            adapter = Adapter(target, self.x.mean(axis=0), root, self.rng)
+            for _ in range(ATTEMPTS):
+                adapter.density = adapter.adapt().density
+                x = adapter.density.sample(self.rng, DRAWS)
+                value = target(x)
+                log_ratios = value - adapter.density.logpdf(x)
+                if is_reliable(log_ratios):
+                    return x, log_ratios
+                adapter.learn(x, value)
+        raise SamplingError("The importance ratios of the covariance parameters have heavy tails.")
+
+    def _density(self, system: BatchSystem, x: Array) -> Array:
+        return log_posterior_batch(system.plan, self.priors, partial(reduce_at, system), x)
+
+    def _plan_without(self, out: Indices) -> Plan:
+        """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
+        design = self.design
+        kept = np.ones(design.n, dtype=bool)
+        kept[out] = False
+        factors = [
+            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.n_levels) for f in design.random
+        ]
+        products = cross_products(
+            (design.y - design.offset)[kept],
+            design.X[kept],
+            factors,
+            weights=None if design.weights is None else design.weights[kept],
+            basis=self.full.plan.products.basis,
+        )
+        return make_plan(products)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _RestOfFactor:
+    codes: Indices
+    Z: Array
+    blocks: tuple[tuple[int, ...], ...]
+    n_levels: int

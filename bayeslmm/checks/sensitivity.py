@@ -1,0 +1,387 @@
+"""What the priors did to the posterior: power-scaling sensitivity and contraction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.checks.few_levels import unbounded_parameters
+from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
+from bayeslmm.checks.report import Report
+from bayeslmm.data.design import Design
+from bayeslmm.exceptions import PriorError
+from bayeslmm.likelihood.batch import batch_system, reduce_equations
+from bayeslmm.likelihood.batch_posterior import log_likelihood_batch
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.summaries.parameters import Kind, parameters
+from bayeslmm.summaries.words import listed, percent
+
+Array = NDArray[np.float64]
+
+THRESHOLD = 0.05
+"""Sensitivity from which Kallioinen et al. (2024) speak of one."""
+
+NORMAL_IQR = 1.3489795003921634
+"""Interquartile range of the standard normal distribution."""
+
+BINS = 30
+"""Bins, of equal probability under the even mixture of prior and posterior, for their overlap."""
+
+LITTLE = 0.1
+"""Contraction below which the data are said to add little to the prior."""
+
+SAME = 0.5
+"""Overlap from which such a posterior is said to be mostly the prior."""
+
+TAIL = 0.01
+"""Prior tail probability beyond which a posterior median is said to be in the tail of the prior."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
+class Sensitivity(Report):
+    """Power-scaling sensitivity of the parameters to priors and likelihood.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        A row per parameter: sensitivity to all priors (`prior`) and to the data (`likelihood`),
+        and a `diagnosis`: "potential prior-data conflict" (both reach the threshold), "potential
+        strong prior / weak likelihood" (only the first does) or nothing.
+    by_prior : pandas.DataFrame
+        A row per parameter, a column per kind of prior (beta, sd, cor, sigma): sensitivity to
+        those priors alone.
+    threshold : float
+        Sensitivity from which a parameter counts as sensitive.
+    unbounded : mapping
+        Parameters that too few levels leave to their priors, each with the reason in words.
+    """
+
+    table: pd.DataFrame
+    by_prior: pd.DataFrame
+    threshold: float
+    unbounded: Mapping[str, str]
+
+    @property
+    def heading(self) -> str:
+        """First line of the printed form."""
+        return "Power-scaling sensitivity of the posterior"
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Findings and advice."""
+        return tuple(_sensitivity_messages(self))
+
+    def _tables(self) -> Mapping[str, pd.DataFrame]:
+        return {
+            "Sensitivity to all priors and to the data": self.table,
+            "Sensitivity to one kind of prior at a time": self.by_prior,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
+class Contraction(Report):
+    """Prior against posterior, parameter by parameter.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        `prior_scale` and `posterior_scale`, robust standard deviations (interquartile range over
+        1.349); `contraction`, ``1 - (posterior_scale / prior_scale)**2``; `overlap` of the two
+        densities, between 0 and 1; `z_score`, posterior less prior median over `posterior_scale`;
+        `prior_quantile`, the prior probability of values below the posterior median.
+    unbounded : mapping
+        Parameters that too few levels leave to their priors, each with the reason in words.
+    """
+
+    table: pd.DataFrame
+    unbounded: Mapping[str, str]
+
+    @property
+    def heading(self) -> str:
+        """First line of the printed form."""
+        return "Prior against posterior"
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Findings and advice."""
+        return tuple(_contraction_messages(self.table, self.unbounded))
+
+    def _tables(self) -> Mapping[str, pd.DataFrame]:
+        return {"Robust scales, contraction and overlap": self.table}
+
+
+CONFLICT = "potential prior-data conflict"
+STRONG = "potential strong prior / weak likelihood"
+
+ADVICE = {
+    CONFLICT: (
+        "sensitive to the priors and to the data, so the two pull in different directions or the "
+        "prior is informative. If the prior is what you know, keep it and report it; if it is a "
+        "default, refit with a wider one and compare."
+    ),
+    STRONG: (
+        "sensitive to the priors and hardly to the data: the prior decides. Report it with the "
+        "result, or collect data that tell of it."
+    ),
+}
+
+KIND_WORDS = {
+    "beta": "the priors on fixed effects",
+    "sd": "the priors on the random-effect standard deviations",
+    "cor": "the priors on correlations",
+    "sigma": "the prior on sigma",
+}
+
+
+def marginal_log_likelihood(plan: Plan, priors: Priors, joint: JointDraws) -> Array:
+    """Log p(y | beta, covariance parameters) of each draw, random effects integrated out: (S,)."""
+    points = replace(joint.points, beta=joint.beta)
+    given = replace(priors, beta_sampled=True)
+    with single_threaded():
+        reduced = reduce_equations(batch_system(plan), points.factors)
+        return log_likelihood_batch(plan, given, reduced, points)
+
+
+def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
+    """Log prior density (S,) by kind of parameter; kinds that are all flat are left out."""
+    gamma = joint.beta @ priors.centering.T
+    parts: dict[Kind, list[Array]] = {"beta": [], "sd": [], "cor": [], "sigma": []}
+    parts["beta"] = [p.logpdf(gamma[:, j]) for j, p in enumerate(priors.beta) if p.proper]
+    for f, (sds, chols) in enumerate(zip(joint.points.sds, joint.points.chols, strict=True)):
+        parts["sd"] += [p.logpdf(sds[:, i]) for i, p in enumerate(priors.sd[f]) if p.proper]
+        for block, lkj in zip(priors.blocks[f], priors.cor[f], strict=True):
+            if lkj is not None:
+                rows = chols[:, list(block)]
+                parts["cor"].append(lkj.logpdf_correlation(rows @ rows.transpose(0, 2, 1)))
+    if priors.sigma.proper:
+        parts["sigma"] = [priors.sigma.logpdf(joint.sigma)]
+    return {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}
+
+
+def power_scaling(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    threshold: float = THRESHOLD,
+) -> Sensitivity:
+    """Power-scaling sensitivity of every parameter but the random effects.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    plan : Plan
+        Its cross-products.
+    priors : Priors
+        Its priors.
+    joint : JointDraws
+        Posterior draws.
+    threshold : float
+        Sensitivity from which a parameter counts as sensitive.
+
+    Returns
+    -------
+    Sensitivity
+
+    Raises
+    ------
+    PriorError
+        If every prior is flat.
+    """
+    if not np.isfinite(threshold) or threshold <= 0:
+        raise ValueError(f"threshold={threshold!r}: a positive number is expected, such as 0.05.")
+    log_priors = log_prior_parts(priors, joint)
+    if not any(np.ptp(part) > 0 for part in log_priors.values()):
+        raise PriorError(
+            "Every prior is flat, so there is no prior to be sensitive to. Fit the model with "
+            "proper priors."
+        )
+    rows = parameters(design)
+    draws = np.stack([joint_parameter(joint, row) for row in rows], axis=-1)
+    likelihood = marginal_log_likelihood(plan, priors, joint)
+    labels = pd.Index([row.label for row in rows], name="parameter")
+
+    def sense(log_density: Array) -> Array:
+        return _sensitivity(joint.shape, draws, log_density)
+
+    table = pd.DataFrame(
+        {
+            "prior": sense(np.sum(list(log_priors.values()), axis=0)),
+            "likelihood": sense(likelihood),
+        },
+        index=labels,
+    )
+    table["diagnosis"] = _diagnoses(table, threshold)
+    by_prior = pd.DataFrame({kind: sense(part) for kind, part in log_priors.items()}, index=labels)
+    return Sensitivity(
+        table=table,
+        by_prior=by_prior,
+        threshold=threshold,
+        unbounded=unbounded_parameters(design),
+    )
+
+
+def prior_contraction(
+    design: Design,
+    priors: Priors,
+    joint: JointDraws,
+    draws: int,
+    random_seed: int | np.random.Generator | None,
+) -> Contraction:
+    """Compare prior and posterior of every parameter but the random effects.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    priors : Priors
+        Its priors, all proper.
+    joint : JointDraws
+        Posterior draws.
+    draws : int
+        Number of draws from the prior.
+    random_seed : int or numpy.random.Generator, optional
+        Seed of them.
+
+    Returns
+    -------
+    Contraction
+
+    Raises
+    ------
+    PriorError
+        If a prior is flat.
+    """
+    prior = priors.sample(np.random.default_rng(random_seed), draws)
+    rows = parameters(design)
+    records = []
+    for row in rows:
+        before = prior_parameter(prior, row)
+        records.append(compare_draws(before, joint_parameter(joint, row)))
+    return Contraction(
+        table=pd.DataFrame(records, index=pd.Index([r.label for r in rows], name="parameter")),
+        unbounded=unbounded_parameters(design),
+    )
+
+
+def compare_draws(prior: Array, posterior: Array) -> dict[str, float]:
+    """Robust scales, contraction, overlap, z-score and prior quantile of two sets of draws."""
+    scales = [
+        float(np.subtract(*np.quantile(x, [0.75, 0.25]))) / NORMAL_IQR for x in (prior, posterior)
+    ]
+    middle = float(np.median(posterior))
+    return {
+        "prior_scale": scales[0],
+        "posterior_scale": scales[1],
+        "contraction": 1.0 - (scales[1] / scales[0]) ** 2,
+        "overlap": overlap(prior, posterior),
+        "z_score": (middle - float(np.median(prior))) / scales[1],
+        "prior_quantile": float(np.mean(prior < middle)),
+    }
+
+
+def overlap(first: Array, second: Array) -> float:
+    """Overlap of the densities of two samples: the integral of the smaller one.
+
+    References
+    ----------
+    Inman, Bradley (1989), doi:10.1080/03610928908830127.
+    """
+    levels = np.linspace(0.0, 1.0, BINS + 1)[1:-1]
+    # Quantiles of the even mixture, whatever the sizes of the two samples.
+    weights = np.concatenate([np.full(len(x), 0.5 / len(x)) for x in (first, second)])
+    values = np.concatenate([first, second])
+    order = np.argsort(values)
+    edges = values[order][np.searchsorted(np.cumsum(weights[order]), levels)]
+    shares = [
+        np.bincount(np.searchsorted(edges, x), minlength=BINS) / len(x) for x in (first, second)
+    ]
+    return float(np.sum(np.minimum(*shares)))
+
+
+def _sensitivity(shape: tuple[int, int], draws: Array, log_density: Array) -> Array:
+    """ArviZ's sensitivity of each column of draws (S, m) to powers of a density: (m,)."""
+    if np.ptp(log_density) == 0.0:
+        return np.zeros(draws.shape[1])
+    import arviz_stats as az
+
+    coords = {"chain": np.arange(shape[0]), "draw": np.arange(shape[1])}
+    dims = ("chain", "draw")
+    values = xr.Dataset({"value": ((*dims, "parameter"), draws.reshape(*shape, -1))}, coords)
+    density = xr.Dataset({"density": (dims, log_density.reshape(shape))}, coords)
+    tree = xr.DataTree.from_dict({"posterior": values, "log_prior": density})
+    return np.asarray(az.psense(tree, group="prior", sample_dims=list(dims))["value"].to_numpy())
+
+
+def _diagnoses(table: pd.DataFrame, threshold: float) -> list[str]:
+    prior, likelihood = table["prior"] >= threshold, table["likelihood"] >= threshold
+    found = np.where(likelihood, CONFLICT, STRONG)
+    return [str(text) for text in np.where(prior, found, "")]
+
+
+def _sensitivity_messages(result: Sensitivity) -> list[str]:
+    table, limit = result.table, result.threshold
+    messages = list(result.unbounded.values())
+    for diagnosis, advice in ADVICE.items():
+        labels = [str(label) for label in table.index[table["diagnosis"] == diagnosis]]
+        if labels:
+            causes = result.by_prior.loc[labels].idxmax(axis=1)
+            kinds = listed(sorted({KIND_WORDS[str(kind)] for kind in causes}))
+            messages.append(f"{listed(labels)}: {advice} Most of it comes from {kinds}.")
+    if not messages:
+        messages.append(
+            f"No parameter is sensitive to the priors (all below {limit:g}): making all of them "
+            "slightly stronger or weaker would hardly change the posterior. How far they move it "
+            "from the estimate without them, compare_reml tells."
+        )
+    quiet = [str(x) for x in table.index[(table["likelihood"] < limit) & (table["prior"] < limit)]]
+    if quiet:
+        messages.append(
+            f"{listed(quiet)}: the posterior reacts neither to the priors nor to the data at this "
+            "threshold. Compare the posterior with the prior (contraction) before reading much "
+            "into it."
+        )
+    return messages
+
+
+def _contraction_messages(table: pd.DataFrame, unbounded: Mapping[str, str]) -> list[str]:
+    messages = list(unbounded.values())
+    little = (table["contraction"] < LITTLE) & ~table.index.isin(list(unbounded))
+    for label in table.index[little]:
+        share = float(table.loc[label, "overlap"])
+        found = (
+            f"contraction {table.loc[label, 'contraction']:.2f}, densities overlap by "
+            f"{percent(share)}"
+        )
+        if share >= SAME:
+            messages.append(
+                f"{label}: the data add little to its prior ({found}). What is reported for it is "
+                "mostly the prior; say so, or choose the prior with care."
+            )
+        else:
+            messages.append(
+                f"{label}: the posterior is no narrower than the prior but lies elsewhere "
+                f"({found}): the data move it and the prior holds it back. Reconsider that prior."
+            )
+    tails = table["prior_quantile"]
+    for label in table.index[(tails < TAIL) | (tails > 1.0 - TAIL)]:
+        side = "lower" if tails[label] < TAIL else "upper"
+        messages.append(
+            f"{label}: its posterior median lies in the {side} {percent(TAIL)} tail of its prior. "
+            "Prior and data disagree; check the prior's scale and the units of the data."
+        )
+    if not messages:
+        messages.append(
+            "The data narrow every parameter, and no posterior median lies in the tails of its "
+            "prior."
+        )
+    return messages

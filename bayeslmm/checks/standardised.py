@@ -1,0 +1,222 @@
+"""Residuals and random effects in standard units, of the data and of replicates of them.
+
+Given the covariance parameters, with beta and the random effects integrated out, W^1/2 e / sigma of
+the residuals e = y - E(X beta + Z u | y) has covariance matrix I - H, where H is that of lme4's
+``hatvalues``. So has each sum a'W e / sigma of residuals, and the one along the covariate of a
+random effect in one level is that random effect in other units: it deviates from zero as far as
+the rest of the data say. Divided by their standard deviations, both are standard normal under the
+model one by one, shrinkage and all, and what they are together is known by simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bayeslmm.checks.row_forms import RowSystem, row_forms, row_system
+from bayeslmm.checks.row_roots import RowForms
+from bayeslmm.checks.whitening import UNKNOWN
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import GaussianBeta, single_threaded
+from bayeslmm.sampling.draw_effects import take_points
+from bayeslmm.sampling.joint_draws import JointDraws
+
+Array = NDArray[np.float64]
+
+AT_ONCE = 1 << 22
+"""Numbers simulated at once: 32 MB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Standardised:
+    """Residuals and random effects in standard units, at one draw of the covariance parameters.
+
+    Attributes
+    ----------
+    residuals : ndarray (R, n)
+        Residuals over their standard deviations; NaN in rows that the model fits exactly, whatever
+        their response.
+    fitted : ndarray (R, n)
+        Fitted values.
+    effects : tuple of ndarray (R, J, k)
+        Random effects over their standard deviations per grouping factor; NaN where the fixed
+        effects take them all, or the level has no information.
+    """
+
+    residuals: Array
+    fitted: Array
+    effects: tuple[Array, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class StandardUnits:
+    """What turns responses into standard units at one draw of the covariance parameters.
+
+    Attributes
+    ----------
+    system : RowSystem
+        The data.
+    forms : RowForms
+        Rows of U at one draw, where H = W^1/2 UU' W^1/2, and the residuals of the data.
+    sigma : float
+        Residual standard deviation of a row with weight one.
+    left : ndarray (n,)
+        Diagonal of I - H; NaN where it is zero.
+    effects_left : tuple of ndarray (J, k)
+        The same of the sums along each random effect, a'Wa less what H takes from it.
+    """
+
+    system: RowSystem
+    forms: RowForms
+    sigma: float
+    left: Array
+    effects_left: tuple[Array, ...]
+
+    def observed(self) -> Standardised:
+        """The data in standard units."""
+        return self._standardised(self.system.design.y[None], self.forms.residual.T)
+
+    def replicated(self, responses: Array) -> Standardised:
+        """Other responses (R, n) of the same model in standard units."""
+        change = (responses - self.system.design.y).T
+        smooth = smoothed(self.forms, self.system.weights[:, None] * change)
+        return self._standardised(responses, (self.forms.residual + change - smooth).T)
+
+    def _standardised(self, responses: Array, residuals: Array) -> Standardised:
+        design, weights = self.system.design, self.system.weights
+        pearson = residuals * np.sqrt(weights) / self.sigma
+        effects = []
+        for factor, left in zip(design.random, self.effects_left, strict=True):
+            sums = [
+                (_sums(factor, weights * factor.Z[:, c]) @ residuals.T).T
+                for c in range(factor.n_coefs)
+            ]
+            effects.append(np.stack(sums, axis=2) / (self.sigma * np.sqrt(left)))
+        return Standardised(
+            residuals=pearson / np.sqrt(self.left),
+            fitted=responses - residuals,
+            effects=tuple(effects),
+        )
+
+
+def standard_units(
+    design: Design,
+    plan: Plan,
+    prior: GaussianBeta | None,
+    joint: JointDraws,
+    *,
+    given_beta: bool = False,
+) -> Iterator[tuple[JointDraws, StandardUnits]]:
+    """Standard units at each draw in turn, with that draw.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    plan : Plan
+        Its cross-products.
+    prior : GaussianBeta or None
+        Normal prior on beta; None for a flat one.
+    joint : JointDraws
+        Draws of the covariance parameters, and of beta where it is given.
+    given_beta : bool
+        Whether beta is not integrated out.
+    """
+    system = row_system(design, plan, None if given_beta else prior)
+    for s in range(joint.size):
+        draw = _draw(joint, s)
+        relative = [root / draw.sigma[:, None, None] for root in draw.roots]
+        with single_threaded():
+            forms = row_forms(system, relative, draw.sigma, draw.beta if given_beta else None)
+            left = 1.0 - system.weights * forms.leverage[:, 0]
+            effects = tuple(_effects_left(system, forms, factor) for factor in design.random)
+        units = StandardUnits(
+            system=system,
+            forms=forms,
+            sigma=float(draw.sigma[0]),
+            left=np.where(left > UNKNOWN, left, np.nan),
+            effects_left=effects,
+        )
+        yield draw, units
+
+
+def simulated(
+    design: Design, draw: JointDraws, size: int, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Responses (R, n) of the model at one draw of its parameters, `size` in all, in parts."""
+    scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
+    total = design.n + sum(factor.n_levels * factor.n_coefs for factor in design.random)
+    step = max(1, AT_ONCE // total)
+    for start in range(0, size, step):
+        count = min(step, size - start)
+        effects = [
+            rng.standard_normal((count, factor.n_levels, factor.n_coefs)) @ root[0].T
+            for factor, root in zip(design.random, draw.roots, strict=True)
+        ]
+        beta = np.broadcast_to(draw.beta, (count, design.p))
+        noise = draw.sigma[0] * scale * rng.standard_normal((count, design.n))
+        yield linear_predictor(design, beta, effects) + noise
+
+
+def smoothed(forms: RowForms, values: Array) -> Array:
+    """UU' times columns (n, R), U being that of a single draw."""
+    result = np.zeros_like(values)
+    for codes, level in zip(forms.codes, forms.levels, strict=True):
+        size = int(codes.max()) + 1
+        for i in range(level.shape[2]):
+            column = level[:, 0, i]
+            total = sp.csr_array((column, (codes, np.arange(len(codes)))), (size, len(codes)))
+            result += column[:, None] * (total @ values)[codes]
+    parts = list(_parts(forms))
+    inner = sum(forms.border(rows)[0].T @ values[rows] for rows in parts)
+    for rows in parts:
+        result[rows] += forms.border(rows)[0] @ inner
+    return result
+
+
+def _draw(joint: JointDraws, s: int) -> JointDraws:
+    """One of the draws, without its random effects."""
+    rows = slice(s, s + 1)
+    return replace(
+        joint, shape=(1, 1), beta=joint.beta[rows], points=take_points(joint.points, rows)
+    )
+
+
+def _sums(factor: RandomFactor, values: Array) -> sp.csr_array:
+    """Matrix (J, n) that sums rows, times values (n,), by level."""
+    n = len(values)
+    return sp.csr_array((values, (factor.codes, np.arange(n))), (factor.n_levels, n))
+
+
+def _effects_left(system: RowSystem, forms: RowForms, factor: RandomFactor) -> Array:
+    """Diagonal (J, k) of A'W^1/2 (I - H) W^1/2 A, A having a column per random effect."""
+    result = np.empty((factor.n_levels, factor.n_coefs))
+    for c in range(factor.n_coefs):
+        covariate = factor.Z[:, c]
+        sums = _sums(factor, system.weights * covariate)
+        whole = sums @ covariate
+        taken = np.zeros((factor.n_levels, forms.width))
+        for rows in _parts(forms):
+            taken += sums[:, rows] @ forms.border(rows)[0]
+        lost = np.sum(taken**2, axis=1)
+        for codes, level in zip(forms.codes, forms.levels, strict=True):
+            pairs, place = np.unique(factor.codes * len(codes) + codes, return_inverse=True)
+            for i in range(level.shape[2]):
+                values = system.weights * covariate * level[:, 0, i]
+                squares = np.bincount(place, weights=values) ** 2
+                lost += np.bincount(pairs // len(codes), squares, factor.n_levels)
+        result[:, c] = np.where(whole - lost > UNKNOWN * whole, whole - lost, np.nan)
+    return result
+
+
+def _parts(forms: RowForms) -> Iterator[NDArray[np.intp]]:
+    """Rows whose shared columns of U are held at once."""
+    n, step = len(forms.residual), max(1, AT_ONCE // max(1, forms.width))
+    for start in range(0, n, step):
+        yield np.arange(start, min(start + step, n))

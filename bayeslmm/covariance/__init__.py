@@ -1,0 +1,1 @@
+"""Covariance parameters: their structure, coordinates and names."""

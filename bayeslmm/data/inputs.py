@@ -1,0 +1,302 @@
+"""What goes into a design: which variables, numeric expressions, weights, and their checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.column_types import kind_of, plain, refused, to_floats
+from bayeslmm.data.frames import listed, missing, to_column
+from bayeslmm.data.grouping import column_levels
+from bayeslmm.data.scales import check_response_scale, check_weights_scale
+from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.formula.formulaic_seam import (
+    STATEFUL,
+    UserFunctions,
+    called_functions,
+    evaluate,
+    evaluate_response,
+    reevaluate,
+    required_variables,
+    tokens,
+    unseen_categories,
+)
+from bayeslmm.formula.grammar import Formula, locate
+
+Array = NDArray[np.float64]
+
+MOST_LISTED = 20
+"""Unknown variables that a message names."""
+
+NUMBERS_AS_TEXT = 10
+"""Distinct values from which a text column of numbers is taken for a mistake, not a factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A numeric expression, with the state of its transforms if it has any."""
+
+    text: str
+    spec: object | None
+    functions: UserFunctions
+
+
+def numeric_expression(text: str, frame: pd.DataFrame, functions: UserFunctions) -> Expression:
+    """Prepare a response or an offset for evaluation on new data."""
+    # a user's function may remember rows too
+    stateful = not called_functions(text).isdisjoint(STATEFUL | functions.keys())
+    spec = evaluate(f"0 + {text}", frame, functions).spec if stateful else None
+    return Expression(text, spec, functions)
+
+
+def expression_value(expression: Expression, frame: pd.DataFrame) -> Array:
+    """Evaluate an expression, shape (n,), with the state that it has."""
+    if expression.spec is None:
+        return evaluate_response(expression.text, frame, expression.functions)[0]
+    return reevaluate(expression.spec, frame).values[:, 0]
+
+
+def sum_of(expressions: Iterable[Expression], frame: pd.DataFrame) -> Array:
+    """Evaluate a sum of expressions, shape (n,); zeros if there is none."""
+    total = np.zeros(len(frame))
+    for expression in expressions:
+        total += expression_value(expression, frame)
+    return total
+
+
+# --- variables and checks --------------------------------------------------------------
+
+
+def response_variables(formula: Formula) -> frozenset[str]:
+    """Variables on the left of the formula."""
+    return required_variables(formula.response)
+
+
+def predictors(formula: Formula, *, effects: bool, groups: bool) -> frozenset[str]:
+    """Variables on the right of the formula, with those of the random effects if wanted."""
+    parts = [formula.fixed, *formula.offsets]
+    if effects:
+        parts += [term.effects for term in formula.random]
+    found = frozenset[str]().union(*map(required_variables, parts))
+    if groups:
+        found = found.union(*(term.factors for term in formula.random))
+    return found
+
+
+def check_variables(formula: Formula, names: Sequence[str]) -> None:
+    """Raise FormulaError for the first variable that is not among the columns `names`."""
+    present = set(names)
+    grouping = {name for term in formula.random for name in term.factors}
+    variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
+    unknown = sorted(variables - present)
+    absent = sorted((locate(formula.source, name), name) for name in unknown[:MOST_LISTED])
+    if not absent:
+        return
+    (start, end), name = absent[0]
+    role = "The grouping factor " if name in grouping else ""
+    others = listed([other for _, other in absent[1:]])
+    more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
+    also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}{more}." if others else ""
+    raise FormulaError(
+        f"{role}`{name}` is not a column of the data.{nearest(name, names)}{also} The columns are "
+        f"{listed(sorted(names))}.",
+        formula.source,
+        start,
+        end,
+    )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Suggest the most similar of `names`, as a sentence; empty if none is similar."""
+    close = _closest(name, names)
+    return f" Did you mean `{close}`?" if close else ""
+
+
+def _closest(name: str, names: Sequence[str]) -> str:
+    """The most similar of `names`; empty if none is similar."""
+    by_key = {candidate.casefold(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.casefold(), by_key, n=1)
+    return by_key[close[0]] if close else ""
+
+
+def check_varies(label: str, y: Array, offset: Array) -> None:
+    """Raise DataError for a constant response, or one that is far too large or small."""
+    check_response_scale(label, y, offset)
+    if len(y) == 1:
+        raise DataError("There is only 1 complete row; a model needs more.")
+    if not np.ptp(y):
+        raise DataError(
+            f"The response `{label}` has the same value, {y[0]:g}, in all {len(y)} complete rows."
+        )
+    if not np.ptp(y - offset):
+        raise DataError(f"The response `{label}` minus the offset has one value in all rows.")
+
+
+def check_fixed_factors(formula: Formula, frame: pd.DataFrame) -> None:
+    """Raise DataError for a factor of the fixed effects that has one level."""
+    named = {token.value for token in tokens(formula.fixed) if token.kind == "name"}
+    for name in sorted(named):
+        if kind_of(frame[name]) == "numbers":
+            continue
+        levels = column_levels(frame[name])[1]
+        if len(levels) >= NUMBERS_AS_TEXT and _look_like_numbers(frame[name], levels):
+            raise DataError(
+                f"`{name}` is text, and its {len(levels)} distinct values all look like numbers. "
+                "Convert it with pandas.to_numeric, or make it categorical if it is a factor."
+            )
+        if len(levels) == 1:
+            raise DataError(
+                f"The factor `{name}` has one level, {levels[0]!r}, in the {len(frame)} complete "
+                "rows, so that it has no effect; take it out of the fixed effects."
+            )
+
+
+def _look_like_numbers(column: pd.Series, levels: pd.Index) -> bool:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return False
+    numbers = pd.to_numeric(pd.Series([str(level) for level in levels]), errors="coerce")
+    return bool(numbers.notna().all())
+
+
+def check_not_own_predictor(formula: Formula) -> None:
+    """Raise FormulaError if the response is a term of the fixed effects."""
+    response = formula.response.strip("`")
+    if response in {token.value for token in tokens(formula.fixed) if token.kind == "name"}:
+        right = formula.source.index("~") + 1
+        start, end = locate(formula.source[right:], response)
+        raise FormulaError(
+            f"The response `{response}` cannot be one of its own predictors; take it out.",
+            formula.source,
+            right + start,
+            right + end,
+        )
+
+
+def check_labels(names: Sequence[str]) -> None:
+    """Raise DataError if two columns of X have one name, as with a covariate called Intercept."""
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"Two columns of the fixed effects are called {listed(repeated)}; rename the variable."
+        )
+
+
+def check_rows(n: int, p: int) -> None:
+    """Raise DataError if there are not more rows than fixed effects."""
+    if p >= n:
+        raise DataError(
+            f"There are {p} fixed effects but only {n} complete rows; at least {p + 1} rows are "
+            "needed."
+        )
+
+
+def precision_weights(
+    weights: Any, frame: pd.DataFrame, data: Any, names: Sequence[str]
+) -> NDArray[np.float64] | None:
+    """Read precision weights: a column name or values, positive, NaN where missing."""
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        if weights not in names:
+            raise DataError(
+                f"The weights `{weights}` are not a column of the data.{nearest(weights, names)} "
+                f"The columns are {listed(sorted(names))}."
+            )
+        column = frame[weights]
+    else:
+        column = _weights_column(weights, frame, data)
+    label = f"The weights `{weights}`" if isinstance(weights, str) else "The weights"
+    given = column.dtype
+    column = plain(column)
+    if column.isna().all():
+        raise DataError(f"{label} are all missing.")
+    if refused(column) or kind_of(column) != "numbers":
+        raise DataError(f"{label} must be numbers, got {given} values.")
+    values = to_floats(column).to_numpy().copy()
+    bad = ~np.isnan(values) & ~((values > 0) & (values < np.inf))
+    if bad.any():
+        first = int(bad.argmax())
+        raise DataError(
+            f"{label} must be positive and finite, but {bad.sum()} of {len(values)} are not (first "
+            f"{values[first]:g} at position {first}). A row that should not count must be taken "
+            "out of the data."
+        )
+    check_weights_scale(label, values)
+    return values
+
+
+def _never_weights(dtype: Any) -> bool:
+    """Whether values of a dtype would turn into numbers that nobody meant as weights."""
+    return (
+        pd.api.types.is_bool_dtype(dtype)
+        or pd.api.types.is_complex_dtype(dtype)
+        or dtype.kind in "mM"
+        or isinstance(dtype, pd.CategoricalDtype)
+    )
+
+
+def _weights_column(weights: Any, frame: pd.DataFrame, data: Any) -> pd.Series:
+    if isinstance(weights, pd.Series):
+        column = weights
+        if isinstance(data, pd.DataFrame) and not weights.index.equals(frame.index):
+            raise DataError(
+                "The weights are a pandas Series whose index differs from that of the data; add "
+                "them to the data and give the name of the column."
+            )
+    else:
+        weights = np.asarray(weights) if np.ndim(weights) != 1 else to_column(weights, "weights")
+        column = pd.Series(weights) if np.ndim(weights) == 1 else pd.Series([0.0])
+    if np.ndim(weights) != 1 or len(column) != len(frame):
+        raise DataError(
+            f"The weights must be one value per row of the data, {len(frame)} values, got shape "
+            f"{np.shape(weights)}."
+        )
+    return column
+
+
+# --- new data --------------------------------------------------------------------------
+
+
+def check_present(variables: frozenset[str], names: Sequence[str]) -> None:
+    """Raise DataError if new data lack a variable."""
+    absent = sorted(variables - set(names))
+    if absent:
+        close = _closest(absent[0], names)
+        hint = f" Their column `{close}` is similar: rename it." if close else ""
+        raise DataError(
+            f"The new data have no column {listed(absent)}.{hint} Needed are "
+            f"{listed(sorted(variables))}; the columns are {listed(sorted(names))}."
+        )
+
+
+def check_complete(frame: pd.DataFrame, variables: frozenset[str]) -> None:
+    """Raise DataError if a variable of new data has a missing value."""
+    gaps = {name: missing(frame[name]) for name in sorted(variables)}
+    counts = [
+        f"`{n}` {g.sum()} (first at position {g.argmax()})" for n, g in gaps.items() if g.any()
+    ]
+    if counts:
+        raise DataError(
+            f"The new data have missing values in variables that are needed: {', '.join(counts)}. "
+            "Fill them in or drop the rows."
+        )
+
+
+def check_seen(specs: Iterable[object], frame: pd.DataFrame, known: pd.DataFrame) -> None:
+    """Raise DataError for a level of a fixed-effects factor that `known` data do not have."""
+    for spec in specs:
+        for factor, unseen in unseen_categories(spec, frame).items():
+            columns = required_variables(f"`{factor}`" if factor in known else factor)
+            seen = [column_levels(known[name])[1].tolist() for name in sorted(columns)]
+            allowed = f" The known ones are {listed(seen[0])}." if len(seen) == 1 else ""
+            raise DataError(
+                f"The factor `{factor}` has levels that the model has not seen: {listed(unseen)}."
+                f"{allowed} A coefficient of a new level cannot be known; a grouping factor of a "
+                "random-effects term can have new levels."
+            )

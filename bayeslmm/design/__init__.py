@@ -1,5 +1,0 @@
-"""Designs: a formula and data made into response, X and random effects."""
-
-from bayeslmm.design.design import Design, RandomFactor, build_design
-
-__all__ = ["Design", "RandomFactor", "build_design"]

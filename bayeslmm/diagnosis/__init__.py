@@ -1,1 +1,0 @@
-"""Diagnostics of a fit, with advice in words."""

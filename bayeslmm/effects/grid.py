@@ -1,0 +1,281 @@
+"""The reference grid: combinations of factor levels and covariate values to predict at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.data.design import Design
+from bayeslmm.data.grouping import column_levels
+from bayeslmm.data.inputs import nearest, predictors
+from bayeslmm.effects.linear import Combinations
+from bayeslmm.exceptions import DataError
+from bayeslmm.formula.columns import holds_levels
+from bayeslmm.formula.formulaic_seam import expression, required_variables, tokens
+
+Array = NDArray[np.float64]
+Weights = Literal["equal", "proportional", "outer", "cells"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+LARGEST = 1_000_000
+"""Rows of a reference grid."""
+
+_FACTOR_CALLS = {"C", "factor"}
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Variables:
+    """The variables of the fixed part of a model.
+
+    Attributes
+    ----------
+    levels : dict of str to list
+        Values of each factor, in order.
+    centres : dict of str to float
+        Mean of each numeric covariate.
+    offsets : frozenset of str
+        Variables of the offsets.
+    """
+
+    levels: dict[str, list[Any]]
+    centres: dict[str, float]
+    offsets: frozenset[str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Factors, then covariates."""
+        return (*self.levels, *self.centres)
+
+
+def variables_of(design: Design) -> Variables:
+    """Find the factors and the covariates of the fixed part and of the offsets."""
+    formula = design.formula
+    as_factors = _made_factors(formula.fixed)
+    levels: dict[str, list[Any]] = {}
+    centres: dict[str, float] = {}
+    for name in sorted(predictors(formula, effects=False, groups=False), key=formula.source.find):
+        column = design.data[name]
+        if is_factor(column) or name in as_factors:
+            levels[name] = levels_of(column)
+        else:
+            centres[name] = float(np.mean(column.to_numpy(dtype=np.float64)))
+    offsets = frozenset[str]().union(*map(required_variables, formula.offsets))
+    return Variables(levels=levels, centres=centres, offsets=offsets)
+
+
+def is_factor(column: pd.Series) -> bool:
+    """Whether a column holds levels and not numbers."""
+    return holds_levels(column) or not pd.api.types.is_numeric_dtype(column.dtype)
+
+
+def levels_of(column: pd.Series) -> list[Any]:
+    """Levels of a column in the order of the model."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.remove_unused_categories().cat.categories.tolist()
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return [value for value in (False, True) if (column == value).any()]
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return sorted(column.unique().tolist())
+    return column_levels(column)[1].tolist()
+
+
+def _made_factors(rhs: str) -> frozenset[str]:
+    """Variables that a formula makes factors, as in ``C(day)``."""
+    found = frozenset[str]()
+    for token in tokens(rhs):
+        if token.kind == "python":
+            names = expression(rhs, token)
+            if _FACTOR_CALLS & names.functions.keys():
+                found |= names.variables
+    return found
+
+
+# --- grids -----------------------------------------------------------------------------
+
+
+def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Raise DataError for a variable that the fixed part does not have."""
+    for name in names:
+        if name not in known:
+            raise DataError(
+                f"{what} names `{name}`, which is no variable of the fixed effects."
+                f"{nearest(name, list(known))} They have {', '.join(known) or 'none'}."
+            )
+
+
+def grid_values(
+    variables: Variables, wanted: Sequence[str], at: Mapping[str, Any] | None
+) -> dict[str, list[Any]]:
+    """Values of every variable in the reference grid.
+
+    Parameters
+    ----------
+    variables : Variables
+        Of the model.
+    wanted : sequence of str
+        Variables whose values are told apart, in the order in which they vary, slowest last.
+    at : mapping, optional
+        Values of variables: those of covariates, or some of a factor's levels.
+
+    Returns
+    -------
+    dict of str to list
+        Wanted variables first.
+
+    Raises
+    ------
+    DataError
+        If a variable is unknown, a level is, or the grid is too large.
+    """
+    at = dict(at or {})
+    check_known([*wanted, *at], variables.names, "The reference grid")
+    values: dict[str, list[Any]] = {}
+    for name in (*wanted, *(n for n in variables.names if n not in wanted)):
+        if name in variables.levels:
+            values[name] = _some_levels(name, variables.levels[name], at.get(name))
+        else:
+            values[name] = _numbers(name, at.get(name, variables.centres[name]))
+    size = int(np.prod([len(value) for value in values.values()], dtype=float))
+    if size > LARGEST:
+        raise DataError(
+            f"The reference grid has {size} rows, more than {LARGEST}. Fix variables with at=."
+        )
+    return values
+
+
+def _some_levels(name: str, levels: list[Any], chosen: Any) -> list[Any]:
+    if chosen is None:
+        return levels
+    chosen = [chosen] if isinstance(chosen, str) or np.ndim(chosen) == 0 else list(chosen)
+    by_text = {str(level): level for level in levels}
+    unknown = [level for level in chosen if level not in levels and str(level) not in by_text]
+    if unknown or not chosen:
+        raise DataError(f"at={{{name!r}: ...}} has {unknown}; the levels are {levels}.")
+    return [level if level in levels else by_text[str(level)] for level in chosen]
+
+
+def _numbers(name: str, value: Any) -> list[float]:
+    try:
+        found = np.atleast_1d(np.asarray(value, dtype=np.float64)).tolist()
+    except (TypeError, ValueError):
+        found = []
+    if not found or not np.isfinite(found).all():
+        raise DataError(f"at={{{name!r}: {value!r}}}: finite numbers are expected.")
+    return list(found)
+
+
+def grid_frame(values: Mapping[str, list[Any]], like: pd.DataFrame) -> pd.DataFrame:
+    """All combinations of values, the first variable varying fastest, typed as the model's data."""
+    rows = [row[::-1] for row in product(*reversed(list(values.values())))]
+    columns = {}
+    for i, name in enumerate(values):
+        dtype = like[name].dtype
+        column = [row[i] for row in rows]
+        if isinstance(dtype, pd.CategoricalDtype):
+            columns[name] = pd.Series(pd.Categorical(column, dtype=dtype))
+        elif is_factor(like[name]):
+            columns[name] = pd.Series(column, dtype=dtype)
+        else:
+            columns[name] = pd.Series(column, dtype=np.float64)
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+
+
+def encode_grid(
+    design: Design, variables: Variables, frame: pd.DataFrame, explicit: Sequence[str]
+) -> Combinations:
+    """Linear predictor at the rows of a grid.
+
+    The offset is the mean offset of the data unless one of its variables is set (`explicit`).
+    """
+    encoded = design.encode(frame, random="none")
+    if variables.offsets & set(explicit):
+        constant = encoded.offset
+    else:
+        constant = np.full(len(frame), design.offset.mean())
+    return Combinations(labels=frame, weights=encoded.X_full, constant=constant)
+
+
+# --- averages over a grid --------------------------------------------------------------
+
+
+def average_over(
+    cells: Combinations,
+    values: Mapping[str, list[Any]],
+    wanted: Sequence[str],
+    by: Sequence[str],
+    share: Array,
+) -> Combinations:
+    """Average the cells of a grid over the variables that are not wanted.
+
+    Parameters
+    ----------
+    cells : Combinations
+        One quantity per row of the grid.
+    values : mapping of str to list
+        Values of the grid, wanted variables first.
+    wanted, by : sequence of str
+        Variables to keep, and those of them within which contrasts are taken.
+    share : ndarray (cells,)
+        Weight of each cell; scaled here to a sum of one in each mean.
+    """
+    count = int(np.prod([len(values[name]) for name in wanted], dtype=int))
+    matrix = np.zeros((count, len(share)))
+    matrix[np.arange(len(share)) % count, np.arange(len(share))] = share
+    totals = matrix.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        matrix = np.where(totals > 0, matrix / totals, np.nan)
+    labels = cells.labels.loc[: count - 1, list(wanted)].reset_index(drop=True)
+    labels = labels.astype({n: object for n in labels if is_factor(labels[n])})
+    if not wanted:
+        labels = pd.DataFrame({"average": ["overall"]})
+    return cells.combine(matrix, labels, tuple(by))
+
+
+def cell_weights(
+    design: Design,
+    frame: pd.DataFrame,
+    factors: Sequence[str],
+    wanted: Sequence[str],
+    weights: Any,
+) -> Array:
+    """Weights of the cells of a grid in the averages over the factors that are not wanted.
+
+    Parameters
+    ----------
+    design : Design
+        Its data are counted, each row once whatever its precision weight, as emmeans does with
+        fits of lme4.
+    frame : pandas.DataFrame
+        The grid.
+    factors : sequence of str
+        All factors.
+    wanted : sequence of str
+        Variables that are told apart.
+    weights : str
+        "equal", "proportional" (to the rows in each combination of the factors averaged over),
+        "outer" (products of their marginal frequencies) or "cells" (rows in each cell).
+    """
+    if weights not in WEIGHTS:
+        allowed = ", ".join(map(repr, WEIGHTS))
+        raise ValueError(f"weights={weights!r}: one of {allowed} is expected.")
+    averaged = [name for name in factors if name not in wanted]
+    if weights == "equal" or not averaged:
+        return np.ones(len(frame))
+    if weights == "outer":
+        shares = [_frequencies(design.data, frame, [name]) for name in averaged]
+        return np.asarray(np.prod(shares, axis=0))
+    counted = averaged if weights == "proportional" else list(factors)
+    return _frequencies(design.data, frame, counted)
+
+
+def _frequencies(data: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> Array:
+    counts = data[list(names)].astype(object).value_counts()
+    table = {key: float(count) for key, count in counts.items()}
+    keys = frame[list(names)].astype(object).itertuples(index=False, name=None)
+    return np.array([table.get(key, 0.0) for key in keys])

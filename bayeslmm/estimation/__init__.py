@@ -1,0 +1,1 @@
+"""Estimates: REML, ML, MAP, profiles, the bootstrap."""

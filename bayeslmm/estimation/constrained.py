@@ -1,0 +1,399 @@
+"""Deviance of a linear mixed model with one parameter held fixed and every other re-estimated.
+
+The coefficients of the random-effects term in question are reordered by an orthogonal rotation of
+the working basis, so that the relative factor stays lower triangular and the parameter held fixes
+its leading entries. What is left is smooth and unconstrained, also where the fit is singular.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import override
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from bayeslmm.covariance.structure import lower_factor, theta_from_factor
+from bayeslmm.estimation.estimate import Fit, working_factors
+from bayeslmm.estimation.optimise import hessian
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import factorise_working
+from bayeslmm.likelihood.marginal import LOG_2PI, ml_criterion, reml_criterion, score
+
+Array = NDArray[np.float64]
+Evaluation = tuple[float, Array, float]
+"""Deviance, its gradient by the free coordinates, its derivative by the value held fixed."""
+
+DECREMENT = 1e-9
+"""Predicted decrease (deviance units) below which the other parameters count as optimal."""
+
+NUDGE = 0.02
+"""Smallest diagonal entry of a relative factor at the start of a search: zero is a saddle."""
+
+LONGEST_STEP = 2.0
+"""Longest step of a search, relative to one or to the length of the coordinates."""
+
+MAX_STEPS = 200
+MAX_SHORTENINGS = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Frame:
+    """Working coordinates theta in which chosen coefficients of one block come first.
+
+    Attributes
+    ----------
+    plan : Plan
+        The data.
+    restricted : bool
+        Whether the deviance is that of the restricted likelihood.
+    rotations : tuple of ndarray (k, k)
+        Working factors are ``rotations[f] @ T_f`` with T_f lower triangular with entries theta.
+    root : ndarray (b, b)
+        Lower triangular: ``root @ T`` is the user's relative factor of the reordered block.
+    first : int
+        Place of that block in theta.
+    """
+
+    plan: Plan
+    restricted: bool
+    rotations: tuple[Array, ...]
+    root: Array
+    first: int
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom of the residual variance."""
+        products = self.plan.products
+        return products.n_obs - (products.n_fixed if self.restricted else 0)
+
+    def theta(self, factors: Sequence[Array]) -> Array:
+        """Coordinates of relative factors given in the user's coordinates."""
+        products = self.plan.products
+        pieces = []
+        for structure, basis, rotation, factor in zip(
+            products.structures, products.basis.random, self.rotations, factors, strict=True
+        ):
+            working = rotation.T @ np.linalg.solve(basis, factor)
+            pieces.append(theta_from_factor(structure, lower_factor(structure, working)))
+        return np.concatenate(pieces)
+
+    def nudged(self, theta: Array) -> Array:
+        """Theta moved off the saddles at which a diagonal entry is zero."""
+        index = [s.theta_index for s in self.plan.products.structures]
+        diagonal = np.concatenate([rows == cols for rows, cols in index])
+        small = diagonal & (np.abs(theta) < NUDGE)
+        return np.where(small, NUDGE, theta)
+
+    def working(self, theta: Array) -> list[Array]:
+        """Relative factors in the working basis."""
+        factors = working_factors(self.plan, theta)
+        return [q @ t for q, t in zip(self.rotations, factors, strict=True)]
+
+    def pull_back(self, gradients: Sequence[Array]) -> Array:
+        """Gradient by theta from those by the working factors."""
+        structures = self.plan.products.structures
+        return np.concatenate(
+            [
+                theta_from_factor(s, q.T @ g)
+                for s, q, g in zip(structures, self.rotations, gradients, strict=True)
+            ]
+        )
+
+
+def make_frame(
+    plan: Plan, restricted: bool, factor: int = 0, leading: tuple[int, ...] = ()
+) -> Frame:
+    """Frame in which the coefficients `leading` of a grouping factor come first in their block."""
+    structures, bases = plan.products.structures, plan.products.basis.random
+    rotations = [np.eye(s.n_coefs) for s in structures]
+    first, root = sum(s.n_theta for s in structures[:factor]), np.eye(0)
+    for block in structures[factor].blocks if leading else ():
+        if leading[0] in block:
+            order = [*leading, *(i for i in block if i not in leading)]
+            q, r = np.linalg.qr(bases[factor][np.ix_(order, block)].T)
+            signs = np.where(np.diag(r) < 0, -1.0, 1.0)
+            rotations[factor][np.ix_(block, block)] = q * signs
+            root = (r * signs[:, None]).T
+            break
+        first += len(block) * (len(block) + 1) // 2
+    return Frame(
+        plan=plan, restricted=restricted, rotations=tuple(rotations), root=root, first=first
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target(ABC):
+    """A parameter to hold fixed, with a frame that suits it."""
+
+    frame: Frame
+
+    @abstractmethod
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        """Free coordinates near a state at which the parameter has another value."""
+
+    @abstractmethod
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        """Theta and log sigma (NaN where profiled out) at free coordinates."""
+
+    @abstractmethod
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        """Deviance and its derivatives."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StandardDeviation(Target):
+    """The sd of the first coefficient of the frame; free are the rest of theta and log sigma."""
+
+    @property
+    def unit(self) -> float:
+        """The sd over sigma at which the coefficient adds about one residual variance."""
+        return float(self.frame.root[0, 0])
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return np.append(np.delete(theta, self.frame.first), log_sigma)
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        entry = value * np.exp(-free[-1]) / self.unit
+        return np.insert(free[:-1], self.frame.first, entry), float(free[-1])
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        theta, log_sigma = self.state(value, free)
+        deviance, gradient, d_log_sigma = _deviance(self.frame, theta, log_sigma)
+        first = self.frame.first
+        d_log_sigma -= gradient[first] * theta[first]
+        by_value = gradient[first] * np.exp(-log_sigma) / self.unit
+        return deviance, np.append(np.delete(gradient, first), d_log_sigma), float(by_value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Correlation(Target):
+    """The angle whose cosine is the correlation of the first two coefficients of the frame.
+
+    The rows of their factor in the user's coordinates are (s, 0) and t (cos, sin), so theta lies
+    in a linear subspace; where s and t have opposite signs the correlation is the negative.
+    """
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        subspace, entries, root = self._subspace(value), self._entries(), self.frame.root
+        free = subspace.T @ theta
+        if self._lengths(value, subspace @ free)[1] <= 0.0:
+            # The nearest factor has the negative correlation: keep the two sds instead.
+            first, second, third = theta[entries]
+            length = np.hypot(root[1, 0] * first + root[1, 1] * second, root[1, 1] * third)
+            theta = theta.copy()
+            theta[entries[1]] = (length * np.cos(value) - root[1, 0] * first) / root[1, 1]
+            theta[entries[2]] = length * np.sin(value) / root[1, 1]
+            free = subspace.T @ theta
+        return free
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        return self._subspace(value) @ free, np.nan
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        subspace = self._subspace(value)
+        theta = subspace @ free
+        deviance, gradient = _profiled_deviance(self.frame, theta)
+        length, sign = self._lengths(value, theta)
+        turn = length * np.array([-np.sin(value), np.cos(value)]) / self.frame.root[1, 1]
+        by_value = float(gradient[self._entries()[1:]] @ turn)
+        return deviance if sign >= 0.0 else np.inf, subspace.T @ gradient, by_value
+
+    def _lengths(self, angle: float, theta: Array) -> tuple[float, float]:
+        """Signed length t, and the product s t."""
+        root, (first, second, third) = self.frame.root, self._entries()
+        along = root[1, 0] * theta[first] + root[1, 1] * theta[second]
+        length = np.cos(angle) * along + np.sin(angle) * root[1, 1] * theta[third]
+        return float(length), float(length * theta[first])
+
+    def _entries(self) -> list[int]:
+        first = self.frame.first
+        return [first, first + 1, first + len(self.frame.root)]
+
+    def _subspace(self, angle: float) -> Array:
+        """Orthonormal basis (d, d - 1) of the theta with this correlation."""
+        root, entries = self.frame.root, self._entries()
+        spanning = np.array([[root[1, 1], -root[1, 0], 0.0], [0.0, np.cos(angle), np.sin(angle)]])
+        q, r = np.linalg.qr(spanning.T)
+        n_theta = sum(s.n_theta for s in self.frame.plan.products.structures)
+        others = np.delete(np.arange(n_theta), entries)
+        subspace = np.zeros((n_theta, n_theta - 1))
+        subspace[entries, :2] = q * np.where(np.diag(r) < 0, -1.0, 1.0)
+        subspace[others, np.arange(2, n_theta - 1)] = 1.0
+        return subspace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResidualSd(Target):
+    """Log sigma; free is theta."""
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return theta * np.exp(log_sigma - value)  # the other sds stay
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        return free, value
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        return _deviance(self.frame, free, value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedEffect(Target):
+    """One fixed effect; free is theta, sigma and the other fixed effects are profiled out."""
+
+    coef: int
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return theta
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        return free, np.nan
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        fact = factorise_working(self.frame.plan, self.frame.working(free))
+        row = fact.beta_root[self.coef]
+        variance = float(row @ row)
+        gap = value - float(fact.beta[self.coef])
+        rss = fact.rss + gap**2 / variance
+        n = self.frame.plan.products.n_obs
+        shift = solve_triangular(fact.fixed_chol, row, lower=True, trans="T") * (gap / variance)
+        gradients = score(fact, n / rss, restricted=False, beta_working=fact.beta_working + shift)
+        deviance = ml_criterion(fact) + n * float(np.log(rss / fact.rss))
+        return deviance, self.frame.pull_back(gradients), 2.0 * n * gap / (variance * rss)
+
+
+class Curve:
+    """Signed root of the deviance drop as a function of one parameter.
+
+    Neighbouring values share their optimum and curvature, so a curve remembers both.
+
+    Parameters
+    ----------
+    target : Target
+        The parameter.
+    fit : Fit
+        Estimate of the criterion to be profiled.
+    value : float
+        The parameter at the estimate.
+    """
+
+    def __init__(self, target: Target, fit: Fit, value: float) -> None:
+        self.target = target
+        self.minimum = fit.criterion
+        self.states = {value: (target.frame.theta(fit.factors), float(np.log(fit.sigma)))}
+        self.inverse: Array | None = None
+
+    def __call__(self, value: float) -> tuple[float, float]:
+        """Root of the deviance over its minimum (nonnegative), and its derivative."""
+        nearest = min(self.states, key=lambda known: abs(known - value))
+        theta, log_sigma = self.states[nearest]
+        free = self.target.start(value, self.target.frame.nudged(theta), log_sigma)
+        free, evaluation, self.inverse = _descend(
+            lambda z: self.target.deviance(value, z), free, self.inverse
+        )
+        self.states[value] = self.target.state(value, free)
+        root = float(np.sqrt(max(evaluation[0] - self.minimum, 0.0)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return root, float(np.float64(evaluation[2]) / (2.0 * root))
+
+    def on_log_scale(self, log_value: float) -> tuple[float, float]:
+        """The curve as a function of the log parameter."""
+        value = float(np.exp(log_value))
+        root, slope = self(value)
+        return root, slope * value
+
+
+def _deviance(frame: Frame, theta: Array, log_sigma: float) -> Evaluation:
+    """Deviance at given sigma; derivatives by theta and log sigma."""
+    fact = factorise_working(frame.plan, frame.working(theta))
+    precision = float(np.exp(-2.0 * log_sigma))
+    value = frame.dof * (LOG_2PI + 2.0 * log_sigma) - frame.plan.products.log_weights
+    value += fact.log_det_random + fact.rss * precision
+    if frame.restricted:
+        value += fact.log_det_fixed
+    gradient = frame.pull_back(score(fact, precision, restricted=frame.restricted))
+    return value, gradient, 2.0 * frame.dof - 2.0 * fact.rss * precision
+
+
+def _profiled_deviance(frame: Frame, theta: Array) -> tuple[float, Array]:
+    """Deviance with sigma profiled out, and its gradient."""
+    fact = factorise_working(frame.plan, frame.working(theta))
+    value = reml_criterion(fact) if frame.restricted else ml_criterion(fact)
+    gradients = score(fact, frame.dof / fact.rss, restricted=frame.restricted)
+    return value, frame.pull_back(gradients)
+
+
+def _descend(
+    objective: Callable[[Array], Evaluation], x: Array, inverse: Array | None
+) -> tuple[Array, Evaluation, Array]:
+    """Minimise by BFGS from a known or differenced inverse Hessian."""
+    fresh = inverse is None
+    inverse = _inverse_curvature(objective, x) if inverse is None else inverse
+    here = objective(x)
+    for _ in range(MAX_STEPS):
+        step = -inverse @ here[1]
+        if -0.5 * here[1] @ step < DECREMENT:
+            break
+        moved = _line_search(objective, x, here, step)
+        if moved is None and fresh:
+            break
+        if moved is None:
+            inverse, fresh = _inverse_curvature(objective, x), True
+            continue
+        inverse = _update(inverse, moved[0] - x, moved[1][1] - here[1])
+        x, here, fresh = *moved, False
+    return x, here, inverse
+
+
+def _line_search(
+    objective: Callable[[Array], Evaluation], x: Array, here: Evaluation, step: Array
+) -> tuple[Array, Evaluation] | None:
+    """Shorten the step until the deviance falls enough; None where it does not."""
+    longest = LONGEST_STEP * max(1.0, float(np.linalg.norm(x)))
+    step = step * min(1.0, longest / float(np.linalg.norm(step)))
+    slope = float(here[1] @ step)
+    for _ in range(MAX_SHORTENINGS):
+        there = _guarded(objective, x + step)
+        if there[0] <= here[0] + 1e-4 * slope:
+            return x + step, there
+        step, slope = 0.4 * step, 0.4 * slope
+    return None
+
+
+def _guarded(objective: Callable[[Array], Evaluation], x: Array) -> Evaluation:
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            return objective(x)
+    except (np.linalg.LinAlgError, FloatingPointError):
+        return np.inf, np.zeros_like(x), 0.0
+
+
+def _update(inverse: Array, step: Array, change: Array) -> Array:
+    """BFGS update of an inverse Hessian; none where the curvature along the step is negative."""
+    along = float(step @ change)
+    if along <= 1e-10 * float(np.linalg.norm(step) * np.linalg.norm(change)):
+        return inverse
+    projector = np.eye(len(step)) - np.outer(step, change) / along
+    return projector @ inverse @ projector.T + np.outer(step, step) / along
+
+
+def _inverse_curvature(objective: Callable[[Array], Evaluation], x: Array) -> Array:
+    """Inverse of the differenced Hessian, its eigenvalues made positive."""
+    values, vectors = np.linalg.eigh(hessian(lambda z: objective(z)[1], x))
+    size = np.abs(values)
+    return (vectors / np.maximum(size, 1e-4 * np.max(size))) @ vectors.T

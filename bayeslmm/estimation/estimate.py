@@ -1,0 +1,379 @@
+"""REML and ML estimates of a linear mixed model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.covariance.structure import (
+    factor_from_theta,
+    is_singular,
+    lower_factor,
+    split,
+    theta_from_factor,
+)
+from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
+from bayeslmm.estimation.reported import report
+from bayeslmm.exceptions import NoEstimateError
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import (
+    Factorisation,
+    GaussianBeta,
+    factorise,
+    factorise_working,
+    single_threaded,
+)
+from bayeslmm.likelihood.marginal import (
+    EXACT_RESPONSE,
+    ml_criterion,
+    reml_criterion,
+    rss_gradient,
+    score,
+)
+from bayeslmm.likelihood.moments import fixed_sensitivities
+from bayeslmm.likelihood.split_rows import EXACT_EFFECTS
+
+Array = NDArray[np.float64]
+Method = Literal["REML", "ML", "MAP"]
+
+_log = logging.getLogger(__name__)
+
+SINGULAR = 1e-4
+"""lme4's tolerance on the diagonal of a relative factor."""
+
+SNAP_INCREASE = 1e-8
+"""Deviance units that setting a negligible entry of a relative factor to zero may cost."""
+
+FLAT_CURVATURE = 1e-6
+"""Curvature of the criterion per level below which the data do not determine a direction."""
+
+ROUNDED = 1e-4
+"""Rounding of the criterion, in deviance units, where little is left of the response.
+
+Determinants then are small differences; a hundredth of a standard error off a minimum.
+"""
+
+DEGENERATE = 1e-8
+"""Residual over total sum of squares below which sigma counts as zero where no minimum is found."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Fit:
+    """Parameters of a fitted model and their uncertainty.
+
+    Attributes
+    ----------
+    method : str
+        "REML", "ML" or "MAP" (from :mod:`bayeslmm.estimation.map_estimate`).
+    plan : Plan
+        The data.
+    factors : tuple of ndarray (k, k)
+        Relative factors T in the user's coordinates, lower triangular, nonnegative diagonal.
+    sigma : float
+        Residual standard deviation.
+    beta : ndarray (p,)
+        Fixed effects.
+    vcov : ndarray (p, p)
+        Covariance matrix of beta at the estimated covariance parameters.
+    criterion : float
+        -2 log (restricted) likelihood with all constants; for "MAP", -2 log posterior density.
+    log_likelihood : float
+        Log (restricted) likelihood; NaN for "MAP".
+    parameters : ndarray (d,)
+        Covariance parameters on the scale of `parameter_cov`: per grouping factor the log standard
+        deviations, then the inverse hyperbolic tangents of the correlations; last, log sigma.
+    parameter_cov : ndarray (d, d)
+        Their asymptotic covariance matrix; NaN where the fit is at a boundary.
+    vcov_gradient : ndarray (m, p, p)
+        Derivatives of `vcov` by m internal coordinates.
+    internal_cov : ndarray (m, m)
+        Asymptotic covariance matrix of these coordinates.
+    singular : bool
+        Whether a covariance matrix of random effects has lost rank.
+    optimum : Optimum
+        How the optimisation ended.
+    prior : GaussianBeta or None
+        Normal prior on beta ("MAP" only).
+    given_beta : bool
+        Whether beta was not integrated out ("MAP" under other priors on beta).
+    """
+
+    method: Method
+    plan: Plan
+    factors: tuple[Array, ...]
+    sigma: float
+    beta: Array
+    vcov: Array
+    criterion: float
+    log_likelihood: float
+    parameters: Array
+    parameter_cov: Array
+    vcov_gradient: Array
+    internal_cov: Array
+    singular: bool
+    optimum: Optimum
+    prior: GaussianBeta | None = None
+    given_beta: bool = False
+
+    @property
+    def factorisation(self) -> Factorisation:
+        """The mixed-model equations factorised at the estimate."""
+        return factorise(self.plan, self.factors, self.prior, self.sigma)
+
+    @property
+    def vcov_root(self) -> Array:
+        """Lower root (p, p) of `vcov`: exact where covariates far from zero make it singular."""
+        if self.given_beta:
+            return np.asarray(np.linalg.cholesky(self.vcov))
+        lower = np.linalg.qr(self.factorisation.beta_root.T, mode="r").T
+        return self.sigma * np.asarray(lower * np.sign(np.diag(lower)))
+
+
+def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
+    """Maximise the restricted or the full likelihood.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`bayeslmm.likelihood.marginal.marginal_system`.
+    method : {"REML", "ML"}
+        The criterion.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    NoEstimateError
+        If the model reproduces the response exactly, so that sigma is zero.
+    """
+    reml = method == "REML"
+    if plan.products.fixed[-1, -1] == 0.0:
+        raise NoEstimateError(EXACT_RESPONSE)
+    with single_threaded():
+        optimum = minimise(
+            lambda x: _criterion_and_gradient(plan, x, reml),
+            _start(plan),
+            plan.products.n_obs,
+            information=_level_counts(plan),
+            on_log_scale=_start(plan) > 0.0,
+            tolerance=search_tolerance(plan),
+        )
+        _check_residual(plan, optimum)
+        optimum = _snap(plan, optimum, reml)
+        fit = _describe(plan, optimum, reml)
+    if not optimum.converged:
+        _log.warning("%s did not converge: %s", method, optimum.message)
+    if fit.singular:
+        _log.info("%s: the fit is singular, a covariance matrix lost rank; see its notes", method)
+    return fit
+
+
+def search_tolerance(plan: Plan) -> float:
+    """Deviance units from a minimum at which a search counts as converged."""
+    return TOLERANCE if plan.split is None else ROUNDED
+
+
+def working_factors(plan: Plan, theta: Array) -> list[Array]:
+    """Relative factors in the working basis from their concatenated free entries."""
+    structures = plan.products.structures
+    pieces = split(structures, theta)
+    return [factor_from_theta(s, x) for s, x in zip(structures, pieces, strict=True)]
+
+
+def user_factors(plan: Plan, working: Sequence[Array]) -> tuple[Array, ...]:
+    """Lower-triangular relative factors in the user's coordinates."""
+    products = plan.products
+    return tuple(
+        lower_factor(s, a @ t)
+        for s, a, t in zip(products.structures, products.basis.random, working, strict=True)
+    )
+
+
+def profiled_sigma(fact: Factorisation, reml: bool) -> float:
+    """Residual standard deviation that maximises the criterion at fixed relative factors."""
+    return float(np.sqrt(fact.rss / _dof(fact.plan, reml)))
+
+
+def _dof(plan: Plan, reml: bool) -> int:
+    return plan.products.n_obs - (plan.products.n_fixed if reml else 0)
+
+
+def _start(plan: Plan) -> Array:
+    """Covariance matrices equal to the residual variance in the working basis."""
+    return np.concatenate(
+        [theta_from_factor(s, np.eye(s.n_coefs)) for s in plan.products.structures]
+    )
+
+
+def _level_counts(plan: Plan) -> Array:
+    """Number of levels behind each entry of theta: its information is of that order."""
+    products = plan.products
+    return np.concatenate(
+        [
+            np.full(s.n_theta, float(len(gram)))
+            for s, gram in zip(products.structures, products.random, strict=True)
+        ]
+    )
+
+
+def _factorise_at(plan: Plan, theta: Array) -> Factorisation:
+    return factorise_working(plan, working_factors(plan, theta))
+
+
+def _check_residual(plan: Plan, optimum: Optimum) -> None:
+    """Refuse a model whose criterion falls without bound as sigma goes to zero."""
+    if not np.all(np.isfinite(optimum.hessian)):
+        raise NoEstimateError(
+            "the likelihood cannot be maximised in double precision: the search "
+            f"{optimum.message}. Remove a random-effects term, or centre and rescale covariates."
+        )
+    total = plan.products.fixed[-1, -1]
+    if not optimum.converged and _factorise_at(plan, optimum.x).rss < DEGENERATE * total:
+        raise NoEstimateError(EXACT_EFFECTS)
+
+
+def _criterion_and_gradient(plan: Plan, theta: Array, reml: bool) -> tuple[float, Array]:
+    fact = _factorise_at(plan, theta)
+    value = reml_criterion(fact) if reml else ml_criterion(fact)
+    gradients = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
+    return value, _concatenate(plan, gradients)
+
+
+def _concatenate(plan: Plan, gradients: Sequence[Array]) -> Array:
+    structures = plan.products.structures
+    return np.concatenate(
+        [theta_from_factor(s, g) for s, g in zip(structures, gradients, strict=True)]
+    )
+
+
+def _candidates(plan: Plan, theta: Array) -> list[NDArray[np.intp]]:
+    """Places in theta of small diagonal entries, and of rows of small length."""
+    diagonal, whole = [], []
+    position = 0
+    for structure in plan.products.structures:
+        rows, cols = structure.theta_index
+        for row in range(structure.n_coefs):
+            places = position + np.flatnonzero(rows == row)
+            length = float(np.linalg.norm(theta[places]))
+            own = position + np.flatnonzero((rows == row) & (cols == row))
+            if abs(theta[own[0]]) < SINGULAR * max(length, 1.0):
+                diagonal.append(own)
+            if length < SINGULAR:
+                whole.append(places)
+        position += len(rows)
+    return diagonal + whole
+
+
+def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
+    """Set negligible diagonal entries, then rows, to exactly zero where the criterion permits."""
+    x, value = optimum.x, optimum.value
+    for entries in _candidates(plan, x):
+        if np.any(x[entries] != 0.0):
+            trial = x.copy()
+            trial[entries] = 0.0
+            trial_value = attempt(lambda z: _criterion_and_gradient(plan, z, reml), trial)[0]
+            if trial_value < value + SNAP_INCREASE:
+                x, value = trial, trial_value
+    if x is optimum.x:
+        return optimum
+    return Optimum(
+        x=x,
+        value=value,
+        gradient=_criterion_and_gradient(plan, x, reml)[1],
+        hessian=optimum.hessian,
+        converged=optimum.converged,
+        evaluations=optimum.evaluations,
+        message=optimum.message,
+    )
+
+
+def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
+    fact = _factorise_at(plan, optimum.x)
+    sigma = profiled_sigma(fact, reml)
+    working = working_factors(plan, optimum.x)
+    factors = user_factors(plan, working)
+    internal_cov = _internal_covariance(plan, fact, optimum, sigma, reml)
+    parameters, jacobian = report(plan, working, sigma)
+    root = fact.beta_root
+    return Fit(
+        method="REML" if reml else "ML",
+        plan=plan,
+        factors=factors,
+        sigma=sigma,
+        beta=fact.beta,
+        vcov=sigma**2 * root @ root.T,
+        criterion=float(optimum.value),
+        log_likelihood=-0.5 * float(optimum.value),
+        parameters=parameters,
+        parameter_cov=_parameter_covariance(plan, jacobian, internal_cov, optimum),
+        vcov_gradient=_vcov_gradient(plan, working, fact, sigma),
+        internal_cov=internal_cov,
+        singular=any_singular(working, factors),
+        optimum=optimum,
+    )
+
+
+def any_singular(working: Sequence[Array], factors: Sequence[Array]) -> bool:
+    """Whether a covariance matrix of random effects has lost rank."""
+    return any(is_singular(w, t, SINGULAR) for w, t in zip(working, factors, strict=True))
+
+
+def _internal_covariance(
+    plan: Plan, fact: Factorisation, optimum: Optimum, sigma: float, reml: bool
+) -> Array:
+    """Asymptotic covariance of (theta, log sigma): twice the inverse Hessian, unprofiled."""
+    mixed = -2.0 * _concatenate(plan, rss_gradient(fact)) / sigma**2
+    corner = 4.0 * _dof(plan, reml)
+    d = len(optimum.x)
+    full = np.empty((d + 1, d + 1))
+    full[:d, :d] = optimum.hessian + np.outer(mixed, mixed) / corner
+    full[:d, d] = full[d, :d] = mixed
+    full[d, d] = corner
+    return 2.0 * _pseudo_inverse(full)
+
+
+def _parameter_covariance(
+    plan: Plan, jacobian: Array, internal_cov: Array, optimum: Optimum
+) -> Array:
+    """Covariance of the reported parameters, NaN for those that move along a flat direction."""
+    units = 1.0 / np.sqrt(_level_counts(plan))
+    values, vectors = np.linalg.eigh(optimum.hessian * np.outer(units, units))
+    flat = vectors[:, np.abs(values) < FLAT_CURVATURE] * units[:, None]
+    flat /= np.maximum(np.linalg.norm(flat, axis=0), np.finfo(float).tiny)
+    moves = np.linalg.norm(jacobian[:, :-1] @ flat, axis=1)
+    jacobian = np.where((moves > 1e-3)[:, None], np.nan, jacobian)
+    return jacobian @ internal_cov @ jacobian.T
+
+
+def _pseudo_inverse(matrix: Array) -> Array:
+    """Inverse on the space of positive eigenvalues, as lmerTest does for singular fits."""
+    values, vectors = np.linalg.eigh(matrix)
+    good = values > 1e-10 * np.max(np.abs(values))
+    return (vectors[:, good] / values[good]) @ vectors[:, good].T
+
+
+def _vcov_gradient(
+    plan: Plan, working: Sequence[Array], fact: Factorisation, sigma: float
+) -> Array:
+    """Derivatives (d + 1, p, p) of sigma^2 C by (theta, log sigma), C = (X'V^-1 X)^-1.
+
+    As dC = C X'V^-1 Z dG Z'V^-1 X C, one pass over the levels serves every parameter.
+    """
+    rows = []
+    for structure, t, part in zip(
+        plan.products.structures, working, fixed_sensitivities(fact), strict=True
+    ):
+        moved = t.T @ part
+        for row, col in zip(*structure.theta_index, strict=True):
+            half = part[:, row, :].T @ moved[:, col, :]
+            rows.append(half + half.T)
+    root = fact.beta_root
+    rows.append(2.0 * root @ root.T)
+    return sigma**2 * np.array(rows)

@@ -1,0 +1,303 @@
+"""Profile likelihood intervals.
+
+A parameter is held at a value and every other one re-estimated; the interval holds the values at
+which twice the log-likelihood lost is below the chi-squared quantile. Covariance parameters are
+profiled on the criterion of the fit (the restricted likelihood for REML), fixed effects always on
+the full likelihood: a restricted one does not depend on them.
+
+References
+----------
+Bates, Maechler, Bolker, Walker (2015), doi:10.18637/jss.v067.i01, section 5.1.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import chi2
+
+from bayeslmm.covariance.structure import sds_and_correlation
+from bayeslmm.estimation.constrained import (
+    Correlation,
+    Curve,
+    FixedEffect,
+    ResidualSd,
+    StandardDeviation,
+    make_frame,
+)
+from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.likelihood.factorise import single_threaded
+
+Kind = Literal["sd", "cor", "sigma", "beta"]
+KINDS: tuple[Kind, ...] = ("sd", "cor", "sigma", "beta")
+
+_log = logging.getLogger(__name__)
+
+ROOT_TOLERANCE = 1e-7
+"""Relative error of the signed root of the deviance at a limit."""
+
+FARTHEST = 1e6
+"""A standard deviation beyond this multiple of its natural scale counts as unbounded."""
+
+NEGLIGIBLE = 1e-6
+"""A standard deviation below this multiple of its natural scale counts as zero."""
+
+MAX_TRIALS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileInterval:
+    """Profile likelihood interval of one parameter.
+
+    Attributes
+    ----------
+    kind : {"sd", "cor", "sigma", "beta"}
+        What the parameter is.
+    factor : int or None
+        Index of the grouping factor (sd, cor).
+    coefs : tuple of int
+        Index of the coefficient: one for sd and beta, two for cor, none for sigma.
+    estimate : float
+        The value of the fit; NaN for a correlation with a coefficient that does not vary.
+    lower, upper : float
+        Limits.
+    lower_at_bound, upper_at_bound : bool
+        Whether a limit is the end of the parameter space (0, -1, 1 or infinity) because the
+        likelihood does not fall far enough before it.
+    criterion : {"REML", "ML"}
+        What was profiled.
+    """
+
+    kind: Kind
+    factor: int | None
+    coefs: tuple[int, ...]
+    estimate: float
+    lower: float
+    upper: float
+    lower_at_bound: bool
+    upper_at_bound: bool
+    criterion: Literal["REML", "ML"]
+
+
+def profile_intervals(
+    fit: Fit, *, level: float = 0.95, kinds: Iterable[Kind] = KINDS
+) -> list[ProfileInterval]:
+    """Profile likelihood intervals of the parameters of a REML or ML fit.
+
+    Parameters
+    ----------
+    fit : Fit
+        From :func:`bayeslmm.estimation.estimate.fit_likelihood`.
+    level : float
+        Coverage.
+    kinds : iterable of {"sd", "cor", "sigma", "beta"}
+        Which parameters; all by default.
+
+    Returns
+    -------
+    list of ProfileInterval
+        Per grouping factor the standard deviations, then the correlations in the order of
+        ``Structure.pairs``; sigma; the fixed effects.
+
+    Raises
+    ------
+    ValueError
+        If the fit is neither REML nor ML, the level is not between 0 and 1, or a kind is unknown.
+
+    Notes
+    -----
+    The fixed effects of a REML fit are profiled on the full likelihood, around its own maximum;
+    `estimate` stays that of the REML fit.
+    """
+    kinds = tuple(kinds)
+    if fit.method not in ("REML", "ML"):
+        raise ValueError(f"a profile needs a fit by 'ML' or 'REML', not {fit.method!r}")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise ValueError(f"unknown kinds of parameters {unknown}; allowed are {sorted(KINDS)}")
+    cutoff = float(np.sqrt(chi2.ppf(level, 1)))
+    intervals: list[ProfileInterval] = []
+    with single_threaded():
+        for factor, structure in enumerate(fit.plan.products.structures):
+            if "sd" in kinds:
+                intervals += [_sd(fit, factor, i, cutoff) for i in range(structure.n_coefs)]
+            if "cor" in kinds:
+                intervals += [_cor(fit, factor, pair, cutoff) for pair in structure.pairs]
+        if "sigma" in kinds:
+            intervals.append(_sigma(fit, cutoff))
+        if "beta" in kinds and len(fit.beta):
+            full = fit if fit.method == "ML" else fit_likelihood(fit.plan, "ML")
+            intervals += [_beta(full, i, float(b), cutoff) for i, b in enumerate(fit.beta)]
+    return intervals
+
+
+# --- one parameter ---------------------------------------------------------------------
+
+
+def _sd(fit: Fit, factor: int, coef: int, cutoff: float) -> ProfileInterval:
+    target = _sd_target(fit, factor, coef)
+    sds, _ = sds_and_correlation(fit.factors[factor])
+    estimate = float(sds[coef] * fit.sigma)
+    unit = target.unit * fit.sigma
+    curve = Curve(target, fit, estimate)
+    spread = np.exp(cutoff * _log_sd_error(fit, factor, coef))
+    lower = (0.0, True)
+    if estimate > NEGLIGIBLE * unit:
+        guess = estimate / spread if np.isfinite(spread) else 0.5 * estimate
+        lower = _search(curve, estimate, guess, 0.0, cutoff)
+    guess = estimate * spread if np.isfinite(spread) else max(2.0 * estimate, 0.1 * unit)
+    inside = np.log(max(estimate, 1e-3 * unit))
+    log_upper, at_bound = _search(
+        curve.on_log_scale, inside, np.log(guess), np.log(FARTHEST * unit), cutoff
+    )
+    upper = (np.inf if at_bound else float(np.exp(log_upper)), at_bound)
+    return _interval(fit, "sd", factor, (coef,), estimate, lower, upper)
+
+
+def _cor(fit: Fit, factor: int, pair: tuple[int, int], cutoff: float) -> ProfileInterval:
+    _, corr = sds_and_correlation(fit.factors[factor])
+    estimate = float(corr[pair])
+    lower, upper = (-1.0, True), (1.0, True)
+    # A zero sd within the limits leaves the correlation free.
+    free = np.isnan(estimate) or any(
+        Curve(_sd_target(fit, factor, i), fit, 0.0)(0.0)[0] <= cutoff for i in pair
+    )
+    if not free:
+        angle = float(np.arccos(estimate))
+        frame = make_frame(fit.plan, fit.method == "REML", factor, pair)
+        curve = Curve(Correlation(frame), fit, angle)
+        if angle < np.pi:
+            guess = _cor_guess(fit, factor, pair, estimate, -cutoff)
+            end, at_bound = _search(curve, angle, guess, np.pi, cutoff)
+            lower = (float(np.cos(end)), at_bound)
+        if angle > 0.0:
+            guess = _cor_guess(fit, factor, pair, estimate, cutoff)
+            end, at_bound = _search(curve, angle, guess, 0.0, cutoff)
+            upper = (float(np.cos(end)), at_bound)
+    return _interval(fit, "cor", factor, pair, estimate, lower, upper)
+
+
+def _sigma(fit: Fit, cutoff: float) -> ProfileInterval:
+    centre = float(np.log(fit.sigma))
+    curve = Curve(ResidualSd(make_frame(fit.plan, fit.method == "REML")), fit, centre)
+    products = fit.plan.products
+    error = 1.0 / np.sqrt(2.0 * (products.n_obs - products.n_fixed))
+    far = np.log(FARTHEST)
+    low, low_at_bound = _search(curve, centre, centre - cutoff * error, centre - far, cutoff)
+    high, high_at_bound = _search(curve, centre, centre + cutoff * error, centre + far, cutoff)
+    lower = (0.0 if low_at_bound else float(np.exp(low)), low_at_bound)
+    upper = (np.inf if high_at_bound else float(np.exp(high)), high_at_bound)
+    return _interval(fit, "sigma", None, (), fit.sigma, lower, upper)
+
+
+def _beta(full: Fit, coef: int, estimate: float, cutoff: float) -> ProfileInterval:
+    centre, error = float(full.beta[coef]), float(np.sqrt(full.vcov[coef, coef]))
+    curve = Curve(FixedEffect(make_frame(full.plan, False), coef), full, centre)
+    lower = _search(curve, centre, centre - cutoff * error, -np.inf, cutoff)
+    upper = _search(curve, centre, centre + cutoff * error, np.inf, cutoff)
+    return _interval(full, "beta", None, (coef,), estimate, lower, upper)
+
+
+def _sd_target(fit: Fit, factor: int, coef: int) -> StandardDeviation:
+    return StandardDeviation(make_frame(fit.plan, fit.method == "REML", factor, (coef,)))
+
+
+def _log_sd_error(fit: Fit, factor: int, coef: int) -> float:
+    """Asymptotic standard error of a log sd; infinite where it has none."""
+    variance = fit.parameter_cov[(_place(fit, factor) + coef,) * 2]
+    return float(np.sqrt(variance)) if 0.0 < variance < 1.0 else np.inf
+
+
+def _cor_guess(
+    fit: Fit, factor: int, pair: tuple[int, int], estimate: float, distance: float
+) -> float:
+    """Angle of a correlation some standard errors of its atanh away, else halfway to the bound."""
+    structure = fit.plan.products.structures[factor]
+    place = _place(fit, factor) + structure.n_coefs + structure.pairs.index(pair)
+    variance = fit.parameter_cov[place, place]
+    angle, bound = float(np.arccos(estimate)), 0.0 if distance > 0.0 else np.pi
+    guess = np.nan
+    if abs(estimate) < 1.0 and variance > 0.0:
+        guess = float(np.arccos(np.tanh(np.arctanh(estimate) + distance * np.sqrt(variance))))
+    return guess if 0.0 < (guess - angle) / (bound - angle) < 1.0 else 0.5 * (angle + bound)
+
+
+def _place(fit: Fit, factor: int) -> int:
+    """Place of a grouping factor among the covariance parameters."""
+    return sum(s.n_theta for s in fit.plan.products.structures[:factor])
+
+
+def _interval(
+    fit: Fit,
+    kind: Kind,
+    factor: int | None,
+    coefs: tuple[int, ...],
+    estimate: float,
+    lower: tuple[float, bool],
+    upper: tuple[float, bool],
+) -> ProfileInterval:
+    return ProfileInterval(
+        kind=kind,
+        factor=factor,
+        coefs=coefs,
+        estimate=estimate,
+        lower=lower[0],
+        upper=upper[0],
+        lower_at_bound=lower[1],
+        upper_at_bound=upper[1],
+        criterion="REML" if fit.method == "REML" else "ML",
+    )
+
+
+def _search(
+    curve: Callable[[float], tuple[float, float]],
+    inside: float,
+    guess: float,
+    bound: float,
+    cutoff: float,
+) -> tuple[float, bool]:
+    """Where a curve that is zero at `inside` reaches the cutoff, and whether that is the bound.
+
+    Newton steps on the root of the deviance, which is nearly linear, within a bracket that grows
+    outwards until it holds the limit.
+    """
+    near, far, value = inside, None, guess
+    for _ in range(MAX_TRIALS):
+        value = min(value, bound) if bound > inside else max(value, bound)
+        root, slope = curve(value)
+        if abs(root - cutoff) < ROOT_TOLERANCE * cutoff:
+            return value, False
+        if root > cutoff:
+            far = value
+        elif value == bound:
+            return bound, True
+        else:
+            near = value
+        if far is not None and abs(far - near) <= 1e-12 * max(abs(far), abs(near)):
+            return value, False
+        with np.errstate(divide="ignore", invalid="ignore"):
+            newton = float(value - np.float64(root - cutoff) / slope)
+        if far is None:
+            value = _outwards(inside, near, newton)
+        else:
+            margin = 1e-3 * abs(far - near)
+            low, high = min(near, far) + margin, max(near, far) - margin
+            value = newton if low < newton < high else 0.5 * (near + far)
+    error = abs((bound if far is None else far) - near)
+    _log.warning("a profile limit is known to %.2g only", error)
+    return value, False
+
+
+def _outwards(inside: float, near: float, newton: float) -> float:
+    """Newton's proposal, its step limited, where no point beyond the limit is known yet."""
+    reach = near - inside
+    step = newton - near
+    if not np.isfinite(step) or step * reach <= 0.0:
+        return near + reach
+    return near + float(np.sign(reach) * np.clip(abs(step), 0.02 * abs(reach), 3.0 * abs(reach)))

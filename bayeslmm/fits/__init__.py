@@ -1,0 +1,1 @@
+"""What users hold: the model, its estimates and its posteriors."""

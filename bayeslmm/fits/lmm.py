@@ -1,0 +1,412 @@
+"""The user-facing model: a formula and data made into estimates and posteriors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from bayeslmm.data.design import build_design
+from bayeslmm.estimation.estimate import fit_likelihood
+from bayeslmm.fits.estimate import Estimate
+from bayeslmm.fits.posterior import Posterior
+from bayeslmm.fits.update_methods import ModelUpdate
+from bayeslmm.formula.functions import own_functions
+from bayeslmm.formula.grammar import parse
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.summaries.text import contrast_notes, design_notes, groups_line, html_page
+
+if TYPE_CHECKING:
+    import pymc as pm
+
+    from bayeslmm.checks.calibration import CalibrationCheck
+    from bayeslmm.checks.implied_priors import ImpliedPriors
+    from bayeslmm.sampling.engine import FitMethod
+
+__all__ = ["LMM", "Estimate", "Posterior"]
+
+Form = Literal["noncentered", "centered", "marginal"]
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class LMM(ModelUpdate):
+    """A linear mixed model: y = X beta + Z u + e with u ~ N(0, G) and e ~ N(0, R).
+
+    Parameters
+    ----------
+    formula : str
+        lme4's grammar, such as ``"y ~ x + (x | g)"``; what fixed effects and slopes can be is in
+        the reference of formulas. A formula is data: it runs no code but that of listed functions
+        and of your own.
+    data : DataFrame
+        Pandas, polars, pyarrow or anything narwhals reads. Rows with a missing value in a needed
+        variable are dropped and counted.
+    priors : {"flat"} or mapping, optional
+        Overrides of the default priors: PyMC distributions by key ("Days", "sd[Subject]",
+        "cor[Subject]", "sigma", ...), or "flat", under which the posterior mode is the REML
+        estimate.
+    weights : str or array-like (n,), optional
+        Precision weights, a column or values: the residual variance is sigma^2 / weight.
+    functions : mapping of str to callable, optional
+        Functions of your own by the names that the formula calls them. A function gets columns
+        (copies, as pandas Series) or what other functions made of them, and returns one value per
+        row that depends on no other row. A formula can call nothing else than these and the listed
+        functions.
+
+    Attributes
+    ----------
+    design : Design
+        Response, X, random effects and what was dropped.
+    priors : Priors
+        The priors; prints as a table.
+
+    Raises
+    ------
+    FormulaError
+        If the formula or a variable in it is wrong; shows the place.
+    DataError
+        If the data cannot be used.
+    PriorError
+        If a prior does not fit its parameter.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
+    >>> print(round(model.reml().criterion, 4))
+    1743.6283
+    """
+
+    def __init__(
+        self,
+        formula: str,
+        data: Any,
+        *,
+        priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
+        weights: str | ArrayLike | None = None,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        from bayeslmm.priors.defaults import resolve_priors
+
+        functions = own_functions(functions)
+        read = parse(formula, functions)
+        design = build_design(read, data, weights=weights, functions=functions)
+        object.__setattr__(self, "design", design)
+        object.__setattr__(self, "priors", resolve_priors(design, priors))
+
+    @property
+    def formula(self) -> str:
+        """The formula as written."""
+        return self.design.formula.source
+
+    @property
+    def nobs(self) -> int:
+        """Number of rows used."""
+        return self.design.n
+
+    @property
+    def dropped(self) -> int:
+        """Number of rows dropped for missing values."""
+        return len(self.design.dropped)
+
+    @property
+    def X(self) -> pd.DataFrame:
+        """Fixed-effects design matrix, rows by coefficients."""
+        return self.design.X_frame()
+
+    @property
+    def y(self) -> pd.Series:
+        """Response, after its transformation."""
+        return self.design.y_series()
+
+    @property
+    def Z(self) -> sp.csr_array:
+        """Random-effects design matrix (n, q), sparse; `effect_labels` names its columns."""
+        return self.design.Z_matrix()
+
+    @property
+    def effect_labels(self) -> pd.MultiIndex:
+        """Group, level and term of the columns of Z, and so of the random effects."""
+        return self.design.Z_labels()
+
+    @cached_property
+    def system(self) -> Plan:
+        """Cross-products of the data, all that likelihoods and samplers need of it."""
+        return marginal_system(self.design)
+
+    def reml(self) -> Estimate:
+        """Estimate by restricted maximum likelihood.
+
+        Returns
+        -------
+        Estimate
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml().sds["Subject"].round(2)
+        Intercept    24.74
+        Days          5.92
+        Name: sd, dtype: float64
+        """
+        return Estimate(self.design, fit_likelihood(self.system, "REML"))
+
+    def ml(self) -> Estimate:
+        """Estimate by maximum likelihood, for likelihood-ratio tests and information criteria."""
+        return Estimate(self.design, fit_likelihood(self.system, "ML"))
+
+    def map(self) -> Estimate:
+        """Mode of the marginal posterior of standard deviations, correlations and sigma.
+
+        The random effects (and beta, under normal or flat priors) are integrated out and no
+        Jacobian is added, so that under flat priors this is the REML estimate.
+
+        Raises
+        ------
+        SamplingError
+            If the density still rises where the support of a prior ends, so that it has no mode.
+        """
+        from bayeslmm.estimation.map_estimate import fit_map
+
+        return Estimate(self.design, fit_map(self.system, self.priors))
+
+    def pymc(self, form: Form = "noncentered") -> pm.Model:
+        """PyMC model with labelled dimensions.
+
+        Parameters
+        ----------
+        form : {"noncentered", "centered", "marginal"}
+            Random effects as scaled standard normal variables, as normal variables, or integrated
+            out together with beta by a PyTensor Op with its own gradient.
+
+        Returns
+        -------
+        pymc.Model
+        """
+        from bayeslmm.sampling.model import build_model
+
+        system = self.system if form == "marginal" else None
+        return build_model(self.design, self.priors, form, system)
+
+    def fit(
+        self,
+        *,
+        method: FitMethod = "auto",
+        draws: int = 1000,
+        chains: int = 4,
+        random_seed: int | np.random.Generator | None = None,
+        **kwargs: Any,
+    ) -> Posterior:
+        """Draw from the posterior.
+
+        Parameters
+        ----------
+        method : {"auto", "collapsed", "nuts", "laplace"}
+            "collapsed" integrates the fixed and random effects out, samples the covariance
+            parameters and draws the effects exactly given them. "nuts" samples everything with
+            PyMC (nutpie by default). "laplace" is a Gaussian approximation for the covariance
+            parameters on the unconstrained scale with exact draws of the effects. "auto" is
+            "collapsed", or "nuts" where that refuses; `notes` says why.
+        draws, chains : int
+            Draws per chain and number of chains.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+        **kwargs
+            For "collapsed" and "auto": `store_u`, whether to store draws of the random effects
+            (by default where they fit into 512 MB) or their means, standard deviations and
+            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
+            `progressbar`, `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
+
+        Returns
+        -------
+        Posterior
+
+        Raises
+        ------
+        ValueError
+            If the method is unknown.
+        TypeError
+            If the method has no such option.
+        PriorError
+            If the posterior is improper ("collapsed" and "auto").
+        SamplingError
+            If sampling ended early, or the method does not work for this posterior.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(random_seed=1)
+        >>> post.method
+        'collapsed'
+        """
+        from bayeslmm.sampling.engine import sample_posterior
+        from bayeslmm.sampling.refit import require_positive
+
+        require_positive(draws=draws, chains=chains)
+        tree = sample_posterior(
+            self.design,
+            lambda: self.system,
+            self.priors,
+            method=method,
+            draws=draws,
+            chains=chains,
+            random_seed=random_seed,
+            options=kwargs,
+        )
+        return Posterior(self.design, self.priors, tree)
+
+    def prior_predictive(
+        self, draws: int = 500, *, random_seed: int | np.random.Generator | None = None
+    ) -> xr.DataTree:
+        """Draw parameters and responses from the prior.
+
+        Parameters
+        ----------
+        draws : int
+            Number of draws.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        xarray.DataTree
+            Groups prior, prior_predictive, observed_data and constant_data.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        """
+        from bayeslmm.sampling.prior_predictive import prior_predictive
+
+        return prior_predictive(self.design, self.priors, draws, random_seed)
+
+    def implied_priors(
+        self, draws: int = 4000, *, random_seed: int | np.random.Generator | None = None
+    ) -> ImpliedPriors:
+        """What the priors say of the intraclass correlation, R^2 and the response's spread.
+
+        Parameters
+        ----------
+        draws : int
+            Number of draws from the prior.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        ImpliedPriors
+            Table of quantiles, with advice in words.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> len(model.implied_priors(random_seed=1).table) > 0
+        True
+        """
+        from bayeslmm.checks.implied_priors import implied_priors
+
+        return implied_priors(self.design, self.priors, draws, random_seed)
+
+    def check_calibration(
+        self,
+        n: int = 200,
+        *,
+        method: FitMethod = "auto",
+        draws: int = 250,
+        alpha: float = 0.01,
+        random_seed: int | np.random.Generator | None = None,
+        progressbar: bool = True,
+        **fit_kwargs: Any,
+    ) -> CalibrationCheck:
+        """Check a method on data simulated from this model: simulation-based calibration.
+
+        `n` times, parameters are drawn from the priors, a response is simulated from them at the
+        rows of this model, the same priors are fitted to it, and the true value of every parameter,
+        of random effects of a few levels and of the log likelihood is ranked among the draws.
+
+        Parameters
+        ----------
+        n : int
+            Number of simulations.
+        method : {"auto", "collapsed", "nuts", "laplace"}
+            As in :meth:`fit`. "nuts" is compiled once for all simulations unless it has
+            ``form="marginal"`` or arguments of ``pymc.sample``.
+        draws : int
+            Draws per chain. 99 draws of all chains are kept, thinned by effective sample size.
+        alpha : float
+            Probability with which a correct sampler has any parameter called miscalibrated, at
+            most: each is tested at level alpha / number of parameters by whether the empirical
+            distribution function of its ranks leaves its simultaneous band.
+        random_seed : int or numpy.random.Generator, optional
+            Seed. Each simulation has its own stream: the first 100 of 200 are those of ``n=100``.
+        progressbar : bool
+            Whether to show a progress bar.
+        **fit_kwargs
+            Passed on to :meth:`fit`.
+
+        Returns
+        -------
+        CalibrationCheck
+            Verdict by parameter, ranks and their plot; fits that failed are listed.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        SamplingError
+            If every fit failed.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("travel ~ 1 + (1 | Rail)", blm.load_dataset("Rail"))
+        >>> check = model.check_calibration(
+        ...     5, method="laplace", draws=100, random_seed=1, progressbar=False
+        ... )
+        >>> list(check.table().index[:3])
+        ['beta[Intercept]', 'sd[Rail, Intercept]', 'sigma']
+        """
+        from bayeslmm.checks.calibration import check_calibration
+        from bayeslmm.sampling.refit import refit_function, require_positive
+
+        require_positive(n=n, draws=draws)
+        return check_calibration(
+            self.design,
+            self.priors,
+            refit_function(self.design, self.priors, method, {"draws": draws, **fit_kwargs}),
+            n=n,
+            method=method,
+            alpha=alpha,
+            random_seed=random_seed,
+            progressbar=progressbar,
+        )
+
+    def _repr_html_(self) -> str:
+        return html_page(repr(self), self.priors.table(), ())
+
+    def __repr__(self) -> str:
+        lines = [
+            "Linear mixed model",
+            f"Formula: {self.formula}",
+            groups_line(self.design),
+            *design_notes(self.design),
+            *contrast_notes(self.design),
+        ]
+        return "\n".join(lines)

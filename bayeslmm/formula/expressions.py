@@ -1,0 +1,352 @@
+"""Python expressions in formulas: the few that are allowed. Nothing is evaluated here."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NoReturn
+
+from bayeslmm.exceptions import FormulaError
+from bayeslmm.formula.python_subset import Plain, parse_python, plain_python, shortened
+from bayeslmm.formula.signatures import (
+    CONSTANTS,
+    CONTRASTS,
+    FUNCTIONS,
+    MOST_BASIS,
+    MOST_HASHED,
+    NUMPY,
+    ROW_BY_ROW,
+    SIZES,
+    Signature,
+)
+
+LARGEST_INTEGER = 2**63 - 1
+
+ALLOWED = (
+    "Allowed are columns, numbers, + - * / // % **, comparisons, & | ~ and listed functions, "
+    "by name or as np.<name>."
+)
+_NP = f"NumPy's are {', '.join(f'np.{name}' for name in sorted(NUMPY))}."
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
+_BINARY = (*_ARITHMETIC, ast.BitAnd, ast.BitOr)
+_UNARY = (ast.UAdd, ast.USub, ast.Invert)
+_COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_HINTS: Mapping[type[ast.AST], str] = {
+    ast.BoolOp: "`and` and `or` are & and | here, with parentheses: (x > 1) & (z < 2).",
+    ast.Not: "`not` is ~ here.",
+    ast.IfExp: "A choice by row is np.where(condition, a, b).",
+    ast.Set: "A list is written [1, 2].",
+    ast.List: "Lists are options of functions, such as knots=[1, 2].",
+    ast.Tuple: "Lists are options of functions, such as knots=[1, 2].",
+    ast.In: "Compare with each value: (f == 'a') | (f == 'b').",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An expression that is allowed.
+
+    Attributes
+    ----------
+    tree : ast.expr
+        Names of columns that are no identifiers keep their backticks as `id`.
+    text : str
+        The expression in its canonical form, which reads as itself: ``I(x^2)`` is ``I(x ** 2)``.
+    variables : frozenset of str
+        Columns, without backticks.
+    functions : mapping of str to tuple
+        Functions called by bare name, each with the place of its first call in the expression.
+    size : int
+        Columns that polynomials and splines make.
+    """
+
+    tree: ast.expr
+    text: str
+    variables: frozenset[str]
+    functions: Mapping[str, tuple[int, int]]
+    size: int
+
+
+@lru_cache(maxsize=4096)
+def read(code: str) -> Reading:
+    """Read a Python expression of a formula.
+
+    Parameters
+    ----------
+    code : str
+        A Python expression; names in backticks are columns, and ``^`` is a power that binds as
+        Python's ``**`` and R's ``^`` do.
+
+    Returns
+    -------
+    Reading
+
+    Raises
+    ------
+    FormulaError
+        If it is no valid expression or holds what is not allowed; places are those in `code`.
+    """
+    plain = plain_python(code)
+    tree = parse_python(code, plain)
+    checker = _Checker(code, plain)
+    checker.value(tree)
+    return Reading(
+        tree=tree,
+        text=ast.unparse(tree),
+        variables=frozenset(checker.variables),
+        functions=MappingProxyType(checker.functions),
+        size=checker.size,
+    )
+
+
+# --- what is allowed -------------------------------------------------------------------
+
+
+class _Checker:
+    """Walks a tree, collects names, and refuses what is not on the list."""
+
+    def __init__(self, code: str, plain: Plain) -> None:
+        self.code = code
+        self.plain = plain
+        self.variables: set[str] = set()
+        self.functions: dict[str, tuple[int, int]] = {}
+        self.size = 0
+
+    def value(self, node: ast.expr) -> None:
+        """An expression that is computed for each row."""
+        match node:
+            case ast.Constant(value=bool() | int() | float()):
+                self.number(node)
+            case ast.Name():
+                self.name(node)
+            case ast.UnaryOp(op=op, operand=operand) if isinstance(op, _UNARY):
+                self.value(operand)
+            case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _BINARY):
+                self.value(left)
+                self.value(right)
+            case ast.Compare(left=left, ops=ops, comparators=others):
+                self.comparison(node, ops)
+                for operand in (left, *others):
+                    self.operand(operand)
+            case ast.Call():
+                self.call(node)
+            case ast.Attribute() if self.dotted(node) in CONSTANTS:
+                pass
+            case _:
+                self.refuse(node)
+
+    def number(self, node: ast.Constant) -> None:
+        if isinstance(node.value, int) and node.value > LARGEST_INTEGER:
+            self.fail(node, f"The number is larger than {LARGEST_INTEGER}; write it as 1e20.")
+
+    def name(self, node: ast.Name) -> None:
+        quoted = self.plain.quoted.get(node.col_offset)
+        name = self.source(node) if quoted is None else quoted
+        if quoted is None and name in CONSTANTS:
+            return
+        if quoted is None and _is_dunder(name):
+            self.fail(node, f"A column called {name} goes in backticks.")
+        self.variables.add(name)
+        node.id = name if _is_plain(name) else f"`{name}`"
+
+    def comparison(self, node: ast.Compare, ops: list[ast.cmpop]) -> None:
+        for op in ops:
+            if not isinstance(op, _COMPARISONS):
+                self.refuse(node, _HINTS[ast.In] if isinstance(op, ast.In | ast.NotIn) else "")
+
+    def operand(self, node: ast.expr) -> None:
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            self.value(node)
+
+    # --- calls
+
+    def call(self, node: ast.Call) -> None:
+        name = self.callee(node.func)
+        for argument in node.keywords:
+            if argument.arg is None or argument.arg.startswith("_"):
+                self.refuse(node)
+        if name == "offset":
+            signature: Signature | None = Signature(len(node.args))
+        else:
+            signature = NUMPY.get(name[3:]) if name.startswith("np.") else FUNCTIONS.get(name)
+        if signature is None:
+            for value in (*node.args, *(argument.value for argument in node.keywords)):
+                self.anything(value)
+        else:
+            self.arguments(node, name, signature)
+
+    def callee(self, node: ast.expr) -> str:
+        """Name of a function, as written; only those of NumPy have a dot."""
+        if isinstance(node, ast.Name) and node.col_offset not in self.plain.quoted:
+            name = self.source(node)
+            if _is_dunder(name):
+                self.fail(node, f"`{name}` is not a function of formulas.")
+            self.functions.setdefault(name, self.span(node))
+            node.id = name
+            return name
+        dotted = self.dotted(node)
+        if dotted.startswith("np.") and dotted[3:] in NUMPY:
+            return dotted
+        if dotted.startswith("np."):
+            similar = ROW_BY_ROW.get(dotted[3:])
+            hint = (
+                f" Over whole columns it would change with new data; see {similar}()."
+                if similar
+                else ""
+            )
+            self.fail(node, f"`{dotted}` is not a function of formulas.{hint} {_NP}")
+        self.refuse(node, "Functions are called by their names.")
+
+    def arguments(self, node: ast.Call, name: str, signature: Signature) -> None:
+        most = signature.values + len(signature.options)
+        written = [argument.arg for argument in node.keywords]
+        extra = [key for key in written if key not in signature.parameters]
+        given = dict(zip(signature.options, node.args[signature.values :], strict=False))
+        twice = [key for key in written if key in given]
+        few = len(node.args) < signature.values or (name == "Q" and not node.args)
+        if few or len(node.args) > most or extra or twice:
+            self.fail(node, f"The arguments of {name} are {_shown(name, signature)}.")
+        for value in node.args[: signature.values]:
+            self.operand(value) if name == "np.where" else self.value(value)
+        given |= {argument.arg: argument.value for argument in node.keywords if argument.arg}
+        for key, value in given.items():
+            self.option(name, key, value)
+
+    def option(self, name: str, key: str, value: ast.expr) -> None:
+        if name == "Q":
+            if not (isinstance(value, ast.Constant) and isinstance(value.value, str)):
+                self.fail(value, 'Q("a b") takes the name of a column as text.')
+            self.variables.add(value.value)
+        elif key == "contrasts" and name in ("C", "factor", "hashed"):
+            self.contrasts(value)
+        elif key in SIZES or (name == "hashed" and key == "levels"):
+            self.whole(key, value, MOST_HASHED if key == "levels" else SIZES[key])
+        else:
+            self.literal(key, value)
+
+    def contrasts(self, node: ast.expr) -> None:
+        called = node.func if isinstance(node, ast.Call) else node
+        name = self.source(called) if isinstance(called, ast.Name) else self.dotted(called)
+        if name not in CONTRASTS:
+            if isinstance(called, ast.Name | ast.Attribute):
+                self.fail(
+                    called, f"Contrasts are {', '.join(sorted(CONTRASTS))}, a list or a dict."
+                )
+            self.literal("contrasts", node)
+            return
+        if isinstance(node, ast.Call):
+            given = [*CONTRASTS[name][: len(node.args)], *(k.arg for k in node.keywords)]
+            wrong = len(node.args) > len(CONTRASTS[name]) or len(set(given)) < len(given)
+            if wrong or not set(given) <= set(CONTRASTS[name]):
+                options = ", ".join(CONTRASTS[name]) or "none"
+                self.fail(node, f"The options of {name} are {options}.")
+            for value in (*node.args, *(k.value for k in node.keywords)):
+                self.literal(name, value)
+
+    def whole(self, key: str, node: ast.expr, most: int) -> None:
+        if isinstance(node, ast.Constant) and node.value is None:
+            return
+        if not (isinstance(node, ast.Constant) and type(node.value) is int):
+            self.fail(node, f"{key} is a whole number, written out.")
+        if node.value > most:
+            self.fail(node, f"{key} is at most {most}.")
+        self.size += node.value
+
+    def literal(self, key: str, node: ast.expr) -> None:
+        """An option: numbers, text, TRUE, FALSE, None, and lists or dicts of them."""
+        match node:
+            case ast.Constant(value=bool() | int() | float()):
+                self.number(node)
+            case ast.Constant(value=str() | None):
+                pass
+            case ast.Name() if self.source(node) in CONSTANTS:
+                pass
+            case ast.Attribute() if self.dotted(node) in CONSTANTS:
+                pass
+            case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
+                self.literal(key, operand)
+            case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _ARITHMETIC):
+                self.literal(key, left)
+                self.literal(key, right)
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                self.items(key, node, items)
+            case ast.Dict(keys=keys, values=values) if None not in keys:
+                self.items(key, node, [*(k for k in keys if k is not None), *values])
+            case _:
+                self.fail(
+                    node,
+                    f"`{key}` is written out: a number, text, TRUE, FALSE, None or a list such as "
+                    "[1, 2].",
+                )
+
+    def items(self, key: str, node: ast.expr, items: list[ast.expr]) -> None:
+        if key in ("knots", "boundary_knots"):
+            if len(items) > MOST_BASIS:
+                self.fail(node, f"There are {len(items)} knots; at most {MOST_BASIS} are allowed.")
+            self.size += len(items)
+        for item in items:
+            self.literal(key, item)
+
+    def anything(self, node: ast.expr) -> None:
+        """An argument of a function of the user's."""
+        containers = ast.List | ast.Tuple | ast.Dict
+        if isinstance(node, containers) or (
+            isinstance(node, ast.Constant) and isinstance(node.value, str | None)
+        ):
+            self.literal("argument", node)
+        else:
+            self.value(node)
+
+    # --- places and messages
+
+    def source(self, node: ast.expr) -> str:
+        """The text of a node: names are compared as written, not as Python normalises them."""
+        return self.plain.text[node.col_offset : node.end_col_offset]
+
+    def dotted(self, node: ast.expr) -> str:
+        """``np.log`` or ``contr.sum``; empty for any other node."""
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            return ""
+        text = "".join(self.source(node).split())
+        return text if text.split(".")[0] in ("np", "contr") else ""
+
+    def span(self, node: ast.expr) -> tuple[int, int]:
+        places = self.plain.places
+        last = (node.end_col_offset or node.col_offset + 1) - 1
+        return places[node.col_offset], places[last] + 1
+
+    def fail(self, node: ast.expr, message: str) -> NoReturn:
+        raise FormulaError(message, self.code, *self.span(node))
+
+    def refuse(self, node: ast.expr, hint: str = "") -> NoReturn:
+        start, end = self.span(node)
+        if isinstance(node, ast.Attribute):
+            hint = hint or f"A column called {self.source(node)} goes in backticks."
+        if isinstance(node, ast.UnaryOp):
+            hint = hint or _HINTS.get(type(node.op), "")
+        hint = hint or _HINTS.get(type(node), "")
+        message = (
+            f"`{shortened(self.code[start:end])}` is not allowed in a formula. {hint}".rstrip()
+        )
+        raise FormulaError(f"{message} {ALLOWED}", self.code, start, end)
+
+
+def _shown(name: str, signature: Signature) -> str:
+    values = {0: (), 1: ("x",), 2: ("x", "y"), 3: ("x", "y", "z")}[signature.values]
+    if name == "np.where":
+        values = ("condition", "x", "y")
+    return f"{name}({', '.join([*values, *(f'{key}=' for key in signature.parameters)])})"
+
+
+def _is_dunder(name: str) -> bool:
+    return name.startswith("__")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a column can stand in Python without backticks."""
+    reserved = name in CONSTANTS or keyword.iskeyword(name) or _is_dunder(name)
+    return name.isidentifier() and not reserved

@@ -1,0 +1,336 @@
+"""Grammar of formulas: brackets, sums of terms, and what no formula may contain."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from bayeslmm.exceptions import FormulaError
+from bayeslmm.formula.formulaic_seam import FUNCTIONS, Token, check_terms, expression
+
+EXAMPLE = "y ~ x + (x | group)"
+
+LONGEST = 20_000
+"""Characters of a formula."""
+
+DEEPEST = 20
+"""Parentheses inside parentheses."""
+
+MOST_BASIS_COLUMNS = 1000
+"""Columns that all polynomials and splines of a formula make."""
+
+_OPERATORS = frozenset({"~", "|", "||", "+", "-", "*", "/", ":", "^", "**", "%in%"})
+_CLOSING = {"(": ")", "[": "]"}
+
+# --- tokens and brackets ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A bracketed part of a formula."""
+
+    items: tuple["Item", ...]
+    start: int
+    end: int
+
+
+type Item = Token | Group
+
+
+def fail(message: str, source: str, items: Sequence[Item]) -> NoReturn:
+    """Raise with carets under `items`."""
+    raise FormulaError(message, source, items[0].start, items[-1].end)
+
+
+def is_operator(item: Item, *symbols: str) -> bool:
+    """Tell whether an item is one of these operators."""
+    return isinstance(item, Token) and item.kind == "operator" and item.text in symbols
+
+
+def check_text(source: str) -> None:
+    """Reject what is no text, too long to be read, or cannot be written to any file."""
+    if not isinstance(source, str):
+        raise FormulaError(
+            f"A formula is a string such as {EXAMPLE!r}, got {type(source).__name__}."
+        )
+    if len(source) > LONGEST:
+        raise FormulaError(
+            f"The formula has {len(source)} characters; at most {LONGEST} are allowed. It starts "
+            f"with `{source[:60]}`."
+        )
+    surrogate = re.search("[\ud800-\udfff]", source)
+    if surrogate:
+        raise FormulaError(
+            "This is half of a character (a surrogate), which is no text.",
+            source,
+            *surrogate.span(),
+        )
+
+
+def check_tokens(source: str, found: list[Token], functions: Collection[str] = ()) -> None:
+    """Reject what no side of a formula may contain; `functions` are the user's."""
+    size = 0
+    for token in found:
+        if token.kind == "operator" and token.text.replace(" ", "") not in _OPERATORS:
+            fail(
+                f"`{token.text}` is not a formula operator; the operators are "
+                f"{' '.join(sorted(_OPERATORS))}. Python expressions go inside I( ).",
+                source,
+                [token],
+            )
+        if token.text == ".":
+            fail(
+                "`.` for all other columns is not supported; write the columns out.",
+                source,
+                [token],
+            )
+        if token.text == "[":
+            fail("Square brackets have no meaning here; use parentheses.", source, [token])
+        if token.kind == "python":
+            size += _checked_size(source, token, functions)
+            if size > MOST_BASIS_COLUMNS:
+                message = "The polynomials and splines up to here have more than "
+                fail(f"{message}{MOST_BASIS_COLUMNS} columns.", source, [token])
+
+
+def blank_strings(text: str, kept: str = "") -> str:
+    """Blank quoted strings, keeping positions, except a string equal to `kept`."""
+
+    def blank(match: re.Match[str]) -> str:
+        return match[0] if kept and match[2] == kept else " " * len(match[0])
+
+    return re.sub(r"(\"|')((?:\\.|(?!\1).)*)\1", blank, text)
+
+
+def _checked_size(source: str, token: Token, functions: Collection[str]) -> int:
+    """Reject Python that cannot be evaluated, before any data are seen; the columns it makes."""
+    reading = expression(source, token)
+    called = reading.functions
+    if "offset" in called and not is_offset(token):
+        fail("offset() must be a term of its own.", source, [token])
+    for name in sorted(set(called) - {"offset", *FUNCTIONS, *functions}):
+        shift = token.start + (token.text[0] == "{")
+        start, end = (shift + place for place in called[name])
+        raise FormulaError(unknown_function(name, functions, token.text), source, start, end)
+    return reading.size
+
+
+def unknown_function(name: str, functions: Collection[str], text: str = "") -> str:
+    """Say that a function is not known, and which are."""
+    bar = " A random-effects term needs `+` before its parenthesis." if "|" in text else ""
+    own = f", yours {', '.join(sorted(functions))}" if functions else ""
+    return (
+        f"Unknown function `{name}`.{bar} The functions are {', '.join(FUNCTIONS)}{own}; NumPy's "
+        f"are np.<name>. Your own: LMM(..., functions={{'{name}': {name}}})."
+    )
+
+
+def nest(source: str, found: Sequence[Token]) -> tuple[Item, ...]:
+    """Match brackets: every ``( ... )`` becomes one group."""
+    stack: list[tuple[Token | None, list[Item]]] = [(None, [])]
+    for token in found:
+        if token.kind == "context" and token.text in _CLOSING:
+            stack.append((token, []))
+            if len(stack) > DEEPEST + 1:
+                fail(f"Parentheses are nested more than {DEEPEST} deep here.", source, [token])
+        elif token.kind == "context":
+            opening, items = stack.pop()
+            if opening is None or _CLOSING[opening.text] != token.text:
+                fail(f"This `{token.text}` closes nothing; remove it.", source, [token])
+            if not items:
+                fail("There is nothing inside these parentheses.", source, [opening, token])
+            stack[-1][1].append(Group(tuple(items), opening.start, token.end))
+        else:
+            stack[-1][1].append(token)
+    opening, items = stack[-1]
+    if opening is not None:
+        closing = _CLOSING[opening.text]
+        fail(f"This `{opening.text}` is never closed; add `{closing}`.", source, [opening])
+    return tuple(items)
+
+
+def flat(items: Sequence[Item]) -> Iterator[Token]:
+    """Yield the tokens of nested items, without their brackets."""
+    for item in items:
+        if isinstance(item, Group):
+            yield from flat(item.items)
+        else:
+            yield item
+
+
+# --- sums of terms ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One signed term of a sum; `sign_at` is the position of its sign, if written."""
+
+    negative: bool
+    sign_at: int | None
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A sum read: its intercept (None if not mentioned), terms, bar groups and offsets."""
+
+    intercept: bool | None
+    terms: tuple[_Part, ...]
+    bars: tuple[Group, ...]
+    offsets: tuple[Token, ...]
+
+    @property
+    def text(self) -> str:
+        """The terms in canonical form after an explicit intercept."""
+        pieces = ["0" if self.intercept is False else "1"]
+        for part in self.terms:
+            pieces += ["-" if part.negative else "+", _render(part.items)]
+        return " ".join(pieces)
+
+
+def _split_sum(source: str, items: Sequence[Item]) -> Iterator[_Part]:
+    """Split at the top-level ``+`` and ``-``; signs in a row multiply."""
+    negative, sign_at, current = False, None, list[Item]()
+    for item in items:
+        if not is_operator(item, "+", "-"):
+            current.append(item)
+            continue
+        if current:
+            yield _Part(negative, sign_at, tuple(current))
+            negative, current = False, []
+        negative ^= is_operator(item, "-")
+        sign_at = item.start
+    if not current:
+        last = source[items[-1].start : items[-1].end]
+        fail(f"There is nothing after this `{last}`.", source, items[-1:])
+    yield _Part(negative, sign_at, tuple(current))
+
+
+def read_sum(source: str, items: Sequence[Item]) -> Sum:
+    """Sort the terms of a sum into intercept, fixed terms, bar groups and offsets."""
+    for item in items:
+        if is_operator(item, "|", "||"):
+            fail(
+                "A random-effects term must be in parentheses, as in (x | group).",
+                source,
+                [item],
+            )
+    intercept: bool | None = None
+    terms: list[_Part] = []
+    bars: list[Group] = []
+    offsets: list[Token] = []
+    for part in _split_sum(source, items):
+        only = part.items[0] if len(part.items) == 1 else None
+        inner = _inside(source, part)
+        opened = None if inner is None else _opened(part, inner)
+        if isinstance(only, Token) and only.kind == "value" and only.text in ("0", "1"):
+            intercept = (only.text == "1") != part.negative
+        elif isinstance(only, Token) and is_offset(only):
+            _check_added("offset() cannot be subtracted; write offset(-x).", source, part)
+            offsets.append(only)
+        elif isinstance(only, Group) and has_bar(only):
+            _check_added("A random-effects term cannot be subtracted; leave it out.", source, part)
+            bars.append(only)
+        elif opened is not None:
+            intercept = intercept if opened.intercept is None else opened.intercept
+            terms += opened.terms
+            bars += opened.bars
+            offsets += opened.offsets
+        else:
+            _check_plain(source, part, inner)
+            terms.append(part)
+    return Sum(intercept, tuple(terms), tuple(bars), tuple(offsets))
+
+
+def _inside(source: str, part: _Part) -> Sum | None:
+    """The sum inside a part that is one parenthesised sum and no random-effects term."""
+    only = part.items[0]
+    if len(part.items) > 1 or not isinstance(only, Group) or has_bar(only):
+        return None
+    return read_sum(source, only.items)
+
+
+def _opened(part: _Part, inner: Sum) -> Sum | None:
+    """The terms of a parenthesised sum without its parentheses; None where they must stay."""
+    if part.negative or any(term.negative for term in inner.terms):
+        return None
+    terms = list(inner.terms)
+    if terms and terms[0].sign_at is None:
+        terms[0] = _Part(False, part.sign_at, terms[0].items)
+    return Sum(inner.intercept, tuple(terms), inner.bars, inner.offsets)
+
+
+def has_bar(item: Item) -> bool:
+    """Tell whether an item is a parenthesised random-effects term."""
+    return isinstance(item, Group) and any(is_operator(i, "|", "||") for i in item.items)
+
+
+def is_offset(token: Token) -> bool:
+    """Tell whether a token is a call of ``offset``."""
+    return token.kind == "python" and token.text.startswith("offset(")
+
+
+def _check_added(message: str, source: str, part: _Part) -> None:
+    if part.negative:
+        fail(message, source, part.items)
+
+
+def _check_plain(source: str, part: _Part, inner: Sum | None) -> None:
+    """Reject bars and offsets inside products, and operators without an operand."""
+    operator_before = True
+    for i, item in enumerate(part.items):
+        operator = is_operator(item, *_OPERATORS)
+        if operator and (operator_before or i == len(part.items) - 1):
+            fail(f"A term is missing next to this `{_render([item])}`.", source, [item])
+        operator_before = operator
+        if isinstance(item, Token) and is_offset(item):
+            fail("offset() must be a term of its own.", source, [item])
+        if has_bar(item):
+            touching = any(is_operator(i, *_OPERATORS) for i in part.items)
+            fail(
+                "A random-effects term is added with `+`; it cannot be part of an interaction."
+                if touching
+                else "A `+` is missing next to this random-effects term.",
+                source,
+                [item],
+            )
+        if isinstance(item, Group):
+            inside = inner or read_sum(source, item.items)
+            if inside.bars or inside.offsets:
+                fail(
+                    "Random-effects terms and offsets must stand outside these parentheses.",
+                    source,
+                    [item],
+                )
+
+
+def _render(items: Sequence[Item]) -> str:
+    pieces: list[str] = []
+    for i, item in enumerate(items):
+        if isinstance(item, Group):
+            pieces.append(f"({_render(item.items)})")
+        elif item.kind != "operator" or item.text in (":", "^", "**") or i == 0:
+            pieces.append(item.text)
+        else:
+            pieces.append(f" {item.text} ")
+    return "".join(pieces)
+
+
+def verified(source: str, side: Sum) -> str:
+    """The text of a side, once formulaic has accepted it in its original place."""
+    if not side.terms:
+        return side.text
+    canvas = [" "] * len(source)
+    for part in side.terms:
+        start, end = part.items[0].start, part.items[-1].end
+        canvas[start:end] = source[start:end]
+        if part.sign_at is not None:
+            canvas[part.sign_at] = "-" if part.negative else "+"
+    text = "".join(canvas).rstrip()
+    shift = len(text) - len(text.lstrip())
+    try:
+        check_terms(text[shift:])
+    except FormulaError as error:
+        start, end = (shift + (place or 0) for place in (error.start, error.end))
+        raise FormulaError(error.message, source, start, end) from error
+    return side.text

@@ -1,1 +1,0 @@
-"""Estimates and samplers: REML, ML, MAP, profiles, Laplace, NUTS; diagnostics."""

@@ -1,0 +1,228 @@
+"""What one fit has to say in a table of models: parameters and measures of fit as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.comparison.evidence import log_evidence
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit
+from bayeslmm.exceptions import PriorError, SamplingError
+from bayeslmm.priors.record import Priors
+from bayeslmm.report.words import wald_scales
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.summaries.estimate_tables import information_criteria, summary_table
+from bayeslmm.summaries.parameters import Parameter, parameters
+from bayeslmm.summaries.posterior_tables import interval, interval_defaults, parameter_matrix
+from bayeslmm.summaries.variance_tables import (
+    Quantity,
+    Uncertainty,
+    estimate_table,
+    icc_quantity,
+    posterior_table,
+    r2_quantity,
+)
+
+Array = NDArray[np.float64]
+
+NUMBERS = ["estimate", "std_error", "conf_low", "conf_high", "df", "statistic", "p_value"]
+
+Key = tuple[str, str, str]
+"""Part, group and term of a row."""
+
+GOODNESS = ("nobs", "levels", "icc", "r2", "loglik", "aic", "bic", "log_evidence")
+"""Measures of fit that a table can show."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Column:
+    """One fit of a table of models.
+
+    Attributes
+    ----------
+    method : str
+        "REML", "ML", "MAP" or, for a posterior, its engine.
+    bayesian : bool
+        Whether it is a posterior.
+    parameters : pandas.DataFrame
+        Columns estimate, std_error, conf_low, conf_high, df, statistic and p_value, NaN where they
+        do not apply; rows by part ("fixed", "random" or "residual"), group and term.
+    goodness : pandas.DataFrame
+        Columns estimate, std_error, conf_low and conf_high; rows by measure and group.
+    estimand, interval : str
+        What the numbers are, for the footnote.
+    design : Design
+        The design of the model: whether fits can be compared depends on its data.
+    terms : mapping
+        Coefficients that each row of `parameters` is about.
+    """
+
+    method: str
+    bayesian: bool
+    parameters: pd.DataFrame
+    goodness: pd.DataFrame
+    estimand: str
+    interval: str
+    design: Design
+    terms: Mapping[Key, tuple[str, ...]]
+
+    @property
+    def response(self) -> str:
+        """Response as written."""
+        return self.design.response
+
+    @property
+    def formula(self) -> str:
+        """Formula as written."""
+        return self.design.formula.source
+
+    @property
+    def dropped(self) -> int:
+        """Rows left out for missing values."""
+        return len(self.design.dropped)
+
+    @property
+    def label(self) -> str:
+        """How the fit was made."""
+        return f"Posterior ({self.method})" if self.bayesian else self.method
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether an estimate lacks an interval."""
+        return bool(self.parameters["conf_low"].isna().any())
+
+
+def estimate_column(fit: Fit, design: Design, modes: Sequence[Array], level: float) -> Column:
+    """Column of a REML, ML or MAP fit with random effects `modes`."""
+    table = summary_table(fit, design, level).reindex(columns=NUMBERS)
+    table.index = _index(parameters(design))
+    _, aic, bic = information_criteria(fit)
+    rows = _sizes(design)
+    uncertainty = Uncertainty(method=None, level=level, draws=2, random_seed=None)
+    for measure, quantity in _shares(design).items():
+        shares = estimate_table(quantity, design, fit, modes, uncertainty)["estimate"]
+        rows |= {(measure, str(name)): [value] for name, value in shares.items()}
+    if fit.method != "MAP":
+        rows |= {("loglik", ""): [fit.log_likelihood], ("aic", ""): [aic], ("bic", ""): [bic]}
+    if fit.method == "MAP":
+        table[["df", "statistic", "p_value"]] = np.nan  # tests are not of posteriors
+    return Column(
+        method=fit.method,
+        bayesian=False,
+        parameters=table,
+        goodness=_goodness(rows),
+        estimand=_estimand(fit, design),
+        interval=f"{100 * level:g} % {_interval(fit, design)}",
+        design=design,
+        terms=_terms(parameters(design)),
+    )
+
+
+def posterior_column(
+    data: xr.DataTree,
+    design: Design,
+    priors: Priors,
+    joint: JointDraws,
+    prob: float | None,
+) -> Column:
+    """Column of a posterior with draws `joint`."""
+    prob, kind = interval_defaults(prob)
+    rows = parameters(design)
+    dataset = data["posterior"].to_dataset()
+    draws = parameter_matrix(dataset, design, rows)
+    lower, upper = interval(draws, prob, kind)
+    table = pd.DataFrame(
+        {
+            "estimate": draws.mean(axis=0),
+            "std_error": draws.std(axis=0, ddof=1),
+            "conf_low": lower,
+            "conf_high": upper,
+        },
+        index=_index(rows),
+    ).reindex(columns=NUMBERS)
+    measures = _sizes(design)
+    for measure, quantity in _shares(design).items():
+        for name, row in posterior_table(quantity, joint, prob).iterrows():
+            measures[measure, str(name)] = [row["mean"], row["sd"], *row.iloc[-2:]]
+    if (evidence := evidence_of(data.attrs, priors)) is not None:
+        measures["log_evidence", ""] = list(evidence)
+    names = {"eti": "equal-tailed", "hdi": "highest-density"}
+    return Column(
+        method=str(data.attrs["method"]),
+        bayesian=True,
+        parameters=table,
+        goodness=_goodness(measures),
+        estimand="posterior means",
+        interval=f"{100 * prob:g} % {names.get(kind, kind)} credible intervals",
+        design=design,
+        terms=_terms(parameters(design)),
+    )
+
+
+def evidence_of(attrs: Mapping[Any, Any], priors: Priors) -> tuple[float, float] | None:
+    """Log evidence and its Monte Carlo error; None where there is none."""
+    try:
+        evidence = log_evidence(attrs, priors)
+    except (PriorError, SamplingError):
+        return None
+    return evidence.value, evidence.error
+
+
+def _estimand(fit: Fit, design: Design) -> str:
+    if fit.method == "MAP":
+        if fit.given_beta or not design.p:
+            return "posterior modes"
+        return "posterior modes of the covariance parameters, means of the fixed effects given them"
+    restricted = "restricted " if fit.method == "REML" else ""
+    return f"{restricted}maximum likelihood estimates"
+
+
+def _interval(fit: Fit, design: Design) -> str:
+    """Kind of the intervals."""
+    scales = wald_scales(design)
+    if fit.method == "MAP":
+        return f"intervals of a normal approximation to the posterior at its mode ({scales})"
+    fixed = "Satterthwaite t for fixed effects, else " if design.p else ""
+    return f"confidence intervals ({fixed}Wald: {scales})"
+
+
+def _key(p: Parameter) -> Key:
+    if p.kind == "sigma":
+        return "residual", "", "sigma"
+    if p.kind == "beta":
+        return "fixed", "", p.terms[0]
+    return "random", p.group or "", f"{p.kind}({', '.join(p.terms)})"
+
+
+def _terms(rows: Sequence[Parameter]) -> dict[Key, tuple[str, ...]]:
+    return {_key(p): p.terms for p in rows}
+
+
+def _index(rows: Sequence[Parameter]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_tuples([_key(p) for p in rows], names=["part", "group", "term"])
+
+
+def _sizes(design: Design) -> dict[tuple[str, str], list[float]]:
+    rows: dict[tuple[str, str], list[float]] = {("nobs", ""): [design.n]}
+    return rows | {("levels", factor.name): [factor.n_levels] for factor in design.random}
+
+
+def _shares(design: Design) -> dict[str, Quantity]:
+    """Shares of the variance by measure."""
+    if not design.random:
+        return {}
+    return {"icc": icc_quantity(design), "r2": r2_quantity(design, "nakagawa")}
+
+
+def _goodness(rows: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
+    order = sorted(rows, key=lambda key: GOODNESS.index(key[0]))
+    padded = [[*rows[key], *[np.nan] * (4 - len(rows[key]))] for key in order]
+    index = pd.MultiIndex.from_tuples(order, names=["measure", "group"])
+    return pd.DataFrame(padded, index=index, columns=NUMBERS[:4], dtype=float)

@@ -1,0 +1,256 @@
+"""One or several fits side by side, as a table for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import pandas as pd
+
+from bayeslmm.fits.posterior_base import PosteriorBase
+from bayeslmm.report.columns import GOODNESS, Column
+from bayeslmm.report.markup import Format, Markup, TextTable, render
+from bayeslmm.report.model_text import (
+    STATISTICS,
+    Statistic,
+    Texts,
+    default_caption,
+    fit_keys,
+    footnotes,
+    parameter_keys,
+    row_groups,
+)
+from bayeslmm.summaries.parameters import probability
+from bayeslmm.summaries.posterior_tables import interval_defaults
+
+LEVEL = 0.95
+"""Coverage of the intervals of a table of estimates alone."""
+
+FORMATS = ("markdown", "html", "latex", "frame")
+
+
+@runtime_checkable
+class Tabulated(Protocol):
+    """What is needed of a fit: its column of the table."""
+
+    def _column(self, level: float) -> Column:
+        """Numbers of the fit."""
+        ...
+
+
+def model_table(
+    fits: Any,
+    *,
+    format: Literal["markdown", "html", "latex", "frame"] = "markdown",
+    statistic: Statistic | Sequence[Statistic] | None = "interval",
+    digits: int = 3,
+    labels: Mapping[str, str] | None = None,
+    goodness: Sequence[str] | None = None,
+    level: float | None = None,
+    prob: float | None = None,
+    caption: str | None = None,
+) -> Markup | pd.DataFrame:
+    """Put one or several fits side by side: estimates and posteriors in one table.
+
+    Parameters
+    ----------
+    fits : Estimate, Posterior, or mapping of str to them, or sequence of them
+        The fits; the keys of a mapping head the columns.
+    format : {"markdown", "html", "latex", "frame"}
+        Language of the table: Markdown, HTML with caption and scoped headings, LaTeX for the
+        package booktabs, or a data frame of the numbers at full precision.
+    statistic : {"interval", "std_error", "statistic", "p_value"}, or several of them, or None
+        What stands beside each estimate. t statistics and p-values are those of fixed effects of
+        REML and ML fits; a posterior and its mode (MAP) have none.
+    digits : int
+        Significant digits of the smallest standard error of a row; all numbers of the row have as
+        many decimals. The data frame is not rounded.
+    labels : mapping of str to str, optional
+        Other texts for coefficients (``"Days"``), grouping factors (``"Subject"``) and measures of
+        fit (``"nobs"``).
+    goodness : sequence of str, optional
+        Which measures of fit, of "nobs", "levels", "icc", "r2", "loglik", "aic", "bic" and
+        "log_evidence"; all that are known by default.
+    level, prob : float, optional
+        Coverage of all intervals of the table, confidence and credible ones alike, by either name.
+        By default ArviZ's ``rcParams["stats.ci_prob"]`` where a posterior is among the fits, else
+        0.95. The heading of each column states it.
+    caption : str, optional
+        Caption; names the response by default.
+
+    Returns
+    -------
+    Markup or pandas.DataFrame
+        A string that notebooks show as a table; or, for "frame", rows by part, group and term and
+        columns by model and statistic. Rows are on the scale of the response: standard deviations
+        and correlations, not variances.
+
+    Raises
+    ------
+    TypeError
+        If something else than a fit is given.
+    ValueError
+        If an option is unknown, no fit is given, or `level` and `prob` differ.
+
+    Notes
+    -----
+    Footnotes say what each column holds: a confidence interval and a credible interval answer
+    different questions. They also say where likelihoods cannot be compared, by the rules of
+    :func:`bayeslmm.compare`: other rows, response or weights, REML with other fixed effects. A
+    posterior has its mean and standard deviation where an estimate has its value and standard
+    error. The ICC is each grouping factor's share of the variance given the fixed effects.
+
+    References
+    ----------
+    Follows R's ``modelsummary::modelsummary`` and ``sjPlot::tab_model``.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+    >>> print(blm.model_table({"REML": model.reml()}, goodness=["nobs"]))
+    **Models of Yield**
+    <BLANKLINE>
+    | Term | REML [95 %] |
+    | --- | ---: |
+    | **Fixed effects** |  |
+    | Intercept | 1527.5 [1477.7, 1577.3] |
+    | **Random effects by Batch** |  |
+    | sd(Intercept) | 42.0 [18.9, 93.1] |
+    | **Residual** |  |
+    | σ | 49.51 [37.31, 65.70] |
+    | **Fit** |  |
+    | Rows | 30 |
+    <BLANKLINE>
+    ...
+    """
+    shown = _checked(format, statistic, digits, goodness)
+    named = _named(fits)
+    level = common_level(list(named.values()), level, prob)
+    columns = columns_of(named, level)
+    chosen = GOODNESS if goodness is None else tuple(goodness)
+    if format == "frame":
+        return _frame(columns, chosen, level)
+    table = TextTable(
+        caption=default_caption(columns) if caption is None else caption,
+        header=("Term", *_headings(columns, shown, level)),
+        groups=row_groups(columns, chosen, shown, digits, Texts(labels or {})),
+        notes=footnotes(columns, chosen, shown),
+    )
+    return render(table, format)
+
+
+def table_text(fit: Any, *, format: Format, **options: Any) -> Markup:
+    """Table of one fit as text."""
+    table = model_table(fit, format=format, **options)
+    if isinstance(table, pd.DataFrame):
+        raise AssertionError("a table of text was asked for")
+    return table
+
+
+def columns_of(named: Mapping[str | int, Tabulated], level: float) -> dict[str, Column]:
+    """Columns of the fits by their headings, all with intervals of one coverage."""
+    found: dict[str, Column] = {}
+    for name, fit in named.items():
+        column = fit._column(level)
+        found[_free(found, column.label if isinstance(name, int) else name)] = column
+    return found
+
+
+def common_level(fits: Sequence[Any], level: float | None, prob: float | None) -> float:
+    """The one coverage of the intervals of a table.
+
+    Raises
+    ------
+    ValueError
+        If it is no probability, or two different ones are given.
+    """
+    given = [
+        probability(value, name)
+        for name, value in (("level", level), ("prob", prob))
+        if value is not None
+    ]
+    if len(set(given)) > 1:
+        raise ValueError(
+            f"level={level!r} and prob={prob!r}: all intervals of a table have one coverage, so "
+            "give one of them."
+        )
+    if given:
+        return given[0]
+    posterior = any(isinstance(fit, PosteriorBase) for fit in fits)
+    return interval_defaults()[0] if posterior else LEVEL
+
+
+def _named(fits: Any) -> dict[str | int, Tabulated]:
+    """Fits by the names that the user gave them, or by their places."""
+    if isinstance(fits, Tabulated):
+        fits = [fits]
+    named: dict[str | int, Any] = (
+        {str(name): fit for name, fit in fits.items()}
+        if isinstance(fits, Mapping)
+        else dict(enumerate(_listed(fits)))
+    )
+    for fit in named.values():
+        if not isinstance(fit, Tabulated):
+            raise TypeError(
+                f"An estimate or a posterior is expected, got {type(fit).__name__}: "
+                'model_table({"REML": model.reml(), "Bayes": model.fit()}).'
+            )
+    if not named:
+        raise ValueError("No fit is given: at least one estimate or posterior is expected.")
+    return named
+
+
+def _headings(columns: Mapping[str, Column], shown: Sequence[Statistic], level: float) -> list[str]:
+    """Names of the columns, with the coverage of what stands in brackets below."""
+    percent = f" [{100 * level:g} %]" if "interval" in shown else ""
+    return [f"{name}{percent}" for name in columns]
+
+
+def _listed(fits: Any) -> Sequence[Any]:
+    return list(fits) if isinstance(fits, Sequence) and not isinstance(fits, str) else [fits]
+
+
+def _free(taken: Mapping[str, Any], name: str) -> str:
+    heading, count = name, 1
+    while heading in taken:
+        count += 1
+        heading = f"{name} {count}"
+    return heading
+
+
+def _checked(format: Any, statistic: Any, digits: object, goodness: Any) -> tuple[Statistic, ...]:
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: one of {', '.join(map(repr, FORMATS))} is expected.")
+    if (
+        isinstance(digits, bool)
+        or not isinstance(digits, Integral)
+        or int(digits) not in range(1, 11)
+    ):
+        raise ValueError(f"digits={digits!r}: a whole number from 1 to 10 is expected.")
+    shown = (statistic,) if isinstance(statistic, str) else tuple(statistic or ())
+    if unknown := [name for name in shown if name not in STATISTICS]:
+        allowed = ", ".join(map(repr, STATISTICS))
+        raise ValueError(f"statistic={unknown!r}: of {allowed} is expected, or None.")
+    if isinstance(goodness, str) or not set(goodness or ()) <= set(GOODNESS):
+        allowed = ", ".join(map(repr, GOODNESS))
+        raise ValueError(f"goodness={goodness!r}: a list of {allowed} is expected.")
+    return shown
+
+
+def _frame(columns: Mapping[str, Column], chosen: Sequence[str], level: float) -> pd.DataFrame:
+    """Numbers of all fits, rows in the order of the table."""
+    parts = []
+    for column in columns.values():
+        good = column.goodness[column.goodness.index.get_level_values(0).isin(chosen)]
+        keys = [("fit", group, measure) for measure, group in good.index]
+        index = pd.MultiIndex.from_tuples(keys, names=column.parameters.index.names)
+        whole = good.set_axis(index, axis=0).reindex(columns=column.parameters.columns)
+        parts.append(pd.concat([column.parameters, whole]) if len(good) else column.parameters)
+    keys = [*parameter_keys(columns.values()), *fit_keys(columns, chosen)]
+    index = pd.MultiIndex.from_tuples(keys, names=parts[0].index.names)
+    wide = [part.reindex(index) for part in parts]
+    table = pd.concat(wide, axis=1, keys=list(columns), names=["model", "statistic"])
+    table.attrs["level"] = level
+    return table

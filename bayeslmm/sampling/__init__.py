@@ -1,0 +1,1 @@
+"""Posteriors: the collapsed sampler, Laplace, PyMC and NUTS, diagnostics, joint draws."""

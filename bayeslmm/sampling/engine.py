@@ -1,0 +1,140 @@
+"""Choice of the engine that samples the posterior."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import xarray as xr
+
+from bayeslmm.data.design import Design
+from bayeslmm.exceptions import SamplingError
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.collapsed import fit_collapsed
+from bayeslmm.sampling.laplace import fit_laplace
+
+_log = logging.getLogger(__name__)
+
+FitMethod = Literal["auto", "collapsed", "nuts", "laplace"]
+
+COLLAPSED_OPTIONS = frozenset({"store_u", "progressbar"})
+SHARED_OPTIONS = frozenset({"progressbar"})
+
+NUTS_OPTIONS = frozenset({"tune", "cores", "target_accept", "nuts_sampler"})
+"""Options of NUTS that "auto" takes, for the case that it falls back to it."""
+
+MARGINAL_LEVELS = 2_000
+"""Most levels for which NUTS on the marginal model is cheap enough to fall back to."""
+
+
+def sample_posterior(
+    design: Design,
+    system: Callable[[], Plan],
+    priors: Priors,
+    *,
+    method: FitMethod = "auto",
+    draws: int = 1000,
+    chains: int = 4,
+    random_seed: int | np.random.Generator | None = None,
+    options: Mapping[str, Any],
+) -> xr.DataTree:
+    """Draw from the posterior by one of the engines.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    system : callable
+        Returns its cross-products.
+    priors : Priors
+        Its priors.
+    method : {"auto", "collapsed", "nuts", "laplace"}
+        The engine; "auto" is "collapsed" with NUTS to fall back to.
+    draws, chains : int
+        Size of the result.
+    random_seed : int or numpy.random.Generator, optional
+        Source of randomness.
+    options : mapping
+        Further arguments of the engine.
+
+    Returns
+    -------
+    xarray.DataTree
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    TypeError
+        If the engine has no such option.
+    SamplingError
+        If the engine fails.
+    """
+    if method not in get_args(FitMethod):
+        allowed = ", ".join(map(repr, get_args(FitMethod)))
+        raise ValueError(f"method={method!r}: one of {allowed} is expected")
+    size: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
+    if method == "nuts":
+        if "store_u" in options:
+            raise TypeError("store_u is an option of the collapsed sampler: NUTS stores all draws.")
+        return _sample_nuts(design, priors, system, size, options)
+    if method == "auto":
+        return _sample_auto(design, system, priors, size, options)
+    known = COLLAPSED_OPTIONS if method == "collapsed" else SHARED_OPTIONS
+    if unknown := sorted(set(options) - known):
+        raise TypeError(
+            f"method={method!r} has no option {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(known))}. Options of pymc.sample belong to method='nuts'."
+        )
+    if method == "collapsed":
+        return fit_collapsed(design, system(), priors, **size, **options)
+    return fit_laplace(design, system(), priors, **size)
+
+
+def _sample_auto(
+    design: Design,
+    system: Callable[[], Plan],
+    priors: Priors,
+    size: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> xr.DataTree:
+    own = {key: value for key, value in options.items() if key in COLLAPSED_OPTIONS}
+    others = {key: value for key, value in options.items() if key != "store_u"}
+    if "form" in options:
+        raise TypeError("form= is an option of method='nuts': add method='nuts'.")
+    unused = sorted(set(others) - SHARED_OPTIONS)
+    if unknown := [name for name in unused if name not in NUTS_OPTIONS]:
+        raise TypeError(
+            f"fit has no option {', '.join(unknown)}. Options of pymc.sample beyond "
+            f"{', '.join(sorted(NUTS_OPTIONS))} belong to method='nuts'."
+        )
+    if unused:
+        _log.warning("Not used by the collapsed sampler, only by NUTS: %s", ", ".join(unused))
+    try:
+        return fit_collapsed(design, system(), priors, **size, **own)
+    except SamplingError as error:
+        reason = str(error).split(" Use method=")[0]
+    levels = sum(factor.n_levels for factor in design.random)
+    form = "marginal" if levels <= MARGINAL_LEVELS and not priors.beta_sampled else "noncentered"
+    _log.warning("Sampling the %s model with NUTS instead: %s", form, reason)
+    if own.get("store_u") is False:
+        _log.warning("NUTS stores draws of all random effects, although store_u=False was asked")
+    tree = _sample_nuts(design, priors, system, size, {**others, "form": form})
+    tree.attrs["fallback"] = reason
+    return tree
+
+
+def _sample_nuts(
+    design: Design,
+    priors: Priors,
+    system: Callable[[], Plan],
+    size: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> xr.DataTree:
+    from bayeslmm.sampling.nuts import sample_nuts
+
+    plan = system() if options.get("form") == "marginal" else None
+    return sample_nuts(design, priors, system=plan, **size, **options)

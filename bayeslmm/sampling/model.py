@@ -1,0 +1,305 @@
+"""Design and priors to a PyMC model, in three parametrisations of one posterior.
+
+Variables that only the sampler needs have names that start with an underscore, which no public
+variable does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from numpy.typing import NDArray
+from pymc.distributions.shape_utils import rv_size_is_none
+from pymc.logprob.transforms import Transform
+
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.priors.families import Flat, Record
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.marginal_op import MarginalOp
+from bayeslmm.sampling.tree import RESPONSE, obs_coord
+from bayeslmm.sampling.variables import parameter_coords
+from bayeslmm.schema import (
+    BETA,
+    COEF_DIM,
+    OBS_DIM,
+    SIGMA,
+    coef_bis_dim,
+    coef_dim,
+    cor_name,
+    level_dim,
+    sd_name,
+    u_name,
+)
+
+Array = NDArray[np.float64]
+Form = Literal["noncentered", "centered", "marginal"]
+
+MARGINAL = "_log_marginal"
+"""Name of the potential that holds the marginal density of the data."""
+
+
+def build_model(
+    design: Design, priors: Priors, form: Form = "noncentered", system: Plan | None = None
+) -> pm.Model:
+    """Build the PyMC model of a design.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    priors : Priors
+        Its priors.
+    form : {"noncentered", "centered", "marginal"}
+        Random effects as standard normals times their scale, random effects as such, or integrated
+        out (beta too, where its prior is normal or flat).
+    system : Plan, optional
+        The cross-products of the design if at hand; for the marginal form only.
+
+    Returns
+    -------
+    pymc.Model
+        With the variables ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
+        ``cor_g`` (two or more coefficients) and ``u_g``, and the observed ``y``. The marginal form
+        has no ``u_g``, no ``y`` and, unless its prior requires sampling it, no ``beta``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown form.
+
+    Notes
+    -----
+    Densities of correlations are with respect to the entries of the correlation matrix, so that
+    the mode of ``model.logp(jacobian=False)`` in the marginal form is the posterior mode of the
+    covariance parameters and, with flat priors, the REML estimate.
+    """
+    if form not in get_args(Form):
+        raise ValueError(f"form={form!r} is unknown: choose from {sorted(get_args(Form))}.")
+    coords = {**parameter_coords(design), OBS_DIM: obs_coord(design)}
+    with pm.Model(coords={dim: list(values) for dim, values in coords.items()}) as model:
+        scales = [_scales(design, priors, f) for f in range(len(design.random))]
+        sigma = _variable(SIGMA, (priors.sigma,), None, _spread(design))
+        if form == "marginal":
+            _marginal_density(design, priors, scales, sigma, system)
+        else:
+            _response(design, priors, scales, sigma, centered=form == "centered")
+    return model
+
+
+class CorrelationTransform(Transform):
+    """Cholesky factor of a correlation matrix to arctanh of canonical partial correlations.
+
+    The Jacobian is that of the correlation matrix, not of its factor, to go with a density on
+    correlation matrices.
+
+    Parameters
+    ----------
+    size : int
+        Number of rows of the matrix.
+    """
+
+    name = "correlation"
+    ndim_supp = 1
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.cells = np.tril_indices(size, -1)
+
+    def forward(self, value: Any, *inputs: Any) -> Any:
+        """Return the unconstrained coordinates (size * (size - 1) / 2,), row by row."""
+        squares = pt.cumsum(value**2, axis=-1)
+        left = pt.sqrt(1.0 - squares + value**2)
+        return pt.arctanh((value / left)[..., self.cells[0], self.cells[1]])
+
+    def backward(self, value: Any, *inputs: Any) -> Any:
+        """Return the Cholesky factor (size, size)."""
+        zeros = pt.zeros((*value.shape[:-1], self.size, self.size))
+        coordinates = zeros[..., self.cells[0], self.cells[1]].set(value)
+        log_left = -_log_cosh(coordinates)
+        left = pt.exp(pt.cumsum(log_left, axis=-1) - log_left)
+        return left * (pt.tanh(coordinates) + np.eye(self.size))
+
+    def log_jac_det(self, value: Any, *inputs: Any) -> Any:
+        """Return the log Jacobian of the correlation matrix by the coordinates."""
+        return pt.sum(-(self.size - self.cells[1]) * _log_cosh(value), axis=-1)
+
+
+def lkj_cholesky(name: str, prior: LKJ, size: int) -> Any:
+    """Cholesky factor of an LKJ correlation matrix, its density that of the matrix.
+
+    ``pm.LKJCorr`` has the density of the factor instead, which moves the mode of matrices of three
+    or more rows.
+    """
+    constant = prior.log_constant(size)
+    transform = CorrelationTransform(size)
+
+    def logp(value: Any, eta: Any) -> Any:
+        log_diag = pt.log(pt.diagonal(value, axis1=-2, axis2=-1))
+        return constant + 2.0 * (eta - 1.0) * pt.sum(log_diag, axis=-1)
+
+    def dist(eta: Any, batch: Any) -> Any:
+        shape = eta + 0.5 * (size - 2 - transform.cells[1])
+        batch = None if rv_size_is_none(batch) else (*batch, len(transform.cells[1]))
+        partial = 2.0 * pm.Beta.dist(shape, shape, size=batch) - 1.0
+        return transform.backward(pt.arctanh(partial))
+
+    return pm.CustomDist(
+        name,
+        prior.eta,
+        dist=dist,
+        logp=logp,
+        support_point=lambda *_: pt.eye(size),
+        signature="()->(n,n)",
+        class_name="LKJ",
+        default_transform=transform,
+    )
+
+
+def _log_cosh(x: Any) -> Any:
+    return pt.softplus(2.0 * x) - x - np.log(2.0)
+
+
+def _spread(design: Design) -> float:
+    """Scale of the response, to start flat priors from."""
+    spread = float(np.std(design.y - design.offset))
+    return spread if spread > 0 else 1.0
+
+
+def _variable(name: str, priors: Sequence[Any], dim: str | None, start: Any) -> Any:
+    """Model variable of one prior, or a vector of several along `dim`.
+
+    `start` is where flat priors start; the others start where PyMC has them start.
+    """
+    first = priors[0]
+    if isinstance(first, Record) and all(type(prior) is type(first) for prior in priors):
+        initval = start if isinstance(first, Flat) else None
+        return _closed_form_variable(name, priors, dim, initval)
+    if dim is None:
+        return pm.modelcontext(None).register_rv(first.dist(), name=name)
+    starts = np.broadcast_to(start, len(priors))
+    parts = [_variable(f"_{name}_{i}", (prior,), None, starts[i]) for i, prior in enumerate(priors)]
+    return pm.Deterministic(name, pt.stack(parts), dims=dim)
+
+
+def _closed_form_variable(name: str, priors: Sequence[Any], dim: str | None, initval: Any) -> Any:
+    family = getattr(pm, type(priors[0]).__name__)
+    parameters = [prior.parameters() for prior in priors]
+    stacked = {key: np.array([values[key] for values in parameters]) for key in parameters[0]}
+    if dim is None:
+        scalars = {key: values[0] for key, values in stacked.items()}
+        return family(name, **scalars, initval=initval)
+    if initval is not None:
+        initval = np.broadcast_to(np.asarray(initval, dtype=float), len(priors)).copy()
+    return family(name, **stacked, dims=dim, initval=initval)
+
+
+def _fixed_effects(design: Design, priors: Priors) -> Any:
+    if design.p == 0:
+        return pm.Deterministic(BETA, pt.zeros(0), dims=COEF_DIM)
+    mean = float(np.mean(design.y - design.offset))
+    centred = not np.array_equal(priors.centering, np.eye(design.p))
+    intercept = np.diag(priors.centering) * (np.ptp(design.X, axis=0) == 0)
+    name = f"_{BETA}_centred" if centred else BETA
+    gamma = _variable(name, priors.beta, COEF_DIM, mean * intercept)
+    if not centred:
+        return gamma
+    return pm.Deterministic(BETA, pt.dot(np.linalg.inv(priors.centering), gamma), dims=COEF_DIM)
+
+
+def _scales(design: Design, priors: Priors, position: int) -> tuple[Any, Any]:
+    """Standard deviations and Cholesky factor of the correlations of one grouping factor."""
+    factor = design.random[position]
+    key, k = factor.key, factor.n_coefs
+    sd = _variable(sd_name(key), priors.sd[position], coef_dim(key), _spread(design))
+    chol = pt.eye(k)
+    for number, (block, lkj) in enumerate(zip(factor.blocks, priors.cor[position], strict=True)):
+        if lkj is not None:
+            part = lkj_cholesky(chol_name(key, number), lkj, len(block))
+            rows = np.array(block)
+            chol = part if len(block) == k else chol[rows[:, None], rows].set(part)
+    if k > 1:
+        dims = (coef_dim(key), coef_bis_dim(key))
+        diagonal = np.arange(k)
+        product: Any = pt.dot(chol, chol.T)
+        omega = product[diagonal, diagonal].set(1.0)
+        pm.Deterministic(cor_name(key), omega, dims=dims)
+    return sd, chol
+
+
+def chol_name(key: str, block: int) -> str:
+    """Name of the Cholesky factor of the correlations of one block."""
+    return f"_chol_{key}__{block}"
+
+
+def _marginal_density(
+    design: Design,
+    priors: Priors,
+    scales: Sequence[tuple[Any, Any]],
+    sigma: Any,
+    system: Plan | None,
+) -> None:
+    outputs: Any
+    system = marginal_system(design) if system is None else system
+    factors = [sd[:, None] * chol / sigma for sd, chol in scales]
+    if priors.beta_sampled:
+        op = MarginalOp(system, given_beta=True)
+        outputs = op(*factors, sigma, _fixed_effects(design, priors))
+    else:
+        outputs = MarginalOp(system, beta_prior(priors))(*factors, sigma)
+    pm.Potential(MARGINAL, outputs[0])
+
+
+def _response(
+    design: Design,
+    priors: Priors,
+    scales: Sequence[tuple[Any, Any]],
+    sigma: Any,
+    *,
+    centered: bool,
+) -> None:
+    """Likelihood given the random effects, with the data where a refit can change them."""
+    beta = _fixed_effects(design, priors)
+    mu = pt.dot(pm.Data("X", design.X, dims=(OBS_DIM, COEF_DIM)), beta)
+    make = _centered_effects if centered else _noncentered_effects
+    for factor, (sd, chol) in zip(design.random, scales, strict=True):
+        u = make(factor, sd, chol)
+        codes = pm.Data(f"_{factor.key}_idx", factor.codes, dims=OBS_DIM)
+        covariates = pm.Data(f"_{factor.key}_Z", factor.Z, dims=(OBS_DIM, coef_dim(factor.key)))
+        mu = mu + pt.sum(covariates * u.T[codes], axis=1)
+    if np.any(design.offset):
+        mu = mu + pm.Data("offset", design.offset, dims=OBS_DIM)
+    scale = sigma
+    if design.weights is not None:
+        scale = sigma / pt.sqrt(pm.Data("weights", design.weights, dims=OBS_DIM))
+    observed = pm.Data(f"_{RESPONSE}", design.y, dims=OBS_DIM)
+    pm.Normal(RESPONSE, mu, scale, observed=observed, dims=OBS_DIM)
+
+
+def _noncentered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
+    """Random effects (k, J)."""
+    dims = (coef_dim(factor.key), level_dim(factor.key))
+    z = pm.Normal(f"_z_{factor.key}", 0.0, 1.0, dims=dims)
+    scaled = z if factor.n_coefs == 1 else pt.dot(chol, z)
+    return pm.Deterministic(u_name(factor.key), sd[:, None] * scaled, dims=dims)
+
+
+def _centered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
+    """Random effects (k, J)."""
+    dims = (coef_dim(factor.key), level_dim(factor.key))
+    if all(len(block) == 1 for block in factor.blocks):
+        return pm.Normal(u_name(factor.key), 0.0, sd[:, None], dims=dims)
+    rows = pm.MvNormal(
+        f"_{u_name(factor.key)}",
+        np.zeros(factor.n_coefs),
+        chol=sd[:, None] * chol,
+        shape=(factor.n_levels, factor.n_coefs),
+    )
+    return pm.Deterministic(u_name(factor.key), rows.T, dims=dims)

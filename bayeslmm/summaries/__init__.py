@@ -1,0 +1,1 @@
+"""Parameters, variances and effects of a fit as labelled tables and text."""

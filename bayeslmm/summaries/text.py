@@ -1,0 +1,180 @@
+"""Short printed forms of models and results, in the manner of lme4's print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayeslmm.covariance.structure import sds_and_correlation
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import SINGULAR, Fit
+from bayeslmm.summaries.parameters import covariance_parameters
+
+DIGITS = 4
+
+
+def random_effects_block(
+    design: Design, sds: Mapping[str, pd.Series], corrs: Mapping[str, pd.DataFrame], sigma: float
+) -> str:
+    """lme4's table of standard deviations and correlations; blank where they are not modelled."""
+    rows: list[list[str]] = [["Groups", "Name", "Std.Dev.", "Corr"]]
+    for factor in design.random:
+        corr = corrs[factor.name].to_numpy()
+        block_of = {i: block for block in factor.blocks for i in block}
+        for i, (name, sd) in enumerate(sds[factor.name].items()):
+            cells = [f"{corr[i, j]:5.2f}" if j in block_of[i] else " " * 5 for j in range(i)]
+            group = factor.name if i == 0 else ""
+            rows.append([group, str(name), number(sd), " ".join(cells)])
+    rows.append(["Residual", "", number(sigma), ""])
+    return _aligned(rows, right=(2,))
+
+
+def number(value: float) -> str:
+    """A number at the width of a table: four significant digits or fixed point."""
+    if not np.isfinite(value):
+        return str(value)
+    size = abs(value)
+    if size != 0 and (size < 1e-4 or size >= 1e7):
+        return f"{value:.{DIGITS - 1}e}"
+    decimals = max(0, DIGITS - 1 - int(np.floor(np.log10(size)))) if size > 0 else 1
+    return f"{value:.{min(decimals, 6)}f}"
+
+
+def groups_line(design: Design) -> str:
+    """Rows, dropped rows and levels, as lme4's last line."""
+    groups = "; ".join(f"{factor.name}, {factor.n_levels}" for factor in design.random)
+    dropped = len(design.dropped)
+    note = f" ({dropped} incomplete rows dropped)" if dropped else ""
+    return f"Number of obs: {design.n}{note}, groups: {groups}"
+
+
+def design_notes(design: Design) -> list[str]:
+    """What was changed on the way from data to design."""
+    if not design.aliased:
+        return []
+    names = ", ".join(design.aliased)
+    return [f"Fixed-effects columns dropped, linear combinations of earlier ones: {names}."]
+
+
+def contrast_notes(design: Design) -> list[str]:
+    """Ordered categories that are treatment-coded, where a user of R expects polynomials."""
+    parts = [part for coef in design.coefs for part in coef.split(":")]
+    names = [
+        str(name)
+        for name, column in design.data.items()
+        if isinstance(column.dtype, pd.CategoricalDtype)
+        and column.dtype.ordered
+        and any(part.startswith(f"{name}[T.") for part in parts)
+    ]
+    if not names:
+        return []
+    return [
+        f"Ordered categories with treatment contrasts: {', '.join(names)} (R's are "
+        f"C({names[0]}, contr.poly))."
+    ]
+
+
+def singular_notes(fit: Fit, design: Design) -> list[str]:
+    """A singular fit in words: which standard deviation is zero, which correlation is one."""
+    notes = []
+    for factor, t, a in zip(
+        design.random, fit.factors, fit.plan.products.basis.random, strict=True
+    ):
+        sds, corr = sds_and_correlation(t)
+        working = np.linalg.norm(np.linalg.solve(a, t), axis=1)
+        zero = [i for i in range(factor.n_coefs) if working[i] < SINGULAR]
+        for i in zero:
+            notes.append(f"sd[{factor.name}, {factor.coefs[i]}] is estimated at zero.")
+        for block in factor.blocks:
+            kept = [i for i in block if i not in zero]
+            if any(abs(t[i, i]) < SINGULAR * sds[i] for i in kept):
+                notes.append(
+                    _dependence(
+                        factor.name, [factor.coefs[i] for i in kept], corr[np.ix_(kept, kept)]
+                    )
+                )
+    if notes:
+        notes.append(
+            "The fit is singular: the estimate is on the boundary of the parameter space. "
+            "That is no failure; a posterior shows which values the data allow."
+        )
+    return notes
+
+
+def unidentified_notes(fit: Fit, design: Design) -> list[str]:
+    """Parameters that the likelihood does not determine, though they are not at a boundary."""
+    labels = [parameter.label for parameter in covariance_parameters(design)]
+    lost = np.isfinite(fit.parameters) & np.isnan(np.diag(fit.parameter_cov))
+    if fit.singular or not fit.optimum.converged or not lost.any():
+        return []
+    names = ", ".join(label for label, flag in zip(labels, lost, strict=True) if flag)
+    return [
+        f"The data do not determine {names}: the likelihood is flat there, and the estimate is "
+        "where the search began. Look for a grouping factor that is also a fixed effect, or two "
+        "that divide the rows alike."
+    ]
+
+
+def _dependence(group: str, coefs: Sequence[str], corr: np.ndarray) -> str:
+    if len(coefs) == 2:
+        sign = "+1" if corr[0, 1] > 0 else "-1"
+        return f"cor[{group}, {coefs[0]}, {coefs[1]}] is estimated at {sign}."
+    return (
+        f"The covariance matrix of {', '.join(coefs)} by {group} is estimated at a rank below "
+        f"{len(coefs)}: their random effects are linearly dependent."
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((" " + " ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def frame_text(frame: pd.DataFrame) -> str:
+    """A data frame at four significant digits."""
+    if frame.empty:
+        return " none"
+    return frame.to_string(formatters={c: _cell for c in frame.columns}, index_names=False)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float | np.floating):
+        return number(float(value))
+    return str(value)
+
+
+def html_page(heading: str, table: pd.DataFrame, notes: Sequence[str]) -> str:
+    """HTML fragment: heading lines, a table and notes."""
+    lines = "<br>".join(escape(line) for line in heading.strip().splitlines())
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    body = table.to_html(float_format=number, na_rep="", border=0)
+    return f"<p>{lines}</p>{body}" + (f"<ul>{items}</ul>" if items else "")
+
+
+def posterior_notes(
+    attrs: Mapping[Any, Any], *, beta_sampled: bool, has_effects: bool
+) -> Iterator[str]:
+    """What a reader should know about how draws were made."""
+    if attrs["method"] == "laplace" and beta_sampled:
+        yield (
+            "Priors on fixed effects are neither all normal nor all flat, so the Laplace "
+            "approximation is joint in beta and its standard deviations are too small."
+        )
+    if not has_effects:
+        yield (
+            "Draws of the random effects are not stored, only their posterior means, "
+            "standard deviations and quantiles; draw_u() draws those of chosen levels."
+        )
+    if "fallback" in attrs:
+        yield f"Sampled with NUTS, because the collapsed sampler refused: {attrs['fallback']}"

@@ -1,0 +1,304 @@
+"""How much of the variance of the response each part of a model accounts for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.data.design import Design
+from bayeslmm.data.frames import column_names, listed, plain_frame
+from bayeslmm.data.inputs import check_present, predictors
+from bayeslmm.exceptions import DataError
+from bayeslmm.formula.formulaic_seam import required_variables
+from bayeslmm.sampling.joint_draws import JointDraws, all_levels
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+R2Method = Literal["nakagawa", "gelman"]
+
+AT_ONCE = 1 << 24
+"""Numbers held at once where the linear predictor is evaluated on all draws: 128 MB."""
+
+MOST_EFFECTS = 1 << 28
+"""Draws of crossed or nested random effects, which have to be held together: 2 GB."""
+
+
+# --- parts of the variance -------------------------------------------------------------
+
+
+def fixed_variance(design: Design, joint: JointDraws) -> Array:
+    """Sample variance (S,) of X beta over the rows, with divisor n - 1."""
+    root = np.linalg.qr(design.X - design.X.mean(axis=0), mode="r")
+    return np.asarray(np.sum((joint.beta @ root.T) ** 2, axis=1) / (design.n - 1))
+
+
+def block_variances(design: Design, joint: JointDraws) -> Array:
+    """Mean over the rows of z' Sigma z of each independent block of coefficients.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    joint : JointDraws
+        S draws.
+
+    Returns
+    -------
+    ndarray (S, n_blocks)
+        Blocks in the order of `block_labels`.
+
+    References
+    ----------
+    Johnson (2014), doi:10.1111/2041-210X.12225.
+    """
+    result = []
+    for factor, root in zip(design.random, joint.roots, strict=True):
+        for block in factor.blocks:
+            columns = list(block)
+            # roots rather than Z'Z and Sigma: covariates far from zero would cancel
+            mean_root = np.linalg.qr(factor.Z[:, columns], mode="r") / np.sqrt(design.n)
+            result.append(np.sum((mean_root @ root[:, columns]) ** 2, axis=(1, 2)))
+    return np.stack(result, axis=1)
+
+
+def block_labels(design: Design) -> list[tuple[str, str]]:
+    """Grouping factor and coefficients of each independent block of random effects."""
+    return [
+        (factor.name, ", ".join(factor.coefs[i] for i in block))
+        for factor in design.random
+        for block in factor.blocks
+    ]
+
+
+def factor_variances(design: Design, joint: JointDraws) -> Array:
+    """Mean over the rows of z' Sigma z of each grouping factor (S, n_factors)."""
+    blocks = block_variances(design, joint)
+    starts = np.cumsum([0, *(len(factor.blocks) for factor in design.random[:-1])])
+    return np.add.reduceat(blocks, starts, axis=1)
+
+
+def residual_variance(design: Design, joint: JointDraws) -> Array:
+    """Mean over the rows of the residual variance, sigma^2 / weight (S,)."""
+    inverse = 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
+    return np.asarray(joint.sigma**2 * inverse)
+
+
+def variance_parts(design: Design, joint: JointDraws) -> Array:
+    """Variances of the fixed effects, each block of random effects and the residual (S, m)."""
+    return np.column_stack(
+        [
+            fixed_variance(design, joint),
+            block_variances(design, joint),
+            residual_variance(design, joint),
+        ]
+    )
+
+
+# --- shares ----------------------------------------------------------------------------
+
+
+def intraclass_correlation(design: Design, joint: JointDraws) -> Array:
+    """Share of each grouping factor in the mean variance given the fixed effects.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    joint : JointDraws
+        S draws.
+
+    Returns
+    -------
+    ndarray (S, n_factors)
+    """
+    random = factor_variances(design, joint)
+    total = random.sum(axis=1) + residual_variance(design, joint)
+    return np.asarray(random / total[:, None])
+
+
+def intraclass_correlation_at(rows: Design, joint: JointDraws) -> Array:
+    """Share of each grouping factor in the variance at given covariates.
+
+    Parameters
+    ----------
+    rows : Design
+        The design evaluated at m rows of covariates.
+    joint : JointDraws
+        S draws.
+
+    Returns
+    -------
+    ndarray (S, n_factors, m)
+
+    References
+    ----------
+    Goldstein, Browne, Rasbash (2002), doi:10.1207/S15328031US0104_02.
+    """
+    random = np.stack(
+        [
+            np.sum((factor.Z @ root) ** 2, axis=2)
+            for factor, root in zip(rows.random, joint.roots, strict=True)
+        ],
+        axis=1,
+    )
+    inverse = np.ones(rows.n) if rows.weights is None else 1.0 / rows.weights
+    total = random.sum(axis=1) + joint.sigma[:, None] ** 2 * inverse
+    return np.asarray(random / total[:, None])
+
+
+def r_squared(design: Design, joint: JointDraws, method: R2Method) -> Array:
+    """Marginal and conditional R2.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    joint : JointDraws
+        S draws.
+    method : {"nakagawa", "gelman"}
+        What the conditional one counts: the variance of the population of levels, or that of the
+        random effects of the levels in the data.
+
+    Returns
+    -------
+    ndarray (S, 2)
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
+    DataError
+        If "gelman" would need more draws of random effects than memory should hold.
+
+    References
+    ----------
+    Nakagawa, Schielzeth (2013), doi:10.1111/j.2041-210x.2012.00261.x; Johnson (2014),
+    doi:10.1111/2041-210X.12225; Nakagawa, Johnson, Schielzeth (2017),
+    doi:10.1098/rsif.2017.0213; Gelman, Goodrich, Gabry, Vehtari (2019),
+    doi:10.1080/00031305.2018.1549100.
+    """
+    check_method(method)
+    fixed = fixed_variance(design, joint)
+    residual = residual_variance(design, joint)
+    explained = fixed + block_variances(design, joint).sum(axis=1)
+    marginal = fixed / (explained + residual)
+    if method == "gelman":
+        explained = fitted_variance(design, joint)
+    return np.column_stack([marginal, explained / (explained + residual)])
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError for an unknown definition of R2."""
+    if method not in get_args(R2Method):
+        allowed = " or ".join(map(repr, get_args(R2Method)))
+        raise ValueError(f"method={method!r}: {allowed} is expected")
+
+
+# --- fitted values ---------------------------------------------------------------------
+
+
+def fitted_variance(design: Design, joint: JointDraws) -> Array:
+    """Sample variance (S,) of X beta + Zu over the rows, with divisor n - 1."""
+    centre = float(np.mean(design.y - design.offset))
+    sums, squares = np.zeros(joint.size), np.zeros(joint.size)
+    for wanted, rows in _level_blocks(design, joint.size):
+        # draws last, so that picking the level of a row copies one stretch of memory
+        effects = [np.ascontiguousarray(u.transpose(2, 1, 0)) for u in joint.effects(wanted)]
+        for part in _row_blocks(rows, joint.size):
+            values = design.X[part] @ joint.beta.T - centre
+            for factor, levels, u in zip(design.random, wanted, effects, strict=True):
+                places = np.searchsorted(levels, factor.codes[part])
+                for c in range(factor.n_coefs):
+                    values += factor.Z[part, c, None] * u[c, places]
+            sums += values.sum(axis=0)
+            squares += np.einsum("rs,rs->s", values, values)
+    return np.asarray((squares - sums**2 / design.n) / (design.n - 1))
+
+
+def _level_blocks(design: Design, size: int) -> Iterator[tuple[list[Indices], Indices]]:
+    """Levels whose draws are held together, with their rows; all where factors are several."""
+    total = sum(factor.n_levels * factor.n_coefs for factor in design.random)
+    if len(design.random) > 1:
+        if size * total > MOST_EFFECTS:
+            raise DataError(
+                f"method='gelman' needs {size} draws of {total} random effects at once, which "
+                f"take {8 * size * total / 2**30:.1f} GB. Use fewer draws, or method='nakagawa', "
+                "which needs none."
+            )
+        yield all_levels(design), np.arange(design.n)
+        return
+    factor = design.random[0]
+    order = np.argsort(factor.codes, kind="stable")
+    codes = factor.codes[order]
+    step = max(1, AT_ONCE // (size * factor.n_coefs))
+    for first in range(0, factor.n_levels, step):
+        levels = np.arange(first, min(first + step, factor.n_levels))
+        start, stop = np.searchsorted(codes, [levels[0], levels[-1] + 1])
+        yield [levels], order[start:stop]
+
+
+def _row_blocks(rows: Indices, size: int) -> Iterator[Indices]:
+    step = max(1, AT_ONCE // size)
+    for first in range(0, len(rows), step):
+        yield rows[first : first + step]
+
+
+# --- covariates to evaluate at ---------------------------------------------------------
+
+
+def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
+    """Evaluate the covariates of the random effects at given values.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    at : data frame or mapping
+        m rows with the variables of the random effects, and the weights if they are to count;
+        other variables do not matter. A mapping may have scalars, which are repeated.
+
+    Returns
+    -------
+    rows : Design
+        The design at these rows.
+    labels : pandas.DataFrame
+        Those columns of `at` that belong to the model, without an index of their own.
+
+    Raises
+    ------
+    DataError
+        If a variable is absent, missing or infinite in some row, or none is of the model.
+    """
+    if isinstance(at, Mapping):
+        at = _repeated(at)
+    names = column_names(at)
+    needed = predictors(design.formula, effects=True, groups=False)
+    effects = frozenset[str]().union(
+        *(required_variables(term.effects) for term in design.formula.random)
+    )
+    check_present(effects, names)
+    weights = {design.recipe.weights} if design.recipe.weights in names else set()
+    own = [name for name in names if name in needed | weights]
+    if not own:
+        allowed = f"they are {listed(sorted(needed))}" if needed else "it has none"
+        given = listed(names) or "none"
+        raise DataError(
+            f"at= has no covariate of the model ({allowed}); the columns given are {given}."
+        )
+    frame = plain_frame(at, own).reset_index(drop=True)
+    labels = frame.copy()
+    for name in needed.difference(names):
+        # variables of the fixed effects alone: any value gives the same result
+        frame[name] = design.data[name].iloc[[0] * len(frame)].reset_index(drop=True)
+    return design.encode(frame, random="covariates"), labels
+
+
+def _repeated(at: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """One row where all values are scalars; pandas repeats them beside columns."""
+    if all(np.ndim(values) == 0 for values in at.values()):
+        return {name: [values] for name, values in at.items()}
+    return at
