@@ -159,7 +159,7 @@ def _undetermined(design: Design, priors: Priors, groups: Indices | None) -> int
     if not flat.any():
         return 0
     # The prior is on `centering @ beta`: these are the columns of its coordinates.
-    columns = np.linalg.solve(priors.centering.T, design.X.T).T[:, flat]
+    columns = np.linalg.solve(priors.fixed_map.T, design.X.T).T[:, flat]
     q = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
     if groups is None:
         return int(np.sum(1.0 - np.sum(q**2, axis=1) < SEPARATE))

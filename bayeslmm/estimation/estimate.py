@@ -196,6 +196,22 @@ def user_factors(plan: Plan, working: Sequence[Array]) -> tuple[Array, ...]:
     )
 
 
+def parameters_of_columns(fit: Fit, mixing: Sequence[Array]) -> tuple[Array, Array]:
+    """Parameters and covariance matrix of an estimate as `Fit` has them, of columns ``Z @ mixing``.
+
+    Parameters
+    ----------
+    fit : Fit
+        A REML or ML estimate.
+    mixing : sequence of ndarray (k, k)
+        One matrix per grouping factor.
+    """
+    plan, working = fit.plan, working_factors(fit.plan, fit.optimum.x)
+    bases = [np.linalg.solve(w, a) for w, a in zip(mixing, plan.products.basis.random, strict=True)]
+    parameters, jacobian = report(plan, bases, working, fit.sigma)
+    return parameters, _parameter_covariance(plan, jacobian, fit.internal_cov, fit.optimum)
+
+
 def profiled_sigma(fact: Factorisation, reml: bool) -> float:
     """Residual standard deviation that maximises the criterion at fixed relative factors."""
     return float(np.sqrt(fact.rss / _dof(fact.plan, reml)))
@@ -300,7 +316,7 @@ def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
     working = working_factors(plan, optimum.x)
     factors = user_factors(plan, working)
     internal_cov = _internal_covariance(plan, fact, optimum, sigma, reml)
-    parameters, jacobian = report(plan, working, sigma)
+    parameters, jacobian = report(plan, plan.products.basis.random, working, sigma)
     root = fact.beta_root
     return Fit(
         method="REML" if reml else "ML",
