@@ -13,7 +13,7 @@ from bayeslmm.checks.boundary import integrated_likelihood
 from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.checks.singularity import effective_rank
 from bayeslmm.checks.singularity_words import posterior_messages
-from bayeslmm.likelihood.batch_posterior import Points
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.priors.record import PriorDraws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters
