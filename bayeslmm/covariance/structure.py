@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,29 +45,43 @@ class Structure:
     @property
     def theta_index(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows and columns of the free entries of T, block by block, each by columns (lme4)."""
-        cells = [
-            (block[row], block[col])
-            for block in self.blocks
-            for col in range(len(block))
-            for row in range(col, len(block))
-        ]
-        rows, cols = np.array(cells, dtype=np.intp).T
-        return rows, cols
+        return _theta_index(self.blocks)
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs (row, column) of correlated coefficients, row > column, block by block."""
-        return tuple(
-            (block[row], block[col])
-            for block in self.blocks
-            for row in range(1, len(block))
-            for col in range(row)
-        )
+        return _pairs(self.blocks)
 
     @property
     def n_theta(self) -> int:
         """Number of covariance parameters, the same in both coordinate systems."""
         return sum(len(block) * (len(block) + 1) // 2 for block in self.blocks)
+
+
+Blocks = tuple[tuple[int, ...], ...]
+
+
+@cache
+def _theta_index(blocks: Blocks) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    cells = [
+        (block[row], block[col])
+        for block in blocks
+        for col in range(len(block))
+        for row in range(col, len(block))
+    ]
+    rows, cols = np.array(cells, dtype=np.intp).T
+    rows.flags.writeable = cols.flags.writeable = False
+    return rows, cols
+
+
+@cache
+def _pairs(blocks: Blocks) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (block[row], block[col])
+        for block in blocks
+        for row in range(1, len(block))
+        for col in range(row)
+    )
 
 
 def factor_from_theta(structure: Structure, theta: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ from bayeslmm.covariance.structure import (
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.estimation.reported import report
 from bayeslmm.exceptions import NoEstimateError
+from bayeslmm.likelihood.batch import batch_system
+from bayeslmm.likelihood.batch_criteria import has_batch_criteria, profiled_criteria
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -154,6 +157,10 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
         If the model reproduces the response exactly, so that sigma is zero.
     """
     reml = method == "REML"
+    system = batch_system(plan) if plan.n_tail == 0 else None
+    batch = None
+    if system is not None and has_batch_criteria(system):
+        batch = partial(profiled_criteria, system, reml=reml)
     if plan.products.fixed[-1, -1] == 0.0:
         raise NoEstimateError(EXACT_RESPONSE)
     with single_threaded():
@@ -164,6 +171,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
             information=_level_counts(plan),
             on_log_scale=_start(plan) > 0.0,
             tolerance=search_tolerance(plan),
+            batch=batch,
         )
         _check_residual(plan, optimum)
         optimum = _snap(plan, optimum, reml)
