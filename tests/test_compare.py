@@ -1,4 +1,5 @@
-"""Posteriors beside estimates from here, statsmodels and R; likelihood-ratio tests."""
+"""Posteriors beside estimates from here, statsmodels and R; likelihood-ratio tests."""from bayeslmm.priors.lkj import LKJ
+
 
 import json
 import logging
@@ -207,7 +208,8 @@ def test_a_narrow_prior_at_the_estimate(reml):
 
 
 def test_a_correlation_that_the_data_hardly_know():
-    model = LMM("distance ~ age * Sex + (age | Subject)", load_dataset("Orthodont"))
+    formula, priors = "distance ~ age * Sex + (age | Subject)", {"cor[Subject]": LKJ(2.0)}
+    model = LMM(formula, load_dataset("Orthodont"), priors=priors)
     table = compare_reml(model.fit(random_seed=1), model.reml())
     row = table.loc["cor[Subject, Intercept, age]"]
     assert row["flag"] == PULLED_UP
@@ -240,8 +242,12 @@ def test_two_levels_leave_it_to_the_prior(formula):
 @pytest.mark.parametrize(
     ("key", "prior", "labels"),
     [
-        ("sigma", pm.Uniform.dist(45, 60), ["sd[Subject, Intercept]", "sigma"]),
-        ("Days", pm.Uniform.dist(0, 5), ["beta[Days]", "sd[Subject, Days]"]),
+        (
+            "sigma",
+            pm.Uniform.dist(45, 60),
+            ["sd[Subject, Days]", "cor[Subject, Intercept, Days]", "sigma"],
+        ),
+        ("Days", pm.Uniform.dist(0, 5), ["beta[Intercept]", "beta[Days]", "sd[Subject, Days]"]),
     ],
 )
 def test_priors_that_end_before_the_estimate(reml, key, prior, labels):

@@ -97,8 +97,8 @@ def test_order_of_rows_and_names_of_levels_do_not_matter(sleep):
 SAME_MODE = 1e-6
 # G of coefficients at an origin 2000 units away has entries of 1e12, which cancel in V = ZGZ' + R.
 CANCELLED = 1e-4
-# Four standard errors of the mean of 4 x 500 draws whose spread is half their size. Mostly the draws
-# are the same to many digits; rounding in the columns can change which proposals are accepted.
+# Four standard errors of the mean of 4 x 500 draws whose spread is half their size. Mostly the
+# draws are the same to many digits; rounding in the columns can change which proposals are taken.
 SAME_DRAWS = 0.05
 EVIDENCE = 0.01
 

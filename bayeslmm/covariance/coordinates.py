@@ -220,14 +220,12 @@ class Coordinates:
     def to_user(self, points: WorkingPoints) -> Points:
         """The same points in the columns that users see."""
         sds, chols = [], []
-        for structure, w, sd, chol in zip(
-            self.structures, self.mixing, points.sds, points.chols, strict=True
-        ):
+        for w, sd, chol in zip(self.mixing, points.sds, points.chols, strict=True):
             if is_identity(w):
                 sds.append(sd)
                 chols.append(chol)
             else:
-                scales, rows = unit_rows(lower_roots(structure, w @ (sd[:, :, None] * chol)))
+                scales, rows = unit_rows(w @ (sd[:, :, None] * chol))
                 sds.append(scales)
                 chols.append(rows)
         return Points(sds=tuple(sds), chols=tuple(chols), sigma=points.sigma, beta=points.beta)

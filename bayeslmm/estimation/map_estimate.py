@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints
+from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints, lower_roots
 from bayeslmm.data.frames import listed
 from bayeslmm.estimation.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.estimation.optimise import Optimum, hessian, minimise
@@ -99,8 +99,9 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
     coordinates = priors.coordinates
     point = _canonical(search.point(optimum.x))
     x = coordinates.vector(point)[0]
-    user = coordinates.to_user(point)
-    factors = tuple(t[0] for t in user.factors)
+    factors = tuple(
+        lower_roots(s, t)[0] for s, t in zip(coordinates.structures, point.factors, strict=True)
+    )
     sigma, d = float(point.sigma[0]), coordinates.n_covariance
     prior = beta_prior(priors)
     fact = factorise(plan, factors, prior, sigma)
