@@ -1,0 +1,58 @@
+"""Write the pinned figures: run this only to change what the package is held to.
+
+python tests/make_pins.py {posteriors,defaults} ... [--only NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import pin_posteriors
+from pin_models import DEFAULTS, POSTERIORS
+
+SIZE = {"draws": 5000, "chains": 4, "random_seed": 1}
+"""Five times what the tests draw, so that most of the combined error is theirs."""
+
+
+def posteriors(group: str, only: list[str]) -> None:
+    models = DEFAULTS if group == "defaults" else POSTERIORS
+    for name, pin in models.items():
+        if not only or name in only:
+            post = pin.model().fit(**SIZE)
+            write(group, name, pin.description() | made() | pin_posteriors.record(post))
+
+
+def made() -> dict[str, Any]:
+    packages = {package: version(package) for package in ("bayeslmm", "numpy", "scipy")}
+    return {"versions": {"python": platform.python_version()} | packages}
+
+
+def write(group: str, name: str, content: dict[str, Any]) -> None:
+    path = pin_posteriors.FOLDER / group / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{group}/{name}\n")
+
+
+GROUPS = {
+    "posteriors": posteriors,
+    "defaults": posteriors,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("groups", nargs="+", choices=GROUPS)
+    parser.add_argument("--only", nargs="*", default=[], help="names; default all")
+    options = parser.parse_args()
+    for group in options.groups:
+        GROUPS[group](group, options.only)
+
+
+if __name__ == "__main__":
+    main()
