@@ -1,6 +1,6 @@
 """Write the pinned figures: run this only to change what the package is held to.
 
-python tests/make_pins.py {posteriors,defaults} ... [--only NAME ...]
+python tests/make_pins.py {posteriors,defaults,estimates} ... [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
+import pin_estimates
 import pin_posteriors
+from pin_estimates import ESTIMATES
 from pin_models import DEFAULTS, POSTERIORS
 
-SIZE = {"draws": 5000, "chains": 4, "random_seed": 1}
+SIZE: dict[str, Any] = {"draws": 5000, "chains": 4, "random_seed": 1}
 """Five times what the tests draw, so that most of the combined error is theirs."""
 
 
@@ -25,6 +27,13 @@ def posteriors(group: str, only: list[str]) -> None:
         if not only or name in only:
             post = pin.model().fit(**SIZE)
             write(group, name, pin.description() | made() | pin_posteriors.record(post))
+
+
+def estimates(group: str, only: list[str]) -> None:
+    for name, case in ESTIMATES.items():
+        if not only or name in only:
+            tables = pin_estimates.record(case)
+            write(group, name, case.description() | made() | {"tables": tables})
 
 
 def made() -> dict[str, Any]:
@@ -42,6 +51,7 @@ def write(group: str, name: str, content: dict[str, Any]) -> None:
 GROUPS = {
     "posteriors": posteriors,
     "defaults": posteriors,
+    "estimates": estimates,
 }
 
 

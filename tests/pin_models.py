@@ -29,14 +29,14 @@ class Pin:
         return load_reference_data(self.data)
 
     def model(self) -> blm.LMM:
-        priors = self.priors
+        priors: Any = self.priors
         if isinstance(priors, Mapping):
             priors = {key: _distribution(*dist) for key, dist in priors.items()}
         return blm.LMM(self.formula, self.frame(), priors=priors, weights=self.weights)
 
     def description(self) -> dict[str, Any]:
         """What the figures are of, as JSON has it."""
-        priors = self.priors
+        priors: Any = self.priors
         if isinstance(priors, Mapping):
             priors = {key: _text(*dist) for key, dist in priors.items()}
         return {
