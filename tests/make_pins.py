@@ -1,6 +1,6 @@
 """Write the pinned figures: run this only to change what the package is held to.
 
-python tests/make_pins.py {posteriors,defaults,estimates} ... [--only NAME ...]
+python tests/make_pins.py {posteriors,defaults,estimates,uses} ... [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from typing import Any
 
 import pin_estimates
 import pin_posteriors
+import pin_uses
 from pin_estimates import ESTIMATES
 from pin_models import DEFAULTS, POSTERIORS
+from pin_uses import USES
 
 SIZE: dict[str, Any] = {"draws": 5000, "chains": 4, "random_seed": 1}
 """Five times what the tests draw, so that most of the combined error is theirs."""
+
+SEEDS = range(1, 21)
+"""Of the fits whose spread is the Monte Carlo error of what is made from draws."""
 
 
 def posteriors(group: str, only: list[str]) -> None:
@@ -34,6 +39,14 @@ def estimates(group: str, only: list[str]) -> None:
         if not only or name in only:
             tables = pin_estimates.record(case)
             write(group, name, case.description() | made() | {"tables": tables})
+
+
+def uses(group: str, only: list[str]) -> None:
+    for name, case in USES.items():
+        if not only or name in only:
+            tables = pin_uses.spread([pin_uses.record(case, seed) for seed in SEEDS])
+            content = {"seeds": len(SEEDS), "tables": tables}
+            write(group, name, case.pin.description() | made() | content)
 
 
 def made() -> dict[str, Any]:
@@ -52,6 +65,7 @@ GROUPS = {
     "posteriors": posteriors,
     "defaults": posteriors,
     "estimates": estimates,
+    "uses": uses,
 }
 
 
