@@ -50,8 +50,8 @@ TOLERANCE = 1e-7
 
 MAX_NEWTON = 25
 
-NEAR = 1e-3
-"""Predicted decrease, in deviance units, at which travelling ends and finishing begins."""
+NEAR = 1e-8
+"""Predicted decrease, in deviance units, at which one more step ends the travelling."""
 
 SHORTER = np.array([0.5, 0.125, 1.0 / 64.0])
 """Parts of a step that are tried along with it."""
@@ -203,9 +203,9 @@ def _newton_travel(objective: BatchObjective, z: Array) -> Array | None:
         sizes, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T))
         sizes = np.maximum(np.abs(sizes), max(CURVATURE * np.max(np.abs(sizes)), FLAT))
         along = vectors.T @ gradients[0]
-        if 0.5 * np.sum(along**2 / sizes) < NEAR:
-            return z
         step = -vectors @ (along / sizes)
+        if 0.5 * np.sum(along**2 / sizes) < NEAR:
+            return z + step
         step *= min(1.0, LONGEST_TRAVEL / float(np.linalg.norm(step)))
         here = values[0]
         tried = np.vstack([z + step + around, z + SHORTER[:, None] * step])
