@@ -73,7 +73,7 @@ def reference_modes(
     center, spread = _unconstrained(restricted, rows)
     prior_shift, width = np.full((2, len(rows)), np.nan)
     try:
-        mode = fit_map(restricted.plan, model.priors)
+        mode = fit_map(restricted.plan, model.priors, restricted)
     except SamplingError:  # no mode inside the support of the priors
         return Reference(values=values, errors=errors, prior_shift=prior_shift, width=width)
     moved, narrowed = _unconstrained(mode, rows)

@@ -182,7 +182,7 @@ class LMM:
         """
         from bayeslmm.estimation.map_estimate import fit_map
 
-        return Estimate(self.model, fit_map(self.system, self.priors))
+        return Estimate(self.model, fit_map(self.system, self.priors, self.model.reml_or_none()))
 
     def pymc(self, form: Form = "noncentered") -> pm.Model:
         """PyMC model with labelled dimensions.
