@@ -9,11 +9,11 @@ import xarray as xr
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
+from bayeslmm.fits.load import load
 from bayeslmm.formula.grammar import parse
 from bayeslmm.priors import LKJ, Gamma, HalfNormal, Normal
 from bayeslmm.sampling.joint_draws import all_levels
 from bayeslmm.storage import extending
-from bayeslmm.storage.load import load
 from bayeslmm.storage.update_formula import update_formula
 
 SLOPES = "Reaction ~ Days + (Days | Subject)"
@@ -308,9 +308,11 @@ def test_models_of_posteriors(sleep, tmp_path):
 def test_models_of_estimates(model, sleep):
     same_model(blm.LMM.from_fit(model.reml()), model)
     same_model(blm.LMM.from_fit(model.ml(), priors=GIVEN), blm.LMM(SLOPES, sleep, priors=GIVEN))
-    with pytest.raises(PriorError, match="MAP estimate does not know its priors"):
-        blm.LMM.from_fit(model.map())
-    same_model(blm.LMM.from_fit(model.map(), priors="default"), model)
+    same_model(blm.LMM.from_fit(model.map()), model)
+    own = blm.LMM(SLOPES, sleep, priors=GIVEN)
+    for fit in (own.map(), own.reml()):
+        same_model(blm.LMM.from_fit(fit), own)
+        same_model(blm.LMM.from_fit(fit, priors="default"), model)
 
 
 # --- more draws ------------------------------------------------------------------------
@@ -430,7 +432,7 @@ def half_square(posterior, place):
     """Half the squared distance from the mode of a draw of the first chain."""
     from bayeslmm.sampling.laplace import find_mode
 
-    plan, priors = posterior._plan, posterior.priors
+    plan, priors = posterior.model.system, posterior.priors
     mode = find_mode(plan, priors)
     joint, where = posterior._joint, priors.coordinates
     points = replace(joint.points, beta=joint.beta).take(slice(place, place + 1))
