@@ -645,9 +645,9 @@ def test_ratios_that_are_all_the_same_have_no_tail():
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_forms_by_level_are_those_by_row(sampled):
-    data = blm.load_dataset("Orthodont").assign(w=lambda d: np.linspace(0.5, 2.0, len(d)))
+    data = load_dataset("Orthodont").assign(w=lambda d: np.linspace(0.5, 2.0, len(d)))
     priors = {"Sex[T.Female]": HalfStudentT(4.0, 2.0)} if sampled else None
-    model = blm.LMM("distance ~ age * Sex + (age | Subject)", data, priors=priors, weights="w")
+    model = LMM("distance ~ age * Sex + (age | Subject)", data, priors=priors, weights="w")
     joint = model.fit(draws=20, random_seed=1)._joint
     arguments = (model.design, model.system, model.priors, joint, None, True)
     by_level, by_row = (make(*arguments)[1](slice(5, 60)) for make in (_level_scorer, _row_scorer))
