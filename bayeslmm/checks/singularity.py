@@ -17,7 +17,7 @@ from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.estimation.model import Model
-from bayeslmm.priors.defaults import column_scales
+from bayeslmm.priors.working import column_scales
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters, probability
 from bayeslmm.summaries.posterior_tables import summarise
