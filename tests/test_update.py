@@ -12,7 +12,7 @@ from bayeslmm.priors import LKJ, Gamma, HalfNormal, Normal
 from bayeslmm.sampling.joint_draws import all_levels
 from bayeslmm.storage import extending
 from bayeslmm.storage.load import load
-from bayeslmm.storage.update_formula import update_formula
+from bayeslmm.formula.update import update_formula
 
 SLOPES = "Reaction ~ Days + (Days | Subject)"
 LONG = "y ~ x * f + offset(o) + (x | g) + (1 | a/b)"

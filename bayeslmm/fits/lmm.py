@@ -18,7 +18,7 @@ from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.fits.estimate import Estimate
 from bayeslmm.fits.posterior import Posterior
 from bayeslmm.fits.update_methods import ModelUpdate
-from bayeslmm.formula.functions import own_functions
+from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
