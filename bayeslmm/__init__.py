@@ -24,10 +24,12 @@ if TYPE_CHECKING:
         SamplingError,
         StorageError,
     )
-    from bayeslmm.fits.lmm import LMM, Estimate, Posterior
+    from bayeslmm.fits.estimate import Estimate
+    from bayeslmm.fits.lmm import LMM
+    from bayeslmm.fits.load import load
+    from bayeslmm.fits.posterior import Posterior
     from bayeslmm.formula.grammar import parse as parse_formula
     from bayeslmm.report.model_table import model_table
-    from bayeslmm.storage.load import load
 
     __version__: str
 
@@ -59,12 +61,12 @@ __all__ = [
 _SOURCES = {
     "BayesLMMError": ("bayeslmm.exceptions", "BayesLMMError"),
     "DataError": ("bayeslmm.exceptions", "DataError"),
-    "Estimate": ("bayeslmm.fits.lmm", "Estimate"),
+    "Estimate": ("bayeslmm.fits.estimate", "Estimate"),
     "FormulaError": ("bayeslmm.exceptions", "FormulaError"),
     "LMM": ("bayeslmm.fits.lmm", "LMM"),
     "NoEstimateError": ("bayeslmm.exceptions", "NoEstimateError"),
     "OptionalDependencyError": ("bayeslmm.exceptions", "OptionalDependencyError"),
-    "Posterior": ("bayeslmm.fits.lmm", "Posterior"),
+    "Posterior": ("bayeslmm.fits.posterior", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
@@ -73,7 +75,7 @@ _SOURCES = {
     "compare_reml": ("bayeslmm.comparison.tables", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
-    "load": ("bayeslmm.storage.load", "load"),
+    "load": ("bayeslmm.fits.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
     "lrt": ("bayeslmm.comparison.tables", "lrt"),
     "model_table": ("bayeslmm.report.model_table", "model_table"),

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import bayeslmm as blm
+from bayeslmm.priors.lkj import LKJ
 from bayeslmm.report import finding_topics
 from bayeslmm.report.finding_topics import LARGE_SHIFT, expected_shift
 from bayeslmm.report.findings import NOT_ASKED, TOPICS
@@ -174,7 +175,8 @@ def test_what_cannot_be_judged_was_not_run():
 
 def test_a_pull_of_the_priors_is_named():
     """REML of Orthodont has a correlation of -0.67 and a larger sd of the slopes."""
-    model = blm.LMM("distance ~ age * Sex + (age | Subject)", blm.load_dataset("Orthodont"))
+    formula, priors = "distance ~ age * Sex + (age | Subject)", {"cor[Subject]": LKJ(2.0)}
+    model = blm.LMM(formula, blm.load_dataset("Orthodont"), priors=priors)
     verdict = model.fit(random_seed=1).findings("sensitivity")["sensitivity"].verdict
     flags = model.fit(random_seed=1).compare_reml(model.reml())["flag"]
     pulled = flags[flags == "pulled down by the prior"].index
@@ -188,7 +190,7 @@ def checks(**p_values):
     table = pd.DataFrame({"p_value": pd.Series(p_values)})
     messages = tuple(f"{name} (p = {value}): look." for name, value in p_values.items())
     result = SimpleNamespace(table=table, draws=200, messages=messages)
-    return SimpleNamespace(residual_checks=lambda random_seed: result)
+    return SimpleNamespace(check=SimpleNamespace(residuals=lambda random_seed: result))
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_its_numbers_are_those_of_the_fit(odd, page):
     assert post.methods_paragraph(findings=post.findings()) in text
     for _, row in post.priors.table().iterrows():
         assert f"<td>{row['prior']}</td>" in text
-    check = post.predictive_check("max", random_seed=0).iloc[0]
+    check = post.check.predictive("max", random_seed=0).iloc[0]
     assert f"<td>{check['p_value']:.2f}</td>" in text
 
 
@@ -212,7 +212,7 @@ def test_no_figure_stays_open_and_the_users_style_does_not_matter(dyestuff):
 
     def shown():
         return picture(
-            lambda: post.plot_caterpillar(backend="matplotlib"), what="a", alt="b", caption="c"
+            lambda: post.plot.caterpillar(backend="matplotlib"), what="a", alt="b", caption="c"
         )
 
     light = shown()

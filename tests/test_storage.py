@@ -18,13 +18,14 @@ import xarray as xr
 from forged_files import forge
 
 import bayeslmm as blm
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import OptionalDependencyError, StorageError
+from bayeslmm.fits.load import load
 from bayeslmm.priors import LKJ, Gamma, Normal
 from bayeslmm.storage import files as _files
 from bayeslmm.storage import layout as _layout
 from bayeslmm.storage import model as _model
 from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
-from bayeslmm.storage.load import load
 from bayeslmm.storage.values import from_plain, to_plain
 
 SMALL = {"draws": 30, "chains": 2, "random_seed": 1}
@@ -214,7 +215,7 @@ def test_priors_come_back_exactly(saved, loaded):
                 assert a == b
             else:
                 assert np.array_equal(a.logpdf(points), b.logpdf(points))
-        for field in ("centering", "beta_mean", "beta_precision"):
+        for field in ("fixed_map", "beta_mean", "beta_precision"):
             a, b = getattr(one, field), getattr(two, field)
             assert a is b is None or np.array_equal(a, b)
         assert one.beta_sampled == two.beta_sampled
@@ -414,7 +415,8 @@ def test_foreign_records_are_refused(tmp_path, saved):
         pass
 
     _, posterior, _ = saved["flat"]
-    changed = replace(posterior, priors=replace(posterior.priors, beta=(Mine(0.0, 1.0),)))
+    priors = replace(posterior.priors, beta=(Mine(0.0, 1.0),))
+    changed = replace(posterior, model=Model(posterior.design, priors))
     with pytest.raises(StorageError, match="'Intercept' is of type Mine"):
         changed.save(tmp_path / "a.nc")
 

@@ -1,5 +1,7 @@
 """Changed models, models of fits, and more draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,12 +9,12 @@ import xarray as xr
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
+from bayeslmm.fits.load import load
 from bayeslmm.formula.grammar import parse
 from bayeslmm.formula.update import update_formula
 from bayeslmm.priors import LKJ, Gamma, HalfNormal, Normal
 from bayeslmm.sampling.joint_draws import all_levels
 from bayeslmm.storage import extending
-from bayeslmm.storage.load import load
 
 SLOPES = "Reaction ~ Days + (Days | Subject)"
 LONG = "y ~ x * f + offset(o) + (x | g) + (1 | a/b)"
@@ -111,7 +113,7 @@ def same_model(one, two):
     assert one.design.recipe.weights == two.design.recipe.weights
     assert one.design.dropped.tolist() == two.design.dropped.tolist()
     assert one.priors.table().equals(two.priors.table())
-    assert np.array_equal(one.priors.centering, two.priors.centering)
+    assert np.array_equal(one.priors.fixed_map, two.priors.fixed_map)
 
 
 def test_formula_on_own_data(model, sleep):
@@ -306,9 +308,11 @@ def test_models_of_posteriors(sleep, tmp_path):
 def test_models_of_estimates(model, sleep):
     same_model(blm.LMM.from_fit(model.reml()), model)
     same_model(blm.LMM.from_fit(model.ml(), priors=GIVEN), blm.LMM(SLOPES, sleep, priors=GIVEN))
-    with pytest.raises(PriorError, match="MAP estimate does not know its priors"):
-        blm.LMM.from_fit(model.map())
-    same_model(blm.LMM.from_fit(model.map(), priors="default"), model)
+    same_model(blm.LMM.from_fit(model.map()), model)
+    own = blm.LMM(SLOPES, sleep, priors=GIVEN)
+    for fit in (own.map(), own.reml()):
+        same_model(blm.LMM.from_fit(fit), own)
+        same_model(blm.LMM.from_fit(fit, priors="default"), model)
 
 
 # --- more draws ------------------------------------------------------------------------
@@ -428,14 +432,11 @@ def half_square(posterior, place):
     """Half the squared distance from the mode of a draw of the first chain."""
     from bayeslmm.sampling.laplace import find_mode
 
-    plan, priors = posterior._plan, posterior.priors
+    plan, priors = posterior.model.system, posterior.priors
     mode = find_mode(plan, priors)
-    draw = posterior.data["posterior"].dataset.isel(chain=0, draw=place)
-    rho = float(draw["cor_Subject"][0, 1])
-    x = [*np.log(draw["sd_Subject"].to_numpy()), np.arctanh(rho), np.log(float(draw["sigma"]))]
-    if priors.beta_sampled:
-        x += draw["beta"].to_numpy().tolist()
-    gap = np.array(x) - mode.x
+    joint, where = posterior._joint, priors.coordinates
+    points = replace(joint.points, beta=joint.beta).take(slice(place, place + 1))
+    gap = where.vector(where.to_working(points))[0] - mode.x
     return 0.5 * gap @ (mode.hessian / 2.0) @ gap
 
 

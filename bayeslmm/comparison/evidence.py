@@ -11,6 +11,7 @@ import numpy as np
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
+from bayeslmm.summaries.fits import is_posterior
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +138,10 @@ def bayes_factor(first: Fitted, second: Fitted) -> BayesFactor:
     >>> slopes = blm.LMM("Reaction ~ Days + (Days | Subject)", data).fit(random_seed=1)
     >>> intercepts = blm.LMM("Reaction ~ Days + (1 | Subject)", data).fit(random_seed=1)
     >>> round(blm.bayes_factor(slopes, intercepts).log, 1)
-    18.5
+    17.3
     """
     for fit in (first, second):
-        if not hasattr(fit, "priors"):
+        if not is_posterior(fit):
             raise TypeError(
                 f"{type(fit).__name__} has no evidence: posteriors are expected, from model.fit()."
             )

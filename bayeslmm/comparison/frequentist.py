@@ -25,9 +25,12 @@ from bayeslmm.comparison.names import (
 from bayeslmm.comparison.statsmodels_fit import VARIANCE_COMPONENT, is_mixedlm, tidy_mixedlm
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import to_frame
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
-from bayeslmm.fits.estimate import Estimate
+from bayeslmm.summaries.estimate_tables import summary_table
+from bayeslmm.summaries.fits import is_estimate
 from bayeslmm.summaries.parameters import Kind, Parameter, parameters
+from bayeslmm.summaries.tidy import tidy_fit
 
 Array = NDArray[np.float64]
 
@@ -64,8 +67,9 @@ def read_estimate(reml: Any, design: Design, prob: float, names: Names | None = 
 
     Parameters
     ----------
-    reml : Estimate, statsmodels MixedLMResults, DataFrame, str or path
-        An estimate, or a tidy table (or a CSV file of one) with broom.mixed's columns.
+    reml : Estimate, Fit, statsmodels MixedLMResults, DataFrame, str or path
+        An estimate, the arrays of one of this design, or a tidy table (or a CSV file of one) with
+        broom.mixed's columns.
     design : Design
         The model that gives the labels.
     prob : float
@@ -87,8 +91,10 @@ def read_estimate(reml: Any, design: Design, prob: float, names: Names | None = 
         If `names` points to nothing in the model, or `reml` is a posterior mode.
     """
     model = _Model(design, _checked_names(names or NO_NAMES, design))
-    if isinstance(reml, Estimate):
-        return _from_estimate(reml, model, prob)
+    if isinstance(reml, Fit):
+        return _from_fit(reml, design, model, prob)
+    if is_estimate(reml):
+        return _from_fit(reml.fit, reml.design, model, prob)
     if is_mixedlm(reml):
         table = _from_table(_with_factors(tidy_mixedlm(reml), model), model, prob)
         method, nobs = ("REML" if reml.model.reml else "ML"), int(reml.model.n_totobs)
@@ -152,18 +158,25 @@ class _Model:
         return label if label in self.known else None
 
 
-def _from_estimate(reml: Estimate, model: _Model, prob: float) -> Reported:
-    if reml.method == "MAP":
+def own_fit(reml: Any, design: Design) -> Fit | None:
+    """The arrays of an estimate where it is one of this very design."""
+    if isinstance(reml, Fit):
+        return reml
+    return reml.fit if is_estimate(reml) and reml.design is design else None
+
+
+def _from_fit(fit: Fit, design: Design, model: _Model, prob: float) -> Reported:
+    if fit.method == "MAP":
         raise ValueError(
             "A posterior mode is no estimate to compare a posterior with: pass model.reml() or "
             "model.ml()."
         )
-    table = reml.summary(prob)[COLUMNS]
+    table = summary_table(fit, design, prob)[COLUMNS]
     if list(table.index) != list(model.known):
-        table = _from_table(reml.tidy(level=prob), model, prob, level=prob)
-    return Reported(
-        table=table, source=f"bayeslmm {reml.method}", method=reml.method, nobs=reml.nobs
-    )
+        tidy = tidy_fit(fit, design, ("fixed", "ran_pars"), prob)
+        table = _from_table(tidy, model, prob, level=prob)
+    source = f"bayeslmm {fit.method}"
+    return Reported(table=table, source=source, method=fit.method, nobs=design.n)
 
 
 def _with_factors(table: pd.DataFrame, model: _Model) -> pd.DataFrame:

@@ -13,8 +13,7 @@ from bayeslmm.comparison.evidence import log_evidence
 from bayeslmm.comparison.nesting import check_same_data, check_same_fixed
 from bayeslmm.comparison.tables import lrt
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.fits.estimate import Estimate
-from bayeslmm.fits.posterior_base import PosteriorBase
+from bayeslmm.summaries.fits import EstimateLike, PosteriorLike, is_estimate, is_posterior
 
 Weights = Literal["stacking", "BB-pseudo-BMA", "pseudo-BMA"]
 WEIGHTS: tuple[Weights, ...] = ("stacking", "BB-pseudo-BMA", "pseudo-BMA")
@@ -87,7 +86,7 @@ def compare(
     _check_kinds(fits)
     for (_, first), (_, second) in pairwise(fits.items()):
         check_same_data(first.design, second.design)
-    if all(isinstance(fit, Estimate) for fit in fits.values()):
+    if all(is_estimate(fit) for fit in fits.values()):
         if by is not None:
             raise ValueError(
                 f"by={by!r} needs posteriors: estimates are compared by their likelihood, which "
@@ -99,12 +98,12 @@ def compare(
 
 def _check_kinds(fits: Mapping[str, Any]) -> None:
     for name, fit in fits.items():
-        if not isinstance(fit, PosteriorBase | Estimate):
+        if not (is_posterior(fit) or is_estimate(fit)):
             raise TypeError(
                 f"{name!r} is {type(fit).__name__}; posteriors (model.fit()) or estimates "
                 "(model.ml()) are expected."
             )
-    if len({isinstance(fit, Estimate) for fit in fits.values()}) > 1:
+    if len({is_estimate(fit) for fit in fits.values()}) > 1:
         raise TypeError(
             "Posteriors and estimates have no criterion in common: compare posteriors with each "
             "other and estimates with each other; compare_reml() puts one beside the other."
@@ -135,7 +134,7 @@ def _compare_posteriors(
     return table
 
 
-def _evidence(fit: PosteriorBase) -> tuple[float, float]:
+def _evidence(fit: PosteriorLike) -> tuple[float, float]:
     """Log evidence and its error; NaN where the priors or the engine give none."""
     try:
         found = log_evidence(fit.data.attrs, fit.priors)
@@ -144,7 +143,7 @@ def _evidence(fit: PosteriorBase) -> tuple[float, float]:
     return found.value, found.error
 
 
-def _compare_estimates(fits: Mapping[str, Estimate]) -> pd.DataFrame:
+def _compare_estimates(fits: Mapping[str, EstimateLike]) -> pd.DataFrame:
     methods = {fit.method for fit in fits.values()}
     if len(methods) > 1 or "MAP" in methods:
         raise ValueError(
@@ -170,7 +169,7 @@ def _compare_estimates(fits: Mapping[str, Estimate]) -> pd.DataFrame:
     return _with_tests(table, ordered, methods.pop())
 
 
-def _with_tests(table: pd.DataFrame, fits: Mapping[str, Estimate], method: str) -> pd.DataFrame:
+def _with_tests(table: pd.DataFrame, fits: Mapping[str, EstimateLike], method: str) -> pd.DataFrame:
     columns = ["chisq", "df", "p_value"]
     try:
         tests = lrt(*fits.values())[columns].set_axis(table.index)

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.comparison.frequentist import Reported, unconstrained
-from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.map_estimate import fit_map
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.priors.record import Priors
 from bayeslmm.summaries.parameters import Parameter
 
 Array = NDArray[np.float64]
@@ -46,8 +44,7 @@ class Reference:
 
 
 def reference_modes(
-    design: Design,
-    priors: Priors,
+    model: Model,
     reported: Reported,
     rows: Sequence[Parameter],
     own: Fit | None = None,
@@ -56,10 +53,8 @@ def reference_modes(
 
     Parameters
     ----------
-    design : Design
+    model : Model
         The model.
-    priors : Priors
-        Its priors.
     reported : Reported
         An estimate made elsewhere, which says what was maximised or is close to it.
     rows : sequence of Parameter
@@ -71,15 +66,14 @@ def reference_modes(
     -------
     Reference
     """
-    plan = marginal_system(design) if own is None else own.plan
-    restricted = own if own and own.method == "REML" else fit_likelihood(plan, "REML")
+    restricted = own if own and own.method == "REML" else model.reml
     if own is None:
         own = _closest(reported, rows, restricted)
     values, errors = _unconstrained(own, rows)
     center, spread = _unconstrained(restricted, rows)
     prior_shift, width = np.full((2, len(rows)), np.nan)
     try:
-        mode = fit_map(plan, priors)
+        mode = fit_map(restricted.plan, model.priors, restricted)
     except SamplingError:  # no mode inside the support of the priors
         return Reference(values=values, errors=errors, prior_shift=prior_shift, width=width)
     moved, narrowed = _unconstrained(mode, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bayeslmm.checks.few_levels import unbounded_parameters
-from bayeslmm.comparison.frequentist import natural, read_estimate, slope
+from bayeslmm.comparison.frequentist import natural, own_fit, read_estimate, slope
 from bayeslmm.comparison.modes import Reference, at_boundary, on_scale, reference_modes
 from bayeslmm.comparison.nesting import check_nested, check_same_data, check_same_fixed
 from bayeslmm.data.design import Design
-from bayeslmm.fits.estimate import Estimate
-from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
+from bayeslmm.summaries.fits import EstimateLike, PosteriorLike, is_estimate, is_posterior
 from bayeslmm.summaries.parameters import Parameter, parameters
 from bayeslmm.summaries.posterior_tables import (
     interval_defaults,
@@ -59,24 +58,8 @@ LOSS = 1e-4
 """Deviance by which a larger model may be worse: what optimisers leave."""
 
 
-class Draws(Protocol):
-    """What is needed of a posterior: its model, its priors and its draws."""
-
-    @property
-    def design(self) -> Design:
-        """Design of the model."""
-
-    @property
-    def priors(self) -> Priors:
-        """Priors of the model."""
-
-    @property
-    def data(self) -> xr.DataTree:
-        """Draws in the ArviZ schema."""
-
-
 def compare_reml(
-    post: Draws,
+    post: PosteriorLike,
     reml: Any,
     *,
     prob: float | None = None,
@@ -144,8 +127,9 @@ def compare_reml(
       away, because of the priors or of the shape of the posterior.
     - "agrees": none of these. A mean above the mode of a skewed posterior agrees.
 
-    The flags are about the whole effect of the priors, with them or without; ``post.sensitivity()``
-    is about making them slightly stronger or weaker, and may well find little of what is pulled.
+    The flags are about the whole effect of the priors, with them or without;
+    ``post.check.sensitivity()`` is about making them slightly stronger or weaker, and may well find
+    little of what is pulled.
 
     Examples
     --------
@@ -163,8 +147,8 @@ def compare_reml(
     dataset = post.data["posterior"].to_dataset()
     draws = parameter_matrix(dataset, post.design, rows)
     summary = summarise(draws, reported.table.index, prob, kind)
-    own = reml.fit if isinstance(reml, Estimate) and reml.design is post.design else None
-    reference = reference_modes(post.design, post.priors, reported, rows, own)
+    own = own_fit(reml, post.design)
+    reference = reference_modes(post.model, reported, rows, own)
     table = pd.concat([reported.table, summary], axis=1)
     table["shift"] = _shift(reported.table, rows, draws, reference)
     table["prior_shift"] = reference.prior_shift
@@ -187,9 +171,9 @@ def compare_reml(
 
 
 def _check_posterior(post: Any) -> None:
-    if isinstance(post, Estimate):
+    if is_estimate(post):
         raise TypeError("The posterior comes first: compare_reml(model.fit(), model.reml()).")
-    if not all(hasattr(post, name) for name in ("design", "priors", "data")):
+    if not is_posterior(post):
         raise TypeError(f"A posterior from model.fit() is expected, got {type(post).__name__}.")
 
 
@@ -248,7 +232,7 @@ def _natural_errors(table: pd.DataFrame, rows: list[Parameter], reference: Refer
     return np.where(np.isfinite(errors), errors, table["sd"].to_numpy())
 
 
-def lrt(*estimates: Estimate) -> pd.DataFrame:
+def lrt(*estimates: EstimateLike) -> pd.DataFrame:
     """Compare nested models by likelihood-ratio tests.
 
     Parameters
@@ -314,14 +298,14 @@ def lrt(*estimates: Estimate) -> pd.DataFrame:
         },
         index=pd.Index([e.design.formula.source for e in ordered], name="formula"),
     )
-    table.attrs = {"method": ordered[0].method, "nobs": ordered[0].nobs}
+    table.attrs = {"method": ordered[0].method, "nobs": ordered[0].design.n}
     return table
 
 
-def _ordered(estimates: tuple[Estimate, ...]) -> list[Estimate]:
+def _ordered(estimates: tuple[EstimateLike, ...]) -> list[EstimateLike]:
     """By increasing number of parameters, if all were fitted by the same likelihood."""
     for estimate in estimates:
-        if not isinstance(estimate, Estimate):
+        if not is_estimate(estimate):
             raise TypeError(
                 f"Estimates are expected, got {type(estimate).__name__}: lrt(small.ml(), "
                 "large.ml())."
@@ -344,10 +328,10 @@ def _ordered(estimates: tuple[Estimate, ...]) -> list[Estimate]:
     return ordered
 
 
-def _statistics(loglik: Array, ordered: list[Estimate]) -> Array:
+def _statistics(loglik: Array, ordered: list[EstimateLike]) -> Array:
     """Twice the gains in log likelihood; a larger model can lose only by failing to converge."""
     for estimate in ordered:
-        if not estimate.converged:
+        if not estimate.fit.optimum.converged:
             _log.warning("`%s` did not converge.", estimate.design.formula.source)
     gains = 2.0 * np.diff(loglik)
     for gain, large in zip(gains, ordered[1:], strict=True):

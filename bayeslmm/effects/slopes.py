@@ -21,6 +21,7 @@ from bayeslmm.effects.grid import (
     variables_of,
 )
 from bayeslmm.effects.linear import Combinations, names_of
+from bayeslmm.effects.marginal_means import TARGETS, check_target
 from bayeslmm.effects.quantities import LinearQuantities, scale_notes
 from bayeslmm.effects.rows import Evaluation, Groups, average_rows, row_groups, rows_frame
 from bayeslmm.effects.sources import Source
@@ -84,6 +85,25 @@ def slopes(
     return LinearQuantities(
         title=title, quantities=result, source=source, notes=scale_notes(design)
     )
+
+
+def row_draws(joint: JointDraws, target: str) -> JointDraws | None:
+    """Draws whose random effects count in averages over rows: under "conditional" all."""
+    check_target(target, ROW_TARGETS)
+    return joint if target == "conditional" else None
+
+
+def check_estimate_target(target: str) -> None:
+    """Raise ValueError where the random effects of an estimate are to count in averages over rows.
+
+    Their uncertainty is not that of the fixed effects, which is all that its tests know of.
+    """
+    if target == "conditional":
+        raise ValueError(
+            "target='conditional' needs draws of the random effects, which an estimate has not: "
+            "fit a posterior with model.fit(), or leave target= out."
+        )
+    check_target(target, TARGETS)
 
 
 def check_numeric(variable: str, known: Variables) -> None:

@@ -61,6 +61,23 @@ def predictive_dataset(
     return dataset
 
 
+def predictive_check(
+    design: Design,
+    joint: JointDraws,
+    statistic: str | Statistic,
+    by: Any,
+    target: Target,
+    prob: float | None,
+    random_seed: int | np.random.Generator | None,
+) -> pd.DataFrame:
+    """A statistic of the data beside that of responses simulated from joint draws."""
+    row_groups(design, by)
+    check_statistic(statistic)
+    rng = np.random.default_rng(random_seed)
+    prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
+    return check_table(design, prediction.draws(), statistic, by, prob)
+
+
 def check_table(
     design: Design,
     replicated: Array,

@@ -13,11 +13,8 @@ from scipy.special import ndtri
 from bayeslmm.checks.posterior_influence import LARGE_SHIFT
 from bayeslmm.checks.residual_checks import SUSPECT
 from bayeslmm.checks.sensitivity import LITTLE, TAIL
-from bayeslmm.checks.singularity import reml_fit
 from bayeslmm.checks.singularity_words import COMPATIBLE, LIKELY
 from bayeslmm.comparison.tables import FAR, NARROWED, PULLED_DOWN, PULLED_UP
-from bayeslmm.fits.estimate import Estimate
-from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.report.source import Source
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.summaries.words import counted, listed
@@ -104,8 +101,8 @@ def convergence(source: Source, _: int | None = None) -> Finding:
 
 
 def residuals(source: Source, random_seed: int | None) -> Finding:
-    """Whatever :meth:`Posterior.residual_checks` checks, as many checks as there are."""
-    found = source.residual_checks(random_seed=random_seed)
+    """Whatever ``post.check.residuals()`` checks, as many checks as there are."""
+    found = source.check.residuals(random_seed=random_seed)
     p_values = found.table["p_value"]
     failed = p_values[p_values < SUSPECT].sort_values()
     count = counted(len(p_values), "check")
@@ -179,7 +176,7 @@ class _Cases:
 
 
 def _cases(source: Source, by: str | None) -> _Cases:
-    found = source.influence(by, progressbar=False)
+    found = source.check.influence(by, progressbar=False)
     table = found.table
     worst = table["max_shift"].idxmax()
     poor = int((table["pareto_k"] > MAX_PARETO_K).sum())
@@ -212,7 +209,7 @@ def expected_shift(cases: int, parameters: int) -> float:
 
 def sensitivity(source: Source, random_seed: int | None) -> Finding:
     """Power scaling, prior against posterior, too few levels, and the pull away from REML."""
-    found = source.sensitivity()
+    found = source.check.sensitivity()
     table = found.table
     sensitive = table["diagnosis"] != ""
     decided = sensitive & (table["prior"] >= table["likelihood"])
@@ -222,7 +219,7 @@ def sensitivity(source: Source, random_seed: int | None) -> Finding:
     }
     details = list(found.messages)
     if source.priors.proper:
-        contraction = source.contraction(random_seed=random_seed)
+        contraction = source.check.contraction(random_seed=random_seed)
         alarms |= _beside_prior(contraction.table)
         labels = tuple(f"{label}:" for label in (*alarms[LITTLE_ADDED], *alarms[IN_TAIL]))
         details += [text for text in contraction.messages if labels and text.startswith(labels)]
@@ -258,10 +255,10 @@ def _beside_prior(table: pd.DataFrame) -> dict[str, list[str]]:
 
 def _pulled(source: Source) -> dict[str, list[str]]:
     """Parameters that the priors move from REML or narrow, by compare_reml's flag."""
-    fit = reml_fit(marginal_system(source.design))
+    fit = source.model.reml_or_none()
     if fit is None:
         return {}
-    flags = source.compare_reml(Estimate(source.design, fit))["flag"]
+    flags = source.compare_reml(fit)["flag"]
     noted = (PULLED_UP, PULLED_DOWN, NARROWED, FAR)
     return {flag: list(flags.index[flags == flag]) for flag in noted}
 
@@ -271,7 +268,7 @@ def _pulled(source: Source) -> dict[str, list[str]]:
 
 def singularity(source: Source, _: int | None = None) -> Finding:
     """Boundaries that the data allow, dimensions that are negligible, a singular REML fit."""
-    found = source.singularity()
+    found = source.check.singularity()
     table, rank = found.table, found.rank
     open_ = table.index[table["support"] >= COMPATIBLE]
     likely = table.index[table["probability"] > LIKELY]

@@ -86,6 +86,13 @@ class Findings(Report):
             *(f"{item.topic}: {text}" for item in ran for text in item.details),
         )
 
+    def sentences(self) -> list[str]:
+        """What was checked, what came out and what was not run, for a methods paragraph."""
+        told = [i for i in self.items if i.run and i.topic != "convergence"]
+        said = [f"{TITLES[item.topic]}: {item.verdict}" for item in told]
+        left_out = [TITLES[item.topic].lower() for item in self.items if not item.run]
+        return [*said, f"Not checked: {listed(left_out)}."] if left_out else said
+
     def _tables(self) -> Mapping[str, pd.DataFrame]:
         return {}
 
@@ -172,19 +179,6 @@ def _checked(
 
 def _unrun(topic: Topic, why: str) -> Finding:
     return Finding(topic=topic, run=False, severity="none", verdict=why)
-
-
-def methods_sentences(found: Findings) -> list[str]:
-    """What was checked, what came out and what was not run, for a methods paragraph."""
-    sentences = [
-        f"{TITLES[item.topic]}: {item.verdict}"
-        for item in found
-        if item.run and item.topic != "convergence"
-    ]
-    left_out = [TITLES[item.topic].lower() for item in found if not item.run]
-    if left_out:
-        sentences.append(f"Not checked: {listed(left_out)}.")
-    return sentences
 
 
 TITLES: dict[Topic, str] = {

@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import pandas as pd
 
-from bayeslmm.fits.posterior_base import PosteriorBase
 from bayeslmm.report.columns import GOODNESS, Column
 from bayeslmm.report.markup import Format, Markup, TextTable, render
 from bayeslmm.report.model_text import (
@@ -21,6 +20,7 @@ from bayeslmm.report.model_text import (
     parameter_keys,
     row_groups,
 )
+from bayeslmm.summaries.fits import is_posterior
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
 
@@ -178,7 +178,7 @@ def common_level(fits: Sequence[Any], level: float | None, prob: float | None) -
         )
     if given:
         return given[0]
-    posterior = any(isinstance(fit, PosteriorBase) for fit in fits)
+    posterior = any(is_posterior(fit) for fit in fits)
     return interval_defaults()[0] if posterior else LEVEL
 
 

@@ -44,7 +44,7 @@ def _factor_parts(source: Source, factor: RandomFactor, prob: float) -> list[str
     levels = [factor.levels[i] for i in places]
     coefs = ", ".join(factor.coefs)
     caterpillar = picture(
-        lambda: source.plot_caterpillar(
+        lambda: source.plot.caterpillar(
             factor.name, levels=levels, prob=prob, backend="matplotlib"
         ),
         what=f"Random effects by {factor.name}",
@@ -59,7 +59,7 @@ def _factor_parts(source: Source, factor: RandomFactor, prob: float) -> list[str
         ),
     )
     shrinkage = picture(
-        lambda: source.plot_shrinkage(factor.name, levels=levels, backend="matplotlib"),
+        lambda: source.plot.shrinkage(factor.name, levels=levels, backend="matplotlib"),
         what=f"Shrinkage of {factor.name}",
         alt=(
             f"Coefficients of {len(levels)} levels of {factor.name}: each level by itself, and as "
@@ -100,7 +100,7 @@ def fitted_section(source: Source, prob: float) -> Section:
     design = source.design
     first = design.random[0]
     lines = picture(
-        lambda: source.plot_fitted(group=first.name, prob=prob, backend="matplotlib"),
+        lambda: source.plot.fitted(group=first.name, prob=prob, backend="matplotlib"),
         what="Data and fitted lines",
         alt=(
             f"Panels by level of {first.name}: data, fitted line with {100 * prob:g} % interval, "
@@ -111,7 +111,7 @@ def fitted_section(source: Source, prob: float) -> Section:
     levels = _levels_to_show(design)
     shown = ", ".join(map(str, levels))
     matrix = picture(
-        lambda: source.plot_covariance("V", levels=levels, backend="matplotlib"),
+        lambda: source.plot.covariance("V", levels=levels, backend="matplotlib"),
         what="Covariance of the response",
         alt=(
             f"Heat map of the covariance matrix of the response in the rows of {first.name} "
@@ -137,7 +137,7 @@ def _levels_to_show(design: Design) -> Sequence[str]:
 def checks_section(source: Source, prob: float, seed: int) -> Section:
     """Residuals and posterior predictive checks."""
     residuals = picture(
-        lambda: source.plot_residuals(backend="matplotlib"),
+        lambda: source.plot.residuals(backend="matplotlib"),
         what="Residuals",
         alt=(
             "Residuals against fitted values and against normal quantiles, and by level; random "
@@ -160,9 +160,7 @@ def checks_section(source: Source, prob: float, seed: int) -> Section:
     except BayesLMMError as error:
         parts.append(absent("Table of predictive checks", str(error)))
     densities = picture(
-        lambda: source.with_posterior_predictive(random_seed=seed).plot_predictive(
-            "dist", backend="matplotlib"
-        ),
+        lambda: source.plot.predictive("dist", random_seed=seed, backend="matplotlib"),
         what="Predictive densities",
         alt="Density of the observed response over densities of simulated responses.",
         caption="Observed response and responses simulated from the posterior.",
@@ -173,7 +171,7 @@ def checks_section(source: Source, prob: float, seed: int) -> Section:
 def _checks_table(source: Source, prob: float, seed: int) -> str:
     rows = []
     for statistic in STATISTICS:
-        row = source.predictive_check(statistic, prob=prob, random_seed=seed).iloc[0]
+        row = source.check.predictive(statistic, prob=prob, random_seed=seed).iloc[0]
         low, high = (row[name] for name in row.index if str(name).endswith(("_lb", "_ub")))
         decimals = decimals_of([row["sd"]], [row["mean"]], DIGITS)
         observed, mean, low, high = (

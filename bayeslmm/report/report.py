@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from bayeslmm._writing import check_replaceable, replacing
-from bayeslmm.estimation.estimate import fit_likelihood
-from bayeslmm.fits.estimate import Estimate
-from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.report.findings import Findings, find
 from bayeslmm.report.findings_section import findings_section
 from bayeslmm.report.frames import text_table
@@ -29,16 +28,16 @@ from bayeslmm.report.sections import (
 )
 from bayeslmm.report.source import Source
 from bayeslmm.report.versions import posterior_versions
+from bayeslmm.summaries.fits import is_estimate
 from bayeslmm.summaries.parameters import parameters
 from bayeslmm.summaries.posterior_tables import interval_defaults, parameter_matrix, summarise
+from bayeslmm.summaries.text import estimate_notes
 
 
 def write_report(
     source: Source,
-    plan: Plan,
     path: str | Path,
     *,
-    glance: pd.DataFrame,
     reml: Any = None,
     findings: Findings | None = None,
     title: str | None = None,
@@ -50,8 +49,6 @@ def write_report(
     target = _checked_path(path, overwrite=overwrite)
     page = report_page(
         source,
-        plan,
-        glance=glance,
         reml=reml,
         findings=findings,
         title=title,
@@ -65,9 +62,7 @@ def write_report(
 
 def report_page(
     source: Source,
-    plan: Plan,
     *,
-    glance: pd.DataFrame,
     reml: Any = None,
     findings: Findings | None = None,
     title: str | None = None,
@@ -78,8 +73,7 @@ def report_page(
     design = source.design
     prob, kind = interval_defaults(prob)
     own = reml is None
-    given = Estimate(design, fit_likelihood(plan, "REML")) if own else reml
-    given = None if given is False else given
+    given = source.model.reml if own else None if reml is False else reml
     checked = find(source, random_seed=random_seed) if findings is None else findings
     dataset = source.data["posterior"].to_dataset()
     rows = parameters(design)
@@ -91,11 +85,11 @@ def report_page(
     )
     sections = [
         findings_section(checked),
-        notes_section(source, given.notes if isinstance(given, Estimate) else ()),
+        notes_section(source, _notes_of(given, design)),
         model_section(design),
         parameters_section(source, table, prob, kind),
         priors_section(source),
-        diagnostics_section(source, glance),
+        diagnostics_section(source, source.glance()),
         reml_section(source, given, prob, own=own),
         variance_section(source, prob),
         effects_section(source, prob),
@@ -109,6 +103,13 @@ def report_page(
         sections,
         f"Written by bayeslmm from draws made at {_made_at(dataset.attrs)}.",
     )
+
+
+def _notes_of(reml: Any, design: Design) -> tuple[str, ...]:
+    """What a reader should know of an estimate made here."""
+    if isinstance(reml, Fit):
+        return estimate_notes(reml, design)
+    return estimate_notes(reml.fit, reml.design) if is_estimate(reml) else ()
 
 
 def _lead(source: Source) -> str:

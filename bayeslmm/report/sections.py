@@ -158,7 +158,7 @@ def priors_section(source: Source) -> Section:
     parts.append(paragraph(" ".join(SOURCES[name] for name in SOURCES if name in used)))
     parts.append(
         picture(
-            lambda: source.plot_prior_posterior(backend="matplotlib"),
+            lambda: source.plot.prior_posterior(backend="matplotlib"),
             what="Prior and posterior densities",
             alt=(
                 "Densities of every parameter before and after seeing the data. The posterior "
@@ -236,7 +236,7 @@ def reml_section(source: Source, reml: Any, prob: float, *, own: bool) -> Sectio
         else f"The estimate is the {name} fit that was given."
     )
     figure = picture(
-        lambda: source.plot_reml(reml, prob=prob, backend="matplotlib"),
+        lambda: source.plot.reml(reml, prob=prob, backend="matplotlib"),
         what="Densities with the estimate",
         alt=(
             f"Posterior density of every parameter with the {name} estimate as a line and its "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from bayeslmm.priors.defaults import PymcPrior
+from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.record import Priors
 
 ARVIZ = "ArviZ (arviz_stats)"

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -137,6 +138,12 @@ def assemble(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.D
     return tree
 
 
+def with_groups(tree: xr.DataTree, **groups: xr.Dataset) -> xr.DataTree:
+    """A copy of a tree that has further groups, or replaced ones."""
+    present = {str(name): node.to_dataset() for name, node in tree.children.items()}
+    return assemble({**present, **groups}, {str(k): v for k, v in tree.attrs.items()})
+
+
 def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Dataset:
     """Public variables of arrays as in :func:`posterior_tree`, laid out as ArviZ wants them."""
     dims, coords = parameter_dims(design), parameter_coords(design)
@@ -216,12 +223,18 @@ def root_attrs(design: Design, priors: Priors) -> dict[str, Any]:
     """Attributes that every tree of a model carries at its root."""
     return {
         "modeling_interface": "bayeslmm",
-        "modeling_interface_version": version("bayeslmm"),
+        "modeling_interface_version": own_version(),
         "python_version": platform.python_version(),
-        "numpy_version": version("numpy"),
+        "numpy_version": np.__version__,
         "formula": design.formula.source,
         "priors": json.dumps(priors.table().to_dict("records")),
     }
+
+
+@cache
+def own_version() -> str:
+    """Version of this package, which is read from disk."""
+    return version("bayeslmm")
 
 
 def creation_attrs() -> dict[str, Any]:
@@ -229,6 +242,6 @@ def creation_attrs() -> dict[str, Any]:
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "bayeslmm",
-        "creation_library_version": version("bayeslmm"),
+        "creation_library_version": own_version(),
         "creation_library_language": "Python",
     }

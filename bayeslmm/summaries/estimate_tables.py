@@ -22,6 +22,7 @@ from bayeslmm.summaries.parameters import (
     parameters,
     probability,
 )
+from bayeslmm.summaries.variance import variance_frame
 
 Array = NDArray[np.float64]
 
@@ -109,6 +110,14 @@ def covariance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     ]
     labels = [parameter.label for parameter in covariance_parameters(design)]
     return pd.DataFrame(rows, index=pd.Index(labels, name="parameter"))
+
+
+def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
+    """Variances, covariances, sds and correlations, with intervals of the latter."""
+    frame = variance_frame(design, covariances(fit), fit.sigma)
+    table = covariance_table(fit, design, level)
+    numbers = table[["std_error", "conf_low", "conf_high"]].reset_index(drop=True)
+    return pd.concat([frame, numbers], axis=1)
 
 
 def summary_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:

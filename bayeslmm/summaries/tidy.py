@@ -23,7 +23,7 @@ from bayeslmm.sampling.variables import effect_arrays
 from bayeslmm.schema import BETA
 from bayeslmm.summaries.estimate_tables import covariance_table, fixed_table, mode_arrays, mode_sds
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters, fixed_parameters
-from bayeslmm.summaries.posterior_tables import interval, parameter_matrix
+from bayeslmm.summaries.posterior_tables import interval, interval_defaults, parameter_matrix
 from bayeslmm.summaries.random_tables import (
     has_draws,
     mean_arrays,
@@ -73,10 +73,10 @@ def tidy_posterior(
     data: xr.DataTree,
     design: Design,
     effects: Effects | Sequence[Effects],
-    prob: float,
-    kind: str,
+    prob: float | None,
 ) -> pd.DataFrame:
     """Tidy table of posterior draws: mean, standard deviation and interval."""
+    prob, kind = interval_defaults(prob)
     chosen = check_effects(effects)
     dataset = data["posterior"].to_dataset()
     parts = []
