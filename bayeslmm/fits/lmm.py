@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import xarray as xr
 from numpy.typing import ArrayLike
 
 from bayeslmm.data.design import Design, build_design
@@ -26,6 +25,7 @@ from bayeslmm.summaries.text import contrast_notes, design_notes, groups_line, h
 
 if TYPE_CHECKING:
     import pymc as pm
+    import xarray as xr
 
     from bayeslmm.checks.implied_priors import ImpliedPriors
     from bayeslmm.report.calibration import CalibrationCheck
