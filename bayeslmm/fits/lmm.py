@@ -15,7 +15,6 @@ from bayeslmm.data.design import Design, build_design
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.fits.estimate import Estimate
-from bayeslmm.fits.posterior import Posterior
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.checks.implied_priors import ImpliedPriors
+    from bayeslmm.fits.posterior import Posterior
     from bayeslmm.report.calibration import CalibrationCheck
     from bayeslmm.sampling.engine import FitMethod
 
@@ -254,6 +254,7 @@ class LMM:
         >>> post.method
         'collapsed'
         """
+        from bayeslmm.fits.posterior import Posterior
         from bayeslmm.sampling.engine import sample_posterior
         from bayeslmm.sampling.refit import require_positive
 
