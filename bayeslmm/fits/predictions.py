@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bayeslmm.fits.base import FittedModel
-from bayeslmm.prediction.rows import Target
 
 if TYPE_CHECKING:
     from bayeslmm.effects.adjust import Adjust
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import LinearQuantities
     from bayeslmm.effects.sources import Source
+    from bayeslmm.prediction.rows import Target
     from bayeslmm.sampling.joint_draws import JointDraws
 
 Names = str | Sequence[str]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
@@ -25,6 +24,9 @@ from bayeslmm.sampling.tree import (
 )
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import summarise
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], float]
@@ -49,6 +51,8 @@ def predictive_dataset(
     design: Design, joint: JointDraws, target: Target, rng: np.random.Generator
 ) -> xr.Dataset:
     """Group posterior_predictive: replicated responses at the rows of the model."""
+    import xarray as xr
+
     prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
     values = prediction.draws().reshape(*joint.shape, design.n)
     coords = {SAMPLE_DIMS[0]: np.arange(joint.shape[0]), SAMPLE_DIMS[1]: np.arange(joint.shape[1])}

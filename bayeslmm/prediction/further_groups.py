@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import xarray as xr
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.model import Model
@@ -17,6 +16,9 @@ from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.log_densities import log_likelihood, log_prior
 from bayeslmm.sampling.prior_predictive import prior_predictive
 from bayeslmm.summaries.random_tables import has_draws, require_draws
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "Group",

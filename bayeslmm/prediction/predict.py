@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
@@ -25,6 +24,9 @@ from bayeslmm.prediction.rows import Rows, Target, Terms, prediction_rows
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.schema import COEF_DIM
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -218,6 +220,8 @@ def prediction_tree(prediction: Prediction, kind: Kind) -> xr.DataTree:
     The variable is ``y`` for responses and ``mu`` otherwise, with dimensions chain, draw and
     ``pred_id``.
     """
+    import xarray as xr
+
     design, shape = prediction.rows.design, prediction.joint.shape
     labels = design.index if design.index.nlevels == 1 else np.arange(design.n)
     if getattr(labels, "is_unique", True) is False:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
@@ -167,7 +167,7 @@ def _exact_predictions(
     if uncertainty == "laplace":
         known = error > 0.0
         df[known] = [satterthwaite(fit, row) for row in design.X[known]]
-    margin = stats.t.isf(tail, df) * error
+    margin = -stdtrit(df, tail) * error
     columns = {
         "estimate": estimate,
         "std_error": error,

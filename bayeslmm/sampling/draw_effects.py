@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
@@ -17,6 +17,9 @@ from bayeslmm.likelihood.batch_draws import draw_random
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.schema import SIGMA, cor_name, sd_name
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

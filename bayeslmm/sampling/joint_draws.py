@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
@@ -15,6 +15,9 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.sampling.draw_effects import draw_effects, points_of
 from bayeslmm.sampling.variables import effect_arrays
 from bayeslmm.schema import BETA, u_name
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -17,7 +17,7 @@ from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.data.inputs import Expression
 from bayeslmm.data.random_factors import RandomFactor, random_factor
 from bayeslmm.exceptions import SamplingError, StorageError
-from bayeslmm.formula.functions import UserFunctions
+from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.tree import SAMPLE_DIMS, parameter_dataset
@@ -79,7 +79,7 @@ def stored_design(
         recipe=Recipe(
             fixed=None,
             kept=kept,
-            response=Expression(formula.response, None, functions),
+            response=Expression(formula.left, None, functions),
             offsets=(),
             weights=None if description["weights"] is None else str(description["weights"]),
             seen=data,

@@ -19,7 +19,7 @@ from bayeslmm._optional import require
 from bayeslmm._writing import check_replaceable, replacing, restore
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import StorageError
-from bayeslmm.formula.functions import UserFunctions
+from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.tree import assemble
 from bayeslmm.sampling.variables import arranged

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, build_design
 from bayeslmm.exceptions import BayesLMMError, StorageError
-from bayeslmm.formula.functions import UserFunctions, own_functions
+from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import absent_functions, parse
 from bayeslmm.priors.record import Priors
 from bayeslmm.storage.design import check_draws, check_priors, stored_design, text_hash

@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, build_design
 from bayeslmm.data.frames import column_names, listed, read_only
-from bayeslmm.data.inputs import predictors, response_variables
 from bayeslmm.exceptions import DataError, PriorError
-from bayeslmm.formula.functions import UserFunctions, own_functions
+from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
+from bayeslmm.formula.update import update_formula
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.families import Prior
 from bayeslmm.priors.keys import addressed
 from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors
-from bayeslmm.storage.update_formula import update_formula
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def updated_design(
     data : data frame or mapping, optional
         New data; those of the model by default, which have its variables and its rows only.
     formula : str, optional
-        A change of the formula, as :func:`~bayeslmm.storage.update_formula.update_formula` reads
+        A change of the formula, as :func:`~bayeslmm.formula.update.update_formula` reads
         it.
     weights : str, array-like or False, optional
         New precision weights; those of the model by default; none if False.
@@ -103,8 +102,7 @@ def _new_weights(design: Design, data: Any, weights: Any) -> Any:
 def _on_own_data(
     design: Design, formula: Formula, weights: Any, functions: UserFunctions
 ) -> Design:
-    needed = response_variables(formula) | predictors(formula, effects=True, groups=True)
-    absent = sorted(needed - set(design.data.columns))
+    absent = sorted(formula.variables - set(design.data.columns))
     if absent:
         raise DataError(
             f"The model keeps the variables of its own formula only, {listed(design.data.columns)},"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit
 
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
@@ -79,14 +79,14 @@ def fixed_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     errors = np.sqrt(np.diag(fit.vcov))
     df = np.array([satterthwaite(fit, row) for row in np.eye(len(fit.beta))])
     statistic = fit.beta / errors
-    margin = stats.t.ppf(0.5 + level / 2.0, df) * errors
+    margin = stdtrit(df, 0.5 + level / 2.0) * errors
     return pd.DataFrame(
         {
             "estimate": fit.beta,
             "std_error": errors,
             "df": df,
             "statistic": statistic,
-            "p_value": 2.0 * stats.t.sf(np.abs(statistic), df),
+            "p_value": 2.0 * stdtr(df, -np.abs(statistic)),
             "conf_low": fit.beta - margin,
             "conf_high": fit.beta + margin,
         },
@@ -223,7 +223,7 @@ def _given_beta(fit: Fit) -> Array | None:
 
 
 def _covariance_walds(fit: Fit, design: Design, level: float) -> list[tuple[Parameter, Wald]]:
-    z = stats.norm.ppf(0.5 + probability(level, "level") / 2.0)
+    z = ndtri(0.5 + probability(level, "level") / 2.0)
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(np.diag(fit.parameter_cov))
     return [

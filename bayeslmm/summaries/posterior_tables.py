@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
@@ -19,6 +19,9 @@ from bayeslmm.summaries.parameters import (
     probability,
 )
 from bayeslmm.summaries.variance import variance_frame
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 
@@ -78,6 +81,7 @@ def parameter_matrix(dataset: xr.Dataset, design: Design, rows: Sequence[Paramet
 def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     """All parameters but the random effects, by label, with ArviZ's statistics and diagnostics."""
     import arviz_stats as az
+    import xarray as xr
 
     rows = parameters(design)
     draws = xr.Dataset(

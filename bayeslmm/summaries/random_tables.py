@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
@@ -16,6 +15,9 @@ from bayeslmm.sampling.draw_effects import draw_effects, points_of
 from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
 from bayeslmm.sampling.variables import effect_arrays, level_first
 from bayeslmm.schema import BETA, coef_dim, level_dim, u_name
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -114,6 +116,8 @@ def drawn_effects(
     rng: np.random.Generator,
 ) -> xr.DataArray:
     """Draws of random effects of chosen levels, labelled."""
+    import xarray as xr
+
     place, positions = locate_levels(design, group, levels)
     size = 8 * draws.sizes["chain"] * draws.sizes["draw"] * len(positions)
     size *= design.random[place].n_coefs

@@ -8,13 +8,12 @@ std_error, conf_low, conf_high. Terms of covariance parameters are ``sd__Interce
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import coefficient_frames
@@ -31,6 +30,9 @@ from bayeslmm.summaries.random_tables import (
     sd_arrays,
     stored_interval,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Effects = Literal["fixed", "ran_pars", "ran_vals", "ran_coefs"]
@@ -55,7 +57,7 @@ def tidy_fit(
         parts.append(pd.concat([names, numbers], axis=1))
     if "ran_vals" in chosen or "ran_coefs" in chosen:
         modes, sds = mode_arrays(fit), mode_sds(fit)
-        z = stats.norm.ppf(0.5 + level / 2.0)
+        z = ndtri(0.5 + level / 2.0)
         values = _level_rows(design, "ran_vals", [f.coefs for f in design.random], modes)
         values["std_error"] = _ravel(sds)
         values["conf_low"] = values["estimate"] - z * values["std_error"]

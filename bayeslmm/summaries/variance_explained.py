@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import column_names, listed, plain_frame
-from bayeslmm.data.inputs import check_present, predictors
+from bayeslmm.data.inputs import check_present
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.formulaic_seam import required_variables
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
 
 Array = NDArray[np.float64]
@@ -276,10 +275,8 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     if isinstance(at, Mapping):
         at = _repeated(at)
     names = column_names(at)
-    needed = predictors(design.formula, effects=True, groups=False)
-    effects = frozenset[str]().union(
-        *(required_variables(term.effects) for term in design.formula.random)
-    )
+    needed = design.formula.predictors(groups=False)
+    effects = frozenset[str]().union(*(term.left.variables for term in design.formula.random))
     check_present(effects, names)
     weights = {design.recipe.weights} if design.recipe.weights in names else set()
     own = [name for name in names if name in needed | weights]

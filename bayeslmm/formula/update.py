@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula.expansion import check_expansion
-from bayeslmm.formula.formulaic_seam import called_functions, check_terms, tokens
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.syntax import (
     Item,
     blank_strings,
-    check_text,
+    expression,
     fail,
     flat,
     has_bar,
@@ -21,6 +19,8 @@ from bayeslmm.formula.syntax import (
     is_operator,
     nest,
 )
+from bayeslmm.formula.terms import check_expansion, read_side
+from bayeslmm.formula.tokens import check_text, tokens
 
 _DOT = re.compile(r"(?<![\w.)\]])\.(?![\w.])")
 _ROLES = ("fixed", "offset", "random")
@@ -175,7 +175,7 @@ def _without(parts: list[_Part], unwanted: _Part, source: str) -> list[_Part]:
     same = [part for part in parts if not part.negative and _same(part, unwanted)]
     if same:
         return [part for part in parts if part not in same]
-    if unwanted.role == "fixed" and set(_terms(unwanted)) <= _fixed_terms(parts):
+    if unwanted.role == "fixed" and _terms(unwanted) <= _fixed_terms(parts):
         return [*parts, unwanted]
     kinds = {"random": "random-effects term", "offset": "offset", "fixed": "fixed-effects term"}
     present = [part.text for part in parts if part.role == unwanted.role and not part.negative]
@@ -193,27 +193,29 @@ def _same(one: _Part, two: _Part) -> bool:
     if one.role == "random":
         return _random_key(one) == _random_key(two)
     if one.role == "fixed":
-        return set(_terms(one)) == set(_terms(two))
+        return _terms(one) == _terms(two)
     return "".join(one.text.split()) == "".join(two.text.split())
 
 
 def _present(part: _Part, parts: Sequence[_Part]) -> bool:
-    return set(_terms(part)) <= _fixed_terms(parts)
+    return _terms(part) <= _fixed_terms(parts)
 
 
-def _terms(part: _Part) -> tuple[str, ...]:
-    return tuple(term for term in check_terms(f"0 + {part.text}") if term != "0")
+def _terms(part: _Part) -> frozenset[str]:
+    return read_side(f"0 + {part.text}").keys
 
 
-def _fixed_terms(parts: Sequence[_Part]) -> set[str]:
+def _fixed_terms(parts: Sequence[_Part]) -> frozenset[str]:
     fixed = [part for part in parts if part.role == "fixed"]
     text = "".join(f" {'-' if part.negative else '+'} {part.text}" for part in fixed)
-    return set(check_terms(f"0{text}"))
+    return read_side(f"0{text}").keys
 
 
 def _random_key(part: _Part) -> tuple[object, ...]:
-    terms = parse(f"y ~ 1 + {part.text}", called_functions(part.text)).random
-    return tuple((frozenset(check_terms(t.effects)), t.factors, t.correlated) for t in terms)
+    python = [token for token in flat(part.items) if token.kind == "python"]
+    called = {name for token in python for name in expression(part.text, token).functions}
+    terms = parse(f"y ~ 1 + {part.text}", called).random
+    return tuple((term.left.keys, term.factors, term.correlated) for term in terms)
 
 
 def _joined(parts: Sequence[_Part]) -> str:
