@@ -16,7 +16,7 @@ from bayeslmm.data.dummies import unreduced_terms
 from bayeslmm.effects.tests_of_fixed import f_test, noted
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.formula.formulaic_seam import evaluate
-from bayeslmm.summaries.words import listed
+from bayeslmm.summaries.text import listed
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ from bayeslmm.fits.posterior_base import PosteriorBase
 from bayeslmm.prediction.checks import predictive_dataset
 from bayeslmm.sampling.log_densities import log_likelihood, log_prior
 from bayeslmm.sampling.prior_predictive import prior_predictive
-from bayeslmm.summaries import random_tables
+from bayeslmm.summaries import posterior_tables
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class PosteriorArviz(PosteriorBase):
         rng = np.random.default_rng(random_seed)
         found: dict[str, xr.Dataset] = {}
         if "log_likelihood" in wanted:
-            random_tables.require_draws(self.data, self.design)
+            posterior_tables.require_draws(self.data, self.design)
             found["log_likelihood"] = log_likelihood(self.data, self.design)
         if "log_prior" in wanted:
             found["log_prior"] = log_prior(self.data, self.priors)
@@ -88,7 +88,7 @@ class PosteriorArviz(PosteriorBase):
     def _possible(self) -> list[str]:
         """Groups that this posterior can have; says which not."""
         missing = {}
-        if not random_tables.has_draws(self.data, self.design):
+        if not posterior_tables.has_draws(self.data, self.design):
             missing["log_likelihood"] = "draws of the random effects are not stored"
         if improper := self.priors.improper():
             reason = f"flat priors cannot be drawn from ({', '.join(improper)})"

@@ -18,9 +18,9 @@ from bayeslmm.fits.plots_methods import EstimatePlots
 from bayeslmm.fits.prediction_methods import EstimatePrediction
 from bayeslmm.fits.report_methods import EstimateReporting
 from bayeslmm.summaries import estimate_tables, matrices, text
+from bayeslmm.summaries.matrices import variance_frame
 from bayeslmm.summaries.parameters import Kind, check_kinds, parameters, probability
 from bayeslmm.summaries.tidy import Effects, tidy_fit
-from bayeslmm.summaries.variance import variance_frame
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from bayeslmm.checks import loo
 from bayeslmm.fits.posterior_base import PosteriorBase
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.log_densities import log_likelihood
-from bayeslmm.summaries import random_tables
+from bayeslmm.summaries import posterior_tables
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
@@ -96,7 +96,7 @@ class PosteriorCrossValidation(PosteriorBase):
                 raise ValueError(
                     "conditional=True scores single rows by all draws: leave by= and draws= out."
                 )
-            random_tables.require_draws(self.data, self.design)
+            posterior_tables.require_draws(self.data, self.design)
             tree = self.with_groups(log_likelihood=log_likelihood(self.data, self.design)).data
             return loo.conditional_loo(tree)
         joint, log_ratio = self._thinned(draws)

@@ -21,7 +21,7 @@ from bayeslmm.fits.plots_methods import PosteriorPlots
 from bayeslmm.fits.prediction_methods import PosteriorArviz, PosteriorPrediction
 from bayeslmm.fits.report_posterior import PosteriorReporting
 from bayeslmm.fits.storage_methods import PosteriorStorage
-from bayeslmm.summaries import matrices, posterior_tables, random_tables, text
+from bayeslmm.summaries import matrices, posterior_tables, text
 from bayeslmm.summaries.tidy import Effects, tidy_posterior
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Posterior(
         about = text.posterior_notes(
             self.data.attrs,
             beta_sampled=self.priors.beta_sampled,
-            has_effects=random_tables.has_draws(self.data, self.design),
+            has_effects=posterior_tables.has_draws(self.data, self.design),
         )
         return (*text.design_notes(self.design), *about, *self.diagnostics.messages())
 
@@ -204,7 +204,9 @@ class Posterior(
         2
         """
         rng = np.random.default_rng(random_seed)
-        return random_tables.drawn_effects(self.design, self._plan, self._draws, group, levels, rng)
+        return posterior_tables.drawn_effects(
+            self.design, self._plan, self._draws, group, levels, rng
+        )
 
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Posterior means of the random effects: levels by coefficients, per grouping factor."""
@@ -212,7 +214,7 @@ class Posterior(
 
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
         """Posterior standard deviations of the random effects, as :meth:`ranef`."""
-        sds = random_tables.sd_arrays(self.data, self.design)
+        sds = posterior_tables.sd_arrays(self.data, self.design)
         return effects.effect_frames(self.design, sds)
 
     def coef(self) -> dict[str, pd.DataFrame]:
@@ -309,7 +311,7 @@ class Posterior(
         """
         from bayeslmm.sampling.log_densities import log_likelihood
 
-        random_tables.require_draws(self.data, self.design)
+        posterior_tables.require_draws(self.data, self.design)
         return self.with_groups(log_likelihood=log_likelihood(self.data, self.design))
 
     def with_log_prior(self) -> Posterior:

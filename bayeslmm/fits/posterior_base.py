@@ -16,7 +16,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, posterior_draws
-from bayeslmm.summaries import posterior_tables, random_tables
+from bayeslmm.summaries import posterior_tables
 
 Array = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class PosteriorBase:
 
     @cached_property
     def _means(self) -> list[Array]:
-        return random_tables.mean_arrays(self.data, self.design)
+        return posterior_tables.mean_arrays(self.data, self.design)
 
     @cached_property
     def _covariances(self) -> list[Array]:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from bayeslmm.fits.estimate_base import EstimateBase
 from bayeslmm.fits.posterior_base import PosteriorBase
-from bayeslmm.summaries.variance_explained import R2Method
-from bayeslmm.summaries.variance_tables import (
+from bayeslmm.summaries.variance_explained import (
+    R2Method,
     Spread,
     Uncertainty,
     estimate_partition,

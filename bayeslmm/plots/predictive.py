@@ -49,7 +49,7 @@ from bayeslmm.prediction.checks import (
 from bayeslmm.sampling.tree import RESPONSE
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import interval_defaults
-from bayeslmm.summaries.words import coverage
+from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

@@ -21,7 +21,7 @@ from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import information_criteria, summary_table
 from bayeslmm.summaries.parameters import Parameter, parameters
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults, parameter_matrix
-from bayeslmm.summaries.variance_tables import (
+from bayeslmm.summaries.variance_explained import (
     Quantity,
     Uncertainty,
     estimate_table,

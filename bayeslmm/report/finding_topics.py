@@ -20,7 +20,7 @@ from bayeslmm.fits.estimate import Estimate
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.report.source import Source
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
-from bayeslmm.summaries.words import counted, listed
+from bayeslmm.summaries.text import counted, listed
 
 Topic = Literal["convergence", "residuals", "influence", "sensitivity", "singularity", "loo"]
 Severity = Literal["alarm", "note", "none"]

@@ -17,7 +17,7 @@ from bayeslmm.report.finding_topics import (
     too_many_rows,
 )
 from bayeslmm.report.source import Source
-from bayeslmm.summaries.words import listed
+from bayeslmm.summaries.text import listed
 
 TOPICS: tuple[Topic, ...] = tuple(TOPIC_CHECKS)
 

@@ -22,7 +22,7 @@ from bayeslmm.sampling.diagnostics import (
     MIN_ESS_PER_CHAIN,
     Diagnostics,
 )
-from bayeslmm.summaries.words import counted
+from bayeslmm.summaries.text import counted
 
 FORMS = {
     "noncentered": "with standardised (noncentred) random effects",

@@ -34,7 +34,7 @@ from bayeslmm.report.page import (
 from bayeslmm.report.pictures import picture
 from bayeslmm.report.source import Source
 from bayeslmm.report.words import model_sentences, prior_sentences
-from bayeslmm.summaries.words import counted, listed
+from bayeslmm.summaries.text import counted, listed
 
 FLAGS = {
     AGREES: "posterior and estimate say the same.",

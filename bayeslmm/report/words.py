@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors
-from bayeslmm.summaries.words import MOST, counted, listed
+from bayeslmm.summaries.text import MOST, counted, listed
 
 INTERCEPT = "Intercept"
 
