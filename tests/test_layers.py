@@ -10,9 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 ROOMS = [
     "exceptions",
     "schema",
-    "_optional",
-    "_writing",
-    "_arrow",
+    "writing",
+    "arrow",
     "column_types",
     "datasets",
     "formula",
@@ -35,13 +34,7 @@ ROOMS = [
 ]
 UPHILL: set[tuple[str, str]] = {
     ("checks.calibration", "plots.calibration"),
-    ("comparison.frequentist", "fits.estimate"),
-    ("comparison.models", "fits.estimate"),
-    ("comparison.models", "fits.posterior_base"),
-    ("comparison.tables", "fits.estimate"),
-    ("report.finding_topics", "fits.estimate"),
     ("report.model_table", "fits.posterior_base"),
-    ("report.report", "fits.estimate"),
     ("storage.load", "fits.posterior"),
 }
 """Arrows that still go up, to be taken out."""

@@ -125,17 +125,7 @@ class Estimate(
     @property
     def notes(self) -> tuple[str, ...]:
         """Everything a reader should know: dropped columns, singular fit, failed convergence."""
-        notes = text.design_notes(self.design) + text.singular_notes(self.fit, self.design)
-        notes += text.unidentified_notes(self.fit, self.design)
-        if self.fit.given_beta:
-            notes.append(
-                "Priors on fixed effects are neither all normal nor all flat, so beta was "
-                "maximised together with the covariance parameters: they are those of ML rather "
-                "than REML."
-            )
-        if not self.converged:
-            notes.append(f"The optimiser did not converge: {self.fit.optimum.message}.")
-        return tuple(notes)
+        return text.estimate_notes(self.fit, self.design)
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
         """All parameters but the random effects, with standard errors and Wald intervals.

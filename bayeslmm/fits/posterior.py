@@ -291,7 +291,7 @@ class Posterior(
         self, reml: Any, *, prob: float | None = None, names: Mapping[str, str] | None = None
     ) -> pd.DataFrame:
         """Put the posterior beside an estimate: see :func:`bayeslmm.compare_reml`."""
-        from bayeslmm.comparison.tables import compare_reml
+        from bayeslmm.comparison.reml import compare_reml
 
         return compare_reml(self, reml, prob=prob, names=names)
 

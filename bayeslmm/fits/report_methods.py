@@ -11,7 +11,7 @@ from bayeslmm.fits.estimate_base import EstimateBase
 if TYPE_CHECKING:
     from bayeslmm.priors.record import Priors
     from bayeslmm.report.columns import Column
-    from bayeslmm.report.markup import Markup
+    from bayeslmm.report.tables import Markup
 
 
 class TableReporting:
@@ -102,7 +102,7 @@ class EstimateReporting(TableReporting, EstimateBase):
         >>> int(row["nobs"]), int(row["df_residual"]), int(row["ngrps_Subject"])
         (180, 174, 18)
         """
-        from bayeslmm.report.glance import glance_estimate
+        from bayeslmm.report.columns import glance_estimate
 
         return glance_estimate(self.fit, self.design)
 
@@ -186,7 +186,7 @@ class EstimateReporting(TableReporting, EstimateBase):
         >>> print(reml.methods_paragraph())
         A linear mixed model of Yield was fitted to 30 observations ...
         """
-        from bayeslmm.report.methods_text import estimate_paragraph
+        from bayeslmm.report.methods import estimate_paragraph
 
         return estimate_paragraph(self.fit, self.design, self.notes, priors, references=references)
 

@@ -46,7 +46,7 @@ class PosteriorReporting(TableReporting, PosteriorBase):
         >>> row["method"], int(row["nobs"]), int(row["draws"]), int(row["ngrps_Batch"])
         ('collapsed', 30, 4000, 6)
         """
-        from bayeslmm.report.glance import glance_posterior
+        from bayeslmm.report.columns import glance_posterior
 
         return glance_posterior(self.data, self.design, self.priors, self.diagnostics)
 
@@ -188,7 +188,7 @@ class PosteriorReporting(TableReporting, PosteriorBase):
         True
         """
         from bayeslmm.report.findings import methods_sentences
-        from bayeslmm.report.methods_text import posterior_paragraph
+        from bayeslmm.report.methods import posterior_paragraph
 
         return posterior_paragraph(
             self.data,
@@ -267,7 +267,7 @@ class PosteriorReporting(TableReporting, PosteriorBase):
         ...     file.name
         'dyestuff.html'
         """
-        from bayeslmm.report.report import write_report
+        from bayeslmm.report.page import write_report
 
         return write_report(
             cast("Any", self),

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm._optional import require
+from bayeslmm.exceptions import require
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

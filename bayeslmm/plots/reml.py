@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import xarray as xr
 
-from bayeslmm.comparison.tables import Draws, compare_reml
+from bayeslmm.comparison.reml import compare_reml
 from bayeslmm.plots.common import BAND_ALPHA, TITLE_SIZE, Backend, chosen_backend, variable_name
 from bayeslmm.summaries.parameters import parameter_draws, parameters
 
@@ -19,7 +19,7 @@ ESTIMATE_COLOR = "C1"
 
 
 def plot_compare_reml(
-    post: Draws,
+    post: Any,
     reml: Any,
     *,
     labels: str | Sequence[str] | None = None,
@@ -126,7 +126,7 @@ def _chosen(labels: str | Sequence[str] | None, known: list[str]) -> list[str]:
     return labels
 
 
-def _draws(post: Draws, labels: pd.Index) -> xr.Dataset:
+def _draws(post: Any, labels: pd.Index) -> xr.Dataset:
     """One variable per parameter, by its label."""
     dataset = post.data["posterior"].to_dataset()
     known = {p.label: p for p in parameters(post.design)}

@@ -1,4 +1,4 @@
-"""What one fit has to say in a table of models: parameters and measures of fit as numbers."""
+"""What one fit has to say in a table of models or in one row: parameters and measures of fit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.priors.record import Priors
-from bayeslmm.report.words import wald_scales
+from bayeslmm.report.methods import wald_scales
+from bayeslmm.sampling.diagnostics import Diagnostics
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import information_criteria, summary_table
 from bayeslmm.summaries.parameters import Parameter, parameters
-from bayeslmm.summaries.posterior_tables import interval, interval_defaults, parameter_matrix
+from bayeslmm.summaries.posterior_tables import (
+    interval,
+    interval_defaults,
+    parameter_matrix,
+    sigma_draws,
+)
 from bayeslmm.summaries.variance_explained import (
     Quantity,
     Uncertainty,
@@ -226,3 +232,54 @@ def _goodness(rows: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
     padded = [[*rows[key], *[np.nan] * (4 - len(rows[key]))] for key in order]
     index = pd.MultiIndex.from_tuples(order, names=["measure", "group"])
     return pd.DataFrame(padded, index=index, columns=NUMBERS[:4], dtype=float)
+
+
+# --- one row per fit ----------------------------------------------------------------
+
+
+def glance_estimate(fit: Fit, design: Design) -> pd.DataFrame:
+    """One row about a REML, ML or MAP fit."""
+    count, aic, bic = information_criteria(fit)
+    row = {
+        "method": fit.method,
+        "nobs": design.n,
+        "rows_dropped": len(design.dropped),
+        "sigma": fit.sigma,
+        "loglik": fit.log_likelihood,
+        "aic": aic,
+        "bic": bic,
+        "criterion": fit.criterion,
+        "n_parameters": count,
+        "df_residual": design.n - count,
+        "singular": fit.singular,
+        "converged": fit.optimum.converged,
+    }
+    return pd.DataFrame([row | _groups(design)])
+
+
+def glance_posterior(
+    data: xr.DataTree, design: Design, priors: Priors, found: Diagnostics
+) -> pd.DataFrame:
+    """One row about a posterior."""
+    evidence, error = evidence_of(data.attrs, priors) or (np.nan, np.nan)
+    row = {
+        "method": str(data.attrs["method"]),
+        "nobs": design.n,
+        "rows_dropped": len(design.dropped),
+        "sigma": float(sigma_draws(data["posterior"].to_dataset()).mean()),
+        "log_evidence": evidence,
+        "log_evidence_error": error,
+        "chains": found.chains,
+        "draws": found.chains * found.draws,
+        "max_rhat": found.max_rhat,
+        "min_ess_bulk": found.min_ess_bulk,
+        "min_ess_tail": found.min_ess_tail,
+        "pareto_k": found.pareto_k if found.approximate else found.proposal_k,
+        "divergences": found.divergences if str(data.attrs["method"]) == "nuts" else np.nan,
+        "ok": found.ok,
+    }
+    return pd.DataFrame([row | _groups(design)])
+
+
+def _groups(design: Design) -> dict[str, int]:
+    return {f"ngrps_{factor.key}": factor.n_levels for factor in design.random}

@@ -10,7 +10,6 @@ import pandas as pd
 
 from bayeslmm.fits.posterior_base import PosteriorBase
 from bayeslmm.report.columns import GOODNESS, Column
-from bayeslmm.report.markup import Format, Markup, TextTable, render
 from bayeslmm.report.model_text import (
     STATISTICS,
     Statistic,
@@ -21,6 +20,7 @@ from bayeslmm.report.model_text import (
     parameter_keys,
     row_groups,
 )
+from bayeslmm.report.tables import Format, Markup, TextTable, render
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
 

@@ -8,10 +8,10 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from bayeslmm.comparison.nesting import check_same_data, check_same_fixed
+from bayeslmm.comparison.models import check_same_data, check_same_fixed
 from bayeslmm.data.design import Design
 from bayeslmm.report.columns import GOODNESS, Column, Key
-from bayeslmm.report.numbers import decimals_of, number, p_value, significant
+from bayeslmm.report.tables import decimals_of, number, p_value, significant
 
 Statistic = Literal["interval", "std_error", "statistic", "p_value"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)

@@ -119,6 +119,20 @@ def unidentified_notes(fit: Fit, design: Design) -> list[str]:
     ]
 
 
+def estimate_notes(fit: Fit, design: Design) -> tuple[str, ...]:
+    """Everything a reader of an estimate should know."""
+    notes = design_notes(design) + singular_notes(fit, design) + unidentified_notes(fit, design)
+    if fit.given_beta:
+        notes.append(
+            "Priors on fixed effects are neither all normal nor all flat, so beta was "
+            "maximised together with the covariance parameters: they are those of ML rather "
+            "than REML."
+        )
+    if not fit.optimum.converged:
+        notes.append(f"The optimiser did not converge: {fit.optimum.message}.")
+    return tuple(notes)
+
+
 def _dependence(group: str, coefs: Sequence[str], corr: np.ndarray) -> str:
     if len(coefs) == 2:
         sign = "+1" if corr[0, 1] > 0 else "-1"
