@@ -34,7 +34,6 @@ ROOMS = [
 ]
 UPHILL: set[tuple[str, str]] = {
     ("checks.calibration", "plots.calibration"),
-    ("report.model_table", "fits.posterior_base"),
     ("storage.load", "fits.posterior"),
 }
 """Arrows that still go up, to be taken out."""

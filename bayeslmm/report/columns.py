@@ -19,14 +19,10 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.report.methods import wald_scales
 from bayeslmm.sampling.diagnostics import Diagnostics
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.estimate_tables import information_criteria, summary_table
-from bayeslmm.summaries.parameters import Parameter, parameters
-from bayeslmm.summaries.posterior_tables import (
-    interval,
-    interval_defaults,
-    parameter_matrix,
-    sigma_draws,
-)
+from bayeslmm.summaries.estimate_tables import information_criteria, parameter_table
+from bayeslmm.summaries.parameters import parameters
+from bayeslmm.summaries.posterior_tables import as_estimates, interval_defaults, sigma_draws
+from bayeslmm.summaries.posterior_tables import parameter_table as draws_table
 from bayeslmm.summaries.variance_explained import (
     Quantity,
     Uncertainty,
@@ -107,27 +103,26 @@ class Column:
 
 def estimate_column(fit: Fit, design: Design, modes: Sequence[Array], level: float) -> Column:
     """Column of a REML, ML or MAP fit with random effects `modes`."""
-    table = summary_table(fit, design, level).reindex(columns=NUMBERS)
-    table.index = _index(parameters(design))
+    table = parameter_table(fit, design, level)
     _, aic, bic = information_criteria(fit)
     rows = _sizes(design)
     uncertainty = Uncertainty(method=None, level=level, draws=2, random_seed=None)
     for measure, quantity in _shares(design).items():
         shares = estimate_table(quantity, design, fit, modes, uncertainty)["estimate"]
         rows |= {(measure, str(name)): [value] for name, value in shares.items()}
-    if fit.method != "MAP":
-        rows |= {("loglik", ""): [fit.log_likelihood], ("aic", ""): [aic], ("bic", ""): [bic]}
     if fit.method == "MAP":
         table[["df", "statistic", "p_value"]] = np.nan  # tests are not of posteriors
+    else:
+        rows |= {("loglik", ""): [fit.log_likelihood], ("aic", ""): [aic], ("bic", ""): [bic]}
     return Column(
         method=fit.method,
         bayesian=False,
-        parameters=table,
+        parameters=_keyed(table),
         goodness=_goodness(rows),
         estimand=_estimand(fit, design),
         interval=f"{100 * level:g} % {_interval(fit, design)}",
         design=design,
-        terms=_terms(parameters(design)),
+        terms=_terms(design),
     )
 
 
@@ -140,35 +135,24 @@ def posterior_column(
 ) -> Column:
     """Column of a posterior with draws `joint`."""
     prob, kind = interval_defaults(prob)
-    rows = parameters(design)
-    dataset = data["posterior"].to_dataset()
-    draws = parameter_matrix(dataset, design, rows)
-    lower, upper = interval(draws, prob, kind)
-    table = pd.DataFrame(
-        {
-            "estimate": draws.mean(axis=0),
-            "std_error": draws.std(axis=0, ddof=1),
-            "conf_low": lower,
-            "conf_high": upper,
-        },
-        index=_index(rows),
-    ).reindex(columns=NUMBERS)
+    table = draws_table(data["posterior"].to_dataset(), design, prob, kind)
     measures = _sizes(design)
     for measure, quantity in _shares(design).items():
-        for name, row in posterior_table(quantity, joint, prob).iterrows():
-            measures[measure, str(name)] = [row["mean"], row["sd"], *row.iloc[-2:]]
+        shares = as_estimates(posterior_table(quantity, joint, prob))
+        for name, row in shares[NUMBERS[:4]].iterrows():
+            measures[measure, str(name)] = row.tolist()
     if (evidence := evidence_of(data.attrs, priors)) is not None:
         measures["log_evidence", ""] = list(evidence)
     names = {"eti": "equal-tailed", "hdi": "highest-density"}
     return Column(
         method=str(data.attrs["method"]),
         bayesian=True,
-        parameters=table,
+        parameters=_keyed(as_estimates(table)),
         goodness=_goodness(measures),
         estimand="posterior means",
         interval=f"{100 * prob:g} % {names.get(kind, kind)} credible intervals",
         design=design,
-        terms=_terms(parameters(design)),
+        terms=_terms(design),
     )
 
 
@@ -199,20 +183,25 @@ def _interval(fit: Fit, design: Design) -> str:
     return f"confidence intervals ({fixed}Wald: {scales})"
 
 
-def _key(p: Parameter) -> Key:
-    if p.kind == "sigma":
+def _keyed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of parameters by part, group and term."""
+    columns = (table[name] for name in ("kind", "group", "coef", "coef_2"))
+    keys = [_key(*row) for row in zip(*columns, strict=True)]
+    index = pd.MultiIndex.from_tuples(keys, names=["part", "group", "term"])
+    return table.set_axis(index, axis=0).reindex(columns=NUMBERS)
+
+
+def _key(kind: str, group: str | None, *coefs: str | None) -> Key:
+    if kind == "sigma":
         return "residual", "", "sigma"
-    if p.kind == "beta":
-        return "fixed", "", p.terms[0]
-    return "random", p.group or "", f"{p.kind}({', '.join(p.terms)})"
+    if kind == "beta":
+        return "fixed", "", str(coefs[0])
+    return "random", group or "", f"{kind}({', '.join(filter(None, coefs))})"
 
 
-def _terms(rows: Sequence[Parameter]) -> dict[Key, tuple[str, ...]]:
-    return {_key(p): p.terms for p in rows}
-
-
-def _index(rows: Sequence[Parameter]) -> pd.MultiIndex:
-    return pd.MultiIndex.from_tuples([_key(p) for p in rows], names=["part", "group", "term"])
+def _terms(design: Design) -> dict[Key, tuple[str, ...]]:
+    """Coefficients that the row of each parameter is about."""
+    return {_key(p.kind, p.group, *p.terms): p.terms for p in parameters(design)}
 
 
 def _sizes(design: Design) -> dict[tuple[str, str], list[float]]:

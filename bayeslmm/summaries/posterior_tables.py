@@ -102,6 +102,13 @@ def parameter_table(
     return labelled(rows, summarise(draws, pd.RangeIndex(len(rows)), prob, kind))
 
 
+def as_estimates(table: pd.DataFrame) -> pd.DataFrame:
+    """Summaries of draws under the names that an estimate has for their like."""
+    low, high = table.columns[-2:]
+    names = {"mean": "estimate", "sd": "std_error", low: "conf_low", high: "conf_high"}
+    return table.rename(columns=names)
+
+
 def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     """All parameters but the random effects, by label, with ArviZ's statistics and diagnostics."""
     import arviz_stats as az

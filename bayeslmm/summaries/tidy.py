@@ -24,6 +24,7 @@ from bayeslmm.schema import BETA
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds, parameter_table
 from bayeslmm.summaries.parameters import KINDS, Kind
 from bayeslmm.summaries.posterior_tables import (
+    as_estimates,
     has_draws,
     interval,
     mean_arrays,
@@ -82,9 +83,7 @@ def tidy_posterior(
     parts = []
     if kinds := _kinds(chosen):
         table = draws_table(data["posterior"].to_dataset(), design, prob, kind, kinds=kinds)
-        low, high = table.columns[-2:]
-        names = {"mean": "estimate", "sd": "std_error", low: "conf_low", high: "conf_high"}
-        parts.append(_broom(table.rename(columns=names)))
+        parts.append(_broom(as_estimates(table)))
     if {"ran_vals", "ran_coefs"} & set(chosen):
         parts += _random_parts(data, design, chosen, prob, kind)
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
