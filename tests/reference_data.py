@@ -34,14 +34,17 @@ def list_posteriors() -> list[str]:
 
 
 def load_posterior(name: str) -> dict[str, Any]:
-    """One reference posterior by Stan."""
-    return _read_json(FOLDER / "posteriors" / f"{name}.json")
+    """One reference posterior by Stan, its formula in our spelling."""
+    posterior = _read_json(FOLDER / "posteriors" / f"{name}.json")
+    return posterior | {"formula": posterior["formula"].replace("^", "**")}
 
 
 def load_posterior_data(name: str) -> pd.DataFrame:
     """The data of a reference posterior, its factors unordered as they were for Stan."""
     posterior = load_posterior(name)
     frame = load_reference_data(posterior["dataset"])
+    if name.endswith("_year"):  # the same data with the calendar year for the age
+        frame["age"] += 2000
     for column, levels in posterior["factor_levels"].items():
         frame[column] = pd.Categorical(frame[column].astype(str), categories=levels)
     return frame

@@ -22,15 +22,7 @@ from scipy.special import logsumexp
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import batch_system
-from bayeslmm.likelihood.batch_posterior import (
-    Points,
-    log_jacobian,
-    log_likelihood_batch,
-    log_prior_batch,
-    points_from_unconstrained,
-    reduce_at,
-    unconstrained_from_points,
-)
+from bayeslmm.likelihood.batch_posterior import log_likelihood_batch, log_prior_batch, reduce_at
 from bayeslmm.sampling.draw_effects import points_of
 
 # What a sampler may differ from the reference by: a median in units of half the central 68%, the
@@ -234,16 +226,16 @@ def tempered(case: Case, particles: int, rng: np.random.Generator) -> Particles:
     """Draws of the prior, taken to the posterior in steps."""
     model = case.model
     system = batch_system(model.system)
-    structures, priors = system.plan.products.structures, model.priors
+    priors = model.priors
     likelihood = partial(_log_likelihood, system, priors)
 
     def log_prior(x: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            value = log_prior_batch(priors, points_from_unconstrained(structures, x))
-            value += log_jacobian(structures, x)
+            value = log_prior_batch(priors, priors.coordinates.points(x))
+            value += priors.coordinates.log_jacobian(x)
         return np.where(np.isfinite(value), value, -np.inf)  # correlations rounded to one
 
-    x = _prior_draws(case, model, structures, particles, rng)
+    x = _prior_draws(case, model, particles, rng)
     prior, loglik = log_prior(x), likelihood(x)
     power = 0.0
     while power < 1.0:
@@ -289,15 +281,15 @@ def _squares(z: np.ndarray, white: np.ndarray) -> Any:
 
 
 def _log_likelihood(system: Any, priors: Any, x: np.ndarray) -> np.ndarray:
-    points = points_from_unconstrained(system.plan.products.structures, x)
+    points = priors.coordinates.points(x)
     with np.errstate(all="ignore"):
-        value = log_likelihood_batch(system.plan, priors, reduce_at(system, x), points)
+        value = log_likelihood_batch(
+            system.plan, priors, reduce_at(system, priors.coordinates, x), points
+        )
     return np.where(np.isfinite(value), value, -1e300)
 
 
-def _prior_draws(
-    case: Case, model: blm.LMM, structures: Any, size: int, rng: np.random.Generator
-) -> np.ndarray:
+def _prior_draws(case: Case, model: blm.LMM, size: int, rng: np.random.Generator) -> np.ndarray:
     priors, own = model.priors, case.generators
 
     def draw(key: str, prior: Any) -> np.ndarray:
@@ -311,12 +303,11 @@ def _prior_draws(
         for factor, coefs in zip(priors.factors, priors.factor_coefs, strict=True)
     )
     chols = tuple(priors._sample_chol(f, rng, size) for f in range(len(sds)))
-    beta = np.empty((size, 0))
+    gamma = np.empty((size, 0))
     if priors.beta_sampled:
         gamma = np.stack([draw(c, p) for c, p in zip(priors.coefs, priors.beta, strict=True)], 1)
-        beta = np.linalg.solve(priors.centering, gamma.T).T
-    points = Points(sds=sds, chols=chols, sigma=draw("sigma", priors.sigma), beta=beta)
-    return _finite(unconstrained_from_points(structures, points, beta))
+    working = priors.coordinates.working(sds, chols, draw("sigma", priors.sigma), gamma)
+    return _finite(priors.coordinates.vector(working))
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
@@ -408,8 +399,8 @@ def coordinates(model: blm.LMM, post: blm.Posterior) -> Reference:
     points = points_of(model.design, draws)
     if model.priors.beta_sampled:
         points = replace(points, beta=draws["beta"].to_numpy().reshape(len(points.sigma), -1))
-    structures = model.system.products.structures
-    x = _finite(unconstrained_from_points(structures, points, points.beta))
+    where = model.priors.coordinates
+    x = _finite(where.vector(where.to_working(points)))
     return described(x, np.ones(len(x)), float(post.log_evidence))
 
 

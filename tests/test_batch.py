@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import kstest
 
 import bayeslmm as blm
+from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.likelihood import batch
 from bayeslmm.likelihood.batch import (
     CHUNK,
@@ -25,13 +26,7 @@ from bayeslmm.likelihood.batch import (
     reduce_equations,
 )
 from bayeslmm.likelihood.batch_draws import LARGEST_HYPERCUBE, draw_random, normal_draws
-from bayeslmm.likelihood.batch_posterior import (
-    Points,
-    fixed_effects_at,
-    log_posterior_batch,
-    points_from_unconstrained,
-    reduce_at,
-)
+from bayeslmm.likelihood.batch_posterior import fixed_effects_at, log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
@@ -103,7 +98,7 @@ PRIORS = {"default": None, "flat": "flat"}
 def coordinates(model: blm.LMM, size: int, seed: int, scale: float = 1.0) -> np.ndarray:
     """Unconstrained points (size, d), fixed effects around two where they are coordinates."""
     rng = np.random.default_rng(seed)
-    d = sum(s.n_theta for s in model.system.products.structures) + 1
+    d = model.priors.coordinates.n_covariance
     x = rng.normal(scale=scale, size=(size, d))
     if model.priors.beta_sampled:
         x = np.hstack([x, rng.normal(2.0, 1.0, (size, model.design.p))])
@@ -111,7 +106,9 @@ def coordinates(model: blm.LMM, size: int, seed: int, scale: float = 1.0) -> np.
 
 
 def densities(system: BatchSystem, priors, x: np.ndarray) -> np.ndarray:
-    return log_posterior_batch(system.plan, priors, partial(reduce_at, system), x)
+    return log_posterior_batch(
+        system.plan, priors, partial(reduce_at, system, priors.coordinates), x
+    )
 
 
 def one_by_one(plan, priors, x: np.ndarray) -> np.ndarray:
@@ -384,8 +381,8 @@ DRAWN = {
 }
 
 
-def points_of(model: blm.LMM, x: np.ndarray) -> Points:
-    return points_from_unconstrained(model.system.products.structures, x)
+def points_of(model: blm.LMM, x: np.ndarray) -> WorkingPoints:
+    return model.priors.coordinates.points(x)
 
 
 def prior_moments(priors, p: int) -> tuple[np.ndarray, np.ndarray]:
@@ -426,7 +423,7 @@ def test_sampled_fixed_effects_are_left_alone(frame):
     points = points_of(model, x)
     system = batch_system(model.system)
     found = draw_beta(model.priors, system, None, points, np.random.default_rng(1))
-    assert np.array_equal(found, x[:, -2:])
+    np.testing.assert_allclose(found @ model.priors.fixed_map.T, x[:, -2:], rtol=1e-12)
 
 
 # --- random effects given everything else --------------------------------------------------------

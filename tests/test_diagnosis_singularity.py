@@ -5,15 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from scipy.special import logsumexp
 
 import bayeslmm as blm
-from bayeslmm.checks.boundary import integrated_likelihood
+from bayeslmm.checks.boundary import integrated_likelihood, working_points
 from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.checks.singularity import effective_rank
 from bayeslmm.checks.singularity_words import posterior_messages
-from bayeslmm.likelihood.batch_posterior import Points
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.priors.record import PriorDraws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters
@@ -143,13 +142,15 @@ def test_integrated_likelihood_gives_the_posterior_back(sleep, sleep_post, place
     values, curve = values[:-1], curve[:-1]
     if row.kind == "cor":
         values, curve = values[:-1], curve[:-1]
-        prior = stats.beta(2, 2, loc=-1, scale=2).logpdf(values)
+        prior = np.full(len(values), np.log(0.5))
     else:
         prior = sleep.priors.sd[0][place].logpdf(values)
     density = np.exp(curve + prior)
     mass = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(values))])
-    draws = sleep_post._draws["cor_Subject" if row.kind == "cor" else "sd_Subject"].to_numpy()
-    draws = draws[..., 0, 1].ravel() if row.kind == "cor" else draws[..., place].ravel()
+    points = working_points(sleep.priors, sleep_post._joint)
+    roots = points.chols[0]
+    correlations = (roots @ roots.swapaxes(1, 2))[:, 0, 1]
+    draws = correlations if row.kind == "cor" else points.sds[0][:, place]
     quantiles = np.quantile(draws, [0.1, 0.5, 0.9])
     np.testing.assert_allclose(np.interp(quantiles, values, mass), [0.1, 0.5, 0.9], atol=0.04)
 

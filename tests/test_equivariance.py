@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from slow_cases import slow
 
 import bayeslmm as blm
 
@@ -88,3 +89,120 @@ def test_order_of_rows_and_names_of_levels_do_not_matter(sleep):
     original = before.ranef()["Subject"]
     expected = original.rename(index=lambda s: f"s:{s}|é").loc[modes.index]
     assert modes.to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-5, abs=1e-5)
+
+
+# --- default priors speak about the linear predictor ---------------------------------------------
+
+# Modes: two searches polished by Newton steps, compared through the covariance matrix of the data.
+SAME_MODE = 1e-6
+# G of coefficients at an origin 2000 units away has entries of 1e12, which cancel in V = ZGZ' + R.
+CANCELLED = 1e-4
+# Four standard errors of the mean of 4 x 500 draws whose spread is half their size. Mostly the
+# draws are the same to many digits; rounding in the columns can change which proposals are taken.
+SAME_DRAWS = 0.05
+EVIDENCE = 0.01
+
+QUADRATIC = "Reaction ~ Days + I(Days**2) + (Days + I(Days**2) | Subject)"
+INTERACTION = "distance ~ age * Sex + (age | Subject)"
+
+
+def moved(name, column, change):
+    def data():
+        frame = blm.load_dataset(name)
+        return frame.assign(**{column: change(frame[column])})
+
+    return data
+
+
+def plain(name):
+    return lambda: blm.load_dataset(name)
+
+
+SHIFTS = {
+    "+ 2000": lambda x: x + 2000.0,
+    "- 7e5": lambda x: x - 7e5,
+    "* 1e-4": lambda x: 1e-4 * x,
+    "* 1e4": lambda x: 1e4 * x,
+}
+SAME_MODELS = {
+    **{
+        f"sleepstudy {words}": (
+            ("Reaction ~ Days + (Days | Subject)", plain("sleepstudy")),
+            ("Reaction ~ Days + (Days | Subject)", moved("sleepstudy", "Days", change)),
+        )
+        for words, change in SHIFTS.items()
+    },
+    **{
+        f"Orthodont {words}": (
+            (INTERACTION, plain("Orthodont")),
+            (INTERACTION, moved("Orthodont", "age", change)),
+        )
+        for words, change in SHIFTS.items()
+    },
+    **{
+        f"quadratic {words}": (
+            (QUADRATIC, plain("sleepstudy")),
+            (QUADRATIC, moved("sleepstudy", "Days", SHIFTS[words])),
+        )
+        for words in ("+ 2000", "* 1e-4", "* 1e4")
+    },
+    "orthogonal polynomials": (
+        (QUADRATIC, plain("sleepstudy")),
+        ("Reaction ~ poly(Days, 2) + (poly(Days, 2) | Subject)", plain("sleepstudy")),
+    ),
+    **{
+        f"Machines {words}": (
+            ("score ~ Machine + (0 + Machine | Worker)", plain("Machines")),
+            (f"score ~ {fixed} + (0 + Machine | Worker)", plain("Machines")),
+        )
+        for words, fixed in {
+            "sum": "C(Machine, contr.sum)",
+            "Helmert": "C(Machine, contr.helmert)",
+            "cell means": "0 + Machine",
+        }.items()
+    },
+    "response in other units": (
+        (INTERACTION, plain("Orthodont")),
+        (INTERACTION, moved("Orthodont", "distance", lambda y: 7.0 + y)),
+    ),
+}
+SLOW_MODELS = [name for name in SAME_MODELS if name.startswith(("quadratic", "orthogonal", "Mach"))]
+
+
+@pytest.mark.parametrize("name", SAME_MODELS)
+def test_modes_under_default_priors_are_the_same(name):
+    one, other = (blm.LMM(formula, data()).map() for formula, data in SAME_MODELS[name])
+    scale = one.V().to_numpy().max()
+    same = CANCELLED if name == "quadratic + 2000" else SAME_MODE
+    np.testing.assert_allclose(
+        other.V().to_numpy(), one.V().to_numpy(), rtol=same, atol=same * scale
+    )
+    assert other.sigma == pytest.approx(one.sigma, rel=SAME_MODE)
+    fitted = [fit.residuals().to_numpy() for fit in (one, other)]
+    np.testing.assert_allclose(fitted[1], fitted[0], atol=SAME_MODE * np.sqrt(scale))
+
+
+@pytest.mark.parametrize(
+    "name", [slow(name) if name in SLOW_MODELS else name for name in SAME_MODELS]
+)
+def test_posteriors_under_default_priors_are_the_same(name):
+    one, other = (
+        blm.LMM(formula, data()).fit(draws=500, random_seed=4)
+        for formula, data in SAME_MODELS[name]
+    )
+    scale = one.V().to_numpy().max()
+    np.testing.assert_allclose(
+        other.V().to_numpy(), one.V().to_numpy(), rtol=SAME_DRAWS, atol=SAME_DRAWS * scale
+    )
+    fitted = [post.residuals().to_numpy() for post in (one, other)]
+    np.testing.assert_allclose(fitted[1], fitted[0], atol=SAME_DRAWS * np.sqrt(scale))
+    assert other.log_evidence.value == pytest.approx(one.log_evidence.value, abs=EVIDENCE)
+
+
+def test_an_origin_far_away_leaves_the_interaction_to_the_data():
+    data = blm.load_dataset("Orthodont")
+    year = blm.LMM(INTERACTION, data.assign(age=data["age"] + 2000))
+    interaction = "age:Sex[T.Female]"
+    reml, mode = year.reml(), year.map()
+    error = reml.summary().loc[f"beta[{interaction}]", "std_error"]
+    assert mode.beta[interaction] == pytest.approx(reml.beta[interaction], abs=0.05 * error)

@@ -21,9 +21,10 @@ from bayeslmm import LMM, DataError, SamplingError, load_dataset
 from bayeslmm.checks.integrated import leave_out
 from bayeslmm.checks.loo import group_codes, integrated_loo, thin
 from bayeslmm.checks.resampled import Resampler
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.covariance.structure import correlation_cholesky
 from bayeslmm.likelihood.batch import batch_system
-from bayeslmm.likelihood.batch_posterior import Points, log_posterior_batch, reduce_at
+from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.priors import Flat, Normal
@@ -303,7 +304,9 @@ def log_integral(design, priors):
     axes = np.linspace(-4.0, 10.0, 281), np.linspace(2.0, 7.0, 141)
     x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=2).reshape(-1, 2)
     system = batch_system(make_plan(products_of(design)))
-    values = log_posterior_batch(system.plan, priors, partial(reduce_at, system), x)
+    values = log_posterior_batch(
+        system.plan, priors, partial(reduce_at, system, priors.coordinates), x
+    )
     return logsumexp(values) + np.log((axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
 
 

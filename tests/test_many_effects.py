@@ -6,10 +6,10 @@ import pytest
 from slow_cases import slow
 
 import bayeslmm as blm
+from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood import batch, iterative_draws
 from bayeslmm.likelihood.batch import batch_system
-from bayeslmm.likelihood.batch_posterior import points_from_unconstrained
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
@@ -116,7 +116,7 @@ def test_conjugate_gradients_draw_from_the_conditional_distribution(spread, monk
     rng = np.random.default_rng(3)
     x = np.array([-0.2, 0.0, -0.7, 0.2, 0.0]) + spread * rng.uniform(-1, 1, (size, 5))
     x = np.repeat(x[:: size // 15], size // 15, axis=0)
-    points = points_from_unconstrained(plan.products.structures, x)
+    points = plain_coordinates(plan.products.structures).points(x)
     beta = np.tile([1.0, 0.5], (size, 1))
     monkeypatch.setattr(iterative_draws, "PER_NODE", 400)
     drawn = draw_iteratively(system, points, beta, rng)
@@ -140,7 +140,7 @@ def test_conjugate_gradients_keep_the_correlations_of_the_random_effects():
     plan = blm.LMM(CROSSED, crossed()).system
     system, size = batch_system(plan), 4000
     x = np.tile([-0.2, 0.0, -0.7, 0.2, 0.0], (size, 1))
-    points = points_from_unconstrained(plan.products.structures, x)
+    points = plain_coordinates(plan.products.structures).points(x)
     beta = np.tile([1.0, 0.5], (size, 1))
     samples = []
     for seed, draw in enumerate((draw_iteratively, _draw_directly)):
@@ -160,7 +160,7 @@ def _draw_directly(system, points, beta, rng):
 def test_conjugate_gradients_start_at_a_singular_node():
     plan = blm.LMM(CROSSED, crossed()).system
     x = np.tile([-0.2, -60.0, -60.0, 0.2, 0.0], (40, 1))
-    points = points_from_unconstrained(plan.products.structures, x)
+    points = plain_coordinates(plan.products.structures).points(x)
     beta = np.tile([1.0, 0.5], (40, 1))
     effects = draw_iteratively(batch_system(plan), points, beta, np.random.default_rng(0))
     assert all(np.all(np.isfinite(u)) for u in effects)

@@ -534,7 +534,7 @@ def test_savage_dickey_at_any_value(sleep):
     mean, sd = conditional_moments(
         sleep._plan, sleep.priors, sleep._joint.points, np.array([0.0, 2.0])
     )
-    width = 2.0 * sleep.priors.beta[1].sigma
+    width = 2.0 * sleep.priors.records()["Days"].sigma
     expected = stats.norm.pdf(17.0, mean, sd).mean() / stats.norm.pdf(17.0, 0.0, width)
     got = sleep.hypothesis("2 * Days - 1 = 16").table()["evidence_ratio"].iloc[0]
     assert got == pytest.approx(expected)

@@ -63,7 +63,7 @@ def test_probabilities_stay_where_prior_odds_are_unknown(post):
 @pytest.mark.parametrize("edge", [10.0, 35.0])
 def test_prior_odds_of_the_far_tail_are_exact(post, edge):
     # `edge` prior standard deviations out, where a probability of one minus 1e-16 is one
-    sd = post.priors.beta[1].sigma
+    sd = post.priors.records()["Days"].sigma
     names = [f"Days > {edge * sd}", f"Days < {edge * sd}"]
     result = post.hypothesis(names)
     expected = stats.norm.sf(edge)

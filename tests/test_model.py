@@ -76,11 +76,16 @@ def structure_of(factor) -> Structure:
     return Structure(factor.n_coefs, factor.blocks)
 
 
+def log_sd_name(priors, f: int, factor) -> str:
+    plain = np.array_equal(priors.mixing[f], np.eye(factor.n_coefs))
+    return f"sd_{factor.key}_log__" if plain else f"_sd_{factor.key}_working_log__"
+
+
 def unpack(design, priors, point):
-    """Parameters on their own scale from a model's value variables, and the log Jacobian."""
+    """Parameters of the working columns from a model's value variables, and the log Jacobian."""
     sds, chols, jacobian = [], [], 0.0
     for f, factor in enumerate(design.random):
-        logs = point[f"sd_{factor.key}_log__"]
+        logs = point[log_sd_name(priors, f, factor)]
         coordinates = [
             point[f"_chol_{factor.key}__{b}_correlation__"]
             for b, lkj in enumerate(priors.cor[f])
@@ -125,7 +130,7 @@ def test_conditional_density(name, form, prior, weights):
     sds, chols, sigma, jacobian = unpack(design, priors, point)
     expected = log_prior(design, priors, sds, chols, sigma)
     mean = design.offset.copy()
-    for factor, sd, chol in zip(design.random, sds, chols, strict=True):
+    for factor, w, sd, chol in zip(design.random, priors.mixing, sds, chols, strict=True):
         root = sd[:, None] * chol
         if form == "noncentered":
             z = point[f"_z_{factor.key}"].T
@@ -136,22 +141,22 @@ def test_conditional_density(name, form, prior, weights):
             u = point[name].T if name in point else point[f"_{name}"]
             cov = root @ root.T
             expected += stats.multivariate_normal(np.zeros(len(sd)), cov).logpdf(u).sum()
-        mean = mean + random_part(factor, u)
+        mean = mean + random_part(factor, u @ w.T)
     if design.p:
-        gamma = point.get("_beta_centred", point.get("beta"))
+        gamma = point.get("_beta_gamma", point.get("beta"))
         expected += sum(float(p.logpdf(v)) for p, v in zip(priors.beta, gamma, strict=True))
-        mean = mean + design.X @ np.linalg.solve(priors.centering, gamma)
+        mean = mean + design.X @ np.linalg.solve(priors.fixed_map, gamma)
     scale = sigma / np.sqrt(np.ones(design.n) if design.weights is None else design.weights)
     expected += stats.norm(mean, scale).logpdf(design.y).sum()
     assert log_density(model, point, jacobian=False) == pytest.approx(expected, rel=1e-8)
     assert log_density(model, point, jacobian=True) == pytest.approx(expected + jacobian, rel=1e-8)
 
 
-def dense_covariance(design, sds, chols, sigma) -> np.ndarray:
+def dense_covariance(design, priors, sds, chols, sigma) -> np.ndarray:
     weights = np.ones(design.n) if design.weights is None else design.weights
     cov = np.diag(sigma**2 / weights)
-    for factor, sd, chol in zip(design.random, sds, chols, strict=True):
-        root = sd[:, None] * chol
+    for factor, w, sd, chol in zip(design.random, priors.mixing, sds, chols, strict=True):
+        root = w @ (sd[:, None] * chol)
         same = factor.codes[:, None] == factor.codes[None, :]
         cov = cov + same * (factor.Z @ root @ root.T @ factor.Z.T)
     return cov
@@ -175,7 +180,7 @@ def test_marginal_density(name, prior, weights):
     model = build_model(design, priors, "marginal")
     point = random_point(model)
     sds, chols, sigma, jacobian = unpack(design, priors, point)
-    cov = dense_covariance(design, sds, chols, sigma)
+    cov = dense_covariance(design, priors, sds, chols, sigma)
     expected = log_prior(design, priors, sds, chols, sigma)
     if priors.beta_precision is None:
         expected += reml_log_density(design, cov)
@@ -193,12 +198,12 @@ def test_marginal_density_with_beta_sampled(prior):
     priors = resolve_priors(design, prior)
     model = build_model(design, priors, "marginal")
     point = random_point(model)
-    names = [name for name in point if name.startswith("__beta_centred")]
+    names = [name for name in point if name.startswith("__beta_gamma")]
     assert len(names) == design.p
     gamma = np.array([np.exp(point[n]) if n.endswith("log__") else point[n] for n in names])
     sds, chols, sigma, _ = unpack(design, priors, point)
-    beta = np.linalg.solve(priors.centering, gamma)
-    cov = dense_covariance(design, sds, chols, sigma)
+    beta = np.linalg.solve(priors.fixed_map, gamma)
+    cov = dense_covariance(design, priors, sds, chols, sigma)
     expected = log_prior(design, priors, sds, chols, sigma)
     expected += sum(float(p.logpdf(v)) for p, v in zip(priors.beta, gamma, strict=True))
     expected += stats.multivariate_normal(design.X @ beta + design.offset, cov).logpdf(design.y)
@@ -212,7 +217,7 @@ def test_marginal_form_is_the_log_posterior_of_the_estimates(name):
     point = random_point(model)
     pieces = []
     for f, factor in enumerate(design.random):
-        pieces.append(point[f"sd_{factor.key}_log__"])
+        pieces.append(point[log_sd_name(priors, f, factor)])
         pieces += [
             point[f"_chol_{factor.key}__{b}_correlation__"]
             for b, lkj in enumerate(priors.cor[f])
@@ -233,7 +238,7 @@ def test_marginal_form_is_the_log_posterior_of_the_estimates(name):
 def _names(design, priors) -> list[str]:
     names = []
     for f, factor in enumerate(design.random):
-        names.append(f"sd_{factor.key}_log__")
+        names.append(log_sd_name(priors, f, factor))
         names += [
             f"_chol_{factor.key}__{b}_correlation__"
             for b, lkj in enumerate(priors.cor[f])
@@ -393,7 +398,12 @@ def test_names_dims_and_coords(form):
 def test_marginal_form_has_neither_u_nor_beta():
     design, priors = make("crossed", "default")
     model = build_model(design, priors, "marginal")
-    assert {rv.name for rv in model.free_RVs} == {"sd_g", "_chol_g__0", "sd_h", "sigma"}
+    assert {rv.name for rv in model.free_RVs} == {
+        "_sd_g_working",
+        "_chol_g__0",
+        "sd_h",
+        "sigma",
+    }
     assert [potential.name for potential in model.potentials] == ["_log_marginal"]
     assert "beta" not in model.named_vars
 

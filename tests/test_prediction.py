@@ -23,7 +23,6 @@ import bayeslmm as blm
 from bayeslmm.exceptions import DataError
 from bayeslmm.prediction import linear
 from bayeslmm.prediction.rows import prediction_rows
-from bayeslmm.sampling.draw_effects import take_points
 from bayeslmm.sampling.joint_draws import all_levels, posterior_draws
 
 
@@ -568,7 +567,7 @@ def test_points_of_draws_are_taken_together(post):
     """Thinning keeps the draws of different parameters together."""
     joint = post._joint.thin(7)
     rows = np.linspace(0, 3999, 7).round().astype(int)
-    assert np.array_equal(joint.sigma, take_points(post._joint.points, rows).sigma)
+    assert np.array_equal(joint.sigma, post._joint.points.take(rows).sigma)
     (u,) = joint.effects([np.array([2])])
     assert np.array_equal(u[:, 0], stored(post, "Subject")[rows, 2])
 

@@ -10,26 +10,23 @@ from scipy import integrate, stats
 
 from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.defaults import (
-    LKJ,
-    Flat,
-    HalfFlat,
-    HalfStudentT,
-    Normal,
-    Prior,
-    PymcPrior,
-    default_priors,
-    flat_priors,
-    resolve_priors,
-)
+from bayeslmm.priors.defaults import default_priors, flat_priors, resolve_priors
 from bayeslmm.priors.families import (
     Exponential,
+    Flat,
     Gamma,
     HalfCauchy,
+    HalfFlat,
     HalfNormal,
+    HalfStudentT,
     InverseGamma,
     LogNormal,
+    Normal,
+    Prior,
 )
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.pymc_priors import PymcPrior
+from bayeslmm.priors.working import fixed_coordinates, working_columns
 
 FAMILIES = {
     "normal": (Normal(1.5, 2.0), stats.norm(1.5, 2.0)),
@@ -192,29 +189,68 @@ def test_lkj_derivative():
 @pytest.mark.parametrize("name", list_posteriors())
 def test_defaults_are_those_given_to_stan(name):
     posterior = load_posterior(name)
-    priors = default_priors(build_design(posterior["formula"], load_posterior_data(name)))
-    records = list(priors.records().values())
-    assert len(records) == len(posterior["priors"])
-    for record, expected in zip(records, posterior["priors"], strict=True):
-        if expected["distribution"] == "normal":
-            assert isinstance(record, Normal)
-            assert record.mu == pytest.approx(expected["mean"], rel=1e-12)
-            assert record.sigma == pytest.approx(expected["sd"], rel=1e-12)
-        elif expected["distribution"] == "half_student_t":
-            assert (record.nu, record.sigma) == (3.0, pytest.approx(expected["scale"], rel=1e-12))
-        else:
-            assert record == LKJ(2.0)
+    design = build_design(posterior["formula"], load_posterior_data(name))
+    priors = default_priors(design)
+    given = iter(posterior["priors"])
+    centred = next(given)
+    assert priors.beta[0].mu == pytest.approx(centred["mean"], rel=1e-12)
+    assert priors.beta[0].sigma == pytest.approx(centred["sd"], rel=1e-12)
+    np.testing.assert_allclose(priors.fixed_map[0], design.X.mean(axis=0), rtol=1e-12, atol=1e-14)
+    if design.p > 1:
+        cov = np.linalg.inv(priors.beta_precision)[1:, 1:]
+        expected = next(given)
+        expected_cov = expected.get("covariance", [[np.square(expected["sd"])]])
+        np.testing.assert_allclose(cov, expected_cov, rtol=1e-6, atol=1e-6 * np.abs(cov).max())
+    for f, factor in enumerate(design.random):
+        for block in factor.blocks:
+            expected = next(given)
+            assert_scales_are_those_of_stan(priors, f, list(block), expected)
+            if len(block) > 1:
+                assert next(given) | {"parameter": "", "dimension": 0} == {
+                    "parameter": "",
+                    "distribution": "lkj",
+                    "eta": 1,
+                    "dimension": 0,
+                }
+    assert all(lkj in (None, LKJ(1.0)) for row in priors.cor for lkj in row)
+    assert priors.sigma.nu == 3.0
+    assert priors.sigma.sigma == pytest.approx(next(given)["scale"], rel=1e-12)
+    assert next(given, None) is None
+
+
+def assert_scales_are_those_of_stan(priors, f: int, block: list[int], expected: dict) -> None:
+    """Stan's working columns have length one; ours are in the units of the user's columns."""
+    back = np.array(expected.get("u_from_w", [[1.0]]))
+    units = np.diag(back)
+    ours = priors.mixing[f][np.ix_(block, block)]
+    np.testing.assert_allclose(ours, back / units, rtol=1e-9, atol=1e-9 * np.abs(ours).max())
+    scales = [priors.sd[f][c].sigma for c in block]
+    np.testing.assert_allclose(scales, expected["scale"] * units, rtol=1e-9)
 
 
 def predictor_moments(formula: str, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Prior mean and covariance of the fixed part of the linear predictor."""
     design = build_design(formula, data)
     priors = default_priors(design)
-    cov = design.X @ np.linalg.solve(priors.beta_precision, design.X.T)
-    return design.X @ priors.beta_mean, cov
+    root = np.linalg.solve(priors.beta_root.T, design.X.T)
+    return design.X @ priors.beta_mean, root.T @ root
 
 
-FORMULAS = ["y ~ x * z + (1 | g)", "y ~ 0 + f + x + (1 | g)", "y ~ x + f + (x | g)"]
+FORMULAS = [
+    "y ~ x * z + (1 | g)",
+    "y ~ 0 + f + x + (1 | g)",
+    "y ~ x * f + (x | g)",
+    "y ~ x + I(x**2) + (x + I(x**2) | g)",
+]
+CODINGS = [
+    ("y ~ f + x", "y ~ 0 + f + x"),
+    ("y ~ f + x", "y ~ C(f, contr.sum) + x"),
+    ("y ~ f * x", "y ~ C(f, contr.helmert) * x"),
+    ("y ~ f * x", "y ~ 0 + f + f:x"),
+    ("y ~ x + I(x**2)", "y ~ poly(x, 2)"),
+    ("y ~ x * z", "y ~ z * x"),
+]
+"""Two ways to write one linear predictor."""
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -222,7 +258,7 @@ def test_units_of_the_response_do_not_matter(formula):
     mean, cov = predictor_moments(formula, frame())
     moved = predictor_moments(formula, frame().assign(y=lambda d: 100.0 * d.y))
     np.testing.assert_allclose(moved[0], 100.0 * mean)
-    np.testing.assert_allclose(moved[1], 1e4 * cov, rtol=1e-8)
+    np.testing.assert_allclose(moved[1], 1e4 * cov, rtol=1e-7, atol=1e-7 * cov.max())
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -233,33 +269,101 @@ def test_the_origin_of_the_response_does_not_matter(formula):
     np.testing.assert_allclose(moved[1], cov, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("formula", ["y ~ x + z + (1 | g)", *FORMULAS])
-def test_units_of_a_covariate_do_not_matter(formula):
+@pytest.mark.parametrize("change", [lambda x: 1e-4 * x, lambda x: 1e4 * x, lambda x: x + 2000.0])
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_units_and_origin_of_a_covariate_do_not_matter(formula, change):
     mean, cov = predictor_moments(formula, frame())
-    moved = predictor_moments(formula, frame().assign(x=lambda d: 1e-3 * d.x))
-    np.testing.assert_allclose(moved[0], mean, rtol=1e-8)
-    np.testing.assert_allclose(moved[1], cov, rtol=1e-6, atol=1e-8)
+    moved = predictor_moments(formula, frame().assign(x=lambda d: change(d.x)))
+    np.testing.assert_allclose(moved[0], mean, rtol=1e-6)
+    np.testing.assert_allclose(moved[1], cov, rtol=1e-5, atol=1e-5 * cov.max())
 
 
-@pytest.mark.parametrize("formula", ["y ~ x + z + (1 | g)", "y ~ x + f + (x | g)"])
-def test_the_origin_of_a_covariate_does_not_matter(formula):
-    mean, cov = predictor_moments(formula, frame())
-    moved = predictor_moments(formula, frame().assign(x=lambda d: d.x + 50.0))
-    np.testing.assert_allclose(moved[0], mean, rtol=1e-8)
-    np.testing.assert_allclose(moved[1], cov, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize(("one", "other"), CODINGS)
+def test_the_coding_of_the_fixed_effects_does_not_matter(one, other):
+    mean, cov = predictor_moments(f"{one} + (1 | g)", frame())
+    moved = predictor_moments(f"{other} + (1 | g)", frame())
+    np.testing.assert_allclose(moved[0], mean, rtol=1e-9)
+    np.testing.assert_allclose(moved[1], cov, rtol=1e-7, atol=1e-8 * cov.max())
 
 
-def test_scales_of_random_effects_follow_units():
+@pytest.mark.parametrize("change", [lambda x: 1e-4 * x, lambda x: x - 7e5, lambda x: 3.0 - x])
+def test_units_and_origin_of_a_random_slope_do_not_matter(change):
+    """Z w with w under the priors has one distribution: the working columns are the same."""
+
     def contribution(data):
         design = build_design("y ~ x + (x | g)", data)
-        scales = [record.sigma for record in default_priors(design).sd[0]]
-        return np.abs(design.random[0].Z) * scales
+        priors = default_priors(design)
+        scales = [record.sigma for record in priors.sd[0]]
+        return np.abs(design.random[0].Z @ priors.mixing[0]) * scales
 
     base = contribution(frame())
-    scaled = contribution(frame().assign(x=lambda d: 1e3 * d.x))
-    bigger = contribution(frame().assign(y=lambda d: 10.0 * d.y))
-    np.testing.assert_allclose(scaled, base)
-    np.testing.assert_allclose(bigger, 10.0 * base)
+    moved = contribution(frame().assign(x=lambda d: change(d.x)))
+    np.testing.assert_allclose(moved, base, rtol=1e-6, atol=1e-6 * base.max())
+
+
+def test_blocks_without_mixing():
+    design = build_design("y ~ x + (x || g) + (0 + z | h)", frame())
+    priors = default_priors(design)
+    s_y = design.y.std(ddof=1)
+    assert all(np.array_equal(w, np.eye(len(w))) for w in priors.mixing)
+    assert not {key for key in priors.where if key.startswith("sd")}
+    rms = [np.sqrt(np.mean(frame()[name] ** 2)) for name in ("x", "z")]
+    scales = [prior.sigma for row in priors.sd for prior in row]
+    assert scales == pytest.approx([s_y, s_y / rms[0], s_y / rms[1]])
+
+
+def test_words_for_working_columns():
+    table = default_priors(build_design("y ~ x + z + (x + z | g)", frame())).table()
+    where = table.set_index("parameter")["where"]
+    x, z = frame()["x"], frame()["z"]
+    slope = np.polyfit(x, z, 1)[0]
+    assert where["sd[g, Intercept]"] == f"at x = {x.mean():.4g}, z = {z.mean():.4g}"
+    assert where["sd[g, x]"] == f"per unit, with z = {slope:.4g}"
+    assert where["sd[g, z]"] == "" and where["Intercept"] == "at the column means"
+
+
+def test_a_users_prior_puts_its_block_into_the_columns_that_they_see():
+    design = build_design("y ~ x + (x | g) + (z | h)", frame())
+    priors = resolve_priors(design, {"sd[g, x]": HalfNormal(1.0)})
+    np.testing.assert_array_equal(priors.mixing[0], np.eye(2))
+    assert priors.mixing[1][0, 1] == pytest.approx(-frame()["z"].mean())
+    assert priors.sd[0][0].sigma == pytest.approx(design.y.std(ddof=1))
+    assert priors.sd[0][1] == HalfNormal(1.0)
+    assert "sd[g, Intercept]" not in priors.where and "sd[h, Intercept]" in priors.where
+    user = resolve_priors(design, {"cor[h]": LKJ(2.0)})
+    rms = float(np.sqrt(np.mean(frame()["z"] ** 2)))
+    assert user.sd[1][1].sigma == pytest.approx(design.y.std(ddof=1) / rms)
+
+
+def test_a_users_coefficient_stands_alone_and_the_others_keep_the_rule():
+    data = frame()
+    design = build_design("y ~ x * z + (1 | g)", data)
+    priors = resolve_priors(design, {"z": Normal(1.0, 0.5)})
+    assert priors.beta[2] == Normal(1.0, 0.5)
+    np.testing.assert_array_equal(priors.fixed_map[2], [0, 0, 1, 0])
+    rest = default_priors(build_design("y ~ x + x:z + (1 | g)", data))
+    np.testing.assert_allclose(
+        np.linalg.inv(priors.beta_precision)[np.ix_([1, 3], [1, 3])],
+        np.linalg.inv(rest.beta_precision)[1:, 1:],
+    )
+
+
+def test_working_columns_of_dependent_columns_stay():
+    x = np.arange(6.0)
+    found = working_columns(np.column_stack([np.ones(6), x, 2.0 * x]))
+    np.testing.assert_array_equal(found.mixing, np.eye(3))
+
+
+def test_fixed_coordinates_are_worth_one_unit_each():
+    x = np.column_stack([np.ones(60), frame()[["x", "z"]]])
+    found = fixed_coordinates(x)
+    moved = x @ np.linalg.inv(found.rows)
+    np.testing.assert_allclose(moved[:, 0], 1.0)
+    np.testing.assert_allclose(np.cov(moved[:, 1:].T), np.eye(2), atol=1e-12)
+    bare = fixed_coordinates(x[:, 1:])
+    assert not bare.centred
+    columns = x[:, 1:] @ np.linalg.inv(bare.rows)
+    np.testing.assert_allclose(columns.T @ columns / 60, np.eye(2), atol=1e-12)
 
 
 def test_cell_means_are_centred_at_the_mean_response():
@@ -267,7 +371,7 @@ def test_cell_means_are_centred_at_the_mean_response():
     design = build_design("y ~ 0 + f + (1 | g)", data)
     priors = default_priors(design)
     np.testing.assert_allclose(priors.beta_mean, data.y.mean())
-    np.testing.assert_array_equal(priors.centering, np.eye(3))
+    np.testing.assert_allclose(priors.fixed_map[0], design.X.mean(axis=0))
 
 
 def test_a_slope_without_an_intercept_is_centred_at_zero():

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import bayeslmm as blm
+from bayeslmm.priors.lkj import LKJ
 from bayeslmm.report import findings as finding_topics
 from bayeslmm.report.findings import LARGE_SHIFT, NOT_ASKED, TOPICS, expected_shift
 
@@ -173,7 +174,8 @@ def test_what_cannot_be_judged_was_not_run():
 
 def test_a_pull_of_the_priors_is_named():
     """REML of Orthodont has a correlation of -0.67 and a larger sd of the slopes."""
-    model = blm.LMM("distance ~ age * Sex + (age | Subject)", blm.load_dataset("Orthodont"))
+    formula, priors = "distance ~ age * Sex + (age | Subject)", {"cor[Subject]": LKJ(2.0)}
+    model = blm.LMM(formula, blm.load_dataset("Orthodont"), priors=priors)
     verdict = model.fit(random_seed=1).findings("sensitivity")["sensitivity"].verdict
     flags = model.fit(random_seed=1).compare_reml(model.reml())["flag"]
     pulled = flags[flags == "pulled down by the prior"].index

@@ -214,7 +214,7 @@ def test_priors_come_back_exactly(saved, loaded):
                 assert a == b
             else:
                 assert np.array_equal(a.logpdf(points), b.logpdf(points))
-        for field in ("centering", "beta_mean", "beta_precision"):
+        for field in ("fixed_map", "beta_mean", "beta_precision"):
             a, b = getattr(one, field), getattr(two, field)
             assert a is b is None or np.array_equal(a, b)
         assert one.beta_sampled == two.beta_sampled

@@ -183,20 +183,25 @@ def test_log_likelihood(tree, design):
     np.testing.assert_allclose(found.isel(chain=1, draw=3), expected, rtol=1e-10)
 
 
-def test_log_prior(tree, priors):
+def test_log_prior(tree, priors, design):
+    mean_days = design.X[:, 1].mean()
     found = log_prior(tree, priors).isel(chain=0, draw=2)
     assert set(found.data_vars) == {"beta", "sd_Subject", "sd_half_Days", "cor_Subject", "sigma"}
     posterior = tree["posterior"].dataset.isel(chain=0, draw=2)
     gap = posterior["beta"].to_numpy() - priors.beta_mean
     beta = stats.multivariate_normal(cov=np.linalg.inv(priors.beta_precision)).logpdf(gap)
+    # the prior is a product in coordinates gamma = C beta, and so is its density there
+    beta -= np.linalg.slogdet(priors.fixed_map)[1]
     assert float(found["beta"].sum()) == pytest.approx(beta)
-    sds = posterior["sd_Subject"].to_numpy()
+    # of the intercepts the prior is about those at the mean of Days
+    scale = np.diag(posterior["sd_Subject"].to_numpy())
+    user = scale @ posterior["cor_Subject"].to_numpy() @ scale
+    at_mean = np.array([[1.0, mean_days], [0.0, 1.0]])
+    sds = np.sqrt(np.diag(at_mean @ user @ at_mean.T))
     scales = [record.sigma for record in priors.sd[0]]
     expected = np.log(2) + stats.t(3, scale=scales).logpdf(sds)
     np.testing.assert_allclose(found["sd_Subject"], expected)
-    correlation = float(posterior["cor_Subject"][0, 1])
-    beta22 = stats.beta(2, 2, loc=-1, scale=2).logpdf(correlation)
-    assert float(found["cor_Subject"]) == pytest.approx(beta22)
+    assert float(found["cor_Subject"]) == pytest.approx(np.log(0.5))
     sigma = np.log(2) + stats.t(3, scale=priors.sigma.sigma).logpdf(float(posterior["sigma"]))
     assert float(found["sigma"]) == pytest.approx(sigma)
 

@@ -1,5 +1,7 @@
 """Changed models, models of fits, and more draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,7 +113,7 @@ def same_model(one, two):
     assert one.design.recipe.weights == two.design.recipe.weights
     assert one.design.dropped.tolist() == two.design.dropped.tolist()
     assert one.priors.table().equals(two.priors.table())
-    assert np.array_equal(one.priors.centering, two.priors.centering)
+    assert np.array_equal(one.priors.fixed_map, two.priors.fixed_map)
 
 
 def test_formula_on_own_data(model, sleep):
@@ -430,12 +432,9 @@ def half_square(posterior, place):
 
     plan, priors = posterior._plan, posterior.priors
     mode = find_mode(plan, priors)
-    draw = posterior.data["posterior"].dataset.isel(chain=0, draw=place)
-    rho = float(draw["cor_Subject"][0, 1])
-    x = [*np.log(draw["sd_Subject"].to_numpy()), np.arctanh(rho), np.log(float(draw["sigma"]))]
-    if priors.beta_sampled:
-        x += draw["beta"].to_numpy().tolist()
-    gap = np.array(x) - mode.x
+    joint, where = posterior._joint, priors.coordinates
+    points = replace(joint.points, beta=joint.beta).take(slice(place, place + 1))
+    gap = where.vector(where.to_working(points))[0] - mode.x
     return 0.5 * gap @ (mode.hessian / 2.0) @ gap
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from bayeslmm.checks.joint_parameters import joint_parameter
+from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.likelihood.batch import BatchSystem, batch_system, reduce_equations
-from bayeslmm.likelihood.batch_posterior import Points, log_likelihood_batch
+from bayeslmm.likelihood.batch_posterior import log_likelihood_batch
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.families import Prior
@@ -80,6 +80,8 @@ def boundary_support(
 ) -> BoundarySupport:
     """Support of the data for a standard deviation of zero or a correlation of one.
 
+    Both are of the working columns, in which the priors are independent.
+
     Parameters
     ----------
     plan : Plan
@@ -102,7 +104,7 @@ def boundary_support(
     """
     ends = BOUNDARIES[parameter.kind]
     proper = parameter.kind == "cor" or _sd_prior(priors, parameter).proper
-    if _far(joint_parameter(joint, parameter), ends):
+    if _far(_values(working_points(priors, joint), parameter), ends):
         nothing = 0.0 if proper else float("nan")
         return BoundarySupport(value=ends[0], relative=0.0, bayes_factor=nothing)
     _, curve = integrated_likelihood(plan, priors, joint, parameter)
@@ -134,7 +136,7 @@ def integrated_likelihood(
     """
     system = batch_system(plan)
     points = _slices(plan, system, priors, joint)
-    values, weights = _grid(joint_parameter(joint, parameter), parameter.kind)
+    values, weights = _grid(_values(working_points(priors, joint), parameter), parameter.kind)
     with single_threaded():
         log_lik = np.array(
             [_log_likelihood(system, priors, _moved(points, parameter, v)) for v in values]
@@ -154,13 +156,27 @@ def _far(draws: Array, ends: tuple[float, ...]) -> bool:
     return all(np.min(d) > FAR * np.median(d) for d in distances)
 
 
-def _slices(plan: Plan, system: BatchSystem, priors: Priors, joint: JointDraws) -> Points:
+def working_points(priors: Priors, joint: JointDraws) -> WorkingPoints:
+    """Draws in the working columns, beta among them where it is sampled."""
+    points = replace(joint.points, beta=joint.beta) if priors.beta_sampled else joint.points
+    return priors.coordinates.to_working(points)
+
+
+def _values(points: WorkingPoints, parameter: Parameter) -> Array:
+    """Values (S,) of a parameter of working columns."""
+    f, index = parameter.factor, parameter.index
+    if parameter.kind == "sd":
+        return points.sds[f][:, index[0]]
+    rows = points.chols[f]
+    return np.einsum("sk,sk->s", rows[:, index[0]], rows[:, index[1]])
+
+
+def _slices(plan: Plan, system: BatchSystem, priors: Priors, joint: JointDraws) -> WorkingPoints:
     """Points at which the other parameters are held: fewer where an evaluation is dear."""
     cells = len(system.counts) + sum(len(block) for block in plan.products.random[1:])
     cells += plan.n_tail**3 // 30
     size = int(np.clip(CELLS / (GRID * cells), FEWEST_SLICES, SLICES))
-    chosen = joint.thin(size)
-    return replace(chosen.points, beta=chosen.beta) if priors.beta_sampled else chosen.points
+    return working_points(priors, joint.thin(size))
 
 
 def _grid(draws: Array, kind: str) -> tuple[Array, Array]:
@@ -183,7 +199,7 @@ def _grid(draws: Array, kind: str) -> tuple[Array, Array]:
     return np.append(values, ends), np.append(weights * slope, np.zeros(len(ends)))
 
 
-def _moved(points: Points, parameter: Parameter, value: float) -> Points:
+def _moved(points: WorkingPoints, parameter: Parameter, value: float) -> WorkingPoints:
     """The points with one parameter set to a value."""
     f, index = parameter.factor, parameter.index
     if parameter.kind == "sd":
@@ -199,7 +215,7 @@ def _moved(points: Points, parameter: Parameter, value: float) -> Points:
     return replace(points, chols=(*points.chols[:f], chols, *points.chols[f + 1 :]))
 
 
-def _log_likelihood(system: BatchSystem, priors: Priors, points: Points) -> Array:
+def _log_likelihood(system: BatchSystem, priors: Priors, points: WorkingPoints) -> Array:
     reduced = reduce_equations(system, points.factors)
     return log_likelihood_batch(system.plan, priors, reduced, points)
 

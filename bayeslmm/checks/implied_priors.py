@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.checks.report import Report
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.priors.record import PriorDraws, Priors
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
 from bayeslmm.summaries.text import percent

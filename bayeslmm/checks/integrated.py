@@ -158,8 +158,8 @@ def _undetermined(design: Design, priors: Priors, groups: Indices | None) -> int
     flat = np.array([not prior.proper for prior in priors.beta], dtype=bool)
     if not flat.any():
         return 0
-    # The prior is on `centering @ beta`: these are the columns of its coordinates.
-    columns = np.linalg.solve(priors.centering.T, design.X.T).T[:, flat]
+    # The prior is on `fixed_map @ beta`: these are the columns of its coordinates.
+    columns = np.linalg.solve(priors.fixed_map.T, design.X.T).T[:, flat]
     q = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
     if groups is None:
         return int(np.sum(1.0 - np.sum(q**2, axis=1) < SEPARATE))

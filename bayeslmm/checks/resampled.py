@@ -8,22 +8,17 @@ group that needs it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
-from bayeslmm.likelihood.batch_posterior import (
-    Points,
-    log_posterior_batch,
-    points_from_unconstrained,
-    reduce_at,
-    unconstrained_from_points,
-)
+from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
@@ -67,9 +62,8 @@ class Resampler:
     ) -> None:
         self.design, self.priors, self.rng = design, priors, rng
         self.full = batch_system(plan)
-        beta = joint.beta if priors.beta_sampled else np.empty((joint.size, 0))
-        with np.errstate(divide="ignore"):
-            x = unconstrained_from_points(plan.products.structures, joint.points, beta)
+        coordinates = priors.coordinates
+        x = coordinates.vector(coordinates.to_working(replace(joint.points, beta=joint.beta)))
         self.x = x[np.isfinite(x).all(axis=1)]
 
     @property
@@ -111,7 +105,8 @@ class Resampler:
             return None
         weights = np.exp(log_ratios - np.max(log_ratios))
         chosen = self.rng.choice(len(x), size, p=weights / weights.sum())
-        return points_from_unconstrained(rest.plan.products.structures, x[chosen])
+        coordinates = self.priors.coordinates
+        return coordinates.to_user(coordinates.points(x[chosen]))
 
     def _require_proper(self, rest: BatchSystem) -> None:
         start = self.x.mean(axis=0)
@@ -137,7 +132,9 @@ class Resampler:
         raise SamplingError("The importance ratios of the covariance parameters have heavy tails.")
 
     def _density(self, system: BatchSystem, x: Array) -> Array:
-        return log_posterior_batch(system.plan, self.priors, partial(reduce_at, system), x)
+        return log_posterior_batch(
+            system.plan, self.priors, partial(reduce_at, system, self.priors.coordinates), x
+        )
 
     def _plan_without(self, out: Indices) -> Plan:
         """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""

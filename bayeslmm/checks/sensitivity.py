@@ -152,10 +152,11 @@ def marginal_log_likelihood(plan: Plan, priors: Priors, joint: JointDraws) -> Ar
 
 def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
     """Log prior density (S,) by kind of parameter; kinds that are all flat are left out."""
-    gamma = joint.beta @ priors.centering.T
+    gamma = joint.beta @ priors.fixed_map.T
+    points = priors.coordinates.to_working(replace(joint.points, beta=joint.beta))
     parts: dict[Kind, list[Array]] = {"beta": [], "sd": [], "cor": [], "sigma": []}
     parts["beta"] = [p.logpdf(gamma[:, j]) for j, p in enumerate(priors.beta) if p.proper]
-    for f, (sds, chols) in enumerate(zip(joint.points.sds, joint.points.chols, strict=True)):
+    for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
         parts["sd"] += [p.logpdf(sds[:, i]) for i, p in enumerate(priors.sd[f]) if p.proper]
         for block, lkj in zip(priors.blocks[f], priors.cor[f], strict=True):
             if lkj is not None:

@@ -18,8 +18,8 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit, fit_likelihood
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.priors.defaults import column_scales
 from bayeslmm.priors.record import Priors
+from bayeslmm.priors.working import column_scales
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters, probability
 from bayeslmm.summaries.posterior_tables import summarise

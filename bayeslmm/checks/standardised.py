@@ -24,7 +24,6 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta, single_threaded
-from bayeslmm.sampling.draw_effects import take_points
 from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
@@ -183,9 +182,7 @@ def smoothed(forms: RowForms, values: Array) -> Array:
 def _draw(joint: JointDraws, s: int) -> JointDraws:
     """One of the draws, without its random effects."""
     rows = slice(s, s + 1)
-    return replace(
-        joint, shape=(1, 1), beta=joint.beta[rows], points=take_points(joint.points, rows)
-    )
+    return replace(joint, shape=(1, 1), beta=joint.beta[rows], points=joint.points.take(rows))
 
 
 def _sums(factor: RandomFactor, values: Array) -> sp.csr_array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,29 +45,43 @@ class Structure:
     @property
     def theta_index(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows and columns of the free entries of T, block by block, each by columns (lme4)."""
-        cells = [
-            (block[row], block[col])
-            for block in self.blocks
-            for col in range(len(block))
-            for row in range(col, len(block))
-        ]
-        rows, cols = np.array(cells, dtype=np.intp).T
-        return rows, cols
+        return _theta_index(self.blocks)
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs (row, column) of correlated coefficients, row > column, block by block."""
-        return tuple(
-            (block[row], block[col])
-            for block in self.blocks
-            for row in range(1, len(block))
-            for col in range(row)
-        )
+        return _pairs(self.blocks)
 
     @property
     def n_theta(self) -> int:
         """Number of covariance parameters, the same in both coordinate systems."""
         return sum(len(block) * (len(block) + 1) // 2 for block in self.blocks)
+
+
+Blocks = tuple[tuple[int, ...], ...]
+
+
+@cache
+def _theta_index(blocks: Blocks) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    cells = [
+        (block[row], block[col])
+        for block in blocks
+        for col in range(len(block))
+        for row in range(col, len(block))
+    ]
+    rows, cols = np.array(cells, dtype=np.intp).T
+    rows.flags.writeable = cols.flags.writeable = False
+    return rows, cols
+
+
+@cache
+def _pairs(blocks: Blocks) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (block[row], block[col])
+        for block in blocks
+        for row in range(1, len(block))
+        for col in range(row)
+    )
 
 
 def factor_from_theta(structure: Structure, theta: Array) -> Array:
@@ -129,18 +144,24 @@ def correlation_cholesky(structure: Structure, coordinates: Array) -> Array:
 
 
 def correlation_coordinates(structure: Structure, lower: Array) -> Array:
-    """Inverse of :func:`correlation_cholesky`; infinite at a correlation of plus or minus one."""
-    coordinates = []
+    """Inverse (..., n_pairs) of :func:`correlation_cholesky` at factors (..., k, k).
+
+    Infinite at a correlation of plus or minus one.
+    """
+    coordinates = np.zeros((*lower.shape[:-2], len(structure.pairs)))
+    position = 0
     for block in structure.blocks:
         for row in range(1, len(block)):
-            left = 1.0
+            left = np.ones(lower.shape[:-2])
             for col in range(row):
-                entry = lower[block[row], block[col]]
-                partial = np.clip(entry / left, -1.0, 1.0) if left > 0 else 0.0
+                entry = lower[..., block[row], block[col]]
+                safe = np.where(left > 0, left, 1.0)
+                partial = np.where(left > 0, np.clip(entry / safe, -1.0, 1.0), 0.0)
                 with np.errstate(divide="ignore"):
-                    coordinates.append(np.arctanh(partial))
-                left *= np.sqrt(1.0 - partial**2)
-    return np.array(coordinates)
+                    coordinates[..., position] = np.arctanh(partial)
+                left = left * np.sqrt(1.0 - partial**2)
+                position += 1
+    return coordinates
 
 
 def correlation_cholesky_jacobian(structure: Structure, coordinates: Array) -> Array:
@@ -168,13 +189,24 @@ def correlation_log_jacobian(structure: Structure, coordinates: Array) -> Array:
     ----------
     Lewandowski, Kurowicka, Joe (2009), doi:10.1016/j.jmva.2009.04.008, equations (2) and (3).
     """
-    powers = [
-        0.5 * (len(block) - col - 2) + 1.0
-        for block in structure.blocks
-        for row in range(1, len(block))
-        for col in range(row)
-    ]
-    return np.asarray(-2.0 * _log_cosh(coordinates) @ np.array(powers))
+    return np.asarray(-2.0 * _log_cosh(coordinates) @ _jacobian_powers(structure))
+
+
+def correlation_log_jacobian_slope(structure: Structure, coordinates: Array) -> Array:
+    """Derivative (n_pairs,) of :func:`correlation_log_jacobian` by its coordinates."""
+    return -2.0 * _jacobian_powers(structure) * np.tanh(coordinates)
+
+
+def _jacobian_powers(structure: Structure) -> Array:
+    """Powers (n_pairs,) of one minus the squared partial correlations in the Jacobian."""
+    return np.array(
+        [
+            0.5 * (len(block) - col - 2) + 1.0
+            for block in structure.blocks
+            for row in range(1, len(block))
+            for col in range(row)
+        ]
+    )
 
 
 def unconstrained(structure: Structure, factor: Array, sigma: float) -> Array:

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
-from bayeslmm.likelihood.batch_posterior import Points, fixed_cholesky, fixed_effects_at
+from bayeslmm.likelihood.batch_posterior import fixed_cholesky, fixed_effects_at
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior

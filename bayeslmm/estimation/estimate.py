@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ from bayeslmm.covariance.structure import (
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.estimation.reported import report
 from bayeslmm.exceptions import NoEstimateError
+from bayeslmm.likelihood.batch import batch_system
+from bayeslmm.likelihood.batch_criteria import has_batch_criteria, profiled_criteria
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -154,6 +157,10 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
         If the model reproduces the response exactly, so that sigma is zero.
     """
     reml = method == "REML"
+    system = batch_system(plan) if plan.n_tail == 0 else None
+    batch = None
+    if system is not None and has_batch_criteria(system):
+        batch = partial(profiled_criteria, system, reml=reml)
     if plan.products.fixed[-1, -1] == 0.0:
         raise NoEstimateError(EXACT_RESPONSE)
     with single_threaded():
@@ -164,6 +171,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
             information=_level_counts(plan),
             on_log_scale=_start(plan) > 0.0,
             tolerance=search_tolerance(plan),
+            batch=batch,
         )
         _check_residual(plan, optimum)
         optimum = _snap(plan, optimum, reml)
@@ -194,6 +202,22 @@ def user_factors(plan: Plan, working: Sequence[Array]) -> tuple[Array, ...]:
         lower_factor(s, a @ t)
         for s, a, t in zip(products.structures, products.basis.random, working, strict=True)
     )
+
+
+def parameters_of_columns(fit: Fit, mixing: Sequence[Array]) -> tuple[Array, Array]:
+    """Parameters and covariance matrix of an estimate as `Fit` has them, of columns ``Z @ mixing``.
+
+    Parameters
+    ----------
+    fit : Fit
+        A REML or ML estimate.
+    mixing : sequence of ndarray (k, k)
+        One matrix per grouping factor.
+    """
+    plan, working = fit.plan, working_factors(fit.plan, fit.optimum.x)
+    bases = [np.linalg.solve(w, a) for w, a in zip(mixing, plan.products.basis.random, strict=True)]
+    parameters, jacobian = report(plan, bases, working, fit.sigma)
+    return parameters, _parameter_covariance(plan, jacobian, fit.internal_cov, fit.optimum)
 
 
 def profiled_sigma(fact: Factorisation, reml: bool) -> float:
@@ -300,7 +324,7 @@ def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
     working = working_factors(plan, optimum.x)
     factors = user_factors(plan, working)
     internal_cov = _internal_covariance(plan, fact, optimum, sigma, reml)
-    parameters, jacobian = report(plan, working, sigma)
+    parameters, jacobian = report(plan, plan.products.basis.random, working, sigma)
     root = fact.beta_root
     return Fit(
         method="REML" if reml else "ML",

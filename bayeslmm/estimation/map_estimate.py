@@ -8,17 +8,12 @@ it inflates or collapses the standard deviations.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import (
-    correlation_cholesky,
-    correlation_cholesky_jacobian,
-    unconstrained,
-)
+from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints, lower_roots
 from bayeslmm.data.frames import listed
 from bayeslmm.estimation.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.estimation.optimise import Optimum, hessian, minimise
@@ -27,8 +22,6 @@ from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise, single_threaded
 from bayeslmm.likelihood.log_posterior import (
-    LARGEST_LOG,
-    Point,
     beta_prior,
     log_posterior,
     log_posterior_unconstrained,
@@ -39,6 +32,9 @@ from bayeslmm.priors.record import Priors
 Array = NDArray[np.float64]
 
 _log = logging.getLogger(__name__)
+
+DIFFERENCE = 1e-5
+"""Step of the central differences of the reported parameters by the coordinates."""
 
 EDGE = 1e-3
 """Step, in parts of a standard deviation's value or of an effect's standard error, to an edge."""
@@ -100,23 +96,27 @@ def is_flat(priors: Priors) -> bool:
 
 
 def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimum) -> Fit:
+    coordinates = priors.coordinates
     point = _canonical(search.point(optimum.x))
+    x = coordinates.vector(point)[0]
+    factors = tuple(
+        lower_roots(s, t)[0] for s, t in zip(coordinates.structures, point.factors, strict=True)
+    )
+    sigma, d = float(point.sigma[0]), coordinates.n_covariance
     prior = beta_prior(priors)
-    fact = factorise(plan, point.factors, prior, point.sigma)
-    factors = tuple(point.factors)
-    x = _unconstrained_coordinates(plan, factors, point)
+    fact = factorise(plan, factors, prior, sigma)
     cov = _covariance(plan, priors, x) if optimum.converged else np.full((len(x), len(x)), np.nan)
-    d = len(x) - len(point.beta)
     if priors.beta_sampled:
-        beta, vcov = point.beta, cov[d:, d:]
+        inverse = np.linalg.inv(priors.fixed_map)
+        beta, vcov = point.beta[0], inverse @ cov[d:, d:] @ inverse.T
     else:
-        beta, vcov = fact.beta, point.sigma**2 * fact.beta_root @ fact.beta_root.T
-    parameters, jacobian = _report(plan, x[:d])
+        beta, vcov = fact.beta, sigma**2 * fact.beta_root @ fact.beta_root.T
+    parameters, jacobian = _report(coordinates, x)
     return Fit(
         method="MAP",
         plan=plan,
         factors=factors,
-        sigma=point.sigma,
+        sigma=sigma,
         beta=beta,
         vcov=vcov,
         criterion=float(optimum.value),
@@ -135,37 +135,29 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
 def _edges(search: _SignedSearch, x: Array) -> list[str]:
     """Labels of the parameters beside which their prior vanishes, but for sds beside zero."""
     priors, point = search.priors, search.point(x)
-    scalars = [(key, p) for key, p in priors.records().items() if not isinstance(p, LKJ)]
-    if not priors.beta_sampled:
-        scalars = scalars[len(priors.coefs) :]
-    positive = np.abs(np.concatenate([*point.sds, [point.sigma]]))
-    centering = priors.centering if priors.beta_sampled else np.zeros((0, 0))
-    values = np.concatenate([centering @ point.beta, positive])
-    steps = EDGE * np.concatenate([np.abs(centering) @ search.beta_scale, positive])
+    labels = [key for key, p in priors.records().items() if not isinstance(p, LKJ)]
+    scalars = [*priors.beta, *(p for row in priors.sd for p in row), priors.sigma]
+    positive = np.abs(np.concatenate([*(sds[0] for sds in point.sds), point.sigma]))
+    values = np.concatenate([point.gamma[0], positive])
+    steps = EDGE * np.concatenate([search.gamma_scale, positive])
     beside = values[:, None] + steps[:, None] * [-1.0, 1.0]  # (parameters, 2)
     return [
         key
-        for (key, prior), pair in zip(scalars, beside, strict=True)
+        for key, prior, pair in zip(
+            labels[-len(values) :], scalars[-len(values) :], beside, strict=True
+        )
         if np.any(prior.logpdf(pair) == -np.inf)
     ]
 
 
-def _canonical(point: Point) -> Point:
+def _canonical(point: WorkingPoints) -> WorkingPoints:
     """Nonnegative standard deviations, zero where negligible; positive diagonals."""
     sds, chols = [], []
     for sd, chol in zip(point.sds, point.chols, strict=True):
         signs = np.where(sd < 0, -1.0, 1.0)
         sds.append(np.abs(sd))
-        chols.append(signs[:, None] * chol * signs)
-    return Point(sds=tuple(sds), chols=tuple(chols), sigma=point.sigma, beta=point.beta)
-
-
-def _unconstrained_coordinates(plan: Plan, factors: Sequence[Array], point: Point) -> Array:
-    pieces = [
-        unconstrained(s, t, point.sigma)
-        for s, t in zip(plan.products.structures, factors, strict=True)
-    ]
-    return np.concatenate([*pieces, [np.log(point.sigma)], point.beta])
+        chols.append(signs[:, :, None] * chol * signs[:, None, :])
+    return replace(point, sds=tuple(sds), chols=tuple(chols))
 
 
 def _covariance(plan: Plan, priors: Priors, x: Array) -> Array:
@@ -184,73 +176,67 @@ def _covariance(plan: Plan, priors: Priors, x: Array) -> Array:
     return cov
 
 
-def _report(plan: Plan, x: Array) -> tuple[Array, Array]:
-    """Log sds, atanh correlations and log sigma, and their Jacobian by the coordinates `x`."""
-    value = _reported(plan, x)
-    jacobian = np.empty((len(value), len(x)))
-    for i in range(len(x)):
-        shift = np.zeros(len(x))
-        shift[i] = 1e-5
-        with np.errstate(invalid="ignore"):
-            difference = _reported(plan, x + shift) - _reported(plan, x - shift)
-        jacobian[:, i] = difference / 2e-5
-    return value, jacobian
+def _report(coordinates: Coordinates, x: Array) -> tuple[Array, Array]:
+    """Log sds, atanh correlations and log sigma of the user's columns, and their Jacobian by x."""
+    d = coordinates.n_covariance
+    shifts = np.zeros((d, coordinates.size))
+    shifts[:, :d] = DIFFERENCE * np.eye(d)
+    with np.errstate(invalid="ignore"):
+        value = _reported(coordinates, x[None])[0]
+        gap = _reported(coordinates, x + shifts) - _reported(coordinates, x - shifts)
+    return value, gap.T / (2.0 * DIFFERENCE)
 
 
-def _reported(plan: Plan, x: Array) -> Array:
-    pieces, start = [], 0
-    for s in plan.products.structures:
-        chol = correlation_cholesky(s, x[start + s.n_coefs : start + s.n_theta])
-        corr = chol @ chol.T
-        rho = np.array([corr[i, j] for i, j in s.pairs])
-        pieces += [x[start : start + s.n_coefs], np.arctanh(rho)]
-        start += s.n_theta
-    return np.concatenate([*pieces, [x[start]]])
+def _reported(coordinates: Coordinates, x: Array) -> Array:
+    """Reported parameters (S, n_covariance) at coordinates (S, d)."""
+    user = coordinates.to_user(coordinates.points(x))
+    pieces: list[Array] = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for structure, sds, chol in zip(coordinates.structures, user.sds, user.chols, strict=True):
+            corr = chol @ chol.swapaxes(1, 2)
+            rho = [np.clip(corr[:, i, j], -1.0, 1.0) for i, j in structure.pairs]
+            pieces += [np.log(sds), *(np.arctanh(r)[:, None] for r in rho)]
+        return np.concatenate([*pieces, np.log(user.sigma)[:, None]], axis=1)
 
 
 class _SignedSearch:
     """Coordinates in which a standard deviation of zero is an interior point.
 
     Standard deviations carry a sign, which the density ignores, in units of their starting value;
-    beta, where it is sampled, is in units of its standard error; sigma is on the log scale.
+    gamma, where beta is sampled, is in units of its standard error; sigma is on the log scale.
     """
 
     def __init__(self, plan: Plan, priors: Priors, estimate: Fit | Start) -> None:
-        self.plan, self.priors = plan, priors
-        self.structures = plan.products.structures
-        sampled = priors.beta_sampled
-        self.beta_scale = np.sqrt(np.diag(estimate.vcov)) if sampled else np.zeros(0)
-        self.scales: list[Array] = []
-        self.start = starting_point(plan, priors, estimate)
-        start = 0
-        for s in self.structures:
-            self.scales.append(np.exp(self.start[start : start + s.n_coefs]))
-            self.start[start : start + s.n_coefs] = 1.0
-            start += s.n_theta
-        self.start[start + 1 :] /= self.beta_scale
+        self.plan, self.priors, self.coordinates = plan, priors, priors.coordinates
+        start = starting_point(plan, priors, estimate)
+        self.log_sds = self.coordinates.logs[:-1]
+        self.scales = np.exp(start[self.log_sds])
+        rows = priors.fixed_map if priors.beta_sampled else np.empty((0, 0))
+        moved = rows @ estimate.vcov @ rows.T if len(rows) else rows
+        self.gamma_scale = np.sqrt(np.diag(moved))
+        self.start = start
+        self.start[self.log_sds] = 1.0
+        self.start[self.coordinates.beta] /= self.gamma_scale
 
-    def point(self, x: Array) -> Point:
-        """Parameters, standard deviations with their sign, at the coordinates."""
-        sds, chols, start = [], [], 0
-        for s, scale in zip(self.structures, self.scales, strict=True):
-            sds.append(x[start : start + s.n_coefs] * scale)
-            chols.append(correlation_cholesky(s, x[start + s.n_coefs : start + s.n_theta]))
-            start += s.n_theta
-        return Point(
-            sds=tuple(sds),
-            chols=tuple(chols),
-            sigma=float(np.exp(np.clip(x[start], -LARGEST_LOG, LARGEST_LOG))),
-            beta=x[start + 1 :] * self.beta_scale,
-        )
+    def point(self, x: Array) -> WorkingPoints:
+        """Parameters, standard deviations with their sign, at the coordinates (d,)."""
+        plain = x.copy()
+        plain[self.log_sds] = 0.0
+        plain[self.coordinates.beta] *= self.gamma_scale
+        point = self.coordinates.points(plain[None])
+        signed = np.split(x[self.log_sds] * self.scales, np.cumsum(self._sizes)[:-1])
+        return replace(point, sds=tuple(sds[None] for sds in signed))
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [structure.n_coefs for structure in self.coordinates.structures]
 
     def objective(self, x: Array) -> tuple[float, Array]:
         """-2 log posterior density and its gradient."""
-        point = self.point(x)
-        value, slope = log_posterior(self.plan, self.priors, point)
-        pieces, start = [], 0
-        for f, (s, scale) in enumerate(zip(self.structures, self.scales, strict=True)):
-            jacobian = correlation_cholesky_jacobian(s, x[start + s.n_coefs : start + s.n_theta])
-            pieces += [slope.sds[f] * scale, np.sum(slope.chols[f] * jacobian, axis=(1, 2))]
-            start += s.n_theta
-        pieces += [np.array([slope.sigma * point.sigma]), slope.beta * self.beta_scale]
-        return -2.0 * value, -2.0 * np.concatenate(pieces)
+        value, slope = log_posterior(self.plan, self.priors, self.point(x))
+        plain = x.copy()
+        plain[self.log_sds] = 0.0
+        gradient = self.coordinates.pull_back(plain, slope, jacobian=False)
+        gradient[self.log_sds] *= self.scales
+        gradient[self.coordinates.beta] *= self.gamma_scale
+        return -2.0 * value, -2.0 * gradient

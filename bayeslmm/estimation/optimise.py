@@ -15,6 +15,8 @@ from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 Objective = Callable[[Array], tuple[float, Array]]
+BatchObjective = Callable[[Array], tuple[Array, Array]]
+"""Criteria (S,) and gradients (S, d) at points (S, d)."""
 
 DIFFERENCE = 1e-4
 """Step of the central differences of the gradient: the error is about its square."""
@@ -34,6 +36,9 @@ FLAT = 1e-8
 LONGEST_STEP = 5.0
 """Longest Newton step, in coordinates of order one."""
 
+LONGEST_TRAVEL = 2.0
+"""Longest Newton step while travelling, on logarithms where there are any."""
+
 HOPELESS = 1e10
 """Scaled criterion reported to the line search where there is none."""
 
@@ -44,6 +49,12 @@ TOLERANCE = 1e-7
 """Predicted decrease of the criterion at which a search counts as converged."""
 
 MAX_NEWTON = 25
+
+NEAR = 1e-8
+"""Predicted decrease, in deviance units, at which one more step ends the travelling."""
+
+SHORTER = np.array([0.5, 0.125, 1.0 / 64.0])
+"""Parts of a step that are tried along with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -85,6 +96,7 @@ def minimise(
     information: Array | None = None,
     on_log_scale: NDArray[np.bool_] | None = None,
     tolerance: float = TOLERANCE,
+    batch: BatchObjective | None = None,
 ) -> Optimum:
     """Minimise a smooth function.
 
@@ -104,12 +116,15 @@ def minimise(
         take them to zero or below.
     tolerance : float
         Predicted decrease of the criterion at which the search counts as converged.
+    batch : callable, optional
+        The same function at many points at once, where that takes hardly longer than at one:
+        Newton steps then do the travelling too.
 
     Returns
     -------
     Optimum
     """
-    counted = _Counter(objective)
+    counted = _Counter(objective, batch)
     units = np.ones(len(start)) if information is None else np.sqrt(scale / information)
     logs = np.zeros(len(start), dtype=bool) if on_log_scale is None else on_log_scale
 
@@ -127,6 +142,18 @@ def minimise(
 
     origin = start.copy()
     origin[logs] = np.log(start[logs])
+    if batch is not None:
+
+        def travelling_together(z: Array) -> tuple[Array, Array]:
+            x = z.copy()
+            x[:, logs] = np.exp(np.clip(x[:, logs], -LARGEST_LOG, LARGEST_LOG))
+            values, gradients = counted.together(x)
+            return values, gradients * np.where(logs, x, 1.0)
+
+        near = _newton_travel(travelling_together, origin)
+        if near is not None:
+            near[logs] = np.exp(near[logs])
+            return _finish(counted, near, tolerance)
     rough = minimize(
         travelling,
         origin / units,
@@ -160,12 +187,55 @@ def attempt(objective: Objective, x: Array) -> tuple[float, Array]:
     return np.inf, np.full(len(x), np.nan)
 
 
+def _newton_travel(objective: BatchObjective, z: Array) -> Array | None:
+    """Coordinates near a minimum, by Newton steps with the absolute curvature.
+
+    A step, shorter ones and the surroundings of where it leads are evaluated together. None where
+    the steps do not come to an end.
+    """
+    d = len(z)
+    around = DIFFERENCE * np.vstack([np.zeros(d), np.eye(d), -np.eye(d)])
+    values, gradients = objective(z + around)
+    for _ in range(MAX_NEWTON):
+        if not np.isfinite(values[0]) or not np.all(np.isfinite(gradients)):
+            return None
+        curvature = (gradients[1 : d + 1] - gradients[d + 1 : 2 * d + 1]) / (2.0 * DIFFERENCE)
+        sizes, vectors = np.linalg.eigh(0.5 * (curvature + curvature.T))
+        sizes = np.maximum(np.abs(sizes), max(CURVATURE * np.max(np.abs(sizes)), FLAT))
+        along = vectors.T @ gradients[0]
+        step = -vectors @ (along / sizes)
+        if 0.5 * np.sum(along**2 / sizes) < NEAR:
+            return z + step
+        step *= min(1.0, LONGEST_TRAVEL / float(np.linalg.norm(step)))
+        here = values[0]
+        tried = np.vstack([z + step + around, z + SHORTER[:, None] * step])
+        values, gradients = objective(tried)
+        best = int(np.nanargmin(np.append(values[[0, *range(2 * d + 1, len(tried))]], np.inf)))
+        if best == 0 and values[0] < here:
+            z = z + step
+            continue
+        shorter = 2 * d + best
+        if best > len(SHORTER) or not values[shorter] < here:
+            return None
+        z = tried[shorter]
+        values, gradients = objective(z + around)
+    return None
+
+
 class _Counter:
     """Counts evaluations."""
 
-    def __init__(self, objective: Objective) -> None:
-        self.objective = objective
+    def __init__(self, objective: Objective, batch: BatchObjective | None = None) -> None:
+        self.objective, self.batch = objective, batch
         self.count = 0
+
+    def together(self, x: Array) -> tuple[Array, Array]:
+        """Criteria and gradients at points (S, d)."""
+        if self.batch is None:
+            found = [self(row) for row in x]
+            return np.array([value for value, _ in found]), np.array([slope for _, slope in found])
+        self.count += len(x)
+        return self.batch(x)
 
     def __call__(self, x: Array) -> tuple[float, Array]:
         self.count += 1
@@ -178,7 +248,7 @@ def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
     fresh = False
     for _ in range(MAX_NEWTON):
         if not fresh:
-            curvature = hessian(lambda z: counted(z)[1], x)
+            curvature = _curvature(counted, x)
             fresh = True
         if not np.all(np.isfinite(curvature)):
             break
@@ -200,6 +270,16 @@ def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
         evaluations=counted.count,
         message=message,
     )
+
+
+def _curvature(counted: _Counter, x: Array) -> Array:
+    """Hessian (d, d) by central differences as of :func:`hessian`, all evaluated together."""
+    steps = DIFFERENCE * np.maximum(1.0, np.abs(x))
+    shifts = np.diag(steps)
+    _, gradients = counted.together(np.vstack([x + shifts, x - shifts]))
+    ahead, behind = np.split(gradients, 2)
+    result = (ahead - behind) / (2.0 * steps[:, None])
+    return 0.5 * (result + result.T)
 
 
 def _verdict(curvature: Array, gradient: Array, tolerance: float) -> tuple[bool, str]:

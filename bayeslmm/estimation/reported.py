@@ -12,13 +12,27 @@ from bayeslmm.likelihood.elimination import Plan
 Array = NDArray[np.float64]
 
 
-def report(plan: Plan, working: Sequence[Array], sigma: float) -> tuple[Array, Array]:
-    """Reported covariance parameters and their Jacobian by (theta, log sigma)."""
+def report(
+    plan: Plan, bases: Sequence[Array], working: Sequence[Array], sigma: float
+) -> tuple[Array, Array]:
+    """Reported covariance parameters and their Jacobian by (theta, log sigma).
+
+    Parameters
+    ----------
+    plan : Plan
+        The data.
+    bases : sequence of ndarray (k, k)
+        Maps from the working basis to the columns that the parameters are about.
+    working : sequence of ndarray (k, k)
+        Relative factors in the working basis.
+    sigma : float
+        Residual standard deviation.
+    """
     values, blocks = [], []
     products = plan.products
     width = sum(s.n_theta for s in products.structures) + 1
     start = 0
-    for structure, a, t in zip(products.structures, products.basis.random, working, strict=True):
+    for structure, a, t in zip(products.structures, bases, working, strict=True):
         value, jacobian = _report_factor(structure.pairs, structure.theta_index, a, t)
         value[: structure.n_coefs] += np.log(sigma)
         block = np.zeros((len(value), width))

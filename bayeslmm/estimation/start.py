@@ -8,14 +8,13 @@ And where the likelihood has no maximum there is no estimate, but the priors may
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import Structure, unconstrained
+from bayeslmm.covariance.coordinates import Coordinates, Points, lower_roots, unit_rows
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, user_factors
 from bayeslmm.exceptions import NoEstimateError
 from bayeslmm.likelihood.elimination import Plan
@@ -43,59 +42,44 @@ EVERYWHERE = np.array([-np.inf, np.inf])
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PriorRanges:
-    """The box in which draws of the priors lie; unbounded where a prior is flat.
+    """The box of unconstrained coordinates in which draws of the priors lie.
 
     Attributes
     ----------
     low, high : ndarray (d,)
-        Bounds of ``rotation @ x``.
-    rotation : ndarray (d, d)
-        From unconstrained coordinates x to those in which the priors are given: the identity but
-        for fixed effects, which become centred.
+        Bounds; infinite where a prior is flat.
     """
 
     low: Array
     high: Array
-    rotation: Array
 
     def clip(self, x: Array) -> Array:
         """Nearest coordinates (d,) inside."""
-        inside = np.clip(self.rotation @ x, self.low, self.high)
-        return np.linalg.solve(self.rotation, inside)
+        return np.clip(x, self.low, self.high)
 
     def contains(self, x: Array) -> bool:
         """Whether coordinates (d,) are inside."""
-        given = self.rotation @ x
-        return bool(np.all((self.low <= given) & (given <= self.high)))
+        return bool(np.all((self.low <= x) & (x <= self.high)))
 
     def narrow(self, root: Array) -> Array:
         """Lower root (d, d) of a covariance matrix, its sds cut to those of the priors."""
-        given = self.rotation @ root
         longest = (self.high - self.low) / WIDTHS
-        cut = np.minimum(1.0, longest / np.linalg.norm(given, axis=1))
-        if np.all(cut == 1.0):
-            return root
-        back = np.linalg.solve(self.rotation, cut[:, None] * given)
-        upper = np.linalg.qr(back.T, mode="r")
-        return np.asarray((upper * np.sign(np.diag(upper))[:, None]).T)
+        cut = np.minimum(1.0, longest / np.linalg.norm(root, axis=1))
+        return root if np.all(cut == 1.0) else cut[:, None] * root
 
 
-def prior_ranges(structures: Sequence[Structure], priors: Priors) -> PriorRanges:
+def prior_ranges(priors: Priors) -> PriorRanges:
     """Ranges of 100 draws of each prior, which are the same in every call."""
     rng = np.random.default_rng(0)
-    pieces: list[Array] = []
+    coordinates = priors.coordinates
+    box = np.tile(EVERYWHERE, (coordinates.size, 1))
     with np.errstate(divide="ignore"):
-        for structure, row in zip(structures, priors.sd, strict=True):
-            pieces += [np.log(_range(prior, rng)) for prior in row]
-            pieces += [EVERYWHERE] * len(structure.pairs)
-        pieces.append(np.log(_range(priors.sigma, rng)))
-    first = len(pieces)
-    pieces += [_range(prior, rng) for prior in priors.beta if priors.beta_sampled]
-    low, high = np.array(pieces).T
-    rotation = np.eye(len(pieces))
+        for f, row in enumerate(priors.sd):
+            box[coordinates.sds(f)] = [np.log(_range(prior, rng)) for prior in row]
+        box[coordinates.sigma] = np.log(_range(priors.sigma, rng))
     if priors.beta_sampled:
-        rotation[first:, first:] = priors.centering
-    return PriorRanges(low=low, high=high, rotation=rotation)
+        box[coordinates.beta] = [_range(prior, rng) for prior in priors.beta]
+    return PriorRanges(low=box[:, 0], high=box[:, 1])
 
 
 def _range(prior: Prior, rng: np.random.Generator) -> Array:
@@ -146,17 +130,31 @@ def likelihood_start(plan: Plan, priors: Priors) -> Fit | Start:
 
 def starting_point(plan: Plan, priors: Priors, fit: Fit | Start) -> Array:
     """Coordinates of an estimate, kept off the boundary and within the ranges of the priors."""
-    structures = plan.products.structures
-    pieces = [
-        _inside(s, unconstrained(s, t, fit.sigma), np.log(fit.sigma) + np.log(np.abs(np.diag(a))))
-        for s, t, a in zip(structures, fit.factors, plan.products.basis.random, strict=True)
-    ]
-    beta = fit.beta if priors.beta_sampled else np.zeros(0)
-    estimate = np.concatenate([*pieces, [np.log(fit.sigma)], beta])
-    return prior_ranges(structures, priors).clip(estimate)
+    coordinates = priors.coordinates
+    x = np.nan_to_num(vector_of(coordinates, fit), neginf=-np.inf)
+    units = log_units(plan, coordinates)
+    for f in range(len(coordinates.structures)):
+        floor = np.log(fit.sigma) + units[coordinates.sds(f)] + START_LOG_RATIO
+        x[coordinates.sds(f)] = np.maximum(x[coordinates.sds(f)], floor)
+        x[coordinates.cors(f)] = np.clip(x[coordinates.cors(f)], -START_Z, START_Z)
+    return prior_ranges(priors).clip(x)
 
 
-def _inside(structure: Structure, eta: Array, log_unit: Array) -> Array:
-    k = structure.n_coefs
-    log_sds = np.maximum(eta[:k], log_unit + START_LOG_RATIO)
-    return np.concatenate([log_sds, np.clip(np.nan_to_num(eta[k:]), -START_Z, START_Z)])
+def vector_of(coordinates: Coordinates, fit: Fit | Start) -> Array:
+    """Coordinates (d,) of an estimate; not finite where it is at a boundary."""
+    roots = [fit.sigma * t[None] for t in fit.factors]
+    lower = [lower_roots(s, t) for s, t in zip(coordinates.structures, roots, strict=True)]
+    sds, chols = zip(*(unit_rows(root) for root in lower), strict=True) if lower else ((), ())
+    user = Points(sds=sds, chols=chols, sigma=np.array([fit.sigma]), beta=fit.beta[None])
+    return coordinates.vector(coordinates.to_working(user))[0]
+
+
+def log_units(plan: Plan, coordinates: Coordinates) -> Array:
+    """Logs (d,) of the sds over sigma at which working columns add about one residual variance.
+
+    Zero for everything but standard deviations.
+    """
+    units = np.zeros(coordinates.size)
+    for f, (w, a) in enumerate(zip(coordinates.mixing, plan.products.basis.random, strict=True)):
+        units[coordinates.sds(f)] = np.log(np.abs(np.diag(np.linalg.solve(w, a))))
+    return units

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -176,7 +177,7 @@ def eliminate_lead(system: BatchSystem, factor: Array) -> tuple[Array, Array, Ar
     log_det : ndarray (S,)
     """
     k, size = factor.shape[1], len(system.counts)
-    rows, cols = np.tril_indices(k)
+    rows, cols = lower_pairs(k)
     weights = np.einsum("sap,sbp->psab", factor[:, :, rows], factor[:, :, cols])
     flat = weights.reshape(len(rows), -1, k * k) @ system.gram.reshape(k * k, size)
     lower = dict(zip(zip(rows.tolist(), cols.tolist(), strict=True), flat, strict=True))
@@ -196,6 +197,12 @@ def eliminate_lead(system: BatchSystem, factor: Array) -> tuple[Array, Array, Ar
     with np.errstate(invalid="ignore", divide="ignore"):
         pivots = np.prod([lower[i, i] for i in range(k)], axis=0)
         return whiten, kernel, 2.0 * np.log(pivots) @ system.counts
+
+
+@cache
+def lower_pairs(k: int) -> tuple[Indices, Indices]:
+    """Rows and columns of the lower triangle of a (k, k) matrix."""
+    return np.tril_indices(k)
 
 
 def small_cholesky(lower: dict[tuple[int, int], Array], size: int) -> None:
@@ -233,7 +240,7 @@ def bordered_cholesky(system: BatchSystem, working: Sequence[Array], kernel: Arr
     matrix[:, :q, :q] = _scale_both(schur, plan.tail, working)
     matrix[:, range(q), range(q)] += 1.0
     matrix[:, q:, :q] = scale_tail(mixed, plan.tail, working).transpose(0, 2, 1)
-    matrix[:, q:, q:] = _lead_fixed(system, kernel)
+    matrix[:, q:, q:] = lead_equations(system, kernel)
     return batched_cholesky(matrix)
 
 
@@ -279,7 +286,7 @@ def _reduce_chunk(system: BatchSystem, working: Sequence[Array]) -> Reduced:
     plan = system.plan
     _, kernel, log_det = eliminate_lead(system, working[plan.lead])
     if not plan.n_tail:
-        return Reduced(log_det_random=log_det, fixed=_lead_fixed(system, kernel))
+        return Reduced(log_det_random=log_det, fixed=lead_equations(system, kernel))
     lower = bordered_cholesky(system, working, kernel)
     q = plan.n_tail
     diagonal = np.diagonal(lower[:, :q, :q], axis1=1, axis2=2)
@@ -290,7 +297,7 @@ def _reduce_chunk(system: BatchSystem, working: Sequence[Array]) -> Reduced:
     )
 
 
-def _lead_fixed(system: BatchSystem, kernel: Array) -> Array:
+def lead_equations(system: BatchSystem, kernel: Array) -> Array:
     """[X y]'[X y] less what the leading factor takes: (S, p + 1, p + 1)."""
     assert system.fixed_map is not None
     taken = sum(w @ m for w, m in zip(kernel, system.fixed_map, strict=True))
@@ -340,7 +347,7 @@ def chunks_of(system: BatchSystem, batch: int) -> Iterator[slice]:
 
 def _class_expansion(classes: Indices, k: int, size: int) -> sp.csr_array:
     """Map (J * k * k, n_pairs * C) from the lower triangles of the classes to full level blocks."""
-    rows, cols = np.tril_indices(k)
+    rows, cols = lower_pairs(k)
     pair = np.empty((k, k), dtype=np.intp)
     pair[rows, cols] = pair[cols, rows] = np.arange(len(rows))
     column = pair.ravel()[None, :] * size + classes[:, None]
@@ -355,7 +362,7 @@ def _fixed_map(mixed: Array, classes: Indices, size: int) -> Array:
     levels = len(mixed)
     gather = sp.csr_array((np.ones(levels), (classes, np.arange(levels))), shape=(size, levels))
     result = np.empty((k * (k + 1) // 2, size, width**2))
-    for number, (a, b) in enumerate(zip(*np.tril_indices(k), strict=True)):
+    for number, (a, b) in enumerate(zip(*lower_pairs(k), strict=True)):
         products = mixed[:, a, :, None] * mixed[:, b, None, :]
         if a != b:
             products = products + products.transpose(0, 2, 1)

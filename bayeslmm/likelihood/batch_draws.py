@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dtrtrs
 from scipy.special import ndtri
 
+from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.likelihood.batch import (
     BatchSystem,
     bordered_cholesky,
@@ -18,7 +19,6 @@ from bayeslmm.likelihood.batch import (
     run_chunks,
     to_working,
 )
-from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.draws import draw_given_beta
 from bayeslmm.likelihood.elimination import TailBlock
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
@@ -33,7 +33,7 @@ LARGEST_HYPERCUBE = 4_000_000
 
 
 def draw_random(
-    system: BatchSystem, points: Points, beta: Array, rng: np.random.Generator
+    system: BatchSystem, points: AnyPoints, beta: Array, rng: np.random.Generator
 ) -> list[Array]:
     """Draw u from p(u | y, beta, covariance parameters), one for each point.
 
@@ -41,7 +41,7 @@ def draw_random(
     ----------
     system : BatchSystem
         The data.
-    points : Points
+    points : AnyPoints
         S covariance parameters.
     beta : ndarray (S, p)
         Fixed effects.
@@ -95,7 +95,7 @@ class _Job:
     """Inputs and outputs of the draws, of which each chunk fills its rows."""
 
     system: BatchSystem
-    points: Points
+    points: AnyPoints
     beta: Array
     working: Sequence[Array]
     result: Sequence[Array]

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import (
-    Structure,
-    correlation_cholesky,
-    correlation_coordinates,
-    correlation_log_jacobian,
-)
+from bayeslmm.covariance.coordinates import Coordinates, Points, WorkingPoints
 from bayeslmm.likelihood.batch import (
     BatchSystem,
     Reduced,
@@ -23,7 +17,7 @@ from bayeslmm.likelihood.batch import (
 )
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
-from bayeslmm.likelihood.log_posterior import LARGEST_LOG, beta_prior
+from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
@@ -39,67 +33,13 @@ Reduce = Callable[[Array], Reduced]
 """Eliminates the random effects at unconstrained coordinates (S, d), exactly or nearly so."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Points:
-    """A batch of covariance parameters.
-
-    Attributes
-    ----------
-    sds : tuple of ndarray (S, k)
-        Standard deviations per grouping factor.
-    chols : tuple of ndarray (S, k, k)
-        Cholesky factors of the correlations per grouping factor.
-    sigma : ndarray (S,)
-        Residual standard deviations.
-    beta : ndarray (S, p)
-        Fixed effects where they are not integrated out, else (S, 0).
-    """
-
-    sds: tuple[Array, ...]
-    chols: tuple[Array, ...]
-    sigma: Array
-    beta: Array
-
-    @property
-    def factors(self) -> list[Array]:
-        """Relative factors T = D chol(Omega) / sigma (S, k, k)."""
-        return [
-            sd[:, :, None] * chol / self.sigma[:, None, None]
-            for sd, chol in zip(self.sds, self.chols, strict=True)
-        ]
-
-
-def points_from_unconstrained(structures: Sequence[Structure], x: Array) -> Points:
-    """Covariance parameters at unconstrained coordinates (S, d)."""
-    sds, chols = [], []
-    start = 0
-    for s in structures:
-        logs = x[:, start : start + s.n_coefs]
-        sds.append(np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG)))
-        chols.append(correlation_cholesky(s, x[:, start + s.n_coefs : start + s.n_theta]))
-        start += s.n_theta
-    sigma = np.exp(np.clip(x[:, start], -LARGEST_LOG, LARGEST_LOG))
-    return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=x[:, start + 1 :])
-
-
-def unconstrained_from_points(
-    structures: Sequence[Structure], points: Points, beta: Array
-) -> Array:
-    """Inverse of :func:`points_from_unconstrained`, with fixed effects (S, p or 0) at the end."""
-    pieces = []
-    for s, sds, chols in zip(structures, points.sds, points.chols, strict=True):
-        pieces += [np.log(sds), np.array([correlation_coordinates(s, c) for c in chols])]
-    return np.concatenate([*pieces, np.log(points.sigma)[:, None], beta], axis=1)
-
-
-def reduce_at(system: BatchSystem, x: Array) -> Reduced:
+def reduce_at(system: BatchSystem, coordinates: Coordinates, x: Array) -> Reduced:
     """Eliminate the random effects at unconstrained coordinates (S, d).
 
     Where the arithmetic breaks down the result is not finite.
     """
-    points = points_from_unconstrained(system.plan.products.structures, x)
     with np.errstate(all="ignore"):
-        return reduce_equations(system, points.factors)
+        return reduce_equations(system, coordinates.points(x).factors)
 
 
 def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:
@@ -112,9 +52,9 @@ def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) ->
     priors : Priors
         The priors.
     reduce : callable
-        Eliminates the random effects.
+        Eliminates the random effects at coordinates (S, d).
     x : ndarray (S, d)
-        Coordinates as in :func:`log_posterior_unconstrained`.
+        Coordinates, of ``priors.coordinates``.
 
     Returns
     -------
@@ -130,15 +70,16 @@ def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) ->
 
 def log_posterior_of(plan: Plan, priors: Priors, reduced: Reduced, x: Array) -> Array:
     """The density of :func:`log_posterior_batch` where the random effects are eliminated."""
-    structures = plan.products.structures
-    points = points_from_unconstrained(structures, x)
+    points = priors.coordinates.points(x)
     with np.errstate(all="ignore"):
         value = log_likelihood_batch(plan, priors, reduced, points)
-        value = value + log_prior_batch(priors, points) + log_jacobian(structures, x)
+        value = value + log_prior_batch(priors, points) + priors.coordinates.log_jacobian(x)
     return np.where(np.isfinite(value), value, -np.inf)
 
 
-def log_likelihood_batch(plan: Plan, priors: Priors, reduced: Reduced, points: Points) -> Array:
+def log_likelihood_batch(
+    plan: Plan, priors: Priors, reduced: Reduced, points: Points | WorkingPoints
+) -> Array:
     """Log p(y | covariance parameters), or log p(y | these, beta) where beta is sampled: (S,)."""
     products = plan.products
     n, p = products.n_obs, products.n_fixed
@@ -185,7 +126,7 @@ def fixed_cholesky(
     return lower, 2.0 * np.sum(np.log(np.diagonal(lower)[:, :p]), axis=1)
 
 
-def log_prior_batch(priors: Priors, points: Points) -> Array:
+def log_prior_batch(priors: Priors, points: WorkingPoints) -> Array:
     """Log prior density of sds, correlation entries, sigma, and beta where it is sampled: (S,)."""
     value = np.asarray(priors.sigma.logpdf(points.sigma))
     for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
@@ -196,23 +137,9 @@ def log_prior_batch(priors: Priors, points: Points) -> Array:
                 rows = np.array(block)
                 value = value + lkj.logpdf(chols[:, rows[:, None], rows])
     if priors.beta_sampled:
-        gamma = points.beta @ priors.centering.T
         for j, prior in enumerate(priors.beta):
-            value = value + prior.logpdf(gamma[:, j])
+            value = value + prior.logpdf(points.gamma[:, j])
     return value
-
-
-def log_jacobian(structures: Sequence[Structure], x: Array) -> Array:
-    """Log Jacobian (S,) of the parameters by the unconstrained coordinates."""
-    total: Array = np.zeros(len(x))
-    start = 0
-    for s in structures:
-        total = total + x[:, start : start + s.n_coefs].sum(axis=1)
-        if s.pairs:
-            z = x[:, start + s.n_coefs : start + s.n_theta]
-            total = total + correlation_log_jacobian(s, z)
-        start += s.n_theta
-    return total + x[:, start]
 
 
 def fixed_effects_at(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky
 from scipy.linalg.blas import dtrsm
 
+from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.likelihood.batch import (
     BatchSystem,
     eliminate_lead,
@@ -29,7 +30,6 @@ from bayeslmm.likelihood.batch import (
     small_cholesky,
     to_working,
 )
-from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan, TailBlock
 from bayeslmm.likelihood.factorise import factorise_working
 
@@ -112,7 +112,7 @@ def _semidefinite_root(matrix: Array, diagonal: Array) -> Array:
 
 
 def draw_iteratively(
-    system: BatchSystem, points: Points, beta: Array, rng: np.random.Generator
+    system: BatchSystem, points: AnyPoints, beta: Array, rng: np.random.Generator
 ) -> list[Array]:
     """Draw u from p(u | y, beta, covariance parameters), one for each point.
 
@@ -120,7 +120,7 @@ def draw_iteratively(
     ----------
     system : BatchSystem
         The data, without nested stages.
-    points : Points
+    points : AnyPoints
         S covariance parameters.
     beta : ndarray (S, p)
         Fixed effects.
@@ -154,7 +154,7 @@ def draw_iteratively(
 
 
 def _choose_nodes(working: Sequence[Array], rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """Points to factorise at, and for every point the nearest of them."""
+    """AnyPoints to factorise at, and for every point the nearest of them."""
     flat = np.concatenate([np.log(np.abs(_row_lengths(t)) + 1e-12) for t in working], axis=1)
     size = len(flat)
     count = max(1, min(size, -(-size // PER_NODE)))

@@ -170,7 +170,7 @@ def log_density_grad(
     value : float
         log p(y | T, sigma).
     d_factors : list of ndarray (k, k)
-        Derivatives by the entries of each relative factor that its structure leaves free.
+        Derivatives by the entries of each relative factor.
     d_sigma : float
         Derivative by sigma at fixed relative factors.
     """
@@ -261,15 +261,9 @@ def rss_gradient(fact: Factorisation) -> list[Array]:
 
 
 def to_user_gradient(plan: Plan, gradients: Sequence[Array]) -> list[Array]:
-    """Gradients by user factors from those by working ones, zero where T has no free entry."""
-    result = []
+    """Gradients by the entries of user factors from those by working ones."""
     basis = plan.products.basis.random
-    for gradient, a, structure in zip(gradients, basis, plan.products.structures, strict=True):
-        masked = np.zeros_like(gradient)
-        index = structure.theta_index
-        masked[index] = np.linalg.solve(a.T, gradient)[index]
-        result.append(masked)
-    return result
+    return [np.linalg.solve(a.T, g) for g, a in zip(gradients, basis, strict=True)]
 
 
 def _log_density(fact: Factorisation, sigma: float, prior: GaussianBeta | None) -> float:

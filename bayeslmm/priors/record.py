@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Coordinates
+from bayeslmm.covariance.structure import Structure
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import Prior
+from bayeslmm.priors.families import Normal, Prior
 from bayeslmm.priors.lkj import LKJ
 
 Array = NDArray[np.float64]
@@ -41,7 +44,7 @@ class PriorDraws(NamedTuple):
     sigma: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Priors:
     """The priors of a model.
 
@@ -49,11 +52,13 @@ class Priors:
     ----------
     coefs : tuple of str
         Labels of the p fixed-effect coefficients.
-    centering : ndarray (p, p)
-        The matrix C of the centred coordinates ``gamma = C beta``; the identity without an
-        intercept.
+    fixed_map : ndarray (p, p)
+        The matrix C of the coordinates ``gamma = C beta`` in which the priors are independent.
     beta : tuple of Prior
-        Priors on the entries of gamma, independent of each other.
+        Priors on the entries of gamma.
+    alone : tuple of bool
+        Which entries of gamma are the coefficient of the same place or, for the intercept, the
+        linear predictor at the column means; the others share a joint prior.
     beta_mean : ndarray (p,)
         Prior mean of beta where it is normal, else zeros.
     beta_root : ndarray (p, p) or None
@@ -67,14 +72,19 @@ class Priors:
         Labels of the coefficients per grouping factor.
     blocks : tuple of tuple of tuple of int
         Blocks of correlated coefficients per grouping factor.
+    mixing : tuple of ndarray (k, k)
+        The matrix W per grouping factor: standard deviations and correlations with priors are
+        those of the working columns ``Z @ W``.
     sd : tuple of tuple of Prior
-        Priors on the standard deviations, per grouping factor and coefficient.
+        Priors on the standard deviations, per grouping factor and working column.
     cor : tuple of tuple of (LKJ or None)
         Priors on the correlations, per grouping factor and block; None for a block of one.
     sigma : Prior
         Prior on the residual standard deviation.
     sources : mapping of str to str
         Where each row of the table comes from: "default", "flat" or "user".
+    where : mapping of str to str
+        What a row of the table is meant at, in words; rows that need none are not there.
 
     Notes
     -----
@@ -83,18 +93,31 @@ class Priors:
     """
 
     coefs: tuple[str, ...]
-    centering: Array
+    fixed_map: Array
     beta: tuple[Prior, ...]
+    alone: tuple[bool, ...]
     beta_mean: Array
     beta_root: Array | None
     beta_sampled: bool
     factors: tuple[str, ...]
     factor_coefs: tuple[tuple[str, ...], ...]
     blocks: tuple[tuple[tuple[int, ...], ...], ...]
+    mixing: tuple[Array, ...]
     sd: tuple[tuple[Prior, ...], ...]
     cor: tuple[tuple[LKJ | None, ...], ...]
     sigma: Prior
     sources: Mapping[str, str]
+    where: Mapping[str, str]
+
+    @cached_property
+    def coordinates(self) -> Coordinates:
+        """The vector of parameters that samplers move."""
+        blocks = zip(self.factor_coefs, self.blocks, strict=True)
+        return Coordinates(
+            structures=tuple(Structure(len(coefs), b) for coefs, b in blocks),
+            mixing=self.mixing,
+            fixed=self.fixed_map if self.beta_sampled else np.empty((0, 0)),
+        )
 
     @property
     def beta_precision(self) -> Array | None:
@@ -112,14 +135,17 @@ class Priors:
         Returns
         -------
         pandas.DataFrame
-            Columns parameter, prior and source ("default", "flat" or "user"), one row per
-            parameter. The parameters are also the keys that `priors=` accepts.
+            Columns parameter, prior, where and source ("default", "flat" or "user"), one row per
+            parameter. The parameters are also the keys that `priors=` accepts. Of coefficients with
+            a joint prior the row is the marginal one; `where` says at which values of other columns
+            a row is meant.
         """
         records = self.records()
         return pd.DataFrame(
             {
                 "parameter": list(records),
                 "prior": [str(record) for record in records.values()],
+                "where": [self.where.get(key, "") for key in records],
                 "source": [self.sources[key] for key in records],
             }
         )
@@ -131,9 +157,13 @@ class Priors:
         return self.table().to_html(index=False, border=0)
 
     def records(self) -> dict[str, Prior | LKJ]:
-        """Return the priors by the names that the table shows, in order."""
+        """Return the priors by the names that the table shows, in order; marginal where joint."""
+        marginal = self._marginal_beta()
         records: dict[str, Prior | LKJ] = {
-            coef_label(coef): prior for coef, prior in zip(self.coefs, self.beta, strict=True)
+            coef_label(coef): prior if alone else own
+            for coef, prior, own, alone in zip(
+                self.coefs, self.beta, marginal, self.alone, strict=True
+            )
         }
         for f, factor in enumerate(self.factors):
             for coef, prior in zip(self.factor_coefs[f], self.sd[f], strict=True):
@@ -145,13 +175,22 @@ class Priors:
         records["sigma"] = self.sigma
         return records
 
+    def _marginal_beta(self) -> list[Prior]:
+        """Marginal normal priors of the coefficients; of those with a joint prior only."""
+        joint = [not alone for alone in self.alone]
+        if not any(joint):
+            return list(self.beta)
+        inverse = np.linalg.inv(self.fixed_map)
+        normals = [p if isinstance(p, Normal) else Normal(0.0, 1.0) for p in self.beta]
+        means = inverse @ np.array([p.mu for p in normals])
+        sds = np.sqrt(inverse**2 @ np.array([p.sigma for p in normals]) ** 2)
+        return [Normal(float(m), float(s)) for m, s in zip(means, sds, strict=True)]
+
     def cor_label(self, factor: int, block: int) -> str:
         """Return the name of the correlations of one block, as the table shows it."""
-        name = self.factors[factor]
-        if sum(lkj is not None for lkj in self.cor[factor]) == 1:
-            return f"cor[{name}]"
-        coefs = (self.factor_coefs[factor][c] for c in self.blocks[factor][block])
-        return f"cor[{name}, {', '.join(coefs)}]"
+        return cor_label(
+            self.factors[factor], self.factor_coefs[factor], self.blocks[factor], block
+        )
 
     def sample(self, rng: np.random.Generator, size: int) -> PriorDraws:
         """Draw from the prior.
@@ -166,6 +205,7 @@ class Priors:
         Returns
         -------
         PriorDraws
+            In the columns that users see.
 
         Raises
         ------
@@ -180,10 +220,14 @@ class Priors:
         gamma = np.empty((size, len(self.coefs)))
         for j, prior in enumerate(self.beta):
             gamma[:, j] = prior.sample(rng, size)
-        sds = tuple(np.stack([p.sample(rng, size) for p in row], axis=1) for row in self.sd)
-        chols = tuple(self._sample_chol(f, rng, size) for f in range(len(self.factors)))
-        beta = np.linalg.solve(self.centering, gamma.T).T
-        return PriorDraws(beta, sds, chols, self.sigma.sample(rng, size))
+        sds = [np.stack([p.sample(rng, size) for p in row], axis=1) for row in self.sd]
+        chols = [self._sample_chol(f, rng, size) for f in range(len(self.factors))]
+        sigma = self.sigma.sample(rng, size)
+        coordinates = self.coordinates
+        none = np.empty((size, len(coordinates.fixed)))
+        points = coordinates.to_user(coordinates.working(sds, chols, sigma, none))
+        beta = np.linalg.solve(self.fixed_map, gamma.T).T
+        return PriorDraws(beta, points.sds, points.chols, sigma)
 
     def _sample_chol(self, factor: int, rng: np.random.Generator, size: int) -> Array:
         chol = np.tile(np.eye(len(self.factor_coefs[factor])), (size, 1, 1))
@@ -211,3 +255,12 @@ def coef_label(coef: str) -> str:
 def sd_label(factor: str, coef: str) -> str:
     """Name of a random-effect standard deviation's prior, as the table shows it."""
     return f"sd[{factor}, {coef}]"
+
+
+def cor_label(
+    factor: str, coefs: tuple[str, ...], blocks: tuple[tuple[int, ...], ...], block: int
+) -> str:
+    """Name of the prior on the correlations of a block, as the table shows it."""
+    if sum(len(one) > 1 for one in blocks) == 1:
+        return f"cor[{factor}]"
+    return f"cor[{factor}, {', '.join(coefs[c] for c in blocks[block])}]"

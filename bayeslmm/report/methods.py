@@ -14,8 +14,8 @@ import xarray as xr
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.priors.defaults import PymcPrior
 from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.diagnostics import (
     MAX_PARETO_K,

@@ -18,15 +18,11 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from bayeslmm.data.design import Design
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.estimate import Fit, parameters_of_columns
 from bayeslmm.estimation.progress import stages
 from bayeslmm.estimation.start import likelihood_start, prior_ranges, starting_point
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
-from bayeslmm.likelihood.batch_posterior import (
-    log_posterior_batch,
-    points_from_unconstrained,
-    reduce_at,
-)
+from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
@@ -133,7 +129,7 @@ def effects_fit(design: Design, draws: int) -> bool:
 
 
 def _summaries(design: Design, plan: Plan, priors: Priors, x: Array) -> xr.Dataset:
-    points = points_from_unconstrained(plan.products.structures, x)
+    points = priors.coordinates.points(x)
     _log.info("draws of the random effects are not stored: see draw_u and store_u")
     return effect_group(design, summarise_effects(plan, priors, points))
 
@@ -152,39 +148,44 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
         If the posterior is improper.
     """
     plan = system.plan
-    target = partial(log_posterior_batch, plan, priors, partial(reduce_at, system))
+    target = partial(
+        log_posterior_batch, plan, priors, partial(reduce_at, system, priors.coordinates)
+    )
     reml = likelihood_start(plan, priors)
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
-    ranges = prior_ranges(plan.products.structures, priors)
-    if isinstance(reml, Fit) and _describes_posterior(
-        reml, DEAR_START_SD if is_dear(system) else START_SD
-    ):
-        centre, root = reml.parameters, np.linalg.cholesky(reml.parameter_cov)
-        if priors.beta_sampled:
-            centre = np.concatenate([centre, reml.beta])
-            root = block_diag(root, reml.vcov_root)
-        if ranges.contains(centre):
-            return centre, ranges.narrow(root)
+    ranges = prior_ranges(priors)
+    if isinstance(reml, Fit) and not reml.singular and _is_pairwise(plan):
+        centre, cov = parameters_of_columns(reml, priors.mixing)
+        if _is_determined(cov, DEAR_START_SD if is_dear(system) else START_SD):
+            root = np.linalg.cholesky(cov)
+            if priors.beta_sampled:
+                centre = np.concatenate([centre, priors.fixed_map @ reml.beta])
+                root = block_diag(root, _lower(priors.fixed_map @ reml.vcov_root))
+            if ranges.contains(centre):
+                return centre, ranges.narrow(root)
     mode = search_mode(plan, priors, reml)
-    root = gaussian_root(mode) if is_regular(plan, mode) else np.eye(len(mode.x))
+    root = gaussian_root(mode) if is_regular(priors, mode) else np.eye(len(mode.x))
     return mode.x, ranges.narrow(root)
 
 
-def _describes_posterior(reml: Fit, largest_sd: float) -> bool:
-    """Whether an estimate and its covariance matrix will do as a start.
+def _is_pairwise(plan: Plan) -> bool:
+    """Whether no three coefficients are correlated: partial correlations are then correlations."""
+    return all(len(block) <= 2 for s in plan.products.structures for block in s.blocks)
 
-    They must be in the coordinates that are sampled, which they are unless three coefficients are
-    correlated (the coordinates are then partial correlations), and the log scales well determined.
-    """
-    blocks = [block for s in reml.plan.products.structures for block in s.blocks]
-    if reml.singular or max(len(block) for block in blocks) > 2:
-        return False
-    cov = reml.parameter_cov
+
+def _is_determined(cov: Array, largest_sd: float) -> bool:
+    """Whether a covariance matrix of estimates on unconstrained scales will do as a start."""
     if not np.all(np.isfinite(cov)) or np.min(np.diag(cov)) <= 0.0:
         return False
     sds = np.sqrt(np.diag(cov))
     distinct = np.linalg.eigvalsh(cov / np.outer(sds, sds))[0] > DEPENDENT
     return bool(distinct and np.max(sds) < largest_sd)
+
+
+def _lower(root: Array) -> Array:
+    """Lower triangular root of the same covariance matrix."""
+    lower = np.linalg.qr(root.T, mode="r").T
+    return np.asarray(lower * np.where(np.diag(lower) < 0, -1.0, 1.0))
 
 
 def _statistics(run: CovarianceDraws) -> dict[str, Array]:

@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Points, WorkingPoints
 from bayeslmm.data.design import Design
 from bayeslmm.likelihood.batch import BatchSystem, Reduced
 from bayeslmm.likelihood.batch_draws import draw_random, normal_draws
-from bayeslmm.likelihood.batch_posterior import (
-    Points,
-    Reduce,
-    fixed_effects_at,
-    points_from_unconstrained,
-)
+from bayeslmm.likelihood.batch_posterior import Reduce, fixed_effects_at
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
@@ -54,10 +50,10 @@ def complete(
     -------
     dict of str to ndarray (S, ...)
     """
-    points = points_from_unconstrained(system.plan.products.structures, x)
+    points = priors.coordinates.points(x)
     reduced = None if priors.beta_sampled else reduce(x)
     beta = draw_beta(priors, system, reduced, points, rng)
-    result = covariance_variables(design, points) | {BETA: beta}
+    result = covariance_variables(design, priors.coordinates.to_user(points)) | {BETA: beta}
     if random_effects:
         result |= effect_variables(design, draw_random(system, points, beta, rng))
     return result
@@ -67,7 +63,7 @@ def draw_beta(
     priors: Priors,
     system: BatchSystem,
     reduced: Reduced | None,
-    points: Points,
+    points: WorkingPoints,
     rng: np.random.Generator,
 ) -> Array:
     """Fixed effects (S, p) at each point: those sampled, or one exact draw where it is reduced."""

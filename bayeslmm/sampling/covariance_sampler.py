@@ -112,7 +112,7 @@ def sample_covariance(
     SamplingError
         If the importance density does not fit.
     """
-    exact = _Counted(partial(reduce_at, system))
+    exact = _Counted(partial(reduce_at, system, priors.coordinates))
     density = partial(log_posterior_batch, system.plan, priors)
     if is_dear(system):
         sampler = SurrogateSampler(exact, system.plan, priors, centre, root, rng)

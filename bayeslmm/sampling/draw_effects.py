@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.likelihood.batch import batch_system, batched_cholesky
 from bayeslmm.likelihood.batch_draws import draw_random
-from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.schema import SIGMA, cor_name, sd_name
@@ -67,7 +67,7 @@ def draw_effects(
         result = [np.empty((len(beta), len(at), k)) for at, k in zip(wanted, coefs, strict=True)]
         for start in range(0, len(beta), step):
             rows = slice(start, start + step)
-            drawn = draw_random(system, take_points(points, rows), beta[rows], rng)
+            drawn = draw_random(system, points.take(rows), beta[rows], rng)
             for array, u, levels in zip(result, drawn, wanted, strict=True):
                 array[rows] = u[:, levels]
         return result
@@ -86,27 +86,31 @@ def restrict(plan: Plan, levels: Indices) -> Plan:
 
 def points_of(design: Design, posterior: xr.Dataset) -> Points:
     """Covariance parameters of all draws."""
+    sizes = {factor.key: factor.n_coefs for factor in design.random}
+    return points_of_variables(sizes, posterior)
+
+
+def points_of_variables(sizes: Mapping[str, int], posterior: xr.Dataset) -> Points:
+    """Covariance parameters of all draws.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Number of coefficients of each grouping factor, by its key in names of variables.
+    posterior : xarray.Dataset
+        Draws of the public variables.
+    """
     sds, chols = [], []
-    for factor in design.random:
-        values = _flat(posterior[sd_name(factor.key)].to_numpy())
+    for key, k in sizes.items():
+        values = _flat(posterior[sd_name(key)].to_numpy())
         sds.append(values)
-        chol = np.broadcast_to(np.eye(factor.n_coefs), (len(values), *2 * (factor.n_coefs,)))
-        if factor.n_coefs > 1:
-            chol = _correlation_roots(_flat(posterior[cor_name(factor.key)].to_numpy()))
+        chol = np.broadcast_to(np.eye(k), (len(values), k, k))
+        if k > 1:
+            chol = _correlation_roots(_flat(posterior[cor_name(key)].to_numpy()))
         chols.append(chol)
     sigma = posterior[SIGMA].to_numpy().ravel()
     empty = np.empty((len(sigma), 0))
     return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=empty)
-
-
-def take_points(points: Points, rows: slice | Indices) -> Points:
-    """Some of the points."""
-    return Points(
-        sds=tuple(sds[rows] for sds in points.sds),
-        chols=tuple(chols[rows] for chols in points.chols),
-        sigma=points.sigma[rows],
-        beta=points.beta[rows],
-    )
 
 
 def _correlation_roots(correlations: Array) -> Array:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.likelihood.batch import run_parallel
-from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -60,7 +60,7 @@ class EffectSummary:
     quantiles: Array
 
 
-def summarise_effects(plan: Plan, priors: Priors, points: Points) -> list[EffectSummary]:
+def summarise_effects(plan: Plan, priors: Priors, points: AnyPoints) -> list[EffectSummary]:
     """Posterior summaries of all random effects.
 
     Parameters
@@ -69,7 +69,7 @@ def summarise_effects(plan: Plan, priors: Priors, points: Points) -> list[Effect
         The data.
     priors : Priors
         The priors.
-    points : Points
+    points : AnyPoints
         Draws of the covariance parameters; some dozens, spread evenly over them, are used.
 
     Returns
@@ -96,7 +96,9 @@ def summarise_effects(plan: Plan, priors: Priors, points: Points) -> list[Effect
     return [_mixture(mean, sd, shift, scale) for (mean, sd), shift, scale in parts]
 
 
-def _moments(plan: Plan, priors: Priors, points: Points, state: int) -> list[tuple[Array, Array]]:
+def _moments(
+    plan: Plan, priors: Priors, points: AnyPoints, state: int
+) -> list[tuple[Array, Array]]:
     """Means and standard deviations (J, k) of the random effects given one draw."""
     sigma = float(points.sigma[state])
     factors = [t[state] for t in points.factors]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import Structure, correlation_coordinates, sds_and_correlation
+from bayeslmm.covariance.coordinates import (
+    Coordinates,
+    Points,
+    plain_coordinates,
+    unit_rows,
+)
+from bayeslmm.covariance.structure import correlation_coordinates
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, user_factors, working_factors
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
 from bayeslmm.likelihood.batch_draws import normal_draws
-from bayeslmm.likelihood.batch_posterior import (
-    Points,
-    fixed_effects_at,
-    points_from_unconstrained,
-)
+from bayeslmm.likelihood.batch_posterior import fixed_effects_at
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.sampling.draw_effects import draw_effects
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -127,46 +128,36 @@ def points_of_fits(fits: Sequence[Fit]) -> Points:
 
 def _points(factors: Sequence[tuple[Array, ...]], sigma: Array) -> Points:
     """From relative factors per grouping factor, one tuple per draw, and sigma (S,)."""
-    sds, chols = [], []
-    for stack in zip(*factors, strict=True):
-        moments = [sds_and_correlation(t) for t in stack]
-        sds.append(np.stack([m[0] for m in moments]) * sigma[:, None])
-        chols.append(np.stack([_unit_rows(t) for t in stack]))
-    return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=np.empty((len(sigma), 0)))
-
-
-def _unit_rows(factor: Array) -> Array:
-    """Rows of a relative factor at unit length; the unit vector where a row is zero."""
-    lengths = np.linalg.norm(factor, axis=1, keepdims=True)
-    safe = np.where(lengths > 0, lengths, 1.0)
-    return np.where(lengths > 0, factor / safe, np.eye(len(factor)))
+    stacks = [np.stack(stack) * sigma[:, None, None] for stack in zip(*factors, strict=True)]
+    moments = [unit_rows(roots) for roots in stacks]
+    return Points(
+        sds=tuple(sds for sds, _ in moments),
+        chols=tuple(rows for _, rows in moments),
+        sigma=sigma,
+        beta=np.empty((len(sigma), 0)),
+    )
 
 
 def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
-    structures = fit.plan.products.structures
+    coordinates = plain_coordinates(fit.plan.products.structures)
     known = np.isfinite(fit.parameters).all() and np.isfinite(fit.parameter_cov).all()
     if fit.singular or not known or _is_open_below(fit):
         return _boundary_points(fit, draws, rng)
-    centre = _unconstrained(structures, fit.parameters)
-    moved = [
-        _unconstrained(structures, fit.parameters + sign * STEP * row)
-        for row in np.eye(len(fit.parameters))
-        for sign in (1.0, -1.0)
-    ]
-    jacobian = (np.array(moved[::2]) - np.array(moved[1::2])).T / (2.0 * STEP)
+    shifts = STEP * np.eye(len(fit.parameters))
+    centre = _unconstrained(coordinates, fit.parameters[None])[0]
+    ahead = _unconstrained(coordinates, fit.parameters + shifts)
+    behind = _unconstrained(coordinates, fit.parameters - shifts)
+    jacobian = (ahead - behind).T / (2.0 * STEP)
     covariance = jacobian @ fit.parameter_cov @ jacobian.T
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     x = centre + normal_draws(rng, len(centre), draws) @ root.T
-    return replace(points_from_unconstrained(structures, x), beta=np.empty((draws, 0)))
+    return coordinates.to_user(coordinates.points(x))
 
 
 def _is_open_below(fit: Fit) -> bool:
     """Whether zero is so near to a standard deviation that its log is not nearly normal."""
-    logs, start = [len(fit.parameters) - 1], 0
-    for s in fit.plan.products.structures:
-        logs += range(start, start + s.n_coefs)
-        start += s.n_theta
+    logs = plain_coordinates(fit.plan.products.structures).logs
     limit = FLAT if fit.method == "MAP" else NEAR_ZERO
     return bool(np.any(np.diag(fit.parameter_cov)[logs] > limit**2))
 
@@ -192,15 +183,13 @@ def _boundary_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     return _points(factors, np.exp(x[:, -1]))
 
 
-def _unconstrained(structures: Sequence[Structure], parameters: Array) -> Array:
-    """From log sds and inverse hyperbolic tangents of correlations to unconstrained coordinates."""
-    pieces, start = [], 0
-    for s in structures:
-        stop = start + s.n_theta
-        corr = np.eye(s.n_coefs)
-        for (i, j), z in zip(s.pairs, parameters[start + s.n_coefs : stop], strict=True):
-            corr[i, j] = corr[j, i] = np.tanh(z)
-        coordinates = correlation_coordinates(s, np.linalg.cholesky(corr))
-        pieces += [parameters[start : start + s.n_coefs], coordinates]
-        start = stop
-    return np.concatenate([*pieces, parameters[start:]])
+def _unconstrained(coordinates: Coordinates, parameters: Array) -> Array:
+    """From log sds and inverse hyperbolic tangents of correlations to coordinates, (S, d) both."""
+    x = parameters.copy()
+    for f, structure in enumerate(coordinates.structures):
+        rho = np.tanh(parameters[:, coordinates.cors(f)])
+        corr = np.tile(np.eye(structure.n_coefs), (len(x), 1, 1))
+        for place, (i, j) in enumerate(structure.pairs):
+            corr[:, i, j] = corr[:, j, i] = rho[:, place]
+        x[:, coordinates.cors(f)] = correlation_coordinates(structure, np.linalg.cholesky(corr))
+    return x

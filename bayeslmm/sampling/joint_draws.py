@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
-from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.sampling.draw_effects import draw_effects, points_of, take_points
+from bayeslmm.sampling.draw_effects import draw_effects, points_of
 from bayeslmm.sampling.variables import effect_arrays
 from bayeslmm.schema import BETA, u_name
 
@@ -57,8 +57,7 @@ class JointDraws:
     @property
     def roots(self) -> list[Array]:
         """Roots (S, k, k) of the covariance matrices, D chol(Omega), per grouping factor."""
-        pairs = zip(self.points.sds, self.points.chols, strict=True)
-        return [sd[:, :, None] * chol for sd, chol in pairs]
+        return self.points.roots
 
     @property
     def covariances(self) -> list[Array]:
@@ -72,7 +71,7 @@ class JointDraws:
             self,
             shape=(1, len(rows)) if shape is None else shape,
             beta=self.beta[rows],
-            points=take_points(self.points, rows),
+            points=self.points.take(rows),
             effects=lambda wanted: [u[rows] for u in effects(wanted)],
         )
 

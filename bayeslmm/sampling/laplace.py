@@ -73,7 +73,7 @@ def fit_laplace(
     rng = np.random.default_rng(random_seed)
     with single_threaded():
         mode = find_mode(plan, priors)
-        reduce = partial(reduce_at, batch_system(plan))
+        reduce = partial(reduce_at, batch_system(plan), priors.coordinates)
         noise = rng.standard_normal((draws * chains, len(mode.x)))
         coordinates = mode.x + noise @ gaussian_root(mode).T
         density = log_posterior_batch(plan, priors, reduce, coordinates)
@@ -104,7 +104,7 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
         If the search ends anywhere else.
     """
     optimum = search_mode(plan, priors, likelihood_start(plan, priors))
-    if not is_regular(plan, optimum):
+    if not is_regular(priors, optimum):
         cause = "Give the standard deviations proper priors"
         if priors.beta_sampled:
             cause += ", or beta priors without a kink near the estimate"
@@ -131,10 +131,10 @@ def search_mode(plan: Plan, priors: Priors, start: Fit | Start) -> Optimum:
     )
 
 
-def is_regular(plan: Plan, optimum: Optimum) -> bool:
+def is_regular(priors: Priors, optimum: Optimum) -> bool:
     """Whether it is a mode, and no log scale has an absurd standard deviation there."""
     if not optimum.converged or np.linalg.eigvalsh(optimum.hessian)[0] <= 0:
         return False
-    n_covariance = sum(s.n_theta for s in plan.products.structures) + 1
+    n_covariance = priors.coordinates.n_covariance
     variances = np.diag(np.linalg.inv(optimum.hessian / 2.0))
     return bool(np.all(variances[:n_covariance] < LARGEST_SPREAD**2))

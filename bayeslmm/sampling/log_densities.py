@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.draw_effects import points_of_variables
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
 from bayeslmm.sampling.variables import effect_arrays
 from bayeslmm.schema import (
@@ -69,24 +70,28 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        A variable per parameter, fit to be the group log_prior: ``beta`` (coef) in centred
-        coordinates, whose Jacobian is one; ``sd_g`` (g_coef), ``cor_g`` per grouping factor with
+        A variable per parameter, fit to be the group log_prior, in the coordinates in which the
+        priors are given: ``beta`` (coef); ``sd_g`` (g_coef), ``cor_g`` per grouping factor with
         key g; ``sigma``. Flat priors count zero.
     """
     posterior = dt["posterior"].dataset
-    gamma = posterior[BETA].to_numpy() @ priors.centering.T
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    gamma = posterior[BETA].to_numpy() @ priors.fixed_map.T
     variables: dict[str, Any] = {
         BETA: ((*SAMPLE_DIMS, COEF_DIM), _stacked(priors.beta, gamma)),
     }
     coords = _draw_coords(posterior) | {COEF_DIM: posterior[COEF_DIM]}
-    for f, key in enumerate(group_keys(priors.factors)):
+    keys = group_keys(priors.factors)
+    sizes = {k: len(coefs) for k, coefs in zip(keys, priors.factor_coefs, strict=True)}
+    points = priors.coordinates.to_working(points_of_variables(sizes, posterior))
+    for f, key in enumerate(keys):
         dim = coef_dim(key)
-        sds = posterior[sd_name(key)].to_numpy()
+        sds = points.sds[f].reshape(*shape, -1)
         variables[sd_name(key)] = ((*SAMPLE_DIMS, dim), _stacked(priors.sd[f], sds))
         coords[dim] = posterior[dim]
         if any(lkj is not None for lkj in priors.cor[f]):
-            values = _correlation_density(priors, f, posterior[cor_name(key)].to_numpy())
-            variables[cor_name(key)] = (SAMPLE_DIMS, values)
+            values = _correlation_density(priors, f, points.chols[f])
+            variables[cor_name(key)] = (SAMPLE_DIMS, values.reshape(shape))
     sigma = priors.sigma.logpdf(posterior[SIGMA].to_numpy())
     variables[SIGMA] = (SAMPLE_DIMS, sigma)
     attrs = creation_attrs() | {"sample_dims": list(SAMPLE_DIMS)}
@@ -101,12 +106,13 @@ def _stacked(records: Sequence[Any], values: Array) -> Array:
     return result
 
 
-def _correlation_density(priors: Priors, factor: int, correlations: Array) -> Array:
-    total = np.zeros(correlations.shape[:-2])
+def _correlation_density(priors: Priors, factor: int, chols: Array) -> Array:
+    """Log density (S,) of the correlations of working columns, from their roots (S, k, k)."""
+    total = np.zeros(len(chols))
     for block, lkj in zip(priors.blocks[factor], priors.cor[factor], strict=True):
         if lkj is not None:
-            rows = np.array(block)
-            total += lkj.logpdf_correlation(correlations[..., rows[:, None], rows])
+            rows = chols[:, list(block)]
+            total += lkj.logpdf_correlation(rows @ rows.swapaxes(1, 2))
     return total
 
 

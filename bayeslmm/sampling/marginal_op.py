@@ -79,7 +79,7 @@ class MarginalOp(Op):
         try:
             with np.errstate(all="ignore"):
                 values = self._differentiate(factors, sigma, inputs[n_factors + 1 :])
-        except np.linalg.LinAlgError:
+        except (np.linalg.LinAlgError, OverflowError):
             return impossible
         finite = all(np.isfinite(value).all() for value in values)
         return values if finite else impossible

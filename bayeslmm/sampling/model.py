@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pymc.distributions.shape_utils import rv_size_is_none
 from pymc.logprob.transforms import Transform
 
+from bayeslmm.covariance.coordinates import is_identity
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -85,12 +86,12 @@ def build_model(
         raise ValueError(f"form={form!r} is unknown: choose from {sorted(get_args(Form))}.")
     coords = {**parameter_coords(design), OBS_DIM: obs_coord(design)}
     with pm.Model(coords={dim: list(values) for dim, values in coords.items()}) as model:
-        scales = [_scales(design, priors, f) for f in range(len(design.random))]
+        roots = [_root(design, priors, f) for f in range(len(design.random))]
         sigma = _variable(SIGMA, (priors.sigma,), None, _spread(design))
         if form == "marginal":
-            _marginal_density(design, priors, scales, sigma, system)
+            _marginal_density(design, priors, roots, sigma, system)
         else:
-            _response(design, priors, scales, sigma, centered=form == "centered")
+            _response(design, priors, roots, sigma, centered=form == "centered")
     return model
 
 
@@ -205,33 +206,49 @@ def _fixed_effects(design: Design, priors: Priors) -> Any:
     if design.p == 0:
         return pm.Deterministic(BETA, pt.zeros(0), dims=COEF_DIM)
     mean = float(np.mean(design.y - design.offset))
-    centred = not np.array_equal(priors.centering, np.eye(design.p))
-    intercept = np.diag(priors.centering) * (np.ptp(design.X, axis=0) == 0)
-    name = f"_{BETA}_centred" if centred else BETA
-    gamma = _variable(name, priors.beta, COEF_DIM, mean * intercept)
-    if not centred:
+    plain = is_identity(priors.fixed_map)
+    intercept = np.diag(priors.fixed_map) * (np.ptp(design.X, axis=0) == 0)
+    gamma = _variable(BETA if plain else f"_{BETA}_gamma", priors.beta, COEF_DIM, mean * intercept)
+    if plain:
         return gamma
-    return pm.Deterministic(BETA, pt.dot(np.linalg.inv(priors.centering), gamma), dims=COEF_DIM)
+    return pm.Deterministic(BETA, pt.dot(np.linalg.inv(priors.fixed_map), gamma), dims=COEF_DIM)
 
 
-def _scales(design: Design, priors: Priors, position: int) -> tuple[Any, Any]:
-    """Standard deviations and Cholesky factor of the correlations of one grouping factor."""
-    factor = design.random[position]
+def _root(design: Design, priors: Priors, position: int) -> Any:
+    """Lower root (k, k) of the covariance matrix of one grouping factor's working columns."""
+    factor, mixing = design.random[position], priors.mixing[position]
     key, k = factor.key, factor.n_coefs
-    sd = _variable(sd_name(key), priors.sd[position], coef_dim(key), _spread(design))
+    plain = is_identity(mixing)
+    name = sd_name(key) if plain else working_sd_name(key)
+    sd = _variable(name, priors.sd[position], coef_dim(key), _spread(design))
     chol = pt.eye(k)
     for number, (block, lkj) in enumerate(zip(factor.blocks, priors.cor[position], strict=True)):
         if lkj is not None:
             part = lkj_cholesky(chol_name(key, number), lkj, len(block))
             rows = np.array(block)
             chol = part if len(block) == k else chol[rows[:, None], rows].set(part)
+    root = sd[:, None] * chol
+    rows = chol
+    if not plain:
+        own = pt.dot(mixing, root)
+        lengths = pt.sqrt(pt.sum(own**2, axis=1))
+        pm.Deterministic(sd_name(key), lengths, dims=coef_dim(key))
+        rows = own / lengths[:, None]
     if k > 1:
-        dims = (coef_dim(key), coef_bis_dim(key))
-        diagonal = np.arange(k)
-        product: Any = pt.dot(chol, chol.T)
-        omega = product[diagonal, diagonal].set(1.0)
-        pm.Deterministic(cor_name(key), omega, dims=dims)
-    return sd, chol
+        _correlations(key, k, pt.dot(rows, rows.T))
+    return root
+
+
+def _correlations(key: str, k: int, product: Any) -> None:
+    """Record correlation matrices, with a diagonal of exactly one."""
+    diagonal = np.arange(k)
+    dims = (coef_dim(key), coef_bis_dim(key))
+    pm.Deterministic(cor_name(key), product[diagonal, diagonal].set(1.0), dims=dims)
+
+
+def working_sd_name(key: str) -> str:
+    """Name of the standard deviations of the working columns, where they are not the user's."""
+    return f"_{sd_name(key)}_working"
 
 
 def chol_name(key: str, block: int) -> str:
@@ -242,13 +259,13 @@ def chol_name(key: str, block: int) -> str:
 def _marginal_density(
     design: Design,
     priors: Priors,
-    scales: Sequence[tuple[Any, Any]],
+    roots: Sequence[Any],
     sigma: Any,
     system: Plan | None,
 ) -> None:
     outputs: Any
     system = marginal_system(design) if system is None else system
-    factors = [sd[:, None] * chol / sigma for sd, chol in scales]
+    factors = [mixed(w, root) / sigma for w, root in zip(priors.mixing, roots, strict=True)]
     if priors.beta_sampled:
         op = MarginalOp(system, given_beta=True)
         outputs = op(*factors, sigma, _fixed_effects(design, priors))
@@ -260,7 +277,7 @@ def _marginal_density(
 def _response(
     design: Design,
     priors: Priors,
-    scales: Sequence[tuple[Any, Any]],
+    roots: Sequence[Any],
     sigma: Any,
     *,
     centered: bool,
@@ -269,8 +286,8 @@ def _response(
     beta = _fixed_effects(design, priors)
     mu = pt.dot(pm.Data("X", design.X, dims=(OBS_DIM, COEF_DIM)), beta)
     make = _centered_effects if centered else _noncentered_effects
-    for factor, (sd, chol) in zip(design.random, scales, strict=True):
-        u = make(factor, sd, chol)
+    for factor, mixing, root in zip(design.random, priors.mixing, roots, strict=True):
+        u = make(factor, mixing, root)
         codes = pm.Data(f"_{factor.key}_idx", factor.codes, dims=OBS_DIM)
         covariates = pm.Data(f"_{factor.key}_Z", factor.Z, dims=(OBS_DIM, coef_dim(factor.key)))
         mu = mu + pt.sum(covariates * u.T[codes], axis=1)
@@ -283,23 +300,28 @@ def _response(
     pm.Normal(RESPONSE, mu, scale, observed=observed, dims=OBS_DIM)
 
 
-def _noncentered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
+def mixed(mixing: Array, values: Any) -> Any:
+    """Rows (k, ...) of the user's columns from those of the working columns."""
+    return values if is_identity(mixing) else pt.dot(mixing, values)
+
+
+def _noncentered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
     """Random effects (k, J)."""
     dims = (coef_dim(factor.key), level_dim(factor.key))
     z = pm.Normal(f"_z_{factor.key}", 0.0, 1.0, dims=dims)
-    scaled = z if factor.n_coefs == 1 else pt.dot(chol, z)
-    return pm.Deterministic(u_name(factor.key), sd[:, None] * scaled, dims=dims)
+    scaled = root[0, 0] * z if factor.n_coefs == 1 else pt.dot(mixed(mixing, root), z)
+    return pm.Deterministic(u_name(factor.key), scaled, dims=dims)
 
 
-def _centered_effects(factor: RandomFactor, sd: Any, chol: Any) -> Any:
+def _centered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
     """Random effects (k, J)."""
     dims = (coef_dim(factor.key), level_dim(factor.key))
     if all(len(block) == 1 for block in factor.blocks):
-        return pm.Normal(u_name(factor.key), 0.0, sd[:, None], dims=dims)
+        return pm.Normal(u_name(factor.key), 0.0, pt.diagonal(root)[:, None], dims=dims)
     rows = pm.MvNormal(
         f"_{u_name(factor.key)}",
         np.zeros(factor.n_coefs),
-        chol=sd[:, None] * chol,
+        chol=root,
         shape=(factor.n_levels, factor.n_coefs),
     )
-    return pm.Deterministic(u_name(factor.key), rows.T, dims=dims)
+    return pm.Deterministic(u_name(factor.key), mixed(mixing, rows.T), dims=dims)

@@ -12,17 +12,17 @@ import pymc as pm
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import WorkingPoints, is_identity
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
 from bayeslmm.likelihood.batch_draws import draw_random
-from bayeslmm.likelihood.batch_posterior import Points
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.completion import as_chains, draw_beta, effect_variables
-from bayeslmm.sampling.model import Form, build_model, chol_name
+from bayeslmm.sampling.model import Form, build_model, chol_name, working_sd_name
 from bayeslmm.sampling.tree import RESPONSE, posterior_tree
 from bayeslmm.sampling.variables import parameter_dims
 from bayeslmm.schema import BETA, SIGMA, sd_name, u_name
@@ -307,29 +307,29 @@ def _sampled_names(design: Design, priors: Priors, form: Form) -> list[str]:
     if not priors.beta_sampled:
         exact.add(BETA)
     names = [name for name in names if name not in exact]
-    for factor, lkjs in zip(design.random, priors.cor, strict=True):
+    for factor, mixing, lkjs in zip(design.random, priors.mixing, priors.cor, strict=True):
         names += [chol_name(factor.key, b) for b, lkj in enumerate(lkjs) if lkj is not None]
+        names += [] if is_identity(mixing) else [working_sd_name(factor.key)]
     return names
 
 
-def _points(design: Design, priors: Priors, values: Mapping[str, Array]) -> Points:
+def _points(design: Design, priors: Priors, values: Mapping[str, Array]) -> WorkingPoints:
     """Covariance parameters of all draws, chains one after another."""
     size = values[SIGMA].size
-    chols = []
-    for factor, lkjs in zip(design.random, priors.cor, strict=True):
+    sds, chols = [], []
+    for factor, mixing, lkjs in zip(design.random, priors.mixing, priors.cor, strict=True):
+        name = sd_name(factor.key) if is_identity(mixing) else working_sd_name(factor.key)
+        sds.append(values[name].reshape(size, -1))
         chol = np.tile(np.eye(factor.n_coefs), (size, 1, 1))
         for number, (block, lkj) in enumerate(zip(factor.blocks, lkjs, strict=True)):
             if lkj is not None:
                 rows, own = np.array(block), values[chol_name(factor.key, number)]
                 chol[:, rows[:, None], rows] = own.reshape(size, len(block), len(block))
         chols.append(chol)
-    beta = values[BETA].reshape(size, -1) if priors.beta_sampled else np.empty((size, 0))
-    return Points(
-        sds=tuple(values[sd_name(f.key)].reshape(size, -1) for f in design.random),
-        chols=tuple(chols),
-        sigma=values[SIGMA].reshape(size),
-        beta=beta,
-    )
+    gamma = np.empty((size, 0))
+    if priors.beta_sampled:
+        gamma = values[BETA].reshape(size, -1) @ priors.fixed_map.T
+    return priors.coordinates.working(sds, chols, values[SIGMA].reshape(size), gamma)
 
 
 def _inference_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:

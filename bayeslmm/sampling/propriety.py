@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.estimation.start import log_units
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors, sd_label
@@ -55,8 +56,8 @@ def require_proper(target: LogDensity, plan: Plan, priors: Priors, centre: Array
     PriorError
         Naming the parameters whose tail does not decay, with what to do.
     """
-    flat = _flat_scales(plan, priors)
-    near = _bounded(plan, centre)
+    flat = _flat_scales(priors)
+    near = _bounded(plan, priors, centre)
     places = list(flat)
     sizes = list(range(1, len(places) + 1))
     if len(places) > MAX_TOGETHER:
@@ -67,31 +68,25 @@ def require_proper(target: LogDensity, plan: Plan, priors: Priors, centre: Array
                 _refuse([flat[place] for place in subset])
 
 
-def _bounded(plan: Plan, centre: Array) -> Array:
+def _bounded(plan: Plan, priors: Priors, centre: Array) -> Array:
     """The point with log ratios to sigma of at most :data:`MIDDLE`."""
-    point = centre.copy()
-    structures = plan.products.structures
-    log_sigma = point[sum(s.n_theta for s in structures)]
-    start = 0
-    for s, basis in zip(structures, plan.products.basis.random, strict=True):
-        logs = slice(start, start + s.n_coefs)
-        unit = log_sigma + np.log(np.abs(np.diag(basis)))
-        point[logs] = np.minimum(point[logs], unit + MIDDLE)
-        start += s.n_theta
+    coordinates = priors.coordinates
+    point, units = centre.copy(), log_units(plan, coordinates)
+    for f in range(len(coordinates.structures)):
+        at = coordinates.sds(f)
+        point[at] = np.minimum(point[at], point[coordinates.sigma] + units[at] + MIDDLE)
     return point
 
 
-def _flat_scales(plan: Plan, priors: Priors) -> dict[int, str]:
+def _flat_scales(priors: Priors) -> dict[int, str]:
     """Coordinates of standard deviations (and sigma) with flat priors, and their names."""
-    found = {}
-    start = 0
-    for f, structure in enumerate(plan.products.structures):
+    coordinates, found = priors.coordinates, {}
+    for f, (factor, coefs) in enumerate(zip(priors.factors, priors.factor_coefs, strict=True)):
         for i, prior in enumerate(priors.sd[f]):
             if not prior.proper:
-                found[start + i] = sd_label(priors.factors[f], priors.factor_coefs[f][i])
-        start += structure.n_theta
+                found[coordinates.sds(f).start + i] = sd_label(factor, coefs[i])
     if not priors.sigma.proper:
-        found[start] = "sigma"
+        found[coordinates.sigma] = "sigma"
     return found
 
 

@@ -8,6 +8,7 @@ the posterior to many digits. Sigma, the fixed effects and the priors stay exact
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +70,13 @@ class Axes:
         return np.array([widths[kind] for kind in self.kinds])
 
 
-def make_axes(products: CrossProducts) -> Axes:
-    """Axes that suit some data."""
+def make_axes(products: CrossProducts, mixing: Sequence[Array]) -> Axes:
+    """Axes that suit some data, for working columns ``Z @ mixing``."""
     kinds: list[str] = []
     sizes: list[float] = []
     bases = products.basis.random
-    for s, gram, basis in zip(products.structures, products.random, bases, strict=True):
-        inverse = np.linalg.inv(basis)
+    for s, gram, basis, w in zip(products.structures, products.random, bases, mixing, strict=True):
+        inverse = np.linalg.solve(basis, w)
         diagonal = np.einsum("ai,jab,bi->ji", inverse, gram, inverse).max(axis=0)
         kinds += ["sd"] * s.n_coefs
         sizes += list(np.log(np.maximum(diagonal, 1e-300)))

@@ -118,7 +118,7 @@ class SurrogateSampler:
         root: Array,
         rng: np.random.Generator,
     ) -> None:
-        self.exact, self.axes = exact, make_axes(plan.products)
+        self.exact, self.axes = exact, make_axes(plan.products, priors.mixing)
         self.assemble = partial(log_posterior_of, plan, priors)
         self.density = partial(log_posterior_batch, plan, priors)
         self.centre, self.root, self.rng = centre, root, rng

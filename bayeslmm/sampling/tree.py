@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -216,12 +217,18 @@ def root_attrs(design: Design, priors: Priors) -> dict[str, Any]:
     """Attributes that every tree of a model carries at its root."""
     return {
         "modeling_interface": "bayeslmm",
-        "modeling_interface_version": version("bayeslmm"),
+        "modeling_interface_version": own_version(),
         "python_version": platform.python_version(),
-        "numpy_version": version("numpy"),
+        "numpy_version": np.__version__,
         "formula": design.formula.source,
         "priors": json.dumps(priors.table().to_dict("records")),
     }
+
+
+@cache
+def own_version() -> str:
+    """Version of this package, which is read from disk."""
+    return version("bayeslmm")
 
 
 def creation_attrs() -> dict[str, Any]:
@@ -229,6 +236,6 @@ def creation_attrs() -> dict[str, Any]:
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "bayeslmm",
-        "creation_library_version": version("bayeslmm"),
+        "creation_library_version": own_version(),
         "creation_library_language": "Python",
     }

@@ -182,10 +182,11 @@ def check_priors(priors: Priors, design: Design) -> None:
     labels = (priors.coefs, priors.factors, priors.factor_coefs, priors.blocks)
     _check(
         labels == (design.coefs, names, coefs, blocks)
-        and priors.centering.shape == (p, p)
-        and len(priors.beta) == p
+        and priors.fixed_map.shape == (p, p)
+        and len(priors.beta) == len(priors.alone) == p
         and priors.beta_mean.shape == (p,)
         and (priors.beta_root is None or priors.beta_root.shape == (p, p))
+        and [w.shape for w in priors.mixing] == [2 * (len(labels),) for labels in coefs]
         and [len(row) for row in priors.sd] == [len(labels) for labels in coefs]
         and [len(row) for row in priors.cor] == [len(row) for row in blocks]
         and set(priors.sources) >= set(priors.records()),

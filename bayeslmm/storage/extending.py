@@ -11,12 +11,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import correlation_coordinates
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.draw_effects import points_of, take_points
+from bayeslmm.sampling.draw_effects import points_of
 from bayeslmm.sampling.effect_summary import summarise_effects
 from bayeslmm.sampling.engine import sample_posterior
 from bayeslmm.sampling.laplace import find_mode, gaussian_root
@@ -175,7 +174,7 @@ def _joined_weights(
     for draws, statistics in runs:
         weights, density = (statistics[name].to_numpy() for name in ("log_weight", "lp"))
         best = int(np.argmax(weights))
-        x = _coordinates(draws, best, design, plan, priors)
+        x = _coordinates(draws, best, design, priors)
         noise = np.linalg.solve(root, x - mode.x)
         exact = density.ravel()[best] + 0.5 * np.sum(noise**2)
         parts.append(weights - weights.ravel()[best] + exact)
@@ -183,21 +182,13 @@ def _joined_weights(
     return np.asarray(joined - np.max(joined))
 
 
-def _coordinates(
-    draws: xr.Dataset, place: int, design: Design, plan: Plan, priors: Priors
-) -> Array:
+def _coordinates(draws: xr.Dataset, place: int, design: Design, priors: Priors) -> Array:
     """Unconstrained coordinates of one draw."""
     every = points_of(design, draws)
-    points = take_points(every, slice(place, place + 1))
-    pieces = [
-        np.concatenate([np.log(sds[0]), correlation_coordinates(structure, chol[0])])
-        for structure, sds, chol in zip(
-            plan.products.structures, points.sds, points.chols, strict=True
-        )
-    ]
-    beta = draws[BETA].to_numpy().reshape(len(every.sigma), design.p)[place]
-    last = beta if priors.beta_sampled else np.empty(0)
-    return np.concatenate([*pieces, np.log(points.sigma), last])
+    beta = draws[BETA].to_numpy().reshape(len(every.sigma), design.p)
+    point = replace(every, beta=beta).take(slice(place, place + 1))
+    coordinates = priors.coordinates
+    return coordinates.vector(coordinates.to_working(point))[0]
 
 
 def joined_attrs(

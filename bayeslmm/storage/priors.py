@@ -19,7 +19,7 @@ from bayeslmm.storage.values import from_plain, to_plain
 Arrays = dict[str, NDArray[Any]]
 Description = dict[str, Any]
 
-_MATRICES = ("centering", "beta_mean", "beta_root")
+_MATRICES = ("fixed_map", "beta_mean", "beta_root")
 _FAMILIES: dict[str, Any] = {
     "LKJ": LKJ,
     **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
@@ -57,6 +57,8 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
     for name in _MATRICES:
         if (values := getattr(priors, name)) is not None:
             arrays[f"prior {name}"] = np.asarray(values)
+    for f, mixing in enumerate(priors.mixing):
+        arrays[f"prior mixing {f}"] = mixing
     names = iter(priors.records())
     beta = [_record(prior, next(names)) for prior in priors.beta]
     sd = [[_record(prior, next(names)) for prior in row] for row in priors.sd]
@@ -68,10 +70,12 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
         "blocks": [[list(block) for block in blocks] for blocks in priors.blocks],
         "beta_sampled": priors.beta_sampled,
         "beta": beta,
+        "alone": list(priors.alone),
         "sd": sd,
         "cor": cor,
         "sigma": _record(priors.sigma, "sigma"),
         "sources": dict(priors.sources),
+        "where": dict(priors.where),
     }
 
 
@@ -90,14 +94,17 @@ def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) 
         **matrices,  # type: ignore[arg-type]
         coefs=tuple(d["coefs"]),
         beta=tuple(_remade(item) for item in d["beta"]),
+        alone=tuple(d["alone"]),
         beta_sampled=d["beta_sampled"],
         factors=tuple(d["factors"]),
         factor_coefs=_tuples(d["factor_coefs"]),
         blocks=tuple(_tuples(blocks) for blocks in d["blocks"]),
+        mixing=tuple(np.asarray(arrays[f"prior mixing {f}"]) for f in range(len(d["factors"]))),
         sd=tuple(tuple(_remade(item) for item in row) for row in d["sd"]),
         cor=tuple(tuple(row) for row in cor),
         sigma=_remade(d["sigma"]),
         sources=d["sources"],
+        where=d["where"],
     )
 
 

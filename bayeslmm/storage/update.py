@@ -16,8 +16,9 @@ from bayeslmm.data.inputs import predictors, response_variables
 from bayeslmm.exceptions import DataError, PriorError
 from bayeslmm.formula.functions import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
-from bayeslmm.priors.defaults import addressed, resolve_priors
+from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.families import Prior
+from bayeslmm.priors.keys import addressed
 from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors
 from bayeslmm.storage.update_formula import update_formula

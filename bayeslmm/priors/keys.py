@@ -1,0 +1,180 @@
+"""The keys by which a user addresses parameters, and what may be put there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from bayeslmm.exceptions import PriorError
+from bayeslmm.priors.families import Flat, HalfFlat, Prior
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.pymc_priors import as_prior, correlation_size
+from bayeslmm.priors.record import coef_label, cor_label, sd_label
+
+Slot = tuple[str, int, int]
+"""Kind of parameter, grouping factor, place: of a coefficient or of a block of correlations."""
+
+INTERCEPT = "Intercept"
+
+
+class Labels(Protocol):
+    """The names of a model's parameters (``Priors`` has them)."""
+
+    @property
+    def coefs(self) -> tuple[str, ...]:
+        """Fixed effects."""
+        ...
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Grouping factors."""
+        ...
+
+    @property
+    def factor_coefs(self) -> tuple[tuple[str, ...], ...]:
+        """Coefficients per grouping factor."""
+        ...
+
+    @property
+    def blocks(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """Blocks of correlated coefficients per grouping factor."""
+        ...
+
+
+def addressed(labels: Labels, keys: Iterable[str]) -> set[str]:
+    """Names in the table of the parameters that a user's keys address; raises for unknown ones."""
+    slots, names = _slots(labels), slot_names(labels)
+    given = _match_keys(slots, dict.fromkeys(keys))
+    return {names[slot] for key in given for slot in slots[key]}
+
+
+def priors_by_slot(labels: Labels, user: Mapping[str, Any]) -> dict[Slot, Prior | LKJ]:
+    """A user's priors by parameter, checked; the more specific key wins, whatever the order."""
+    slots = _slots(labels)
+    given = _match_keys(slots, user)
+    result: dict[Slot, Prior | LKJ] = {}
+    for key in slots:
+        if key in given:
+            prior = as_prior(given[key], key)
+            for slot in slots[key]:
+                result[slot] = _fitting(labels, slot, prior, given[key], key)
+    return result
+
+
+def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: str) -> Prior | LKJ:
+    kind, f, place = slot
+    if kind == "beta":
+        return _coefficient_prior(prior, key)
+    if kind == "cor":
+        return _correlation_prior(prior, given, len(labels.blocks[f][place]), key)
+    return _scale_prior(prior, key)
+
+
+def _slots(labels: Labels) -> dict[str, list[Slot]]:
+    """Parameters that each valid key addresses, from the general keys to the specific ones."""
+    betas: list[Slot] = [("beta", 0, j) for j in range(len(labels.coefs))]
+    sds: list[list[Slot]] = [
+        [("sd", f, c) for c in range(len(row))] for f, row in enumerate(labels.factor_coefs)
+    ]
+    cors: list[list[Slot]] = [
+        [("cor", f, b) for b, block in enumerate(row) if len(block) > 1]
+        for f, row in enumerate(labels.blocks)
+    ]
+    slots = {
+        "beta": [s for s in betas if labels.coefs[s[2]] != INTERCEPT],
+        "sd": [slot for row in sds for slot in row],
+        "cor": [slot for row in cors for slot in row],
+        "sigma": [("sigma", 0, 0)],
+    }
+    for f, factor in enumerate(labels.factors):
+        slots[f"sd[{factor}]"] = sds[f]
+        slots[f"cor[{factor}]"] = cors[f]
+    for names in (slot_names(labels), {s: f"beta[{labels.coefs[s[2]]}]" for s in betas}):
+        for slot, name in names.items():
+            slots.setdefault(name, [slot])
+    return {key: value for key, value in slots.items() if value}
+
+
+def slot_names(labels: Labels) -> dict[Slot, str]:
+    """Name in the table of each parameter."""
+    names: dict[Slot, str] = {
+        ("beta", 0, j): coef_label(coef) for j, coef in enumerate(labels.coefs)
+    }
+    for f, factor in enumerate(labels.factors):
+        for c, coef in enumerate(labels.factor_coefs[f]):
+            names["sd", f, c] = sd_label(factor, coef)
+        for b, block in enumerate(labels.blocks[f]):
+            if len(block) > 1:
+                names["cor", f, b] = cor_label(factor, labels.factor_coefs[f], labels.blocks[f], b)
+    names["sigma", 0, 0] = "sigma"
+    return names
+
+
+def _match_keys(slots: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
+    """User's priors under the valid keys; blanks in a key do not matter."""
+    squeezed = {_squeeze(key): key for key in slots}
+    given: dict[str, Any] = {}
+    for key, value in user.items():
+        if not isinstance(key, str):
+            raise PriorError(f"Keys of priors are text; got {key!r}.")
+        match = key if key in slots else squeezed.get(_squeeze(key))
+        if match is None:
+            raise PriorError(_unknown_key(key, list(slots)))
+        if match in given:
+            raise PriorError(f"The prior of {match!r} is given twice.")
+        given[match] = value
+    return given
+
+
+def _squeeze(key: str) -> str:
+    return re.sub(r"\s+", "", key)
+
+
+def _unknown_key(key: str, valid: list[str]) -> str:
+    close = get_close_matches(key, valid, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    shown = [k for k in valid if not (k.startswith("beta[") and k[5:-1] in valid)]
+    return (
+        f"There is no parameter {key!r} to give a prior to.{hint} "
+        f"Valid keys: {', '.join(repr(k) for k in sorted(shown))}."
+    )
+
+
+def _coefficient_prior(prior: Prior | LKJ, key: str) -> Prior:
+    if isinstance(prior, LKJ):
+        raise PriorError(f"{prior} is a prior for correlations; {key!r} is a coefficient.")
+    return prior
+
+
+def _scale_prior(prior: Prior | LKJ, key: str) -> Prior:
+    if isinstance(prior, LKJ):
+        raise PriorError(f"{prior} is a prior for correlations; {key!r} is a standard deviation.")
+    if type(prior) is Flat:
+        return HalfFlat()
+    if not prior.positive:
+        raise PriorError(
+            f"The prior {prior} for {key!r} allows negative values. A prior on a standard "
+            "deviation must live on the positive half line: use for example "
+            "pm.HalfNormal.dist(1), or truncate it at 0 with "
+            "pm.Truncated.dist(pm.Normal.dist(1, 2), lower=0)."
+        )
+    return prior
+
+
+def _correlation_prior(prior: Prior | LKJ, given: Any, size: int, key: str) -> LKJ:
+    if type(prior) is Flat:
+        return LKJ(1.0)
+    if not isinstance(prior, LKJ):
+        raise PriorError(
+            f"The prior {prior} for {key!r} is not one for a correlation matrix: give "
+            f"bayeslmm.priors.defaults.LKJ(eta) or pm.LKJCorr.dist(n={size}, eta=2)."
+        )
+    stated = correlation_size(given)
+    if stated is not None and stated != size:
+        raise PriorError(
+            f"The prior for {key!r} is for {stated} x {stated} matrices, but the random effects "
+            f"have {size} correlated coefficients: give pm.LKJCorr.dist(n={size}, eta=...)."
+        )
+    return prior

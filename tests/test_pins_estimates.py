@@ -1,0 +1,15 @@
+"""Estimates and what is made of them are those of the commit in tests/pins/README.md."""
+
+import pytest
+from pin_estimates import ESTIMATES, record
+from pin_posteriors import read
+from pin_tables import CLOSE, differences
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimate(name):
+    case, old = ESTIMATES[name], read("estimates", name)
+    description = case.description()
+    assert description == {key: old[key] for key in description}
+    off = differences(record(case), old["tables"], case.close or CLOSE)
+    assert not off, "\n".join(off)
