@@ -25,9 +25,9 @@ if TYPE_CHECKING:
         StorageError,
     )
     from bayeslmm.fits.lmm import LMM, Estimate, Posterior
+    from bayeslmm.fits.load import load
     from bayeslmm.formula.grammar import parse as parse_formula
     from bayeslmm.report.model_table import model_table
-    from bayeslmm.storage.load import load
 
     __version__: str
 
@@ -73,7 +73,7 @@ _SOURCES = {
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
-    "load": ("bayeslmm.storage.load", "load"),
+    "load": ("bayeslmm.fits.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
     "lrt": ("bayeslmm.comparison.models", "lrt"),
     "model_table": ("bayeslmm.report.model_table", "model_table"),

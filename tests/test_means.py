@@ -10,9 +10,8 @@ from reference_data import load_reference_data
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.effects.adjust import adjusted_p, simultaneous_interval
-from bayeslmm.effects.contrast_weights import contrast_weights
-from bayeslmm.effects.densities import conditional_moments
+from bayeslmm.effects.contrasts import adjusted_p, contrast_weights, simultaneous_interval
+from bayeslmm.effects.evidence import conditional_moments
 from bayeslmm.effects.expressions import evaluate_node, parse_comparison
 from bayeslmm.exceptions import DataError, FormulaError
 

@@ -1,4 +1,10 @@
-"""Estimates made here, by statsmodels or by R, read into one table by parameter label."""
+"""Estimates made here, by statsmodels or by R, read into one table by parameter label.
+
+statsmodels maximises the likelihood profiled over the residual variance s, in the ratios
+psi = (covariances of the random effects) / s. Its ``bse_re`` is the standard error of psi times the
+square root of s, on no scale at all; here the standard errors of standard deviations and
+correlations come from the covariance matrix of (psi, log s) by the delta method.
+"""
 
 from __future__ import annotations
 

@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike
 from bayeslmm.fits.estimate_base import EstimateBase
 
 if TYPE_CHECKING:
-    from bayeslmm.effects.adjust import Adjust
+    from bayeslmm.effects.contrasts import Adjust
     from bayeslmm.effects.grid import Weights
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import LinearQuantities
-    from bayeslmm.effects.sources import EstimateSource
+    from bayeslmm.effects.quantities import EstimateSource, LinearQuantities
 
 Names = str | Sequence[str]
 Target = Literal["average", "population"]
@@ -92,7 +91,7 @@ class EstimateMeans(EstimateBase):
                B    60.32     2.229 5.833     27.06 2.348e-07    54.83     65.82
                C    66.27     2.229 5.833     29.73 1.361e-07    60.78     71.77
         """
-        from bayeslmm.effects.marginal_means import marginal_means
+        from bayeslmm.effects.grid import marginal_means
 
         return marginal_means(
             self.design,
@@ -187,7 +186,7 @@ class EstimateMeans(EstimateBase):
         >>> reml.slopes("age", by="Sex").table()["estimate"].round(3).to_dict()
         {'Male': 0.784, 'Female': 0.48}
         """
-        from bayeslmm.effects.slopes import slopes
+        from bayeslmm.effects.averages import slopes
 
         return slopes(self.design, self._means_source, variable, at=at, by=by, new=new)
 
@@ -238,7 +237,7 @@ class EstimateMeans(EstimateBase):
         >>> reml.comparisons("Days", (0, 9)).table()["estimate"].round(1).to_dict()
         {'Days: 9 - 0': 94.2}
         """
-        from bayeslmm.effects.comparisons import comparisons
+        from bayeslmm.effects.averages import comparisons
 
         return comparisons(self.design, self._means_source, variable, change, by=by, new=new)
 
@@ -268,7 +267,7 @@ class EstimateMeans(EstimateBase):
         >>> reml.average_predictions("Sex").table()["estimate"].round(2).to_dict()
         {'Male': 24.97, 'Female': 22.65}
         """
-        from bayeslmm.effects.comparisons import average_predictions
+        from bayeslmm.effects.averages import average_predictions
 
         return average_predictions(self.design, self._means_source, by=by, new=new)
 
@@ -350,7 +349,7 @@ class EstimateMeans(EstimateBase):
         >>> model.reml().anova()["statistic"].round(2).to_dict()
         {'Machine': 87.8}
         """
-        from bayeslmm.effects.terms import anova_table
+        from bayeslmm.effects.tests_of_fixed import anova_table
 
         return anova_table(self.design, self.fit, type)
 
@@ -393,6 +392,6 @@ class EstimateMeans(EstimateBase):
 
     @property
     def _means_source(self) -> EstimateSource:
-        from bayeslmm.effects.sources import source_of_fit
+        from bayeslmm.effects.quantities import source_of_fit
 
         return source_of_fit(self.design, self.fit)

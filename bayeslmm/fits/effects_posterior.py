@@ -12,8 +12,7 @@ from bayeslmm.fits.posterior_base import PosteriorBase
 if TYPE_CHECKING:
     from bayeslmm.effects.grid import Weights
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import LinearQuantities
-    from bayeslmm.effects.sources import PosteriorSource
+    from bayeslmm.effects.quantities import LinearQuantities, PosteriorSource
     from bayeslmm.sampling.joint_draws import JointDraws
 
 Names = str | Sequence[str]
@@ -64,7 +63,7 @@ class PosteriorMeans(PosteriorBase):
         >>> post.means("Machine").draws.sizes["quantity"]
         3
         """
-        from bayeslmm.effects.marginal_means import marginal_means
+        from bayeslmm.effects.grid import marginal_means
 
         return marginal_means(
             self.design,
@@ -151,7 +150,7 @@ class PosteriorMeans(PosteriorBase):
         >>> len(post.slopes("Days", by="Subject", target="conditional").table())
         18
         """
-        from bayeslmm.effects.slopes import slopes
+        from bayeslmm.effects.averages import slopes
 
         joint = self._effects_for(target)
         return slopes(self.design, self._means_source, variable, at=at, by=by, new=new, joint=joint)
@@ -197,7 +196,7 @@ class PosteriorMeans(PosteriorBase):
         >>> list(post.comparisons("Machine").table().index)
         ['Machine: B - A', 'Machine: C - A']
         """
-        from bayeslmm.effects.comparisons import comparisons
+        from bayeslmm.effects.averages import comparisons
 
         joint = self._effects_for(target)
         return comparisons(
@@ -235,7 +234,7 @@ class PosteriorMeans(PosteriorBase):
         >>> len(post.average_predictions("Subject", target="conditional").table())
         18
         """
-        from bayeslmm.effects.comparisons import average_predictions
+        from bayeslmm.effects.averages import average_predictions
 
         joint = self._effects_for(target)
         return average_predictions(self.design, self._means_source, by=by, new=new, joint=joint)
@@ -305,14 +304,14 @@ class PosteriorMeans(PosteriorBase):
         )
 
     def _effects_for(self, target: str) -> JointDraws | None:
-        from bayeslmm.effects.marginal_means import check_target
-        from bayeslmm.effects.slopes import ROW_TARGETS
+        from bayeslmm.effects.averages import ROW_TARGETS
+        from bayeslmm.effects.grid import check_target
 
         check_target(target, ROW_TARGETS)
         return self._joint if target == "conditional" else None
 
     @property
     def _means_source(self) -> PosteriorSource:
-        from bayeslmm.effects.sources import source_of_draws
+        from bayeslmm.effects.quantities import source_of_draws
 
         return source_of_draws(self.design, self._joint)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.fits.estimate_base import EstimateBase
-from bayeslmm.prediction import tables
+from bayeslmm.prediction import predict
 from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.estimate_draws import Uncertainty, estimate_draws
@@ -101,8 +101,8 @@ class EstimatePrediction(EstimateBase):
             "observed": observed,
             "weights": weights,
         }
-        size = tables.count(draws, "draws", least=2)
-        return tables.estimate_predictions(
+        size = predict.count(draws, "draws", least=2)
+        return predict.estimate_predictions(
             self.design,
             lambda rng: estimate_draws(
                 self.design, self.fit, uncertainty, size, rng, progressbar=progressbar
@@ -153,9 +153,9 @@ class EstimatePrediction(EstimateBase):
         >>> reml.simulate(3, random_seed=1).shape
         (30, 3)
         """
-        joint = point_draws(self.fit, self._modes).take(np.zeros(tables.count(n), dtype=np.intp))
+        joint = point_draws(self.fit, self._modes).take(np.zeros(predict.count(n), dtype=np.intp))
         rng = np.random.default_rng(random_seed)
-        return tables.simulations(self.design, joint, new, target, weights, rng)
+        return predict.simulations(self.design, joint, new, target, weights, rng)
 
     def bootstrap(
         self, n: int = 500, *, random_seed: Seed = None, progressbar: bool = True
@@ -194,6 +194,6 @@ class EstimatePrediction(EstimateBase):
         ['beta[Intercept]', 'sd[Batch, Intercept]', 'sigma']
         """
         fits = bootstrap_fits(
-            self.design, self.fit, tables.count(n), random_seed, progressbar=progressbar
+            self.design, self.fit, predict.count(n), random_seed, progressbar=progressbar
         )
-        return tables.bootstrap_frame(self.design, fits)
+        return predict.bootstrap_frame(self.design, fits)

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from bayeslmm.fits.posterior_base import PosteriorBase
-from bayeslmm.prediction import checks, predict, tables
+from bayeslmm.prediction import checks, predict
 from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 
@@ -139,7 +139,7 @@ class PosteriorPrediction(PosteriorBase):
         """
         joint = self._joint
         if draws is not None:
-            joint = joint.thin(tables.count(draws, "draws", least=2 if summary else 1))
+            joint = joint.thin(predict.count(draws, "draws", least=2 if summary else 1))
         prediction = predict.predict(
             self.design,
             joint,
@@ -153,7 +153,7 @@ class PosteriorPrediction(PosteriorBase):
         )
         if not summary:
             return predict.prediction_tree(prediction, kind)
-        return tables.posterior_predictions(prediction, prob)
+        return predict.posterior_predictions(prediction, prob)
 
     def simulate(
         self,
@@ -194,9 +194,9 @@ class PosteriorPrediction(PosteriorBase):
         """
         rng = np.random.default_rng(random_seed)
         size = self._joint.size
-        places = rng.choice(size, tables.count(n), replace=n > size)
+        places = rng.choice(size, predict.count(n), replace=n > size)
         joint = self._joint.take(places)
-        return tables.simulations(self.design, joint, new, target, weights, rng)
+        return predict.simulations(self.design, joint, new, target, weights, rng)
 
     def with_posterior_predictive(
         self, *, target: Target = "conditional", random_seed: Seed = None
