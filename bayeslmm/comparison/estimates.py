@@ -34,7 +34,7 @@ from bayeslmm.data.frames import to_frame
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
 from bayeslmm.summaries.estimate_tables import summary_table
-from bayeslmm.summaries.parameters import Kind, Parameter, parameters
+from bayeslmm.summaries.parameters import Kind, Parameter, natural, parameters, slope, unconstrained
 from bayeslmm.summaries.tidy import tidy_fit
 
 Array = NDArray[np.float64]
@@ -317,30 +317,6 @@ def wald(kind: Kind, estimate: float, error: float, prob: float, df: float = np.
     if not np.isfinite([center, margin]).all():
         return [np.nan, np.nan]
     return [natural(kind, center - margin), natural(kind, center + margin)]
-
-
-def unconstrained(kind: Kind, values: Array) -> Array:
-    """Values on the scale where intervals are symmetric: log sds, atanh correlations."""
-    if kind == "beta":
-        return values
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.arctanh(values) if kind == "cor" else np.log(values)
-
-
-def natural(kind: Kind, value: float) -> float:
-    """A value as tables show it, undoing :func:`unconstrained`."""
-    if kind == "beta":
-        return float(value)
-    return float(np.tanh(value) if kind == "cor" else np.exp(value))
-
-
-def slope(kind: Kind, value: float) -> float:
-    """Derivative of :func:`unconstrained`; infinite or NaN at a boundary."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if kind == "beta":
-            return 1.0
-        derivative = 1.0 - np.float64(value) ** 2 if kind == "cor" else np.float64(value)
-        return float(1.0 / derivative)
 
 
 # --- everything bayeslmm reads from statsmodels' mixed-model results, as a tidy table ---

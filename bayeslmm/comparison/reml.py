@@ -13,15 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.checks.few_levels import unbounded_parameters
-from bayeslmm.comparison.estimates import (
-    Reported,
-    fit_of,
-    is_posterior,
-    natural,
-    read_estimate,
-    slope,
-    unconstrained,
-)
+from bayeslmm.comparison.estimates import Reported, fit_of, is_posterior, read_estimate
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.map_estimate import fit_map
@@ -29,7 +21,7 @@ from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
-from bayeslmm.summaries.parameters import Parameter, parameters
+from bayeslmm.summaries.parameters import Parameter, natural, parameters, slope, unconstrained
 from bayeslmm.summaries.posterior_tables import (
     interval_defaults,
     parameter_matrix,

@@ -257,7 +257,7 @@ def slopes(
     if at is not None or isinstance(new, str):
         _check_grid(at, new, joint)
         result = _grid_slopes(design, known, variable, at, groups)
-        result = result if groups else _labelled(result, overall)
+        result = result if groups else replace(result, labels=overall)
         title = f"Slopes by {variable}, averaged over the reference grid"
     else:
         frame = rows_frame(design, new)
@@ -302,10 +302,6 @@ def _check_grid(at: Mapping[str, Any] | None, new: Any, joint: JointDraws | None
         )
 
 
-def _labelled(quantities: Combinations, labels: pd.DataFrame) -> Combinations:
-    return quantities.combine(np.eye(len(labels)), labels, ())
-
-
 def _grid_slopes(
     design: Design,
     known: Variables,
@@ -316,16 +312,10 @@ def _grid_slopes(
     check_known(by, known.names, "by")
     values = grid_values(known, by, at)
     frame = grid_frame(values, design.data)
-    each = Groups(labels=frame, matrix=_identity(len(frame)))
+    each = Groups(labels=frame, matrix=sp.csr_array(sp.eye_array(len(frame))))
     cells = average_rows(design, _differences(design, frame, variable), each, None)
     share = cell_weights(design, frame, list(known.levels), by, "equal")
     return average_over(cells, values, by, (), share)
-
-
-def _identity(size: int) -> Any:
-    import scipy.sparse as sp
-
-    return sp.csr_array(sp.eye_array(size))
 
 
 def _differences(design: Design, frame: pd.DataFrame, variable: str) -> list[Evaluation]:

@@ -183,7 +183,7 @@ def adjusted_p(statistic: Array, df: Array, adjust: Adjust, means: int) -> Array
     raw = 2.0 * stats.t.sf(size, df)
     count = int(np.sum(np.isfinite(raw)))
     if adjust == "tukey" and means > 2:
-        return _tukey_tail(size, df, means)
+        return _tukey_tail(size, df, means, raw)
     if adjust == "bonferroni":
         return np.minimum(1.0, raw * count)
     if adjust == "sidak":
@@ -204,11 +204,16 @@ def critical_values(level: float, df: Array, adjust: Adjust, means: int, count: 
     return np.asarray(stats.t.ppf(0.5 + level / 2.0, df))
 
 
-def _tukey_tail(size: Array, df: Array, means: int) -> Array:
+def _tukey_tail(size: Array, df: Array, means: int, raw: Array) -> Array:
+    """Tail of the studentised range; Bonferroni's bound, its limit, where scipy loses all digits.
+
+    `raw` are the unadjusted p-values (m,), which no adjusted one can be below.
+    """
     result = np.full(len(size), np.nan)
     for i in np.flatnonzero(np.isfinite(size)):
         result[i] = stats.studentized_range.sf(np.sqrt(2.0) * size[i], means, df[i])
-    return np.clip(result, 0.0, 1.0)
+    bound = np.minimum(1.0, raw * (means * (means - 1) // 2))
+    return np.clip(np.where(result < raw, bound, result), 0.0, 1.0)
 
 
 def _tukey_quantiles(level: float, df: Array, means: int) -> Array:

@@ -465,7 +465,7 @@ class LinearQuantities:
             raise ValueError("None of the quantities can be estimated.")
         value = -self.quantities.constant[known]
         test = f_test(self.source.fit, weights[known], value)
-        table = pd.DataFrame([test.row()], index=pd.Index(["joint"], name="test"))
+        table = pd.DataFrame([test], index=pd.Index(["joint"], name="test"))
         return noted(self.source.fit, table)
 
     @property

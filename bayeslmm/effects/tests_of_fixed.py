@@ -21,6 +21,8 @@ from bayeslmm.summaries.text import listed
 
 Array = NDArray[np.float64]
 
+COLUMNS = ("sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value")
+
 RANK = float(np.sqrt(np.finfo(np.float64).eps))
 """Eigenvalue of the correlations over the largest one below which a row counts as repeated."""
 
@@ -33,34 +35,7 @@ EQUAL_DF = 1e-8
 """Degrees of freedom that differ by less are one number."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FTest:
-    """An F test.
-
-    Attributes
-    ----------
-    sum_sq, mean_sq : float
-        Sum of squares of the hypothesis on the scale of the residuals, and over `num_df`.
-    num_df, den_df : float
-        Degrees of freedom.
-    statistic, p_value : float
-        F and the probability of a larger one.
-    """
-
-    sum_sq: float
-    mean_sq: float
-    num_df: int
-    den_df: float
-    statistic: float
-    p_value: float
-
-    def row(self) -> dict[str, float]:
-        """As a row of a table."""
-        names = ("sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value")
-        return {name: getattr(self, name) for name in names}
-
-
-def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
+def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> dict[str, float]:
     """Test the hypothesis ``matrix @ beta == value``.
 
     Parameters
@@ -75,8 +50,9 @@ def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
 
     Returns
     -------
-    FTest
-        NaN where the hypothesis is empty.
+    dict of str to float
+        sum_sq and mean_sq, the sum of squares of the hypothesis on the scale of the residuals and
+        over num_df; num_df, den_df, statistic and p_value of F. NaN where the hypothesis is empty.
 
     References
     ----------
@@ -88,9 +64,7 @@ def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
     scale = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     count = _rank(covariance, scale)
     if count == 0:
-        return FTest(
-            sum_sq=np.nan, mean_sq=np.nan, num_df=0, den_df=np.nan, statistic=np.nan, p_value=np.nan
-        )
+        return dict.fromkeys(COLUMNS, np.nan) | {"num_df": 0}
     sizes, vectors = np.linalg.eigh(covariance)
     sizes, vectors = sizes[-count:], vectors[:, -count:]
     directions = vectors.T
@@ -98,14 +72,9 @@ def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
     statistic = float(squares.mean())
     each = np.array([satterthwaite(fit, row) for row in directions @ matrix])
     den_df = combined_df(each)
-    return FTest(
-        sum_sq=statistic * count * fit.sigma**2,
-        mean_sq=statistic * fit.sigma**2,
-        num_df=count,
-        den_df=den_df,
-        statistic=statistic,
-        p_value=f_tail(statistic, count, den_df),
-    )
+    mean_sq = statistic * fit.sigma**2
+    numbers = (count * mean_sq, mean_sq, count, den_df, statistic, f_tail(statistic, count, den_df))
+    return dict(zip(COLUMNS, numbers, strict=True))
 
 
 def _rank(covariance: Array, scale: Array) -> int:
@@ -173,7 +142,7 @@ def contest_table(
     if right is not None and right.shape != (len(matrix),):
         raise ValueError(f"rhs has shape {right.shape}; L has {len(matrix)} rows.")
     test = f_test(fit, matrix, right)
-    table = pd.DataFrame([test.row()], index=pd.Index(["contest"], name="test"))
+    table = pd.DataFrame([test], index=pd.Index(["contest"], name="test"))
     return noted(fit, table)
 
 
@@ -424,9 +393,8 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     if isinstance(kind, bool) or kind not in (1, 2, 3):
         raise ValueError(f"type={kind!r}: 1, 2 or 3 is expected.")
     tests = {label: f_test(fit, rows) for label, rows in term_hypotheses(design, kind).items()}
-    columns = ["sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value"]
     index = pd.Index(list(tests), name="term")
-    table = pd.DataFrame([test.row() for test in tests.values()], index=index, columns=columns)
+    table = pd.DataFrame(list(tests.values()), index=index, columns=list(COLUMNS))
     note = empty_cells_note(terms_of(design)) if kind == 3 else ""
     if note:
         _log.warning(note)

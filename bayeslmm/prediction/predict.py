@@ -36,7 +36,7 @@ from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.schema import COEF_DIM
 from bayeslmm.summaries.estimate_tables import covariances, satterthwaite
-from bayeslmm.summaries.parameters import parameters, probability
+from bayeslmm.summaries.parameters import natural, parameters, probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 
 _log = logging.getLogger(__name__)
@@ -394,10 +394,7 @@ def simulations(
 
 def bootstrap_frame(design: Design, fits: Sequence[Fit]) -> pd.DataFrame:
     """Parameters of refits: one row per refit, one column per parameter."""
-    kinds = [parameter.kind for parameter in parameters(design)]
-    is_cor = np.array([kind == "cor" for kind in kinds if kind != "beta"])
-    rows = []
-    for fit in fits:
-        scale = np.where(is_cor, np.tanh(fit.parameters), np.exp(fit.parameters))
-        rows.append(np.concatenate([fit.beta, scale]))
-    return pd.DataFrame(rows, columns=[p.label for p in parameters(design)])
+    rows = parameters(design)
+    table = np.array([np.concatenate([fit.beta, fit.parameters]) for fit in fits])  # (fits, m)
+    columns = [natural(p.kind, values) for p, values in zip(rows, table.T, strict=True)]
+    return pd.DataFrame(np.column_stack(columns), columns=[p.label for p in rows])

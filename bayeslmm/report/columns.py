@@ -76,21 +76,6 @@ class Column:
     terms: Mapping[Key, tuple[str, ...]]
 
     @property
-    def response(self) -> str:
-        """Response as written."""
-        return self.design.response
-
-    @property
-    def formula(self) -> str:
-        """Formula as written."""
-        return self.design.formula.source
-
-    @property
-    def dropped(self) -> int:
-        """Rows left out for missing values."""
-        return len(self.design.dropped)
-
-    @property
     def label(self) -> str:
         """How the fit was made."""
         return f"Posterior ({self.method})" if self.bayesian else self.method

@@ -402,7 +402,7 @@ def _measure_cells(
 
 def default_caption(columns: Mapping[str, Column]) -> str:
     """Caption that names the responses."""
-    responses = dict.fromkeys(column.response for column in columns.values())
+    responses = dict.fromkeys(column.design.response for column in columns.values())
     return f"Models of {', '.join(responses)}"
 
 
@@ -437,9 +437,9 @@ def _about(name: str, column: Column, shown: Sequence[Statistic]) -> str:
     text = f"{name}: {column.estimand}"
     if "interval" in shown:
         text += f", {column.interval}"
-    if column.dropped:
-        text += f"; {column.dropped} incomplete rows dropped"
-    return f"{text}. {column.formula}"
+    if dropped := len(column.design.dropped):
+        text += f"; {dropped} incomplete rows dropped"
+    return f"{text}. {column.design.formula.source}"
 
 
 def _warnings(columns: Mapping[str, Column], chosen: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from bayeslmm.summaries.parameters import (
     covariance_parameters,
     label_index,
     labelled,
+    natural,
     parameters,
     probability,
     sds_by_group,
@@ -212,11 +213,10 @@ def _given_beta(fit: Fit) -> Array | None:
 
 def _back_transformed(kind: Kind, value: float, error: float, z: float) -> tuple[float, ...]:
     """Estimate, error and limits from the unconstrained scale; no error or limits at a boundary."""
-    transform = np.tanh if kind == "cor" else np.exp
-    estimate = float(transform(value))
+    estimate = natural(kind, value)
     slope = 1.0 - estimate**2 if kind == "cor" else estimate
     if not np.isfinite(value) or slope <= BOUNDARY_SLOPE * max(1.0, abs(estimate)):
         return estimate, np.nan, np.nan, np.nan
     with np.errstate(over="ignore"):  # an upper limit may be infinite
-        lower, upper = transform(value - z * error), transform(value + z * error)
-    return estimate, slope * error, float(lower), float(upper)
+        lower, upper = natural(kind, value - z * error), natural(kind, value + z * error)
+    return estimate, slope * error, lower, upper

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -135,9 +135,8 @@ def labelled(rows: Sequence[Parameter], numbers: pd.DataFrame) -> pd.DataFrame:
         "coef": [p.terms[0] if p.terms else None for p in rows],
         "coef_2": [p.terms[1] if len(p.terms) > 1 else None for p in rows],
     }
-    return pd.DataFrame(names, index=label_index(rows), dtype=object).join(
-        numbers.set_axis(label_index(rows), axis=0)
-    )
+    parts = [pd.DataFrame(names, dtype=object), numbers.reset_index(drop=True)]
+    return pd.concat(parts, axis=1).set_axis(label_index(rows), axis=0)
 
 
 def label_index(rows: Sequence[Parameter]) -> pd.Index:
@@ -178,3 +177,30 @@ def correlations_by_group(design: Design, matrices: Sequence[Array]) -> dict[str
         factor.name: pd.DataFrame(matrix, index=list(factor.coefs), columns=list(factor.coefs))
         for factor, matrix in zip(design.random, matrices, strict=True)
     }
+
+
+# --- scales ----------------------------------------------------------------------------
+
+
+def unconstrained(kind: Kind, values: Array) -> Array:
+    """Values on the scale where intervals are symmetric: log sds, atanh correlations."""
+    if kind == "beta":
+        return values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.arctanh(values) if kind == "cor" else np.log(values)
+
+
+def natural(kind: Kind, values: Any) -> Any:
+    """Values as tables show them, undoing :func:`unconstrained`."""
+    if kind == "beta":
+        return values
+    return np.tanh(values) if kind == "cor" else np.exp(values)
+
+
+def slope(kind: Kind, value: float) -> float:
+    """Derivative of :func:`unconstrained`; infinite or NaN at a boundary."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if kind == "beta":
+            return 1.0
+        derivative = 1.0 - np.float64(value) ** 2 if kind == "cor" else np.float64(value)
+        return float(1.0 / derivative)

@@ -152,8 +152,9 @@ def _broom(table: pd.DataFrame) -> pd.DataFrame:
 
     columns = (table[name] for name in ("kind", "group", "coef", "coef_2"))
     rows = [names(*row) for row in zip(*columns, strict=True)]
-    found = pd.DataFrame(rows, columns=["effect", "group", "term"], index=table.index)
-    return found.join(table.drop(columns=["kind", "group", "coef", "coef_2"]))
+    found = pd.DataFrame(rows, columns=["effect", "group", "term"])
+    numbers = table.drop(columns=["kind", "group", "coef", "coef_2"]).reset_index(drop=True)
+    return pd.concat([found, numbers], axis=1)
 
 
 def _level_rows(
