@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         SamplingError,
         StorageError,
     )
-    from bayeslmm.fits.lmm import LMM, Estimate, Posterior
+    from bayeslmm.fits.estimate import Estimate
+    from bayeslmm.fits.lmm import LMM
     from bayeslmm.fits.load import load
+    from bayeslmm.fits.posterior import Posterior
     from bayeslmm.formula.grammar import parse as parse_formula
     from bayeslmm.report.model_table import model_table
 
@@ -59,12 +61,12 @@ __all__ = [
 _SOURCES = {
     "BayesLMMError": ("bayeslmm.exceptions", "BayesLMMError"),
     "DataError": ("bayeslmm.exceptions", "DataError"),
-    "Estimate": ("bayeslmm.fits.lmm", "Estimate"),
+    "Estimate": ("bayeslmm.fits.estimate", "Estimate"),
     "FormulaError": ("bayeslmm.exceptions", "FormulaError"),
     "LMM": ("bayeslmm.fits.lmm", "LMM"),
     "NoEstimateError": ("bayeslmm.exceptions", "NoEstimateError"),
     "OptionalDependencyError": ("bayeslmm.exceptions", "OptionalDependencyError"),
-    "Posterior": ("bayeslmm.fits.lmm", "Posterior"),
+    "Posterior": ("bayeslmm.fits.posterior", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),

@@ -26,7 +26,8 @@ from bayeslmm.exceptions import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayeslmm.fits.lmm import LMM, Posterior
+    from bayeslmm.fits.lmm import LMM
+    from bayeslmm.fits.posterior import Posterior
 
 _log = logging.getLogger("bayeslmm.cli")
 

@@ -166,7 +166,7 @@ table = blm.compare_reml(posterior, reml)
 table[["estimate", "std_error", "mean", "sd", "shift", "prior_shift", "flag"]].round(2)
 
 # %%
-posterior.plot_reml(reml, col_wrap=3, figure_kwargs={"figsize": (9, 4.5)})
+posterior.plot.reml(reml, col_wrap=3, figure_kwargs={"figsize": (9, 4.5)})
 plt.show()
 
 # %% [markdown]

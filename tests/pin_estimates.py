@@ -41,7 +41,7 @@ class EstimatePin:
 
 def check(fit: Any, name: str) -> Any:
     """A check of a fit by its name: where checks live is decided here alone."""
-    return getattr(fit, name)
+    return getattr(fit.check, name)
 
 
 def influence(fit: Any, by: str | None = None) -> pd.DataFrame:

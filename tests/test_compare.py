@@ -65,7 +65,7 @@ def with_draws(post, **changes):
         dataset[name] = change(dataset[name])
     tree = xr.DataTree.from_dict({"posterior": dataset})
     tree.attrs.update(post.data.attrs)
-    return Posterior(post.design, post.priors, tree)
+    return Posterior(post.model, tree)
 
 
 def sticky(draws, seed=2):
@@ -231,7 +231,7 @@ def test_two_levels_leave_it_to_the_prior(formula):
     own = [label for label in table.index if label.startswith(("sd[", "cor["))]
     assert set(table.loc[own, "flag"]) == {PRIOR}
     assert PRIOR not in set(table["flag"].drop(own))
-    for report in (post.sensitivity(), post.contraction(random_seed=1)):
+    for report in (post.check.sensitivity(), post.check.contraction(random_seed=1)):
         assert list(report.unbounded) == own
         text = " ".join(report.messages)
         assert all(f"{label}: beside the fixed effects the 2 levels" in text for label in own)

@@ -239,5 +239,5 @@ def test_levels_that_a_model_does_not_know(posts):
 
 
 def test_it_takes_posteriors_of_any_kind(posts):
-    thin = Posterior(posts["slopes"].design, posts["slopes"].priors, posts["slopes"].data)
+    thin = Posterior(posts["slopes"].model, posts["slopes"].data)
     assert compare({"a": thin, "b": posts["intercepts"]}, by="Subject").index[0] == "a"

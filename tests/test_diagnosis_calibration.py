@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.estimation.estimate import fit_likelihood
-from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.estimation.model import Model
 from bayeslmm.sampling.uniformity import uniformity
 
 DRAWS = 49
@@ -68,7 +67,8 @@ def _p_values(name, size):
     formula, data, weights, roots = _design(name, rng)
     frame = pd.DataFrame(data).assign(y=0.0).astype({k: str for k in ("g", "h") if k in data})
     frame["y"] = rng.normal(size=len(frame))
-    design = blm.LMM(formula, frame, weights=weights).design
+    model = blm.LMM(formula, frame, weights=weights)
+    design = model.design
     scale = 1.0 if weights is None else 1.0 / np.sqrt(weights)
     tables = []
     for _ in range(size):
@@ -79,8 +79,9 @@ def _p_values(name, size):
             )
             y = y + np.sum(u[factor.codes] * factor.Z, axis=1)
         simulated = replace(design, y=y)
-        fit = fit_likelihood(marginal_system(simulated), "REML")
-        tables.append(blm.Estimate(simulated, fit).residual_checks(DRAWS, random_seed=rng).table)
+        own = Model(simulated, model.priors)
+        checks = blm.Estimate(own, own.reml).check.residuals(DRAWS, random_seed=rng)
+        tables.append(checks.table)
     return pd.DataFrame([table["p_value"] for table in tables])
 
 
@@ -151,9 +152,9 @@ def test_checks_of_right_posteriors_are_calibrated():
         post = blm.LMM("y ~ x + (1 | g)", data, priors=priors).fit(
             draws=250, random_seed=seed, progressbar=False
         )
-        table = post.residual_checks(DRAWS, random_seed=seed).table["p_value"]
-        checks = post.predictive_check("max", random_seed=seed)["p_value"].iloc[0]
-        pit = post.loo_pit(progressbar=False).iloc[3]
+        table = post.check.residuals(DRAWS, random_seed=seed).table["p_value"]
+        checks = post.check.predictive("max", random_seed=seed)["p_value"].iloc[0]
+        pit = post.check.loo_pit(progressbar=False).iloc[3]
         tables.append(table.to_dict() | {"predictive": min(checks, 1 - checks) * 2, "pit": pit})
     p_values = pd.DataFrame(tables)
     assert stats.kstest(p_values["pit"], "uniform").pvalue > CHANCE
@@ -176,7 +177,7 @@ def test_a_boundary_that_is_true_is_mostly_called_compatible():
             post = blm.LMM("y ~ 1 + (1 | g)", data).fit(
                 draws=250, random_seed=int(rng.integers(2**31)), progressbar=False
             )
-            verdicts[spread] += " is not compatible" in post.singularity().messages[0]
+            verdicts[spread] += " is not compatible" in post.check.singularity().messages[0]
     assert verdicts[0.0] <= stats.binom.isf(CHANCE, 20, 0.05)
     assert verdicts[1.5] > 16
 
@@ -192,7 +193,7 @@ def test_row_influence_of_right_models_is_mostly_silent():
         for shift in named:
             moved = y + shift * (np.arange(400) == 50)
             data = pd.DataFrame({"y": moved, "x": x, "g": group.astype(str)})
-            messages = blm.LMM("y ~ x + (1 | g)", data).reml().influence().messages
+            messages = blm.LMM("y ~ x + (1 | g)", data).reml().check.influence().messages
             named[shift] += "three standard deviations" in " ".join(messages)
     assert named[0.0] <= stats.binom.isf(CHANCE, 40, 0.05)
     assert named[7.0] == 40

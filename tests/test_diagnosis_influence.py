@@ -10,6 +10,7 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.checks.integrated import leave_out_densities
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.engine import sample_posterior
@@ -51,7 +52,7 @@ def post(sleep):
 def test_rows_are_those_of_lme4(name):
     reference = pd.read_csv(FOLDER / "rows.csv")
     expected = reference[reference["fit"] == name].reset_index()
-    found = _model(name).reml().influence().table
+    found = _model(name).reml().check.influence().table
     for ours, theirs in (
         ("leverage", "leverage"),
         ("residual", "residual"),
@@ -67,7 +68,7 @@ def test_levels_are_those_of_refits_by_lme4(name, by):
     reference = pd.read_csv(FOLDER / "groups.csv", dtype={"level": str})
     expected = reference[reference["fit"] == name].set_index("level")
     model = _model(name)
-    found = model.reml().influence(by, progressbar=False)
+    found = model.reml().check.influence(by, progressbar=False)
     assert list(found.table.index) == list(expected.index)
     for column in ("cooks_distance", "covratio"):
         scale = expected[column].max()
@@ -85,7 +86,7 @@ def test_levels_are_those_of_refits_by_lme4(name, by):
 
 def test_changes_are_from_the_whole_estimate(sleep):
     reml = sleep.reml()
-    found = reml.influence("Subject", progressbar=False)
+    found = reml.check.influence("Subject", progressbar=False)
     whole = reml.summary()["estimate"]
     np.testing.assert_allclose(found.change, found.estimates - whole[found.change.columns])
     sds = found.relative_change.columns
@@ -99,7 +100,7 @@ def test_changes_are_from_the_whole_estimate(sleep):
 
 def test_a_refit_is_a_fit_to_the_other_rows(sleep):
     data = blm.load_dataset("sleepstudy")
-    found = sleep.ml().influence("Days", progressbar=False).estimates
+    found = sleep.ml().check.influence("Days", progressbar=False).estimates
     other = blm.LMM(FORMULAS["sleepstudy"], data[data["Days"] != 3]).ml().summary()["estimate"]
     np.testing.assert_allclose(found.loc[3.0], other[found.columns], rtol=1e-5)
 
@@ -109,7 +110,7 @@ def test_coefficients_that_other_levels_do_not_determine():
     group = np.repeat(np.arange(6), 5)
     data = pd.DataFrame({"g": group.astype(str), "x": (group == 5) * 1.0})
     data["y"] = rng.normal(size=6)[group] + rng.normal(size=30) + data["x"]
-    found = blm.LMM("y ~ x + (1 | g)", data).reml().influence("g", progressbar=False)
+    found = blm.LMM("y ~ x + (1 | g)", data).reml().check.influence("g", progressbar=False)
     assert np.isnan(found.estimates.loc["5", "beta[x]"])
     assert np.isfinite(found.estimates.loc["5", "beta[Intercept]"])
     assert np.isnan(found.table.loc["5", "cooks_distance"])
@@ -121,13 +122,13 @@ def test_what_is_asked_for_is_checked(sleep, post):
     for fit in (sleep.reml(), post):
         unknown = "by='Rail' is neither .*: one of Subject, .*Days"
         with pytest.raises(DataError, match=unknown):
-            fit.influence("Rail", progressbar=False)
+            fit.check.influence("Rail", progressbar=False)
         for values in (fit.design.data["Days"], fit.design.index.to_numpy(), ["Subject"]):
             with pytest.raises(DataError, match=r"by= takes the name of .*: one of Subject, "):
-                fit.influence(values, progressbar=False)
+                fit.check.influence(values, progressbar=False)
     with pytest.raises(ValueError, match="REML and ML"):
-        sleep.map().influence("Subject")
-    assert len(sleep.map().influence().table) == 180
+        sleep.map().check.influence("Subject")
+    assert len(sleep.map().check.influence().table) == 180
 
 
 def test_density_of_a_level_given_beta_is_the_dense_one(post):
@@ -136,7 +137,7 @@ def test_density_of_a_level_given_beta_is_the_dense_one(post):
     points = replace(joint.points, beta=joint.beta)
     found = leave_out_densities(
         design,
-        post._plan,
+        post.model.system,
         replace(post.priors, beta_sampled=True),
         replace(joint, points=points),
         codes,
@@ -153,7 +154,7 @@ def test_density_of_a_level_given_beta_is_the_dense_one(post):
 @pytest.mark.parametrize(("by", "case"), [("Subject", "309"), ("Subject", "335"), (None, 130)])
 def test_shifts_are_those_of_another_posterior(post, by, case):
     design = post.design
-    found = post.influence(by, progressbar=False)
+    found = post.check.influence(by, progressbar=False)
     assert found.table.loc[case, "pareto_k"] < 0.7
     labels = design.random[0].levels[design.random[0].codes]
     kept = np.flatnonzero(labels != case if by else design.index != case)
@@ -184,7 +185,7 @@ def test_shifts_are_those_of_another_posterior(post, by, case):
         random_seed=3,
         options={},
     )
-    other = blm.Posterior(part, post.priors, tree).summary()
+    other = blm.Posterior(Model(part, post.priors), tree).summary()
     here = post.summary()
     shift = (other["mean"] - here["mean"]) / here["sd"]
     np.testing.assert_allclose(found.shift.loc[case], shift[found.shift.columns], atol=WEIGHTED)
@@ -192,7 +193,7 @@ def test_shifts_are_those_of_another_posterior(post, by, case):
 
 
 def test_posterior_words_and_reliability(post):
-    found = post.influence("Subject", progressbar=False)
+    found = post.check.influence("Subject", progressbar=False)
     text = " ".join(found.messages)
     assert found.table["kl"].idxmax() == "332"
     assert found.table.loc["332", "pareto_k"] > 0.7
@@ -200,14 +201,14 @@ def test_posterior_words_and_reliability(post):
     assert "Without 308 the posterior mean of sigma would be" in text
     assert "<table" in found._repr_html_()
     assert (found.table["kl"] >= 0).all()
-    assert len(post.influence(progressbar=False).table) == 180
+    assert len(post.check.influence(progressbar=False).table) == 180
 
 
 def test_estimate_words(sleep):
-    text = " ".join(sleep.reml().influence().messages)
+    text = " ".join(sleep.reml().check.influence().messages)
     assert "3 rows with a Cook's distance above 1: 59, 56 and 7" in text
     assert "3 rows more than three standard deviations" in text
-    text = " ".join(sleep.reml().influence("Subject", progressbar=False).messages)
+    text = " ".join(sleep.reml().check.influence("Subject", progressbar=False).messages)
     assert "Days: absolute dfbetas above 0.47 without 335" in text
 
 
@@ -221,13 +222,13 @@ def _one_way(means, size=6, **columns):
 
 def test_without_fixed_effects():
     model = blm.LMM("y ~ 0 + (1 | g)", _one_way([0.5, -1.0, 2.0, 0.0, 9.0]))
-    rows = model.reml().influence()
+    rows = model.reml().check.influence()
     assert rows.table["cooks_distance"].isna().all()
     assert np.isfinite(rows.table["standardised"]).all()
     assert "no fixed effects" in rows.messages[0]
     assert "with a Cook's distance above" not in str(rows)
     assert "The five largest standardised residuals" in str(rows)
-    groups = model.ml().influence("g", progressbar=False)
+    groups = model.ml().check.influence("g", progressbar=False)
     undefined = groups.table[["cooks_distance", "covratio", "max_dfbetas"]]
     assert undefined.isna().all(axis=None)
     assert groups.table["max_sd_change"].idxmax() == "4"
@@ -243,7 +244,7 @@ def test_without_fixed_effects():
 def test_changes_of_standard_deviations_are_named():
     data = _one_way([0.0, 0.3, -0.3, 0.2, -0.2, 0.1, -0.1, 0.4])
     data.loc[data["g"] == "3", "y"] += np.tile([9.0, -9.0], 3)
-    found = blm.LMM("y ~ 1 + (1 | g)", data).reml().influence("g", progressbar=False)
+    found = blm.LMM("y ~ 1 + (1 | g)", data).reml().check.influence("g", progressbar=False)
     assert found.relative_change.loc["3", "sigma"] < -0.5
     text = " ".join(found.messages)
     value = found.estimates.loc["3", "sigma"]
@@ -257,7 +258,7 @@ def test_a_standard_deviation_of_zero_that_hangs_on_one_level():
     means = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
     data = _one_way(means)
     data.loc[data["g"] == "5", "y"] += np.tile([30.0, -30.0], 3)
-    found = blm.LMM("y ~ 1 + (1 | g)", data).reml().influence("g", progressbar=False)
+    found = blm.LMM("y ~ 1 + (1 | g)", data).reml().check.influence("g", progressbar=False)
     whole = (found.estimates - found.change)["sd[g, Intercept]"]
     assert (whole == 0.0).all()
     text = " ".join(found.messages)
@@ -274,7 +275,7 @@ def test_changes_of_precision_are_named():
     x = np.where(np.repeat(np.arange(12), 6) == 7, 8.0, 1.0) * np.tile(np.linspace(-1, 1, 6), 12)
     data = _one_way(rng.normal(size=12), x=x)
     data["y"] += rng.normal(size=len(data))
-    found = blm.LMM("y ~ x + (1 | g)", data).reml().influence("g", progressbar=False)
+    found = blm.LMM("y ~ x + (1 | g)", data).reml().check.influence("g", progressbar=False)
     ratio = found.table["covratio"]
     assert ratio["7"] > 1.0 + 3.0 * 2 / 12
     expected = (
@@ -288,16 +289,16 @@ def test_one_level_cannot_be_left_out_nor_left_over():
     data = blm.load_dataset("Dyestuff").assign(one=1.0)
     reml = blm.LMM("Yield ~ 0 + one + (1 | Batch)", data).reml()
     with pytest.raises(DataError, match="by='one' has one level"):
-        reml.influence("one", progressbar=False)
+        reml.check.influence("one", progressbar=False)
     reml = blm.LMM("Yield ~ 1 + (1 | Batch)", data[data["Batch"].isin(["A", "B"])]).reml()
     with pytest.raises(DataError, match="one level of Batch left, 'B'"):
-        reml.influence("Batch", progressbar=False)
+        reml.check.influence("Batch", progressbar=False)
 
 
 @pytest.mark.parametrize("name", ["Penicillin", "Pastes"])
 def test_several_factors(name):
     post = _model(name).fit(method="laplace", draws=200, random_seed=1, chains=2)
     by = post.design.random[0].name
-    found = post.influence(by, progressbar=False)
+    found = post.check.influence(by, progressbar=False)
     assert found.shift.shape == (post.design.random[0].n_levels, 4)
     assert np.isfinite(found.shift.to_numpy()).all()

@@ -74,7 +74,7 @@ def test_an_outlier_of_eight_sigma_in_300_rows_is_named(kind):
     data.index = [f"case {i}" for i in range(300)]
     model = model_of(data)
     fit = model.reml() if kind == "reml" else model.fit(random_seed=1)
-    found = fit.residual_checks(random_seed=1)
+    found = fit.check.residuals(random_seed=1)
     assert found.table.loc["largest residual", "p_value"] < 1e-6
     assert found.largest.loc["largest residual", "case"] == "row case 17 (g 1)"
     text = " ".join(found.messages)
@@ -84,7 +84,7 @@ def test_an_outlier_of_eight_sigma_in_300_rows_is_named(kind):
     # the same data without it raise no alarm
     model = model_of(data.drop(index="case 17"))
     fit = model.reml() if kind == "reml" else model.fit(random_seed=1)
-    assert fit.residual_checks(random_seed=1).table.loc["largest residual", "p_value"] > 0.05
+    assert fit.check.residuals(random_seed=1).table.loc["largest residual", "p_value"] > 0.05
 
 
 @pytest.mark.parametrize("kind", ["reml", "posterior"])
@@ -94,7 +94,7 @@ def test_the_outlying_rat_pup_is_named(kind):
     data.index = np.arange(1, len(data) + 1)
     model = blm.LMM("weight ~ Treatment * sex + Lsize + (1 | Litter)", data)
     fit = model.reml() if kind == "reml" else model.fit(draws=500, random_seed=1)
-    found = fit.residual_checks(random_seed=1)
+    found = fit.check.residuals(random_seed=1)
     assert found.largest.loc["largest residual", "case"] == "row 66 (Litter 6)"
     assert found.table.loc["largest residual", "p_value"] < 1e-12
     if kind == "reml":
@@ -111,7 +111,7 @@ def test_the_row_test_is_exact_where_nothing_else_is_estimated():
     data["y"] -= data.groupby("g")["y"].transform("mean")
     reml = model_of(data.astype({"g": str})).reml()
     assert reml.singular
-    found = reml.residual_checks(20, random_seed=1)
+    found = reml.check.residuals(20, random_seed=1)
     X = np.column_stack([np.ones(60), x])
     hat = X @ np.linalg.pinv(X)
     residual = data["y"].to_numpy() - hat @ data["y"]
@@ -125,7 +125,7 @@ def test_the_row_test_is_exact_where_nothing_else_is_estimated():
 def test_several_outliers_are_named():
     data = simulated(np.random.default_rng(3))
     data.loc[[17, 100, 250], "y"] += [10.0, -9.0, 9.0]
-    text = " ".join(model_of(data).reml().residual_checks(random_seed=1).messages)
+    text = " ".join(model_of(data).reml().check.residuals(random_seed=1).messages)
     assert "row 17 (g 1) is" in text
     assert "Far out are also row 100 (g 10) and row 250 (g 25)" in text.replace(
         "row 250 (g 25) and row 100 (g 10)", "row 100 (g 10) and row 250 (g 25)"
@@ -138,7 +138,7 @@ def test_ten_rows_and_thirty_thousand():
         data = simulated(rng, n_levels, per_level)
         for size, low, high in ((0.0, 0.01, 1.0), (30.0, 0.0, 0.05)):
             changed = data.assign(y=data["y"] + size * (np.arange(len(data)) == 4))
-            found = model_of(changed).reml().residual_checks(20, random_seed=1)
+            found = model_of(changed).reml().check.residuals(20, random_seed=1)
             assert low <= found.table.loc["largest residual", "p_value"] <= high
             assert np.isfinite(found.table.to_numpy()).all()
 
@@ -148,7 +148,7 @@ def test_a_posterior_of_ten_rows_is_not_masked():
     data = simulated(np.random.default_rng(1), 5, 2)
     data.loc[4, "y"] += 30.0
     post = model_of(data).fit(random_seed=1)
-    assert post.residual_checks(random_seed=1).table.loc["largest residual", "p_value"] < 0.05
+    assert post.check.residuals(random_seed=1).table.loc["largest residual", "p_value"] < 0.05
 
 
 # --- levels ----------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_an_outlying_level_is_named(kind):
     data["y"] += 10.0 * (data["g"] == "7")
     model = model_of(data)
     fit = model.reml() if kind == "reml" else model.fit(random_seed=1)
-    found = fit.residual_checks(random_seed=1)
+    found = fit.check.residuals(random_seed=1)
     assert found.table.loc["largest random effect[g, Intercept]", "p_value"] < 0.01
     assert found.largest.loc["largest random effect[g, Intercept]", "case"] == "g 7"
     assert "g 7 is " in " ".join(found.messages)
@@ -174,7 +174,7 @@ def test_an_outlying_slope_is_told_from_an_intercept():
     slopes[4] = -4.0
     y = rng.normal(size=20)[group] + slopes[group] * x + rng.normal(size=160)
     data = pd.DataFrame({"y": y, "x": x, "g": group.astype(str)})
-    table = blm.LMM("y ~ x + (x || g)", data).reml().residual_checks(random_seed=1)
+    table = blm.LMM("y ~ x + (x || g)", data).reml().check.residuals(random_seed=1)
     assert table.largest.loc["largest random effect[g, x]", "case"] == "g 4"
     assert table.table.loc["largest random effect[g, x]", "p_value"] < 0.01
     assert table.table.loc["largest random effect[g, Intercept]", "p_value"] > 0.05
@@ -187,7 +187,7 @@ def test_a_row_that_is_fitted_exactly_is_left_out():
     data = simulated(np.random.default_rng(5), 10, 6)
     data["own"] = (np.arange(60) == 11).astype(float)
     data.loc[11, "y"] += 50.0
-    found = blm.LMM("y ~ x + own + (1 | g)", data).reml().residual_checks(random_seed=1)
+    found = blm.LMM("y ~ x + own + (1 | g)", data).reml().check.residuals(random_seed=1)
     assert np.isnan(found.residuals["standardised"].iloc[11])
     assert np.isfinite(found.table.to_numpy()).all()
     assert found.table.loc["largest residual", "p_value"] > 0.05
@@ -197,7 +197,7 @@ def test_two_levels_and_single_rows():
     rng = np.random.default_rng(5)
     data = pd.DataFrame({"x": rng.normal(size=40), "y": rng.normal(size=40)})
     data["g"], data["h"] = np.repeat(["a", "b"], 20), np.r_[np.arange(37), 0, 1, 2].astype(str)
-    found = blm.LMM("y ~ x + (1 | g) + (1 | h)", data).reml().residual_checks(random_seed=1)
+    found = blm.LMM("y ~ x + (1 | g) + (1 | h)", data).reml().check.residuals(random_seed=1)
     assert "largest random effect[g, Intercept]" not in found.table.index
     assert "largest random effect[h, Intercept]" in found.table.index
     assert np.isfinite(found.table.to_numpy()).all()
@@ -208,7 +208,7 @@ def test_what_cannot_be_tested_is_said(monkeypatch):
         raise blm.exceptions.DataError("no maximum")
 
     monkeypatch.setattr("bayeslmm.checks.outliers.fit_likelihood", refuse)
-    found = model_of(simulated(np.random.default_rng(5), 10, 6)).reml().residual_checks(40)
+    found = model_of(simulated(np.random.default_rng(5), 10, 6)).reml().check.residuals(40)
     assert "The largest residual was not tested: no maximum" in found.messages
     assert "largest residual" not in found.table.index
 
@@ -218,7 +218,7 @@ def test_a_whitening_of_one_draw_has_many_replicates(monkeypatch):
     model = model_of(simulated(np.random.default_rng(5), 10, 6))
     post = model.fit(random_seed=1)
     monkeypatch.setattr("bayeslmm.checks.whitening.CUBES", 1.0)
-    p_value = post.residual_checks(100, random_seed=1).table.loc[
+    p_value = post.check.residuals(100, random_seed=1).table.loc[
         "normality of whitened y - X beta", "p_value"
     ]
     assert 0.02 < p_value < 1.0
@@ -226,17 +226,17 @@ def test_a_whitening_of_one_draw_has_many_replicates(monkeypatch):
 
 def test_units_do_not_matter():
     data = simulated(np.random.default_rng(5), 10, 6)
-    table = model_of(data).reml().residual_checks(40, random_seed=1).table
+    table = model_of(data).reml().check.residuals(40, random_seed=1).table
     for factor in (1e-6, 1e6):
         scaled = model_of(data.assign(y=factor * data["y"], x=data["x"] / factor))
-        other = scaled.reml().residual_checks(40, random_seed=1).table
+        other = scaled.reml().check.residuals(40, random_seed=1).table
         np.testing.assert_allclose(other["p_value"], table["p_value"], atol=1e-3)
 
 
 def test_other_estimates_of_the_model_are_checked():
     model = model_of(simulated(np.random.default_rng(5), 10, 6))
     reml, ml, mode = (
-        fit.residual_checks(40, random_seed=1) for fit in (model.reml(), model.ml(), model.map())
+        fit.check.residuals(40, random_seed=1) for fit in (model.reml(), model.ml(), model.map())
     )
     for other in (ml, mode):
         assert list(other.table.index) == list(reml.table.index)

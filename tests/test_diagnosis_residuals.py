@@ -39,7 +39,7 @@ def _data(rng, n_levels=30, per_level=12, *, effects=None, noise=None):
 
 
 def _p_values(data):
-    return blm.LMM("y ~ x + (1 | g)", data).reml().residual_checks(random_seed=1).table["p_value"]
+    return blm.LMM("y ~ x + (1 | g)", data).reml().check.residuals(random_seed=1).table["p_value"]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -49,7 +49,7 @@ def test_residuals_are_those_of_lme4(weighted):
     expected = reference[reference["fit"] == name].reset_index()
     data = blm.load_dataset("sleepstudy")
     reml = blm.LMM(FORMULA, data, weights=1.0 / (1.0 + data["Days"]) if weighted else None).reml()
-    found = reml.residual_checks(20, random_seed=1).residuals
+    found = reml.check.residuals(20, random_seed=1).residuals
     np.testing.assert_allclose(found["pearson"], expected["residual"], atol=LME4 * 5)
     np.testing.assert_allclose(found["standardised"], expected["rstudent"], atol=LME4 * 5)
     np.testing.assert_allclose(found["response"], reml.residuals(), atol=1e-8)
@@ -121,7 +121,7 @@ def test_levels_of_different_spread_are_found():
 def test_draws_have_the_spread_of_the_model():
     data = _data(np.random.default_rng(4), 200, 100)
     reml = blm.LMM("y ~ x + (1 | g)", data, weights=np.full(20_000, 0.25)).reml()
-    found = reml.residual_checks(20, random_seed=1).table.loc["outliers"]
+    found = reml.check.residuals(20, random_seed=1).table.loc["outliers"]
     expected = 20_000 * 2.0 * stats.norm.sf(3.0)
     # four standard deviations of a count
     assert found["observed"] == pytest.approx(expected, abs=4.0 * np.sqrt(expected))
@@ -131,7 +131,7 @@ def test_draws_have_the_spread_of_the_model():
 def test_large_data_have_a_word_of_caution():
     noise = np.random.default_rng(1).standard_t(3, 6000)
     data = _data(np.random.default_rng(4), 60, 100, noise=noise)
-    found = blm.LMM("y ~ x + (1 | g)", data).reml().residual_checks(20, random_seed=1)
+    found = blm.LMM("y ~ x + (1 | g)", data).reml().check.residuals(20, random_seed=1)
     assert "With 6000 rows the checks find departures" in " ".join(found.messages)
 
 
@@ -145,19 +145,19 @@ def test_outlying_level_is_found():
 
 
 def test_words(sleep):
-    found = sleep.reml().residual_checks(random_seed=1)
+    found = sleep.reml().check.residuals(random_seed=1)
     text = " ".join(found.messages)
     assert "normality of residuals (p below 0.005): the residuals are not normal" in text
     assert "shrunken" in text
     assert "<table" in found._repr_html_()
     clean = blm.LMM("y ~ x + (1 | g)", _data(np.random.default_rng(5))).reml()
-    assert "No check finds fault" in " ".join(clean.residual_checks(random_seed=1).messages)
+    assert "No check finds fault" in " ".join(clean.check.residuals(random_seed=1).messages)
 
 
 @pytest.mark.parametrize("store_u", [True, False])
 def test_posterior_checks(sleep, store_u):
     post = sleep.fit(random_seed=1, store_u=store_u)
-    found = post.residual_checks(random_seed=1)
+    found = post.check.residuals(random_seed=1)
     assert found.table.loc["normality of residuals", "p_value"] < 0.05
     assert found.table.loc["normality of random effects[Subject, Days]", "p_value"] > 0.05
     # residuals are means over 200 of 4000 draws
@@ -178,7 +178,7 @@ def test_posterior_checks(sleep, store_u):
 def test_other_models(formula, name):
     model = blm.LMM(formula, blm.load_dataset(name))
     for fit in (model.reml(), model.fit(method="laplace", draws=50, chains=2, random_seed=1)):
-        found = fit.residual_checks(40, random_seed=1)
+        found = fit.check.residuals(40, random_seed=1)
         assert np.isfinite(found.table.to_numpy()).all()
         assert np.isfinite(found.residuals.to_numpy()).all()
     effects = found.table.index.str.startswith("normality of random effects")
@@ -187,4 +187,4 @@ def test_other_models(formula, name):
 
 def test_draws_are_checked(sleep):
     with pytest.raises(ValueError, match="draws=5: a whole number of at least 20"):
-        sleep.reml().residual_checks(5)
+        sleep.reml().check.residuals(5)

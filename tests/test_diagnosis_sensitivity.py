@@ -56,7 +56,7 @@ def test_marginal_log_likelihood_is_the_dense_density(post, case):
         post = blm.LMM(formula, blm.load_dataset("Penicillin")).fit(
             method="laplace", draws=20, chains=1, random_seed=1
         )
-    found = marginal_log_likelihood(post._plan, post.priors, post._joint)
+    found = marginal_log_likelihood(post.model.system, post.priors, post._joint)
     expected = [_dense_log_density(post, s) for s in range(5)]
     np.testing.assert_allclose(found[:5], expected, rtol=1e-8)
 
@@ -74,7 +74,7 @@ def test_log_prior_parts_are_those_of_the_log_prior_group(post):
 def test_table_is_that_of_arviz(post):
     parts = log_prior_parts(post.priors, post._joint)
     shape, dims = post._joint.shape, ("chain", "draw")
-    likelihood = marginal_log_likelihood(post._plan, post.priors, post._joint)
+    likelihood = marginal_log_likelihood(post.model.system, post.priors, post._joint)
     tree = xr.DataTree.from_dict(
         {
             "posterior": post._draws[["beta", "sigma"]],
@@ -83,14 +83,14 @@ def test_table_is_that_of_arviz(post):
         }
     )
     expected = az.psense_summary(tree, round_to=12)
-    found = post.sensitivity().table.loc[["beta[Intercept]", "beta[Days]", "sigma"]]
+    found = post.check.sensitivity().table.loc[["beta[Intercept]", "beta[Days]", "sigma"]]
     # the groups' densities are summed in another order
     np.testing.assert_allclose(found["prior"], expected["prior"], atol=1e-9)
     np.testing.assert_allclose(found["likelihood"], expected["likelihood"], atol=1e-9)
 
 
 def test_well_informed_model_is_not_sensitive(post):
-    found = post.sensitivity()
+    found = post.check.sensitivity()
     assert (found.table["diagnosis"] == "").all()
     assert (found.table["likelihood"] > 0.05).all()
     assert "No parameter is sensitive to the priors" in str(found)
@@ -101,7 +101,7 @@ def test_well_informed_model_is_not_sensitive(post):
 def test_prior_far_from_the_data_is_a_conflict():
     priors = {"sd[Subject, Days]": pm.HalfNormal.dist(1.0)}
     found = blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors=priors).fit(random_seed=1)
-    found = found.sensitivity()
+    found = found.check.sensitivity()
     assert found.table.loc["sd[Subject, Days]", "diagnosis"] == "potential prior-data conflict"
     assert found.by_prior.loc["sd[Subject, Days]"].idxmax() == "sd"
     assert "the priors on the random-effect standard deviations" in " ".join(found.messages)
@@ -112,9 +112,9 @@ def test_flat_priors_are_refused_by_name():
         method="laplace", draws=50, random_seed=1
     )
     with pytest.raises(PriorError, match="Every prior is flat"):
-        post.sensitivity()
+        post.check.sensitivity()
     with pytest.raises(PriorError, match=r"sd\[Batch, Intercept\]"):
-        post.contraction()
+        post.check.contraction()
     with pytest.raises(PriorError, match="Flat priors"):
         implied_priors(post.design, post.priors, 100)
 
@@ -122,7 +122,7 @@ def test_flat_priors_are_refused_by_name():
 @pytest.mark.parametrize("threshold", [0.0, -1.0, np.nan])
 def test_threshold_is_checked(post, threshold):
     with pytest.raises(ValueError, match="threshold="):
-        post.sensitivity(threshold)
+        post.check.sensitivity(threshold)
 
 
 def test_contraction_of_known_distributions():
@@ -148,7 +148,7 @@ def test_contraction_measures_prior_scales_that_have_no_variance():
     priors = {"sd[Batch]": pm.HalfCauchy.dist(30.0)}
     model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"), priors=priors)
     post = model.fit(random_seed=1)
-    found = post.contraction(40_000, random_seed=1).table
+    found = post.check.contraction(40_000, random_seed=1).table
     iqr = 30.0 * (np.tan(0.375 * np.pi) - np.tan(0.125 * np.pi))
     scale = iqr / (2.0 * stats.norm.ppf(0.75))
     assert found.loc["sd[Batch, Intercept]", "prior_scale"] == pytest.approx(scale, rel=2 * DRAWN)
@@ -160,7 +160,9 @@ def test_contraction_measures_prior_scales_that_have_no_variance():
 def test_contraction_in_words():
     sleep = blm.load_dataset("sleepstudy")
     priors = {"Days": pm.Normal.dist(10.0, 0.05), "sd[Subject, Days]": pm.HalfNormal.dist(0.5)}
-    found = blm.LMM(FORMULA, sleep, priors=priors).fit(random_seed=1).contraction(random_seed=1)
+    found = (
+        blm.LMM(FORMULA, sleep, priors=priors).fit(random_seed=1).check.contraction(random_seed=1)
+    )
     text = " ".join(found.messages)
     assert "beta[Days]: the data add little to its prior" in text
     assert "sd[Subject, Days]: its posterior median lies in the upper 1.0 % tail" in text
@@ -171,7 +173,7 @@ def test_contraction_in_words():
 def test_posterior_beside_its_prior_is_not_called_the_prior():
     priors = {"sd[Subject, Intercept]": pm.Gamma.dist(0.5, 0.1)}
     post = blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors=priors).fit(random_seed=1)
-    found = post.contraction(random_seed=1)
+    found = post.check.contraction(random_seed=1)
     assert found.table.loc["sd[Subject, Intercept]", "contraction"] < 0.1
     assert found.table.loc["sd[Subject, Intercept]", "overlap"] < 0.5
     text = " ".join(found.messages)

@@ -56,41 +56,41 @@ def test_principal_components_are_those_of_lme4(name):
     reference = pd.read_csv(FOLDER / "influence" / "pca.csv")
     expected = reference[reference["fit"] == name].set_index(["group", "component"])
     reml = blm.LMM(FORMULAS[name], blm.load_dataset(name)).reml()
-    found = reml.singularity(standardise=False).pca.loc[expected.index]
+    found = reml.check.singularity(standardise=False).pca.loc[expected.index]
     np.testing.assert_allclose(found["sd"], expected["sd"], rtol=LME4)
     np.testing.assert_allclose(found["cumulative"], expected["cumulative"], rtol=LME4)
 
 
 def test_standardised_components_do_not_depend_on_units(sleep):
     data = blm.load_dataset("sleepstudy").assign(Days=lambda d: 1000.0 * d["Days"])
-    other = blm.LMM(FORMULAS["sleepstudy"], data).reml().singularity()
-    here = sleep.reml().singularity()
+    other = blm.LMM(FORMULAS["sleepstudy"], data).reml().check.singularity()
+    here = sleep.reml().check.singularity()
     for column in ("sd", "cumulative"):
         np.testing.assert_allclose(other.pca[column], here.pca[column], rtol=1e-6)
     np.testing.assert_allclose(other.table["relative"], here.table["relative"], rtol=1e-6)
 
 
 def test_estimate_at_zero_is_at_the_boundary(zero):
-    found = zero.reml().singularity()
+    found = zero.reml().check.singularity()
     assert found.singular
     assert found.table["at_boundary"].tolist() == [True]
     assert "estimated at zero" in str(found)
     assert "not singular" in str(
-        blm.LMM(FORMULAS["Pastes"], blm.load_dataset("Pastes")).reml().singularity()
+        blm.LMM(FORMULAS["Pastes"], blm.load_dataset("Pastes")).reml().check.singularity()
     )
 
 
 def test_perfect_correlation_is_at_the_boundary():
     data = pd.read_csv(FOLDER / "data" / "sim_corr_pos.csv")
     reml = blm.LMM(_slope_formula(), data).reml()
-    table = reml.singularity().table
+    table = reml.check.singularity().table
     assert reml.singular
     assert table["at_boundary"].tolist() == [False, False, True]
 
 
 def test_posterior_at_a_perfect_correlation():
     data = pd.read_csv(FOLDER / "data" / "sim_corr_pos.csv")
-    found = blm.LMM(_slope_formula(), data).fit(random_seed=1).singularity()
+    found = blm.LMM(_slope_formula(), data).fit(random_seed=1).check.singularity()
     label = found.table.index[-1]
     assert found.reml_singular
     assert found.table.loc[label, "support"] > 0.15
@@ -130,7 +130,7 @@ def test_integrated_likelihood_at_zero_is_that_of_quadrature(zero, zero_post):
     over_sigma = logsumexp(log_lik, axis=1)
     weights = np.gradient(s)
     evidence = logsumexp(over_sigma + zero.priors.sd[0][0].logpdf(s) + np.log(weights))
-    row = zero_post.singularity().table.iloc[0]
+    row = zero_post.check.singularity().table.iloc[0]
     assert row["bayes_factor"] == pytest.approx(np.exp(over_sigma[0] - evidence), rel=SLICES)
     assert row["support"] == pytest.approx(np.exp(over_sigma[0] - over_sigma.max()), rel=SLICES)
 
@@ -138,7 +138,9 @@ def test_integrated_likelihood_at_zero_is_that_of_quadrature(zero, zero_post):
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_integrated_likelihood_gives_the_posterior_back(sleep, sleep_post, place):
     row = covariance_parameters(sleep.design)[place]
-    values, curve = integrated_likelihood(sleep_post._plan, sleep.priors, sleep_post._joint, row)
+    values, curve = integrated_likelihood(
+        sleep_post.model.system, sleep.priors, sleep_post._joint, row
+    )
     values, curve = values[:-1], curve[:-1]
     if row.kind == "cor":
         values, curve = values[:-1], curve[:-1]
@@ -156,7 +158,7 @@ def test_integrated_likelihood_gives_the_posterior_back(sleep, sleep_post, place
 
 
 def test_table_counts_draws(sleep, sleep_post):
-    found = sleep_post.singularity(eps=0.6, rho=0.3)
+    found = sleep_post.check.singularity(eps=0.6, rho=0.3)
     sd = sleep_post._draws["sd_Subject"].to_numpy().reshape(-1, 2)
     sigma = sleep_post._draws["sigma"].to_numpy().ravel()
     cor = sleep_post._draws["cor_Subject"].to_numpy()[..., 0, 1].ravel()
@@ -168,7 +170,7 @@ def test_table_counts_draws(sleep, sleep_post):
 
 
 def test_components_of_draws(sleep, sleep_post):
-    found = sleep_post.singularity(standardise=False)
+    found = sleep_post.check.singularity(standardise=False)
     first = []
     for cov in sleep_post._joint.covariances[0][::50]:
         values = np.linalg.eigvalsh(cov)
@@ -184,25 +186,25 @@ def test_effective_rank():
 
 
 def test_words(zero_post, sleep_post):
-    text = " ".join(zero_post.singularity().messages)
+    text = " ".join(zero_post.check.singularity().messages)
     assert "zero is compatible with the data" in text
     assert "REML is singular, and the posterior agrees" in text
-    text = " ".join(sleep_post.singularity().messages)
+    text = " ".join(sleep_post.check.singularity().messages)
     assert "zero is not compatible" in text
     assert "REML is not singular, and the posterior stays away" in text
-    assert "<table" in zero_post.singularity()._repr_html_()
+    assert "<table" in zero_post.check.singularity()._repr_html_()
 
 
 def test_weights_count_in_the_residual_deviation(sleep):
     data = blm.load_dataset("sleepstudy")
     reml = blm.LMM(FORMULAS["sleepstudy"], data, weights=np.full(180, 4.0)).reml()
-    found, expected = reml.singularity().table, sleep.reml().singularity().table
+    found, expected = reml.check.singularity().table, sleep.reml().check.singularity().table
     np.testing.assert_allclose(found["relative"], expected["relative"], rtol=1e-6)
 
 
 def test_flat_priors_have_support_and_no_bayes_factor():
     model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"), priors="flat")
-    row = model.fit(random_seed=1).singularity().table.iloc[0]
+    row = model.fit(random_seed=1).check.singularity().table.iloc[0]
     assert np.isnan(row["bayes_factor"])
     assert 0.0 < row["support"] < 0.15
 
@@ -218,7 +220,7 @@ def test_flat_priors_have_support_and_no_bayes_factor():
 )
 def test_other_models(formula, name):
     model = blm.LMM(formula, blm.load_dataset(name))
-    found = model.fit(draws=100, random_seed=1, store_u=False).singularity()
+    found = model.fit(draws=100, random_seed=1, store_u=False).check.singularity()
     assert len(found.messages) >= len(found.table) + 1
     correlated = found.table.index.str.startswith("cor") & (name == "Machines")
     assert np.isfinite(found.table["support"][~correlated]).all()
@@ -237,7 +239,7 @@ def _three_coefficients(roots, seed):
 
 def test_a_small_share_of_a_large_variance_is_not_negligible():
     post = _three_coefficients(np.diag([100.0, 5.0, 5.0]), 0).fit(method="laplace", random_seed=1)
-    found = post.singularity()
+    found = post.check.singularity()
     row = found.rank.loc["g"]
     assert row["p_deficient"] > 0.99
     assert row["p_negligible"] == 0.0
@@ -250,15 +252,17 @@ def test_a_small_share_of_a_large_variance_is_not_negligible():
         values = np.linalg.eigvalsh(cov * np.outer(scale, scale))
         smallest.append(np.sqrt(values[0]) / sigma)
     middle = float(np.median(smallest))
-    share = post.singularity(eps=middle, standardise=False).rank.loc["g", "p_negligible"]
+    share = post.check.singularity(eps=middle, standardise=False).rank.loc["g", "p_negligible"]
     assert share == pytest.approx(0.5, abs=1e-3)
-    assert ". Fewer dimensions would do" in " ".join(post.singularity(eps=2 * middle).messages)
+    assert ". Fewer dimensions would do" in " ".join(
+        post.check.singularity(eps=2 * middle).messages
+    )
 
 
 def test_boundaries_that_were_not_judged_are_named():
     names = "cor[g, Intercept, a], cor[g, Intercept, b] and cor[g, a, b]"
     dependent = _three_coefficients([[1.0, 0.0, 0.7], [0.0, 1.0, 0.7]], 0)
-    found = dependent.fit(method="laplace", random_seed=1).singularity()
+    found = dependent.fit(method="laplace", random_seed=1).check.singularity()
     assert found.reml_singular
     assert found.table["support"].isna().sum() == 3
     last = found.messages[-1]
@@ -266,7 +270,7 @@ def test_boundaries_that_were_not_judged_are_named():
     assert f"Not judged were the boundaries of {names}" in last
     assert "No single parameter's boundary" not in last
     independent = _three_coefficients(np.eye(3), 1)
-    found = independent.fit(method="laplace", random_seed=1).singularity()
+    found = independent.fit(method="laplace", random_seed=1).check.singularity()
     assert not found.reml_singular
     assert f"Not judged were the boundaries of {names}" in found.messages[-1]
     assert "stays away from the boundary too" not in found.messages[-1]
@@ -305,4 +309,4 @@ def test_correlations_stay_within_their_bounds():
 )
 def test_options_are_checked(zero_post, options, match):
     with pytest.raises(ValueError, match=match):
-        zero_post.singularity(**options)
+        zero_post.check.singularity(**options)

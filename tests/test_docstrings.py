@@ -17,11 +17,11 @@ MODULES = sorted(
 )
 
 
-LONG = {"fits.report_posterior", "fits.diagnosis_methods", "fits.loo_methods"}
+LONG = {"checks.accessors", "fits.posterior", "plots.accessors"}
 
 
 def test_examples_are_found():
-    assert {"fits.lmm", "fits.estimate", "fits.posterior", "datasets", "formula.grammar"} <= set(
+    assert {"fits.base", "fits.lmm", "fits.posterior", "datasets", "formula.grammar"} <= set(
         MODULES
     )
 

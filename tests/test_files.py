@@ -346,7 +346,7 @@ for limit in (0, 10, 20_000):
         except StorageError as error:
             saved.append(str(error))
     try:
-        write_report(None, None, folder / "a.html", glance=None, overwrite=True)
+        write_report(None, folder / "a.html", overwrite=True)
     except StorageError as error:
         saved.append(str(error))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

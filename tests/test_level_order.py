@@ -84,25 +84,25 @@ def panels(collection):
 def test_every_picture_that_orders_levels_by_name(fits):
     post, _ = fits
     for fit in fits:
-        assert ticks(fit.plot_caterpillar(order="label", backend="none")) == NATURAL[::-1]
-        assert ticks(fit.plot_residuals(backend="none"), "x") == NATURAL
-        assert panels(fit.plot_fitted("x", backend="none")) == NATURAL
-        assert ticks(fit.plot_fitted("f", backend="none"), "x") == ["d2", "d10"]
+        assert ticks(fit.plot.caterpillar(order="label", backend="none")) == NATURAL[::-1]
+        assert ticks(fit.plot.residuals(backend="none"), "x") == NATURAL
+        assert panels(fit.plot.fitted("x", backend="none")) == NATURAL
+        assert ticks(fit.plot.fitted("f", backend="none"), "x") == ["d2", "d10"]
         for which in ("G", "V", "R"):
-            assert ticks(fit.plot_covariance(which, backend="none")) == NATURAL
-    densities = post.plot_predictive("dist", by="g", backend="none")
+            assert ticks(fit.plot.covariance(which, backend="none")) == NATURAL
+    densities = post.plot.predictive("dist", by="g", backend="none")
     assert panels(densities) == NATURAL
-    given = post.plot_predictive("dist", by=list(post.design.data["g"]), backend="none")
+    given = post.plot.predictive("dist", by=list(post.design.data["g"]), backend="none")
     assert panels(given) == NATURAL
 
 
 def test_points_move_with_their_levels(fits):
     """The levels are three apart in the data: means by level rise from left to right."""
     _, reml = fits
-    found = reml.plot_residuals(backend="none").viz["level_mean"].dataset
+    found = reml.plot.residuals(backend="none").viz["level_mean"].dataset
     element = next(iter(found.data_vars.values())).item()
     residuals = (reml.design.y - reml.fitted()).groupby(reml.design.data["g"].to_numpy()).mean()
     np.testing.assert_allclose(np.reshape(element["y"], (-1, 3))[:, 0], residuals[NATURAL])
-    grids = reml.plot_fitted("x", backend="none").viz["data"].dataset
+    grids = reml.plot.fitted("x", backend="none").viz["data"].dataset
     means = [np.mean(grids[name].item()["y"]) for name in NATURAL]
     np.testing.assert_allclose(means, reml.design.data.groupby("g")["y"].mean()[NATURAL])

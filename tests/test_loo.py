@@ -249,7 +249,7 @@ def test_flat_priors_that_leave_beta_undetermined(seed):
     with pytest.raises(SamplingError, match=r"Without 1 row .* priors are flat"):
         rows.loo()
     with pytest.raises(SamplingError, match="Without 1 row"):
-        rows.loo_pit()
+        rows.check.loo_pit()
     levels = LMM("y ~ x + t + (1 | a)", data, priors="flat").fit(draws=20, random_seed=1)
     assert np.isfinite(levels.loo().elpd)
     with pytest.raises(SamplingError, match=r"Without 1 group .*proper priors"):
@@ -269,7 +269,9 @@ def test_flat_priors_of_sampled_fixed_effects():
 def test_proper_priors_determine_what_the_rest_does_not():
     data = with_lonely_columns(0)
     post = LMM("y ~ x + t + (1 | a)", data).fit(random_seed=1)
-    out = Resampler(post.design, post._plan, post.priors, post._joint, np.random.default_rng(1))
+    out = Resampler(
+        post.design, post.model.system, post.priors, post._joint, np.random.default_rng(1)
+    )
     rows = np.flatnonzero(data["a"] == "a2")
     level = sorted(data["a"].unique()).index("a2")
     found = post.loo("a")
@@ -345,7 +347,7 @@ def test_scores_equal_quadrature(dyestuff, exact, method, by):
 
 def test_laplace_draws_need_their_weights(dyestuff, exact):
     post = dyestuff.fit(method="laplace", random_seed=1)
-    plain = integrated_loo(post.design, post._plan, post.priors, post._joint)
+    plain = integrated_loo(post.design, post.model.system, post.priors, post._joint)
     weighted = post.loo()
     errors = [np.sqrt(np.mean((loo.elpd_i - exact[None]) ** 2)) for loo in (plain, weighted)]
     assert errors[1] < 0.5 * errors[0]
@@ -397,7 +399,7 @@ def test_no_score_where_the_rest_has_an_improper_posterior():
     levels = np.repeat(["a", "b", "c"], 6)
     y = rng.normal(size=18) + 3.0 * np.repeat([0.0, 1.0, -1.0], 6)
     post = LMM("y ~ 1 + (1 | g)", {"y": y, "g": levels}, priors="flat").fit(random_seed=1)
-    out = Resampler(post.design, post._plan, post.priors, post._joint, rng)
+    out = Resampler(post.design, post.model.system, post.priors, post._joint, rng)
     assert out.score(np.arange(6)) is None
     assert out.score(np.arange(2)) is not None
 
@@ -407,7 +409,9 @@ def test_resampled_scores_equal_weighted_ones(formula):
     """Left-out levels have no rows at all in the rest."""
     post = LMM(formula, small_data(), weights="w").fit(random_seed=1)
     weighted = post.loo("a")
-    out = Resampler(post.design, post._plan, post.priors, post._joint, np.random.default_rng(1))
+    out = Resampler(
+        post.design, post.model.system, post.priors, post._joint, np.random.default_rng(1)
+    )
     codes = post.design.random[0].codes
     found = [out.score(np.flatnonzero(codes == g)) for g in range(5)]
     assert_allclose(found, weighted.elpd_i, atol=3 * CARLO)
@@ -430,7 +434,7 @@ def test_summaries_and_labels(penicillin):
     assert found.elpd == pytest.approx(values.sum())
     assert found.se == pytest.approx(np.sqrt(6 * np.var(values)))
     codes = penicillin.design.random[1].codes
-    parts = (penicillin.design, penicillin._plan, penicillin.priors, penicillin._joint)
+    parts = (penicillin.design, penicillin.model.system, penicillin.priors, penicillin._joint)
     scores = leave_out(*parts, codes)
     in_sample = logsumexp(scores.in_sample, axis=0) - np.log(1000)
     assert found.p == pytest.approx(np.sum(in_sample - values))
@@ -492,7 +496,7 @@ def test_wrong_arguments(penicillin):
         with pytest.raises(ValueError, match="draws="):
             penicillin.loo(draws=draws)
         with pytest.raises(ValueError, match="draws="):
-            penicillin.loo_pit(draws=draws)
+            penicillin.check.loo_pit(draws=draws)
 
 
 def test_no_draws_of_the_effects_are_needed(dyestuff):
@@ -527,14 +531,14 @@ def test_dropped_rows_and_row_labels():
     found = post.loo()
     assert found.n_data_points == 179
     assert "row7" not in found.elpd_i["obs_id"]
-    assert list(post.loo_pit().index) == list(post.design.index)
+    assert list(post.check.loo_pit().index) == list(post.design.index)
 
 
 def test_bad_weights_are_reported(penicillin, caplog, monkeypatch):
     monkeypatch.setattr("bayeslmm.checks.loo.Resampler.affordable", False)
     monkeypatch.setattr("bayeslmm.checks.loo.MAX_PARETO_K", -1.0)
     with caplog.at_level("WARNING", logger="bayeslmm"):
-        penicillin.loo_pit()
+        penicillin.check.loo_pit()
     assert "144 of 144 rows have a Pareto k above -1.00" in caplog.text
 
 
@@ -577,7 +581,7 @@ def test_pit_equals_a_weighted_sum(dyestuff, method):
         weights = np.exp(array_stats.psislw(-ratios)[0])
         below = [norm(m[0], np.sqrt(c[0, 0])).cdf(post.design.y[row]) for _, m, c in scores]
         wanted.append(weights @ below)
-    assert_allclose(post.loo_pit().iloc[rows], wanted, rtol=1e-6)
+    assert_allclose(post.check.loo_pit().iloc[rows], wanted, rtol=1e-6)
 
 
 def simulated(rng, errors):
@@ -590,9 +594,9 @@ def simulated(rng, errors):
 
 def test_pit_is_uniform_where_the_model_is_right():
     rng = np.random.default_rng(5)
-    right = simulated(rng, rng.normal(size=600)).loo_pit()
+    right = simulated(rng, rng.normal(size=600)).check.loo_pit()
     assert kstest(right, "uniform").pvalue > 0.05
-    skewed = simulated(rng, rng.exponential(size=600) * 2.0).loo_pit()
+    skewed = simulated(rng, rng.exponential(size=600) * 2.0).check.loo_pit()
     assert kstest(skewed, "uniform").pvalue < 1e-4
 
 

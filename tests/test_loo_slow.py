@@ -124,7 +124,7 @@ def test_nuts_draws_give_the_same(form):
     for by in (None, "Batch"):
         found, wanted = nuts.loo(by), collapsed.loo(by)
         assert np.max(np.abs(found.elpd_i - wanted.elpd_i)) < 2 * WEIGHTED
-    assert np.max(np.abs(nuts.loo_pit() - collapsed.loo_pit())) < 0.02
+    assert np.max(np.abs(nuts.check.loo_pit() - collapsed.check.loo_pit())) < 0.02
 
 
 def test_sampled_fixed_effects():

@@ -37,9 +37,9 @@ OPTIONS = {
     "bootstrap": {"n": 4, "random_seed": 1},
     "extend": {"draws": 5, "random_seed": 1},
     "predict": {"random_seed": 1},
-    "residual_checks": {"draws": 20, "random_seed": 1},
+    "residuals": {"draws": 20, "random_seed": 1},
 }
-ELSEWHERE = {"save", "report", "compare_reml", "plot_reml"}
+ELSEWHERE = {"save", "report", "compare_reml", "reml"}
 """They need a file, or another fit, and are called below."""
 
 
@@ -55,16 +55,18 @@ def post(model):
 
 
 def use(fit):
-    """Call every public method and read every property; the number of them."""
+    """Call every public method and read every property, of accessors too; the number of them."""
     used = 0
     for name in dir(type(fit)):
         if name.startswith("_") or name in ELSEWHERE:
             continue
         value = getattr(fit, name)
-        if callable(value):
-            options = dict(OPTIONS.get(name, {}))
+        if name in ("check", "plot"):
+            used += use(value)
+        elif callable(value):
             known = inspect.signature(value).parameters
-            if name.startswith("plot_"):
+            options = {k: v for k, v in OPTIONS.get(name, {}).items() if k in known}
+            if "backend" in known:
                 options["backend"] = "none"
             if "progressbar" in known:
                 options["progressbar"] = False

@@ -104,7 +104,7 @@ def test_caterpillar_of_a_posterior(sleep):
     post, _ = sleep
     u = effects(post)
     with az.rc_context({"stats.ci_prob": 0.8, "stats.ci_kind": "eti"}):
-        collection = post.plot_caterpillar(backend="none")
+        collection = post.plot.caterpillar(backend="none")
     assert isinstance(collection, PlotCollection)
     assert list(collection.viz["point"].data_vars) == ["Intercept", "Days"]
     order = np.argsort(u[..., 0].mean(axis=0))
@@ -122,7 +122,7 @@ def test_caterpillar_of_a_posterior(sleep):
 
 def test_caterpillar_of_an_estimate(sleep):
     _, reml = sleep
-    collection = reml.plot_caterpillar(order="label", coefs="Days", level=0.9, backend="none")
+    collection = reml.plot.caterpillar(order="label", coefs="Days", level=0.9, backend="none")
     modes, sds = reml.ranef()["Subject"]["Days"], reml.ranef_sd()["Subject"]["Days"]
     np.testing.assert_allclose(drawn(collection, "point")["x"], modes[::-1], rtol=EXACT)
     x, _ = ends(drawn(collection, "interval"))
@@ -135,15 +135,15 @@ def test_intervals_of_an_estimate_are_at_the_level_of_posteriors(sleep):
     post, reml = sleep
     for fit in (post, reml):
         with az.rc_context({"stats.ci_prob": 0.7}):
-            pictures = [fit.plot_caterpillar(backend="none")]
-            pictures.append(fit.plot_fitted(levels=["308"], backend="none"))
+            pictures = [fit.plot.caterpillar(backend="none")]
+            pictures.append(fit.plot.fitted(levels=["308"], backend="none"))
         assert "70" in pictures[0].viz["figure_title"].item()["string"]
         assert any("70" in label for label in drawn(pictures[1], "legend")["labels"])
 
 
 def test_caterpillar_ordered_by_another_coefficient(sleep):
     post, _ = sleep
-    collection = post.plot_caterpillar(order="Days", backend="none")
+    collection = post.plot.caterpillar(order="Days", backend="none")
     assert (np.diff(drawn(collection, "point", "Days")["x"]) > 0).all()
     assert (np.diff(drawn(collection, "point", "Intercept")["x"]) < 0).any()
 
@@ -151,14 +151,14 @@ def test_caterpillar_ordered_by_another_coefficient(sleep):
 def test_caterpillar_of_chosen_levels_and_a_crossed_factor(penicillin):
     post, reml = penicillin
     with pytest.raises(DataError, match="give group=, one of plate, sample"):
-        post.plot_caterpillar(backend="none")
-    collection = reml.plot_caterpillar("sample", levels=["B", "F"], backend="none")
+        post.plot.caterpillar(backend="none")
+    collection = reml.plot.caterpillar("sample", levels=["B", "F"], backend="none")
     expected = reml.ranef()["sample"].loc[["F", "B"], "Intercept"]
     np.testing.assert_allclose(drawn(collection, "point")["x"], expected, rtol=EXACT)
 
 
 def test_caterpillar_of_random_effects_that_are_not_stored(many):
-    collection = many.plot_caterpillar(backend="none")
+    collection = many.plot.caterpillar(backend="none")
     means = many.ranef()["g"].to_numpy()
     error = many.ranef_sd()["g"].to_numpy() / np.sqrt(1000)
     order = [list(many.design.random[0].levels).index(label) for label in _all_labels(many)]
@@ -178,19 +178,19 @@ def _all_labels(post):
 def test_caterpillar_refuses(sleep):
     post, _ = sleep
     with pytest.raises(ValueError, match="order='size': one of 'estimate', 'label', 'Intercept'"):
-        post.plot_caterpillar(order="size", backend="none")
+        post.plot.caterpillar(order="size", backend="none")
     with pytest.raises(ValueError, match="coefs names 'Hours'; the coefficients are: Intercept"):
-        post.plot_caterpillar(coefs=["Hours"], backend="none")
+        post.plot.caterpillar(coefs=["Hours"], backend="none")
     with pytest.raises(ValueError, match="visuals has 'dots'; this picture has"):
-        post.plot_caterpillar(visuals={"dots": False}, backend="none")
+        post.plot.caterpillar(visuals={"dots": False}, backend="none")
     with pytest.raises(DataError, match="Subject has no level 999"):
-        post.plot_caterpillar(levels=["999"], backend="none")
+        post.plot.caterpillar(levels=["999"], backend="none")
 
 
 def test_visuals_can_be_changed_and_left_out(sleep):
     post, _ = sleep
     visuals = {"point": {"color": "red"}, "interval": False, "figure_title": False}
-    collection = post.plot_caterpillar(visuals=visuals, backend="none")
+    collection = post.plot.caterpillar(visuals=visuals, backend="none")
     assert drawn(collection, "point", "Days")["facecolor"] == "red"
     assert "interval" not in collection.viz.children
     assert "figure_title" not in collection.viz
@@ -201,7 +201,7 @@ def test_visuals_can_be_changed_and_left_out(sleep):
 
 def test_shrinkage_of_two_coefficients(sleep):
     post, reml = sleep
-    collection = post.plot_shrinkage(backend="none")
+    collection = post.plot.shrinkage(backend="none")
     data = load_dataset("sleepstudy")
     alone = np.array(
         [np.polyfit(part["Days"], part["Reaction"], 1)[::-1] for _, part in data.groupby("Subject")]
@@ -223,7 +223,7 @@ def test_shrinkage_of_two_coefficients(sleep):
 
 def test_ellipses_hold_their_share(sleep):
     post, _ = sleep
-    curve = drawn(post.plot_shrinkage(backend="none"), "ellipse")
+    curve = drawn(post.plot.shrinkage(backend="none"), "ellipse")
     centred = np.column_stack([curve["x"], curve["y"]]) - post.beta.to_numpy()
     inverse = np.linalg.inv(post.G().iloc[:2, :2].to_numpy())
     distances = np.einsum("ni,ij,nj->n", centred, inverse, centred)
@@ -233,7 +233,7 @@ def test_ellipses_hold_their_share(sleep):
 
 def test_shrinkage_of_one_coefficient_beside_a_crossed_factor(penicillin):
     post, reml = penicillin
-    collection = post.plot_shrinkage("plate", backend="none")
+    collection = post.plot.shrinkage("plate", backend="none")
     data = load_dataset("Penicillin")
     rest = data["diameter"] - post.ranef()["sample"]["Intercept"].loc[data["sample"]].to_numpy()
     alone = rest.groupby(data["plate"], observed=True).mean()
@@ -254,7 +254,7 @@ def test_shrinkage_weights_the_rows_and_reports_levels_that_are_too_small():
     x, w = rng.normal(size=len(codes)), rng.uniform(0.5, 4.0, size=len(codes))
     frame = pd.DataFrame({"y": rng.normal(size=len(x)) + codes, "x": x, "g": codes, "w": w})
     post = posterior_of(model_of("y ~ x + (x | g)", frame, weights="w"))
-    collection = post.plot_shrinkage(backend="none")
+    collection = post.plot.shrinkage(backend="none")
     points = drawn(collection, "no_pooling")
     for level in range(7):
         part = frame[frame["g"] == level]
@@ -270,20 +270,20 @@ def test_shrinkage_needs_levels_that_stand_alone():
     frame = pd.DataFrame({"y": rng.normal(size=30), "x": rng.normal(size=10)[codes], "g": codes})
     post = posterior_of(model_of("y ~ x + (x || g)", frame))
     with pytest.raises(DataError, match="nothing to shrink from"):
-        post.plot_shrinkage(backend="none")
+        post.plot.shrinkage(backend="none")
 
 
 def test_shrinkage_refuses(sleep):
     post, _ = sleep
     with pytest.raises(ValueError, match="one or two different coefficients are expected"):
-        post.plot_shrinkage(coefs=["Days", "Days"], backend="none")
+        post.plot.shrinkage(coefs=["Days", "Days"], backend="none")
     with pytest.raises(ValueError, match="one or two different coefficients are expected"):
-        post.plot_shrinkage(coefs="Hours", backend="none")
+        post.plot.shrinkage(coefs="Hours", backend="none")
 
 
 def test_shrinkage_at_a_boundary():
     model = model_of("Yield ~ 1 + (1 | Batch)", "Dyestuff2")
-    collection = posterior_of(model).plot_shrinkage(backend="none")
+    collection = posterior_of(model).plot.shrinkage(backend="none")
     by_reml = drawn(collection, "reml")["x"]
     np.testing.assert_allclose(by_reml, model.reml().beta.iloc[0], rtol=1e-6)
 
@@ -294,7 +294,7 @@ def test_shrinkage_at_a_boundary():
 def test_fitted_lines_of_a_posterior(sleep):
     post, _ = sleep
     with az.rc_context({"stats.ci_prob": 0.9, "stats.ci_kind": "eti"}):
-        collection = post.plot_fitted(levels=["309", "372"], backend="none")
+        collection = post.plot.fitted(levels=["309", "372"], backend="none")
     assert list(collection.viz["fitted"].data_vars) == ["309", "372"]
     beta = post.data["posterior"]["beta"].to_numpy().reshape(-1, 2)
     place = list(post.design.random[0].levels).index("372")
@@ -317,7 +317,7 @@ def test_fitted_lines_of_a_posterior(sleep):
 
 def test_fitted_lines_of_an_estimate(sleep):
     _, reml = sleep
-    collection = reml.plot_fitted(levels=["309"], uncertainty="plugin", draws=4000, backend="none")
+    collection = reml.plot.fitted(levels=["309"], uncertainty="plugin", draws=4000, backend="none")
     days = drawn(collection, "fitted")["x"]
     intercept, slope = reml.coef()["Subject"].loc["309"]
     np.testing.assert_allclose(drawn(collection, "fitted")["y"], intercept + slope * days)
@@ -340,7 +340,7 @@ def _conditional_sd(reml, label):
 
 def test_fitted_lines_average_over_what_they_do_not_show(oats):
     post, _ = oats
-    collection = post.plot_fitted(group="Block", backend="none")
+    collection = post.plot.fitted(group="Block", backend="none")
     data, beta = unbalanced_oats(), post.beta.to_numpy()
     u = post.ranef()
     rows = data[data["Block"] == "III"]
@@ -357,7 +357,7 @@ def test_fitted_lines_average_over_what_they_do_not_show(oats):
 
 def test_fitted_values_of_a_factor(oats):
     post, _ = oats
-    collection = post.plot_fitted("Variety", "Block", levels=["II"], backend="none")
+    collection = post.plot.fitted("Variety", "Block", levels=["II"], backend="none")
     fitted = drawn(collection, "fitted")
     np.testing.assert_array_equal(fitted["x"], [0, 1, 2])
     assert texts(collection, "xticks") == [sorted(load_dataset("Oats")["Variety"].unique())]
@@ -375,7 +375,7 @@ def test_fitted_lines_have_the_offset_and_the_transformation():
     sleep = load_dataset("sleepstudy").assign(shift=lambda d: 10.0 * (d["Subject"] == "308"))
     formula = "Reaction ~ np.log1p(Days) + offset(shift) + (1 | Subject)"
     post = posterior_of(model_of(formula, sleep))
-    collection = post.plot_fitted(levels=["308"], backend="none")
+    collection = post.plot.fitted(levels=["308"], backend="none")
     line = drawn(collection, "population")
     expected = post.beta.iloc[0] + post.beta.iloc[1] * np.log1p(line["x"]) + 10.0
     np.testing.assert_allclose(line["y"], expected, rtol=EXACT)
@@ -383,12 +383,12 @@ def test_fitted_lines_have_the_offset_and_the_transformation():
 
 def test_fitted_lines_go_along_no_variable_that_makes_the_levels():
     reml = model_of("angle ~ recipe + temperature + (1 | recipe:replicate)", "cake").reml()
-    collection = reml.plot_fitted(levels=["A:1"], uncertainty="plugin", draws=50, backend="none")
+    collection = reml.plot.fitted(levels=["A:1"], uncertainty="plugin", draws=50, backend="none")
     assert texts(collection, "xlabel") == ["temperature"]
 
 
 def test_fitted_lines_of_many_levels(many):
-    collection = many.plot_fitted(backend="none")
+    collection = many.plot.fitted(backend="none")
     assert len(collection.viz["fitted"].data_vars) == 30
     assert "30 of 300 levels" in collection.viz["figure_title"].item()["string"]
 
@@ -399,7 +399,7 @@ def test_fitted_lines_of_many_levels(many):
 def test_numbers_that_the_formula_makes_a_factor_are_drawn_as_one(formula):
     data = unbalanced_oats()
     post = posterior_of(model_of(formula, data), method="laplace")
-    collection = post.plot_fitted(levels=["I"], backend="none")
+    collection = post.plot.fitted(levels=["I"], backend="none")
     values = sorted(data["nitro"].unique())
     assert texts(collection, "xticks") == [[str(value) for value in values]]
     fitted = drawn(collection, "fitted", "I")
@@ -414,20 +414,20 @@ def test_fitted_lines_go_along_a_number_beside_a_factor_made_of_one():
     data = load_dataset("sleepstudy").assign(k=lambda d: d["Days"] % 2)
     reml = model_of("Reaction ~ C(k) * Days + (1 | Subject)", data).reml()
     for x, expected in ((None, "Days"), ("k", "k")):
-        collection = reml.plot_fitted(x, levels=["308"], backend="none")
+        collection = reml.plot.fitted(x, levels=["308"], backend="none")
         assert texts(collection, "xlabel") == [expected]
 
 
 def test_fitted_refuses(sleep, oats, penicillin):
     post, reml = sleep
     with pytest.raises(DataError, match=r"x='Hours' is no covariate of the formula; its .* Days"):
-        post.plot_fitted("Hours", backend="none")
+        post.plot.fitted("Hours", backend="none")
     with pytest.raises(DataError, match="has no covariate to draw lines along"):
-        penicillin[1].plot_fitted(group="plate", backend="none")
+        penicillin[1].plot.fitted(group="plate", backend="none")
     with pytest.raises(DataError, match="x='Variety' is part of the grouping factor Block:Variety"):
-        oats[0].plot_fitted("Variety", "Block:Variety", backend="none")
+        oats[0].plot.fitted("Variety", "Block:Variety", backend="none")
     with pytest.raises(ValueError, match="uncertainty='none'"):
-        reml.plot_fitted(uncertainty="none", backend="none")
+        reml.plot.fitted(uncertainty="none", backend="none")
 
 
 def test_fitted_refuses_levels_that_were_not_seen():
@@ -435,7 +435,7 @@ def test_fitted_refuses_levels_that_were_not_seen():
     data = data[~((data["Block"] == "II") & (data["Variety"] == "Victory"))]
     post = posterior_of(model_of("yield ~ nitro + Variety + (1 | Block / Variety)", data))
     with pytest.raises(DataError, match="Some levels of Block:Variety do not occur"):
-        post.plot_fitted("Variety", "Block", levels=["II"], backend="none")
+        post.plot.fitted("Variety", "Block", levels=["II"], backend="none")
 
 
 # --- prior and posterior ---------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_fitted_refuses_levels_that_were_not_seen():
 def test_prior_and_posterior(sleep):
     post, _ = sleep
     labels = ["beta[Days]", "sd[Subject, Days]", "sigma"]
-    collection = post.plot_prior_posterior(labels, random_seed=3, backend="none")
+    collection = post.plot.prior_posterior(labels, random_seed=3, backend="none")
     assert list(collection.viz["dist"].data_vars) == labels
     sigma = collection.data["sigma"]
     posterior = post.data["posterior"]["sigma"].to_numpy().ravel()
@@ -459,7 +459,7 @@ def test_prior_and_posterior(sleep):
 
 
 def test_prior_and_posterior_draw_all_parameters(oats):
-    names = list(oats[0].plot_prior_posterior(backend="none").viz["dist"].data_vars)
+    names = list(oats[0].plot.prior_posterior(backend="none").viz["dist"].data_vars)
     assert names == [label.replace("/", SLASH) for label in oats[0].summary().index]
 
 
@@ -467,12 +467,12 @@ def test_flat_priors_have_no_density():
     model = model_of("Yield ~ 1 + (1 | Batch)", "Dyestuff", priors="flat")
     post = model.fit(method="laplace", draws=50, random_seed=1)
     with pytest.raises(PriorError, match="Flat priors cannot be drawn from"):
-        post.plot_prior_posterior(backend="none")
+        post.plot.prior_posterior(backend="none")
 
 
 def test_prior_posterior_refuses(sleep):
     with pytest.raises(ValueError, match=r"no 'Days'. Its parameters are: beta\[Intercept\]"):
-        sleep[0].plot_prior_posterior("Days", backend="none")
+        sleep[0].plot.prior_posterior("Days", backend="none")
 
 
 # --- covariance matrices ---------------------------------------------------------------
@@ -482,7 +482,7 @@ def test_covariance_matrices(sleep):
     post, reml = sleep
     rows = load_dataset("sleepstudy")["Subject"].isin(["310", "335"]).to_numpy()
     for fit in (post, reml):
-        collection = fit.plot_covariance(["G", "R", "V"], levels=["310", "335"], backend="none")
+        collection = fit.plot.covariance(["G", "R", "V"], levels=["310", "335"], backend="none")
         for name in "RV":
             expected = getattr(fit, name)().to_numpy()[np.ix_(rows, rows)]
             shown = drawn(collection, "heatmap", name)["values"]
@@ -498,7 +498,7 @@ def test_covariance_matrices(sleep):
 def test_rows_are_ordered_by_level():
     data = load_dataset("Pastes").sample(frac=1.0, random_state=5)
     reml = model_of("strength ~ 1 + (1 | batch / cask)", data).reml()
-    collection = reml.plot_covariance(group="batch", correlation=True, backend="none")
+    collection = reml.plot.covariance(group="batch", correlation=True, backend="none")
     shown = drawn(collection, "heatmap")["values"]
     sds = reml.varcorr().set_index("group")["vcov"]
     residual = reml.sigma**2
@@ -515,7 +515,7 @@ def test_chosen_rows_and_weights():
     data = load_dataset("Dyestuff").assign(w=np.arange(1.0, 31.0))
     data.index = data.index + 100
     reml = model_of("Yield ~ 1 + (1 | Batch)", data, weights="w").reml()
-    collection = reml.plot_covariance(["V", "R"], rows=[100, 103, 129], backend="none")
+    collection = reml.plot.covariance(["V", "R"], rows=[100, 103, 129], backend="none")
     expected = reml.V().loc[[100, 103, 129], [100, 103, 129]]
     np.testing.assert_allclose(drawn(collection, "heatmap", "V")["values"], expected, rtol=EXACT)
     expected = reml.R().loc[[100, 103, 129], [100, 103, 129]]
@@ -525,22 +525,22 @@ def test_chosen_rows_and_weights():
 
 def test_covariance_matrices_of_no_variance_between_levels():
     reml = model_of("Yield ~ 1 + (1 | Batch)", "Dyestuff2").reml()
-    shown = drawn(reml.plot_covariance("G", correlation=True, backend="none"), "heatmap")
+    shown = drawn(reml.plot.covariance("G", correlation=True, backend="none"), "heatmap")
     assert not shown["values"].any()
 
 
 def test_covariance_refuses(sleep, many):
     post, _ = sleep
     with pytest.raises(ValueError, match="which='S': 'V', 'G' or 'R', or several"):
-        post.plot_covariance("S", backend="none")
+        post.plot.covariance("S", backend="none")
     with pytest.raises(ValueError, match="backend='plotly' draws no heat maps"):
-        post.plot_covariance(backend="plotly")
+        post.plot.covariance(backend="plotly")
     with pytest.raises(ValueError, match="Give rows= or levels=, not both"):
-        post.plot_covariance(rows=[0], levels=["308"], backend="none")
+        post.plot.covariance(rows=[0], levels=["308"], backend="none")
     with pytest.raises(DataError, match="rows names rows that the model has not used"):
-        post.plot_covariance(rows=[999], backend="none")
+        post.plot.covariance(rows=[999], backend="none")
     with pytest.raises(DataError, match=r"V has 1,200 rows; .* at most 1,000. Choose some with"):
-        many.plot_covariance(backend="none")
+        many.plot.covariance(backend="none")
 
 
 # --- residuals -------------------------------------------------------------------------
@@ -549,7 +549,7 @@ def test_covariance_refuses(sleep, many):
 @pytest.mark.parametrize("which", [0, 1])
 def test_residuals(sleep, which):
     fit = sleep[which]
-    collection = fit.plot_residuals(backend="none")
+    collection = fit.plot.residuals(backend="none")
     names = [
         "residuals and fitted values",
         "residuals by Subject",
@@ -572,7 +572,7 @@ def test_residuals(sleep, which):
 
 def test_quantiles_of_the_normal_distribution(sleep):
     """Against R: ppoints(18) and qqline's line through the quartiles."""
-    collection = sleep[1].plot_residuals(backend="none")
+    collection = sleep[1].plot.residuals(backend="none")
     name = "Q-Q of Subject: Days"
     x = drawn(collection, "points", name)["x"]
     assert x[0] == pytest.approx(-1.914506, abs=1e-6)  # qnorm((1 - 0.5) / 18)
@@ -588,14 +588,14 @@ def test_weighted_residuals_of_a_chosen_factor():
     data = load_dataset("Penicillin").assign(w=np.linspace(0.5, 2.0, 144))
     formula = "diameter ~ 1 + (1 | plate) + (1 | sample)"
     reml = model_of(formula, data, weights="w").reml()
-    collection = reml.plot_residuals("sample", backend="none")
+    collection = reml.plot.residuals("sample", backend="none")
     expected = reml.residuals() * np.sqrt(data["w"])
     panel = "residuals by sample"
     np.testing.assert_allclose(drawn(collection, "points", panel)["y"], expected, rtol=1e-6)
     assert texts(collection, "xticks", panel) == [list("ABCDEF")]
     assert texts(collection, "ylabel", panel) == ["residual of diameter × √weight"]
     with pytest.raises(DataError, match="group='dish' is no grouping factor"):
-        reml.plot_residuals("dish", backend="none")
+        reml.plot.residuals("dish", backend="none")
 
 
 # --- predictive checks -----------------------------------------------------------------
@@ -608,7 +608,7 @@ def replicates(post):
 
 def test_a_statistic_by_level(sleep):
     post, _ = sleep
-    collection = post.plot_predictive(
+    collection = post.plot.predictive(
         "tstat", by="Subject", statistic="sd", prob=0.8, backend="none"
     )
     data = load_dataset("sleepstudy")
@@ -626,16 +626,16 @@ def test_a_statistic_by_level(sleep):
 
 def test_a_statistic_of_all_rows(sleep):
     post, _ = sleep
-    collection = post.plot_predictive("tstat", statistic="max", backend="none")
+    collection = post.plot.predictive("tstat", statistic="max", backend="none")
     assert drawn(collection, "observed_tstat")["x"] == load_dataset("sleepstudy")["Reaction"].max()
     assert texts(collection, "xlabel") == ["maximum of Reaction"]
 
 
 def test_statistics_of_all_rows_are_those_of_the_predictive_check(sleep):
     post, _ = sleep
-    seen = {name: post.predictive_check(name).iloc[0] for name in ("mean", "sd", "median", "min")}
+    seen = {name: post.check.predictive(name).iloc[0] for name in ("mean", "sd", "median", "min")}
     for name, row in seen.items():
-        collection = post.plot_predictive("tstat", statistic=name, backend="none")
+        collection = post.plot.predictive("tstat", statistic=name, backend="none")
         assert drawn(collection, "observed_tstat")["x"] == pytest.approx(row["observed"], rel=EXACT)
 
     def spread(y):
@@ -646,19 +646,19 @@ def test_statistics_of_all_rows_are_those_of_the_predictive_check(sleep):
         (spread, np.ptp(replicates(post), axis=1)),
     ):
         with az.rc_context({"plot.density_kind": "ecdf"}):
-            collection = post.plot_predictive("tstat", statistic=statistic, backend="none")
+            collection = post.plot.predictive("tstat", statistic=statistic, backend="none")
         found = drawn(collection, "dist")["x"]
         assert (min(found), max(found)) == pytest.approx((values.min(), values.max()), rel=EXACT)
     with pytest.raises(ValueError, match="statistic='iqr': one of"):
-        post.plot_predictive("tstat", statistic="iqr", backend="none")
+        post.plot.predictive("tstat", statistic="iqr", backend="none")
 
 
 def test_densities(sleep):
     post, _ = sleep
-    collection = post.plot_predictive("dist", num_samples=7, backend="none")
+    collection = post.plot.predictive("dist", num_samples=7, backend="none")
     assert collection.viz["predictive_dist"]["y"].size == 7
     assert texts(collection, "xlabel") == ["Reaction"]
-    collection = post.plot_predictive("dist", by="Subject", num_samples=5, backend="none")
+    collection = post.plot.predictive("dist", by="Subject", num_samples=5, backend="none")
     assert list(collection.viz["observed_dist"].data_vars) == list(post.design.random[0].levels)
     ecdf = drawn(collection, "observed_dist", "309")
     rows = load_dataset("sleepstudy").query("Subject == '309'")["Reaction"]
@@ -668,7 +668,7 @@ def test_densities(sleep):
 def test_intervals(sleep):
     post, _ = sleep
     with az.rc_context({"stats.ci_kind": "eti"}):
-        collection = post.plot_predictive("interval", prob=0.6, backend="none")
+        collection = post.plot.predictive("interval", prob=0.6, backend="none")
     trunk = [drawn(collection, "trunk"), drawn(collection, "twig")]
     widest = max(trunk, key=lambda e: np.mean(e["y_top"] - e["y_bottom"]))
     low, high = np.quantile(replicates(post), [0.2, 0.8], axis=0)
@@ -679,19 +679,19 @@ def test_intervals(sleep):
 
 def test_integral_transforms(sleep):
     post, _ = sleep
-    collection = post.plot_predictive("loo_pit", backend="none")
-    values = np.sort(post.loo_pit())
+    collection = post.plot.predictive("loo_pit", backend="none")
+    values = np.sort(post.check.loo_pit())
     np.testing.assert_allclose(np.unique(collection.data["y"]), np.unique(values), rtol=EXACT)
     assert texts(collection, "xlabel") == ["LOO-PIT"]
-    assert texts(post.plot_predictive("pit", backend="none"), "xlabel") == ["PIT"]
+    assert texts(post.plot.predictive("pit", backend="none"), "xlabel") == ["PIT"]
 
 
 def test_replicates_are_made_where_there_are_none(penicillin):
     post = penicillin[0]
     assert "posterior_predictive" not in post.data.children
     options = {"by": "sample", "backend": "none"}
-    made = post.plot_predictive("tstat", random_seed=3, **options)
-    stored = post.with_posterior_predictive(random_seed=3).plot_predictive("tstat", **options)
+    made = post.plot.predictive("tstat", random_seed=3, **options)
+    stored = post.with_posterior_predictive(random_seed=3).plot.predictive("tstat", **options)
     for visual in ("observed", "replicated"):
         np.testing.assert_array_equal(drawn(made, visual)["x"], drawn(stored, visual)["x"])
 
@@ -699,14 +699,14 @@ def test_replicates_are_made_where_there_are_none(penicillin):
 def test_predictive_refuses(sleep, penicillin, many):
     post, _ = sleep
     with pytest.raises(ValueError, match="kind='hist': one of 'dist', 'interval'"):
-        post.plot_predictive("hist", backend="none")
+        post.plot.predictive("hist", backend="none")
     with pytest.raises(ValueError, match="by='Subject' goes with kind 'dist' or 'tstat'"):
-        post.plot_predictive("pit", by="Subject", backend="none")
+        post.plot.predictive("pit", by="Subject", backend="none")
     with pytest.raises(ValueError, match="statistic='mode': one of"):
-        post.plot_predictive("tstat", by="Subject", statistic="mode", backend="none")
+        post.plot.predictive("tstat", by="Subject", statistic="mode", backend="none")
     crowd = many.with_posterior_predictive(random_seed=1)
     with pytest.raises(DataError, match="g has 300 levels; a picture shows at most 24 densities"):
-        crowd.plot_predictive("dist", by="g", backend="none")
+        crowd.plot.predictive("dist", by="g", backend="none")
 
 
 # --- pieces and drawings ---------------------------------------------------------------
@@ -721,7 +721,7 @@ def test_pieces():
 
 
 def test_outer_panels(sleep):
-    collection = sleep[0].plot_residuals(backend="none")
+    collection = sleep[0].plot.residuals(backend="none")
     below, left = outer(collection, collection.data)
     assert [str(name)[:12] for name in below] == ["Q-Q of resid", "Q-Q of Subje", "Q-Q of Subje"]
     assert [str(name) for name in left] == [
@@ -731,14 +731,14 @@ def test_outer_panels(sleep):
 
 
 PICTURES = {
-    "caterpillar": lambda post: post.plot_caterpillar(backend="matplotlib"),
-    "shrinkage": lambda post: post.plot_shrinkage(backend="matplotlib"),
-    "fitted": lambda post: post.plot_fitted(levels=["308", "309"], backend="matplotlib"),
-    "prior": lambda post: post.plot_prior_posterior(["sigma"], backend="matplotlib"),
-    "covariance": lambda post: post.plot_covariance(levels=["308"], backend="matplotlib"),
-    "residuals": lambda post: post.plot_residuals(backend="matplotlib"),
-    "interval": lambda post: post.plot_predictive("interval", backend="matplotlib"),
-    "level": lambda post: post.plot_predictive("tstat", by="Subject", backend="matplotlib"),
+    "caterpillar": lambda post: post.plot.caterpillar(backend="matplotlib"),
+    "shrinkage": lambda post: post.plot.shrinkage(backend="matplotlib"),
+    "fitted": lambda post: post.plot.fitted(levels=["308", "309"], backend="matplotlib"),
+    "prior": lambda post: post.plot.prior_posterior(["sigma"], backend="matplotlib"),
+    "covariance": lambda post: post.plot.covariance(levels=["308"], backend="matplotlib"),
+    "residuals": lambda post: post.plot.residuals(backend="matplotlib"),
+    "interval": lambda post: post.plot.predictive("interval", backend="matplotlib"),
+    "level": lambda post: post.plot.predictive("tstat", by="Subject", backend="matplotlib"),
 }
 
 
@@ -766,7 +766,7 @@ def test_matplotlib_draws_all_text_inside_the_figure(sleep, canvas, tmp_path, pi
 
 
 def test_long_labels_leave_room_for_a_heat_map(oats, canvas, tmp_path):
-    collection = oats[0].plot_covariance(["G", "V", "R"], backend="matplotlib")
+    collection = oats[0].plot.covariance(["G", "V", "R"], backend="matplotlib")
     collection.savefig(tmp_path / "plot.png")
     figure = collection.viz["figure"].item()
     renderer = figure.canvas.get_renderer()
@@ -776,7 +776,7 @@ def test_long_labels_leave_room_for_a_heat_map(oats, canvas, tmp_path):
 
 
 def test_labels_of_many_levels_do_not_overlap(many, canvas, tmp_path):
-    collection = many.plot_caterpillar(backend="matplotlib")
+    collection = many.plot.caterpillar(backend="matplotlib")
     collection.savefig(tmp_path / "plot.png")
     figure = collection.viz["figure"].item()
     labels = [t for t in figure.axes[0].get_yticklabels() if t.get_text()]
@@ -786,7 +786,7 @@ def test_labels_of_many_levels_do_not_overlap(many, canvas, tmp_path):
 
 
 def test_heat_maps_have_a_colour_bar_and_white_at_zero(sleep, canvas):
-    figure = sleep[0].plot_covariance(levels=["308", "309"]).viz["figure"].item()
+    figure = sleep[0].plot.covariance(levels=["308", "309"]).viz["figure"].item()
     main, bar = figure.axes
     image = main.images[0]
     assert bar.get_ylabel() == "covariance"
@@ -802,12 +802,12 @@ def test_no_backticks_in_pictures():
         method="laplace", draws=50, random_seed=1
     )
     pictures = [
-        reml.plot_caterpillar(backend="none"),
-        reml.plot_fitted(levels=["308", "309"], uncertainty="plugin", draws=50, backend="none"),
-        reml.plot_residuals(backend="none"),
-        post.with_posterior_predictive(random_seed=1).plot_predictive(backend="none"),
-        post.plot_shrinkage(backend="none"),
-        post.plot_covariance("G", backend="none"),
+        reml.plot.caterpillar(backend="none"),
+        reml.plot.fitted(levels=["308", "309"], uncertainty="plugin", draws=50, backend="none"),
+        reml.plot.residuals(backend="none"),
+        post.with_posterior_predictive(random_seed=1).plot.predictive(backend="none"),
+        post.plot.shrinkage(backend="none"),
+        post.plot.covariance("G", backend="none"),
     ]
     for picture in pictures:
         plots = [plot.item() for plot in picture.viz["plot"].dataset.data_vars.values()]

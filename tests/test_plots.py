@@ -9,7 +9,6 @@ import pytest
 from arviz_plots import PlotCollection
 
 from bayeslmm import LMM, OptionalDependencyError, compare_reml, load_dataset
-from bayeslmm.plots.reml import plot_compare_reml
 
 SLOPE = "Reaction ~ Days + (Days | Subject)"
 
@@ -38,7 +37,7 @@ def drawn(collection, visual):
 
 def test_one_plot_per_parameter(sleep):
     post, reml = sleep
-    collection = plot_compare_reml(post, reml, backend="none")
+    collection = post.plot.reml(reml, backend="none")
     assert isinstance(collection, PlotCollection)
     table = compare_reml(post, reml)
     lines, bands = drawn(collection, "estimate"), drawn(collection, "confidence_interval")
@@ -52,7 +51,7 @@ def test_one_plot_per_parameter(sleep):
 def test_the_posterior_interval_is_that_of_the_table(sleep):
     post, reml = sleep
     with az.rc_context({"stats.ci_kind": "hdi"}):
-        collection = plot_compare_reml(post, reml, prob=0.5, backend="none", labels="sigma")
+        collection = post.plot.reml(reml, prob=0.5, backend="none", labels="sigma")
         row = compare_reml(post, reml, prob=0.5).loc["sigma"]
     limits = drawn(collection, "credible_interval")["sigma"]["x"]
     assert list(limits) == pytest.approx([row["hdi50_lb"], row["hdi50_ub"]], rel=0.01)
@@ -60,43 +59,43 @@ def test_the_posterior_interval_is_that_of_the_table(sleep):
 
 def test_labels(sleep):
     post, reml = sleep
-    collection = plot_compare_reml(post, reml, labels=["sigma", "beta[Days]"], backend="none")
+    collection = post.plot.reml(reml, labels=["sigma", "beta[Days]"], backend="none")
     assert set(drawn(collection, "estimate")) == {"sigma", "beta[Days]"}
     with pytest.raises(ValueError, match=r"no 'Days'. Its parameters are: beta\[Intercept\], beta"):
-        plot_compare_reml(post, reml, labels="Days", backend="none")
+        post.plot.reml(reml, labels="Days", backend="none")
 
 
 def test_visuals_can_be_changed_and_left_out(sleep):
     post, reml = sleep
     visuals = {"estimate": {"color": "red"}, "confidence_interval": False, "title": False}
-    collection = plot_compare_reml(post, reml, backend="none", visuals=visuals)
+    collection = post.plot.reml(reml, backend="none", visuals=visuals)
     assert drawn(collection, "estimate")["sigma"]["color"] == "red"
     assert not {"confidence_interval", "title"} & set(collection.viz.children)
-    collection = plot_compare_reml(post, reml, backend="none", visuals={"estimate": False})
+    collection = post.plot.reml(reml, backend="none", visuals={"estimate": False})
     assert "estimate" not in collection.viz.children
 
 
 def test_no_band_at_a_boundary():
     post, reml = fitted("Yield ~ 1 + (1 | Batch)", load_dataset("Dyestuff2"))
-    collection = plot_compare_reml(post, reml, backend="none")
+    collection = post.plot.reml(reml, backend="none")
     assert set(drawn(collection, "confidence_interval")) == {"beta[Intercept]", "sigma"}
     assert drawn(collection, "estimate")["sd[Batch, Intercept]"]["x"] == 0.0
 
 
 def test_a_label_with_a_slash():
     post, reml = fitted("Reaction ~ I(Days / 10) + (1 | Subject)", load_dataset("sleepstudy"))
-    collection = plot_compare_reml(post, reml, backend="none")
+    collection = post.plot.reml(reml, backend="none")
     assert "beta[I(Days \N{DIVISION SLASH} 10)]" in drawn(collection, "estimate")
 
 
 def test_method_of_the_posterior(sleep):
     post, reml = sleep
-    assert "estimate" in post.plot_reml(reml, backend="none", labels="sigma").viz.children
+    assert "estimate" in post.plot.reml(reml, backend="none", labels="sigma").viz.children
 
 
 def test_matplotlib_writes_a_file(sleep, canvas, tmp_path):
     post, reml = sleep
-    plot_compare_reml(post, reml, backend="matplotlib", col_wrap=3).savefig(tmp_path / "plot.png")
+    post.plot.reml(reml, backend="matplotlib", col_wrap=3).savefig(tmp_path / "plot.png")
     image = matplotlib.image.imread(tmp_path / "plot.png")
     colors = np.unique(image.reshape(-1, image.shape[-1]), axis=0)
     assert len(colors) > 50
@@ -105,9 +104,9 @@ def test_matplotlib_writes_a_file(sleep, canvas, tmp_path):
 def test_the_backend_is_that_of_arviz(sleep, canvas):
     post, reml = sleep
     with az.rc_context({"plot.backend": "none"}):
-        assert plot_compare_reml(post, reml, labels="sigma").backend == "none"
+        assert post.plot.reml(reml, labels="sigma").backend == "none"
     with az.rc_context({"plot.backend": "matplotlib"}):
-        assert plot_compare_reml(post, reml, labels="sigma").backend == "matplotlib"
+        assert post.plot.reml(reml, labels="sigma").backend == "matplotlib"
 
 
 @pytest.mark.parametrize("backend", ["none", "matplotlib"])
@@ -118,5 +117,5 @@ def test_without_matplotlib(sleep, monkeypatch, backend):
         az.rc_context({"plot.backend": backend}),
         pytest.raises(OptionalDependencyError, match=r"pip install \"bayeslmm\[plots\]\""),
     ):
-        plot_compare_reml(post, reml)
-    plot_compare_reml(post, reml, backend="none", labels="sigma")
+        post.plot.reml(reml)
+    post.plot.reml(reml, backend="none", labels="sigma")

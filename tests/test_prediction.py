@@ -247,7 +247,7 @@ def repeated(post, index, size):
     """Posterior draws made of one draw, `size` times, without its random effects."""
     one = post._draws.drop_vars([name for name in post._draws if str(name).startswith("u_")])
     many = one.isel(chain=[0], draw=np.full(size, index))
-    return posterior_draws(post.design, lambda: post._plan, many)
+    return posterior_draws(post.design, lambda: post.model.system, many)
 
 
 @pytest.mark.parametrize("name", ["post", "pastes", "penicillin", "weighted"])

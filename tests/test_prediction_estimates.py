@@ -17,6 +17,7 @@ from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.estimation.bootstrap import bootstrap_fits
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.marginal import marginal_system, reml_criterion
@@ -171,7 +172,9 @@ def test_estimate_given_observed_rows_is_that_of_all_rows(reml, sleep):
         "estimate"
     ].to_numpy() == pytest.approx(z @ beta, rel=1e-7)
 
-    fit = blm.Estimate(design=other, fit=replace(reml.fit, plan=marginal_system(other)))
+    fit = blm.Estimate(
+        model=Model(other, reml.priors), fit=replace(reml.fit, plan=marginal_system(other))
+    )
     variances = henderson(fit, prediction_rows(other, new, "new"))
     error = DEVIATIONS / np.sqrt(2 * EFFICIENCY * size)
     assert table["std_error"].to_numpy() == pytest.approx(np.sqrt(variances), rel=error)

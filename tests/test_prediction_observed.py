@@ -9,6 +9,7 @@ from reference_data import load_reference_data
 from scipy.stats import multivariate_normal
 
 import bayeslmm as blm
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.prediction.draws import observe
@@ -138,7 +139,7 @@ def refit(model, design):
     tree = sample_posterior(
         design, lambda: marginal_system(design), model.priors, random_seed=5, options={}
     )
-    return blm.Posterior(design=design, priors=model.priors, data=tree)
+    return blm.Posterior(model=Model(design, model.priors), data=tree)
 
 
 def assert_same_posterior(found, expected, efficiency):

@@ -189,7 +189,7 @@ def checks(**p_values):
     table = pd.DataFrame({"p_value": pd.Series(p_values)})
     messages = tuple(f"{name} (p = {value}): look." for name, value in p_values.items())
     result = SimpleNamespace(table=table, draws=200, messages=messages)
-    return SimpleNamespace(residual_checks=lambda random_seed: result)
+    return SimpleNamespace(check=SimpleNamespace(residuals=lambda random_seed: result))
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_its_numbers_are_those_of_the_fit(odd, page):
     assert post.methods_paragraph(findings=post.findings()) in text
     for _, row in post.priors.table().iterrows():
         assert f"<td>{row['prior']}</td>" in text
-    check = post.predictive_check("max", random_seed=0).iloc[0]
+    check = post.check.predictive("max", random_seed=0).iloc[0]
     assert f"<td>{check['p_value']:.2f}</td>" in text
 
 
@@ -210,7 +210,7 @@ def test_no_figure_stays_open_and_the_users_style_does_not_matter(dyestuff):
     before = plt.get_fignums()
 
     def shown():
-        return picture(post.plot_caterpillar)
+        return picture(post.plot.caterpillar)
 
     light = shown()
     assert light.png

@@ -549,7 +549,7 @@ def test_augment_refuses_other_data(gappy, post):
 
 def test_augment_with_influence(model, gappy):
     for fit in (model.reml(), model.map()):
-        table, rows = fit.augment(influence=True), fit.influence().table
+        table, rows = fit.augment(influence=True), fit.check.influence().table
         np.testing.assert_array_equal(table[".hat"], rows["leverage"])
         np.testing.assert_array_equal(table[".cooksd"], rows["cooks_distance"])
         # the residual of broom is the one before leverage enters

@@ -65,14 +65,10 @@ def test_estimates(model, method, done, not_done):
         assert word not in text
 
 
-def test_priors_of_map_are_named_where_given(model):
-    fit = model.map()
-    assert "not recorded" in fit.methods_paragraph()
-    text = fit.methods_paragraph(priors=model.priors)
-    assert "not recorded" not in text
-    assert f"Days ~ {model.priors.records()['Days']}" in text
-    with pytest.raises(ValueError, match="REML has none"):
-        model.reml().methods_paragraph(priors=model.priors)
+def test_priors_of_map_are_named(model):
+    named = f"Days ~ {model.priors.records()['Days']}"
+    assert named in model.map().methods_paragraph()
+    assert named not in model.reml().methods_paragraph()
 
 
 def test_a_singular_fit_is_said():
@@ -163,7 +159,7 @@ def test_divergences_are_said(collapsed):
     stats = (
         data["sample_stats"].to_dataset()[["lp"]].assign(diverging=(("chain", "draw"), diverging))
     )
-    post = blm.Posterior(collapsed.design, collapsed.priors, data).with_groups(sample_stats=stats)
+    post = blm.Posterior(collapsed.model, data).with_groups(sample_stats=stats)
     text = post.methods_paragraph()
     assert "and 3 transitions diverged." in text
     assert "3 of 4000 transitions diverged, so the draws may miss part" in text
@@ -177,7 +173,7 @@ def test_the_fallback_is_named(collapsed):
     data = collapsed.data.copy()
     data.attrs |= {"method": "nuts", "form": "marginal", "fallback": "Its proposals do not fit."}
     data.attrs["inference_library"] = "pymc"
-    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    text = blm.Posterior(collapsed.model, data).methods_paragraph()
     assert "refused this posterior (Its proposals do not fit), so NUTS was used instead." in text
     assert "random effects integrated out and drawn exactly afterwards" in text
     assert "refused" not in collapsed.methods_paragraph()
@@ -186,7 +182,7 @@ def test_the_fallback_is_named(collapsed):
 def test_a_surrogate_is_named(collapsed):
     data = collapsed.data.copy()
     data.attrs["surrogate_error"] = 0.004
-    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    text = blm.Posterior(collapsed.model, data).methods_paragraph()
     assert "standard deviation of 0.004" in text
 
 
@@ -285,9 +281,9 @@ def test_versions_are_those_that_made_the_draws(collapsed):
     data = collapsed.data.copy()
     recorded = {"modeling_interface_version": "0.0.7", "python_version": "3.0.1"}
     data.attrs |= recorded | {"numpy_version": "1.0.5"}
-    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    text = blm.Posterior(collapsed.model, data).methods_paragraph()
     assert "Software: bayeslmm 0.0.7, Python 3.0.1, NumPy 1.0.5, ArviZ" in text
     for name in ("python_version", "numpy_version"):
         del data.attrs[name]
-    text = blm.Posterior(collapsed.design, collapsed.priors, data).methods_paragraph()
+    text = blm.Posterior(collapsed.model, data).methods_paragraph()
     assert "Software: bayeslmm 0.0.7, ArviZ" in text

@@ -315,7 +315,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("by", [None, "Subject", "Days"])
 def test_tables_of_checks(post, checked, sleep, statistic, by):
     function = FUNCTIONS[statistic]
-    table = post.predictive_check(statistic, by=by, prob=0.5, random_seed=2)
+    table = post.check.predictive(statistic, by=by, prob=0.5, random_seed=2)
     y = checked.data["posterior_predictive"]["y"].to_numpy().reshape(-1, 180)
     labels = pd.Series("all", sleep.index) if by is None else sleep[by]
     levels = sorted(set(labels))
@@ -341,21 +341,21 @@ def test_checks_by_a_function_of_the_response(post, checked, sleep):
     def spread(y):
         return y.max() - y.min()
 
-    table = post.predictive_check(spread, by="Subject", random_seed=2)
+    table = post.check.predictive(spread, by="Subject", random_seed=2)
     y = checked.data["posterior_predictive"]["y"].to_numpy().reshape(-1, 180)
     assert table["mean"].iloc[0] == pytest.approx(np.ptp(y[:, :10], axis=1).mean(), rel=EXACT)
-    assert post.predictive_check(spread, random_seed=2).index.tolist() == ["spread"]
+    assert post.check.predictive(spread, random_seed=2).index.tolist() == ["spread"]
 
 
 def test_ties_count_half(post):
-    table = post.predictive_check(lambda y: 1.0, random_seed=2)
+    table = post.check.predictive(lambda y: 1.0, random_seed=2)
     assert table["p_value"].item() == 0.5
 
 
 def test_checks_of_levels_with_a_single_row(sleep):
     data = pd.concat([sleep.astype({"Subject": str}), sleep.head(1).assign(Subject="single")])
     post = blm.LMM("Reaction ~ Days + (1 | Subject)", data).fit(method="laplace", random_seed=1)
-    table = post.predictive_check("sd", by="Subject", random_seed=2)
+    table = post.check.predictive("sd", by="Subject", random_seed=2)
     assert table.loc["single"].drop("n").isna().all()
     assert table.drop(index="single").notna().all(axis=None)
     assert table.loc["single", "n"] == 1
@@ -366,34 +366,34 @@ def test_checks_by_nested_levels_and_without_stored_effects():
     model = blm.LMM("strength ~ 1 + (1 | batch / cask)", data)
     post = model.fit(random_seed=1, store_u=False)
     name = next(f.name for f in post.design.random if ":" in f.name)
-    table = post.predictive_check("mean", by=name, random_seed=2)
+    table = post.check.predictive("mean", by=name, random_seed=2)
     assert len(table) == 30 and (table["n"] == 2).all()
     assert table["observed"].loc["A:a"] == pytest.approx(data["strength"].iloc[:2].mean())
-    assert post.predictive_check("mean", by="batch", random_seed=2).shape[0] == 10
+    assert post.check.predictive("mean", by="batch", random_seed=2).shape[0] == 10
 
 
 def test_a_misfit_shows(sleep):
     """A covariate that the model lacks: its values are given, rows that were dropped included."""
     data = sleep.assign(Reaction=sleep["Reaction"].where(sleep.index != 4))
     post = blm.LMM("Reaction ~ 1 + (1 | Subject)", data).fit(method="laplace", random_seed=1)
-    table = post.predictive_check("mean", by=data["Days"], random_seed=2)
+    table = post.check.predictive("mean", by=data["Days"], random_seed=2)
     assert table.index.name == "Days" and table["n"].tolist() == [18] * 4 + [17] + [18] * 5
     observed = data.groupby("Days")["Reaction"].mean()
     assert table["observed"].to_numpy() == pytest.approx(observed.to_numpy())
     kept = data["Days"].drop(4).tolist()
-    other = post.predictive_check("mean", by=kept, random_seed=2)
+    other = post.check.predictive("mean", by=kept, random_seed=2)
     assert other.to_numpy() == pytest.approx(table.to_numpy())
     with pytest.raises(DataError, match="by= has 3 values, but the model has 179 rows"):
-        post.predictive_check(by=[1, 2, 3])
+        post.check.predictive(by=[1, 2, 3])
     with pytest.raises(DataError, match="by= is missing in 1 rows"):
-        post.predictive_check(by=data["Days"].replace(9.0, np.nan).where(data.index > 170, 0.0))
+        post.check.predictive(by=data["Days"].replace(9.0, np.nan).where(data.index > 170, 0.0))
     assert table["p_value"].iloc[0] > 0.99 and table["p_value"].iloc[-1] < 0.01
 
 
 def test_bad_checks(post):
     with pytest.raises(ValueError, match="statistic='variance': one of 'mean', 'sd'"):
-        post.predictive_check("variance")
+        post.check.predictive("variance")
     with pytest.raises(DataError, match="by='Item' is no variable of the model; it has Subject"):
-        post.predictive_check(by="Item")
+        post.check.predictive(by="Item")
     with pytest.raises(ValueError, match="target='old'"):
-        post.predictive_check(target="old")
+        post.check.predictive(target="old")

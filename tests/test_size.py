@@ -38,7 +38,9 @@ def code_lines(source):
 
 
 def test_lines_of_code_are_counted():
-    source = '"""Doc."""\n\nx = (1,\n  2)  # comment\n# comment\n\ndef f():\n    """Doc.\n\n    """\n'
+    source = (
+        '"""Doc."""\n\nx = (1,\n  2)  # comment\n# comment\n\ndef f():\n    """Doc.\n\n    """\n'
+    )
     assert code_lines(source) == {3, 4, 7}
 
 

@@ -18,6 +18,7 @@ import xarray as xr
 from forged_files import forge
 
 import bayeslmm as blm
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import OptionalDependencyError, StorageError
 from bayeslmm.fits.load import load
 from bayeslmm.priors import LKJ, Gamma, Normal
@@ -414,7 +415,8 @@ def test_foreign_records_are_refused(tmp_path, saved):
         pass
 
     _, posterior, _ = saved["flat"]
-    changed = replace(posterior, priors=replace(posterior.priors, beta=(Mine(0.0, 1.0),)))
+    priors = replace(posterior.priors, beta=(Mine(0.0, 1.0),))
+    changed = replace(posterior, model=Model(posterior.design, priors))
     with pytest.raises(StorageError, match="'Intercept' is of type Mine"):
         changed.save(tmp_path / "a.nc")
 

@@ -308,9 +308,11 @@ def test_models_of_posteriors(sleep, tmp_path):
 def test_models_of_estimates(model, sleep):
     same_model(blm.LMM.from_fit(model.reml()), model)
     same_model(blm.LMM.from_fit(model.ml(), priors=GIVEN), blm.LMM(SLOPES, sleep, priors=GIVEN))
-    with pytest.raises(PriorError, match="MAP estimate does not know its priors"):
-        blm.LMM.from_fit(model.map())
-    same_model(blm.LMM.from_fit(model.map(), priors="default"), model)
+    same_model(blm.LMM.from_fit(model.map()), model)
+    own = blm.LMM(SLOPES, sleep, priors=GIVEN)
+    for fit in (own.map(), own.reml()):
+        same_model(blm.LMM.from_fit(fit), own)
+        same_model(blm.LMM.from_fit(fit, priors="default"), model)
 
 
 # --- more draws ------------------------------------------------------------------------
@@ -430,7 +432,7 @@ def half_square(posterior, place):
     """Half the squared distance from the mode of a draw of the first chain."""
     from bayeslmm.sampling.laplace import find_mode
 
-    plan, priors = posterior._plan, posterior.priors
+    plan, priors = posterior.model.system, posterior.priors
     mode = find_mode(plan, priors)
     joint, where = posterior._joint, priors.coordinates
     points = replace(joint.points, beta=joint.beta).take(slice(place, place + 1))

@@ -120,6 +120,15 @@ class GroupInfluence(Report):
 # --- estimates -------------------------------------------------------------------------
 
 
+def influence(
+    design: Design, fit: Fit, by: str | None = None, *, progressbar: bool = True
+) -> RowInfluence | GroupInfluence:
+    """Influence of single rows, or of the levels of `by`, on an estimate."""
+    if by is None:
+        return row_influence(design, fit)
+    return group_influence(design, fit, by, progressbar=progressbar)
+
+
 def row_influence(design: Design, fit: Fit) -> RowInfluence:
     """Leverages, residuals and Cook's distances at an estimate, without refits.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import logsumexp
@@ -16,14 +18,17 @@ from bayeslmm.checks.integrated import LeaveOut, affordable, leave_out
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_groups import group_names, row_groups
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.density_sampler import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.log_densities import log_likelihood
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord
+from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord, with_groups
 from bayeslmm.schema import OBS_DIM, level_dim
+from bayeslmm.summaries.posterior_tables import require_draws
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
@@ -38,6 +43,36 @@ RESAMPLE_K = 0.3
 
 MOST_RESAMPLED = 50
 """Most rows or groups whose posterior is sampled."""
+
+
+def posterior_loo(
+    model: Model,
+    data: xr.DataTree,
+    joint: JointDraws,
+    by: str | None = None,
+    *,
+    conditional: bool = False,
+    draws: int | None = None,
+    progressbar: bool = False,
+) -> ELPDData:
+    """Cross-validation of a posterior: see :meth:`bayeslmm.Posterior.loo`."""
+    if not conditional:
+        joint, log_ratio = scored_draws(data, joint, draws)
+        return integrated_loo(
+            model.design,
+            model.system,
+            model.priors,
+            joint,
+            by,
+            log_ratio=log_ratio,
+            progressbar=progressbar,
+        )
+    if by is not None or draws is not None:
+        raise ValueError(
+            "conditional=True scores single rows by all draws: leave by= and draws= out."
+        )
+    require_draws(data, model.design)
+    return conditional_loo(with_groups(data, log_likelihood=log_likelihood(data, model.design)))
 
 
 def integrated_loo(
@@ -145,6 +180,27 @@ def loo_pit(
     return np.asarray(np.sum(weights * below, axis=0))
 
 
+def loo_pit_series(
+    model: Model,
+    data: xr.DataTree,
+    joint: JointDraws,
+    draws: int | None = None,
+    *,
+    progressbar: bool = False,
+) -> pd.Series:
+    """:func:`loo_pit` of a posterior by row, from at most so many draws."""
+    joint, log_ratio = scored_draws(data, joint, draws)
+    values = loo_pit(
+        model.design,
+        model.system,
+        model.priors,
+        joint,
+        log_ratio=log_ratio,
+        progressbar=progressbar,
+    )
+    return pd.Series(values, index=model.design.index, name="loo_pit")
+
+
 def loo_weights(log_density: Array, log_ratio: Array | None = None) -> tuple[Array, Array]:
     """Pareto-smoothed weights (S, m) of the posterior without each row or group, and their k."""
     from arviz_stats.base import array_stats
@@ -166,6 +222,26 @@ def _affordable(
     if size < joint.size:
         _log.info("Leave-out densities use %d of %d draws, equally spaced.", size, joint.size)
     return thin(joint, log_ratio, size)
+
+
+def scored_draws(
+    data: xr.DataTree, joint: JointDraws, draws: Any
+) -> tuple[JointDraws, Array | None]:
+    """At most so many draws, and their log importance ratios where they are approximate.
+
+    Raises
+    ------
+    ValueError
+        If `draws` is no positive whole number.
+    """
+    if draws is not None and (
+        isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 1
+    ):
+        raise ValueError(f"draws={draws!r}: a whole number of at least 1 is expected.")
+    log_ratio = None
+    if data.attrs["method"] == "laplace":
+        log_ratio = data["sample_stats"]["log_weight"].to_numpy().ravel()
+    return thin(joint, log_ratio, joint.size if draws is None else int(draws))
 
 
 def thin(joint: JointDraws, log_ratio: Array | None, size: int) -> tuple[JointDraws, Array | None]:

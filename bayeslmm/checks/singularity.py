@@ -15,10 +15,8 @@ from bayeslmm.checks.report import Report
 from bayeslmm.checks.singularity_words import SMALL_SHARE, posterior_messages
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
-from bayeslmm.estimation.estimate import SINGULAR, Fit, fit_likelihood
-from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.priors.record import Priors
+from bayeslmm.estimation.estimate import SINGULAR, Fit
+from bayeslmm.estimation.model import Model
 from bayeslmm.priors.working import column_scales
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters, probability
@@ -127,9 +125,7 @@ class EstimateSingularity(Report):
 
 
 def posterior_singularity(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
+    model: Model,
     joint: JointDraws,
     *,
     eps: float = 0.05,
@@ -141,7 +137,7 @@ def posterior_singularity(
 
     Parameters
     ----------
-    design, plan, priors : Design, Plan, Priors
+    model : Model
         The model.
     joint : JointDraws
         Its posterior draws.
@@ -159,13 +155,15 @@ def posterior_singularity(
     if isinstance(eps, bool) or not np.isfinite(eps) or eps <= 0:
         raise ValueError(f"eps={eps!r}: a positive number is expected, such as 0.05.")
     rho = probability(rho, "rho")
+    design, reml = model.design, model.reml_or_none()
     scales = [column_scales(factor.Z) for factor in design.random]
     residual = joint.sigma * _mean_inverse_weight(design) ** 0.5
-    reml = reml_fit(plan)
     rows = covariance_parameters(design)[:-1]
     estimates = [np.nan] * len(rows) if reml is None else _point_values(design, reml)
     supports = [
-        boundary_support(plan, priors, joint, row) if _has_boundary(design, row) else None
+        boundary_support(model.system, model.priors, joint, row)
+        if _has_boundary(design, row)
+        else None
         for row in rows
     ]
     table = pd.DataFrame(
@@ -239,14 +237,6 @@ def effective_rank(shares: Array) -> Array:
 
 def _mean_inverse_weight(design: Design) -> float:
     return 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
-
-
-def reml_fit(plan: Plan) -> Fit | None:
-    """REML fit to the same data; None where the likelihood has no maximum."""
-    try:
-        return fit_likelihood(plan, "REML")
-    except DataError:
-        return None
 
 
 def _point_values(design: Design, fit: Fit) -> list[float]:

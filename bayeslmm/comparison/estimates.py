@@ -34,6 +34,7 @@ from bayeslmm.data.frames import to_frame
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
 from bayeslmm.summaries.estimate_tables import summary_table
+from bayeslmm.summaries.fits import is_estimate
 from bayeslmm.summaries.parameters import Kind, Parameter, natural, parameters, slope, unconstrained
 from bayeslmm.summaries.tidy import tidy_fit
 
@@ -96,8 +97,10 @@ def read_estimate(reml: Any, design: Design, prob: float, names: Names | None = 
         If `names` points to nothing in the model, or `reml` is a posterior mode.
     """
     model = _Model(design, _checked_names(names or NO_NAMES, design))
-    if (fit := fit_of(reml)) is not None:
-        return _from_fit(fit, getattr(reml, "design", design), model, prob)
+    if isinstance(reml, Fit):
+        return _from_fit(reml, design, model, prob)
+    if is_estimate(reml):
+        return _from_fit(reml.fit, reml.design, model, prob)
     if is_mixedlm(reml):
         table = _from_table(_with_factors(tidy_mixedlm(reml), model), model, prob)
         method, nobs = ("REML" if reml.model.reml else "ML"), int(reml.model.n_totobs)
@@ -161,15 +164,11 @@ class _Model:
         return label if label in self.known else None
 
 
-def fit_of(estimate: Any) -> Fit | None:
-    """The fit of an estimate made here, which may be given by itself; None of anything else."""
-    fit = getattr(estimate, "fit", estimate)
-    return fit if isinstance(fit, Fit) else None
-
-
-def is_posterior(fit: Any) -> bool:
-    """Whether something is a posterior made here, by what it has."""
-    return all(hasattr(fit, name) for name in ("design", "priors", "data"))
+def own_fit(reml: Any, design: Design) -> Fit | None:
+    """The arrays of an estimate where it is one of this very design."""
+    if isinstance(reml, Fit):
+        return reml
+    return reml.fit if is_estimate(reml) and reml.design is design else None
 
 
 def _from_fit(fit: Fit, design: Design, model: _Model, prob: float) -> Reported:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
+from bayeslmm.summaries.fits import is_posterior
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def bayes_factor(first: Any, second: Any) -> BayesFactor:
     17.3
     """
     for fit in (first, second):
-        if not hasattr(fit, "priors"):
+        if not is_posterior(fit):
             raise TypeError(
                 f"{type(fit).__name__} has no evidence: posteriors are expected, from model.fit()."
             )

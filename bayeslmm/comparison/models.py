@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.comparison.estimates import fit_of, is_posterior
 from bayeslmm.comparison.evidence import log_evidence
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import PriorError, SamplingError
+from bayeslmm.summaries.fits import EstimateLike, PosteriorLike, is_estimate, is_posterior
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -90,7 +90,7 @@ def compare(
     _check_kinds(fits)
     for (_, first), (_, second) in pairwise(fits.items()):
         check_same_data(first.design, second.design)
-    if all(fit_of(fit) for fit in fits.values()):
+    if all(map(is_estimate, fits.values())):
         if by is not None:
             raise ValueError(
                 f"by={by!r} needs posteriors: estimates are compared by their likelihood, which "
@@ -102,12 +102,12 @@ def compare(
 
 def _check_kinds(fits: Mapping[str, Any]) -> None:
     for name, fit in fits.items():
-        if fit_of(fit) is None and not is_posterior(fit):
+        if not (is_posterior(fit) or is_estimate(fit)):
             raise TypeError(
                 f"{name!r} is {type(fit).__name__}; posteriors (model.fit()) or estimates "
                 "(model.ml()) are expected."
             )
-    if len({fit_of(fit) is None for fit in fits.values()}) > 1:
+    if len({is_estimate(fit) for fit in fits.values()}) > 1:
         raise TypeError(
             "Posteriors and estimates have no criterion in common: compare posteriors with each "
             "other and estimates with each other; compare_reml() puts one beside the other."
@@ -138,7 +138,7 @@ def _compare_posteriors(
     return table
 
 
-def _evidence(fit: Any) -> tuple[float, float]:
+def _evidence(fit: PosteriorLike) -> tuple[float, float]:
     """Log evidence and its error; NaN where the priors or the engine give none."""
     try:
         found = log_evidence(fit.data.attrs, fit.priors)
@@ -147,7 +147,7 @@ def _evidence(fit: Any) -> tuple[float, float]:
     return found.value, found.error
 
 
-def _compare_estimates(fits: Mapping[str, Any]) -> pd.DataFrame:
+def _compare_estimates(fits: Mapping[str, EstimateLike]) -> pd.DataFrame:
     methods = {fit.method for fit in fits.values()}
     if len(methods) > 1 or "MAP" in methods:
         raise ValueError(
@@ -173,7 +173,7 @@ def _compare_estimates(fits: Mapping[str, Any]) -> pd.DataFrame:
     return _with_tests(table, ordered, methods.pop())
 
 
-def _with_tests(table: pd.DataFrame, fits: Mapping[str, Any], method: str) -> pd.DataFrame:
+def _with_tests(table: pd.DataFrame, fits: Mapping[str, EstimateLike], method: str) -> pd.DataFrame:
     columns = ["chisq", "df", "p_value"]
     try:
         tests = lrt(*fits.values())[columns].set_axis(table.index)
@@ -193,7 +193,7 @@ LOSS = 1e-4
 """Deviance by which a larger model may be worse: what optimisers leave."""
 
 
-def lrt(*estimates: Any) -> pd.DataFrame:
+def lrt(*estimates: EstimateLike) -> pd.DataFrame:
     """Compare nested models by likelihood-ratio tests.
 
     Parameters
@@ -259,14 +259,14 @@ def lrt(*estimates: Any) -> pd.DataFrame:
         },
         index=pd.Index([e.design.formula.source for e in ordered], name="formula"),
     )
-    table.attrs = {"method": ordered[0].method, "nobs": ordered[0].nobs}
+    table.attrs = {"method": ordered[0].method, "nobs": ordered[0].design.n}
     return table
 
 
-def _ordered(estimates: tuple[Any, ...]) -> list[Any]:
+def _ordered(estimates: tuple[EstimateLike, ...]) -> list[EstimateLike]:
     """By increasing number of parameters, if all were fitted by the same likelihood."""
     for estimate in estimates:
-        if fit_of(estimate) is None:
+        if not is_estimate(estimate):
             raise TypeError(
                 f"Estimates are expected, got {type(estimate).__name__}: lrt(small.ml(), "
                 "large.ml())."
@@ -289,10 +289,10 @@ def _ordered(estimates: tuple[Any, ...]) -> list[Any]:
     return ordered
 
 
-def _statistics(loglik: Array, ordered: list[Any]) -> Array:
+def _statistics(loglik: Array, ordered: list[EstimateLike]) -> Array:
     """Twice the gains in log likelihood; a larger model can lose only by failing to converge."""
     for estimate in ordered:
-        if not estimate.converged:
+        if not estimate.fit.optimum.converged:
             _log.warning("`%s` did not converge.", estimate.design.formula.source)
     gains = 2.0 * np.diff(loglik)
     for gain, large in zip(gains, ordered[1:], strict=True):

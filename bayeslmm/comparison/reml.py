@@ -13,14 +13,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.checks.few_levels import unbounded_parameters
-from bayeslmm.comparison.estimates import Reported, fit_of, is_posterior, read_estimate
+from bayeslmm.comparison.estimates import Reported, own_fit, read_estimate
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.map_estimate import fit_map
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
+from bayeslmm.summaries.fits import PosteriorLike, is_estimate, is_posterior
 from bayeslmm.summaries.parameters import Parameter, natural, parameters, slope, unconstrained
 from bayeslmm.summaries.posterior_tables import (
     interval_defaults,
@@ -58,8 +58,7 @@ class Reference:
 
 
 def reference_modes(
-    design: Design,
-    priors: Priors,
+    model: Model,
     reported: Reported,
     rows: Sequence[Parameter],
     own: Fit | None = None,
@@ -68,10 +67,8 @@ def reference_modes(
 
     Parameters
     ----------
-    design : Design
+    model : Model
         The model.
-    priors : Priors
-        Its priors.
     reported : Reported
         An estimate made elsewhere, which says what was maximised or is close to it.
     rows : sequence of Parameter
@@ -83,15 +80,14 @@ def reference_modes(
     -------
     Reference
     """
-    plan = marginal_system(design) if own is None else own.plan
-    restricted = own if own and own.method == "REML" else fit_likelihood(plan, "REML")
+    restricted = own if own and own.method == "REML" else model.reml
     if own is None:
         own = _closest(reported, rows, restricted)
     values, errors = _unconstrained(own, rows)
     center, spread = _unconstrained(restricted, rows)
     prior_shift, width = np.full((2, len(rows)), np.nan)
     try:
-        mode = fit_map(plan, priors)
+        mode = fit_map(restricted.plan, model.priors, restricted)
     except SamplingError:  # no mode inside the support of the priors
         return Reference(values=values, errors=errors, prior_shift=prior_shift, width=width)
     moved, narrowed = _unconstrained(mode, rows)
@@ -165,7 +161,7 @@ MAX_WIDTH = 0.8
 
 
 def compare_reml(
-    post: Any,
+    post: PosteriorLike,
     reml: Any,
     *,
     prob: float | None = None,
@@ -233,8 +229,9 @@ def compare_reml(
       away, because of the priors or of the shape of the posterior.
     - "agrees": none of these. A mean above the mode of a skewed posterior agrees.
 
-    The flags are about the whole effect of the priors, with them or without; ``post.sensitivity()``
-    is about making them slightly stronger or weaker, and may well find little of what is pulled.
+    The flags are about the whole effect of the priors, with them or without;
+    ``post.check.sensitivity()`` is about making them slightly stronger or weaker, and may well find
+    little of what is pulled.
 
     Examples
     --------
@@ -252,8 +249,8 @@ def compare_reml(
     dataset = post.data["posterior"].to_dataset()
     draws = parameter_matrix(dataset, post.design, rows)
     summary = summarise(draws, reported.table.index, prob, kind)
-    own = fit_of(reml) if getattr(reml, "design", post.design) is post.design else None
-    reference = reference_modes(post.design, post.priors, reported, rows, own)
+    own = own_fit(reml, post.design)
+    reference = reference_modes(post.model, reported, rows, own)
     table = pd.concat([reported.table, summary], axis=1)
     table["shift"] = _shift(reported.table, rows, draws, reference)
     table["prior_shift"] = reference.prior_shift
@@ -276,7 +273,7 @@ def compare_reml(
 
 
 def _check_posterior(post: Any) -> None:
-    if fit_of(post) is not None:
+    if is_estimate(post):
         raise TypeError("The posterior comes first: compare_reml(model.fit(), model.reml()).")
     if not is_posterior(post):
         raise TypeError(f"A posterior from model.fit() is expected, got {type(post).__name__}.")

@@ -17,10 +17,12 @@ from bayeslmm.data.frames import missing, to_frame
 from bayeslmm.data.inputs import nearest
 from bayeslmm.effects.contrasts import contrast_weights
 from bayeslmm.effects.grid import (
+    TARGETS,
     Variables,
     average_over,
     cell_weights,
     check_known,
+    check_target,
     grid_frame,
     grid_values,
     is_factor,
@@ -268,6 +270,25 @@ def slopes(
     return LinearQuantities(
         title=title, quantities=result, source=source, notes=scale_notes(design)
     )
+
+
+def row_draws(joint: JointDraws, target: str) -> JointDraws | None:
+    """Draws whose random effects count in averages over rows: under "conditional" all."""
+    check_target(target, ROW_TARGETS)
+    return joint if target == "conditional" else None
+
+
+def check_estimate_target(target: str) -> None:
+    """Raise ValueError where the random effects of an estimate are to count in averages over rows.
+
+    Their uncertainty is not that of the fixed effects, which is all that its tests know of.
+    """
+    if target == "conditional":
+        raise ValueError(
+            "target='conditional' needs draws of the random effects, which an estimate has not: "
+            "fit a posterior with model.fit(), or leave target= out."
+        )
+    check_target(target, TARGETS)
 
 
 def check_numeric(variable: str, known: Variables) -> None:

@@ -40,7 +40,7 @@ EDGE = 1e-3
 """Step, in parts of a standard deviation's value or of an effect's standard error, to an edge."""
 
 
-def fit_map(plan: Plan, priors: Priors) -> Fit:
+def fit_map(plan: Plan, priors: Priors, reml: Fit | None = None) -> Fit:
     """Maximise the marginal posterior density of the covariance parameters.
 
     Parameters
@@ -49,6 +49,8 @@ def fit_map(plan: Plan, priors: Priors) -> Fit:
         The data.
     priors : Priors
         The priors.
+    reml : Fit, optional
+        The REML fit, where the search starts; made here where it is not given.
 
     Returns
     -------
@@ -61,8 +63,8 @@ def fit_map(plan: Plan, priors: Priors) -> Fit:
         If the density has no mode inside the support of the priors, or none that can be computed.
     """
     if is_flat(priors):
-        return replace(fit_likelihood(plan, "REML"), method="MAP")
-    start = likelihood_start(plan, priors)
+        return replace(reml or fit_likelihood(plan, "REML"), method="MAP")
+    start = reml or likelihood_start(plan, priors)
     with single_threaded():
         search = _SignedSearch(plan, priors, start)
         optimum = minimise(

@@ -4,42 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, override
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm.estimation import effects
-from bayeslmm.fits.assessment_methods import EstimateAssessment
-from bayeslmm.fits.diagnosis_methods import EstimateDiagnosis
-from bayeslmm.fits.effects_methods import EstimateMeans
-from bayeslmm.fits.plots_methods import EstimatePlots
-from bayeslmm.fits.prediction_methods import EstimatePrediction
-from bayeslmm.fits.report_methods import EstimateReporting
-from bayeslmm.summaries import estimate_tables, matrices, text
-from bayeslmm.summaries.matrices import variance_frame
-from bayeslmm.summaries.parameters import Kind, check_kinds, parameters, probability
+from bayeslmm.checks.accessors import EstimateChecks
+from bayeslmm.estimation import effects as random_effects
+from bayeslmm.estimation.estimate import Fit
+from bayeslmm.fits.predictions import Names, Predictions, Seed
+from bayeslmm.plots.accessors import EstimatePlots
+from bayeslmm.prediction import predict
+from bayeslmm.prediction.predict import Kind as PredictionKind
+from bayeslmm.prediction.rows import Target, Terms
+from bayeslmm.sampling.estimate_draws import Uncertainty
+from bayeslmm.sampling.point_draws import point_draws
+from bayeslmm.summaries import estimate_tables, text
+from bayeslmm.summaries.parameters import Kind
 from bayeslmm.summaries.tidy import Effects, tidy_fit
+from bayeslmm.summaries.variance_explained import (
+    R2Method,
+    Spread,
+    estimate_partition,
+    estimate_table,
+    icc_quantity,
+    r2_quantity,
+)
+from bayeslmm.summaries.variance_explained import Uncertainty as Spreading
+
+if TYPE_CHECKING:
+    from bayeslmm.effects.hypothesis import Hypotheses
+    from bayeslmm.effects.quantities import Source
+    from bayeslmm.report.augment import Incomplete
+    from bayeslmm.report.columns import Column
+    from bayeslmm.sampling.joint_draws import JointDraws
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate(
-    EstimatePrediction,
-    EstimateAssessment,
-    EstimateDiagnosis,
-    EstimateMeans,
-    EstimatePlots,
-    EstimateReporting,
-):
+class Estimate(Predictions):
     """A REML, ML or MAP fit of a linear mixed model.
 
-    Made by :meth:`LMM.reml`, :meth:`LMM.ml` and :meth:`LMM.map`.
+    Made by :meth:`LMM.reml`, :meth:`LMM.ml` and :meth:`LMM.map`. Pictures are in `plot`
+    (``reml.plot.caterpillar()``), checks in `check` (``reml.check.influence()``).
 
     Attributes
     ----------
-    design : Design
-        The design of the model.
+    model : Model
+        Design and priors, shared by all fits of the model.
     fit : Fit
         Parameters and their uncertainty as arrays.
 
@@ -51,36 +66,70 @@ class Estimate(
     49.51
     """
 
+    fit: Fit
+
     @property
+    def plot(self) -> EstimatePlots:
+        """Pictures: ``plot.caterpillar()``, ``fitted``, ``covariance``, ``residuals``."""
+        return EstimatePlots(self)
+
+    @property
+    def check(self) -> EstimateChecks:
+        """Checks: ``check.influence()``, ``residuals``, ``singularity``."""
+        return EstimateChecks(self)
+
+    # --- values -----------------------------------------------------------------------
+
+    @property
+    @override
+    def _beta(self) -> Array:
+        return self.fit.beta
+
+    @cached_property
+    @override
+    def _u(self) -> list[Array]:
+        return estimate_tables.mode_arrays(self.fit)
+
+    @property
+    @override
+    def _covariances(self) -> list[Array]:
+        return estimate_tables.covariances(self.fit)
+
+    @property
+    @override
+    def _sigma_squared(self) -> float:
+        return self.fit.sigma**2
+
+    @property
+    @override
     def method(self) -> str:
-        """What was maximised: "REML", "ML" or "MAP"."""
         return self.fit.method
 
     @property
-    def beta(self) -> pd.Series:
-        """Fixed effects by coefficient."""
-        return pd.Series(self.fit.beta, index=list(self.design.coefs), name="beta")
+    @override
+    def notes(self) -> tuple[str, ...]:
+        return text.estimate_notes(self.fit, self.design)
+
+    @property
+    @override
+    def sigma(self) -> float:
+        return self.fit.sigma
+
+    @property
+    @override
+    def sds(self) -> dict[str, pd.Series]:
+        return estimate_tables.sds_table(self.fit, self.design)
+
+    @property
+    @override
+    def corrs(self) -> dict[str, pd.DataFrame]:
+        return estimate_tables.correlation_table(self.fit, self.design)
 
     @property
     def vcov(self) -> pd.DataFrame:
         """Covariance matrix of the fixed effects."""
         labels = list(self.design.coefs)
         return pd.DataFrame(self.fit.vcov, index=labels, columns=labels)
-
-    @property
-    def sigma(self) -> float:
-        """Residual standard deviation (of a row with weight one)."""
-        return self.fit.sigma
-
-    @property
-    def sds(self) -> dict[str, pd.Series]:
-        """Random-effect standard deviations by grouping factor."""
-        return estimate_tables.sds_table(self.fit, self.design)
-
-    @property
-    def corrs(self) -> dict[str, pd.DataFrame]:
-        """Random-effect correlation matrices by grouping factor."""
-        return estimate_tables.correlation_table(self.fit, self.design)
 
     @property
     def criterion(self) -> float:
@@ -108,11 +157,6 @@ class Estimate(
         return estimate_tables.information_criteria(self.fit)[2]
 
     @property
-    def nobs(self) -> int:
-        """Number of rows used."""
-        return self.design.n
-
-    @property
     def singular(self) -> bool:
         """Whether a covariance matrix of random effects is estimated at a boundary."""
         return self.fit.singular
@@ -122,110 +166,70 @@ class Estimate(
         """Whether gradient and curvature prove a minimum."""
         return self.fit.optimum.converged
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Everything a reader should know: dropped columns, singular fit, failed convergence."""
-        return text.estimate_notes(self.fit, self.design)
+    # --- tables -----------------------------------------------------------------------
 
+    @override
     def summary(self, level: float = 0.95) -> pd.DataFrame:
-        """All parameters but the random effects, with standard errors and Wald intervals.
-
-        Parameters
-        ----------
-        level : float
-            Coverage of the intervals.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Rows ``beta[Days]``, ``sd[Subject, Days]``, ``cor[Subject, Intercept, Days]``,
-            ``sigma``; columns estimate, std_error, conf_low, conf_high and, for fixed effects,
-            Satterthwaite df, t statistic and p-value. Standard errors of covariance parameters
-            come by the delta method from the log and inverse hyperbolic tangent scales, on which
-            their intervals are symmetric; NaN at a boundary (use profile intervals there).
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
-        >>> list(reml.summary().index)
-        ['beta[Intercept]', 'sd[Batch, Intercept]', 'sigma']
-        """
         return estimate_tables.summary_table(self.fit, self.design, level)
 
+    @override
     def fixef(self, level: float = 0.95) -> pd.DataFrame:
-        """Fixed effects: estimate, std_error, Satterthwaite df, statistic, p_value, interval.
-
-        Parameters
-        ----------
-        level : float
-            Coverage of the intervals.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per coefficient.
-
-        References
-        ----------
-        Kuznetsova, Brockhoff, Christensen (2017), doi:10.18637/jss.v082.i13 (lmerTest).
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> sleep = blm.load_dataset("sleepstudy")
-        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
-        >>> reml.fixef()["estimate"].round(3).tolist()
-        [251.405, 10.467]
-        """
         return estimate_tables.fixed_table(self.fit, self.design, level)
 
-    def ranef(self) -> dict[str, pd.DataFrame]:
-        """Conditional modes of the random effects: levels by coefficients, per grouping factor.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
-        >>> reml.ranef()["Batch"].shape
-        (6, 1)
-        """
-        return effects.effect_frames(self.design, self._modes)
-
-    def ranef_sd(self, *, given_beta: bool = False) -> dict[str, pd.DataFrame]:
-        """Standard deviations of the random effects at the estimated covariance parameters.
-
-        Parameters
-        ----------
-        given_beta : bool
-            Take the fixed effects as known, as lme4's ``ranef(condVar = TRUE)`` does. By default
-            their uncertainty counts (the standard error of prediction).
-
-        Returns
-        -------
-        dict of str to pandas.DataFrame
-            Levels by coefficients, per grouping factor.
-        """
-        sds = estimate_tables.mode_sds(self.fit, given_beta=given_beta)
-        return effects.effect_frames(self.design, sds)
-
-    def coef(self) -> dict[str, pd.DataFrame]:
-        """Fixed plus random effects: levels by coefficients, per grouping factor."""
-        return effects.coefficient_frames(self.design, self.fit.beta, self._modes)
-
+    @override
     def varcorr(self, level: float = 0.95) -> pd.DataFrame:
-        """Variances, covariances, standard deviations and correlations of the random effects.
+        return estimate_tables.variance_table(self.fit, self.design, level)
 
-        Returns
-        -------
-        pandas.DataFrame
-            Columns group, term, term_2, vcov, sdcor (as lme4's ``as.data.frame(VarCorr())``) and
-            std_error, conf_low, conf_high of sdcor.
-        """
-        frame = variance_frame(self.design, self._covariances, self.sigma)
-        table = estimate_tables.covariance_table(self.fit, self.design, level)
-        numbers = table[["std_error", "conf_low", "conf_high"]].reset_index(drop=True)
-        return pd.concat([frame, numbers], axis=1)
+    @override
+    def ranef_sd(self, *, given_beta: bool = False) -> dict[str, pd.DataFrame]:
+        sds = estimate_tables.mode_sds(self.fit, given_beta=given_beta)
+        return random_effects.effect_frames(self.design, sds)
+
+    @override
+    def tidy(
+        self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
+    ) -> pd.DataFrame:
+        return tidy_fit(self.fit, self.design, effects, level)
+
+    @override
+    def icc(
+        self,
+        level: float = 0.95,
+        *,
+        at: Any = None,
+        uncertainty: Spread | None = None,
+        draws: int = 1000,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame:
+        chosen = Spreading(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
+        quantity = icc_quantity(self.design, at)
+        return estimate_table(quantity, self.design, self.fit, self._u, chosen)
+
+    @override
+    def r2(
+        self,
+        method: R2Method = "nakagawa",
+        level: float = 0.95,
+        *,
+        uncertainty: Spread | None = None,
+        draws: int = 1000,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame:
+        chosen = Spreading(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
+        quantity = r2_quantity(self.design, method)
+        return estimate_table(quantity, self.design, self.fit, self._u, chosen)
+
+    @override
+    def variance_partition(
+        self,
+        level: float = 0.95,
+        *,
+        uncertainty: Spread | None = None,
+        draws: int = 1000,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame:
+        chosen = Spreading(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
+        return estimate_partition(self.design, self.fit, self._u, chosen)
 
     def confint(
         self,
@@ -234,7 +238,7 @@ class Estimate(
         *,
         kinds: Sequence[Kind] = ("beta", "sd", "cor", "sigma"),
         draws: int = 500,
-        random_seed: int | np.random.Generator | None = None,
+        random_seed: Seed = None,
         progressbar: bool = True,
     ) -> pd.DataFrame:
         """Confidence intervals of the parameters.
@@ -266,80 +270,230 @@ class Estimate(
         SamplingError
             If a bootstrap of a "MAP" fit is asked for.
         """
-        probability(level, "level")
-        kinds = check_kinds(kinds)
-        labels = [p.label for p in parameters(self.design) if p.kind in kinds]
-        if method == "wald":
-            return self.summary(level).loc[labels, ["conf_low", "conf_high"]]
-        if method == "bootstrap":
-            frame = self.bootstrap(draws, random_seed=random_seed, progressbar=progressbar)
-            return estimate_tables.percentile_table(frame[labels], level)
-        if method != "profile":
-            raise ValueError(f"method={method!r}: 'wald', 'profile' or 'bootstrap' is expected")
-        return estimate_tables.profile_table(self.fit, self.design, level, kinds).loc[labels]
-
-    def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
-        """Covariance matrix of all random effects, labelled by group, level and term."""
-        return matrices.random_covariance(self.design, self._covariances, sparse=sparse)
-
-    def R(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
-        """Covariance matrix of the residuals."""
-        return matrices.residual_covariance(self.design, self.sigma**2, sparse=sparse)
-
-    def V(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
-        """Marginal covariance matrix of the response, ZGZ' + R."""
-        return matrices.response_covariance(
-            self.design, self._covariances, self.sigma**2, sparse=sparse
+        return predict.confidence_intervals(
+            self.design, self.fit, method, level, kinds, draws, random_seed, progressbar=progressbar
         )
 
-    def fitted(self, *, random_effects: bool = True) -> pd.Series:
-        """Fitted values: offset + X beta, plus Zu unless `random_effects` is false."""
-        u = self._modes if random_effects else None
-        values = effects.linear_predictor(self.design, self.fit.beta, u)
-        return pd.Series(values, index=self.design.index, name="fitted")
+    # --- predictions ------------------------------------------------------------------
 
-    def residuals(self, *, random_effects: bool = True) -> pd.Series:
-        """Response less fitted values."""
-        values = self.design.y - self.fitted(random_effects=random_effects)
-        return values.rename("residual")
-
-    def tidy(
-        self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
+    @override
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: PredictionKind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        uncertainty: Uncertainty = "laplace",
+        draws: int = 1000,
+        level: float = 0.95,
+        random_seed: Seed = None,
+        progressbar: bool = True,
     ) -> pd.DataFrame:
-        """Tidy table with broom.mixed's columns.
+        return predict.estimate_predictions(
+            self.design,
+            self.fit,
+            self._u,
+            new,
+            predict.options_of(target, kind, terms, observed, weights),
+            uncertainty,
+            draws,
+            level,
+            np.random.default_rng(random_seed),
+            progressbar=progressbar,
+        )
+
+    def bootstrap(
+        self, n: int = 500, *, random_seed: Seed = None, progressbar: bool = True
+    ) -> pd.DataFrame:
+        """Parametric bootstrap: refit the model to responses simulated from the estimate.
 
         Parameters
         ----------
-        effects : {"fixed", "ran_pars", "ran_vals", "ran_coefs"} or sequence of them
-            Which parts.
-        level : float
-            Coverage of the intervals.
+        n : int
+            Number of refits.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+        progressbar : bool
+            Whether to show one.
 
         Returns
         -------
         pandas.DataFrame
-            Columns effect, group, level, term, estimate, std_error, conf_low, conf_high, and df,
-            statistic, p_value where fixed effects are asked for.
+            One row per refit, one column per parameter (``beta[Days]``, ``sd[Subject, Days]``,
+            ...); its quantiles are percentile intervals, which ``confint("bootstrap")`` gives.
+
+        Raises
+        ------
+        SamplingError
+            If the estimate is a "MAP" one, or too many refits fail.
+
+        References
+        ----------
+        lme4's ``bootMer``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> reml.bootstrap(20, random_seed=1, progressbar=False).columns.tolist()
+        ['beta[Intercept]', 'sd[Batch, Intercept]', 'sigma']
         """
-        return tidy_fit(self.fit, self.design, effects, level)
+        return predict.bootstrap_table(
+            self.design, self.fit, n, random_seed, progressbar=progressbar
+        )
+
+    @override
+    def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
+        repeated = np.zeros(predict.count(n), dtype=np.intp)
+        return point_draws(self.fit, self._u).take(repeated)
+
+    # --- effects ----------------------------------------------------------------------
+
+    @property
+    @override
+    def _source(self) -> Source:
+        from bayeslmm.effects.quantities import source_of_fit
+
+        return source_of_fit(self.design, self.fit)
+
+    @override
+    def _row_draws(self, target: str) -> None:
+        from bayeslmm.effects.averages import check_estimate_target
+
+        check_estimate_target(target)
+
+    @override
+    def hypothesis(self, expressions: Names, *, level: float = 0.95) -> Hypotheses:
+        from bayeslmm.effects.hypothesis import estimate_hypotheses
+
+        return estimate_hypotheses(self.design, self.fit, expressions, level)
+
+    def anova(self, type: Literal[1, 2, 3] = 3) -> pd.DataFrame:
+        """F test of each term of the fixed part with Satterthwaite's degrees of freedom.
+
+        Parameters
+        ----------
+        type : {1, 2, 3}
+            1: each term given those before it. 2: given all terms that do not contain it. 3: SAS'
+            type III, which does not depend on the coding of factors or on how many rows a cell has.
+
+        Returns
+        -------
+        pandas.DataFrame
+            sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term. NaN for a
+            term that is a linear combination of earlier ones. For a MAP estimate, whose covariance
+            matrix is a posterior one, chi-square tests: `den_df` is infinite. Where a combination
+            of levels has no rows, a warning and ``attrs["note"]`` say which and what type III
+            then is.
+
+        Notes
+        -----
+        For terms of several degrees of freedom `den_df` depends on how the hypothesis is written,
+        which F does not. It is written as in lmerTest under treatment coding; for polynomials and
+        splines the columns have unit length here.
+
+        References
+        ----------
+        Kuznetsova, Brockhoff, Christensen (2017), doi:10.18637/jss.v082.i13
+        (``lmerTest::anova``); Fai, Cornelius (1996), doi:10.1080/00949659608811740.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines"))
+        >>> model.reml().anova()["statistic"].round(2).to_dict()
+        {'Machine': 87.8}
+        """
+        from bayeslmm.effects.tests_of_fixed import anova_table
+
+        return anova_table(self.design, self.fit, type)
+
+    def contest(self, L: ArrayLike, rhs: ArrayLike | None = None) -> pd.DataFrame:
+        """F test that several linear combinations of the fixed effects hold at once.
+
+        Parameters
+        ----------
+        L : array-like (q, p) or DataFrame
+            Weights of the coefficients, one hypothesis a row; the columns of a data frame are
+            coefficients, and those not named have weight zero.
+        rhs : array-like (q,), optional
+            Values under the hypothesis; zeros by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row: sum_sq, mean_sq, num_df, den_df (Satterthwaite), statistic, p_value; a
+            chi-square test for a MAP estimate, whose covariance matrix is a posterior one.
+
+        Raises
+        ------
+        ValueError
+            If the weights do not fit.
+
+        References
+        ----------
+        R's ``lmerTest::contest``; Fai, Cornelius (1996), doi:10.1080/00949659608811740.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines"))
+        >>> model.reml().contest([[0, 1, 0], [0, 0, 1]])["statistic"].round(2).to_dict()
+        {'contest': 87.8}
+        """
+        from bayeslmm.effects.tests_of_fixed import contest_table
+
+        return contest_table(self.fit, self.design.coefs, L, rhs)
+
+    # --- papers and prints ------------------------------------------------------------
+
+    @override
+    def _column(self, level: float) -> Column:
+        from bayeslmm.report.columns import estimate_column
+
+        return estimate_column(self.fit, self.design, self._u, level)
+
+    @override
+    def glance(self) -> pd.DataFrame:
+        from bayeslmm.report.columns import glance_estimate
+
+        return glance_estimate(self.fit, self.design)
+
+    @override
+    def augment(
+        self, data: Any = None, *, incomplete: Incomplete = "omit", influence: bool = False
+    ) -> pd.DataFrame:
+        from bayeslmm.report.augment import augment, estimate_values
+
+        return augment(
+            self.design,
+            data,
+            incomplete,
+            lambda: estimate_values(self.design, self.fit, self._u, influence=influence),
+        )
+
+    @override
+    def methods_paragraph(self, *, references: bool = False) -> str:
+        from bayeslmm.report.methods import estimate_paragraph
+
+        return estimate_paragraph(
+            self.fit, self.design, self.priors, self.notes, references=references
+        )
 
     def __repr__(self) -> str:
-        criterion = {"REML": "REML criterion", "ML": "-2 log likelihood"}.get(
-            self.method, "-2 log posterior density"
-        )
-        fixed = self.fixef()[["estimate", "std_error", "df", "statistic", "p_value"]]
-        parts = [
-            f"Linear mixed model fit by {self.method}",
-            f"Formula: {self.design.formula.source}",
-            f"{criterion} at convergence: {self.criterion:.4f}",
+        fit, names = self.fit, {"REML": "REML criterion", "ML": "-2 log likelihood"}
+        criterion = names.get(fit.method, "-2 log posterior density")
+        return text.fit_text(
+            [
+                f"Linear mixed model fit by {fit.method}",
+                f"{criterion} at convergence: {fit.criterion:.4f}",
+            ],
+            self.design,
             "Random effects:",
             text.random_effects_block(self.design, self.sds, self.corrs, self.sigma),
-            text.groups_line(self.design),
-            "Fixed effects:",
-            text.frame_text(fixed.rename_axis(None)),
-            *self.notes,
-        ]
-        return "\n".join(parts)
-
-    def _repr_html_(self) -> str:
-        return text.html_page(repr(self).split("Random effects:")[0], self.summary(), self.notes)
+            self.fixef()[["estimate", "std_error", "df", "statistic", "p_value"]],
+            self.notes,
+        )

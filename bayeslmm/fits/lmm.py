@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -13,31 +12,30 @@ import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from bayeslmm.data.design import build_design
+from bayeslmm.data.design import Design, build_design
 from bayeslmm.estimation.estimate import fit_likelihood
+from bayeslmm.estimation.model import Model
 from bayeslmm.fits.estimate import Estimate
 from bayeslmm.fits.posterior import Posterior
-from bayeslmm.fits.update_methods import ModelUpdate
 from bayeslmm.formula.functions import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.priors.defaults import resolve_priors
+from bayeslmm.priors.record import Priors
 from bayeslmm.summaries.text import contrast_notes, design_notes, groups_line, html_page
 
 if TYPE_CHECKING:
     import pymc as pm
 
-    from bayeslmm.checks.calibration import CalibrationCheck
     from bayeslmm.checks.implied_priors import ImpliedPriors
+    from bayeslmm.report.calibration import CalibrationCheck
     from bayeslmm.sampling.engine import FitMethod
-
-__all__ = ["LMM", "Estimate", "Posterior"]
 
 Form = Literal["noncentered", "centered", "marginal"]
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class LMM(ModelUpdate):
+class LMM:
     """A linear mixed model: y = X beta + Z u + e with u ~ N(0, G) and e ~ N(0, R).
 
     Parameters
@@ -63,10 +61,8 @@ class LMM(ModelUpdate):
 
     Attributes
     ----------
-    design : Design
-        Response, X, random effects and what was dropped.
-    priors : Priors
-        The priors; prints as a table.
+    model : Model
+        Design and priors, with the cross-products and the REML fit, which all fits share.
 
     Raises
     ------
@@ -85,6 +81,8 @@ class LMM(ModelUpdate):
     1743.6283
     """
 
+    model: Model
+
     def __init__(
         self,
         formula: str,
@@ -94,13 +92,20 @@ class LMM(ModelUpdate):
         weights: str | ArrayLike | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
-        from bayeslmm.priors.defaults import resolve_priors
-
         functions = own_functions(functions)
         read = parse(formula, functions)
         design = build_design(read, data, weights=weights, functions=functions)
-        object.__setattr__(self, "design", design)
-        object.__setattr__(self, "priors", resolve_priors(design, priors))
+        object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
+
+    @property
+    def design(self) -> Design:
+        """Response, X, random effects and what was dropped."""
+        return self.model.design
+
+    @property
+    def priors(self) -> Priors:
+        """The priors; prints as a table."""
+        return self.model.priors
 
     @property
     def formula(self) -> str:
@@ -137,10 +142,10 @@ class LMM(ModelUpdate):
         """Group, level and term of the columns of Z, and so of the random effects."""
         return self.design.Z_labels()
 
-    @cached_property
+    @property
     def system(self) -> Plan:
         """Cross-products of the data, all that likelihoods and samplers need of it."""
-        return marginal_system(self.design)
+        return self.model.system
 
     def reml(self) -> Estimate:
         """Estimate by restricted maximum likelihood.
@@ -158,11 +163,11 @@ class LMM(ModelUpdate):
         Days          5.92
         Name: sd, dtype: float64
         """
-        return Estimate(self.design, fit_likelihood(self.system, "REML"))
+        return Estimate(self.model, self.model.reml)
 
     def ml(self) -> Estimate:
         """Estimate by maximum likelihood, for likelihood-ratio tests and information criteria."""
-        return Estimate(self.design, fit_likelihood(self.system, "ML"))
+        return Estimate(self.model, fit_likelihood(self.system, "ML"))
 
     def map(self) -> Estimate:
         """Mode of the marginal posterior of standard deviations, correlations and sigma.
@@ -177,7 +182,7 @@ class LMM(ModelUpdate):
         """
         from bayeslmm.estimation.map_estimate import fit_map
 
-        return Estimate(self.design, fit_map(self.system, self.priors))
+        return Estimate(self.model, fit_map(self.system, self.priors, self.model.reml_or_none()))
 
     def pymc(self, form: Form = "noncentered") -> pm.Model:
         """PyMC model with labelled dimensions.
@@ -263,7 +268,7 @@ class LMM(ModelUpdate):
             random_seed=random_seed,
             options=kwargs,
         )
-        return Posterior(self.design, self.priors, tree)
+        return Posterior(self.model, tree)
 
     def prior_predictive(
         self, draws: int = 500, *, random_seed: int | np.random.Generator | None = None
@@ -383,7 +388,7 @@ class LMM(ModelUpdate):
         >>> list(check.table().index[:3])
         ['beta[Intercept]', 'sd[Rail, Intercept]', 'sigma']
         """
-        from bayeslmm.checks.calibration import check_calibration
+        from bayeslmm.report.calibration import check_calibration
         from bayeslmm.sampling.refit import refit_function, require_positive
 
         require_positive(n=n, draws=draws)
@@ -397,6 +402,103 @@ class LMM(ModelUpdate):
             random_seed=random_seed,
             progressbar=progressbar,
         )
+
+    def update(
+        self,
+        formula: str | None = None,
+        *,
+        data: Any = None,
+        priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
+        weights: str | ArrayLike | Literal[False] | None = None,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> Self:
+        """A changed model: what is not given stays as it is.
+
+        Parameters
+        ----------
+        formula : str, optional
+            A new formula or a change of the old one: a dot on the left stands for the old response,
+            as a term on the right for the old right-hand side, and ``-`` takes terms out, as in
+            ``"~ . - Days"`` and ``". ~ . - (Days | Subject) + (1 | Subject)"``.
+        data : DataFrame, optional
+            New data. By default those of the model, which keeps the rows it used and the variables
+            of its formula.
+        priors : {"default", "flat"} or mapping, optional
+            Priors that were given for this model are kept, parameter by parameter, and the others
+            computed from the new data. A mapping adds to them or, with None in place of a prior,
+            takes one away. "default" and "flat" replace all.
+        weights : str, array-like (n,) or False, optional
+            New weights, of the rows of the new data or of those used; False for none. A column of
+            weights is looked up in new data.
+        functions : mapping of str to callable, optional
+            Functions of your own that are new or replace those of the model.
+
+        Returns
+        -------
+        LMM
+
+        Raises
+        ------
+        FormulaError
+            If the formula is wrong, or a term to be taken out is not there.
+        DataError
+            If new data or weights are needed.
+        PriorError
+            If the new model has none of the parameters that a prior was given for; one for several
+            parameters, such as ``"sd[g]"``, stays with those that remain.
+
+        References
+        ----------
+        R's ``update`` and ``update.formula``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
+        >>> model.update("~ . - (Days | Subject) + (1 | Subject)").formula
+        'Reaction ~ Days + (1 | Subject)'
+        """
+        from bayeslmm.storage.update import updated_design, updated_priors
+
+        design = updated_design(
+            self.design, data=data, formula=formula, weights=weights, functions=functions
+        )
+        return self._of(Model(design, updated_priors(self.priors, design, priors)))
+
+    @classmethod
+    def from_fit(cls, fit: Posterior | Estimate, *, priors: Any = None) -> Self:
+        """The model of a posterior or an estimate, such as one that was loaded.
+
+        Parameters
+        ----------
+        fit : Posterior or Estimate
+            What was fitted.
+        priors : {"default", "flat"} or mapping, optional
+            As in :meth:`update`; those of the fit by default.
+
+        Returns
+        -------
+        LMM
+            With the cross-products and the REML fit of the other model, unless priors are changed.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> post = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).fit()
+        >>> blm.LMM.from_fit(post).formula
+        'Yield ~ 1 + (1 | Batch)'
+        """
+        from bayeslmm.storage.update import updated_priors
+
+        if priors is None:
+            return cls._of(fit.model)
+        return cls._of(Model(fit.design, updated_priors(fit.priors, fit.design, priors)))
+
+    @classmethod
+    def _of(cls, model: Model) -> Self:
+        made = object.__new__(cls)
+        object.__setattr__(made, "model", model)
+        return made
 
     def _repr_html_(self) -> str:
         return html_page(repr(self), self.priors.table(), ())

@@ -1,4 +1,4 @@
-"""Reading a saved posterior."""
+"""A saved posterior, read back."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-
-from bayeslmm.data.design import Design
+from bayeslmm.estimation.model import Model
 from bayeslmm.fits.posterior import Posterior
-from bayeslmm.sampling.tree import assemble
-from bayeslmm.sampling.variables import arranged
-from bayeslmm.storage.files import read, unpacked
-
-_DRAWS = ("posterior", "prior")
+from bayeslmm.storage.files import read_posterior
 
 
 def load(
@@ -64,13 +58,5 @@ def load(
     >>> loaded.fixef().equals(post.fixef())
     True
     """
-    contents = read(Path(path))
-    design, priors = unpacked(contents, str(path), functions)
-    return Posterior(design, priors, _arranged(design, contents.tree))
-
-
-def _arranged(design: Design, tree: xr.DataTree) -> xr.DataTree:
-    """The groups of draws as this version lays them out, whichever wrote them."""
-    groups = {str(name): node.to_dataset() for name, node in tree.children.items()}
-    draws = {name: arranged(design, groups[name]) for name in _DRAWS if name in groups}
-    return assemble({**groups, **draws}, {str(key): value for key, value in tree.attrs.items()})
+    design, priors, tree = read_posterior(Path(path), functions)
+    return Posterior(Model(design, priors), tree)

@@ -5,53 +5,59 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload, override
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import xarray as xr
+from numpy.typing import NDArray
 
+from bayeslmm.checks.accessors import PosteriorChecks
 from bayeslmm.comparison.evidence import LogEvidence, log_evidence
-from bayeslmm.estimation import effects
-from bayeslmm.fits.assessment_methods import PosteriorAssessment
-from bayeslmm.fits.diagnosis_methods import PosteriorDiagnosis
-from bayeslmm.fits.effects_methods import PosteriorMeans
-from bayeslmm.fits.plots_methods import PosteriorPlots
-from bayeslmm.fits.prediction_methods import PosteriorArviz, PosteriorPrediction
-from bayeslmm.fits.report_posterior import PosteriorReporting
-from bayeslmm.fits.storage_methods import PosteriorStorage
-from bayeslmm.summaries import matrices, posterior_tables, text
+from bayeslmm.estimation import effects as random_effects
+from bayeslmm.fits.draws import PosteriorDraws
+from bayeslmm.fits.predictions import Names, Seed
+from bayeslmm.plots.accessors import PosteriorPlots
+from bayeslmm.prediction import predict
+from bayeslmm.prediction.predict import Kind
+from bayeslmm.prediction.rows import Target, Terms
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.summaries import posterior_tables, text
 from bayeslmm.summaries.tidy import Effects, tidy_posterior
+from bayeslmm.summaries.variance_explained import (
+    R2Method,
+    icc_quantity,
+    posterior_partition,
+    posterior_table,
+    r2_quantity,
+)
 
 if TYPE_CHECKING:
-    from arviz_plots import PlotCollection
+    from arviz_stats import ELPDData
 
+    from bayeslmm.effects.hypothesis import Hypotheses
+    from bayeslmm.effects.quantities import Source
+    from bayeslmm.report.augment import Incomplete
+    from bayeslmm.report.columns import Column
+    from bayeslmm.report.findings import Findings
     from bayeslmm.sampling.diagnostics import Diagnostics
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior(
-    PosteriorArviz,
-    PosteriorPrediction,
-    PosteriorAssessment,
-    PosteriorDiagnosis,
-    PosteriorMeans,
-    PosteriorPlots,
-    PosteriorReporting,
-    PosteriorStorage,
-):
+class Posterior(PosteriorDraws):
     """Posterior draws of a linear mixed model.
 
     Made by :meth:`LMM.fit`. Point summaries (`beta`, `sds`, `sigma`, ...) are posterior means;
-    everything else is in `data` for ArviZ.
+    everything else is in `data` for ArviZ. Pictures are in `plot` (``post.plot.shrinkage()``),
+    checks in `check` (``post.check.influence()``).
 
     Attributes
     ----------
-    design : Design
-        The design of the model.
-    priors : Priors
-        Its priors.
+    model : Model
+        Design and priors, shared by all fits of the model.
     data : xarray.DataTree
         Draws in the ArviZ schema: groups posterior, sample_stats, observed_data, constant_data,
         random_effects (summaries of random effects that are too many to store) and those added on
@@ -70,45 +76,65 @@ class Posterior(
     """
 
     @property
+    def plot(self) -> PosteriorPlots:
+        """Pictures: ``plot.caterpillar()``, ``shrinkage``, ``fitted``, ``predictive``, ..."""
+        return PosteriorPlots(self)
+
+    @property
+    def check(self) -> PosteriorChecks:
+        """Checks: ``check.influence()``, ``residuals``, ``sensitivity``, ``predictive``, ..."""
+        return PosteriorChecks(self)
+
+    # --- values -----------------------------------------------------------------------
+
+    @property
+    @override
+    def _beta(self) -> Array:
+        return posterior_tables.beta_mean(self._draws)
+
+    @cached_property
+    @override
+    def _u(self) -> list[Array]:
+        return posterior_tables.mean_arrays(self.data, self.design)
+
+    @cached_property
+    @override
+    def _covariances(self) -> list[Array]:
+        draws = posterior_tables.covariance_draws(self._draws, self.design)
+        return [draw.mean(axis=0) for draw in draws]
+
+    @cached_property
+    @override
+    def _sigma_squared(self) -> float:
+        return float(np.mean(posterior_tables.sigma_draws(self._draws) ** 2))
+
+    @property
+    @override
     def method(self) -> str:
-        """Engine that made the draws."""
         return str(self.data.attrs["method"])
 
     @property
-    def beta(self) -> pd.Series:
-        """Posterior means of the fixed effects by coefficient."""
-        mean = posterior_tables.beta_mean(self._draws)
-        return pd.Series(mean, index=list(self.design.coefs), name="beta")
+    @override
+    def notes(self) -> tuple[str, ...]:
+        stored = posterior_tables.has_draws(self.data, self.design)
+        sampled = self.priors.beta_sampled
+        about = text.posterior_notes(self.data.attrs, beta_sampled=sampled, has_effects=stored)
+        return (*text.design_notes(self.design), *about, *self.diagnostics.messages())
 
     @property
+    @override
     def sigma(self) -> float:
-        """Posterior mean of the residual standard deviation."""
         return float(posterior_tables.sigma_draws(self._draws).mean())
 
     @property
+    @override
     def sds(self) -> dict[str, pd.Series]:
-        """Posterior means of the random-effect standard deviations by grouping factor."""
         return dict(posterior_tables.sds_mean(self._draws, self.design))
 
     @property
+    @override
     def corrs(self) -> dict[str, pd.DataFrame]:
-        """Posterior means of the random-effect correlation matrices by grouping factor."""
         return posterior_tables.correlations_mean(self._draws, self.design)
-
-    @property
-    def nobs(self) -> int:
-        """Number of rows used."""
-        return self.design.n
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Everything a reader should know: dropped columns, poor convergence or approximation."""
-        about = text.posterior_notes(
-            self.data.attrs,
-            beta_sampled=self.priors.beta_sampled,
-            has_effects=posterior_tables.has_draws(self.data, self.design),
-        )
-        return (*text.design_notes(self.design), *about, *self.diagnostics.messages())
 
     @cached_property
     def diagnostics(self) -> Diagnostics:
@@ -116,43 +142,6 @@ class Posterior(
         from bayeslmm.sampling.diagnostics import check
 
         return check(self.data)
-
-    def summary(self) -> pd.DataFrame:
-        """All parameters but the random effects, with ArviZ's statistics and diagnostics.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Rows ``beta[Days]``, ``sd[Subject, Days]``, ``cor[Subject, Intercept, Days]``,
-            ``sigma``; columns of ``arviz.summary``, whose intervals follow ``arviz.rcParams``.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
-        >>> post = model.fit(method="laplace", draws=100, random_seed=1)
-        >>> list(post.summary().index)
-        ['beta[Intercept]', 'sd[Batch, Intercept]', 'sigma']
-        """
-        return posterior_tables.summary_table(self._draws, self.design)
-
-    def fixef(self, prob: float | None = None) -> pd.DataFrame:
-        """Fixed effects: mean, sd, median and interval.
-
-        Parameters
-        ----------
-        prob : float, optional
-            Probability of the interval; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per coefficient.
-        """
-        draws = self._draws["beta"].to_numpy()
-        draws = draws.reshape(draws.shape[0] * draws.shape[1], self.design.p)
-        index = pd.Index(self.design.coefs, name="term")
-        return posterior_tables.summarise(draws, index, prob)
 
     @property
     def log_evidence(self) -> LogEvidence:
@@ -167,125 +156,218 @@ class Posterior(
         """
         return log_evidence(self.data.attrs, self.priors)
 
-    def draw_u(
-        self,
-        levels: Sequence[Any] | None = None,
-        *,
-        group: str | None = None,
-        random_seed: int | np.random.Generator | None = None,
-    ) -> xr.DataArray:
-        """Draw random effects of chosen levels, exactly, given the draws of everything else.
+    # --- tables -----------------------------------------------------------------------
 
-        Parameters
-        ----------
-        levels : sequence, optional
-            Labels of levels; all by default.
-        group : str, optional
-            Grouping factor as in the formula; needed where there are several.
-        random_seed : int or numpy.random.Generator, optional
-            Seed.
+    @override
+    def summary(self) -> pd.DataFrame:
+        return posterior_tables.summary_table(self._draws, self.design)
 
-        Returns
-        -------
-        xarray.DataArray
-            Dimensions chain, draw, coefficient and level.
+    @override
+    def fixef(self, prob: float | None = None) -> pd.DataFrame:
+        return posterior_tables.fixed_table(self._draws, self.design, prob)
 
-        Raises
-        ------
-        DataError
-            If there is no such grouping factor or level.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
-        >>> post = model.fit(random_seed=1, store_u=False)
-        >>> post.draw_u(["A", "C"], random_seed=2).sizes["Batch"]
-        2
-        """
-        rng = np.random.default_rng(random_seed)
-        return posterior_tables.drawn_effects(
-            self.design, self._plan, self._draws, group, levels, rng
-        )
-
-    def ranef(self) -> dict[str, pd.DataFrame]:
-        """Posterior means of the random effects: levels by coefficients, per grouping factor."""
-        return effects.effect_frames(self.design, self._means)
-
-    def ranef_sd(self) -> dict[str, pd.DataFrame]:
-        """Posterior standard deviations of the random effects, as :meth:`ranef`."""
-        sds = posterior_tables.sd_arrays(self.data, self.design)
-        return effects.effect_frames(self.design, sds)
-
-    def coef(self) -> dict[str, pd.DataFrame]:
-        """Posterior means of fixed plus random effects: levels by coefficients."""
-        beta = self.beta.to_numpy()
-        return effects.coefficient_frames(self.design, beta, self._means)
-
+    @override
     def varcorr(self, prob: float | None = None) -> pd.DataFrame:
-        """Variances, covariances, standard deviations and correlations of the random effects.
-
-        Parameters
-        ----------
-        prob : float, optional
-            Probability of the intervals; ArviZ's rcParams by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Columns group, term, term_2, vcov (posterior mean) and mean, sd, median and interval
-            of the standard deviation or correlation.
-        """
         return posterior_tables.variance_table(
             self._draws, self.design, self._covariances, self._sigma_squared, prob
         )
 
-    def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
-        """Posterior mean of the covariance matrix of all random effects."""
-        return matrices.random_covariance(self.design, self._covariances, sparse=sparse)
+    @override
+    def ranef_sd(self) -> dict[str, pd.DataFrame]:
+        sds = posterior_tables.sd_arrays(self.data, self.design)
+        return random_effects.effect_frames(self.design, sds)
 
-    def R(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
-        """Posterior mean of the covariance matrix of the residuals."""
-        return matrices.residual_covariance(self.design, self._sigma_squared, sparse=sparse)
-
-    def V(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
-        """Posterior mean of the marginal covariance matrix of the response, ZGZ' + R."""
-        return matrices.response_covariance(
-            self.design, self._covariances, self._sigma_squared, sparse=sparse
-        )
-
-    def fitted(self, *, random_effects: bool = True) -> pd.Series:
-        """Posterior mean of offset + X beta, plus Zu unless `random_effects` is false."""
-        u = self._means if random_effects else None
-        values = effects.linear_predictor(self.design, self.beta.to_numpy(), u)
-        return pd.Series(values, index=self.design.index, name="fitted")
-
-    def residuals(self, *, random_effects: bool = True) -> pd.Series:
-        """Response less fitted values."""
-        values = self.design.y - self.fitted(random_effects=random_effects)
-        return values.rename("residual")
-
+    @override
     def tidy(
         self,
         effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"),
         prob: float | None = None,
     ) -> pd.DataFrame:
-        """Tidy table with broom.mixed's columns: posterior mean, sd and interval.
+        return tidy_posterior(self.data, self.design, effects, prob)
+
+    @override
+    def icc(self, prob: float | None = None, *, at: Any = None) -> pd.DataFrame:
+        return posterior_table(icc_quantity(self.design, at), self._joint, prob)
+
+    @override
+    def r2(self, method: R2Method = "nakagawa", prob: float | None = None) -> pd.DataFrame:
+        return posterior_table(r2_quantity(self.design, method), self._joint, prob)
+
+    @override
+    def variance_partition(self, prob: float | None = None) -> pd.DataFrame:
+        return posterior_partition(self.design, self._joint, prob)
+
+    # --- predictions ------------------------------------------------------------------
+
+    @overload
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        draws: int | None = None,
+        summary: Literal[True] = True,
+        prob: float | None = None,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        draws: int | None = None,
+        summary: Literal[False],
+        prob: float | None = None,
+        random_seed: Seed = None,
+    ) -> xr.DataTree: ...
+
+    @override
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        draws: int | None = None,
+        summary: bool = True,
+        prob: float | None = None,
+        random_seed: Seed = None,
+    ) -> pd.DataFrame | xr.DataTree:
+        return predict.posterior_predictions(
+            self.design,
+            self._joint,
+            new,
+            predict.options_of(target, kind, terms, observed, weights),
+            draws,
+            prob,
+            np.random.default_rng(random_seed),
+            summary=summary,
+        )
+
+    @override
+    def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
+        return predict.sampled(self._joint, n, rng)
+
+    # --- effects ----------------------------------------------------------------------
+
+    @property
+    @override
+    def _source(self) -> Source:
+        from bayeslmm.effects.quantities import source_of_draws
+
+        return source_of_draws(self.design, self._joint)
+
+    @override
+    def _row_draws(self, target: str) -> JointDraws | None:
+        from bayeslmm.effects.averages import row_draws
+
+        return row_draws(self._joint, target)
+
+    @override
+    def hypothesis(
+        self, expressions: Names, *, rope: float | Sequence[float] | None = None
+    ) -> Hypotheses:
+        from bayeslmm.effects.hypothesis import posterior_hypotheses
+
+        return posterior_hypotheses(
+            self.design, self.priors, self._joint, lambda: self.model.system, expressions, rope
+        )
+
+    # --- criticism --------------------------------------------------------------------
+
+    def loo(
+        self,
+        by: str | None = None,
+        *,
+        conditional: bool = False,
+        draws: int | None = None,
+        progressbar: bool = True,
+    ) -> ELPDData:
+        """Leave-one-out or leave-one-group-out cross-validation, without refits.
+
+        Given the covariance parameters, the density of a row (or of all rows of a level) given all
+        other rows is normal in closed form, with random and fixed effects integrated out. So
+        importance weights are needed for the covariance parameters only, which seldom depend much
+        on a row or a level. Where they do (Pareto k above 0.3), the posterior of the covariance
+        parameters without these rows is sampled instead, and `pareto_k` is 0. Draws of a Laplace
+        approximation are weighted so that the scores are those of the posterior it approximates.
 
         Parameters
         ----------
-        effects : {"fixed", "ran_pars", "ran_vals", "ran_coefs"} or sequence of them
-            Which parts.
-        prob : float, optional
-            Probability of the intervals; ArviZ's rcParams by default, which also choose their kind.
+        by : str, optional
+            Grouping factor or variable of the formula (``"batch:cask"`` for the cells of two)
+            whose levels are left out one at a time, which tells how well new levels are
+            predicted; single rows by default, which tells how well further rows of the same
+            levels are.
+        conditional : bool
+            Score rows given draws of the random effects, as ``arviz.loo`` does with the group
+            log_likelihood. Each draw of a level's effects has seen the row that is left out, so
+            the weights are often unreliable.
+        draws : int, optional
+            Use at most so many draws; by default all that memory and time allow.
+        progressbar : bool
+            Whether to show one, on a terminal.
 
         Returns
         -------
-        pandas.DataFrame
-            Columns effect, group, level, term, estimate, std_error, conf_low, conf_high.
+        arviz_stats.ELPDData
+            Expected log predictive density `elpd`, its standard error `se`, effective number of
+            parameters `p` (log density in the sample less `elpd`), pointwise `elpd_i` and
+            `pareto_k`; ``arviz.compare`` takes it.
+
+        Raises
+        ------
+        DataError
+            If the model has no grouping factor or variable `by`.
+        ValueError
+            If `by` or `draws` is given together with `conditional`, or `draws` is no positive
+            whole number.
+        SamplingError
+            If flat priors leave the fixed effects undetermined without some rows, or draws of the
+            random effects, which `conditional` needs, are not stored.
+
+        References
+        ----------
+        Vehtari, Gelman, Gabry (2017), doi:10.1007/s11222-016-9696-4.
+        Vehtari, Mononen, Tolvanen, Sivula, Winther (2016), JMLR 17(103).
+        Merkle, Furr, Rabe-Hesketh (2019), doi:10.1007/s11336-019-09679-0, on conditional and
+        marginal scores.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> rows, subjects = post.loo(), post.loo(by="Subject")
+        >>> int(rows.n_data_points), int(subjects.n_data_points)
+        (180, 18)
+        >>> bool(max(rows.pareto_k.max(), subjects.pareto_k.max()) < 0.7)
+        True
         """
-        chosen, kind = posterior_tables.interval_defaults(prob)
-        return tidy_posterior(self.data, self.design, effects, chosen, kind)
+        from bayeslmm.checks.loo import posterior_loo
+
+        return posterior_loo(
+            self.model,
+            self.data,
+            self._joint,
+            by,
+            conditional=conditional,
+            draws=draws,
+            progressbar=progressbar,
+        )
 
     def compare_reml(
         self, reml: Any, *, prob: float | None = None, names: Mapping[str, str] | None = None
@@ -295,74 +377,185 @@ class Posterior(
 
         return compare_reml(self, reml, prob=prob, names=names)
 
-    def plot_reml(self, reml: Any, **kwargs: Any) -> PlotCollection:
-        """Densities with an estimate: :func:`~bayeslmm.plots.reml.plot_compare_reml`."""
-        from bayeslmm.plots.reml import plot_compare_reml
-
-        return plot_compare_reml(self, reml, **kwargs)
-
-    def with_log_likelihood(self) -> Posterior:
-        """Add group log_likelihood: pointwise, given the random effects, whose draws it needs.
-
-        Returns
-        -------
-        Posterior
-            A new one; its `data` has the group, which ``arviz.loo`` reads.
-        """
-        from bayeslmm.sampling.log_densities import log_likelihood
-
-        posterior_tables.require_draws(self.data, self.design)
-        return self.with_groups(log_likelihood=log_likelihood(self.data, self.design))
-
-    def with_log_prior(self) -> Posterior:
-        """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads."""
-        from bayeslmm.sampling.log_densities import log_prior
-
-        return self.with_groups(log_prior=log_prior(self.data, self.priors))
-
-    def with_prior(
-        self, draws: int = 500, *, random_seed: int | np.random.Generator | None = None
-    ) -> Posterior:
-        """Add groups prior and prior_predictive.
+    def findings(
+        self, topics: str | Sequence[str] | None = None, *, random_seed: int | None = 0
+    ) -> Findings:
+        """Run the checks and say what each found: alarms, notes, nothing, or not run.
 
         Parameters
         ----------
-        draws : int
-            Number of draws from the prior.
-        random_seed : int or numpy.random.Generator, optional
-            Seed.
+        topics : str or sequence of str, optional
+            Of "convergence", "residuals" (``check.residuals()``), "influence"
+            (``check.influence()`` of rows and of the levels of each grouping factor), "sensitivity"
+            (``check.sensitivity()``, ``check.contraction()`` and :func:`bayeslmm.compare_reml`),
+            "singularity" (``check.singularity()``) and "loo" (:meth:`loo` of rows). By default all,
+            but with more than 5,000 rows neither residuals nor influence nor loo.
+        random_seed : int, optional
+            Seed of the checks that draw.
 
         Returns
         -------
-        Posterior
+        Findings
+            ``alarms`` and ``not_run`` are tuples of topics, ``table`` has a row per topic, and
+            ``findings["loo"]`` one topic's severity, verdict and details; prints alarms first.
 
         Raises
         ------
-        PriorError
-            If a prior is flat.
-        """
-        from bayeslmm.sampling.prior_predictive import prior_predictive
+        ValueError
+            If there is no such topic.
 
-        tree = prior_predictive(self.design, self.priors, draws, random_seed)
-        names = ("prior", "prior_predictive")
-        return self.with_groups(**{name: tree[name].to_dataset() for name in names})
+        Notes
+        -----
+        An alarm is what a reader must know before using a number; a note is what a right model
+        shows now and then. Of several residual checks the smallest p-value, times their number,
+        has to be below 0.05 for an alarm; shifts of posterior means are compared with the largest
+        that as many cases of a right model explain. A topic that cannot be judged, such as the
+        sensitivity to flat priors, was not run, and its verdict says why.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> post.findings(["convergence", "residuals", "singularity"]).alarms
+        ('residuals',)
+        """
+        from bayeslmm.report.findings import find
+
+        return find(self, topics, random_seed=random_seed)
+
+    # --- papers and prints ------------------------------------------------------------
+
+    @override
+    def _column(self, level: float) -> Column:
+        from bayeslmm.report.columns import posterior_column
+
+        return posterior_column(self.data, self.design, self.priors, self._joint, level)
+
+    @override
+    def glance(self) -> pd.DataFrame:
+        from bayeslmm.report.columns import glance_posterior
+
+        return glance_posterior(self.data, self.design, self.priors, self.diagnostics)
+
+    @override
+    def augment(
+        self, data: Any = None, *, incomplete: Incomplete = "omit", prob: float | None = None
+    ) -> pd.DataFrame:
+        from bayeslmm.report.augment import augment, posterior_values
+
+        prob, kind = posterior_tables.interval_defaults(prob)
+        return augment(
+            self.design,
+            data,
+            incomplete,
+            lambda: posterior_values(self.design, self._beta, self._u, self._joint, prob, kind),
+        )
+
+    @override
+    def methods_paragraph(
+        self, *, references: bool = False, findings: Findings | None = None
+    ) -> str:
+        from bayeslmm.report.methods import posterior_paragraph
+
+        return posterior_paragraph(
+            self.data,
+            self.design,
+            self.priors,
+            self.diagnostics,
+            () if findings is None else findings.sentences(),
+            references=references,
+        )
+
+    def report(
+        self,
+        path: str | Path,
+        *,
+        reml: Any = None,
+        findings: Findings | None = None,
+        title: str | None = None,
+        prob: float | None = None,
+        random_seed: int = 0,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write a report of the analysis: one HTML page that needs nothing else.
+
+        What the checks found comes first, with those that were not run; then notes, model and
+        data, parameters, priors, diagnostics, the posterior beside REML, parts of the variance,
+        random effects, fitted values, predictive checks, and a methods paragraph. Pictures are in
+        the file itself (Matplotlib draws them). A part that does not apply is replaced by a
+        sentence that says why.
+
+        Parameters
+        ----------
+        path : str or path
+            File to write, ending in ``.html``.
+        reml : Estimate, statsmodels MixedLMResults, DataFrame, path, or False, optional
+            What to compare with, as :func:`bayeslmm.compare_reml` takes it; by default a REML fit
+            of the same model, which is made for it. False leaves the comparison out.
+        findings : Findings, optional
+            What the checks found, from :meth:`findings` with the topics of your choice; it is
+            called without any by default.
+        title : str, optional
+            Heading; names the response by default.
+        prob : float, optional
+            Probability of all intervals; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
+        random_seed : int
+            Seed of the simulated responses of the predictive checks and of the findings.
+        overwrite : bool
+            Whether to replace a file of that name.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        ValueError
+            If the name does not end in ``.html`` or `prob` is no probability.
+        FileExistsError
+            If the file exists and is not to be overwritten.
+        FileNotFoundError
+            If the folder does not exist.
+        StorageError
+            If the system refuses to write the file; an old one stays as it is.
+        DataError
+            If `reml` has other parameters.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(random_seed=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = post.report(Path(folder) / "dyestuff.html", title="Dyestuff")
+        ...     file.name
+        'dyestuff.html'
+        """
+        from bayeslmm.report.page import write_report
+
+        return write_report(
+            self,
+            path,
+            reml=reml,
+            findings=findings,
+            title=title,
+            prob=prob,
+            random_seed=random_seed,
+            overwrite=overwrite,
+        )
 
     def __repr__(self) -> str:
         sizes = self._draws.sizes
         size = f"{sizes['chain']} chains of {sizes['draw']} draws"
-        design = self.design
-        parts = [
-            f"Linear mixed model, posterior by {self.method} ({size})",
-            f"Formula: {design.formula.source}",
+        return text.fit_text(
+            [f"Linear mixed model, posterior by {self.method} ({size})"],
+            self.design,
             "Random effects (posterior means):",
-            text.random_effects_block(design, self.sds, self.corrs, self.sigma),
-            text.groups_line(design),
-            "Fixed effects:",
-            text.frame_text(self.fixef().rename_axis(None)),
-            *self.notes,
-        ]
-        return "\n".join(parts)
-
-    def _repr_html_(self) -> str:
-        heading = repr(self).split("Random effects")[0]
-        return text.html_page(heading, self.summary(), self.notes)
+            text.random_effects_block(self.design, self.sds, self.corrs, self.sigma),
+            self.fixef(),
+            self.notes,
+        )

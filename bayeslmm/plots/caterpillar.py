@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from bayeslmm.plots.common import (
     set_yticks,
     thinned,
 )
+from bayeslmm.plots.level_order import shown_levels
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -52,21 +53,11 @@ VISUALS = (
 )
 
 
-def check_drawable(design: Design, place: int, count: int) -> None:
-    """Raise unless so many levels fit into a picture."""
-    if count > MAX_LEVELS:
-        name = design.random[place].name
-        raise DataError(
-            f"{name} has {count:,} levels; a picture shows at most {MAX_LEVELS:,}. Name those to "
-            "draw with levels=."
-        )
-
-
 def plot_caterpillar(
     design: Design,
-    place: int,
-    positions: Indices,
-    effects: Intervals,
+    group: str | None,
+    levels: Sequence[Any] | None,
+    intervals: Callable[[int, Indices], Intervals],
     *,
     coefs: str | Sequence[str] | None = None,
     order: str = "estimate",
@@ -80,19 +71,19 @@ def plot_caterpillar(
     ----------
     design : Design
         The design.
-    place : int
-        Place of the grouping factor in it.
-    positions : ndarray of int, shape (m,)
-        Places of the levels.
-    effects : Intervals
-        Arrays (m, k).
+    group : str, optional
+        Grouping factor as in the formula; needed where there are several.
+    levels : sequence, optional
+        Levels; all by default.
+    intervals : callable
+        Takes the place of the grouping factor and those of its levels (m,), returns arrays (m, k).
     coefs : str or sequence of str, optional
         Coefficients to draw; all by default.
     order : str
         "estimate": by the first coefficient drawn; "label": as the levels come; or the name of a
         coefficient.
     backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.Posterior.plot_caterpillar`.
+        As in :meth:`bayeslmm.plots.accessors.Plots.caterpillar`.
 
     Returns
     -------
@@ -100,6 +91,9 @@ def plot_caterpillar(
     """
     chosen = chosen_backend(backend)
     check_visuals(visuals, VISUALS)
+    place, positions = shown_levels(design, group, levels)
+    _check_drawable(design, place, len(positions))
+    effects = intervals(place, positions)
     factor = design.random[place]
     columns = _columns(factor.coefs, coefs)
     rows = _order(order, factor.coefs, effects, columns)
@@ -125,6 +119,16 @@ def plot_caterpillar(
     title = f"Random effects of {factor.name} on {design.response}: {effects.label}"
     add_title(collection, title, visuals)
     return collection
+
+
+def _check_drawable(design: Design, place: int, count: int) -> None:
+    """Raise unless so many levels fit into a picture."""
+    if count > MAX_LEVELS:
+        name = design.random[place].name
+        raise DataError(
+            f"{name} has {count:,} levels; a picture shows at most {MAX_LEVELS:,}. Name those to "
+            "draw with levels=."
+        )
 
 
 def _visuals(

@@ -196,7 +196,7 @@ def plot_matrices(
     label : str
         Where they come from.
     group, levels, rows, correlation, backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.Posterior.plot_covariance`.
+        As in :meth:`bayeslmm.plots.accessors.Plots.covariance`.
 
     Returns
     -------

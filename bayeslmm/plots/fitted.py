@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Effects = Callable[[Sequence[Indices]], Sequence[Array]]
+Lines = Sequence[tuple[Array, Array, Array, Array]]
+"""Fitted line, its bounds and the population's line (G,) of each level."""
 
 GRID = 40
 """Values of a numeric variable at which lines are evaluated."""
@@ -178,7 +180,7 @@ def _first_variable(
     if not candidates:
         raise DataError(
             f"{design.formula.source} has no covariate to draw lines along. "
-            "plot_caterpillar() shows its levels."
+            "fit.plot.caterpillar() shows its levels."
         )
     return candidates[0]
 
@@ -259,12 +261,11 @@ def grids_of(
 
 def plot_fitted(
     design: Design,
-    place: int,
-    along: Axis,
-    grids: Sequence[LevelGrid],
-    lines: Sequence[tuple[Array, Array, Array, Array]],
+    x: str | None,
+    group: str | None,
+    levels: Sequence[Any] | None,
+    lines_at: Callable[[Sequence[LevelGrid]], tuple[Lines, str]],
     *,
-    label: str,
     backend: Backend | None = None,
     visuals: Mapping[str, Any] | None = None,
     **pc_kwargs: Any,
@@ -275,18 +276,15 @@ def plot_fitted(
     ----------
     design : Design
         The design.
-    place : int
-        Place of the grouping factor.
-    along : Axis
-        The variable on the x axis.
-    grids : sequence of LevelGrid
-        Data and mean rows per level.
-    lines : sequence of tuple of four ndarrays (G,)
-        Fitted line, its lower and upper bounds, and the population's line per level.
-    label : str
-        What line and band are.
+    x, group : str, optional
+        Variable on the x axis, and grouping factor.
+    levels : sequence, optional
+        Its levels; all that fit by default.
+    lines_at : callable
+        Takes data and mean rows per level; returns fitted line, its lower and upper bounds and the
+        population's line (G,) per level, and what line and band are.
     backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.Posterior.plot_fitted`.
+        As in :meth:`bayeslmm.plots.accessors.Plots.fitted`.
 
     Returns
     -------
@@ -294,6 +292,8 @@ def plot_fitted(
     """
     chosen = chosen_backend(backend)
     check_visuals(visuals, VISUALS)
+    place, along, grids = grids_of(design, x, group, levels)
+    lines, label = lines_at(grids)
     data, drawn = _visuals(along, grids, lines)
     collection = panels(
         data,
@@ -331,7 +331,7 @@ def _per_row(count: int) -> int:
 def _visuals(
     along: Axis,
     grids: Sequence[LevelGrid],
-    lines: Sequence[tuple[Array, Array, Array, Array]],
+    lines: Lines,
 ) -> tuple[xr.Dataset, Visuals]:
     """The data as drawn, and all visuals but those of the axes."""
     import arviz_plots as azp

@@ -44,9 +44,11 @@ from bayeslmm.prediction.checks import (
     Statistic,
     check_statistic,
     check_table,
+    predictive_dataset,
     row_groups,
 )
-from bayeslmm.sampling.tree import RESPONSE
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.tree import RESPONSE, with_groups
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import interval_defaults
 from bayeslmm.summaries.text import coverage
@@ -97,7 +99,7 @@ def plot_predictive(
     loo_pit : callable
         Returns the probability integral transform (n,) of each row left out.
     kind, by, statistic, prob, backend, visuals, **kwargs
-        As in :meth:`bayeslmm.Posterior.plot_predictive`.
+        As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.predictive`.
 
     Returns
     -------
@@ -134,6 +136,21 @@ def plot_predictive(
     return collection
 
 
+def with_replicates(
+    data: xr.DataTree,
+    design: Design,
+    joint: JointDraws,
+    kind: str,
+    random_seed: int | np.random.Generator | None,
+) -> xr.DataTree:
+    """Draws with conditional replicates of the response where a picture needs them and has none."""
+    if GROUP in data.children or kind == "loo_pit":
+        return data
+    rng = np.random.default_rng(random_seed)
+    replicates = predictive_dataset(design, joint, "conditional", rng)
+    return with_groups(data, posterior_predictive=replicates)
+
+
 def _check(data: xr.DataTree, kind: str, by: str | None, statistic: str | Statistic) -> None:
     if kind not in get_args(Kind):
         allowed = ", ".join(map(repr, get_args(Kind)))
@@ -162,7 +179,7 @@ def _statistic_name(statistic: str | Statistic) -> str:
 
 
 def _of_one_response(statistic: str | Statistic) -> Statistic:
-    """A statistic of a response (n,), as predictive_check computes it: ArviZ's sd divides by n."""
+    """A statistic of a response (n,), as checks compute it: ArviZ's sd divides by n."""
     function = STATISTICS[statistic] if isinstance(statistic, str) else statistic
 
     def of_one_response(y: Array) -> float:

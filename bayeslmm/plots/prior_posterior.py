@@ -62,7 +62,7 @@ def plot_prior_posterior(
     random_seed : int or numpy.random.Generator, optional
         Seed of the draws from the prior, as many as there are from the posterior.
     backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.Posterior.plot_prior_posterior`.
+        As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.prior_posterior`.
 
     Returns
     -------

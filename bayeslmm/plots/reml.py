@@ -1,4 +1,4 @@
-"""Pictures, drawn by ArviZ on any of its backends."""
+"""Posterior densities with an estimate, drawn by ArviZ on any of its backends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import xarray as xr
 
-from bayeslmm.comparison.reml import compare_reml
+from bayeslmm.data.design import Design
 from bayeslmm.plots.common import BAND_ALPHA, TITLE_SIZE, Backend, chosen_backend, variable_name
 from bayeslmm.summaries.parameters import parameter_draws, parameters
 
@@ -18,74 +18,45 @@ if TYPE_CHECKING:
 ESTIMATE_COLOR = "C1"
 
 
-def plot_compare_reml(
-    post: Any,
-    reml: Any,
+def plot_compared(
+    design: Design,
+    draws: xr.Dataset,
+    table: pd.DataFrame,
     *,
     labels: str | Sequence[str] | None = None,
-    prob: float | None = None,
-    names: Mapping[str, str] | None = None,
     backend: Backend | None = None,
     visuals: Mapping[str, Any] | None = None,
     **pc_kwargs: Any,
 ) -> PlotCollection:
-    """Draw posterior densities with the REML estimate and its confidence interval.
+    """Draw posterior densities with an estimate and its confidence interval.
 
     Parameters
     ----------
-    post : Posterior
-        The posterior.
-    reml : Estimate, statsmodels MixedLMResults, DataFrame, str or path
-        The estimate, as :func:`bayeslmm.compare_reml` takes it.
-    labels : str or sequence of str, optional
-        Parameters to draw, such as ``"sd[Subject, Days]"``; all by default.
-    prob : float, optional
-        Probability of both intervals; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
-    names : mapping of str to str, optional
-        Names in the estimate, to ours.
-    backend : {"matplotlib", "bokeh", "plotly", "none"}, optional
-        ArviZ's ``rcParams["plot.backend"]`` by default.
-    visuals : mapping, optional
-        What to draw and how: the keys of ``arviz.plot_dist``, and "estimate" (a vertical line) and
-        "confidence_interval" (a band). False leaves one out.
-    **pc_kwargs
-        Passed on to ``arviz_plots.PlotCollection.wrap`` by ``arviz.plot_dist``.
+    design : Design
+        The design of the model.
+    draws : xarray.Dataset
+        Posterior draws.
+    table : pandas.DataFrame
+        From :func:`bayeslmm.compare_reml`.
+    labels, backend, visuals, **pc_kwargs
+        As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.reml`.
 
     Returns
     -------
     arviz_plots.PlotCollection
-        One plot per parameter. At a boundary there is no band.
-
-    Raises
-    ------
-    OptionalDependencyError
-        If no plotting library is installed.
-    ValueError
-        If a label is unknown.
-
-    Examples
-    --------
-    >>> import bayeslmm as blm
-    >>> from bayeslmm.plots.reml import plot_compare_reml
-    >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
-    >>> post = model.fit(method="laplace", random_seed=1)
-    >>> pc = plot_compare_reml(post, model.reml(), labels="sigma", backend="none")
-    >>> "estimate" in pc.viz.children
-    True
     """
     chosen = chosen_backend(backend)
     import arviz_plots as azp
 
-    table = compare_reml(post, reml, prob=prob, names=names)
     table = table.loc[_chosen(labels, list(table.index))]
     shown: Any = {"point_estimate_text": False, **(visuals or {})}
     line, band = shown.pop("estimate", {}), shown.pop("confidence_interval", {})
     if chosen == "matplotlib":
         figure = {"layout": "constrained", **pc_kwargs.get("figure_kwargs", {})}
         pc_kwargs = {**pc_kwargs, "figure_kwargs": figure}
-    draws: Any = _draws(post, table.index)
+    shown_draws: Any = _draws(design, draws, table.index)
     collection: PlotCollection = azp.plot_dist(
-        draws,
+        shown_draws,
         ci_prob=table.attrs["prob"],
         ci_kind=table.attrs["ci_kind"],
         backend=chosen,
@@ -126,19 +97,18 @@ def _chosen(labels: str | Sequence[str] | None, known: list[str]) -> list[str]:
     return labels
 
 
-def _draws(post: Any, labels: pd.Index) -> xr.Dataset:
+def _draws(design: Design, draws: xr.Dataset, labels: pd.Index) -> xr.Dataset:
     """One variable per parameter, by its label."""
-    dataset = post.data["posterior"].to_dataset()
-    known = {p.label: p for p in parameters(post.design)}
+    known = {p.label: p for p in parameters(design)}
     return xr.Dataset(
         {
             variable_name(label): (
                 ("chain", "draw"),
-                parameter_draws(dataset, post.design, known[label]),
+                parameter_draws(draws, design, known[label]),
             )
             for label in labels
         },
-        coords={"chain": dataset["chain"], "draw": dataset["draw"]},
+        coords={"chain": draws["chain"], "draw": draws["draw"]},
     )
 
 

@@ -80,7 +80,7 @@ def plot_residuals(
     label : str
         What both are.
     backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.Posterior.plot_residuals`.
+        As in :meth:`bayeslmm.plots.accessors.Plots.residuals`.
 
     Returns
     -------

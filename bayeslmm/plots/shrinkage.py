@@ -10,9 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.estimation.estimate import fit_likelihood
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.plots.common import (
     CIRCLE,
     CROSS,
@@ -37,6 +36,7 @@ from bayeslmm.plots.common import (
     set_yticks,
     thinned,
 )
+from bayeslmm.plots.level_order import shown_levels
 from bayeslmm.plots.pooling import Shrinkage, shrinkage
 from bayeslmm.summaries.estimate_tables import mode_arrays
 from bayeslmm.summaries.text import coverage
@@ -70,18 +70,18 @@ VISUALS = (
 
 def plot_posterior_shrinkage(
     design: Design,
-    plan: Plan,
-    place: int,
-    positions: NDArray[np.intp],
+    reml: Fit,
+    group: str | None,
+    levels: Sequence[Any] | None,
     beta: Array,
     u: Sequence[Array],
-    covariance: Array,
+    covariances: Sequence[Array],
     **kwargs: Any,
 ) -> PlotCollection:
     """Draw the shrinkage of posterior means, beside REML; arguments as below."""
-    fit = fit_likelihood(plan, "REML")
-    reml = (fit.beta, mode_arrays(fit)[place])
-    values = shrinkage(design, place, beta, u, covariance, reml)
+    place, positions = shown_levels(design, group, levels)
+    by_reml = (reml.beta, mode_arrays(reml)[place])
+    values = shrinkage(design, place, beta, u, covariances[place], by_reml)
     return plot_shrinkage(design, place, positions, values, label="posterior mean", **kwargs)
 
 
@@ -114,7 +114,7 @@ def plot_shrinkage(
     coefs : sequence of str, optional
         One or two coefficients; the first two by default.
     backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.Posterior.plot_shrinkage`.
+        As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.shrinkage`.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from scipy import stats
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.plots.common import Intervals
-from bayeslmm.plots.fitted import LevelGrid
+from bayeslmm.plots.fitted import LevelGrid, Lines
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds
 from bayeslmm.summaries.parameters import probability
@@ -51,7 +51,7 @@ def effects_of_fit(fit: Fit, place: int, positions: Indices, level: float | None
 
 def lines_of_draws(
     joint: JointDraws, grids: Sequence[LevelGrid], prob: float | None
-) -> tuple[list[tuple[Array, Array, Array, Array]], str]:
+) -> tuple[Lines, str]:
     """Mean and interval of X beta + Z u, and mean of X beta, on the grid of each level."""
     prob, kind = interval_defaults(prob)
     lines = []
@@ -64,7 +64,7 @@ def lines_of_draws(
 
 def lines_of_fit(
     fit: Fit, joint: JointDraws, grids: Sequence[LevelGrid], level: float | None
-) -> tuple[list[tuple[Array, Array, Array, Array]], str]:
+) -> tuple[Lines, str]:
     """Estimate of X beta + Z u with the interval of its draws, and X beta, for each level."""
     level, modes = level_of_picture(level), mode_arrays(fit)
     lines = []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from scipy import stats
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_space import row_space
+from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.prediction.draws import (
     check_observed,
@@ -30,13 +31,20 @@ from bayeslmm.prediction.draws import (
     updated_point,
 )
 from bayeslmm.prediction.rows import Rows, Target, Terms, prediction_rows
-from bayeslmm.sampling.estimate_draws import Uncertainty
+from bayeslmm.sampling.estimate_draws import Uncertainty, estimate_draws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.schema import COEF_DIM
-from bayeslmm.summaries.estimate_tables import covariances, satterthwaite
-from bayeslmm.summaries.parameters import natural, parameters, probability
+from bayeslmm.summaries.estimate_tables import (
+    covariances,
+    percentile_table,
+    profile_table,
+    satterthwaite,
+    summary_table,
+)
+from bayeslmm.summaries.parameters import Kind as ParameterKind
+from bayeslmm.summaries.parameters import check_kinds, parameters, probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 
 _log = logging.getLogger(__name__)
@@ -254,6 +262,11 @@ def prediction_tree(prediction: Prediction, kind: Kind) -> xr.DataTree:
 
 # --- tables of predictions, simulations and bootstrap refits ------------------------
 
+if TYPE_CHECKING:
+    import xarray as xr
+
+Options = Mapping[str, Any]
+
 
 def count(n: Any, name: str = "n", least: int = 1) -> int:
     """Check a number of draws.
@@ -268,34 +281,69 @@ def count(n: Any, name: str = "n", least: int = 1) -> int:
     return int(n)
 
 
-def posterior_predictions(prediction: Prediction, prob: float | None) -> pd.DataFrame:
-    """Mean, sd, median and interval of each predicted row."""
+def options_of(target: Target, kind: Kind, terms: Any, observed: Any, weights: Any) -> Options:
+    """Options that predictions of estimates and posteriors share, by name."""
+    return {
+        "target": target,
+        "kind": kind,
+        "terms": terms,
+        "observed": observed,
+        "weights": weights,
+    }
+
+
+def posterior_predictions(
+    design: Design,
+    joint: JointDraws,
+    new: Any,
+    options: Options,
+    draws: int | None,
+    prob: float | None,
+    rng: np.random.Generator,
+    *,
+    summary: bool,
+) -> pd.DataFrame | xr.DataTree:
+    """Mean, sd, median and interval of each predicted row, or the draws themselves."""
+    if draws is not None:
+        joint = joint.thin(count(draws, "draws", least=2 if summary else 1))
+    prediction = predict(design, joint, new, rng=rng, **options)
+    if not summary:
+        return prediction_tree(prediction, options["kind"])
     prob, kind = interval_defaults(prob)
     return prediction_table(prediction, partial(summarise, prob=prob, kind=kind))
 
 
+def sampled(joint: JointDraws, n: Any, rng: np.random.Generator) -> JointDraws:
+    """So many of the draws, with replacement where there are fewer."""
+    return joint.take(rng.choice(joint.size, count(n), replace=n > joint.size))
+
+
 def estimate_predictions(
     design: Design,
-    draws: Callable[[np.random.Generator], JointDraws],
     fit: Fit,
     modes: Sequence[Array],
     new: Any,
-    options: Mapping[str, Any],
+    options: Options,
     uncertainty: Uncertainty,
+    draws: int,
     level: float,
     rng: np.random.Generator,
+    *,
+    progressbar: bool,
 ) -> pd.DataFrame:
     """Exact point predictions of an estimate with standard errors and intervals.
 
     These are exact too where a closed form has them, and from draws elsewhere.
     """
+    size = count(draws, "draws", least=2)
     tail = (1.0 - probability(level, "level")) / 2.0
     estimate = point_predictions(design, fit, modes, new, options)
     rows = prediction_rows(design, new, options["target"], options["terms"], options["weights"])
     if options["kind"] in get_args(Kind) and has_closed_form(rows, options, uncertainty):
         report_undetermined(design, rows)
         return _exact_predictions(fit, rows, estimate, options["kind"], uncertainty, tail)
-    prediction = predict(design, draws(rng), new, rng=rng, **options)
+    joint = estimate_draws(design, fit, uncertainty, size, rng, progressbar=progressbar)
+    prediction = predict(design, joint, new, rng=rng, **options)
 
     def errors(values: Array, index: pd.Index) -> pd.DataFrame:
         lower, upper = np.quantile(values, [tail, 1.0 - tail], axis=0)
@@ -311,7 +359,7 @@ def estimate_predictions(
     return table
 
 
-def has_closed_form(rows: Rows, options: Mapping[str, Any], uncertainty: Uncertainty) -> bool:
+def has_closed_form(rows: Rows, options: Options, uncertainty: Uncertainty) -> bool:
     """Whether predictions are normal given the covariance parameters, in closed form.
 
     They are where no level of the data counts and these parameters are held; the fixed part has
@@ -354,7 +402,7 @@ def point_predictions(
     fit: Fit,
     modes: Sequence[Array],
     new: Any,
-    options: Mapping[str, Any],
+    options: Options,
 ) -> Array:
     """Linear predictor (n,) at an estimate; random effects of new levels at their means."""
     target: Target = options["target"]
@@ -392,9 +440,45 @@ def simulations(
     return pd.DataFrame(prediction.draws().T, index=index, columns=columns)
 
 
-def bootstrap_frame(design: Design, fits: Sequence[Fit]) -> pd.DataFrame:
-    """Parameters of refits: one row per refit, one column per parameter."""
-    rows = parameters(design)
-    table = np.array([np.concatenate([fit.beta, fit.parameters]) for fit in fits])  # (fits, m)
-    columns = [natural(p.kind, values) for p, values in zip(rows, table.T, strict=True)]
-    return pd.DataFrame(np.column_stack(columns), columns=[p.label for p in rows])
+def confidence_intervals(
+    design: Design,
+    fit: Fit,
+    method: str,
+    level: float,
+    kinds: Sequence[ParameterKind],
+    draws: int,
+    random_seed: int | np.random.Generator | None,
+    *,
+    progressbar: bool,
+) -> pd.DataFrame:
+    """Wald, profile or bootstrap intervals: see :meth:`bayeslmm.Estimate.confint`."""
+    probability(level, "level")
+    kinds = check_kinds(kinds)
+    labels = [p.label for p in parameters(design) if p.kind in kinds]
+    if method == "wald":
+        return summary_table(fit, design, level).loc[labels, ["conf_low", "conf_high"]]
+    if method == "bootstrap":
+        frame = bootstrap_table(design, fit, draws, random_seed, progressbar=progressbar)
+        return percentile_table(frame[labels], level)
+    if method != "profile":
+        raise ValueError(f"method={method!r}: 'wald', 'profile' or 'bootstrap' is expected")
+    return profile_table(fit, design, level, kinds).loc[labels]
+
+
+def bootstrap_table(
+    design: Design,
+    fit: Fit,
+    n: int,
+    random_seed: int | np.random.Generator | None,
+    *,
+    progressbar: bool,
+) -> pd.DataFrame:
+    """Parameters of refits to simulated responses: one row per refit, one column per parameter."""
+    fits = bootstrap_fits(design, fit, count(n), random_seed, progressbar=progressbar)
+    kinds = [parameter.kind for parameter in parameters(design)]
+    is_cor = np.array([kind == "cor" for kind in kinds if kind != "beta"])
+    rows = []
+    for fit in fits:
+        scale = np.where(is_cor, np.tanh(fit.parameters), np.exp(fit.parameters))
+        rows.append(np.concatenate([fit.beta, scale]))
+    return pd.DataFrame(rows, columns=[p.label for p in parameters(design)])

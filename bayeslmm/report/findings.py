@@ -14,11 +14,9 @@ from bayeslmm.checks.posterior_influence import LARGE_SHIFT
 from bayeslmm.checks.report import Report
 from bayeslmm.checks.residual_checks import SUSPECT
 from bayeslmm.checks.sensitivity import LITTLE, TAIL
-from bayeslmm.checks.singularity import reml_fit
 from bayeslmm.checks.singularity_words import COMPATIBLE, LIKELY
 from bayeslmm.comparison.reml import FAR, NARROWED, PULLED_DOWN, PULLED_UP
 from bayeslmm.exceptions import BayesLMMError
-from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.summaries.text import counted, listed
 
@@ -104,8 +102,8 @@ def convergence(source: Any, _: int | None = None) -> Finding:
 
 
 def residuals(source: Any, random_seed: int | None) -> Finding:
-    """Whatever :meth:`Posterior.residual_checks` checks, as many checks as there are."""
-    found = source.residual_checks(random_seed=random_seed)
+    """Whatever ``post.check.residuals()`` checks, as many checks as there are."""
+    found = source.check.residuals(random_seed=random_seed)
     p_values = found.table["p_value"]
     failed = p_values[p_values < SUSPECT].sort_values()
     count = counted(len(p_values), "check")
@@ -179,7 +177,7 @@ class _Cases:
 
 
 def _cases(source: Any, by: str | None) -> _Cases:
-    found = source.influence(by, progressbar=False)
+    found = source.check.influence(by, progressbar=False)
     table = found.table
     worst = table["max_shift"].idxmax()
     poor = int((table["pareto_k"] > MAX_PARETO_K).sum())
@@ -212,7 +210,7 @@ def expected_shift(cases: int, parameters: int) -> float:
 
 def sensitivity(source: Any, random_seed: int | None) -> Finding:
     """Power scaling, prior against posterior, too few levels, and the pull away from REML."""
-    found = source.sensitivity()
+    found = source.check.sensitivity()
     table = found.table
     sensitive = table["diagnosis"] != ""
     decided = sensitive & (table["prior"] >= table["likelihood"])
@@ -222,7 +220,7 @@ def sensitivity(source: Any, random_seed: int | None) -> Finding:
     }
     details = list(found.messages)
     if source.priors.proper:
-        contraction = source.contraction(random_seed=random_seed)
+        contraction = source.check.contraction(random_seed=random_seed)
         alarms |= _beside_prior(contraction.table)
         labels = tuple(f"{label}:" for label in (*alarms[LITTLE_ADDED], *alarms[IN_TAIL]))
         details += [text for text in contraction.messages if labels and text.startswith(labels)]
@@ -258,7 +256,7 @@ def _beside_prior(table: pd.DataFrame) -> dict[str, list[str]]:
 
 def _pulled(source: Any) -> dict[str, list[str]]:
     """Parameters that the priors move from REML or narrow, by compare_reml's flag."""
-    fit = reml_fit(marginal_system(source.design))
+    fit = source.model.reml_or_none()
     if fit is None:
         return {}
     flags = source.compare_reml(fit)["flag"]
@@ -271,7 +269,7 @@ def _pulled(source: Any) -> dict[str, list[str]]:
 
 def singularity(source: Any, _: int | None = None) -> Finding:
     """Boundaries that the data allow, dimensions that are negligible, a singular REML fit."""
-    found = source.singularity()
+    found = source.check.singularity()
     table, rank = found.table, found.rank
     open_ = table.index[table["support"] >= COMPATIBLE]
     likely = table.index[table["probability"] > LIKELY]
@@ -413,6 +411,13 @@ class Findings(Report):
             *(f"{item.topic}: {text}" for item in ran for text in item.details),
         )
 
+    def sentences(self) -> list[str]:
+        """What was checked, what came out and what was not run, for a methods paragraph."""
+        told = [i for i in self.items if i.run and i.topic != "convergence"]
+        said = [f"{TITLES[item.topic]}: {item.verdict}" for item in told]
+        left_out = [TITLES[item.topic].lower() for item in self.items if not item.run]
+        return [*said, f"Not checked: {listed(left_out)}."] if left_out else said
+
     def _tables(self) -> Mapping[str, pd.DataFrame]:
         return {}
 
@@ -499,19 +504,6 @@ def _checked(
 
 def _unrun(topic: Topic, why: str) -> Finding:
     return Finding(topic=topic, run=False, severity="none", verdict=why)
-
-
-def methods_sentences(found: Findings) -> list[str]:
-    """What was checked, what came out and what was not run, for a methods paragraph."""
-    sentences = [
-        f"{TITLES[item.topic]}: {item.verdict}"
-        for item in found
-        if item.run and item.topic != "convergence"
-    ]
-    left_out = [TITLES[item.topic].lower() for item in found if not item.run]
-    if left_out:
-        sentences.append(f"Not checked: {listed(left_out)}.")
-    return sentences
 
 
 TITLES: dict[Topic, str] = {

@@ -131,8 +131,8 @@ def versions_sentence(versions: Mapping[str, str]) -> str:
 def estimate_paragraph(
     fit: Fit,
     design: Design,
+    priors: Priors,
     notes: Sequence[str],
-    priors: Priors | None = None,
     *,
     references: bool,
 ) -> str:
@@ -144,19 +144,16 @@ def estimate_paragraph(
         The fit.
     design : Design
         Its design.
+    priors : Priors
+        Its priors, which "MAP" alone depends on.
     notes : sequence of str
         What a reader should know of it: singular, not converged.
-    priors : Priors, optional
-        Priors of "MAP".
     references : bool
         Whether the literature follows.
     """
     sentences = model_sentences(design)
     if fit.method == "MAP":
-        unknown = ["Its priors are not recorded in the estimate: name those of model.priors here."]
-        sentences += unknown if priors is None else prior_sentences(priors)
-    elif priors is not None:
-        raise ValueError(f"priors= is for MAP; {fit.method} has none.")
+        sentences += prior_sentences(priors)
     sentences += _sentences("estimate", fit=fit, design=design, scales=wald_scales(design))
     sentences += [note for note in notes if not note.startswith("Fixed-effects columns dropped")]
     sentences.append(versions_sentence(estimate_versions()))

@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from bayeslmm.comparison.estimates import is_posterior
 from bayeslmm.comparison.models import check_same_data, check_same_fixed
 from bayeslmm.data.design import Design
 from bayeslmm.report.columns import GOODNESS, Column, Key
@@ -23,6 +22,7 @@ from bayeslmm.report.tables import (
     render,
     significant,
 )
+from bayeslmm.summaries.fits import is_posterior
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from bayeslmm.comparison.estimates import fit_of
-from bayeslmm.estimation.estimate import fit_likelihood
-from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.report import sections
 from bayeslmm.report.findings import Findings, find
 from bayeslmm.report.tables import templates
+from bayeslmm.summaries.fits import is_estimate
 from bayeslmm.summaries.posterior_tables import interval_defaults, parameter_table
 from bayeslmm.summaries.text import estimate_notes
 from bayeslmm.writing import check_replaceable, replacing
@@ -21,17 +18,13 @@ WIDE = 680
 """Pixels of the page above which a picture scrolls on a narrow screen rather than shrink."""
 
 
-def write_report(
-    source: Any, plan: Plan, path: str | Path, *, overwrite: bool = False, **options: Any
-) -> Path:
+def write_report(source: Any, path: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
     """Write the report of a posterior; see :meth:`bayeslmm.Posterior.report`.
 
     Parameters
     ----------
     source : Posterior
         The posterior.
-    plan : Plan
-        Its cross-products.
     path : str or path
         The file.
     overwrite : bool
@@ -52,7 +45,7 @@ def write_report(
     if target.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"path={str(path)!r}: a name ending in .html is expected.")
     check_replaceable(target, overwrite=overwrite)
-    page = report_page(source, plan, **options)
+    page = report_page(source, **options)
     with replacing(target, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
     return target
@@ -60,9 +53,7 @@ def write_report(
 
 def report_page(
     source: Any,
-    plan: Plan,
     *,
-    glance: pd.DataFrame,
     reml: Any = None,
     findings: Findings | None = None,
     title: str | None = None,
@@ -74,7 +65,7 @@ def report_page(
     findings = find(source, random_seed=random_seed) if findings is None else findings
     context = {
         **_heading(source, title),
-        **_sections(source, plan, glance, reml, findings, prob, kind, random_seed),
+        **_sections(source, reml, findings, prob, kind, random_seed),
         "percent": f"{100 * prob:g} %",
         "wide": WIDE,
     }
@@ -98,8 +89,6 @@ def _heading(source: Any, title: str | None) -> dict[str, str]:
 
 def _sections(
     source: Any,
-    plan: Plan,
-    glance: pd.DataFrame,
     reml: Any,
     findings: Findings,
     prob: float,
@@ -108,9 +97,12 @@ def _sections(
 ) -> dict[str, sections.Context]:
     """What the template of each section is filled with."""
     design, own = source.design, reml is None
-    given = fit_likelihood(plan, "REML") if own else (None if reml is False else reml)
-    fit = fit_of(given)
-    notes = () if fit is None else estimate_notes(fit, getattr(given, "design", design))
+    given = source.model.reml if own else None if reml is False else reml
+    notes: tuple[str, ...] = ()
+    if isinstance(given, Fit):
+        notes = estimate_notes(given, design)
+    elif is_estimate(given):
+        notes = estimate_notes(given.fit, given.design)
     table = parameter_table(source.data["posterior"].to_dataset(), design, prob, kind)
     return {
         "findings": sections.findings_section(findings),
@@ -118,7 +110,7 @@ def _sections(
         "model": sections.model_section(design),
         "parameters": sections.parameters_section(source, table, prob, kind),
         "priors": sections.priors_section(source),
-        "diagnostics": sections.diagnostics_section(source, glance),
+        "diagnostics": sections.diagnostics_section(source),
         "reml": sections.reml_section(source, given, prob, own=own),
         "variance": sections.variance_section(source, prob),
         "effects": sections.effects_section(source, prob),

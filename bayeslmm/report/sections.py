@@ -243,13 +243,13 @@ def priors_section(source: Any) -> Context:
         "sentences": [text for text in prior_sentences(source.priors) if "~" not in text],
         "table": text_table("Priors", ("Parameter", "Prior", "Source"), rows),
         "sources": set(source.priors.sources.values()),
-        "densities": picture(source.plot_prior_posterior),
+        "densities": picture(source.plot.prior_posterior),
     }
 
 
-def diagnostics_section(source: Any, glance: pd.DataFrame) -> Context:
+def diagnostics_section(source: Any) -> Context:
     """Convergence checks in numbers and words."""
-    found, row = source.diagnostics, glance.iloc[0]
+    found, row = source.diagnostics, source.glance().iloc[0]
     facts: list[tuple[str, object]] = [
         ("Method", str(row["method"])),
         ("Chains", found.chains),
@@ -293,7 +293,7 @@ def reml_section(source: Any, reml: Any, prob: float, *, own: bool) -> Context:
         "own": own,
         "table": _beside_estimate(table, name, prob),
         "flags": [f"{flag}: {FLAGS[flag]}" for flag in FLAGS if flag in set(table["flag"])],
-        "densities": picture(source.plot_reml, reml, prob=prob),
+        "densities": picture(source.plot.reml, reml, prob=prob),
     }
 
 
@@ -385,9 +385,9 @@ def _factor_parts(source: Any, factor: RandomFactor, prob: float) -> Context:
         "coefs": ", ".join(factor.coefs),
         "shown": len(levels),
         "chosen": chosen,
-        "caterpillar": picture(source.plot_caterpillar, factor.name, levels=levels, prob=prob),
+        "caterpillar": picture(source.plot.caterpillar, factor.name, levels=levels, prob=prob),
         "table": _effects_table(source, factor, places, chosen),
-        "shrinkage": picture(source.plot_shrinkage, factor.name, levels=levels),
+        "shrinkage": picture(source.plot.shrinkage, factor.name, levels=levels),
     }
 
 
@@ -416,8 +416,8 @@ def fitted_section(source: Any, prob: float) -> Context:
     return {
         "group": group,
         "levels": ", ".join(levels),
-        "lines": picture(source.plot_fitted, group=group, prob=prob),
-        "covariance": picture(source.plot_covariance, "V", levels=levels),
+        "lines": picture(source.plot.fitted, group=group, prob=prob),
+        "covariance": picture(source.plot.covariance, "V", levels=levels),
     }
 
 
@@ -432,22 +432,18 @@ def _levels_to_show(design: Design) -> list[str]:
 
 def checks_section(source: Any, prob: float, seed: int) -> Context:
     """Residuals and posterior predictive checks."""
-
-    def predictive(**options: Any) -> Any:
-        return source.with_posterior_predictive(random_seed=seed).plot_predictive("dist", **options)
-
     return {
         "seed": seed,
-        "residuals": picture(source.plot_residuals),
+        "residuals": picture(source.plot.residuals),
         "table": attempt(lambda: _checks_table(source, prob, seed)),
-        "densities": picture(predictive),
+        "densities": picture(source.plot.predictive, "dist", random_seed=seed),
     }
 
 
 def _checks_table(source: Any, prob: float, seed: int) -> TextTable:
     rows = []
     for statistic in STATISTICS:
-        row = source.predictive_check(statistic, prob=prob, random_seed=seed).iloc[0]
+        row = source.check.predictive(statistic, prob=prob, random_seed=seed).iloc[0]
         bounds = (row[name] for name in row.index if str(name).endswith(("_lb", "_ub")))
         decimals = decimals_of([row["sd"]], [row["mean"]], DIGITS)
         observed, mean, low, high = (

@@ -138,6 +138,12 @@ def assemble(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.D
     return tree
 
 
+def with_groups(tree: xr.DataTree, **groups: xr.Dataset) -> xr.DataTree:
+    """A copy of a tree that has further groups, or replaced ones."""
+    present = {str(name): node.to_dataset() for name, node in tree.children.items()}
+    return assemble({**present, **groups}, {str(k): v for k, v in tree.attrs.items()})
+
+
 def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Dataset:
     """Public variables of arrays as in :func:`posterior_tree`, laid out as ArviZ wants them."""
     dims, coords = parameter_dims(design), parameter_coords(design)

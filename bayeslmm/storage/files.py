@@ -19,6 +19,8 @@ from bayeslmm.data.design import Design
 from bayeslmm.exceptions import StorageError, require
 from bayeslmm.formula.functions import UserFunctions
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.tree import assemble
+from bayeslmm.sampling.variables import arranged
 from bayeslmm.storage.layout import (
     DOCUMENT,
     MODEL,
@@ -31,10 +33,11 @@ from bayeslmm.storage.layout import (
     pack,
     reading,
 )
-from bayeslmm.storage.model import unpack_model
+from bayeslmm.storage.model import pack_model, unpack_model
 from bayeslmm.writing import check_replaceable, replacing, restore
 
 NETCDF, ZARR = ".nc", ".zarr"
+_DRAWS = ("posterior", "prior")
 
 END = b"\0bayeslmm index\n"
 """Last 16 bytes of a netCDF file of ours; the 8 before are the length of the index before them.
@@ -50,6 +53,14 @@ LARGEST_HEAD = 2**24
 """Bytes of metadata of a group of a Zarr store that are read; the largest are a few thousand."""
 
 # --- writing ---------------------------------------------------------------------------
+
+
+def save(design: Design, priors: Priors, tree: xr.DataTree, path: Path, *, overwrite: bool) -> None:
+    """Write draws and their model: see :meth:`bayeslmm.Posterior.save`."""
+    check_target(path, overwrite=overwrite)
+    model, arrays = pack_model(design, priors)
+    contents = Contents(tree=tree, model=model, arrays=arrays)
+    write(contents, path, overwrite=overwrite, functions=design.recipe.functions)
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -157,6 +168,22 @@ def _encoding(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
 
 
 # --- reading ---------------------------------------------------------------------------
+
+
+def read_posterior(
+    path: Path, functions: UserFunctions | None = None
+) -> tuple[Design, Priors, xr.DataTree]:
+    """Model and draws of a file: see :func:`bayeslmm.load`."""
+    contents = read(path)
+    design, priors = unpacked(contents, str(path), functions)
+    return design, priors, _arranged(design, contents.tree)
+
+
+def _arranged(design: Design, tree: xr.DataTree) -> xr.DataTree:
+    """The groups of draws as this version lays them out, whichever wrote them."""
+    groups = {str(name): node.to_dataset() for name, node in tree.children.items()}
+    draws = {name: arranged(design, groups[name]) for name in _DRAWS if name in groups}
+    return assemble({**groups, **draws}, {str(key): value for key, value in tree.attrs.items()})
 
 
 def read(path: Path) -> Contents:

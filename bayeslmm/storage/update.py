@@ -400,39 +400,6 @@ def updated_priors(old: Priors, design: Design, user: Any = None) -> Priors:
     return resolve_priors(design, {**kept, **given}, preset=preset)
 
 
-def priors_of_fit(old: Priors | None, design: Design, method: str, user: Any = None) -> Priors:
-    """Priors of the model of a fit.
-
-    Parameters
-    ----------
-    old : Priors, optional
-        Those of a posterior; estimates do not know any.
-    design : Design
-        The design of the model.
-    method : str
-        How it was fitted.
-    user : {"default", "flat"} or mapping, optional
-        Changes, as in :func:`updated_priors`.
-
-    Returns
-    -------
-    Priors
-
-    Raises
-    ------
-    PriorError
-        If they are not known and the fit depends on them.
-    """
-    if old is not None:
-        return old if user is None else updated_priors(old, design, user)
-    if user is None and method == "MAP":
-        raise PriorError(
-            "A MAP estimate does not know its priors: give priors=, those it was made with; "
-            "'default' if none were given."
-        )
-    return resolve_priors(design, user)
-
-
 def _kept(old: Priors, fresh: Priors, changed: Sequence[str]) -> dict[str, Prior | LKJ]:
     """The user's earlier priors that no changed key addresses."""
     replaced = set[str]()

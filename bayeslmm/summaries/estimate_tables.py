@@ -13,6 +13,7 @@ from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
+from bayeslmm.summaries.matrices import variance_frame
 from bayeslmm.summaries.parameters import (
     KINDS,
     Kind,
@@ -105,6 +106,14 @@ def fixed_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
 def covariance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """Standard deviations, correlations and sigma with standard errors and Wald intervals."""
     return parameter_table(fit, design, level, ("sd", "cor", "sigma"))
+
+
+def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
+    """Variances, covariances, sds and correlations, with intervals of the latter."""
+    frame = variance_frame(design, covariances(fit), fit.sigma)
+    table = covariance_table(fit, design, level)
+    numbers = table[["std_error", "conf_low", "conf_high"]].reset_index(drop=True)
+    return pd.concat([frame, numbers], axis=1)
 
 
 def summary_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:

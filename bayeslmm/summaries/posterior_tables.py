@@ -124,6 +124,13 @@ def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     return table.set_axis(label_index(rows), axis=0)
 
 
+def fixed_table(dataset: xr.Dataset, design: Design, prob: float | None) -> pd.DataFrame:
+    """Fixed effects: mean, sd, median and interval, by coefficient."""
+    draws = dataset[BETA].to_numpy()
+    draws = draws.reshape(draws.shape[0] * draws.shape[1], design.p)
+    return summarise(draws, pd.Index(design.coefs, name="term"), prob)
+
+
 def variance_table(
     dataset: xr.Dataset,
     design: Design,

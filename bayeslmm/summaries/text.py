@@ -133,6 +133,21 @@ def estimate_notes(fit: Fit, design: Design) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def fit_text(
+    heading: Sequence[str],
+    design: Design,
+    title: str,
+    random: str,
+    fixed: pd.DataFrame,
+    notes: Sequence[str],
+) -> str:
+    """Printed form of a fit: heading, formula, random effects, groups, fixed effects, notes."""
+    first, *rest = heading
+    parts = [first, f"Formula: {design.formula.source}", *rest, title, random]
+    parts += [groups_line(design), "Fixed effects:", frame_text(fixed.rename_axis(None)), *notes]
+    return "\n".join(parts)
+
+
 def _dependence(group: str, coefs: Sequence[str], corr: np.ndarray) -> str:
     if len(coefs) == 2:
         sign = "+1" if corr[0, 1] > 0 else "-1"

@@ -27,6 +27,7 @@ from bayeslmm.summaries.posterior_tables import (
     as_estimates,
     has_draws,
     interval,
+    interval_defaults,
     mean_arrays,
     require_draws,
     sd_arrays,
@@ -75,10 +76,10 @@ def tidy_posterior(
     data: xr.DataTree,
     design: Design,
     effects: Effects | Sequence[Effects],
-    prob: float,
-    kind: str,
+    prob: float | None,
 ) -> pd.DataFrame:
     """Tidy table of posterior draws: mean, standard deviation and interval."""
+    prob, kind = interval_defaults(prob)
     chosen = check_effects(effects)
     parts = []
     if kinds := _kinds(chosen):

@@ -1,0 +1,68 @@
+"""What every fit of a model shares: design, priors and what is computed from them once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.priors.record import Priors
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A design and its priors, with cross-products and REML fit, computed when first needed.
+
+    A model and all its fits and their copies hold the same one, so that what one of them has
+    computed the others have. Pickles and copies leave what is computed behind.
+
+    Attributes
+    ----------
+    design : Design
+        Response, X, random effects and what was dropped.
+    priors : Priors
+        The priors.
+    """
+
+    design: Design
+    priors: Priors
+
+    @cached_property
+    def system(self) -> Plan:
+        """Cross-products of the data, all that likelihoods and samplers need of it."""
+        return marginal_system(self.design)
+
+    @cached_property
+    def reml(self) -> Fit:
+        """The REML fit.
+
+        Raises
+        ------
+        NoEstimateError
+            If the restricted likelihood has no maximum.
+        """
+        return fit_likelihood(self.system, "REML")
+
+    def reml_or_none(self) -> Fit | None:
+        """The REML fit; None where the likelihood has no maximum."""
+        try:
+            return self.reml
+        except DataError:
+            return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return field_values(self)
+
+
+def field_values(value: Any) -> dict[str, Any]:
+    """Values of the fields of a dataclass, its state without what it has computed from them.
+
+    Cached properties can hold functions, which do not pickle, and are computed again where they are
+    needed.
+    """
+    return {field.name: getattr(value, field.name) for field in fields(value)}

@@ -1,0 +1,687 @@
+"""``fit.plot``: the pictures of an estimate and of a posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, override
+
+import numpy as np
+
+from bayeslmm.plots.common import Backend
+from bayeslmm.summaries.fits import EstimateLike, FitLike, PosteriorLike, verbs
+
+if TYPE_CHECKING:
+    from arviz_plots import PlotCollection
+
+    from bayeslmm.plots.predictive import Kind
+    from bayeslmm.prediction.checks import Statistic
+    from bayeslmm.sampling.estimate_draws import Uncertainty
+
+Names = str | Sequence[str] | None
+Levels = Sequence[Any] | None
+Visuals = Mapping[str, Any] | None
+Seed = int | np.random.Generator | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plots:
+    """Pictures that an estimate and a posterior both have.
+
+    All are drawn by ArviZ and returned as its ``PlotCollection``. Three arguments are the same in
+    all of them: `backend` is "matplotlib", "bokeh", "plotly" or "none", ArviZ's
+    ``rcParams["plot.backend"]`` by default; `visuals` has settings by part of the picture, or
+    False, which leaves it out; and what else is given goes to ``arviz_plots.PlotCollection.wrap``.
+    """
+
+    _fit: FitLike
+
+    def __repr__(self) -> str:
+        return f"fit.plot: {verbs(self)}"
+
+    def caterpillar(self, *args: Any, **options: Any) -> PlotCollection:
+        """Random effects by level with intervals, a panel per coefficient.
+
+        Posterior means with posterior intervals, or conditional modes with normal prediction
+        intervals, whose standard errors are those of ``ranef_sd()``.
+
+        Parameters
+        ----------
+        group : str, optional
+            Grouping factor as in the formula; needed where there are several.
+        coefs : str or sequence of str, optional
+            Coefficients; all by default.
+        levels : sequence, optional
+            Levels; all by default, of which a picture shows at most 2,000.
+        order : str
+            "estimate": levels in the order of the first coefficient drawn, in every panel;
+            "label": as the model has them, from the top; or the name of a coefficient.
+        prob, level : float, optional
+            Probability of the intervals of a posterior, coverage of those of an estimate; both
+            ArviZ's ``rcParams["stats.ci_prob"]`` by default. Its rcParams also choose the kind of
+            posterior intervals.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of "interval", "point", "ref_line", "title", "xlabel", "ylabel", "yticks" and
+            "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If there is no such grouping factor or level, or there are too many levels.
+        ValueError
+            If there is no such coefficient or order.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> pc = model.fit(random_seed=1).plot.caterpillar(backend="none")
+        >>> sorted(pc.viz.children)[:3]
+        ['col_index', 'interval', 'plot']
+        >>> pc = model.reml().plot.caterpillar(backend="none")
+        >>> pc.get_viz("point")["y"].tolist()
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        """
+        raise NotImplementedError
+
+    def fitted(self, *args: Any, **options: Any) -> PlotCollection:
+        """Data and fitted lines by level of a grouping factor, and the population's line.
+
+        Each panel has the data of one level, its conditional mean X beta + Z u with an interval,
+        and X beta alone. Where the model has other covariates or grouping factors, both lines are
+        averages over the rows of the level, with `x` set to one value after another.
+
+        Parameters
+        ----------
+        x : str, optional
+            Variable of the x axis, numeric or a factor; the first numeric one among the fixed
+            effects by default.
+        group : str, optional
+            Grouping factor as in the formula; needed where there are several.
+        levels : sequence, optional
+            Levels; all by default, or 30 evenly spaced ones where there are more.
+        prob, level : float, optional
+            Probability of the intervals of a posterior, coverage of those of an estimate, as in
+            :meth:`caterpillar`.
+        uncertainty : {"laplace", "bootstrap", "plugin"}
+            Of an estimate: where the uncertainty of the covariance parameters comes from, as in
+            :meth:`Estimate.predict`.
+        draws : int
+            Of an estimate: draws for the intervals.
+        random_seed : int or numpy.random.Generator, optional
+            Of an estimate: seed of these draws.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of "data", "fitted", "interval", "population", "title", "xlabel", "ylabel",
+            "xticks", "legend" and "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If there is no such variable, grouping factor or level, or a combination of `x` and
+            levels has not been seen.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> pc = reml.plot.fitted(levels=["308", "309"], backend="none")
+        >>> list(pc.viz["fitted"].data_vars)
+        ['308', '309']
+        """
+        raise NotImplementedError
+
+    def covariance(
+        self,
+        which: str | Sequence[str] = "V",
+        *,
+        group: str | None = None,
+        levels: Levels = None,
+        rows: Sequence[Any] | None = None,
+        correlation: bool = False,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """Heat maps of the covariance matrices G, R and V = ZGZ' + R, or their posterior means.
+
+        Parameters
+        ----------
+        which : {"V", "G", "R"} or sequence of them
+            Covariance matrix of the response, the random effects or the residuals; a panel each.
+        group : str, optional
+            Grouping factor by whose levels the rows of V and R are ordered, so that its blocks
+            show; the first by default.
+        levels : sequence, optional
+            Levels of it whose rows and random effects are drawn; all by default.
+        rows : sequence, optional
+            Labels of the rows of the data (of V and R) to draw, instead of levels.
+        correlation : bool
+            Whether to draw correlations.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`), but "matplotlib" or "none": ArviZ has no visual
+            for images, so that other backends cannot draw this one.
+        visuals : mapping, optional
+            Settings of "heatmap", "numbers" (where they fit), "title", "ylabel", "xticks", "yticks"
+            and "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If there are more than 1,000 rows to draw, or no such level or row.
+        ValueError
+            If there is no such matrix, or the backend cannot draw it.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> pc = reml.plot.covariance(levels=["A", "B"], backend="none")
+        >>> pc.get_viz("heatmap")["values"].shape
+        (10, 10)
+        """
+        from bayeslmm.plots.covariance import plot_matrices
+
+        return plot_matrices(
+            self._fit.design,
+            which,
+            self._fit._covariances,
+            self._fit._sigma_squared,
+            label=self._source(),
+            group=group,
+            levels=levels,
+            rows=rows,
+            correlation=correlation,
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    def residuals(
+        self,
+        group: str | None = None,
+        *,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """Residuals and random effects against what the model assumes of them.
+
+        Both are those of an estimate (conditional modes), or at posterior means. Panels: residuals
+        against fitted values, against normal quantiles and by level of a grouping factor, with
+        their mean in each; random effects of every coefficient against normal quantiles. Lines go
+        through the quartiles. With precision weights, residuals are multiplied by their roots.
+
+        Parameters
+        ----------
+        group : str, optional
+            Grouping factor of the panel by level; the first by default.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of "points", "zero", "qq_line", "level_mean", "title", "xlabel", "ylabel",
+            "xticks" and "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If there is no such grouping factor.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> list(reml.plot.residuals(backend="none").viz["qq_line"].data_vars)
+        ['Q-Q of residuals', 'Q-Q of Batch: Intercept']
+        """
+        from bayeslmm.plots.residuals import plot_residuals
+
+        return plot_residuals(
+            self._fit.design,
+            group,
+            self._fit._beta,
+            self._fit._u,
+            label=self._source(several=True),
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    def _source(self, *, several: bool = False) -> str:
+        """What the values drawn are."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EstimatePlots(Plots):
+    """Pictures of an estimate: caterpillar, fitted, covariance, residuals."""
+
+    _fit: EstimateLike
+
+    @override
+    def caterpillar(
+        self,
+        group: str | None = None,
+        *,
+        coefs: Names = None,
+        levels: Levels = None,
+        order: str = "estimate",
+        level: float | None = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        from bayeslmm.plots.caterpillar import plot_caterpillar
+        from bayeslmm.plots.sources import effects_of_fit
+
+        return plot_caterpillar(
+            self._fit.design,
+            group,
+            levels,
+            lambda place, positions: effects_of_fit(self._fit.fit, place, positions, level),
+            coefs=coefs,
+            order=order,
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    @override
+    def fitted(
+        self,
+        x: str | None = None,
+        group: str | None = None,
+        levels: Levels = None,
+        *,
+        level: float | None = None,
+        uncertainty: Uncertainty = "laplace",
+        draws: int = 1000,
+        random_seed: Seed = 0,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        from bayeslmm.plots.fitted import plot_fitted
+        from bayeslmm.plots.sources import lines_of_fit
+        from bayeslmm.sampling.estimate_draws import estimate_draws
+
+        design, fit = self._fit.design, self._fit.fit
+        return plot_fitted(
+            design,
+            x,
+            group,
+            levels,
+            lambda grids: lines_of_fit(
+                fit, estimate_draws(design, fit, uncertainty, draws, random_seed), grids, level
+            ),
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    @override
+    def _source(self, *, several: bool = False) -> str:
+        return f"{self._fit.method} estimate"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PosteriorPlots(Plots):
+    """Pictures of a posterior.
+
+    Those of an estimate (caterpillar, fitted, covariance, residuals), shrinkage, prior beside
+    posterior, predictive checks and densities with an estimate.
+    """
+
+    _fit: PosteriorLike
+
+    @override
+    def caterpillar(
+        self,
+        group: str | None = None,
+        *,
+        coefs: Names = None,
+        levels: Levels = None,
+        order: str = "estimate",
+        prob: float | None = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        from bayeslmm.plots.caterpillar import plot_caterpillar
+        from bayeslmm.plots.sources import effects_of_draws
+
+        design, joint = self._fit.design, self._fit._joint
+        return plot_caterpillar(
+            design,
+            group,
+            levels,
+            lambda place, positions: effects_of_draws(design, joint, place, positions, prob),
+            coefs=coefs,
+            order=order,
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    @override
+    def fitted(
+        self,
+        x: str | None = None,
+        group: str | None = None,
+        levels: Levels = None,
+        *,
+        prob: float | None = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        from bayeslmm.plots.fitted import plot_fitted
+        from bayeslmm.plots.sources import lines_of_draws
+
+        return plot_fitted(
+            self._fit.design,
+            x,
+            group,
+            levels,
+            lambda grids: lines_of_draws(self._fit._joint, grids, prob),
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    @override
+    def _source(self, *, several: bool = False) -> str:
+        return "posterior means" if several else "posterior mean"
+
+    def shrinkage(
+        self,
+        group: str | None = None,
+        *,
+        coefs: Names = None,
+        levels: Levels = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """What partial pooling does: each level alone, its posterior mean and its REML estimate.
+
+        With one coefficient, levels lie above each other; with two, in the plane of both, with
+        lines from where a level is by itself to where the posterior has it and with ellipses that
+        hold 50 % and 90 % of levels at the posterior mean of their covariance matrix.
+
+        Without pooling, the response less everything that is no coefficient of this factor (other
+        fixed effects, other grouping factors and offsets, at posterior means) is regressed on the
+        factor's covariates in each level by itself. Levels whose rows do not determine that have
+        no such point.
+
+        Parameters
+        ----------
+        group : str, optional
+            Grouping factor as in the formula; needed where there are several.
+        coefs : str or sequence of str, optional
+            One or two coefficients; the first two by default.
+        levels : sequence, optional
+            Levels; all by default.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of "no_pooling", "partial_pooling", "reml", "arrow", "population", "ellipse",
+            "xlabel", "ylabel", "yticks", "legend" and "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If there is no such grouping factor or level, or no level determines its coefficients.
+        ValueError
+            If there is no such coefficient.
+
+        References
+        ----------
+        Bates, Mächler, Bolker, Walker (2015), doi:10.18637/jss.v067.i01; ``shrinkageplot`` of
+        MixedModelsMakie.jl.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> pc = post.plot.shrinkage(backend="none")
+        >>> pc.get_viz("no_pooling")["x"].shape
+        (18,)
+        """
+        from bayeslmm.plots.shrinkage import plot_posterior_shrinkage
+
+        return plot_posterior_shrinkage(
+            self._fit.design,
+            self._fit.model.reml,
+            group,
+            levels,
+            self._fit._beta,
+            self._fit._u,
+            self._fit._covariances,
+            coefs=coefs,
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    def prior_posterior(
+        self,
+        labels: Names = None,
+        *,
+        random_seed: Seed = 0,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """Prior beside posterior densities of the parameters: what the data have said.
+
+        Parameters
+        ----------
+        labels : str or sequence of str, optional
+            Parameters to draw, such as ``"sd[Subject, Days]"``; all by default.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of the draws from the prior, as many as there are from the posterior.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of ``arviz.plot_dist``, "legend" and "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+            Each panel shows the posterior and the central 90 % of the prior.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        ValueError
+            If there is no such parameter.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> pc = model.fit(random_seed=1).plot.prior_posterior("sigma", backend="none")
+        >>> list(pc.viz["dist"].data_vars)
+        ['sigma']
+        """
+        from bayeslmm.plots.prior_posterior import plot_prior_posterior
+
+        return plot_prior_posterior(
+            self._fit.design,
+            self._fit.priors,
+            self._fit._draws,
+            labels=labels,
+            random_seed=random_seed,
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
+
+    def predictive(
+        self,
+        kind: Kind = "dist",
+        *,
+        by: str | None = None,
+        statistic: str | Statistic = "mean",
+        prob: float | None = None,
+        random_seed: Seed = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **kwargs: Any,
+    ) -> PlotCollection:
+        """Predictive checks: replicated responses against the observed ones.
+
+        The replicates are those of group posterior_predictive
+        (:meth:`Posterior.with_posterior_predictive`), or, where `data` has none, conditional ones
+        made for the picture.
+
+        Parameters
+        ----------
+        kind : {"dist", "interval", "tstat", "pit", "loo_pit"}
+            Densities, an interval per row, a statistic, or the probability integral transform:
+            ArviZ's ``plot_ppc_dist``, ``plot_ppc_interval``, ``plot_ppc_tstat`` and
+            ``plot_ppc_pit``; or the exact leave-one-out transform of ``post.check.loo_pit()``, as
+            ArviZ's ``plot_loo_pit`` draws one.
+        by : str, optional
+            Grouping factor or variable, for "dist" (a panel per level) and "tstat" (the statistic
+            of each level, as ``post.check.predictive()`` computes it).
+        statistic : {"mean", "sd", "min", "max", "median"} or callable
+            For "tstat".
+        prob : float, optional
+            Probability of intervals; ArviZ's rcParams by default.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of replicates made for the picture.
+        backend
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of ArviZ's function (by level: "observed", "replicated", "interval", "xlabel",
+            "ylabel", "yticks"), "legend" and "figure_title".
+        **kwargs
+            Passed on to ArviZ's function.
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If there is no such variable, or it has too many levels for densities.
+        ValueError
+            If the kind or statistic is unknown.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(random_seed=1)
+        >>> pc = post.plot.predictive("tstat", by="Batch", random_seed=2, backend="none")
+        >>> pc.get_viz("observed")["x"].shape
+        (6,)
+        """
+        from bayeslmm.checks.loo import loo_pit_series
+        from bayeslmm.plots.predictive import plot_predictive, with_replicates
+
+        model, data, joint = self._fit.model, self._fit.data, self._fit._joint
+        return plot_predictive(
+            model.design,
+            with_replicates(data, model.design, joint, kind, random_seed),
+            kind,
+            lambda: loo_pit_series(model, data, joint, progressbar=True).to_numpy(),
+            by=by,
+            statistic=statistic,
+            prob=prob,
+            backend=backend,
+            visuals=visuals,
+            **kwargs,
+        )
+
+    def reml(
+        self,
+        reml: Any,
+        *,
+        labels: Names = None,
+        prob: float | None = None,
+        names: Mapping[str, str] | None = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """Posterior densities with the REML estimate and its confidence interval.
+
+        Parameters
+        ----------
+        reml : Estimate, statsmodels MixedLMResults, DataFrame, str or path
+            The estimate, as :func:`bayeslmm.compare_reml` takes it.
+        labels : str or sequence of str, optional
+            Parameters to draw, such as ``"sd[Subject, Days]"``; all by default.
+        prob : float, optional
+            Probability of both intervals; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
+        names : mapping of str to str, optional
+            Names in the estimate, to ours.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            What to draw and how: the keys of ``arviz.plot_dist``, and "estimate" (a vertical line)
+            and "confidence_interval" (a band).
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+            One plot per parameter. At a boundary there is no band.
+
+        Raises
+        ------
+        OptionalDependencyError
+            If no plotting library is installed.
+        ValueError
+            If a label is unknown.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> pc = post.plot.reml(model.reml(), labels="sigma", backend="none")
+        >>> "estimate" in pc.viz.children
+        True
+        """
+        from bayeslmm.comparison.reml import compare_reml
+        from bayeslmm.plots.reml import plot_compared
+
+        return plot_compared(
+            self._fit.design,
+            self._fit._draws,
+            compare_reml(self._fit, reml, prob=prob, names=names),
+            labels=labels,
+            backend=backend,
+            visuals=visuals,
+            **pc_kwargs,
+        )
