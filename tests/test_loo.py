@@ -18,7 +18,7 @@ from scipy.stats import kstest, multivariate_normal, norm
 from slow_cases import one_in
 
 from bayeslmm import LMM, DataError, SamplingError, load_dataset
-from bayeslmm.checks.integrated import leave_out
+from bayeslmm.checks.integrated import _level_scorer, _row_scorer, leave_out
 from bayeslmm.checks.loo import group_codes, integrated_loo, thin
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.covariance.coordinates import Points
@@ -27,8 +27,9 @@ from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
-from bayeslmm.priors import Flat, Normal
+from bayeslmm.priors import Flat, HalfStudentT, Normal
 from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.pareto import smooth_columns
 
 ALGEBRA = 1e-8
 """Two ways of the same sums in double precision, with sds of up to 30 residual ones."""
@@ -171,7 +172,7 @@ def assert_scores(model, by=None, nested=None):
     groups = [np.array([i]) for i in range(design.n)]
     if codes is not None:
         groups = [np.flatnonzero(codes == g) for g in range(codes.max() + 1)]
-    found = leave_out(design, plan, model.priors, joint, codes)
+    found = leave_out(design, plan, model.priors, joint, codes, moments=True)
     wanted = dense_scores(design, model.priors, joint, groups)
     assert_allclose(found.log_density, wanted[0], rtol=ALGEBRA, atol=ALGEBRA)
     assert_allclose(found.in_sample, wanted[1], rtol=ALGEBRA, atol=ALGEBRA)
@@ -616,3 +617,40 @@ def test_scores_of_levels_print_as_levels(penicillin):
     assert str(again) == str(levels)
     assert isinstance(levels, arviz_stats.ELPDData)
     assert set(arviz_stats.compare({"a": levels, "b": again})["elpd_diff"]) == {0.0}
+
+
+# --- many sets of ratios at once -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("draws", "r_eff"), [(4000, 1.0), (400, 0.7), (100, 1.0)])
+def test_smoothing_together_is_that_of_arviz_one_by_one(draws, r_eff):
+    from arviz_stats.base import array_stats
+
+    rng = np.random.default_rng(1)
+    ratios = np.hstack(
+        [rng.normal(size=(draws, 8)) * np.arange(1, 9) / 2, rng.standard_t(3, size=(draws, 4))]
+    )
+    found, k = smooth_columns(ratios, r_eff)
+    for column, weights, shape in zip(ratios.T, found.T, k, strict=True):
+        expected, expected_k = array_stats.psislw(-column, r_eff=r_eff)
+        assert shape == pytest.approx(float(expected_k), abs=ALGEBRA)
+        np.testing.assert_allclose(weights, expected, atol=ALGEBRA)
+
+
+def test_ratios_that_are_all_the_same_have_no_tail():
+    weights, k = smooth_columns(np.zeros((400, 2)))
+    np.testing.assert_allclose(weights, -np.log(400))
+    assert np.all(k == -np.inf)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_forms_by_level_are_those_by_row(sampled):
+    data = load_dataset("Orthodont").assign(w=lambda d: np.linspace(0.5, 2.0, len(d)))
+    priors = {"Sex[T.Female]": HalfStudentT(4.0, 2.0)} if sampled else None
+    model = LMM("distance ~ age * Sex + (age | Subject)", data, priors=priors, weights="w")
+    joint = model.fit(draws=20, random_seed=1)._joint
+    arguments = (model.design, model.system, model.priors, joint, None, True)
+    by_level, by_row = (make(*arguments)[1](slice(5, 60)) for make in (_level_scorer, _row_scorer))
+    for name in ("log_density", "in_sample", "mean", "sd"):
+        one, other = getattr(by_level, name), getattr(by_row, name)
+        np.testing.assert_allclose(one, other, rtol=ALGEBRA, atol=ALGEBRA)

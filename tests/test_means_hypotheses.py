@@ -78,8 +78,8 @@ def test_prior_odds_of_the_far_tail_are_exact(post, edge):
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("sd[Subject, Days] = 0", "boundary of a standard deviation; singularity()"),
-        ("2 * sd[Subject, Days] = 0", "boundary of a standard deviation; singularity()"),
+        ("sd[Subject, Days] = 0", "boundary of a standard deviation; check.singularity()"),
+        ("2 * sd[Subject, Days] = 0", "boundary of a standard deviation; check.singularity()"),
         ("sd[Subject, Days] = 5", "linear in the fixed effects"),
         ("Days * Days = 100", "linear in the fixed effects"),
         ("sigma = 0.5 * Days", "linear in the fixed effects"),

@@ -374,7 +374,7 @@ class PosteriorChecks(Checks):
             Grouping factor or variable of the formula by whose levels it is computed, or one value
             per row of the data (a covariate that the model lacks); over all rows by default.
         target : {"conditional", "population", "average"}
-            As in :meth:`Posterior.with_posterior_predictive`.
+            As in :meth:`bayeslmm.Posterior.with_posterior_predictive`.
         prob : float, optional
             Probability of the intervals; ArviZ's rcParams by default.
         random_seed : int or numpy.random.Generator, optional

@@ -200,7 +200,7 @@ def group_influence(
     """
     if fit.method == "MAP":
         raise ValueError(
-            'Influence by refits is for REML and ML; for "MAP", use influence() of the posterior.'
+            'Influence by refits is for REML and ML; for "MAP", use post.check.influence().'
         )
     codes, levels = case_groups(design, by)
     if len(levels) < 2:
@@ -273,7 +273,7 @@ def _refit_rows(
         if len(levels) < 2:
             raise DataError(
                 f"A refit would have one level of {factor.name} left, {levels[0]!r}; a variance "
-                "between levels needs at least two. influence() of the posterior needs no refits."
+                "between levels needs at least two. post.check.influence() needs no refits."
             )
         factors.append(replace(factor, codes=codes, Z=factor.Z[kept], levels=levels))
     part = replace(

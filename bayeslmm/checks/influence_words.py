@@ -60,8 +60,8 @@ def row_messages(table: pd.DataFrame) -> tuple[str, ...]:
     if len(large):
         messages.append(
             f"{counted(len(large), 'row')} with a Cook's distance above {LARGE_ROW_COOK:g}: "
-            f"{listed(large.index, 5)}. Rows of one level act together: look at influence(by=...) "
-            "too."
+            f"{listed(large.index, 5)}. Rows of one level act together: look at "
+            "check.influence(by=...) too."
         )
     high = table.index[table["leverage"] > HIGH_LEVERAGE * table["leverage"].mean()]
     if len(high):

@@ -8,18 +8,20 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.checks.level_forms import has_level_forms, level_forms, level_system
 from bayeslmm.checks.row_forms import ENTRIES, RowSystem, row_forms, row_system
 from bayeslmm.checks.row_roots import ROW_ENTRIES, RowForms
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import SamplingError
+from bayeslmm.likelihood.batch import run_parallel
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -83,6 +85,7 @@ def leave_out(
     joint: JointDraws,
     groups: Indices | None = None,
     *,
+    moments: bool = False,
     progressbar: bool = False,
 ) -> LeaveOut:
     """Density of each row, or group of rows, given all others and each draw.
@@ -102,6 +105,8 @@ def leave_out(
         S draws.
     groups : ndarray of int (n,), optional
         Group 0, ..., m - 1 of each row; every row is its own by default.
+    moments : bool
+        Whether means and sds of the rows given the others are wanted too.
     progressbar : bool
         Whether to show one.
 
@@ -115,25 +120,66 @@ def leave_out(
         If a flat prior leaves beta undetermined without some of the rows.
     """
     _check_determined(design, priors, groups)
-    prior = None if priors.beta_sampled else beta_prior(priors)
-    system = row_system(design, plan, prior)
-    roots = [root / joint.sigma[:, None, None] for root in joint.roots]
-    parts = []
+    simple = groups is None and has_level_forms(plan)
+    scorer = _level_scorer if simple else _row_scorer
+    batches, score = scorer(design, plan, priors, joint, groups, moments)
     with single_threaded(), np.errstate(divide="ignore", invalid="ignore"):
-        for rows in tracked(list(system.batches(joint.size)), "Leave-out", progressbar):
-            sigma = joint.sigma[rows]
-            beta = joint.beta[rows] if priors.beta_sampled else None
-            forms = row_forms(system, [root[rows] for root in roots], sigma, beta)
-            one = _score_rows if groups is None else _score_groups
-            parts.append(one(system, forms, sigma, groups))
-    result = LeaveOut(
-        log_density=np.concatenate([part.log_density for part in parts]),
-        in_sample=np.concatenate([part.in_sample for part in parts]),
-        mean=None if groups is not None else np.concatenate([_given(p.mean) for p in parts]),
-        sd=None if groups is not None else np.concatenate([_given(p.sd) for p in parts]),
-    )
+        if simple:
+            parts = run_parallel(score, batches)
+        else:
+            parts = [score(rows) for rows in tracked(batches, "Leave-out", progressbar)]
+    result = _joined(parts)
     _check_finite(result.log_density)
     return result
+
+
+Scorer = tuple[list[slice], Callable[[slice], LeaveOut]]
+"""Batches of draws, and what scores one."""
+
+
+def _row_scorer(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    groups: Indices | None,
+    moments: bool,
+) -> Scorer:
+    """Scorer of rows or groups of any model."""
+    system = row_system(design, plan, None if priors.beta_sampled else beta_prior(priors))
+    roots = [root / joint.sigma[:, None, None] for root in joint.roots]
+
+    def score(rows: slice) -> LeaveOut:
+        sigma = joint.sigma[rows]
+        beta = joint.beta[rows] if priors.beta_sampled else None
+        forms = row_forms(system, [root[rows] for root in roots], sigma, beta)
+        if groups is None:
+            return _score_rows(design, forms.leverage, forms.residual, sigma, moments)
+        return _score_groups(system, forms, sigma, groups)
+
+    return list(system.batches(joint.size)), score
+
+
+def _level_scorer(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    _: Indices | None,
+    moments: bool,
+) -> Scorer:
+    """Scorer of rows with one grouping factor."""
+    system = level_system(design, plan, None if priors.beta_sampled else beta_prior(priors))
+    (root,) = joint.roots
+
+    def score(rows: slice) -> LeaveOut:
+        sigma = joint.sigma[rows]
+        beta = joint.beta[rows] if priors.beta_sampled else None
+        relative = root[rows] / sigma[:, None, None]
+        leverage, residual = level_forms(system, relative, sigma, beta)
+        return _score_rows(design, leverage, residual, sigma, moments)
+
+    return list(system.batches(joint.size)), score
 
 
 def affordable(
@@ -173,26 +219,42 @@ def _members(groups: Indices) -> list[Indices]:
     return np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
 
-def _score_rows(system: RowSystem, forms: RowForms, sigma: Array, _: Indices | None) -> LeaveOut:
-    weights = system.weights[:, None]
-    left = 1.0 - weights * forms.leverage
+def _score_rows(
+    design: Design, leverage: Array, residual: Array, sigma: Array, moments: bool
+) -> LeaveOut:
+    weights = np.ones((design.n, 1)) if design.weights is None else design.weights[:, None]
+    leverage = weights * leverage
+    left, seen = 1.0 - leverage, 1.0 + leverage
     log_variance = 2.0 * np.log(sigma) - np.log(weights)
-    square = weights * (forms.residual / sigma) ** 2
+    square = weights * (residual / sigma) ** 2
     log_density = -0.5 * (LOG_2PI + log_variance - np.log(left) + square / left)
-    seen = 1.0 + weights * forms.leverage
     in_sample = -0.5 * (LOG_2PI + log_variance + np.log(seen) + square / seen)
     return LeaveOut(
         log_density=log_density.T,
         in_sample=in_sample.T,
-        mean=(system.design.y[:, None] - forms.residual / left).T,
-        sd=np.sqrt(np.exp(log_variance) / left).T,
+        mean=(design.y[:, None] - residual / left).T if moments else None,
+        sd=(np.exp(0.5 * log_variance) / np.sqrt(left)).T if moments else None,
     )
 
 
-def _score_groups(
-    system: RowSystem, forms: RowForms, sigma: Array, groups: Indices | None
-) -> LeaveOut:
-    assert groups is not None
+def _joined(parts: Sequence[LeaveOut]) -> LeaveOut:
+    """Scores of all draws; those of one row or group lie side by side in memory."""
+    first, total = parts[0], sum(len(part.log_density) for part in parts)
+    arrays: dict[str, Array | None] = {}
+    for name in ("log_density", "in_sample", "mean", "sd"):
+        if getattr(first, name) is None:
+            arrays[name] = None
+            continue
+        joined, start = np.empty((first.log_density.shape[1], total)), 0
+        for part in parts:
+            values = getattr(part, name)
+            joined[:, start : start + len(values)] = values.T
+            start += len(values)
+        arrays[name] = joined.T
+    return LeaveOut(**arrays)  # type: ignore[arg-type]
+
+
+def _score_groups(system: RowSystem, forms: RowForms, sigma: Array, groups: Indices) -> LeaveOut:
     members = _members(groups)
     sizes = np.array([len(rows) for rows in members])
     log_density = np.empty((len(sigma), len(members)))
@@ -297,11 +359,6 @@ def _cholesky(matrices: Array) -> Array:
 
 def _log_det(lower: Array) -> Array:
     return np.asarray(2.0 * np.sum(np.log(np.diagonal(lower, axis1=-2, axis2=-1)), axis=-1))
-
-
-def _given(values: Array | None) -> Array:
-    assert values is not None
-    return values
 
 
 def _check_determined(design: Design, priors: Priors, groups: Indices | None) -> None:

@@ -25,7 +25,7 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.density_sampler import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.log_densities import log_likelihood
-from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.sampling.pareto import log_sums, smooth_columns, smooth_weights
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord, with_groups
 from bayeslmm.schema import OBS_DIM, level_dim
 from bayeslmm.summaries.posterior_tables import require_draws
@@ -123,7 +123,11 @@ def integrated_loo(
 
 def conditional_loo(tree: xr.DataTree) -> ELPDData:
     """Score rows given draws of the random effects, with the warning that deserves."""
-    result = _quiet_loo(tree)
+    from arviz_stats import loo
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
+        result: ELPDData = loo(tree, pointwise=True, var_name=RESPONSE)
     bad = int(np.sum(np.asarray(result.pareto_k) > result.good_k))
     if bad:
         _log.warning(
@@ -172,7 +176,7 @@ def loo_pit(
 ) -> Array:
     """Probability (n,) of a value below each row's in its leave-one-out predictive distribution."""
     joint, log_ratio = _affordable(design, plan, joint, log_ratio, None, design.n)
-    scores = leave_out(design, plan, priors, joint, progressbar=progressbar)
+    scores = leave_out(design, plan, priors, joint, moments=True, progressbar=progressbar)
     weights, k = loo_weights(scores.log_density, log_ratio)
     _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), MAX_PARETO_K), None)
     assert scores.mean is not None and scores.sd is not None
@@ -203,11 +207,9 @@ def loo_pit_series(
 
 def loo_weights(log_density: Array, log_ratio: Array | None = None) -> tuple[Array, Array]:
     """Pareto-smoothed weights (S, m) of the posterior without each row or group, and their k."""
-    from arviz_stats.base import array_stats
-
-    values = log_density if log_ratio is None else log_density - log_ratio[:, None]
-    log_weights, k = array_stats.psislw(values.T, axis=-1)
-    return np.exp(np.asarray(log_weights)).T, np.asarray(k)
+    ratios = -log_density if log_ratio is None else log_ratio[:, None] - log_density
+    log_weights, k = smooth_columns(ratios)
+    return np.exp(log_weights), k
 
 
 def _affordable(
@@ -258,31 +260,43 @@ def _psis(
     labels: NDArray[Any],
     dim: str,
 ) -> ELPDData:
+    from arviz_stats.utils import ELPDDataLOO
+
+    values, r_eff = scores.log_density, _relative_efficiency(joint)
+    ratios = -values if log_ratio is None else log_ratio[:, None] - values
+    log_weights, k = smooth_columns(ratios, 1.0 if log_ratio is not None else r_eff)
+    elpd = log_sums(log_weights + values)
+    smoothed = np.zeros(joint.size) if log_ratio is None else smooth_weights(log_ratio)[0]
+    in_sample = log_sums(scores.in_sample + smoothed[:, None]) - logsumexp(smoothed)
     chains, draws = joint.shape
-    coords = {SAMPLE_DIMS[0]: np.arange(chains), SAMPLE_DIMS[1]: np.arange(draws)}
-    values = scores.log_density.reshape(chains, draws, -1)
-    likelihood = xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, dim), values)}, {**coords, dim: labels})
-    parameters = xr.Dataset({"sigma": (SAMPLE_DIMS, joint.sigma.reshape(chains, draws))}, coords)
-    for place, sds in enumerate(joint.points.sds):
-        shaped = sds.reshape(chains, draws, -1)
-        parameters[f"sd_{place}"] = ((*SAMPLE_DIMS, f"coef_{place}"), shaped)
-    tree = xr.DataTree.from_dict({"posterior": parameters, "log_likelihood": likelihood})
-    if log_ratio is None:
-        result = _quiet_loo(tree)
-        in_sample = logsumexp(scores.in_sample, axis=0) - np.log(joint.size)
-    else:
-        weights, k = loo_weights(scores.log_density, log_ratio)
-        with np.errstate(divide="ignore"):
-            shaped = np.log(weights).reshape(values.shape)
-        result = _quiet_loo(
-            tree,
-            log_weights=likelihood[RESPONSE].copy(data=shaped),
-            pareto_k=xr.DataArray(k, {dim: labels}, [dim]),
-        )
-        smoothed = smooth_weights(log_ratio)[0]
-        in_sample = logsumexp(scores.in_sample + smoothed[:, None], axis=0) - logsumexp(smoothed)
-    result.p = float(np.sum(in_sample - np.asarray(result.elpd_i)))
-    return result
+    coords = {SAMPLE_DIMS[0]: np.arange(chains), SAMPLE_DIMS[1]: np.arange(draws), dim: labels}
+    good_k = min(1.0 - 1.0 / np.log10(joint.size), MAX_PARETO_K) if joint.size > 1 else 0.0
+    return ELPDDataLOO(
+        elpd=float(elpd.sum()),
+        se=float(np.sqrt(len(elpd) * np.var(elpd))),
+        p=float(np.sum(in_sample - elpd)),
+        n_samples=joint.size,
+        n_data_points=len(elpd),
+        scale="log",
+        warning=bool(np.any(k > good_k)),
+        good_k=good_k,
+        elpd_i=xr.DataArray(elpd, {dim: labels}, [dim]),
+        pareto_k=xr.DataArray(k, {dim: labels}, [dim]),
+        log_weights=xr.DataArray(
+            log_weights.reshape(chains, draws, -1), coords, [*SAMPLE_DIMS, dim]
+        ),
+    )
+
+
+def _relative_efficiency(joint: JointDraws) -> float:
+    """Mean effective over actual number of draws of the covariance parameters, as ArviZ has it."""
+    chains, draws = joint.shape
+    if chains == 1:
+        return 1.0
+    from arviz_stats.base import array_stats
+
+    parameters = np.column_stack([joint.sigma, *joint.points.sds]).reshape(chains, draws, -1)
+    return float(np.mean(array_stats.ess(parameters, 0, 1, method="mean"))) / joint.size
 
 
 def _resample(result: ELPDData, resampler: Resampler, poor: Indices, codes: Indices | None) -> None:
@@ -305,16 +319,6 @@ def _resample(result: ELPDData, resampler: Resampler, poor: Indices, codes: Indi
     result["log_weights"] = None  # those of the replaced rows are of other draws
     result.warning = bool((k > result.good_k).any())
     _log.info("%d of %d scores come from the posterior without the rows.", replaced, len(elpd))
-
-
-def _quiet_loo(tree: xr.DataTree, **weights: xr.DataArray) -> ELPDData:
-    """ArviZ's loo; what it would warn of is reported in this package's words."""
-    from arviz_stats import loo
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
-        result: ELPDData = loo(tree, pointwise=True, var_name=RESPONSE, **weights)
-    return result
 
 
 def _report(k: Array, good_k: float, by: str | None) -> None:

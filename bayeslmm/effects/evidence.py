@@ -296,7 +296,7 @@ class PosteriorEvidence:
                 if evaluate_node(comparison.difference, lambda _: np.float64(0.0)) == 0.0:
                     return (
                         "no evidence ratio, because zero is the boundary of a standard deviation; "
-                        "singularity() says how far the data support it."
+                        "check.singularity() says how far the data support it."
                     )
         return (
             "no evidence ratio, because only combinations that are linear in the fixed effects "

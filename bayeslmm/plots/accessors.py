@@ -111,7 +111,7 @@ class Plots:
             :meth:`caterpillar`.
         uncertainty : {"laplace", "bootstrap", "plugin"}
             Of an estimate: where the uncertainty of the covariance parameters comes from, as in
-            :meth:`Estimate.predict`.
+            :meth:`bayeslmm.Estimate.predict`.
         draws : int
             Of an estimate: draws for the intervals.
         random_seed : int or numpy.random.Generator, optional
@@ -559,8 +559,8 @@ class PosteriorPlots(Plots):
         """Predictive checks: replicated responses against the observed ones.
 
         The replicates are those of group posterior_predictive
-        (:meth:`Posterior.with_posterior_predictive`), or, where `data` has none, conditional ones
-        made for the picture.
+        (:meth:`bayeslmm.Posterior.with_posterior_predictive`), or, where `data` has none,
+        conditional ones made for the picture.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Pareto k of importance ratios.
+"""Pareto-smoothed importance weights, of one set of ratios or of many at once.
 
 References
 ----------
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
+
+TOGETHER = 1 << 20
+"""Ratios that are smoothed together."""
 
 FEWEST = 25
 """Draws of positive weight from which the tail can be fitted."""
@@ -40,3 +43,99 @@ def smooth_weights(log_ratios: Array) -> tuple[Array, float]:
         smoothed = np.where(positive, smoothed, -np.inf)
         smoothed -= logsumexp(smoothed)
     return np.asarray(smoothed), float(k)
+
+
+def log_sums(values: Array) -> Array:
+    """Log of the sums of the exponentials (m,) of the columns of (S, m), some at a time."""
+    step = max(1, TOGETHER // len(values))
+    sums = []
+    for start in range(0, values.shape[1], step):
+        part = values[:, start : start + step]
+        largest = part.max(axis=0)
+        sums.append(largest + np.log(np.exp(part - largest).sum(axis=0)))
+    return np.concatenate(sums) if sums else np.zeros(0)
+
+
+# --- many sets of ratios at once, as ArviZ's psislw does one by one ----------------------
+
+
+def smooth_columns(log_ratios: Array, r_eff: float = 1.0) -> tuple[Array, Array]:
+    """Pareto-smoothed normalised log weights and Pareto k of many sets of log ratios.
+
+    Parameters
+    ----------
+    log_ratios : ndarray (S, m)
+        Finite log ratios, one set per column.
+    r_eff : float
+        Effective over actual number of draws.
+
+    Returns
+    -------
+    log_weights : ndarray (S, m)
+    k : ndarray (m,)
+        Minus infinity for a set whose largest ratios are all the same; infinite or NaN where no
+        generalised Pareto distribution fits.
+
+    Notes
+    -----
+    The same numbers as ``arviz_stats``' ``psislw``, which takes some milliseconds per set.
+    """
+    size, sets = log_ratios.shape
+    tail = int(3 * np.sqrt(size / r_eff)) if size * r_eff > 225 else size // 5
+    result, k = np.empty((sets, size)), np.empty(sets)
+    step = max(1, TOGETHER // size)
+    for start in range(0, sets, step):
+        part = slice(start, start + step)
+        rows = log_ratios[:, part].T
+        rows = rows - rows.max(axis=1, keepdims=True)
+        k[part] = _smooth_tails(rows, tail)
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        result[part] = rows
+    return result.T, k
+
+
+def _smooth_tails(rows: Array, size: int) -> Array:
+    """Replace the `size` largest entries of each row (m, S), whose maxima are zero, in place."""
+    places = np.argpartition(rows, rows.shape[1] - size - 1, axis=1)[:, -size - 1 :]
+    values = np.take_along_axis(rows, places, axis=1)
+    order = np.argsort(values, axis=1)
+    places, values = np.take_along_axis(places, order, 1), np.take_along_axis(values, order, 1)
+    cutoff = np.exp(values[:, :1])
+    k, scale = _fit_pareto(np.exp(values[:, 1:]) - cutoff)
+    constant = values[:, -1] - values[:, 1] < np.finfo(float).tiny
+    levels = np.log1p(-np.arange(0.5, size) / size)
+    with np.errstate(all="ignore"):
+        smooth = np.where(
+            k[:, None] == 0.0,
+            cutoff - scale[:, None] * levels,
+            cutoff + scale[:, None] * np.expm1(-k[:, None] * levels) / k[:, None],
+        )
+        smooth = np.minimum(np.log(smooth), 0.0)
+    fits = np.isfinite(smooth).all(axis=1) & ~constant
+    kept = np.where(fits[:, None], smooth, values[:, 1:])
+    np.put_along_axis(rows, places[:, 1:], kept, axis=1)
+    return np.where(constant, -np.inf, k)
+
+
+def _fit_pareto(tails: Array) -> tuple[Array, Array]:
+    """Shape and scale (m,) of generalised Pareto distributions of increasing tails (m, n).
+
+    Empirical Bayes (Zhang, Stephens 2009, doi:10.1198/tech.2009.08017) with a weak prior at a half
+    on the shape.
+    """
+    n = tails.shape[1]
+    grid = 30 + int(np.sqrt(n))
+    quartile = tails[:, int(n / 4 + 0.5) - 1]
+    with np.errstate(all="ignore"):
+        b = (1.0 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3.0 * quartile[:, None])
+        b = b + 1.0 / tails[:, -1:]
+        shape = np.mean(np.log1p(-b[:, :, None] * tails[:, None, :]), axis=2)
+        support = n * (np.log(-b / shape) - shape - 1.0)
+        weight = np.exp(support - logsumexp(support, axis=1, keepdims=True))
+        weight[weight < 10.0 * np.finfo(float).eps] = 0.0
+        b = np.sum(b * weight, axis=1) / np.sum(weight, axis=1)
+        k = np.mean(np.log1p(-b[:, None] * tails), axis=1)
+        scale = -k / b
+        k = (n * k + 10.0 * 0.5) / (n + 10.0)
+    k = np.where(np.isnan(k), np.inf, k)
+    return np.where(quartile <= tails[:, 0], np.nan, k), scale
