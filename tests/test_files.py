@@ -304,7 +304,7 @@ def test_hostile_metadata_of_stores(folder):
     store = folder / "a.zarr"
     metadata = store / "bayeslmm_model" / "zarr.json"
     whole = metadata.read_text()
-    for text in ("", "[]", '{"attributes": 3}', whole.replace('"schema": 2', '"schema": "x"')):
+    for text in ("", "[]", '{"attributes": 3}', whole.replace('"schema": 3', '"schema": "x"')):
         metadata.write_text(text)
         with pytest.raises(StorageError):
             blm.load(store)

@@ -329,6 +329,9 @@ VARIANCE_COMPONENT = "ran_vc"
 NEGLIGIBLE = 1e-8
 """Variance ratio, or distance of a correlation from one, at which the estimate is at a boundary."""
 
+COMPLEX_STEP = 1e-30
+"""Imaginary step of the other derivatives, which are exact."""
+
 STEP = 1e-4
 """Relative step of the numerical derivatives of the residual variance."""
 
@@ -465,35 +468,29 @@ def _log_scale(result: Any, ratios: Array) -> float:
 
 def _values_and_gradients(result: Any, ratios: Array) -> tuple[Array, Array]:
     """Reported parameters and their gradients by (psi, log s); NaN at a boundary."""
-    k, m, scale = result.k_re, len(ratios), result.scale
-    at = {(i, j): i * (i + 1) // 2 + j for i in range(k) for j in range(i + 1)}
-    values, rows = [], []
+    k, m = result.k_re, len(ratios)
+    rows, cols = np.tril_indices(k)
+    at = {
+        (i, j): place for place, (i, j) in enumerate(zip(rows.tolist(), cols.tolist(), strict=True))
+    }
+    variances = [*(at[i, i] for i in range(k)), *range(len(rows), m)]  # places in psi
+    psi = ratios.copy()
+    psi[variances] = np.maximum(psi[variances], 0.0)
 
-    def add_sd(position: int) -> None:
-        ratio = max(float(ratios[position]), 0.0)
-        values.append(np.sqrt(ratio * scale))
-        row = np.zeros(m + 1)
-        inside = ratio > NEGLIGIBLE
-        row[position] = 0.5 * values[-1] / ratio if inside else np.nan
-        row[m] = 0.5 * values[-1]
-        rows.append(row)
+    def reported(psi: NDArray[Any], scale: Any) -> NDArray[Any]:
+        sds, sigma = np.sqrt(psi[variances]), np.sqrt(scale)
+        correlations = [psi[at[i, j]] / (sds[i] * sds[j]) for i, j in _pairs(k)]
+        return np.concatenate([sigma * sds[:k], correlations, sigma * sds[k:], [sigma]])
 
-    for i in range(k):
-        add_sd(at[i, i])
-    for i, j in _pairs(k):
-        product = np.sqrt(max(ratios[at[i, i]] * ratios[at[j, j]], 0.0))
-        rho = ratios[at[i, j]] / product if product > NEGLIGIBLE else np.nan
-        values.append(rho)
-        row = np.zeros(m + 1)
-        if abs(rho) < 1.0 - NEGLIGIBLE:
-            row[at[i, j]] = 1.0 / product
-            row[at[i, i]] = -0.5 * rho / ratios[at[i, i]]
-            row[at[j, j]] = -0.5 * rho / ratios[at[j, j]]
-        else:
-            row[:] = np.nan
-        rows.append(row)
-    for position in range(len(at), m):
-        add_sd(position)
-    values.append(np.sqrt(scale))
-    rows.append(np.append(np.zeros(m), 0.5 * values[-1]))
-    return np.array(values), np.array(rows)
+    with np.errstate(all="ignore"):
+        values = np.asarray(reported(psi, result.scale), dtype=float)
+        steps = 1j * COMPLEX_STEP * np.eye(m + 1)
+        moved = [reported(psi + step[:m], result.scale * np.exp(step[m])) for step in steps]
+    products = [np.sqrt(psi[at[i, i]] * psi[at[j, j]]) for i, j in _pairs(k)]
+    correlations = slice(k, k + len(products))
+    rho = np.where(np.array(products) > NEGLIGIBLE, values[correlations], np.nan)
+    values[correlations] = rho
+    inside = psi[variances] > NEGLIGIBLE
+    known = np.concatenate([inside[:k], np.abs(rho) < 1.0 - NEGLIGIBLE, inside[k:], [True]])
+    gradients = np.stack(moved, axis=1).imag / COMPLEX_STEP  # (values, m + 1)
+    return values, np.where(known[:, None], gradients, np.nan)

@@ -42,6 +42,9 @@ OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "**": operator.pow,
     "^": operator.pow,
 }
+BINDING = {"+": 0, "-": 0, "*": 1, "/": 1}
+"""How strongly operators bind that are read from the left; powers bind most of all."""
+
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _OPERATOR = re.compile(r"\*\*|<=|>=|==|!=|[-+*/^()<>=]")
 _WORD = re.compile(r"\w+")
@@ -243,17 +246,12 @@ class _Parser:
         node = Node("operation", "-", (left, right), left.start, right.end)
         return Comparison(self.source, RELATIONS[token.text], node)
 
-    def sum(self) -> Node:
-        return self.chain(("+", "-"), self.product)
-
-    def product(self) -> Node:
-        return self.chain(("*", "/"), self.signed)
-
-    def chain(self, signs: tuple[str, ...], part: Callable[[], Node]) -> Node:
-        node = part()
-        while (token := self.peek()) is not None and token.text in signs:
+    def sum(self, least: int = 0) -> Node:
+        """Terms joined by operators that bind at least so strongly."""
+        node = self.signed()
+        while (token := self.peek()) is not None and BINDING.get(token.text, -1) >= least:
             self.at += 1
-            node = self.operation(token, node, part())
+            node = self.operation(token, node, self.sum(BINDING[token.text] + 1))
         return node
 
     def signed(self) -> Node:

@@ -170,7 +170,7 @@ def text_array(texts: Sequence[str], dtype: str, shape: tuple[int, ...]) -> NDAr
 
 # --- the layout of a file -----------------------------------------------------------
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the layout of the file; a reader refuses others."""
 
 MODEL = "bayeslmm_model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,7 +37,6 @@ Arrays = dict[str, NDArray[Any]]
 Stored = Mapping[str, NDArray[Any]]
 Description = dict[str, Any]
 
-_MATRICES = ("fixed_map", "beta_mean", "beta_root")
 _FAMILIES: dict[str, Any] = {
     "LKJ": LKJ,
     **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
@@ -424,7 +423,8 @@ def check_priors(priors: Priors, design: Design) -> None:
         and [w.shape for w in priors.mixing] == [2 * (len(labels),) for labels in coefs]
         and [len(row) for row in priors.sd] == [len(labels) for labels in coefs]
         and [len(row) for row in priors.cor] == [len(row) for row in blocks]
-        and set(priors.sources) >= set(priors.records()),
+        and set(priors.sources) >= set(priors.records())
+        and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
         "priors",
     )
 
@@ -472,29 +472,21 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
     StorageError
         If a prior is more than a family with numbers for parameters.
     """
-    for name in _MATRICES:
-        if (values := getattr(priors, name)) is not None:
-            arrays[f"prior {name}"] = np.asarray(values)
-    for f, mixing in enumerate(priors.mixing):
-        arrays[f"prior mixing {f}"] = mixing
     names = iter(priors.records())
-    beta = [_record(prior, next(names)) for prior in priors.beta]
-    sd = [[_record(prior, next(names)) for prior in row] for row in priors.sd]
-    cor = [[None if p is None else _record(p, next(names)) for p in row] for row in priors.cor]
-    return {
-        "coefs": list(priors.coefs),
-        "factors": list(priors.factors),
-        "factor_coefs": [list(coefs) for coefs in priors.factor_coefs],
-        "blocks": [[list(block) for block in blocks] for blocks in priors.blocks],
-        "beta_sampled": priors.beta_sampled,
-        "beta": beta,
-        "alone": list(priors.alone),
-        "sd": sd,
-        "cor": cor,
-        "sigma": _record(priors.sigma, "sigma"),
-        "sources": dict(priors.sources),
-        "where": dict(priors.where),
-    }
+
+    def packed(value: Any, name: str) -> Any:
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, np.ndarray):
+            arrays[f"prior {name}"] = value
+            return {"array": name}
+        if isinstance(value, tuple):
+            return [packed(item, f"{name} {i}") for i, item in enumerate(value)]
+        if isinstance(value, Mapping):
+            return {"mapping": dict(value)}
+        return _record(value, next(names))
+
+    return {field.name: packed(getattr(priors, field.name), field.name) for field in fields(Priors)}
 
 
 def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) -> Priors:
@@ -505,29 +497,17 @@ def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) 
     StorageError
         If a family is unknown, or PyMC no longer makes the prior that was stored.
     """
-    d = description
-    cor = [[None if item is None else _remade(item) for item in row] for row in d["cor"]]
-    matrices = {name: arrays.get(f"prior {name}") for name in _MATRICES}
-    return Priors(
-        **matrices,  # type: ignore[arg-type]
-        coefs=tuple(d["coefs"]),
-        beta=tuple(_remade(item) for item in d["beta"]),
-        alone=tuple(d["alone"]),
-        beta_sampled=d["beta_sampled"],
-        factors=tuple(d["factors"]),
-        factor_coefs=_tuples(d["factor_coefs"]),
-        blocks=tuple(_tuples(blocks) for blocks in d["blocks"]),
-        mixing=tuple(np.asarray(arrays[f"prior mixing {f}"]) for f in range(len(d["factors"]))),
-        sd=tuple(tuple(_remade(item) for item in row) for row in d["sd"]),
-        cor=tuple(tuple(row) for row in cor),
-        sigma=_remade(d["sigma"]),
-        sources=d["sources"],
-        where=d["where"],
-    )
 
+    def unpacked(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(map(unpacked, value))
+        if not isinstance(value, dict):
+            return value
+        if "array" in value:
+            return arrays[f"prior {value['array']}"]
+        return value["mapping"] if "mapping" in value else _remade(value)
 
-def _tuples(rows: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
-    return tuple(tuple(row) for row in rows)
+    return Priors(**{field.name: unpacked(description[field.name]) for field in fields(Priors)})
 
 
 def _record(prior: Prior | LKJ, name: str) -> Description:
