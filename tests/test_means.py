@@ -390,6 +390,15 @@ def test_holm_is_the_step_down_of_bonferroni():
     assert np.isnan(got[3])
 
 
+def test_tukey_is_never_below_the_unadjusted():
+    """Far out, where the integral of the studentised range has no digits left."""
+    t, df = np.array([3.0, 60.0, 500.0]), np.full(3, 10.0)
+    raw, got = 2.0 * stats.t.sf(t, df), adjusted_p(t, df, "tukey", 3)
+    assert (got >= raw).all()
+    assert (got <= 3.0 * raw).all()
+    assert got[0] == pytest.approx(stats.studentized_range.sf(np.sqrt(2.0) * 3.0, 3, 10.0))
+
+
 def test_tukey_of_two_means_is_the_t_test(growth_reml):
     contrast = growth_reml.contrasts("Sex")
     assert contrast.adjust == "tukey"
