@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula.formulaic_seam import FUNCTIONS
 from bayeslmm.formula.grammar import Formula, locate, parse
+from bayeslmm.formula.signatures import FUNCTIONS
 
 RANDOM = {
     "(1|g)": [("1", "g", True)],
@@ -329,14 +329,14 @@ ERRORS = [
     ("offset(y) ~ (1 | g)", "offset() belongs on the right of `~`.", "offset(y)"),
     (
         "y ~ foo(x) + (1 | g)",
-        f"Unknown function `foo`. The functions are {', '.join(FUNCTIONS)}; NumPy's are "
+        f"Unknown function `foo`. The functions are {', '.join(sorted(FUNCTIONS))}; NumPy's are "
         "np.<name>. Your own: LMM(..., functions={'foo': foo}).",
         "foo",
     ),
     (
         "y ~ x(1 | g)",
         "Unknown function `x`. A random-effects term needs `+` before its parenthesis. "
-        f"The functions are {', '.join(FUNCTIONS)}; NumPy's are np.<name>. "
+        f"The functions are {', '.join(sorted(FUNCTIONS))}; NumPy's are np.<name>. "
         "Your own: LMM(..., functions={'x': x}).",
         "x",
     ),

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from reference_data import list_fits, load_fit, load_reference_data
 
 from bayeslmm.comparison.names import from_r, group_from_r, pair_from_r, unmatched_message
-from bayeslmm.formula.formulaic_seam import evaluate
 from bayeslmm.formula.grammar import parse
+from bayeslmm.formula.matrices import evaluate
 
 LABELS = [
     "Intercept",

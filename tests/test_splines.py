@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from bayeslmm.formula.splines import natural_spline_basis, place_knots
+from bayeslmm.formula.transforms import natural_spline_basis, place_knots
 
 X = np.array([0.0, 0.5, 1.0, 2.0, 3.5, 4.0, 6.0, 7.5, 9.0, 10.0])
 

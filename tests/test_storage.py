@@ -616,8 +616,8 @@ def test_loading_evaluates_nothing(saved, monkeypatch):
         raise AssertionError("evaluated")
 
     monkeypatch.setattr(_model, "build_design", refuse)
-    monkeypatch.setattr("bayeslmm.formula.formulaic_seam._materialize", refuse)
-    monkeypatch.setattr("bayeslmm.formula.formulaic_seam._single_value", refuse)
+    monkeypatch.setattr("bayeslmm.formula.plain._values", refuse)
+    monkeypatch.setattr("bayeslmm.formula.evaluation._Evaluation", refuse)
     for path, posterior, _ in saved.values():
         back = load(path)
         assert back.fixef().equals(posterior.fixef())

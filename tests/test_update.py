@@ -11,10 +11,10 @@ import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
 from bayeslmm.fits.load import load
 from bayeslmm.formula.grammar import parse
+from bayeslmm.formula.update import update_formula
 from bayeslmm.priors import LKJ, Gamma, HalfNormal, Normal
 from bayeslmm.sampling.joint_draws import all_levels
 from bayeslmm.storage import extending
-from bayeslmm.storage.update import update_formula
 
 SLOPES = "Reaction ~ Days + (Days | Subject)"
 LONG = "y ~ x * f + offset(o) + (x | g) + (1 | a/b)"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 import pandas as pd
 
-from bayeslmm.prediction.rows import Target
 from bayeslmm.summaries.fits import EstimateLike, FitLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from bayeslmm.checks.sensitivity import Contraction, Sensitivity
     from bayeslmm.checks.singularity import EstimateSingularity, PosteriorSingularity
     from bayeslmm.prediction.checks import Statistic
+    from bayeslmm.prediction.rows import Target
 
 Seed = int | np.random.Generator | None
 

@@ -35,22 +35,16 @@ from bayeslmm.data.inputs import (
     expression_value,
     numeric_expression,
     precision_weights,
-    predictors,
-    response_variables,
     sum_of,
 )
 from bayeslmm.data.random_factors import RandomFactor, encode_factor, random_factors, shortened
 from bayeslmm.data.rank import independent_columns
 from bayeslmm.data.scales import check_column_scales
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.formulaic_seam import (
-    UserFunctions,
-    evaluate,
-    evaluate_response,
-    own_functions,
-    reevaluate,
-)
+from bayeslmm.formula.columns import Variables
+from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
+from bayeslmm.formula.matrices import Spec, evaluate, evaluate_response, reevaluate
 
 __all__ = ["Design", "RandomFactor", "build_design"]
 
@@ -63,7 +57,7 @@ RandomPart = Literal["levels", "covariates", "none"]
 class Recipe:
     """How a design is evaluated on new data."""
 
-    fixed: object
+    fixed: Spec | None
     kept: NDArray[np.bool_]
     response: Expression
     offsets: tuple[Expression, ...]
@@ -210,7 +204,7 @@ class Design:
         pandas.DataFrame
             Rows by columns, usually not of full rank; `X` is a full-rank version of it.
         """
-        values, names = unreduced_columns(self.formula.fixed, self.data, self.recipe.functions)
+        values, names = unreduced_columns(self.formula.right, self.data, self.recipe.functions)
         return pd.DataFrame(values, index=self.index, columns=list(names))
 
     def __repr__(self) -> str:
@@ -302,7 +296,7 @@ def build_design(
     check_not_own_predictor(formula)
     names = column_names(data)
     check_variables(formula, names)
-    variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
+    variables = formula.variables
     named = weights if isinstance(weights, str) else None
     frame = plain_frame(data, variables if named is None else variables | {named})
     values = precision_weights(weights, frame, data, names)
@@ -323,12 +317,13 @@ def _evaluate(
     weights_name: str | None,
     functions: UserFunctions,
 ) -> Design:
-    y, label = evaluate_response(formula.response, frame, functions)
-    offsets = tuple(numeric_expression(text, frame, functions) for text in formula.offsets)
-    offset = sum_of(offsets, frame)
+    columns, label = Variables(frame), formula.response
+    y = evaluate_response(formula.left, columns, functions)
+    offsets = tuple(numeric_expression(shift, columns, functions) for shift in formula.shifts)
+    offset = sum_of(offsets, columns)
     check_varies(label, y, offset)
     check_fixed_factors(formula, frame)
-    full = evaluate(formula.fixed, frame, functions)
+    full = evaluate(formula.right, columns, functions)
     check_labels(full.names)
     check_column_scales(full.names, full.values, "the fixed effects")
     kept = independent_columns(full.values)
@@ -349,14 +344,14 @@ def _evaluate(
         X_full=read_only(full.values),
         coefs_full=full.names,
         aliased=aliased,
-        random=random_factors(formula, frame, functions),
+        random=random_factors(formula, columns, functions),
         index=frame.index,
         dropped=read_only(dropped),
         data=frame,
         recipe=Recipe(
             fixed=full.spec,
             kept=read_only(kept),
-            response=numeric_expression(formula.response, frame, functions),
+            response=numeric_expression(formula.left, columns, functions),
             offsets=offsets,
             weights=weights_name,
             seen=frame,
@@ -382,9 +377,9 @@ def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> 
     whole = design if design.evaluated is None else design.evaluated()
     formula, recipe = design.formula, whole.recipe
     names = column_names(new_data)
-    needed = predictors(formula, effects=random != "none", groups=random == "levels")
+    needed = formula.predictors(effects=random != "none", groups=random == "levels")
     check_present(needed, names)
-    response = response_variables(formula)
+    response = formula.left.variables
     response = response if response.issubset(names) else frozenset[str]()
     if weights is None and recipe.weights in names:
         weights = recipe.weights
@@ -397,16 +392,18 @@ def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> 
         raise DataError("The weights of the new data are missing in some rows.")
     specs = {factor.key: factor.specs for factor in whole.random}
     factors = tuple(replace(f, specs=specs[f.key]) for f in design.random if random != "none")
-    check_seen([recipe.fixed, *(s for f in factors for s in f.specs)], frame, recipe.seen)
-    x_full = read_only(reevaluate(recipe.fixed, frame).values)
+    columns = Variables(frame)
+    assert recipe.fixed is not None
+    check_seen([recipe.fixed, *(s for f in factors for s in f.specs)], columns, recipe.seen)
+    x_full = read_only(reevaluate(recipe.fixed, columns).values)
     return replace(
         design,
         y=read_only(_new_response(recipe, response, frame)),
-        offset=read_only(sum_of(recipe.offsets, frame)),
+        offset=read_only(sum_of(recipe.offsets, columns)),
         weights=None if values is None else read_only(values),
         X=_full_rank(x_full, recipe.kept),
         X_full=x_full,
-        random=tuple(encode_factor(f, frame, groups=random == "levels") for f in factors),
+        random=tuple(encode_factor(f, columns, groups=random == "levels") for f in factors),
         index=frame.index,
         dropped=read_only(np.empty(0, dtype=np.intp)),
         data=frame,

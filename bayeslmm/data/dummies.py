@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.formula.formulaic_seam import (
-    NO_FUNCTIONS,
-    UserFunctions,
-    check_terms,
-    evaluate,
-    tokens,
-)
+from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions
+from bayeslmm.formula.matrices import Rows, as_variables, evaluate
+from bayeslmm.formula.terms import Side, read_side
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -37,31 +32,31 @@ class UnreducedTerm:
 
 
 def unreduced_terms(
-    rhs: str, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS
+    side: Side, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
 ) -> list[UnreducedTerm]:
     """Evaluate a right-hand side term by term, lower orders first, without contrasts.
 
     Arguments as in :func:`unreduced_columns`.
     """
-    factors = factors_as_written(rhs)
+    variables = as_variables(frame)
     found = []
-    for pieces in sorted((as_written(term, factors) for term in check_terms(rhs)), key=len):
-        columns = evaluate(f"0 + {':'.join(pieces)}" if pieces else "1", frame, functions)
-        term = UnreducedTerm(pieces=tuple(pieces), values=columns.values, names=columns.names)
-        found.append(term)
+    for single in sorted(map(side.product, side.terms), key=lambda single: len(single.operands)):
+        columns = evaluate(single, variables, functions)
+        pieces = tuple(part.text for part in single.operands)
+        found.append(UnreducedTerm(pieces=pieces, values=columns.values, names=columns.names))
     return found
 
 
 def unreduced_columns(
-    rhs: str, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS
+    side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Evaluate a right-hand side term by term, so that no contrasts are applied.
 
     Parameters
     ----------
-    rhs : str
+    side : Side or str
         Fixed effects with an explicit intercept: ``"1 + x * f"``.
-    frame : pandas.DataFrame
+    frame : pandas.DataFrame or Variables
         n complete rows.
     functions : mapping of str to callable, optional
         The user's own functions.
@@ -77,25 +72,9 @@ def unreduced_columns(
     >>> unreduced_columns("1 + f", pd.DataFrame({"f": ["a", "b"]}))[1]
     ('Intercept', 'f[a]', 'f[b]')
     """
-    found = unreduced_terms(rhs, frame, functions)
+    side = read_side(side) if isinstance(side, str) else side
+    found = unreduced_terms(side, frame, functions)
     if not found:
         return np.empty((len(frame), 0)), ()
     values = np.hstack([term.values for term in found])
     return values, tuple(name for term in found for name in term.names)
-
-
-def factors_as_written(rhs: str) -> dict[str, str]:
-    """From each factor as formulaic names it to its text, in the order of appearance."""
-    texts = [token.text for token in tokens(rhs) if token.kind in ("name", "python")]
-    return {check_terms(f"0 + {text}")[0]: text for text in texts}
-
-
-def as_written(term: str, factors: dict[str, str]) -> list[str]:
-    """The factors of a term in the order of the formula and quoted as there; none for "1"."""
-    found, piece = set(), ""
-    for part in term.split(":"):
-        piece = f"{piece}:{part}" if piece else part
-        if piece in factors:
-            found.add(piece)
-            piece = ""
-    return [text for name, text in factors.items() if name in found]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.column_types import check_usable, plain
 from bayeslmm.exceptions import DataError
+
+if TYPE_CHECKING:
+    import narwhals.stable.v2 as nw
 
 Codes = NDArray[np.intp]
 _MAX_LISTED = 40
@@ -155,6 +157,8 @@ def _native(data: Any) -> Any:
         return data
     if isinstance(data, Mapping):
         return _from_mapping(data)
+    import narwhals.stable.v2 as nw
+
     try:
         return nw.from_native(data, eager_only=True)
     except TypeError as error:

@@ -16,18 +16,21 @@ from bayeslmm.data.frames import listed, missing, to_column
 from bayeslmm.data.grouping import column_levels
 from bayeslmm.data.scales import check_response_scale, check_weights_scale
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula.formulaic_seam import (
-    STATEFUL,
-    UserFunctions,
-    called_functions,
+from bayeslmm.formula.columns import Variables
+from bayeslmm.formula.evaluation import UserFunctions
+from bayeslmm.formula.expressions import read
+from bayeslmm.formula.grammar import Formula, locate
+from bayeslmm.formula.matrices import (
+    Rows,
+    Spec,
     evaluate,
     evaluate_response,
     reevaluate,
-    required_variables,
-    tokens,
     unseen_categories,
 )
-from bayeslmm.formula.grammar import Formula, locate
+from bayeslmm.formula.signatures import STATEFUL
+from bayeslmm.formula.syntax import Operand
+from bayeslmm.formula.terms import product_of
 
 Array = NDArray[np.float64]
 
@@ -42,64 +45,46 @@ NUMBERS_AS_TEXT = 10
 class Expression:
     """A numeric expression, with the state of its transforms if it has any."""
 
-    text: str
-    spec: object | None
+    operand: Operand
+    spec: Spec | None
     functions: UserFunctions
 
 
-def numeric_expression(text: str, frame: pd.DataFrame, functions: UserFunctions) -> Expression:
+def numeric_expression(operand: Operand, frame: Rows, functions: UserFunctions) -> Expression:
     """Prepare a response or an offset for evaluation on new data."""
     # a user's function may remember rows too
-    stateful = not called_functions(text).isdisjoint(STATEFUL | functions.keys())
-    spec = evaluate(f"0 + {text}", frame, functions).spec if stateful else None
-    return Expression(text, spec, functions)
+    stateful = not operand.functions.isdisjoint(STATEFUL | functions.keys())
+    spec = evaluate(product_of((operand,)), frame, functions).spec if stateful else None
+    return Expression(operand, spec, functions)
 
 
-def expression_value(expression: Expression, frame: pd.DataFrame) -> Array:
+def expression_value(expression: Expression, frame: Rows) -> Array:
     """Evaluate an expression, shape (n,), with the state that it has."""
     if expression.spec is None:
-        return evaluate_response(expression.text, frame, expression.functions)[0]
+        return evaluate_response(expression.operand, frame, expression.functions)
     return reevaluate(expression.spec, frame).values[:, 0]
 
 
-def sum_of(expressions: Iterable[Expression], frame: pd.DataFrame) -> Array:
+def sum_of(expressions: Iterable[Expression], columns: Variables) -> Array:
     """Evaluate a sum of expressions, shape (n,); zeros if there is none."""
-    total = np.zeros(len(frame))
+    total = np.zeros(columns.n)
     for expression in expressions:
-        total += expression_value(expression, frame)
+        total += expression_value(expression, columns)
     return total
 
 
 # --- variables and checks --------------------------------------------------------------
 
 
-def response_variables(formula: Formula) -> frozenset[str]:
-    """Variables on the left of the formula."""
-    return required_variables(formula.response)
-
-
-def predictors(formula: Formula, *, effects: bool, groups: bool) -> frozenset[str]:
-    """Variables on the right of the formula, with those of the random effects if wanted."""
-    parts = [formula.fixed, *formula.offsets]
-    if effects:
-        parts += [term.effects for term in formula.random]
-    found = frozenset[str]().union(*map(required_variables, parts))
-    if groups:
-        found = found.union(*(term.factors for term in formula.random))
-    return found
-
-
 def check_variables(formula: Formula, names: Sequence[str]) -> None:
     """Raise FormulaError for the first variable that is not among the columns `names`."""
     present = set(names)
-    grouping = {name for term in formula.random for name in term.factors}
-    variables = response_variables(formula) | predictors(formula, effects=True, groups=True)
-    unknown = sorted(variables - present)
+    unknown = sorted(formula.variables - present)
     absent = sorted((locate(formula.source, name), name) for name in unknown[:MOST_LISTED])
     if not absent:
         return
     (start, end), name = absent[0]
-    role = "The grouping factor " if name in grouping else ""
+    role = "The grouping factor " if name in formula.grouping else ""
     others = listed([other for _, other in absent[1:]])
     more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
     also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}{more}." if others else ""
@@ -140,8 +125,7 @@ def check_varies(label: str, y: Array, offset: Array) -> None:
 
 def check_fixed_factors(formula: Formula, frame: pd.DataFrame) -> None:
     """Raise DataError for a factor of the fixed effects that has one level."""
-    named = {token.value for token in tokens(formula.fixed) if token.kind == "name"}
-    for name in sorted(named):
+    for name in sorted(formula.right.names):
         if kind_of(frame[name]) == "numbers":
             continue
         levels = column_levels(frame[name])[1]
@@ -167,7 +151,7 @@ def _look_like_numbers(column: pd.Series, levels: pd.Index) -> bool:
 def check_not_own_predictor(formula: Formula) -> None:
     """Raise FormulaError if the response is a term of the fixed effects."""
     response = formula.response.strip("`")
-    if response in {token.value for token in tokens(formula.fixed) if token.kind == "name"}:
+    if response in formula.right.names:
         right = formula.source.index("~") + 1
         start, end = locate(formula.source[right:], response)
         raise FormulaError(
@@ -288,11 +272,11 @@ def check_complete(frame: pd.DataFrame, variables: frozenset[str]) -> None:
         )
 
 
-def check_seen(specs: Iterable[object], frame: pd.DataFrame, known: pd.DataFrame) -> None:
+def check_seen(specs: Iterable[Spec], frame: Rows, known: pd.DataFrame) -> None:
     """Raise DataError for a level of a fixed-effects factor that `known` data do not have."""
     for spec in specs:
         for factor, unseen in unseen_categories(spec, frame).items():
-            columns = required_variables(f"`{factor}`" if factor in known else factor)
+            columns = {factor} if factor in known else read(factor).variables
             seen = [column_levels(known[name])[1].tolist() for name in sorted(columns)]
             allowed = f" The known ones are {listed(seen[0])}." if len(seen) == 1 else ""
             raise DataError(

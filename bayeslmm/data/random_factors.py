@@ -21,14 +21,11 @@ from bayeslmm.data.grouping import (
 from bayeslmm.data.rank import independent_columns
 from bayeslmm.data.scales import check_column_scales
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula.formulaic_seam import (
-    NO_FUNCTIONS,
-    Columns,
-    UserFunctions,
-    evaluate,
-    reevaluate,
-)
+from bayeslmm.formula.columns import Variables
+from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
+from bayeslmm.formula.matrices import Columns, Rows, Spec, as_variables, evaluate, reevaluate
+from bayeslmm.formula.terms import Side
 from bayeslmm.schema import group_keys
 
 _log = logging.getLogger(__name__)
@@ -79,7 +76,7 @@ class RandomFactor:
     extended_codes: NDArray[np.intp]
     new_levels: NDArray[np.object_]
     grouping: GroupingFactor
-    specs: tuple[object, ...]
+    specs: tuple[Spec, ...]
 
     @property
     def n_levels(self) -> int:
@@ -103,7 +100,7 @@ def shortened(names: Sequence[str], limit: int = 8) -> str:
 
 
 def random_factors(
-    formula: Formula, frame: pd.DataFrame, functions: UserFunctions = NO_FUNCTIONS
+    formula: Formula, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
 ) -> tuple[RandomFactor, ...]:
     """Evaluate the random-effects terms of a formula.
 
@@ -111,7 +108,7 @@ def random_factors(
     ----------
     formula : Formula
         Terms on the same variables, in whatever order (``a:b`` and ``b:a``), share a factor.
-    frame : pandas.DataFrame
+    frame : pandas.DataFrame or Variables
         n complete rows.
     functions : mapping of str to callable, optional
         The user's own functions.
@@ -131,13 +128,14 @@ def random_factors(
     groups: dict[frozenset[str], list[RandomTerm]] = {}
     for term in formula.random:
         groups.setdefault(frozenset(term.factors), []).append(term)
-    effects = dict.fromkeys(term.effects for term in formula.random)
-    columns = {rhs: evaluate(rhs, frame, functions) for rhs in effects}
+    variables = as_variables(frame)
+    sides = dict.fromkeys(term.left for term in formula.random)
+    columns = {side: evaluate(side, variables, functions) for side in sides}
     for found in columns.values():
         read_only(found.values)
     keys = group_keys([terms[0].group for terms in groups.values()])
     return tuple(
-        _random_factor(formula.source, terms, key, frame, columns)
+        _random_factor(formula.source, terms, key, variables.frame, columns)
         for terms, key in zip(groups.values(), keys, strict=True)
     )
 
@@ -147,7 +145,7 @@ def _random_factor(
     terms: Sequence[RandomTerm],
     key: str,
     frame: pd.DataFrame,
-    columns: dict[str, Columns],
+    columns: dict[Side, Columns],
 ) -> RandomFactor:
     _check_discrete(source, terms[0], frame)
     grouping = grouping_factor(frame, terms[0].factors)
@@ -155,21 +153,21 @@ def _random_factor(
     coefs: list[str] = []
     blocks: list[tuple[int, ...]] = []
     for term in terms:
-        names = columns[term.effects].names
+        names = columns[term.left].names
         _check_coefs(source, term, names, coefs)
         positions = range(len(coefs), len(coefs) + len(names))
         added = [tuple(positions)] if term.correlated else [(i,) for i in positions]
         _check_count(term, len(grouping.levels), len(added[0]), len(frame))
         coefs += names
         blocks += added
-    z = _beside([columns[term.effects] for term in terms])
+    z = _beside([columns[term.left] for term in terms])
     for block in blocks:
         columns_of = [coefs[b] for b in block]
         check_column_scales(
             columns_of, z[:, list(block)], f"the random effects of `{grouping.name}`"
         )
     _report_deficient(grouping.name, coefs, blocks, z)
-    specs = tuple(columns[term.effects].spec for term in terms)
+    specs = tuple(columns[term.left].spec for term in terms)
     return random_factor(grouping, key, tuple(coefs), blocks, z, specs)
 
 
@@ -179,7 +177,7 @@ def random_factor(
     coefs: tuple[str, ...],
     blocks: Sequence[tuple[int, ...]],
     z: NDArray[np.float64],
-    specs: tuple[object, ...] = (),
+    specs: tuple[Spec, ...] = (),
 ) -> RandomFactor:
     """A grouping factor of the data, in which no level is new."""
     return RandomFactor(
@@ -286,14 +284,14 @@ def _redundant(z: NDArray[np.float64], block: tuple[int, ...]) -> list[int]:
 # --- new data --------------------------------------------------------------------------
 
 
-def encode_factor(factor: RandomFactor, frame: pd.DataFrame, *, groups: bool) -> RandomFactor:
+def encode_factor(factor: RandomFactor, columns: Variables, *, groups: bool) -> RandomFactor:
     """Evaluate a grouping factor and its covariates on new data.
 
     Parameters
     ----------
     factor : RandomFactor
         Of the model.
-    frame : pandas.DataFrame
+    columns : Variables
         n new complete rows.
     groups : bool
         Whether the frame has the variables of the grouping factor; if not, every row is of one
@@ -304,13 +302,14 @@ def encode_factor(factor: RandomFactor, frame: pd.DataFrame, *, groups: bool) ->
     RandomFactor
         With the levels and coefficients of the model.
     """
+    frame = columns.frame
     if groups:
         codes = lookup_levels(factor.grouping, frame)
         extended, labels = new_levels(factor.grouping, frame, codes)
     else:
         codes = np.full(len(frame), -1, dtype=np.intp)
         extended, labels = np.full_like(codes, factor.n_levels), np.array(["new"], dtype=object)
-    z = _beside([reevaluate(spec, frame) for spec in factor.specs])
+    z = _beside([reevaluate(spec, columns) for spec in factor.specs])
     return replace(
         factor,
         codes=read_only(codes),

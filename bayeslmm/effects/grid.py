@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.grouping import column_levels
-from bayeslmm.data.inputs import nearest, predictors
+from bayeslmm.data.inputs import nearest
 from bayeslmm.effects.quantities import (
     Combinations,
     LinearQuantities,
@@ -23,7 +23,7 @@ from bayeslmm.effects.quantities import (
 )
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.columns import holds_levels
-from bayeslmm.formula.formulaic_seam import expression, required_variables, tokens
+from bayeslmm.formula.terms import Side
 
 Array = NDArray[np.float64]
 Weights = Literal["equal", "proportional", "outer", "cells"]
@@ -62,16 +62,16 @@ class Variables:
 def variables_of(design: Design) -> Variables:
     """Find the factors and the covariates of the fixed part and of the offsets."""
     formula = design.formula
-    as_factors = _made_factors(formula.fixed)
+    as_factors = _made_factors(formula.right)
     levels: dict[str, list[Any]] = {}
     centres: dict[str, float] = {}
-    for name in sorted(predictors(formula, effects=False, groups=False), key=formula.source.find):
+    for name in sorted(formula.predictors(effects=False, groups=False), key=formula.source.find):
         column = design.data[name]
         if is_factor(column) or name in as_factors:
             levels[name] = levels_of(column)
         else:
             centres[name] = float(np.mean(column.to_numpy(dtype=np.float64)))
-    offsets = frozenset[str]().union(*map(required_variables, formula.offsets))
+    offsets = frozenset[str]().union(*(shift.variables for shift in formula.shifts))
     return Variables(levels=levels, centres=centres, offsets=offsets)
 
 
@@ -91,15 +91,10 @@ def levels_of(column: pd.Series) -> list[Any]:
     return column_levels(column)[1].tolist()
 
 
-def _made_factors(rhs: str) -> frozenset[str]:
+def _made_factors(side: Side) -> frozenset[str]:
     """Variables that a formula makes factors, as in ``C(day)``."""
-    found = frozenset[str]()
-    for token in tokens(rhs):
-        if token.kind == "python":
-            names = expression(rhs, token)
-            if _FACTOR_CALLS & names.functions.keys():
-                found |= names.variables
-    return found
+    makers = (part.variables for part in side.operands if _FACTOR_CALLS & part.functions)
+    return frozenset[str]().union(*makers)
 
 
 # --- grids -----------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.data.inputs import response_variables
 from bayeslmm.data.row_space import RowSpace, row_space
 from bayeslmm.effects.contrasts import (
     Adjust,
@@ -513,7 +512,7 @@ class LinearQuantities:
 def scale_notes(design: Design) -> tuple[str, ...]:
     """Say so where the response is not a variable of the data but a function of one."""
     name = design.response
-    plain = [n for n in response_variables(design.formula) if _is_column(design, n)]
+    plain = [n for n in design.formula.left.variables if _is_column(design, n)]
     return () if plain else (f"On the scale of {name}, the response of the model.",)
 
 

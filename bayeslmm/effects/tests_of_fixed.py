@@ -15,7 +15,7 @@ from scipy import stats
 from bayeslmm.data.design import Design
 from bayeslmm.data.dummies import unreduced_terms
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.formula.formulaic_seam import evaluate
+from bayeslmm.formula.matrices import evaluate
 from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.text import listed
 
@@ -194,7 +194,7 @@ def terms_of(design: Design) -> list[Term]:
     """The terms of the fixed part, lower orders first, in over-parameterised form."""
     frame = design.data
     functions = design.recipe.functions
-    written = unreduced_terms(design.formula.fixed, frame, functions)
+    written = unreduced_terms(design.formula.right, frame, functions)
     pieces = {piece for term in written for piece in term.pieces}
     columns_of = {text: evaluate(f"0 + {text}", frame, functions).values for text in pieces}
     categorical = {text for text, columns in columns_of.items() if _is_indicators(columns)}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.estimation.constrained import (
@@ -121,7 +121,7 @@ def profile_intervals(
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise ValueError(f"unknown kinds of parameters {unknown}; allowed are {sorted(KINDS)}")
-    cutoff = float(np.sqrt(chi2.ppf(level, 1)))
+    cutoff = float(np.sqrt(chdtri(1, 1.0 - level)))
     intervals: list[ProfileInterval] = []
     with single_threaded():
         for factor, structure in enumerate(fit.plan.products.structures):

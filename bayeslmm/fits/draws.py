@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import xarray as xr
 
 from bayeslmm.fits.predictions import Predictions, Seed
 from bayeslmm.prediction import checks
@@ -19,6 +18,9 @@ from bayeslmm.prediction.rows import Target
 from bayeslmm.sampling import tree
 from bayeslmm.sampling.joint_draws import JointDraws, posterior_draws
 from bayeslmm.summaries import posterior_tables
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,30 +16,20 @@ from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.fits.predictions import Names, Predictions, Seed
 from bayeslmm.plots.accessors import EstimatePlots
-from bayeslmm.prediction import predict
-from bayeslmm.prediction.predict import Kind as PredictionKind
-from bayeslmm.prediction.rows import Target, Terms
-from bayeslmm.sampling.estimate_draws import Uncertainty
-from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.summaries import estimate_tables, text
 from bayeslmm.summaries.parameters import Kind
-from bayeslmm.summaries.tidy import Effects, tidy_fit
-from bayeslmm.summaries.variance_explained import (
-    R2Method,
-    Spread,
-    estimate_partition,
-    estimate_table,
-    icc_quantity,
-    r2_quantity,
-)
-from bayeslmm.summaries.variance_explained import Uncertainty as Spreading
 
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
+    from bayeslmm.prediction.predict import Kind as PredictionKind
+    from bayeslmm.prediction.rows import Target, Terms
     from bayeslmm.report.augment import Incomplete
     from bayeslmm.report.columns import Column
+    from bayeslmm.sampling.estimate_draws import Uncertainty
     from bayeslmm.sampling.joint_draws import JointDraws
+    from bayeslmm.summaries.tidy import Effects
+    from bayeslmm.summaries.variance_explained import R2Method, Spread
 
 Array = NDArray[np.float64]
 
@@ -189,6 +179,8 @@ class Estimate(Predictions):
     def tidy(
         self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
     ) -> pd.DataFrame:
+        from bayeslmm.summaries.tidy import tidy_fit
+
         return tidy_fit(self.fit, self.design, effects, level)
 
     @override
@@ -201,7 +193,9 @@ class Estimate(Predictions):
         draws: int = 1000,
         random_seed: Seed = None,
     ) -> pd.DataFrame:
-        chosen = Spreading(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
+        from bayeslmm.summaries.variance_explained import Uncertainty, estimate_table, icc_quantity
+
+        chosen = Uncertainty(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
         quantity = icc_quantity(self.design, at)
         return estimate_table(quantity, self.design, self.fit, self._u, chosen)
 
@@ -215,7 +209,9 @@ class Estimate(Predictions):
         draws: int = 1000,
         random_seed: Seed = None,
     ) -> pd.DataFrame:
-        chosen = Spreading(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
+        from bayeslmm.summaries.variance_explained import Uncertainty, estimate_table, r2_quantity
+
+        chosen = Uncertainty(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
         quantity = r2_quantity(self.design, method)
         return estimate_table(quantity, self.design, self.fit, self._u, chosen)
 
@@ -228,7 +224,9 @@ class Estimate(Predictions):
         draws: int = 1000,
         random_seed: Seed = None,
     ) -> pd.DataFrame:
-        chosen = Spreading(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
+        from bayeslmm.summaries.variance_explained import Uncertainty, estimate_partition
+
+        chosen = Uncertainty(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
         return estimate_partition(self.design, self.fit, self._u, chosen)
 
     def confint(
@@ -270,6 +268,8 @@ class Estimate(Predictions):
         SamplingError
             If a bootstrap of a "MAP" fit is asked for.
         """
+        from bayeslmm.prediction import predict
+
         return predict.confidence_intervals(
             self.design, self.fit, method, level, kinds, draws, random_seed, progressbar=progressbar
         )
@@ -292,6 +292,8 @@ class Estimate(Predictions):
         random_seed: Seed = None,
         progressbar: bool = True,
     ) -> pd.DataFrame:
+        from bayeslmm.prediction import predict
+
         return predict.estimate_predictions(
             self.design,
             self.fit,
@@ -341,12 +343,17 @@ class Estimate(Predictions):
         >>> reml.bootstrap(20, random_seed=1, progressbar=False).columns.tolist()
         ['beta[Intercept]', 'sd[Batch, Intercept]', 'sigma']
         """
+        from bayeslmm.prediction import predict
+
         return predict.bootstrap_table(
             self.design, self.fit, n, random_seed, progressbar=progressbar
         )
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
+        from bayeslmm.prediction import predict
+        from bayeslmm.sampling.estimate_draws import point_draws
+
         repeated = np.zeros(predict.count(n), dtype=np.intp)
         return point_draws(self.fit, self._u).take(repeated)
 

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import xarray as xr
 from numpy.typing import ArrayLike
 
 from bayeslmm.data.design import Design, build_design
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.fits.estimate import Estimate
-from bayeslmm.fits.posterior import Posterior
-from bayeslmm.formula.functions import own_functions
+from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.defaults import resolve_priors
@@ -26,8 +24,10 @@ from bayeslmm.summaries.text import contrast_notes, design_notes, groups_line, h
 
 if TYPE_CHECKING:
     import pymc as pm
+    import xarray as xr
 
     from bayeslmm.checks.implied_priors import ImpliedPriors
+    from bayeslmm.fits.posterior import Posterior
     from bayeslmm.report.calibration import CalibrationCheck
     from bayeslmm.sampling.engine import FitMethod
 
@@ -254,6 +254,7 @@ class LMM:
         >>> post.method
         'collapsed'
         """
+        from bayeslmm.fits.posterior import Posterior
         from bayeslmm.sampling.engine import sample_posterior
         from bayeslmm.sampling.refit import require_positive
 

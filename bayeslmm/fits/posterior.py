@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload, override
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.checks.accessors import PosteriorChecks
@@ -34,6 +33,7 @@ from bayeslmm.summaries.variance_explained import (
 )
 
 if TYPE_CHECKING:
+    import xarray as xr
     from arviz_stats import ELPDData
 
     from bayeslmm.effects.hypothesis import Hypotheses

@@ -11,13 +11,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bayeslmm.fits.base import FittedModel
-from bayeslmm.prediction.rows import Target
 
 if TYPE_CHECKING:
     from bayeslmm.effects.contrasts import Adjust
     from bayeslmm.effects.grid import Weights
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import LinearQuantities, Source
+    from bayeslmm.prediction.rows import Target
     from bayeslmm.sampling.joint_draws import JointDraws
 
 Names = str | Sequence[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import keyword
 import operator
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -11,15 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayeslmm.formula.expressions import read
-from bayeslmm.formula.functions import (
-    AS_GIVEN,
-    CALLS,
-    CONSTANTS,
-    CONTRASTS,
-    FactorValues,
-    UserFunctions,
-)
+from bayeslmm.exceptions import FormulaError
+from bayeslmm.formula import signatures
+from bayeslmm.formula.columns import Variables, is_marked, unwrapped
+from bayeslmm.formula.expressions import Reading
+
+UserFunctions = Mapping[str, Callable[..., Any]]
+NO_FUNCTIONS: UserFunctions = {}
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: np.add,
@@ -43,17 +42,48 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.GtE: operator.ge,
 }
 
+_RENAMED: Mapping[str, Callable[..., Any]] = {
+    "I": lambda x: x,
+    "acos": np.arccos,
+    "asin": np.arcsin,
+    "atan": np.arctan,
+    "exp10": lambda x: np.power(10.0, x),
+    "pmax": np.maximum,
+    "pmin": np.minimum,
+}
+
+ROW_WISE: Mapping[str, Callable[..., Any]] = {
+    **{
+        name: _RENAMED.get(name) or getattr(np, name)
+        for name, signature in signatures.FUNCTIONS.items()
+        if signature.values and name not in signatures.TRANSFORMS
+    },
+    **{f"np.{name}": getattr(np, name) for name in signatures.NUMPY},
+}
+"""Functions of each row by itself."""
+
+AS_GIVEN = frozenset({"C", "I", "factor", "hashed", "lag", "np.where"})
+"""Functions that take columns as they are; the others get numbers in double precision."""
+
+CONSTANTS: Mapping[str, Any] = {
+    "FALSE": False,
+    "TRUE": True,
+    "np.e": np.e,
+    "np.pi": np.pi,
+    "pi": np.pi,
+}
+
 
 def evaluate_expression(
-    code: str, columns: pd.DataFrame, functions: UserFunctions, state: dict[str, Any]
+    reading: Reading, columns: Variables, functions: UserFunctions, state: dict[str, Any]
 ) -> Any:
     """Evaluate an expression of a formula on the columns of a data frame.
 
     Parameters
     ----------
-    code : str
-        The expression; it is read, and so checked, here.
-    columns : pandas.DataFrame
+    reading : Reading
+        The expression, read and so checked.
+    columns : Variables
         n rows.
     functions : mapping of str to callable
         The user's.
@@ -67,21 +97,15 @@ def evaluate_expression(
 
     Raises
     ------
-    FormulaError
-        If the expression is not allowed.
     TypeError, ValueError
         If it does not fit the data; whatever the user's functions raise.
     """
-    value = _Evaluation(columns, functions, state).value(read(code).tree)
-    if isinstance(value, FactorValues) or np.ndim(value):
-        return value
-    return np.full(len(columns), value)
+    value = _Evaluation(columns, functions, state).value(reading.tree)
+    return value if is_marked(value) or np.ndim(value) else np.full(columns.n, value)
 
 
 class _Evaluation:
-    def __init__(
-        self, columns: pd.DataFrame, functions: UserFunctions, state: dict[str, Any]
-    ) -> None:
+    def __init__(self, columns: Variables, functions: UserFunctions, state: dict[str, Any]) -> None:
         self.columns = columns
         self.functions = functions
         self.state = state
@@ -121,7 +145,7 @@ class _Evaluation:
 
     def comparison(self, node: ast.Compare) -> Any:
         parts = (node.left, *node.comparators)
-        operands = _aligned(*(_unwrapped(self.value(part)) for part in parts))
+        operands = _aligned(*(unwrapped(self.value(part)) for part in parts))
         pairs = zip(node.ops, operands[:-1], operands[1:], strict=True)
         return reduce(
             operator.and_, [np.asarray(_COMPARISONS[type(op)](a, b)) for op, a, b in pairs]
@@ -131,9 +155,11 @@ class _Evaluation:
         name = ast.unparse(node.func)
         if name == "Q":
             return self.columns[self.literal(node.args[0])]
-        if name not in CALLS:
+        signature = signatures.NUMPY.get(name[3:]) if name.startswith("np.") else None
+        signature = signature or signatures.FUNCTIONS.get(name)
+        if signature is None:
             return self.own(name, node)
-        function, values = CALLS[name]
+        function, values = _function(name), signature.values
         arguments = tuple(self.value(part) for part in node.args[:values])
         if name not in AS_GIVEN:
             parts = zip(arguments, node.args[:values], strict=True)
@@ -153,12 +179,12 @@ class _Evaluation:
         arguments = [_copied(self.anything(part)) for part in node.args]
         named = {part.arg: _copied(self.anything(part.value)) for part in node.keywords if part.arg}
         result = function(*arguments, **named, **self.memory(function, node))
-        if not isinstance(result, FactorValues | pd.Series | pd.Categorical):
+        if not (is_marked(result) or isinstance(result, pd.Series | pd.Categorical)):
             result = np.asarray(result)
-        if not np.ndim(_unwrapped(result)) or len(result) != len(self.columns):
+        if not np.ndim(unwrapped(result)) or len(result) != self.columns.n:
             raise ValueError(
-                f"{name}() must return one value for each of the {len(self.columns)} rows, got "
-                f"shape {np.shape(_unwrapped(result))}"
+                f"{name}() must return one value for each of the {self.columns.n} rows, got "
+                f"shape {np.shape(unwrapped(result))}"
             )
         return result
 
@@ -185,9 +211,23 @@ class _Evaluation:
                 return -number  # type: ignore[operator]
             case ast.Call(func=called, args=arguments, keywords=keywords):
                 named = {part.arg: self.literal(part.value) for part in keywords if part.arg}
-                return CONTRASTS[ast.unparse(called)](*map(self.literal, arguments), **named)
+                return _contrasts()[ast.unparse(called)](*map(self.literal, arguments), **named)
         text = ast.unparse(node)
-        return CONTRASTS[text] if text in CONTRASTS else self.value(node)
+        return _contrasts()[text] if text in signatures.CONTRASTS else self.value(node)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    if name in ROW_WISE:
+        return ROW_WISE[name]
+    from bayeslmm.formula.transforms import TRANSFORMS
+
+    return TRANSFORMS[name]
+
+
+def _contrasts() -> Mapping[str, Callable[..., Any]]:
+    from bayeslmm.formula.transforms import CONTRASTS
+
+    return CONTRASTS
 
 
 # --- values ----------------------------------------------------------------------------
@@ -195,7 +235,7 @@ class _Evaluation:
 
 def numbers(value: Any, node: ast.expr) -> Any:
     """A value as double precision numbers: a scalar or an array (n,) or (n, k)."""
-    raw = _unwrapped(value)
+    raw = unwrapped(value)
     array = np.asarray(None if isinstance(raw, dict) else raw)
     factor = isinstance(getattr(raw, "dtype", None), pd.CategoricalDtype)
     if factor or array.dtype.kind not in "biuf":
@@ -211,9 +251,49 @@ def _aligned(*values: Any) -> tuple[Any, ...]:
     return tuple(np.asarray(v)[:, None] if np.ndim(v) == 1 else v for v in values)
 
 
-def _unwrapped(values: Any) -> Any:
-    return values.__wrapped__ if isinstance(values, FactorValues) else values
-
-
 def _copied(value: Any) -> Any:
     return value.copy() if isinstance(value, pd.Series | np.ndarray) else value
+
+
+# --- the user's functions ----------------------------------------------------------------
+
+
+def own_functions(functions: Any) -> dict[str, Callable[..., Any]]:
+    """Check the functions that a user gives, and copy them.
+
+    Parameters
+    ----------
+    functions : mapping of str to callable, or None
+        By the names that the formula calls them.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FormulaError
+        If a name is no identifier or has a meaning in formulas, or a value cannot be called.
+    """
+    if functions is None:
+        return {}
+    if not isinstance(functions, Mapping):
+        raise FormulaError(
+            "functions= is a dict from names to functions, such as {'f': f}, got "
+            f"{type(functions).__name__}."
+        )
+    taken = {*signatures.FUNCTIONS, *CONSTANTS, *signatures.CONTRASTS, "contr", "np", "offset"}
+    for name, function in functions.items():
+        if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
+            raise FormulaError(f"functions={{{name!r}: ...}}: a name such as 'f' is expected.")
+        if name in taken or name.startswith("__"):
+            raise FormulaError(
+                f"functions={{{name!r}: ...}}: `{name}` has a meaning in formulas already; choose "
+                "another name."
+            )
+        if not callable(function):
+            raise FormulaError(
+                f"functions={{{name!r}: ...}}: a function is expected, got "
+                f"{type(function).__name__}."
+            )
+    return dict(functions)

@@ -6,24 +6,25 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula.expansion import MOST_RANDOM, check_expansion, check_grouping
-from bayeslmm.formula.formulaic_seam import FUNCTIONS, Token, called_functions, check_terms, tokens
+from bayeslmm.formula.signatures import FUNCTIONS
 from bayeslmm.formula.syntax import (
-    EXAMPLE,
     Group,
     Item,
+    Operand,
     blank_strings,
-    check_text,
     check_tokens,
+    expression,
     fail,
     flat,
     has_bar,
     is_offset,
     is_operator,
     nest,
+    operand,
     read_sum,
-    verified,
 )
+from bayeslmm.formula.terms import MOST_RANDOM, Side, check_expansion, check_grouping, side
+from bayeslmm.formula.tokens import EXAMPLE, Token, check_text, tokens
 
 _GROUPING_ALLOWED = (
     "The right side of a bar names grouping factors joined by `:` (interaction), `/` (nesting) "
@@ -37,8 +38,8 @@ class RandomTerm:
 
     Parameters
     ----------
-    effects : str
-        What varies by group, with an explicit intercept: ``"1 + Days"``, ``"0 + x"``.
+    left : Side
+        What varies by group.
     factors : tuple of str
         Variables of the grouping factor in source order, ``("a", "b")`` for ``a:b``.
     correlated : bool
@@ -49,12 +50,17 @@ class RandomTerm:
         Positions of the term and of its grouping side in `Formula.source`.
     """
 
-    effects: str
+    left: Side
     factors: tuple[str, ...]
     correlated: bool
     source: str
     span: tuple[int, int]
     factor_span: tuple[int, int]
+
+    @property
+    def effects(self) -> str:
+        """What varies by group, with an explicit intercept: ``"1 + Days"``, ``"0 + x"``."""
+        return self.left.text
 
     @property
     def group(self) -> str:
@@ -64,27 +70,60 @@ class RandomTerm:
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """The parts of a mixed-model formula.
+    """A mixed-model formula, read.
 
     Parameters
     ----------
     source : str
         The formula as written.
-    response : str
-        The left side, a column or one expression.
-    fixed : str
-        The fixed effects with an explicit intercept: ``"1 + Days"``, ``"0 + f + x"``.
-    offsets : tuple of str
+    left : Operand
+        The response.
+    right : Side
+        The fixed effects.
+    shifts : tuple of Operand
         The expressions inside ``offset()``.
     random : tuple of RandomTerm
         In source order; ``/`` and ``*`` between grouping factors are expanded.
     """
 
     source: str
-    response: str
-    fixed: str
-    offsets: tuple[str, ...]
+    left: Operand
+    right: Side
+    shifts: tuple[Operand, ...]
     random: tuple[RandomTerm, ...]
+
+    @property
+    def response(self) -> str:
+        """The left side, a column or one expression."""
+        return self.left.text
+
+    @property
+    def fixed(self) -> str:
+        """The fixed effects with an explicit intercept: ``"1 + Days"``, ``"0 + f + x"``."""
+        return self.right.text
+
+    @property
+    def offsets(self) -> tuple[str, ...]:
+        """The expressions inside ``offset()``."""
+        return tuple(shift.text for shift in self.shifts)
+
+    @property
+    def grouping(self) -> frozenset[str]:
+        """Variables of the grouping factors."""
+        return frozenset(name for term in self.random for name in term.factors)
+
+    def predictors(self, *, effects: bool = True, groups: bool = True) -> frozenset[str]:
+        """Variables on the right, with those of the random effects if wanted."""
+        parts: list[Side | Operand] = [self.right, *self.shifts]
+        if effects:
+            parts += [term.left for term in self.random]
+        found = frozenset[str]().union(*(part.variables for part in parts))
+        return found | self.grouping if groups else found
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """All variables."""
+        return self.left.variables | self.predictors()
 
 
 def parse(source: str, functions: Collection[str] = ()) -> Formula:
@@ -137,9 +176,9 @@ def parse(source: str, functions: Collection[str] = ()) -> Formula:
     _check_repeats(source, random)
     return Formula(
         source=source,
-        response=response,
-        fixed=verified(source, fixed),
-        offsets=tuple(_offset_expression(source, token) for token in fixed.offsets),
+        left=response,
+        right=side(source, right, fixed),
+        shifts=tuple(_shift(source, token) for token in fixed.offsets),
         random=random,
     )
 
@@ -153,7 +192,9 @@ def _check_count(source: str, right: Sequence[Item], count: int) -> None:
 def absent_functions(source: str, functions: Collection[str]) -> list[str]:
     """List the functions that a formula calls and that are neither listed nor given."""
     check_text(source)
-    return sorted(called_functions(source) - {"offset", *FUNCTIONS, *functions})
+    python = [expression(source, token) for token in tokens(source) if token.kind == "python"]
+    called = frozenset[str]().union(*(reading.functions for reading in python))
+    return sorted(called - {"offset", *FUNCTIONS, *functions})
 
 
 def locate(formula_source: str, name: str) -> tuple[int, int]:
@@ -189,7 +230,7 @@ def locate(formula_source: str, name: str) -> tuple[int, int]:
     return 0, len(formula_source)
 
 
-def _sides(source: str, found: list[Token]) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+def _sides(source: str, found: Sequence[Token]) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
     """Split a formula at its one ``~``."""
     tildes = [token for token in found if is_operator(token, "~")]
     if not tildes:
@@ -213,12 +254,12 @@ def _sides(source: str, found: list[Token]) -> tuple[tuple[Item, ...], tuple[Ite
     return items[:where], items[where + 1 :]
 
 
-def _response(source: str, left: tuple[Item, ...]) -> str:
+def _response(source: str, left: tuple[Item, ...]) -> Operand:
     only = left[0]
     if len(left) == 1 and isinstance(only, Token) and only.kind in ("name", "python"):
         if is_offset(only):
             fail("offset() belongs on the right of `~`.", source, left)
-        return only.text
+        return operand(source, only)
     if any(is_operator(token, "|", "||") for token in flat(left)):
         fail("Random-effects terms belong on the right of `~`.", source, left)
     text = source[left[0].start : left[-1].end]
@@ -230,12 +271,15 @@ def _response(source: str, left: tuple[Item, ...]) -> str:
     )
 
 
-def _offset_expression(source: str, token: Token) -> str:
+def _shift(source: str, token: Token) -> Operand:
     inner = token.text.removeprefix("offset(").removesuffix(")").strip()
     if not inner:
         fail("offset() needs an expression, such as offset(log(t)).", source, [token])
     found = tokens(inner)
-    return inner if len(found) == 1 and found[0].kind in ("name", "python") else f"I({inner})"
+    if len(found) > 1 or found[0].kind not in ("name", "python"):
+        inner = f"I({inner})"
+        found = tokens(inner)
+    return operand(inner, found[0])
 
 
 # --- random-effects terms --------------------------------------------------------------
@@ -268,7 +312,7 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
     _check_names_once(source, right)
     for factors in _grouping(source, right):
         yield RandomTerm(
-            effects=effects,
+            left=effects,
             factors=factors,
             correlated=is_operator(bar, "|"),
             source=source[group.start : group.end],
@@ -277,19 +321,19 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
         )
 
 
-def _effects(source: str, left: Sequence[Item]) -> str:
-    side = read_sum(source, left)
-    if side.bars:
+def _effects(source: str, left: Sequence[Item]) -> Side:
+    found = read_sum(source, left)
+    if found.bars:
         fail(
             "Random-effects terms cannot be nested; nested grouping is written (1 | a/b).",
             source,
-            side.bars,
+            found.bars,
         )
-    if side.offsets:
-        fail("offset() cannot be part of a random-effects term.", source, side.offsets)
-    if side.intercept is False and not side.terms:
+    if found.offsets:
+        fail("offset() cannot be part of a random-effects term.", source, found.offsets)
+    if found.intercept is False and not found.terms:
         fail("This random-effects term has no coefficient; write e.g. 1 or 0 + x.", source, left)
-    return verified(source, side)
+    return side(source, left, found)
 
 
 def _grouping(source: str, items: Sequence[Item]) -> list[tuple[str, ...]]:
@@ -328,7 +372,7 @@ def _check_names_once(source: str, items: Sequence[Item]) -> None:
 
 def _check_repeats(source: str, random: tuple[RandomTerm, ...]) -> None:
     """Reject a coefficient that two terms give to one grouping factor."""
-    listed = [(term, frozenset(check_terms(term.effects))) for term in random]
+    listed = [(term, term.left.keys) for term in random]
     for (first, known), (second, new) in itertools.combinations(listed, 2):
         shared = known & new
         if set(first.factors) != set(second.factors) or not shared:

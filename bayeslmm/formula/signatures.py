@@ -85,6 +85,12 @@ NUMPY: Mapping[str, Signature] = MappingProxyType(
 )
 """After ``np.``: functions of each row by itself, so that new data change no other row."""
 
+STATEFUL = frozenset({"bs", "cc", "center", "cr", "cs", "ns", "poly", "scale", "standardize"})
+"""Functions that remember the rows they were fitted to."""
+
+TRANSFORMS = STATEFUL | {"C", "factor", "hashed", "lag"}
+"""Functions of whole columns or of factors; every other one is of each row by itself."""
+
 CONSTANTS = ("FALSE", "TRUE", "np.e", "np.pi", "pi")
 
 CONTRASTS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -2,16 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula.formulaic_seam import FUNCTIONS, Token, check_terms, expression
-
-EXAMPLE = "y ~ x + (x | group)"
-
-LONGEST = 20_000
-"""Characters of a formula."""
+from bayeslmm.formula.expressions import Reading, read
+from bayeslmm.formula.signatures import FUNCTIONS
+from bayeslmm.formula.tokens import Token, tokens
 
 DEEPEST = 20
 """Parentheses inside parentheses."""
@@ -47,27 +44,7 @@ def is_operator(item: Item, *symbols: str) -> bool:
     return isinstance(item, Token) and item.kind == "operator" and item.text in symbols
 
 
-def check_text(source: str) -> None:
-    """Reject what is no text, too long to be read, or cannot be written to any file."""
-    if not isinstance(source, str):
-        raise FormulaError(
-            f"A formula is a string such as {EXAMPLE!r}, got {type(source).__name__}."
-        )
-    if len(source) > LONGEST:
-        raise FormulaError(
-            f"The formula has {len(source)} characters; at most {LONGEST} are allowed. It starts "
-            f"with `{source[:60]}`."
-        )
-    surrogate = re.search("[\ud800-\udfff]", source)
-    if surrogate:
-        raise FormulaError(
-            "This is half of a character (a surrogate), which is no text.",
-            source,
-            *surrogate.span(),
-        )
-
-
-def check_tokens(source: str, found: list[Token], functions: Collection[str] = ()) -> None:
+def check_tokens(source: str, found: Sequence[Token], functions: Collection[str] = ()) -> None:
     """Reject what no side of a formula may contain; `functions` are the user's."""
     size = 0
     for token in found:
@@ -120,9 +97,65 @@ def unknown_function(name: str, functions: Collection[str], text: str = "") -> s
     bar = " A random-effects term needs `+` before its parenthesis." if "|" in text else ""
     own = f", yours {', '.join(sorted(functions))}" if functions else ""
     return (
-        f"Unknown function `{name}`.{bar} The functions are {', '.join(FUNCTIONS)}{own}; NumPy's "
-        f"are np.<name>. Your own: LMM(..., functions={{'{name}': {name}}})."
+        f"Unknown function `{name}`.{bar} The functions are {', '.join(sorted(FUNCTIONS))}{own}; "
+        f"NumPy's are np.<name>. Your own: LMM(..., functions={{'{name}': {name}}})."
     )
+
+
+def expression(source: str, token: Token) -> Reading:
+    """Read the Python of a token; FormulaError has positions in `source`."""
+    try:
+        return read(token.value)
+    except FormulaError as error:
+        shift = token.start + (token.text[0] == "{")
+        start, end = error.start or 0, error.end or 0
+        raise FormulaError(error.message, source, shift + start, shift + end) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A column or an expression: a factor of a term, a response or an offset.
+
+    Attributes
+    ----------
+    text : str
+        As written.
+    label : str
+        As columns of the model are labelled: without backticks, Python in its canonical form.
+    reading : Reading or None
+        The Python, read; None for a column.
+    """
+
+    text: str
+    label: str
+    reading: Reading | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Columns that it reads."""
+        return frozenset({self.label}) if self.reading is None else self.reading.variables
+
+    @property
+    def functions(self) -> frozenset[str]:
+        """Functions that it calls by bare name."""
+        return frozenset() if self.reading is None else frozenset(self.reading.functions)
+
+
+def operand(source: str, token: Token) -> Operand:
+    """Read a token that is a name or Python."""
+    if token.kind == "name":
+        return Operand(token.text, token.value)
+    reading = expression(source, token)
+    return Operand(token.text, reading.text, reading)
+
+
+def read_operand(text: str) -> Operand:
+    """Read a column or an expression from text; FormulaError if it is neither."""
+    found = tokens(text)
+    if len(found) == 1 and found[0].kind in ("name", "python"):
+        return operand(text, found[0])
+    reading = read(text)
+    return Operand(text, reading.text, reading)
 
 
 def nest(source: str, found: Sequence[Token]) -> tuple[Item, ...]:
@@ -314,23 +347,3 @@ def _render(items: Sequence[Item]) -> str:
         else:
             pieces.append(f" {item.text} ")
     return "".join(pieces)
-
-
-def verified(source: str, side: Sum) -> str:
-    """The text of a side, once formulaic has accepted it in its original place."""
-    if not side.terms:
-        return side.text
-    canvas = [" "] * len(source)
-    for part in side.terms:
-        start, end = part.items[0].start, part.items[-1].end
-        canvas[start:end] = source[start:end]
-        if part.sign_at is not None:
-            canvas[part.sign_at] = "-" if part.negative else "+"
-    text = "".join(canvas).rstrip()
-    shift = len(text) - len(text.lstrip())
-    try:
-        check_terms(text[shift:])
-    except FormulaError as error:
-        start, end = (shift + (place or 0) for place in (error.start, error.end))
-        raise FormulaError(error.message, source, start, end) from error
-    return side.text

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.exceptions import require
 
 if TYPE_CHECKING:
+    import xarray as xr
     from arviz_plots import PlotCollection
 
 Array = NDArray[np.float64]
@@ -206,6 +206,8 @@ def add_legend(
     wanted : mapping, optional
         The user's settings, of which "legend" goes to the backend; False leaves the legend out.
     """
+    import xarray as xr
+
     chosen = (wanted or {}).get("legend", {})
     if chosen is False:
         return
@@ -241,6 +243,8 @@ def _width(collection: PlotCollection) -> float:
 
 def points(x: ArrayLike, y: ArrayLike) -> xr.DataArray:
     """Points as ArviZ's visuals take them, (plot_axis, own dimension)."""
+    import xarray as xr
+
     values = np.array(np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float)))
     return xr.DataArray(values, dims=("plot_axis", "point"), coords={"plot_axis": ["x", "y"]})
 
@@ -254,6 +258,8 @@ def segments(x: tuple[ArrayLike, ArrayLike], y: tuple[ArrayLike, ArrayLike]) -> 
 
 def band(x: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> xr.DataArray:
     """Region between two lines, (kwarg, own dimension)."""
+    import xarray as xr
+
     values = np.array(np.broadcast_arrays(*(np.asarray(v, float) for v in (x, lower, upper))))
     names = ["x", "y_bottom", "y_top"]
     return xr.DataArray(values, dims=("kwarg", "point"), coords={"kwarg": names})
@@ -261,6 +267,8 @@ def band(x: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> xr.DataArray:
 
 def dataset(arrays: Mapping[str, xr.DataArray]) -> xr.Dataset:
     """One variable per label, each along dimensions of its own length."""
+    import xarray as xr
+
     renamed = {}
     for i, (label, array) in enumerate(arrays.items()):
         own = {"point": f"point_{i}"} if "point" in array.dims else {}

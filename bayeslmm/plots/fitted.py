@@ -12,7 +12,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.data.inputs import predictors
 from bayeslmm.effects.grid import variables_of
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.grammar import locate
@@ -143,7 +142,7 @@ def axis(design: Design, x: str | None, grouped: Sequence[str] = ()) -> Axis:
     DataError
         If there is no such variable, or none by default.
     """
-    allowed = predictors(design.formula, effects=True, groups=False)
+    allowed = design.formula.predictors(groups=False)
     ordered = sorted(allowed, key=lambda name: locate(design.formula.source, name))
     levels = _factor_levels(design)
     if x is None:
@@ -164,8 +163,8 @@ def _factor_levels(design: Design) -> dict[str, list[Any]]:
     """Levels of the variables that are factors in the fixed or random effects."""
     formula = design.formula
     found: dict[str, list[Any]] = {}
-    for part in (formula.fixed, *(term.effects for term in formula.random)):
-        found |= variables_of(replace(design, formula=replace(formula, fixed=part))).levels
+    for part in (formula.right, *(term.left for term in formula.random)):
+        found |= variables_of(replace(design, formula=replace(formula, right=part))).levels
     return found
 
 
@@ -173,7 +172,7 @@ def _first_variable(
     design: Design, ordered: Sequence[str], levels: Mapping[str, Any], grouped: Sequence[str]
 ) -> str:
     """The first numeric variable of the fixed effects, or else the first of any."""
-    fixed = predictors(design.formula, effects=False, groups=False)
+    fixed = design.formula.predictors(effects=False, groups=False)
     numeric = [name for name in ordered if name in fixed and name not in levels]
     candidates = numeric or [name for name in ordered if name in fixed] or ordered
     candidates = [name for name in candidates if name not in grouped]
@@ -197,7 +196,7 @@ def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid
     if along.name in factor.factors:
         raise DataError(f"x={along.name!r} is part of the grouping factor {factor.name}.")
     rows = design.data[factor.codes == level]
-    names = sorted(predictors(design.formula, effects=True, groups=True))
+    names = sorted(design.formula.predictors())
     others = [name for name in names if name != along.name]
     rows = rows.reset_index(drop=True)
     distinct = rows[others].drop_duplicates()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
@@ -30,6 +29,9 @@ from bayeslmm.sampling.tree import (
 )
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import has_draws, require_draws, summarise
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], float]
@@ -54,6 +56,8 @@ def predictive_dataset(
     design: Design, joint: JointDraws, target: Target, rng: np.random.Generator
 ) -> xr.Dataset:
     """Group posterior_predictive: replicated responses at the rows of the model."""
+    import xarray as xr
+
     prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
     values = prediction.draws().reshape(*joint.shape, design.n)
     coords = {SAMPLE_DIMS[0]: np.arange(joint.shape[0]), SAMPLE_DIMS[1]: np.arange(joint.shape[1])}
@@ -196,6 +200,9 @@ def _function(statistic: str | Statistic) -> Callable[[Array], Array]:
 
 
 # --- groups of arviz's schema that a posterior has on request -----------------------
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "Group",

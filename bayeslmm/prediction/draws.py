@@ -19,13 +19,13 @@ from scipy.sparse.csgraph import connected_components
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.batch_draws import normal_draws
+from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.prediction.rows import Membership, Rows
-from bayeslmm.sampling.density_sampler import MAX_PARETO_K
+from bayeslmm.sampling.covariance_sampler import MAX_PARETO_K
+from bayeslmm.sampling.estimate_draws import point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.summaries.estimate_tables import mode_arrays
 
 Array = NDArray[np.float64]

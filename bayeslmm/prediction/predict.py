@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_space import row_space
@@ -31,9 +30,8 @@ from bayeslmm.prediction.draws import (
     updated_point,
 )
 from bayeslmm.prediction.rows import Rows, Target, Terms, prediction_rows
-from bayeslmm.sampling.estimate_draws import Uncertainty, estimate_draws
+from bayeslmm.sampling.estimate_draws import Uncertainty, estimate_draws, point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.schema import COEF_DIM
 from bayeslmm.summaries.estimate_tables import (
@@ -44,8 +42,11 @@ from bayeslmm.summaries.estimate_tables import (
     summary_table,
 )
 from bayeslmm.summaries.parameters import Kind as ParameterKind
-from bayeslmm.summaries.parameters import check_kinds, parameters, probability
+from bayeslmm.summaries.parameters import check_kinds, natural, parameters, probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -239,6 +240,8 @@ def prediction_tree(prediction: Prediction, kind: Kind) -> xr.DataTree:
     The variable is ``y`` for responses and ``mu`` otherwise, with dimensions chain, draw and
     ``pred_id``.
     """
+    import xarray as xr
+
     design, shape = prediction.rows.design, prediction.joint.shape
     labels = design.index if design.index.nlevels == 1 else np.arange(design.n)
     if getattr(labels, "is_unique", True) is False:
@@ -387,7 +390,7 @@ def _exact_predictions(
     if uncertainty == "laplace":
         known = error > 0.0
         df[known] = [satterthwaite(fit, row) for row in design.X[known]]
-    margin = stats.t.isf(tail, df) * error
+    margin = -stdtrit(df, tail) * error
     columns = {
         "estimate": estimate,
         "std_error": error,
@@ -475,10 +478,7 @@ def bootstrap_table(
 ) -> pd.DataFrame:
     """Parameters of refits to simulated responses: one row per refit, one column per parameter."""
     fits = bootstrap_fits(design, fit, count(n), random_seed, progressbar=progressbar)
-    kinds = [parameter.kind for parameter in parameters(design)]
-    is_cor = np.array([kind == "cor" for kind in kinds if kind != "beta"])
-    rows = []
-    for fit in fits:
-        scale = np.where(is_cor, np.tanh(fit.parameters), np.exp(fit.parameters))
-        rows.append(np.concatenate([fit.beta, scale]))
-    return pd.DataFrame(rows, columns=[p.label for p in parameters(design)])
+    rows = parameters(design)
+    table = np.array([np.concatenate([fit.beta, fit.parameters]) for fit in fits])  # (fits, m)
+    columns = [natural(p.kind, values) for p, values in zip(rows, table.T, strict=True)]
+    return pd.DataFrame(np.column_stack(columns), columns=[p.label for p in rows])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.draw_effects import points_of_variables
+from bayeslmm.sampling.joint_draws import points_of_variables
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
 from bayeslmm.sampling.variables import effect_arrays
 from bayeslmm.schema import (
@@ -25,6 +24,9 @@ from bayeslmm.schema import (
     group_keys,
     sd_name,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 
@@ -45,6 +47,8 @@ def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:
         ``y`` with dims chain, draw, obs_id, fit to be the group log_likelihood. It takes 8 bytes
         per draw and observation.
     """
+    import xarray as xr
+
     posterior = dt["posterior"].dataset
     random = effect_arrays(design, posterior)
     mean = linear_predictor(design, posterior[BETA].to_numpy(), random)
@@ -74,6 +78,8 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
         priors are given: ``beta`` (coef); ``sd_g`` (g_coef), ``cor_g`` per grouping factor with
         key g; ``sigma``. Flat priors count zero.
     """
+    import xarray as xr
+
     posterior = dt["posterior"].dataset
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
     gamma = posterior[BETA].to_numpy() @ priors.fixed_map.T

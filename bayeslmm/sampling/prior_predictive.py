@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
@@ -13,6 +12,9 @@ from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.priors.record import PriorDraws, Priors
 from bayeslmm.sampling.tree import prior_tree
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.data.design import Design
@@ -21,6 +20,9 @@ from bayeslmm.sampling.effect_summary import PROBABILITIES, EffectSummary
 from bayeslmm.sampling.variables import arrange, parameter_coords, parameter_dims, text_labels
 from bayeslmm.schema import COEF_DIM, OBS_DIM, SIGMA, coef_dim, level_dim, u_name
 from bayeslmm.schema import SAMPLE_DIMS as SAMPLE_DIMS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 RESPONSE = "y"
 """Name of the response in ``observed_data``, ``log_likelihood`` and the predictive groups.
@@ -77,6 +79,8 @@ def posterior_tree(
     SamplingError
         If a public variable is missing or has the wrong shape.
     """
+    import xarray as xr
+
     inference = {
         key: attrs[key] for key in (*_INFERENCE_ATTRS, "tuning_steps") if attrs.get(key) is not None
     }
@@ -118,6 +122,8 @@ def prior_tree(
     xarray.DataTree
         Groups prior, prior_predictive, observed_data and constant_data.
     """
+    import xarray as xr
+
     group_attrs = {**creation_attrs(), "sample_dims": list(SAMPLE_DIMS)}
     prior = parameter_dataset(design, draws)
     coords = {dim: prior[dim] for dim in SAMPLE_DIMS} | {OBS_DIM: obs_coord(design)}
@@ -133,6 +139,8 @@ def prior_tree(
 
 def assemble(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTree:
     """DataTree of named groups whose root carries `attrs`."""
+    import xarray as xr
+
     tree = xr.DataTree.from_dict(dict(groups))
     tree.attrs.update({key: value for key, value in attrs.items() if value is not None})
     return tree
@@ -146,6 +154,8 @@ def with_groups(tree: xr.DataTree, **groups: xr.Dataset) -> xr.DataTree:
 
 def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Dataset:
     """Public variables of arrays as in :func:`posterior_tree`, laid out as ArviZ wants them."""
+    import xarray as xr
+
     dims, coords = parameter_dims(design), parameter_coords(design)
     effects = {u_name(factor.key) for factor in design.random}
     if effects.isdisjoint(draws):
@@ -175,6 +185,8 @@ def effect_group(design: Design, summaries: Sequence[EffectSummary]) -> xr.Datas
     Variables ``u_g_mean``, ``u_g_sd`` (coefficient, level) and ``u_g_quantile`` (quantile,
     coefficient, level) per grouping factor with key g.
     """
+    import xarray as xr
+
     coords: dict[str, Any] = {"quantile": np.array(PROBABILITIES)}
     variables: dict[str, Any] = {}
     for factor, summary in zip(design.random, summaries, strict=True):
@@ -200,6 +212,8 @@ def obs_coord(design: Design) -> NDArray[Any]:
 
 def data_groups(design: Design) -> dict[str, xr.Dataset]:
     """Groups observed_data and constant_data of a design."""
+    import xarray as xr
+
     rows = {OBS_DIM: obs_coord(design)}
     observed = xr.Dataset({RESPONSE: (OBS_DIM, np.array(design.y))}, coords=rows)
     observed[RESPONSE].attrs["label"] = design.response

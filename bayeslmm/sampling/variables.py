@@ -11,10 +11,9 @@ variables.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.covariance.structure import Structure
@@ -33,6 +32,9 @@ from bayeslmm.schema import (
     sd_name,
     u_name,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 
@@ -92,6 +94,8 @@ def arrange(
         among the coordinates, exactly symmetric with a diagonal of exactly one. ``corr_g`` (pair)
         has the correlations that are not zero by the formula.
     """
+    import xarray as xr
+
     dims = parameter_dims(design)
     laid = {k: given[k].transpose(*SAMPLE_DIMS, *dim) for k, dim in dims.items() if k in given}
     matrices = {}
@@ -148,6 +152,8 @@ def _pair_labels(factor: RandomFactor) -> NDArray[Any]:
 
 def _pair_correlations(factor: RandomFactor, matrix: xr.Variable) -> dict[str, xr.Variable]:
     """Variable ``corr_g`` (chain, draw, pair), if there are pairs."""
+    import xarray as xr
+
     if not (pairs := _pairs(factor)):
         return {}
     rows, cols = np.array(pairs).T
@@ -157,6 +163,8 @@ def _pair_correlations(factor: RandomFactor, matrix: xr.Variable) -> dict[str, x
 
 def _exact_correlations(matrix: xr.Variable) -> xr.Variable:
     """Correlation matrices without the rounding errors of the product that made them."""
+    import xarray as xr
+
     values = matrix.to_numpy()
     below = np.clip(np.tril(values, -1), -1.0, 1.0)
     exact = below + below.swapaxes(-2, -1) + np.eye(values.shape[-1])

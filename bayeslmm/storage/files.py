@@ -17,7 +17,7 @@ import xarray as xr
 
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import StorageError, require
-from bayeslmm.formula.functions import UserFunctions
+from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.tree import assemble
 from bayeslmm.sampling.variables import arranged

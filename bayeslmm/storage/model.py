@@ -20,7 +20,7 @@ from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.data.inputs import Expression
 from bayeslmm.data.random_factors import RandomFactor, random_factor
 from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, StorageError
-from bayeslmm.formula.functions import UserFunctions, own_functions
+from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, absent_functions, parse
 from bayeslmm.priors import families
 from bayeslmm.priors.families import Prior, Record
@@ -313,7 +313,7 @@ def stored_design(
         recipe=Recipe(
             fixed=None,
             kept=kept,
-            response=Expression(formula.response, None, functions),
+            response=Expression(formula.left, None, functions),
             offsets=(),
             weights=None if description["weights"] is None else str(description["weights"]),
             seen=data,

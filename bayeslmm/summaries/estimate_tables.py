@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit
 
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
@@ -126,14 +126,14 @@ def _fixed_numbers(fit: Fit, level: float) -> pd.DataFrame:
     errors = np.sqrt(np.diag(fit.vcov))
     df = np.array([satterthwaite(fit, row) for row in np.eye(len(fit.beta))])
     statistic = fit.beta / errors
-    margin = stats.t.ppf(0.5 + level / 2.0, df) * errors
-    p_value = 2.0 * stats.t.sf(np.abs(statistic), df)
+    margin = stdtrit(df, 0.5 + level / 2.0) * errors
+    p_value = 2.0 * stdtr(df, -np.abs(statistic))
     columns = (fit.beta, errors, df, statistic, p_value, fit.beta - margin, fit.beta + margin)
     return pd.DataFrame(dict(zip(NUMBERS, columns, strict=True)))
 
 
 def _covariance_numbers(fit: Fit, design: Design, level: float) -> pd.DataFrame:
-    z = stats.norm.ppf(0.5 + level / 2.0)
+    z = ndtri(0.5 + level / 2.0)
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(np.diag(fit.parameter_cov))
     kinds = [parameter.kind for parameter in covariance_parameters(design)]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.sampling.draw_effects import draw_effects, points_of
+from bayeslmm.sampling.joint_draws import draw_effects, points_of
 from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
 from bayeslmm.sampling.variables import effect_arrays, level_first
 from bayeslmm.schema import BETA, SIGMA, coef_dim, cor_name, level_dim, sd_name, u_name
@@ -30,6 +29,9 @@ from bayeslmm.summaries.parameters import (
     probability,
     sds_by_group,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -112,6 +114,7 @@ def as_estimates(table: pd.DataFrame) -> pd.DataFrame:
 def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     """All parameters but the random effects, by label, with ArviZ's statistics and diagnostics."""
     import arviz_stats as az
+    import xarray as xr
 
     rows = parameters(design)
     draws = xr.Dataset(
@@ -282,6 +285,8 @@ def drawn_effects(
     rng: np.random.Generator,
 ) -> xr.DataArray:
     """Draws of random effects of chosen levels, labelled."""
+    import xarray as xr
+
     place, positions = locate_levels(design, group, levels)
     size = 8 * draws.sizes["chain"] * draws.sizes["draw"] * len(positions)
     size *= design.random[place].n_coefs

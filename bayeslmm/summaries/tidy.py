@@ -8,13 +8,12 @@ std_error, conf_low, conf_high. Terms of covariance parameters are ``sd__Interce
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import coefficient_frames
@@ -35,6 +34,9 @@ from bayeslmm.summaries.posterior_tables import (
 )
 from bayeslmm.summaries.posterior_tables import parameter_table as draws_table
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 Array = NDArray[np.float64]
 Effects = Literal["fixed", "ran_pars", "ran_vals", "ran_coefs"]
 EFFECTS: tuple[Effects, ...] = get_args(Effects)
@@ -53,7 +55,7 @@ def tidy_fit(
     if {"ran_vals", "ran_coefs"} & set(chosen):
         modes = mode_arrays(fit)
     if "ran_vals" in chosen:
-        margin = stats.norm.ppf(0.5 + level / 2.0)
+        margin = ndtri(0.5 + level / 2.0)
         for factor, mode, sd in zip(design.random, modes, mode_sds(fit), strict=True):
             numbers = {
                 "estimate": mode,

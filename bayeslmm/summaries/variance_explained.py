@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import column_names, listed, plain_frame
-from bayeslmm.data.inputs import check_present, predictors
+from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.formulaic_seam import required_variables
-from bayeslmm.sampling.estimate_draws import estimate_draws
+from bayeslmm.sampling.estimate_draws import estimate_draws, point_draws
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
-from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 
@@ -283,10 +281,8 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     if isinstance(at, Mapping):
         at = _repeated(at)
     names = column_names(at)
-    needed = predictors(design.formula, effects=True, groups=False)
-    effects = frozenset[str]().union(
-        *(required_variables(term.effects) for term in design.formula.random)
-    )
+    needed = design.formula.predictors(groups=False)
+    effects = frozenset[str]().union(*(term.left.variables for term in design.formula.random))
     check_present(effects, names)
     weights = {design.recipe.weights} if design.recipe.weights in names else set()
     own = [name for name in names if name in needed | weights]

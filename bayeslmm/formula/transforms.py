@@ -1,11 +1,20 @@
-"""Natural cubic spline basis with R's ``splines::ns`` semantics."""
+"""Functions of whole columns and of factors in formulas: formulaic's, and R's ``ns``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from formulaic.materializers import FactorValues
+from formulaic.transforms import TRANSFORMS as FORMULAICS
+from formulaic.transforms import C, ContrastsRegistry
+from formulaic.utils.stateful_transforms import stateful_transform
 from scipy.interpolate import BSpline
+
+from bayeslmm.formula import signatures
+from bayeslmm.formula.columns import whole_numbers
 
 _DEGREE = 3
 
@@ -120,3 +129,44 @@ def natural_spline_basis(x: np.ndarray, spline: NaturalSpline) -> np.ndarray:
         basis, constraint = basis[:, 1:], constraint[:, 1:]
     q, _ = np.linalg.qr(constraint.T, mode="complete")
     return basis @ q[:, 2:]
+
+
+# --- what a formula calls ----------------------------------------------------------------
+
+
+@stateful_transform
+def _ns(
+    x: Any,
+    df: int | None = None,
+    knots: Any = None,
+    intercept: bool = False,
+    boundary_knots: Any = None,
+    _state: dict[str, Any] | None = None,
+) -> FactorValues:
+    """R's ``ns``: a natural cubic spline basis that remembers its knots."""
+    values = np.asarray(x, dtype=float)
+    state = {} if _state is None else _state
+    if "spline" not in state:
+        state["spline"] = place_knots(values, df, knots, boundary_knots, intercept)
+    basis = natural_spline_basis(values, state["spline"])
+    names = tuple(str(i + 1) for i in range(basis.shape[1]))
+    return FactorValues(basis, column_names=names)
+
+
+def _factor(data: Any, *args: Any, **kwargs: Any) -> FactorValues:
+    """R's ``factor``."""
+    return C(whole_numbers(data), *args, **kwargs)
+
+
+TRANSFORMS: Mapping[str, Callable[..., Any]] = {
+    **{name: FORMULAICS[name] for name in signatures.TRANSFORMS if name in FORMULAICS},
+    "C": _factor,
+    "factor": _factor,
+    "ns": _ns,
+}
+"""By bare name."""
+
+CONTRASTS: Mapping[str, Callable[..., Any]] = {
+    name: FORMULAICS[name] if "." not in name else getattr(ContrastsRegistry, name[6:])
+    for name in signatures.CONTRASTS
+}
