@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.report.citations import CITATIONS
+from bayeslmm.report.methods import CITATIONS
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
