@@ -15,7 +15,7 @@ from reference_formulas import translated
 
 from bayeslmm.comparison.names import from_r
 from bayeslmm.data.design import build_design
-from bayeslmm.data.rank import independent_columns
+from bayeslmm.formula.rank import independent_columns
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.grammar import parse
 

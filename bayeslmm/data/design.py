@@ -38,7 +38,6 @@ from bayeslmm.data.inputs import (
     sum_of,
 )
 from bayeslmm.data.random_factors import RandomFactor, encode_factor, random_factors, shortened
-from bayeslmm.data.rank import independent_columns
 from bayeslmm.data.scales import check_column_scales
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.columns import Variables
@@ -326,7 +325,7 @@ def _evaluate(
     full = evaluate(formula.right, columns, functions)
     check_labels(full.names)
     check_column_scales(full.names, full.values, "the fixed effects")
-    kept = independent_columns(full.values)
+    kept = full.kept
     check_rows(len(frame), int(kept.sum()))
     aliased = _chosen(full.names, ~kept)
     if aliased:
@@ -344,7 +343,7 @@ def _evaluate(
         X_full=read_only(full.values),
         coefs_full=full.names,
         aliased=aliased,
-        random=random_factors(formula, columns, functions),
+        random=random_factors(formula, columns, functions, {formula.right: full}),
         index=frame.index,
         dropped=read_only(dropped),
         data=frame,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from bayeslmm.formula.columns import (
 )
 from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions, evaluate_expression
 from bayeslmm.formula.plain import plain_columns
+from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.syntax import Operand, read_operand
 from bayeslmm.formula.terms import Side, read_side
 
@@ -66,13 +68,18 @@ class Spec:
     categories: Mapping[str, pd.Index]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Columns:
     """A model matrix: `values` (n, k) float64, its k column `names`, and how it was built."""
 
     values: Array
     names: tuple[str, ...]
     spec: Spec
+
+    @cached_property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which columns (k,) are no linear combinations of earlier ones."""
+        return independent_columns(self.values)
 
 
 def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTIONS) -> Columns:
