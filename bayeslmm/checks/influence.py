@@ -19,7 +19,7 @@ from bayeslmm.data.row_groups import group_names, row_groups
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.rank import independent_columns
+from bayeslmm.formula.matrices import independent_columns
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.summaries.parameters import covariance_parameters, parameters

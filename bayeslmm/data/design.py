@@ -12,7 +12,6 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.data.dummies import unreduced_columns
 from bayeslmm.data.frames import (
     check_infinite,
     column_names,
@@ -23,6 +22,7 @@ from bayeslmm.data.frames import (
 )
 from bayeslmm.data.inputs import (
     Expression,
+    check_column_scales,
     check_complete,
     check_fixed_factors,
     check_labels,
@@ -38,12 +38,17 @@ from bayeslmm.data.inputs import (
     sum_of,
 )
 from bayeslmm.data.random_factors import RandomFactor, encode_factor, random_factors, shortened
-from bayeslmm.data.scales import check_column_scales
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.columns import Variables
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
-from bayeslmm.formula.matrices import Spec, evaluate, evaluate_response, reevaluate
+from bayeslmm.formula.matrices import (
+    Spec,
+    evaluate,
+    evaluate_response,
+    reevaluate,
+    unreduced_columns,
+)
 
 __all__ = ["Design", "RandomFactor", "build_design"]
 

@@ -18,7 +18,7 @@ from bayeslmm.data.grouping import (
     lookup_levels,
     new_levels,
 )
-from bayeslmm.data.scales import check_column_scales
+from bayeslmm.data.inputs import check_column_scales
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.columns import Variables
 from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions

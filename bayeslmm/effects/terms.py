@@ -12,10 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.data.dummies import unreduced_terms
 from bayeslmm.effects.tests_of_fixed import f_test, noted
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.formula.matrices import evaluate
+from bayeslmm.formula.matrices import evaluate, unreduced_terms
 from bayeslmm.summaries.words import listed
 
 _log = logging.getLogger(__name__)
