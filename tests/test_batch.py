@@ -25,9 +25,9 @@ from bayeslmm.likelihood.batch import (
     chunks_of,
     reduce_equations,
 )
-from bayeslmm.likelihood.batch_draws import LARGEST_HYPERCUBE, draw_random, normal_draws
 from bayeslmm.likelihood.batch_posterior import fixed_effects_at, log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
+from bayeslmm.likelihood.draws import LARGEST_HYPERCUBE, draw_random, normal_draws
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
@@ -452,7 +452,7 @@ def test_random_effects_are_affine_in_the_noise_with_exact_moments(frame, name, 
     case, system, p = case_of(model.design), batch_system(model.system), model.design.p
     q = all_z(case).shape[1]
     noise = np.tile(np.vstack([np.zeros(q), np.eye(q)]), (2, 1))
-    monkeypatch.setattr("bayeslmm.likelihood.batch_draws.normal_draws", given_noise(noise))
+    monkeypatch.setattr("bayeslmm.likelihood.draws.normal_draws", given_noise(noise))
     x = coordinates(model, 2, seed=14, scale=0.5)
     points = points_of(model, np.repeat(x, q + 1, axis=0))
     beta = np.repeat(np.random.default_rng(15).normal(2.0, 1.0, (2, p)), q + 1, axis=0)
@@ -589,7 +589,7 @@ def test_normal_draws_are_uniform_within_their_intervals():
 
 
 def test_many_normal_draws_are_plain_ones(monkeypatch):
-    monkeypatch.setattr("bayeslmm.likelihood.batch_draws.LARGEST_HYPERCUBE", 3 * 1000 - 1)
+    monkeypatch.setattr("bayeslmm.likelihood.draws.LARGEST_HYPERCUBE", 3 * 1000 - 1)
     draws = normal_draws(np.random.default_rng(24), 3, 1000)
     assert np.array_equal(draws, np.random.default_rng(24).standard_normal((1000, 3)))
     strata = np.floor(ndtr(draws) * 1000).astype(int)

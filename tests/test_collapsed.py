@@ -26,7 +26,7 @@ from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import default_priors
 from bayeslmm.sampling.collapsed import fit_collapsed
-from bayeslmm.sampling.draw_effects import points_of
+from bayeslmm.sampling.joint_draws import points_of
 from bayeslmm.sampling.laplace import fit_laplace
 from bayeslmm.sampling.nuts import sample_nuts
 

@@ -90,7 +90,7 @@ def test_a_surrogate_gives_the_exact_posterior(formula, data, monkeypatch):
 
 def test_a_surrogate_that_does_not_fit_gives_way_to_the_exact_density(monkeypatch, caplog):
     monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: True)
-    monkeypatch.setattr("bayeslmm.sampling.surrogate_sampler.TYPICAL_ERROR", 0.0)
+    monkeypatch.setattr("bayeslmm.sampling.surrogate.TYPICAL_ERROR", 0.0)
     with caplog.at_level("INFO"):
         post = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).fit(random_seed=1)
     assert post.data.attrs["surrogate_error"] == 0.0
@@ -151,7 +151,7 @@ def test_conjugate_gradients_keep_the_correlations_of_the_random_effects():
 
 
 def _draw_directly(system, points, beta, rng):
-    from bayeslmm.likelihood.batch_draws import draw_random
+    from bayeslmm.likelihood.draws import draw_random
 
     assert system.batched
     return draw_random(system, points, beta, rng)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from dense import (
@@ -244,12 +246,20 @@ def test_cross_products_of_parts_add_up():
         )
 
     whole = part(slice(None))
-    added = part(slice(0, 25)) + part(slice(25, None))
+    added = part(slice(0, 25)) + pickle.loads(pickle.dumps(part(slice(25, None))))
     factors = random_factors(case, 4, singular=False)
     assert added.n_obs == whole.n_obs
     assert log_density(make_plan(added), factors, SIGMA, PRIOR) == pytest.approx(
         log_density(make_plan(whole), factors, SIGMA, PRIOR), abs=VALUE
     )
+
+
+def test_cross_products_in_other_bases_do_not_add():
+    case = make_case(3, 60, (8, 5), (PAIR, ONE), True)
+    one = cross_products(case.y, case.X, case.random)
+    other = cross_products(2.0 * case.y, case.X, case.random)
+    with pytest.raises(ValueError, match="different bases"):
+        one + other
 
 
 @given(

@@ -17,8 +17,7 @@ from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstr
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import LKJ, Flat, HalfStudentT, Normal, default_priors, resolve_priors
 from bayeslmm.priors.families import Exponential, Gamma
-from bayeslmm.sampling.marginal_op import MarginalOp
-from bayeslmm.sampling.model import CorrelationTransform, build_model, lkj_cholesky
+from bayeslmm.sampling.model import CorrelationTransform, MarginalOp, build_model, lkj_cholesky
 
 PLAIN = Mode(linker="py", optimizer=None)  # nothing to compile
 

@@ -353,7 +353,7 @@ class Estimate(Predictions):
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
         from bayeslmm.prediction import tables
-        from bayeslmm.sampling.point_draws import point_draws
+        from bayeslmm.sampling.estimate_draws import point_draws
 
         repeated = np.zeros(tables.count(n), dtype=np.intp)
         return point_draws(self.fit, self._u).take(repeated)

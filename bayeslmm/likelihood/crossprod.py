@@ -73,6 +73,11 @@ class Basis:
     shift: Array
     random: tuple[Array, ...]
 
+    def equals(self, other: Basis) -> bool:
+        """Whether two bases are the same maps, number for number."""
+        mine, theirs = ((b.fixed, b.shift, *b.random) for b in (self, other))
+        return len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))
+
     @property
     def log_det_fixed(self) -> float:
         """Log absolute determinant of the map of the fixed effects."""
@@ -139,8 +144,10 @@ class CrossProducts:
 
     def __add__(self, other: CrossProducts) -> CrossProducts:
         """Merge two parts of the data that share levels and basis."""
-        if self.basis is not other.basis:
+        if not self.basis.equals(other.basis):
             raise ValueError("cross-products in different bases cannot be added")
+        if self.structures != other.structures:
+            raise ValueError("cross-products of different random-effects terms cannot be added")
         return replace(
             self,
             n_obs=self.n_obs + other.n_obs,

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtrs
+from scipy.special import ndtri
 
-from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.covariance.coordinates import AnyPoints
+from bayeslmm.likelihood.batch import (
+    BatchSystem,
+    bordered_cholesky,
+    chunks_of,
+    eliminate_lead,
+    run_chunks,
+    to_working,
+)
+from bayeslmm.likelihood.elimination import Plan, TailBlock
 from bayeslmm.likelihood.factorise import (
     Factorisation,
     GaussianBeta,
     factorise,
     to_working_beta,
 )
+from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.nested import without_later
 from bayeslmm.likelihood.shrinkage import apply_tail
 
@@ -96,3 +109,143 @@ def _draw_random(
         working[stage.factor] = pivot.whiten.transpose(0, 2, 1) @ white
     basis = plan.products.basis.random
     return [np.einsum("kl,jls->sjk", a, u) for a, u in zip(basis, working, strict=True)]
+
+
+# --- exact draws of the random effects, one for each of many covariance parameters ---
+
+
+FEW = 8
+"""Draws up to which each gets a factorisation of its own."""
+
+LARGEST_HYPERCUBE = 4_000_000
+"""Most normal draws that are stratified: with more of them averages are precise anyway."""
+
+
+def draw_random(
+    system: BatchSystem, points: AnyPoints, beta: Array, rng: np.random.Generator
+) -> list[Array]:
+    """Draw u from p(u | y, beta, covariance parameters), one for each point.
+
+    Parameters
+    ----------
+    system : BatchSystem
+        The data.
+    points : AnyPoints
+        S covariance parameters.
+    beta : ndarray (S, p)
+        Fixed effects.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    list of ndarray (S, J, k)
+        One array per grouping factor, on the scale of the response.
+    """
+    plan = system.plan
+    if not system.batched and not plan.nested and plan.split is None and len(beta) > FEW:
+        return draw_iteratively(system, points, beta, rng)
+    sizes = [(len(beta), s.shape[0], s.shape[1]) for s in system.plan.products.random]
+    result = [np.empty(size) for size in sizes]
+    chunks = list(chunks_of(system, len(beta)))
+    seeds = dict(zip([c.start for c in chunks], rng.spawn(len(chunks)), strict=True))
+    job = _Job(system, points, beta, to_working(system.plan, points.factors), result)
+    if not system.batched:
+        run_chunks(system, lambda rows: job.singly(rows, seeds[rows.start]), chunks)
+        return result
+    for array in result:
+        array[:] = normal_draws(rng, array.size // len(beta), len(beta)).reshape(array.shape)
+    run_chunks(system, job.together, chunks)
+    return result
+
+
+def normal_draws(rng: np.random.Generator, coordinates: int, size: int) -> Array:
+    """Standard normal vectors (size, coordinates), a Latin hypercube sample where it is small.
+
+    Every vector has independent standard normal coordinates; across the vectors, each coordinate
+    visits every interval of probability 1 / size once. The vectors depend on each other a little,
+    and negatively: averages over them vary less than over independent ones (at worst by a factor
+    size / (size - 1) more, for functions without any additive part), so that Monte Carlo errors
+    computed as for independent draws are on the safe side.
+
+    References
+    ----------
+    McKay, Beckman, Conover (1979), doi:10.2307/1268522.
+    """
+    if coordinates * size > LARGEST_HYPERCUBE:
+        return rng.standard_normal((size, coordinates))
+    strata = np.broadcast_to(np.arange(size, dtype=float), (coordinates, size))
+    places = rng.permuted(strata, axis=1) + rng.random((coordinates, size))
+    return np.asarray(ndtri(places / size)).T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """Inputs and outputs of the draws, of which each chunk fills its rows."""
+
+    system: BatchSystem
+    points: AnyPoints
+    beta: Array
+    working: Sequence[Array]
+    result: Sequence[Array]
+
+    def singly(self, rows: slice, rng: np.random.Generator) -> None:
+        plan, factors = self.system.plan, self.points.factors
+        for i in range(rows.start, rows.stop):
+            here = [t[i] for t in factors]
+            effects = draw_given_beta(plan, here, float(self.points.sigma[i]), self.beta[i], rng)
+            for array, u in zip(self.result, effects, strict=True):
+                array[i] = u
+
+    def together(self, rows: slice) -> None:
+        """Turn the noise in the rows of the result into random effects."""
+        system, plan = self.system, self.system.plan
+        basis, working = plan.products.basis, [t[rows] for t in self.working]
+        sigma = self.points.sigma[rows]
+        centred = np.linalg.solve(basis.fixed, (self.beta[rows] - basis.shift).T).T
+        contrast = np.column_stack([-centred, np.ones(len(sigma))])
+        whiten, kernel, _ = eliminate_lead(system, working[plan.lead])
+        mixed = plan.products.mixed[plan.lead]
+        rest = contrast @ mixed.reshape(-1, mixed.shape[2]).T
+        if plan.n_tail:
+            tail = self._tail(rows, bordered_cholesky(system, working, kernel), contrast)
+            rest = rest - (plan.coupling.T @ tail.T).T
+        rest = rest.reshape(len(sigma), *mixed.shape[:2])
+        noise = sigma[:, None, None] * self.result[plan.lead][rows]
+        effects = _draw_lead(whiten[..., system.level_class], rest, noise)
+        self.result[plan.lead][rows] = effects @ basis.random[plan.lead].T
+
+    def _tail(self, rows: slice, lower: Array, contrast: Array) -> Array:
+        """Draw the random effects of the tail: (S, q) in the working basis."""
+        plan = self.system.plan
+        working = [t[rows] for t in self.working]
+        noise = np.concatenate(
+            [self.result[b.factor][rows].reshape(len(contrast), -1) for b in plan.tail], axis=1
+        )
+        right = np.einsum("sm,smq->sq", contrast, lower[:, plan.n_tail :, : plan.n_tail])
+        right += self.points.sigma[rows, None] * noise
+        for i in range(len(right)):
+            right[i] = dtrtrs(lower[i, : plan.n_tail, : plan.n_tail].T, right[i], lower=0)[0]
+        tail = scale_up(right, plan.tail, working)
+        for block in plan.tail:
+            part = tail[:, block.columns].reshape(len(tail), block.n_levels, block.n_coefs)
+            basis = plan.products.basis.random[block.factor]
+            self.result[block.factor][rows] = part @ basis.T
+        return tail
+
+
+def scale_up(spherical: Array, tail: tuple[TailBlock, ...], working: Sequence[Array]) -> Array:
+    """Lambda v for the tail: (S, q)."""
+    result = np.empty_like(spherical)
+    for block in tail:
+        part = spherical[:, block.columns].reshape(-1, block.n_levels, block.n_coefs)
+        scaled = part @ working[block.factor].transpose(0, 2, 1)
+        result[:, block.columns] = scaled.reshape(len(spherical), -1)
+    return result
+
+
+def _draw_lead(whiten: Array, rest: Array, noise: Array) -> Array:
+    """H'(H rest + noise) level by level: (S, J, k)."""
+    k = len(whiten)
+    white = [noise[:, :, i] + sum(whiten[i, b] * rest[:, :, b] for b in range(k)) for i in range(k)]
+    return np.stack([sum(whiten[i, a] * white[i] for i in range(k)) for a in range(k)], axis=2)

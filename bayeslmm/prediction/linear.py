@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.batch_draws import normal_draws
+from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.prediction.rows import Membership, Rows
 from bayeslmm.sampling.joint_draws import JointDraws
 

@@ -27,9 +27,8 @@ from bayeslmm.prediction.predict import (
 )
 from bayeslmm.prediction.rows import Rows, Target, prediction_rows
 from bayeslmm.prediction.updated_point import updated_point
-from bayeslmm.sampling.estimate_draws import Uncertainty, estimate_draws
+from bayeslmm.sampling.estimate_draws import Uncertainty, estimate_draws, point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.summaries.estimate_tables import (
     covariances,
     percentile_table,

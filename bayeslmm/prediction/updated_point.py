@@ -11,8 +11,8 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.prediction.rows import Rows
+from bayeslmm.sampling.estimate_draws import point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.summaries.estimate_tables import mode_arrays
 
 Array = NDArray[np.float64]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points, WorkingPoints
 from bayeslmm.data.design import Design
 from bayeslmm.likelihood.batch import BatchSystem, Reduced
-from bayeslmm.likelihood.batch_draws import draw_random, normal_draws
 from bayeslmm.likelihood.batch_posterior import Reduce, fixed_effects_at
+from bayeslmm.likelihood.draws import draw_random, normal_draws
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name

@@ -20,11 +20,10 @@ from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, user_factors, working_factors
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
-from bayeslmm.likelihood.batch_draws import normal_draws
 from bayeslmm.likelihood.batch_posterior import fixed_effects_at
+from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.sampling.draw_effects import draw_effects
-from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.joint_draws import JointDraws, draw_effects
 
 Array = NDArray[np.float64]
 Uncertainty = Literal["laplace", "bootstrap", "plugin"]
@@ -193,3 +192,16 @@ def _unconstrained(coordinates: Coordinates, parameters: Array) -> Array:
             corr[:, i, j] = corr[:, j, i] = rho[:, place]
         x[:, coordinates.cors(f)] = correlation_coordinates(structure, np.linalg.cholesky(corr))
     return x
+
+
+# --- a point estimate as a single draw, so that it goes through what draws go through ---
+
+
+def point_draws(fit: Fit, modes: Sequence[Array]) -> JointDraws:
+    """The estimate as one draw, with the conditional modes (J, k) as random effects."""
+    return JointDraws(
+        shape=(1, 1),
+        beta=fit.beta[None],
+        points=points_of_fits([fit]),
+        effects=lambda wanted: [u[levels][None] for u, levels in zip(modes, wanted, strict=True)],
+    )

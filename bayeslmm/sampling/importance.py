@@ -23,12 +23,14 @@ from scipy.special import gammaln, logsumexp
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.sampling.mixture import (
     StudentMixture,
+    Warp,
     combine,
     fit_mixture,
+    fit_warp,
+    identity_warp,
     student,
     weighted_root,
 )
-from bayeslmm.sampling.warp import Warp, fit_warp, identity_warp
 
 Array = NDArray[np.float64]
 LogDensity = Callable[[Array], Array]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.draw_effects import points_of_variables
+from bayeslmm.sampling.joint_draws import points_of_variables
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
 from bayeslmm.sampling.variables import effect_arrays
 from bayeslmm.schema import (

@@ -16,7 +16,7 @@ from bayeslmm.covariance.coordinates import WorkingPoints, is_identity
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
-from bayeslmm.likelihood.batch_draws import draw_random
+from bayeslmm.likelihood.draws import draw_random
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.marginal import marginal_system

@@ -15,9 +15,9 @@ from bayeslmm.data.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.draw_effects import points_of
 from bayeslmm.sampling.effect_summary import summarise_effects
 from bayeslmm.sampling.engine import sample_posterior
+from bayeslmm.sampling.joint_draws import points_of
 from bayeslmm.sampling.laplace import find_mode, gaussian_root
 from bayeslmm.sampling.log_densities import log_likelihood, log_prior
 from bayeslmm.sampling.refit import require_positive

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.sampling.draw_effects import draw_effects, points_of
+from bayeslmm.sampling.joint_draws import draw_effects, points_of
 from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
 from bayeslmm.sampling.variables import effect_arrays, level_first
 from bayeslmm.schema import BETA, coef_dim, level_dim, u_name

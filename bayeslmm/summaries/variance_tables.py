@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.sampling.estimate_draws import estimate_draws
+from bayeslmm.sampling.estimate_draws import estimate_draws, point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.point_draws import point_draws
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 from bayeslmm.summaries.variance_explained import (
