@@ -12,7 +12,7 @@ from reference_data import FOLDER
 import bayeslmm as blm
 from bayeslmm.estimation.optimise import minimise
 from bayeslmm.exceptions import DataError, NoEstimateError
-from bayeslmm.likelihood import shrinkage
+from bayeslmm.likelihood import split_rows
 from bayeslmm.likelihood.factorise import factorise_working
 from bayeslmm.likelihood.marginal import marginal_system, reml_criterion, score
 from bayeslmm.likelihood.moments import fixed_sensitivities
@@ -132,7 +132,7 @@ def test_the_split_changes_no_number(frame, formula, weighted, monkeypatch):
     design = blm.LMM(formula, frame, weights=weights).design
     plain = marginal_system(design)
     for bound in ("SUSPECT", "SMALL_RESIDUAL"):
-        monkeypatch.setattr(shrinkage, bound, np.inf)
+        monkeypatch.setattr(split_rows, bound, np.inf)
     split = marginal_system(design)
     assert plain.split is None and split.split is not None
     rng = np.random.default_rng(2)

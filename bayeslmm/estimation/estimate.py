@@ -38,7 +38,7 @@ from bayeslmm.likelihood.marginal import (
     score,
 )
 from bayeslmm.likelihood.moments import fixed_sensitivities
-from bayeslmm.likelihood.shrinkage import EXACT_EFFECTS
+from bayeslmm.likelihood.split_rows import EXACT_EFFECTS
 
 Array = NDArray[np.float64]
 Method = Literal["REML", "ML", "MAP"]

@@ -27,7 +27,7 @@ from bayeslmm.likelihood.factorise import (
     to_working_beta,
 )
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks
-from bayeslmm.likelihood.shrinkage import EXACT, is_saturated, split_where_small
+from bayeslmm.likelihood.split_rows import EXACT, is_saturated, split_where_small
 
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))

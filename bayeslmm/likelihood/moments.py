@@ -11,7 +11,8 @@ from scipy.linalg.blas import dsymm, dsymv
 
 from bayeslmm.likelihood.elimination import TailBlock
 from bayeslmm.likelihood.factorise import Factorisation, scale_rows, tail_inverse
-from bayeslmm.likelihood.nested import Pivot, later_covariances, without_later
+from bayeslmm.likelihood.nested import Pivot, without_later
+from bayeslmm.likelihood.nested_inverse import later_covariances
 from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, apply_tail, invertible_part
 
 Array = NDArray[np.float64]
