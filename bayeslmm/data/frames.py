@@ -222,7 +222,7 @@ def listed(names: Sequence[Any]) -> str:
 
 def missing(column: pd.Series) -> NDArray[np.bool_]:
     """Tell which values of a column are missing: NaN, None, NaT, pandas' NA or null."""
-    result = column.isna().to_numpy(dtype=bool, copy=True)
+    result = np.array(column.array.isna(), dtype=bool)
     dtype = column.dtype
     if not isinstance(dtype, np.dtype) and pd.api.types.is_float_dtype(dtype):
         result |= np.isnan(column.to_numpy(dtype=np.float64, na_value=np.nan))
