@@ -20,7 +20,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.prediction.linear import linear_draws, require_memory
 from bayeslmm.prediction.rows import Membership, Rows
-from bayeslmm.sampling.covariance_sampler import MAX_PARETO_K
+from bayeslmm.sampling.density_sampler import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
 
