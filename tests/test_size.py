@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 210
-MOST_LINES = 26_500
+MOST_FILES = 185
+MOST_LINES = 26_950
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 640
