@@ -22,7 +22,7 @@ from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.covariance_sampler import MAX_PARETO_K
+from bayeslmm.sampling.density_sampler import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.log_densities import log_likelihood
 from bayeslmm.sampling.pareto import log_sums, smooth_columns, smooth_weights

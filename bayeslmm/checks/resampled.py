@@ -23,7 +23,8 @@ from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.covariance_sampler import ATTEMPTS, is_dear, is_reliable
+from bayeslmm.sampling.covariance_sampler import is_dear
+from bayeslmm.sampling.density_sampler import ATTEMPTS, is_reliable
 from bayeslmm.sampling.importance import Adapter, log_mean
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.propriety import require_proper

@@ -22,7 +22,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.prediction.rows import Membership, Rows
-from bayeslmm.sampling.covariance_sampler import MAX_PARETO_K
+from bayeslmm.sampling.density_sampler import MAX_PARETO_K
 from bayeslmm.sampling.estimate_draws import point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights

@@ -23,7 +23,7 @@ from bayeslmm.likelihood.batch_posterior import Reduce, log_posterior_batch, log
 from bayeslmm.likelihood.crossprod import CrossProducts
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.covariance_sampler import sample_density
+from bayeslmm.sampling.density_sampler import sample_density
 from bayeslmm.sampling.importance import Chains, log_mean
 
 Array = NDArray[np.float64]
