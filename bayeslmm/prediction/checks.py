@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -73,18 +73,25 @@ def predictive_dataset(
 def predictive_check(
     design: Design,
     joint: JointDraws,
-    statistic: str | Statistic,
+    statistic: str | Statistic | Sequence[str | Statistic],
     by: Any,
     target: Target,
     prob: float | None,
     random_seed: int | np.random.Generator | None,
 ) -> pd.DataFrame:
-    """A statistic of the data beside that of responses simulated from joint draws."""
+    """Statistics of the data beside those of responses simulated once from joint draws."""
+    single = isinstance(statistic, str) or callable(statistic)
+    statistics: list[Any] = [statistic] if single else list(statistic)  # type: ignore[arg-type]
     row_groups(design, by)
-    check_statistic(statistic)
+    for one in statistics:
+        check_statistic(one)
     rng = np.random.default_rng(random_seed)
     prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
-    return check_table(design, prediction.draws(), statistic, by, prob)
+    replicated = prediction.draws()
+    tables = [check_table(design, replicated, one, by, prob) for one in statistics]
+    if single or by is None:
+        return pd.concat(tables)
+    return pd.concat(tables, keys=[_name(one) for one in statistics], names=["check"])
 
 
 def check_table(

@@ -14,6 +14,7 @@ import xarray as xr
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.priors.keys import INTERCEPT
 from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.record import Priors
@@ -53,13 +54,15 @@ def prior_sentences(priors: Priors) -> list[str]:
     records = priors.records()
     by_source: dict[str, list[str]] = {"flat": [], "user": [], "default": []}
     for key, record in records.items():
-        by_source[priors.sources[key]].append(f"{key} ~ {record}")
-    centred = "Intercept" in priors.coefs and len(priors.coefs) > 1
+        place = "" if key == INTERCEPT else priors.where.get(key, "")
+        by_source[priors.sources[key]].append(f"{key}{place and ' '}{place} ~ {record}")
+    centred = INTERCEPT in priors.coefs and len(priors.coefs) > 1
     return _sentences(
         "prior",
         by_source=by_source,
         lkj=any(isinstance(record, LKJ) for record in records.values()),
-        centred=centred and priors.sources.get("Intercept") in ("default", "user"),
+        centred=centred and priors.sources.get(INTERCEPT) in ("default", "user"),
+        joint=not all(priors.alone),
     )
 
 

@@ -442,8 +442,8 @@ def checks_section(source: Any, prob: float, seed: int) -> Context:
 
 def _checks_table(source: Any, prob: float, seed: int) -> TextTable:
     rows = []
-    for statistic in STATISTICS:
-        row = source.check.predictive(statistic, prob=prob, random_seed=seed).iloc[0]
+    checks = source.check.predictive(list(STATISTICS), prob=prob, random_seed=seed)
+    for statistic, row in checks.iterrows():
         bounds = (row[name] for name in row.index if str(name).endswith(("_lb", "_ub")))
         decimals = decimals_of([row["sd"]], [row["mean"]], DIGITS)
         observed, mean, low, high = (
