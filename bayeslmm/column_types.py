@@ -96,10 +96,10 @@ def _plain_integers(column: pd.Series) -> pd.Series:
 def _plain_categories(column: pd.Series) -> pd.Series:
     """Categories keep their values; only their types become plain."""
     old = column.cat.categories
-    new = pd.Index(plain(pd.Series(old)) if not pd.api.types.is_object_dtype(old.dtype) else old)
-    if new.dtype == old.dtype:
+    if isinstance(old.dtype, pd.StringDtype) or old.dtype in (np.int64, np.float64, object):
         return column
-    return column.cat.rename_categories(new)
+    new = pd.Index(plain(pd.Series(old)))
+    return column if new.dtype == old.dtype else column.cat.rename_categories(new)
 
 
 # --- columns of Python values ----------------------------------------------------------

@@ -15,9 +15,9 @@ from reference_formulas import translated
 
 from bayeslmm.comparison.names import from_r
 from bayeslmm.data.design import build_design
-from bayeslmm.data.rank import independent_columns
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.grammar import parse
+from bayeslmm.formula.matrices import independent_columns
 
 X_RTOL = 1e-8  # the reference matrices are written with ten digits
 X_ATOL = 1e-9

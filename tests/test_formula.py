@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslmm.exceptions import FormulaError
+from bayeslmm.formula.expressions import FUNCTIONS
 from bayeslmm.formula.grammar import Formula, locate, parse
-from bayeslmm.formula.signatures import FUNCTIONS
 
 RANDOM = {
     "(1|g)": [("1", "g", True)],

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula import signatures
+from bayeslmm.formula import expressions
 from bayeslmm.formula.formulaic_seam import parsed_terms
 from bayeslmm.formula.matrices import evaluate, evaluate_response, reevaluate, unseen_categories
-from bayeslmm.formula.syntax import read_operand
+from bayeslmm.formula.syntax import read_operand, tokens
 from bayeslmm.formula.terms import read_side
-from bayeslmm.formula.tokens import tokens
 
 
 def make_frame():
@@ -447,5 +446,5 @@ def check_against_lme4(name):
 
 
 def test_functions_are_listed():
-    assert {"C", "abs", "log", "ns", "poly", "scale", "sin"} <= set(signatures.FUNCTIONS)
-    assert not {"contr", "np", "max", "eval", "pi"} & set(signatures.FUNCTIONS)
+    assert {"C", "abs", "log", "ns", "poly", "scale", "sin"} <= set(expressions.FUNCTIONS)
+    assert not {"contr", "np", "max", "eval", "pi"} & set(expressions.FUNCTIONS)

@@ -15,8 +15,8 @@ from bayeslmm.formula.columns import Variables
 from bayeslmm.formula.formulaic_seam import formulaic_columns, parsed_terms
 from bayeslmm.formula.matrices import Spec, evaluate, reevaluate
 from bayeslmm.formula.plain import plain_columns
+from bayeslmm.formula.syntax import tokens
 from bayeslmm.formula.terms import read_side
-from bayeslmm.formula.tokens import tokens
 
 # --- frames and formulas ---------------------------------------------------------------
 

@@ -15,11 +15,11 @@ from bayeslmm.checks.report import Report
 from bayeslmm.checks.whitening import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
-from bayeslmm.data.rank import independent_columns
 from bayeslmm.data.row_groups import group_names, row_groups
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError
+from bayeslmm.formula.matrices import independent_columns
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.estimate_draws import point_draws
 from bayeslmm.summaries.parameters import covariance_parameters, parameters

@@ -12,7 +12,6 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.data.dummies import unreduced_columns
 from bayeslmm.data.frames import (
     check_infinite,
     column_names,
@@ -23,6 +22,7 @@ from bayeslmm.data.frames import (
 )
 from bayeslmm.data.inputs import (
     Expression,
+    check_column_scales,
     check_complete,
     check_fixed_factors,
     check_labels,
@@ -38,13 +38,17 @@ from bayeslmm.data.inputs import (
     sum_of,
 )
 from bayeslmm.data.random_factors import RandomFactor, encode_factor, random_factors, shortened
-from bayeslmm.data.rank import independent_columns
-from bayeslmm.data.scales import check_column_scales
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.columns import Variables
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
-from bayeslmm.formula.matrices import Spec, evaluate, evaluate_response, reevaluate
+from bayeslmm.formula.matrices import (
+    Spec,
+    evaluate,
+    evaluate_response,
+    reevaluate,
+    unreduced_columns,
+)
 
 __all__ = ["Design", "RandomFactor", "build_design"]
 
@@ -326,7 +330,7 @@ def _evaluate(
     full = evaluate(formula.right, columns, functions)
     check_labels(full.names)
     check_column_scales(full.names, full.values, "the fixed effects")
-    kept = independent_columns(full.values)
+    kept = full.kept
     check_rows(len(frame), int(kept.sum()))
     aliased = _chosen(full.names, ~kept)
     if aliased:
@@ -344,7 +348,7 @@ def _evaluate(
         X_full=read_only(full.values),
         coefs_full=full.names,
         aliased=aliased,
-        random=random_factors(formula, columns, functions),
+        random=random_factors(formula, columns, functions, {formula.right: full}),
         index=frame.index,
         dropped=read_only(dropped),
         data=frame,

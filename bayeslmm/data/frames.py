@@ -73,16 +73,15 @@ def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
     """
     frame = _native(data)
     names = _checked_names(frame.columns)
-    if columns is not None:
-        wanted = set(columns)
-        names = [name for name in names if str(name) in wanted]
+    wanted = set(map(str, names) if columns is None else columns)
+    places = [i for i, name in enumerate(names) if str(name) in wanted]
     if not len(frame):
         raise DataError("The data have no rows.")
     if isinstance(frame, pd.DataFrame):
-        taken = frame.loc[:, names].copy()
-        taken.columns = pd.Index([str(name) for name in names], dtype=object)
+        taken = frame.take(places, axis=1).copy()
+        taken.columns = pd.Index([str(names[i]) for i in places], dtype=object)
         return taken
-    texts = [str(name) for name in names]
+    texts = [str(names[i]) for i in places]
     read = {text: _of_narwhals(frame[text], text) for text in texts}
     return pd.DataFrame(
         read, index=pd.RangeIndex(len(frame)), columns=pd.Index(texts, dtype=object)
@@ -194,9 +193,9 @@ def _checked_names(columns: Iterable[Hashable]) -> list[Hashable]:
     if isinstance(columns, pd.MultiIndex):
         raise DataError("The columns have several levels of names; flatten them to one.")
     names = list(columns)
-    texts = pd.Index([str(name) for name in names], dtype=object)
-    if not texts.is_unique:
-        repeated = sorted(set(texts[texts.duplicated()]))
+    texts = [str(name) for name in names]
+    if len(set(texts)) < len(texts):
+        repeated = sorted({text for text in texts if texts.count(text) > 1})
         raise DataError(
             f"Column names must be unique, but {listed(repeated)} "
             f"{'occurs' if len(repeated) == 1 else 'occur'} more than once; rename or drop the "
@@ -223,7 +222,7 @@ def listed(names: Sequence[Any]) -> str:
 
 def missing(column: pd.Series) -> NDArray[np.bool_]:
     """Tell which values of a column are missing: NaN, None, NaT, pandas' NA or null."""
-    result = column.isna().to_numpy(dtype=bool, copy=True)
+    result = np.array(column.array.isna(), dtype=bool)
     dtype = column.dtype
     if not isinstance(dtype, np.dtype) and pd.api.types.is_float_dtype(dtype):
         result |= np.isnan(column.to_numpy(dtype=np.float64, na_value=np.nan))
@@ -275,7 +274,10 @@ def complete_cases(
             f"No row is complete: each of the {len(frame)} rows lacks a value of some variable "
             f"(missing values: {counts})."
         )
-    complete = _plain(frame[names].iloc[np.flatnonzero(~drop)])  # no longer nullable
+    place = {name: i for i, name in enumerate(frame.columns)}
+    complete = frame.take([place[name] for name in names], axis=1)
+    if drop.any():
+        complete = _plain(complete.take(np.flatnonzero(~drop)))  # no longer nullable
     return complete, np.flatnonzero(drop)
 
 

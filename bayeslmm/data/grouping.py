@@ -78,10 +78,11 @@ def column_levels(column: pd.Series) -> tuple[Codes, pd.Index]:
         If the values cannot be levels, such as lists.
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
-        values = _canonical(column.cat.categories)
-        codes = column.cat.codes.to_numpy().astype(np.intp)
+        values = _canonical(column.dtype.categories)
+        codes = np.asarray(column.array.codes, dtype=np.intp)
         used = np.flatnonzero(np.bincount(codes, minlength=len(values)))
-        return _renumber(codes, used, len(values)), values[used]
+        values = values if len(used) == len(values) else values[used]
+        return _renumber(codes, used, len(column.dtype.categories)), values
     try:
         first, uniques = pd.factorize(column)
     except TypeError as error:

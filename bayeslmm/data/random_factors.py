@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +18,7 @@ from bayeslmm.data.grouping import (
     lookup_levels,
     new_levels,
 )
-from bayeslmm.data.rank import independent_columns
-from bayeslmm.data.scales import check_column_scales
+from bayeslmm.data.inputs import check_column_scales
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.columns import Variables
 from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions
@@ -100,7 +99,10 @@ def shortened(names: Sequence[str], limit: int = 8) -> str:
 
 
 def random_factors(
-    formula: Formula, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
+    formula: Formula,
+    frame: Rows,
+    functions: UserFunctions = NO_FUNCTIONS,
+    known: Mapping[Side, Columns] | None = None,
 ) -> tuple[RandomFactor, ...]:
     """Evaluate the random-effects terms of a formula.
 
@@ -112,6 +114,8 @@ def random_factors(
         n complete rows.
     functions : mapping of str to callable, optional
         The user's own functions.
+    known : mapping of Side to Columns, optional
+        Sides that are evaluated already.
 
     Returns
     -------
@@ -129,8 +133,10 @@ def random_factors(
     for term in formula.random:
         groups.setdefault(frozenset(term.factors), []).append(term)
     variables = as_variables(frame)
-    sides = dict.fromkeys(term.left for term in formula.random)
-    columns = {side: evaluate(side, variables, functions) for side in sides}
+    columns = dict(known or {})
+    for term in formula.random:
+        if term.left not in columns:
+            columns[term.left] = evaluate(term.left, variables, functions)
     for found in columns.values():
         read_only(found.values)
     keys = group_keys([terms[0].group for terms in groups.values()])
@@ -145,7 +151,7 @@ def _random_factor(
     terms: Sequence[RandomTerm],
     key: str,
     frame: pd.DataFrame,
-    columns: dict[Side, Columns],
+    columns: Mapping[Side, Columns],
 ) -> RandomFactor:
     _check_discrete(source, terms[0], frame)
     grouping = grouping_factor(frame, terms[0].factors)
@@ -166,7 +172,7 @@ def _random_factor(
         check_column_scales(
             columns_of, z[:, list(block)], f"the random effects of `{grouping.name}`"
         )
-    _report_deficient(grouping.name, coefs, blocks, z)
+    _report_deficient(grouping.name, terms, columns)
     specs = tuple(columns[term.left].spec for term in terms)
     return random_factor(grouping, key, tuple(coefs), blocks, z, specs)
 
@@ -262,9 +268,14 @@ def _check_coefs(
 
 
 def _report_deficient(
-    name: str, coefs: Sequence[str], blocks: Iterable[tuple[int, ...]], z: NDArray[np.float64]
+    name: str, terms: Sequence[RandomTerm], columns: Mapping[Side, Columns]
 ) -> None:
-    redundant = [coefs[b] for block in blocks for b in _redundant(z, block)]
+    redundant: list[str] = []
+    for term in terms:
+        found = columns[term.left]
+        several = term.correlated and len(found.names) > 1
+        kept = found.kept if several else found.values.any(axis=0)
+        redundant += [coef for coef, keep in zip(found.names, kept, strict=True) if not keep]
     if redundant:
         _log.warning(
             "Grouping factor %s: the columns of %s are zero or linear combinations of other "
@@ -272,13 +283,6 @@ def _report_deficient(
             name,
             ", ".join(redundant),
         )
-
-
-def _redundant(z: NDArray[np.float64], block: tuple[int, ...]) -> list[int]:
-    if len(block) == 1:
-        return [] if z[:, block[0]].any() else [block[0]]
-    kept = independent_columns(z[:, list(block)])
-    return [b for b, keep in zip(block, kept, strict=True) if not keep]
 
 
 # --- new data --------------------------------------------------------------------------

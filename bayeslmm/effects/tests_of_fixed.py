@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from bayeslmm.data.design import Design
-from bayeslmm.data.dummies import unreduced_terms
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.formula.matrices import evaluate
+from bayeslmm.formula.matrices import evaluate, unreduced_terms
 from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.text import listed
 

@@ -123,6 +123,8 @@ class Variables(Mapping[str, pd.Series]):
 
 
 def _normalised(column: pd.Series) -> pd.Series:
+    if column.dtype == np.float64:
+        return column
     column = plain(column)
     kind = kind_of(column)
     if kind == "numbers" and not refused(column):

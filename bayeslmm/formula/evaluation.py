@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula import signatures
+from bayeslmm.formula import expressions
 from bayeslmm.formula.columns import Variables, is_marked, unwrapped
 from bayeslmm.formula.expressions import Reading
 
@@ -55,10 +55,10 @@ _RENAMED: Mapping[str, Callable[..., Any]] = {
 ROW_WISE: Mapping[str, Callable[..., Any]] = {
     **{
         name: _RENAMED.get(name) or getattr(np, name)
-        for name, signature in signatures.FUNCTIONS.items()
-        if signature.values and name not in signatures.TRANSFORMS
+        for name, signature in expressions.FUNCTIONS.items()
+        if signature.values and name not in expressions.TRANSFORMS
     },
-    **{f"np.{name}": getattr(np, name) for name in signatures.NUMPY},
+    **{f"np.{name}": getattr(np, name) for name in expressions.NUMPY},
 }
 """Functions of each row by itself."""
 
@@ -155,8 +155,8 @@ class _Evaluation:
         name = ast.unparse(node.func)
         if name == "Q":
             return self.columns[self.literal(node.args[0])]
-        signature = signatures.NUMPY.get(name[3:]) if name.startswith("np.") else None
-        signature = signature or signatures.FUNCTIONS.get(name)
+        signature = expressions.NUMPY.get(name[3:]) if name.startswith("np.") else None
+        signature = signature or expressions.FUNCTIONS.get(name)
         if signature is None:
             return self.own(name, node)
         function, values = _function(name), signature.values
@@ -213,7 +213,7 @@ class _Evaluation:
                 named = {part.arg: self.literal(part.value) for part in keywords if part.arg}
                 return _contrasts()[ast.unparse(called)](*map(self.literal, arguments), **named)
         text = ast.unparse(node)
-        return _contrasts()[text] if text in signatures.CONTRASTS else self.value(node)
+        return _contrasts()[text] if text in expressions.CONTRASTS else self.value(node)
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -282,7 +282,7 @@ def own_functions(functions: Any) -> dict[str, Callable[..., Any]]:
             "functions= is a dict from names to functions, such as {'f': f}, got "
             f"{type(functions).__name__}."
         )
-    taken = {*signatures.FUNCTIONS, *CONSTANTS, *signatures.CONTRASTS, "contr", "np", "offset"}
+    taken = {*expressions.FUNCTIONS, *CONSTANTS, *expressions.CONTRASTS, "contr", "np", "offset"}
     for name, function in functions.items():
         if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
             raise FormulaError(f"functions={{{name!r}: ...}}: a name such as 'f' is expected.")

@@ -33,7 +33,7 @@ from bayeslmm.formula.columns import (
 )
 from bayeslmm.formula.evaluation import UserFunctions, evaluate_expression
 from bayeslmm.formula.expressions import Reading, read
-from bayeslmm.formula.tokens import tokens
+from bayeslmm.formula.syntax import tokens
 
 type Readings = Mapping[str, Reading | None]
 

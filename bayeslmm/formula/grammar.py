@@ -6,12 +6,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula.signatures import FUNCTIONS
+from bayeslmm.formula.expressions import FUNCTIONS
 from bayeslmm.formula.syntax import (
+    EXAMPLE,
     Group,
     Item,
     Operand,
+    Token,
     blank_strings,
+    check_text,
     check_tokens,
     expression,
     fail,
@@ -22,9 +25,9 @@ from bayeslmm.formula.syntax import (
     nest,
     operand,
     read_sum,
+    tokens,
 )
 from bayeslmm.formula.terms import MOST_RANDOM, Side, check_expansion, check_grouping, side
-from bayeslmm.formula.tokens import EXAMPLE, Token, check_text, tokens
 
 _GROUPING_ALLOWED = (
     "The right side of a bar names grouping factors joined by `:` (interaction), `/` (nesting) "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,13 +67,18 @@ class Spec:
     categories: Mapping[str, pd.Index]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Columns:
     """A model matrix: `values` (n, k) float64, its k column `names`, and how it was built."""
 
     values: Array
     names: tuple[str, ...]
     spec: Spec
+
+    @cached_property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which columns (k,) are no linear combinations of earlier ones."""
+        return independent_columns(self.values)
 
 
 def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTIONS) -> Columns:
@@ -259,3 +265,150 @@ def _is_factor(values: Any) -> bool:
     from bayeslmm.formula.formulaic_seam import is_factor
 
     return is_factor(values)
+
+
+# --- which columns to keep ---------------------------------------------------------------
+
+
+TOLERANCE = 1e-7
+"""Relative length below which what is left of a column counts as nothing, as in R's ``qr``."""
+
+_ROUNDING = 16 * float(np.finfo(np.float64).eps)
+_CHUNK = 1 << 15
+
+
+def independent_columns(matrix: Array) -> NDArray[np.bool_]:
+    """Find the columns that are not linear combinations of earlier ones.
+
+    Parameters
+    ----------
+    matrix : ndarray, shape (n, p)
+        Finite values.
+
+    Returns
+    -------
+    ndarray of bool, shape (p,)
+        In exact arithmetic, the columns that R's ``lm`` and lme4 keep.
+
+    Notes
+    -----
+    R drops a column if what is left of it after projection on the earlier ones is shorter than
+    1e-7 of its length, so that after an intercept it drops a covariate of 1e8 give or take 1. Here
+    the constant is put first and columns are measured from their means, so that neither scale nor
+    origin of a covariate matters; the first column that a constant would make redundant, if
+    any, is the one that carries the constant and is kept.
+    """
+    centred, means = _centred_coordinates(matrix)
+    lengths = np.linalg.norm(centred, axis=0)
+    full_lengths = np.hypot(lengths, means)
+    kept = np.zeros(matrix.shape[1], dtype=bool)
+    carrier = None
+    basis = np.zeros((len(centred), 0))
+    for j, column in enumerate(centred.T):
+        left = _residual(_residual(column, basis), basis)
+        length = np.linalg.norm(left)
+        if length > max(TOLERANCE * lengths[j], _ROUNDING * full_lengths[j]):
+            kept[j] = True
+            basis = np.column_stack([basis, left / length])
+        elif carrier is None:
+            constant = means[j] - means[kept] @ _solve(centred[:, kept], column)
+            carrier = j if abs(constant) > TOLERANCE * full_lengths[j] else None
+    if carrier is not None:
+        kept[carrier] = True
+    return kept
+
+
+def _residual(vector: Array, basis: Array) -> Array:
+    return vector - basis @ (basis.T @ vector)
+
+
+def _solve(columns: Array, target: Array) -> Array:
+    """Least squares coefficients, with the columns brought to one scale."""
+    scale = np.linalg.norm(columns, axis=0)
+    return np.asarray(np.linalg.lstsq(columns / scale, target)[0]) / scale
+
+
+def _centred_coordinates(matrix: Array) -> tuple[Array, Array]:
+    """Columns in at most p + 1 dimensions, lengths and angles kept.
+
+    Returns the part orthogonal to the constant, (<= p, p), and the part along it, (p,). Means are
+    subtracted before the factorisation, so that large ones cost no digits.
+    """
+    means = matrix.mean(axis=0)
+    triangle = np.zeros((0, matrix.shape[1] + 1))
+    for start in range(0, len(matrix), _CHUNK):
+        block = matrix[start : start + _CHUNK] - means
+        block = np.column_stack([np.ones(len(block)), block])
+        triangle = np.linalg.qr(np.vstack([triangle, block]), mode="r")
+    return triangle[1:, 1:], triangle[0, 1:] + means * triangle[0, 0]
+
+
+# --- an indicator for every level of every factor ----------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class UnreducedTerm:
+    """A term without contrasts.
+
+    Attributes
+    ----------
+    pieces : tuple of str
+        Its factors and covariates as written; none for the intercept.
+    values : ndarray (n, k)
+        An indicator of every combination of levels, times the covariates.
+    names : tuple of str
+        Of the k columns.
+    """
+
+    pieces: tuple[str, ...]
+    values: NDArray[np.float64]
+    names: tuple[str, ...]
+
+
+def unreduced_terms(
+    side: Side, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
+) -> list[UnreducedTerm]:
+    """Evaluate a right-hand side term by term, lower orders first, without contrasts.
+
+    Arguments as in :func:`unreduced_columns`.
+    """
+    variables = as_variables(frame)
+    found = []
+    for single in sorted(map(side.product, side.terms), key=lambda single: len(single.operands)):
+        columns = evaluate(single, variables, functions)
+        pieces = tuple(part.text for part in single.operands)
+        found.append(UnreducedTerm(pieces=pieces, values=columns.values, names=columns.names))
+    return found
+
+
+def unreduced_columns(
+    side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Evaluate a right-hand side term by term, so that no contrasts are applied.
+
+    Parameters
+    ----------
+    side : Side or str
+        Fixed effects with an explicit intercept: ``"1 + x * f"``.
+    frame : pandas.DataFrame or Variables
+        n complete rows.
+    functions : mapping of str to callable, optional
+        The user's own functions.
+
+    Returns
+    -------
+    values : ndarray, shape (n, k)
+        Mostly not of full rank.
+    names : tuple of str, length k
+
+    Examples
+    --------
+    >>> unreduced_columns("1 + f", pd.DataFrame({"f": ["a", "b"]}))[1]
+    ('Intercept', 'f[a]', 'f[b]')
+    """
+    side = read_side(side) if isinstance(side, str) else side
+    found = unreduced_terms(side, frame, functions)
+    if not found:
+        return np.empty((len(frame), 0)), ()
+    values = np.hstack([term.values for term in found])
+    return values, tuple(name for term in found for name in term.names)

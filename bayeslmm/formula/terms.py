@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 
 from bayeslmm.exceptions import FormulaError
-from bayeslmm.formula.signatures import TRANSFORMS
+from bayeslmm.formula.expressions import TRANSFORMS
 from bayeslmm.formula.syntax import (
     Group,
     Item,
     Operand,
     Sum,
+    Token,
     fail,
     flat,
     has_bar,
@@ -22,8 +23,8 @@ from bayeslmm.formula.syntax import (
     nest,
     operand,
     read_sum,
+    tokens,
 )
-from bayeslmm.formula.tokens import Token, tokens
 
 type Term = tuple[str, ...]
 """Labels of the operands of a product; none for the intercept."""

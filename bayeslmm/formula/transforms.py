@@ -13,7 +13,7 @@ from formulaic.transforms import C, ContrastsRegistry
 from formulaic.utils.stateful_transforms import stateful_transform
 from scipy.interpolate import BSpline
 
-from bayeslmm.formula import signatures
+from bayeslmm.formula import expressions
 from bayeslmm.formula.columns import whole_numbers
 
 _DEGREE = 3
@@ -159,7 +159,7 @@ def _factor(data: Any, *args: Any, **kwargs: Any) -> FactorValues:
 
 
 TRANSFORMS: Mapping[str, Callable[..., Any]] = {
-    **{name: FORMULAICS[name] for name in signatures.TRANSFORMS if name in FORMULAICS},
+    **{name: FORMULAICS[name] for name in expressions.TRANSFORMS if name in FORMULAICS},
     "C": _factor,
     "factor": _factor,
     "ns": _ns,
@@ -168,5 +168,5 @@ TRANSFORMS: Mapping[str, Callable[..., Any]] = {
 
 CONTRASTS: Mapping[str, Callable[..., Any]] = {
     name: FORMULAICS[name] if "." not in name else getattr(ContrastsRegistry, name[6:])
-    for name in signatures.CONTRASTS
+    for name in expressions.CONTRASTS
 }

@@ -11,6 +11,7 @@ from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.syntax import (
     Item,
     blank_strings,
+    check_text,
     expression,
     fail,
     flat,
@@ -18,9 +19,9 @@ from bayeslmm.formula.syntax import (
     is_offset,
     is_operator,
     nest,
+    tokens,
 )
 from bayeslmm.formula.terms import check_expansion, read_side
-from bayeslmm.formula.tokens import check_text, tokens
 
 _DOT = re.compile(r"(?<![\w.)\]])\.(?![\w.])")
 _ROLES = ("fixed", "offset", "random")
