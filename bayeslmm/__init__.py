@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bayeslmm.comparison.evidence import bayes_factor
-    from bayeslmm.comparison.models import compare
-    from bayeslmm.comparison.tables import compare_reml, lrt
+    from bayeslmm.comparison.models import compare, lrt
+    from bayeslmm.comparison.reml import compare_reml
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
         BayesLMMError,
@@ -72,12 +72,12 @@ _SOURCES = {
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
     "bayes_factor": ("bayeslmm.comparison.evidence", "bayes_factor"),
     "compare": ("bayeslmm.comparison.models", "compare"),
-    "compare_reml": ("bayeslmm.comparison.tables", "compare_reml"),
+    "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
     "load": ("bayeslmm.fits.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
-    "lrt": ("bayeslmm.comparison.tables", "lrt"),
+    "lrt": ("bayeslmm.comparison.models", "lrt"),
     "model_table": ("bayeslmm.report.model_table", "model_table"),
     "parse_formula": ("bayeslmm.formula.grammar", "parse"),
 }

@@ -174,7 +174,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _report(model: LMM, post: Posterior) -> None:
-    from bayeslmm.comparison.tables import compare_reml
+    from bayeslmm.comparison.reml import compare_reml
 
     reml = model.reml()
     for note in reml.notes:

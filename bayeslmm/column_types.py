@@ -62,7 +62,7 @@ def plain(column: pd.Series) -> pd.Series:
     if isinstance(dtype, pd.SparseDtype):
         return plain(column.sparse.to_dense())
     if isinstance(dtype, pd.ArrowDtype):
-        from bayeslmm._arrow import from_arrow
+        from bayeslmm.arrow import from_arrow
 
         return _like(column, plain(from_arrow(column.array.__arrow_array__(), str(column.name))))
     if dtype == np.float64 or isinstance(dtype, pd.StringDtype):

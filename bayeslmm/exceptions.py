@@ -1,6 +1,8 @@
-"""Exceptions raised by bayeslmm."""
+"""Exceptions raised by bayeslmm, and the import that raises one of them."""
 
+import importlib
 import re
+from types import ModuleType
 
 # half characters, controls and marks of direction, which files refuse or terminals obey
 _UNPRINTABLE = re.compile(
@@ -84,3 +86,36 @@ class StorageError(BayesLMMError, RuntimeError):
 
 class OptionalDependencyError(BayesLMMError, ImportError):
     """A feature that needs a package which is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module or say which extra installs it.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name of the module, for example ``"matplotlib.pyplot"``.
+    extra : str
+        The extra of bayeslmm that installs it, for example ``"plots"``.
+
+    Returns
+    -------
+    module
+        The imported module.
+
+    Raises
+    ------
+    OptionalDependencyError
+        If the package is not installed. A failure inside an installed package is not hidden.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != top:
+            raise
+        raise OptionalDependencyError(
+            f"This feature needs {top!r}, which is not installed. "
+            f'Install it with: pip install "bayeslmm[{extra}]"',
+            name=top,
+        ) from error

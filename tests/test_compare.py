@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from reference_data import FOLDER, load_fit, load_reference_data
 
 from bayeslmm import LMM, DataError, Posterior, compare_reml, load_dataset, lrt
-from bayeslmm.comparison.tables import (
+from bayeslmm.comparison.reml import (
     AGREES,
     BOUNDARY,
     DIFFERS,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bayeslmm.summaries.words import MOST, counted, coverage, listed, percent
+from bayeslmm.summaries.text import MOST, counted, coverage, listed, percent
 
 
 def test_lists():

@@ -304,7 +304,7 @@ def test_hostile_metadata_of_stores(folder):
     store = folder / "a.zarr"
     metadata = store / "bayeslmm_model" / "zarr.json"
     whole = metadata.read_text()
-    for text in ("", "[]", '{"attributes": 3}', whole.replace('"schema": 2', '"schema": "x"')):
+    for text in ("", "[]", '{"attributes": 3}', whole.replace('"schema": 3', '"schema": "x"')):
         metadata.write_text(text)
         with pytest.raises(StorageError):
             blm.load(store)
@@ -333,9 +333,9 @@ def test_full_disks_and_folders_that_cannot_be_written(original):
     """Every write of more than some bytes fails, as on a full disk; then all of them."""
     code = """
 import zarr  # as another user, it could not be
-from bayeslmm.report import report
-from bayeslmm.report.report import write_report
-report.report_page = lambda *args, **options: "page" * 10_000
+from bayeslmm.report import page
+from bayeslmm.report.page import write_report
+page.report_page = lambda *args, **options: "page" * 10_000
 saved = []
 (folder / "a.html").write_text("old")
 for limit in (0, 10, 20_000):

@@ -153,7 +153,7 @@ def test_fits_share_what_is_computed_once(model, monkeypatch):
     assert model.reml().fit is reml.fit
     for name in ("fit_likelihood", "marginal_system"):
         monkeypatch.setattr(f"bayeslmm.estimation.model.{name}", None)
-    monkeypatch.setattr("bayeslmm.comparison.modes.fit_likelihood", None)
+    monkeypatch.setattr("bayeslmm.comparison.reml.fit_likelihood", None)
     post.plot.shrinkage(backend="none")
     post.with_prior().check.singularity()
     post.compare_reml(reml)

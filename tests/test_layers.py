@@ -10,9 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 ROOMS = [
     "exceptions",
     "schema",
-    "_optional",
-    "_writing",
-    "_arrow",
+    "writing",
+    "arrow",
     "column_types",
     "datasets",
     "formula",

@@ -10,9 +10,8 @@ from reference_data import load_reference_data
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.effects.adjust import adjusted_p, simultaneous_interval
-from bayeslmm.effects.contrast_weights import contrast_weights
-from bayeslmm.effects.densities import conditional_moments
+from bayeslmm.effects.contrasts import adjusted_p, contrast_weights, simultaneous_interval
+from bayeslmm.effects.evidence import conditional_moments
 from bayeslmm.effects.expressions import evaluate_node, parse_comparison
 from bayeslmm.exceptions import DataError, FormulaError
 
@@ -389,6 +388,15 @@ def test_holm_is_the_step_down_of_bonferroni():
     got = adjusted_p(t, np.full(4, 10.0), "holm", 0)
     np.testing.assert_allclose(got[:3], [0.03, 0.06, 0.06])
     assert np.isnan(got[3])
+
+
+def test_tukey_is_never_below_the_unadjusted():
+    """Far out, where the integral of the studentised range has no digits left."""
+    t, df = np.array([3.0, 60.0, 500.0]), np.full(3, 10.0)
+    raw, got = 2.0 * stats.t.sf(t, df), adjusted_p(t, df, "tukey", 3)
+    assert (got >= raw).all()
+    assert (got <= 3.0 * raw).all()
+    assert got[0] == pytest.approx(stats.studentized_range.sf(np.sqrt(2.0) * 3.0, 3, 10.0))
 
 
 def test_tukey_of_two_means_is_the_t_test(growth_reml):

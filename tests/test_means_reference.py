@@ -11,7 +11,7 @@ from reference_data import list_fits, load_fit, load_reference_data
 from reference_formulas import STANDS_FOR, translated
 
 import bayeslmm as blm
-from bayeslmm.effects.terms import term_hypotheses
+from bayeslmm.effects.tests_of_fixed import term_hypotheses
 
 FIGURES = json.loads(
     (Path(__file__).parent / "reference" / "means" / "means.json").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from reference_data import load_reference_data
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError
-from bayeslmm.prediction import linear
+from bayeslmm.prediction import draws as row_draws
 from bayeslmm.prediction.rows import prediction_rows
 from bayeslmm.sampling.joint_draws import all_levels, posterior_draws
 
@@ -93,7 +93,7 @@ def test_rows_of_the_model(post):
 
 def test_known_levels_keep_their_effects_to_the_bit(post):
     rows = prediction_rows(post.design, {"Days": [1, 1, 1], "Subject": ["x", "335", "308"]}, "new")
-    ((known, fresh),) = linear.effects_of_rows(rows, post._joint, np.random.default_rng(1))
+    ((known, fresh),) = row_draws.effects_of_rows(rows, post._joint, np.random.default_rng(1))
     assert np.array_equal(known, stored(post, "Subject")[:, [0, 8]])
     assert fresh.shape == (4000, 1, 2)
 
@@ -468,7 +468,7 @@ def test_thinning_seeds_and_memory(post, monkeypatch):
     assert thin[:, 0] == pytest.approx(expected, rel=EXACT)
     many = draws_of(post, {"Days": [1.0]}, target="average", draws=10**6)
     assert len(many) == 4000
-    monkeypatch.setattr(linear, "LARGEST", 8 * 4000 * 3)
+    monkeypatch.setattr(row_draws, "LARGEST", 8 * 4000 * 3)
     wide = {"Days": np.arange(5.0), "Subject": ["308"] * 5}
     with pytest.raises(DataError, match=r"Ask for fewer draws \(draws=\)"):
         post.predict(wide, summary=False)

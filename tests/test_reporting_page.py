@@ -9,16 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
 from test_reporting_tables import parsed
 
 import bayeslmm as blm
-from bayeslmm.report.numbers import decimals_of, number
-from bayeslmm.report.page import STYLE
-from bayeslmm.report.pictures import picture
-from bayeslmm.report.sections import FLAGS
+from bayeslmm.report.sections import FLAGS, picture
+from bayeslmm.report.tables import decimals_of, number
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -175,7 +174,7 @@ def test_what_does_not_apply_is_said(dyestuff, tmp_path):
 
 
 def test_a_given_estimate_is_compared(dyestuff, tmp_path, monkeypatch):
-    monkeypatch.setattr("bayeslmm.report.pictures._png", lambda draw: ("", 10, 10))
+    monkeypatch.setattr("bayeslmm.report.sections._png", lambda draw: ("", 10, 10))
     post = dyestuff.fit(random_seed=1)
     post.report(tmp_path / "ml.html", reml=dyestuff.ml())
     text = html.unescape((tmp_path / "ml.html").read_text(encoding="utf-8"))
@@ -185,11 +184,11 @@ def test_a_given_estimate_is_compared(dyestuff, tmp_path, monkeypatch):
 
 
 def test_a_defect_is_not_hidden():
-    def broken():
+    def broken(backend):
         raise RuntimeError("a defect")
 
     with pytest.raises(RuntimeError, match="a defect"):
-        picture(broken, what="Picture", alt="", caption="")
+        picture(broken)
 
 
 def test_without_matplotlib_pictures_are_replaced_by_words(dyestuff, tmp_path, monkeypatch):
@@ -211,11 +210,10 @@ def test_no_figure_stays_open_and_the_users_style_does_not_matter(dyestuff):
     before = plt.get_fignums()
 
     def shown():
-        return picture(
-            lambda: post.plot.caterpillar(backend="matplotlib"), what="a", alt="b", caption="c"
-        )
+        return picture(post.plot.caterpillar)
 
     light = shown()
+    assert light.png
     with plt.style.context("dark_background"):
         dark = shown()
         assert plt.rcParams["figure.facecolor"] == "black"
@@ -248,7 +246,8 @@ def luminance(colour):
 
 
 def test_contrast_is_sufficient_in_light_and_dark():
-    schemes = re.findall(r":root \{(.*?)\}", STYLE, flags=re.S)
+    style = resources.files("bayeslmm.report") / "templates" / "style.css"
+    schemes = re.findall(r":root \{(.*?)\}", style.read_text(encoding="utf-8"), flags=re.S)
     assert len(schemes) == 3
     for scheme in schemes:
         colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))

@@ -14,9 +14,17 @@ import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.report.markup import LATEX, TextTable, latex_text, markdown_text, render
 from bayeslmm.report.model_table import model_table
-from bayeslmm.report.numbers import decimals_of, number, p_value
+from bayeslmm.report.tables import (
+    LATEX,
+    TextTable,
+    decimals_of,
+    latex_text,
+    markdown_text,
+    number,
+    p_value,
+    render,
+)
 
 REFERENCE = Path(__file__).parent / "reference" / "reporting"
 OPTIMUM = 2e-4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.report.citations import CITATIONS
+from bayeslmm.report.methods import CITATIONS
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
@@ -80,7 +80,10 @@ def test_priors_with_their_values(model, collapsed):
     text = collapsed.methods_paragraph()
     assert "weakly informative defaults" in text
     for key, record in model.priors.records().items():
-        assert f"{key} ~ {record}" in text
+        place = model.priors.where.get(key, "") if key != "Intercept" else ""
+        assert f"{key} {place} ~ {record}".replace("  ", " ") in text
+    assert "sd[Subject, Intercept] at Days = 4.5 ~" in text
+    assert "joint normal prior" in text
     assert "at the means of the covariates" in text
 
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bayeslmm import schema
-from bayeslmm._optional import require
-from bayeslmm.exceptions import BayesLMMError, FormulaError, OptionalDependencyError
+from bayeslmm.exceptions import BayesLMMError, FormulaError, OptionalDependencyError, require
 
 
 @pytest.mark.parametrize(

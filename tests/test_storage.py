@@ -26,7 +26,7 @@ from bayeslmm.storage import files as _files
 from bayeslmm.storage import layout as _layout
 from bayeslmm.storage import model as _model
 from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
-from bayeslmm.storage.values import from_plain, to_plain
+from bayeslmm.storage.layout import from_plain, to_plain
 
 SMALL = {"draws": 30, "chains": 2, "random_seed": 1}
 

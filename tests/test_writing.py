@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bayeslmm import _writing
-from bayeslmm._writing import replacing, restore
+from bayeslmm import writing
 from bayeslmm.exceptions import StorageError
+from bayeslmm.writing import replacing, restore
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="locks, links and pipes of POSIX")
 
@@ -156,8 +156,8 @@ def test_names_that_are_too_long(tmp_path):
 @posix
 def test_fragments_of_the_dead_are_removed_and_of_the_living_not(path):
     folder = path.is_dir()
-    dead, foreign = _writing._fragment(path, "building"), path.with_name(f".{path.name}.mine")
-    aside = _writing._fragment(path, "aside")
+    dead, foreign = writing._fragment(path, "building"), path.with_name(f".{path.name}.mine")
+    aside = writing._fragment(path, "aside")
     for fragment in (dead, aside):
         fragment.mkdir() if folder else fragment.touch()
     foreign.touch()
@@ -173,7 +173,7 @@ def test_fragments_of_the_dead_are_removed_and_of_the_living_not(path):
 @pytest.fixture
 def no_exchange(monkeypatch):
     """A system that cannot exchange two folders."""
-    monkeypatch.setattr(_writing, "_exchanged", lambda one, two: False)
+    monkeypatch.setattr(writing, "_exchanged", lambda one, two: False)
 
 
 @pytest.mark.usefixtures("no_exchange")
@@ -210,12 +210,12 @@ def test_a_folder_that_cannot_be_moved_stays(tmp_path, monkeypatch, which):
 def test_a_folder_set_aside_by_the_dead_is_put_back(tmp_path, caplog):
     path = tmp_path / "folder.d"
     put(path, "old")
-    path.rename(_writing._fragment(path, "aside"))
+    path.rename(writing._fragment(path, "aside"))
     with pytest.raises(FileExistsError, match="overwrite=True"):
         put(path, "new", overwrite=False)
     assert got(path) == "old"
     assert "put back" in caplog.text
-    path.rename(_writing._fragment(path, "aside"))
+    path.rename(writing._fragment(path, "aside"))
     restore(path)
     assert names(path) == [path.name]
 
@@ -223,15 +223,15 @@ def test_a_folder_set_aside_by_the_dead_is_put_back(tmp_path, caplog):
 WRITER = """
 import sys
 from pathlib import Path
-from bayeslmm import _writing
+from bayeslmm import writing
 path, text, exchange = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 if not exchange:
-    _writing._exchanged = lambda one, two: False
+    writing._exchanged = lambda one, two: False
 print("go", flush=True)
 i = 0
 while True:
     i += 1
-    with _writing.replacing(path, overwrite=True, folder=path.suffix == ".d") as temporary:
+    with writing.replacing(path, overwrite=True, folder=path.suffix == ".d") as temporary:
         if path.suffix == ".d":
             for j in range(3):
                 (temporary / str(j)).write_text(f"{text} {i} " * 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, override
 
@@ -357,7 +358,7 @@ class PosteriorChecks(Checks):
 
     def predictive(
         self,
-        statistic: str | Statistic = "mean",
+        statistic: str | Statistic | Sequence[str | Statistic] = "mean",
         *,
         by: Any = None,
         target: Target = "conditional",
@@ -368,8 +369,9 @@ class PosteriorChecks(Checks):
 
         Parameters
         ----------
-        statistic : {"mean", "sd", "min", "max", "median"} or callable
-            A statistic, or a function of a vector of responses.
+        statistic : {"mean", "sd", "min", "max", "median"}, callable or sequence of them
+            A statistic, or a function of a vector of responses; several are of the same simulated
+            responses.
         by : str or array-like, optional
             Grouping factor or variable of the formula by whose levels it is computed, or one value
             per row of the data (a covariate that the model lacks); over all rows by default.
@@ -383,8 +385,9 @@ class PosteriorChecks(Checks):
         Returns
         -------
         pandas.DataFrame
-            One row, or one per level: n, observed, mean, sd, median and interval of the replicates,
-            p_value (probability that a replicate is larger; near 0 or 1 is a misfit).
+            One row per statistic, or one per level of each: n, observed, mean, sd, median and
+            interval of the replicates, p_value (probability that a replicate is larger; near 0 or 1
+            is a misfit).
 
         Raises
         ------

@@ -15,12 +15,12 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.priors.record import PriorDraws, Priors
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
+from bayeslmm.summaries.text import percent
 from bayeslmm.summaries.variance_explained import (
     intraclass_correlation,
     r_squared,
     variance_parts,
 )
-from bayeslmm.summaries.words import percent
 
 Array = NDArray[np.float64]
 

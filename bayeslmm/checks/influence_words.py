@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bayeslmm.summaries.words import counted, listed
+from bayeslmm.summaries.text import counted, listed
 
 FAR = 3.0
 """Size from which on standardised residuals are counted."""

@@ -28,7 +28,7 @@ from bayeslmm.sampling.log_densities import log_likelihood
 from bayeslmm.sampling.pareto import log_sums, smooth_columns, smooth_weights
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord, with_groups
 from bayeslmm.schema import OBS_DIM, level_dim
-from bayeslmm.summaries.random_tables import require_draws
+from bayeslmm.summaries.posterior_tables import require_draws
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData

@@ -21,7 +21,7 @@ from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.parameters import parameters
-from bayeslmm.summaries.words import listed
+from bayeslmm.summaries.text import listed
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

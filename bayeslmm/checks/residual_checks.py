@@ -41,7 +41,7 @@ from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.estimate_draws import point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.words import listed
+from bayeslmm.summaries.text import listed
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]

@@ -22,7 +22,7 @@ from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Kind, parameters
-from bayeslmm.summaries.words import listed, percent
+from bayeslmm.summaries.text import listed, percent
 
 Array = NDArray[np.float64]
 

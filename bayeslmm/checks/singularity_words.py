@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bayeslmm.summaries.words import listed, percent
+from bayeslmm.summaries.text import listed, percent
 
 COMPATIBLE = float(np.exp(-1.92))
 """Relative likelihood from which a value is compatible with the data: 0.15, the 95 % limit of the

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from bayeslmm.data.design import Design
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries.fits import is_posterior
@@ -63,20 +62,6 @@ class BayesFactor:
         return f"{self.value:.3g} (log {self.log:.3f}, Monte Carlo error {self.error:.2g})"
 
 
-class Fitted(Protocol):
-    """What a Bayes factor needs of a posterior."""
-
-    @property
-    def design(self) -> Design:
-        """The design of the model."""
-        ...
-
-    @property
-    def log_evidence(self) -> LogEvidence:
-        """Log evidence."""
-        ...
-
-
 def log_evidence(attrs: Mapping[Any, Any], priors: Priors) -> LogEvidence:
     """Log evidence of draws by the collapsed sampler.
 
@@ -100,7 +85,7 @@ def log_evidence(attrs: Mapping[Any, Any], priors: Priors) -> LogEvidence:
     return LogEvidence(float(attrs["log_evidence"]), float(attrs["log_evidence_error"]))
 
 
-def bayes_factor(first: Fitted, second: Fitted) -> BayesFactor:
+def bayes_factor(first: Any, second: Any) -> BayesFactor:
     """Compare two models of the same data by the ratio of their evidence.
 
     Bayes factors depend on the priors, whatever the amount of data: compare models only under

@@ -1,20 +1,24 @@
-"""Several models of the same data side by side."""
+"""Several models of the same data: side by side, by likelihood-ratio tests, and whether nested."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
 
 from bayeslmm.comparison.evidence import log_evidence
-from bayeslmm.comparison.nesting import check_same_data, check_same_fixed
-from bayeslmm.comparison.tables import lrt
+from bayeslmm.data.design import Design
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.summaries.fits import EstimateLike, PosteriorLike, is_estimate, is_posterior
 
+_log = logging.getLogger(__name__)
+Array = NDArray[np.float64]
 Weights = Literal["stacking", "BB-pseudo-BMA", "pseudo-BMA"]
 WEIGHTS: tuple[Weights, ...] = ("stacking", "BB-pseudo-BMA", "pseudo-BMA")
 
@@ -86,7 +90,7 @@ def compare(
     _check_kinds(fits)
     for (_, first), (_, second) in pairwise(fits.items()):
         check_same_data(first.design, second.design)
-    if all(is_estimate(fit) for fit in fits.values()):
+    if all(map(is_estimate, fits.values())):
         if by is not None:
             raise ValueError(
                 f"by={by!r} needs posteriors: estimates are compared by their likelihood, which "
@@ -181,3 +185,261 @@ def _with_tests(table: pd.DataFrame, fits: Mapping[str, EstimateLike], method: s
     table = table.join(tests)
     table.attrs = {"method": method, "lrt": said}
     return table
+
+
+# --- likelihood-ratio tests ------------------------------------------------------------
+
+LOSS = 1e-4
+"""Deviance by which a larger model may be worse: what optimisers leave."""
+
+
+def lrt(*estimates: EstimateLike) -> pd.DataFrame:
+    """Compare nested models by likelihood-ratio tests.
+
+    Parameters
+    ----------
+    *estimates : Estimate
+        Two or more fits of the same data, each a special case of the next larger one: ML fits, or
+        REML fits with the same fixed effects, which differ in their random effects only.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, by increasing number of parameters, with its formula as the index.
+        Columns n_parameters, aic, bic and loglik; chisq, df and p_value test the model against the
+        row above. ``attrs["method"]`` is "ML" or "REML".
+
+    Raises
+    ------
+    TypeError
+        If something else than an estimate is given.
+    ValueError
+        If the likelihoods cannot be compared: posterior modes, REML beside ML, REML with different
+        fixed effects, different data, models that are not nested.
+
+    Notes
+    -----
+    Where the smaller model sets a variance to zero, it is on the boundary of the larger one and
+    the chi-squared distribution is too wide: the p-value is conservative, for a single variance
+    about twice too large [1]_. The posterior of the standard deviation has no such difficulty.
+
+    References
+    ----------
+    .. [1] Self, Liang (1987), Asymptotic properties of maximum likelihood estimators and likelihood
+       ratio tests under nonstandard conditions, doi:10.1080/01621459.1987.10478472.
+
+    Examples
+    --------
+    >>> import bayeslmm as blm
+    >>> sleep = blm.load_dataset("sleepstudy")
+    >>> formulas = ["Reaction ~ Days + (1 | Subject)", "Reaction ~ Days + (Days | Subject)"]
+    >>> table = blm.lrt(*(blm.LMM(formula, sleep).ml() for formula in formulas))
+    >>> table["chisq"].round(2).tolist()
+    [nan, 42.14]
+    """
+    ordered = _ordered(estimates)
+    for small, large in pairwise(ordered):
+        check_same_data(small.design, large.design)
+        if small.method == "REML":
+            check_same_fixed(small.design, large.design)
+        check_nested(small.design, large.design)
+    counts = np.array([estimate.n_parameters for estimate in ordered])
+    loglik = np.array([estimate.loglik for estimate in ordered])
+    df = np.diff(counts)
+    chisq = _statistics(loglik, ordered)
+    table = pd.DataFrame(
+        {
+            "n_parameters": counts,
+            "aic": [estimate.aic for estimate in ordered],
+            "bic": [estimate.bic for estimate in ordered],
+            "loglik": loglik,
+            "chisq": np.append(np.nan, chisq),
+            "df": pd.array([pd.NA, *df], dtype="Int64"),
+            "p_value": np.append(np.nan, stats.chi2.sf(chisq, df)),
+        },
+        index=pd.Index([e.design.formula.source for e in ordered], name="formula"),
+    )
+    table.attrs = {"method": ordered[0].method, "nobs": ordered[0].design.n}
+    return table
+
+
+def _ordered(estimates: tuple[EstimateLike, ...]) -> list[EstimateLike]:
+    """By increasing number of parameters, if all were fitted by the same likelihood."""
+    for estimate in estimates:
+        if not is_estimate(estimate):
+            raise TypeError(
+                f"Estimates are expected, got {type(estimate).__name__}: lrt(small.ml(), "
+                "large.ml())."
+            )
+    if len(estimates) < 2:
+        raise ValueError("Two or more estimates are expected: lrt(small.ml(), large.ml()).")
+    methods = sorted({estimate.method for estimate in estimates})
+    if "MAP" in methods:
+        raise ValueError("Posterior modes have no likelihood-ratio test: refit with ml().")
+    if len(methods) > 1:
+        raise ValueError("REML and ML fits have different likelihoods: refit all with ml().")
+    ordered = sorted(estimates, key=lambda estimate: estimate.n_parameters)
+    for small, large in pairwise(ordered):
+        if small.n_parameters == large.n_parameters:
+            raise ValueError(
+                f"`{small.design.formula.source}` and `{large.design.formula.source}` have the "
+                f"same number of parameters ({small.n_parameters}), so neither is a special case "
+                "of the other: compare their AIC or BIC."
+            )
+    return ordered
+
+
+def _statistics(loglik: Array, ordered: list[EstimateLike]) -> Array:
+    """Twice the gains in log likelihood; a larger model can lose only by failing to converge."""
+    for estimate in ordered:
+        if not estimate.fit.optimum.converged:
+            _log.warning("`%s` did not converge.", estimate.design.formula.source)
+    gains = 2.0 * np.diff(loglik)
+    for gain, large in zip(gains, ordered[1:], strict=True):
+        if gain < -LOSS:
+            _log.warning(
+                "`%s` has a lower likelihood than the smaller model: it is not at its maximum.",
+                large.design.formula.source,
+            )
+    return np.maximum(gains, 0.0)
+
+
+# --- whether the likelihoods of two models can be compared, and whether one contains the other ---
+
+TOLERANCE = 1e-7
+"""Share of a column's or matrix's norm that may lie outside the span of the larger model's."""
+
+MAX_ROWS = 300
+"""Rows on which covariance structures are compared."""
+
+
+def check_same_data(first: Design, second: Design) -> None:
+    """Refuse models of different data.
+
+    Parameters
+    ----------
+    first, second : Design
+        The designs of two models.
+
+    Raises
+    ------
+    ValueError
+        If the number of rows, the response or the weights differ.
+    """
+    if first.n != second.n:
+        raise ValueError(
+            f"The models use different data: {_rows(first)}, {_rows(second)}. Drop the rows that "
+            "are incomplete in any of the variables first, then fit all models to the rest."
+        )
+    if not np.allclose(first.y, second.y, rtol=1e-12, atol=0.0):
+        raise ValueError(
+            f"The models have different responses: {first.response} in {_quoted(first)} and "
+            f"{second.response} in {_quoted(second)}, or their rows are in another order."
+        )
+    if not np.allclose(_weights(first), _weights(second), rtol=1e-12, atol=0.0):
+        raise ValueError(f"{_quoted(first)} and {_quoted(second)} have different weights.")
+
+
+def check_same_fixed(first: Design, second: Design) -> None:
+    """Refuse models with different X, whose restricted likelihoods are those of different data.
+
+    Raises
+    ------
+    ValueError
+        If the columns are not the same.
+    """
+    same = set(first.coefs) == set(second.coefs)
+    if same:
+        order = [second.coefs.index(coef) for coef in first.coefs]
+        same = np.allclose(first.X, second.X[:, order], rtol=1e-12, atol=0.0)
+    if not same:
+        raise ValueError(
+            "Restricted likelihoods of models with different fixed effects cannot be compared: "
+            f"{', '.join(first.coefs)} in {_quoted(first)} and {', '.join(second.coefs)} in "
+            f"{_quoted(second)}. Refit both with ml() in place of reml()."
+        )
+
+
+def check_nested(small: Design, large: Design) -> None:
+    """Refuse a pair of models of which the first is no special case of the second.
+
+    Covariance structures of more than `MAX_ROWS` rows are compared on some of them, so that a
+    difference which shows nowhere else can be missed, but nested models never refused.
+
+    Parameters
+    ----------
+    small, large : Design
+        Designs of the same data.
+
+    Raises
+    ------
+    ValueError
+        Saying which part is not nested.
+    """
+    shift = (small.offset - large.offset)[:, None]
+    if not _in_span(np.hstack([small.X, shift]), large.X):
+        raise ValueError(_message("fixed", small, large))
+    rows = _some_rows([small, large])
+    inner, outer = (np.column_stack(list(_directions(d, rows))) for d in (small, large))
+    if not _in_span(inner, outer):
+        raise ValueError(_message("random", small, large))
+
+
+def _in_span(columns: Array, basis: Array) -> bool:
+    basis = basis / np.maximum(np.linalg.norm(basis, axis=0), np.finfo(float).tiny)
+    size = np.linalg.norm(columns, axis=0)
+    solution = np.linalg.lstsq(basis, columns, rcond=None)[0]
+    outside = np.linalg.norm(columns - basis @ solution, axis=0)
+    return bool(np.all(outside <= TOLERANCE * size))
+
+
+def _directions(design: Design, rows: NDArray[np.intp]) -> Iterator[Array]:
+    """Upper triangles of the matrices whose combinations are the covariances of the response."""
+    upper = np.triu_indices(len(rows))
+    yield np.diag(1.0 / _weights(design)[rows])[upper]
+    for factor in design.random:
+        codes, Z = factor.codes[rows], factor.Z[rows]
+        same = codes[upper[0]] == codes[upper[1]]
+        for block in factor.blocks:
+            for i, a in enumerate(block):
+                for b in block[: i + 1]:
+                    product = Z[upper[0], a] * Z[upper[1], b] + Z[upper[0], b] * Z[upper[1], a]
+                    yield product * same
+
+
+def _some_rows(designs: Sequence[Design]) -> NDArray[np.intp]:
+    """Rows of whole levels of every grouping factor, as many as fit."""
+    n = designs[0].n
+    if n <= MAX_ROWS:
+        return np.arange(n)
+    factors = {factor.name: factor for design in designs for factor in design.random}
+    rng = np.random.default_rng(0)
+    chosen = [
+        np.argsort(rng.permutation(factor.n_levels)[factor.codes], kind="stable")[
+            : MAX_ROWS // len(factors)
+        ]
+        for factor in factors.values()
+    ]
+    return np.unique(np.concatenate(chosen))
+
+
+def _weights(design: Design) -> Array:
+    return np.ones(design.n) if design.weights is None else design.weights
+
+
+def _rows(design: Design) -> str:
+    dropped = len(design.dropped)
+    note = f" ({dropped} incomplete rows dropped)" if dropped else ""
+    return f"{_quoted(design)} has {design.n} rows{note}"
+
+
+def _quoted(design: Design) -> str:
+    return f"`{design.formula.source}`"
+
+
+def _message(part: str, small: Design, large: Design) -> str:
+    return (
+        f"The models are not nested: the {part} effects of {_quoted(small)} are no special case of "
+        f"those of {_quoted(large)}, so there is no likelihood-ratio test between them. Compare "
+        "their AIC or BIC, or their posteriors by cross-validation."
+    )

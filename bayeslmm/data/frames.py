@@ -145,9 +145,9 @@ def to_column(values: Any, name: str) -> Any:
         return values
     module = type(values).__module__.partition(".")[0]
     if module in ("polars", "pyarrow") and hasattr(values, "__len__"):
-        from bayeslmm import _arrow
+        from bayeslmm import arrow
 
-        read = _arrow.from_polars if module == "polars" else _arrow.from_arrow
+        read = arrow.from_polars if module == "polars" else arrow.from_arrow
         return plain(read(values, name)).array
     return values
 

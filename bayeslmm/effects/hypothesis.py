@@ -13,10 +13,23 @@ from scipy import stats
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_space import row_space
 from bayeslmm.effects.evidence import PosteriorEvidence, Rope
-from bayeslmm.effects.expressions import Comparison, labels_in, parse_comparison
-from bayeslmm.effects.linear import Combinations
-from bayeslmm.effects.sources import LEVEL, EstimateSource, fit_notes, one_level, refuse_level
-from bayeslmm.effects.symbols import LinearForm, NotLinearError, Symbols, symbols_of
+from bayeslmm.effects.expressions import (
+    Comparison,
+    LinearForm,
+    NotLinearError,
+    Symbols,
+    labels_in,
+    parse_comparison,
+    symbols_of,
+)
+from bayeslmm.effects.quantities import (
+    LEVEL,
+    Combinations,
+    EstimateSource,
+    fit_notes,
+    one_level,
+    refuse_level,
+)
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.likelihood.elimination import Plan

@@ -1,19 +1,26 @@
-"""F tests of fixed effects with Satterthwaite's degrees of freedom."""
+"""F tests of fixed effects: of given weights, and type I, II and III tests of the terms."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.formula.matrices import evaluate, unreduced_terms
 from bayeslmm.summaries.estimate_tables import satterthwaite
+from bayeslmm.summaries.text import listed
 
 Array = NDArray[np.float64]
+
+COLUMNS = ("sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value")
 
 RANK = float(np.sqrt(np.finfo(np.float64).eps))
 """Eigenvalue of the correlations over the largest one below which a row counts as repeated."""
@@ -27,34 +34,7 @@ EQUAL_DF = 1e-8
 """Degrees of freedom that differ by less are one number."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FTest:
-    """An F test.
-
-    Attributes
-    ----------
-    sum_sq, mean_sq : float
-        Sum of squares of the hypothesis on the scale of the residuals, and over `num_df`.
-    num_df, den_df : float
-        Degrees of freedom.
-    statistic, p_value : float
-        F and the probability of a larger one.
-    """
-
-    sum_sq: float
-    mean_sq: float
-    num_df: int
-    den_df: float
-    statistic: float
-    p_value: float
-
-    def row(self) -> dict[str, float]:
-        """As a row of a table."""
-        names = ("sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value")
-        return {name: getattr(self, name) for name in names}
-
-
-def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
+def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> dict[str, float]:
     """Test the hypothesis ``matrix @ beta == value``.
 
     Parameters
@@ -69,8 +49,9 @@ def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
 
     Returns
     -------
-    FTest
-        NaN where the hypothesis is empty.
+    dict of str to float
+        sum_sq and mean_sq, the sum of squares of the hypothesis on the scale of the residuals and
+        over num_df; num_df, den_df, statistic and p_value of F. NaN where the hypothesis is empty.
 
     References
     ----------
@@ -82,9 +63,7 @@ def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
     scale = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     count = _rank(covariance, scale)
     if count == 0:
-        return FTest(
-            sum_sq=np.nan, mean_sq=np.nan, num_df=0, den_df=np.nan, statistic=np.nan, p_value=np.nan
-        )
+        return dict.fromkeys(COLUMNS, np.nan) | {"num_df": 0}
     sizes, vectors = np.linalg.eigh(covariance)
     sizes, vectors = sizes[-count:], vectors[:, -count:]
     directions = vectors.T
@@ -92,14 +71,9 @@ def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> FTest:
     statistic = float(squares.mean())
     each = np.array([satterthwaite(fit, row) for row in directions @ matrix])
     den_df = combined_df(each)
-    return FTest(
-        sum_sq=statistic * count * fit.sigma**2,
-        mean_sq=statistic * fit.sigma**2,
-        num_df=count,
-        den_df=den_df,
-        statistic=statistic,
-        p_value=f_tail(statistic, count, den_df),
-    )
+    mean_sq = statistic * fit.sigma**2
+    numbers = (count * mean_sq, mean_sq, count, den_df, statistic, f_tail(statistic, count, den_df))
+    return dict(zip(COLUMNS, numbers, strict=True))
 
 
 def _rank(covariance: Array, scale: Array) -> int:
@@ -167,5 +141,277 @@ def contest_table(
     if right is not None and right.shape != (len(matrix),):
         raise ValueError(f"rhs has shape {right.shape}; L has {len(matrix)} rows.")
     test = f_test(fit, matrix, right)
-    table = pd.DataFrame([test.row()], index=pd.Index(["contest"], name="test"))
+    table = pd.DataFrame([test], index=pd.Index(["contest"], name="test"))
     return noted(fit, table)
+
+
+# --- hypotheses of the terms of the fixed part --------------------------------------
+
+_log = logging.getLogger(__name__)
+
+AnovaType = Literal[1, 2, 3]
+
+ZERO = 1e-9
+"""Singular value over the largest one that counts as zero."""
+
+PIVOT = 1e-6
+"""Length of what is left of a column over the longest one from which it counts as independent."""
+
+TINY = 1e-300
+"""Keeps ratios finite where every entry is zero."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Term:
+    """A term of the fixed part.
+
+    Attributes
+    ----------
+    label : str
+        As written, such as ``"age:Sex"``.
+    factors, covariates : frozenset of str
+        Its pieces that are factors and those that are numeric.
+    columns : ndarray (n, k)
+        An indicator of every combination of levels, times the covariates; less their means for
+        covariates beside an intercept, which changes no hypothesis about a term.
+    empty : tuple of str
+        Combinations of levels of several factors that no row has.
+    """
+
+    label: str
+    factors: frozenset[str]
+    covariates: frozenset[str]
+    columns: Array
+    empty: tuple[str, ...] = ()
+
+    def contained_in(self, other: Term) -> bool:
+        """Whether the other has the same covariates and all its factors and more (SAS)."""
+        return self.covariates == other.covariates and self.factors < other.factors
+
+
+def terms_of(design: Design) -> list[Term]:
+    """The terms of the fixed part, lower orders first, in over-parameterised form."""
+    frame = design.data
+    functions = design.recipe.functions
+    written = unreduced_terms(design.formula.right, frame, functions)
+    pieces = {piece for term in written for piece in term.pieces}
+    columns_of = {text: evaluate(f"0 + {text}", frame, functions).values for text in pieces}
+    categorical = {text for text, columns in columns_of.items() if _is_indicators(columns)}
+    centred = any(not term.pieces for term in written)
+    found = []
+    for term in written:
+        columns, names = term.values, frozenset(term.pieces)
+        factors, covariates = names & categorical, names - categorical
+        if centred and covariates and not factors:
+            columns = columns - columns.mean(axis=0)
+        pairs = zip(term.names, columns.any(axis=0), strict=True)
+        empty = [name for name, filled in pairs if len(factors) > 1 and not filled]
+        found.append(
+            Term(
+                label=":".join(term.pieces) or "Intercept",
+                factors=factors,
+                covariates=covariates,
+                columns=columns,
+                empty=tuple(empty),
+            )
+        )
+    return found
+
+
+def _is_indicators(columns: Array) -> bool:
+    """Whether columns are those of a factor without contrasts: one of them is one in each row."""
+    inside = np.isin(columns, (0.0, 1.0)).all()
+    return columns.shape[1] > 1 and bool(inside) and bool(np.all(columns.sum(axis=1) == 1.0))
+
+
+def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
+    """Weights (q, p) of the coefficients that a test of each term sets to zero.
+
+    Parameters
+    ----------
+    design : Design
+        The design of a model.
+    kind : {1, 2, 3}
+        1: each term given those before it. 2: given all that do not contain it. 3: SAS' type III,
+        which averages over the levels of other factors with equal weights whatever the coding of
+        factors and however unbalanced the data.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By term, without the intercept.
+
+    Notes
+    -----
+    "Given" is without precision weights in types 1 and 2, as in lmerTest. A hypothesis has many
+    sets of rows, and the degrees of freedom of Fai and Cornelius depend on the one chosen. In
+    types 1 and 2 it is lmerTest's under treatment coding: each column of a term less its
+    projection on all columns before it, also those of the term (Doolittle's rows), or in type 2
+    the coefficients themselves for a term that no other contains. In a model of one term all
+    types are the first. Terms of several covariates (polynomials, splines) have columns of unit
+    length here, and degrees of freedom may differ there.
+
+    References
+    ----------
+    SAS/STAT User's Guide, "The Four Types of Estimable Functions"; R's ``lmerTest::anova``.
+    """
+    found, given = {}, np.empty((design.n, 0))
+    terms = terms_of(design)
+    redundant = []
+    for term in terms:
+        wider = _range(np.hstack([given, _unit(term.columns)]))
+        if wider.shape[1] == given.shape[1]:
+            redundant.append(term.label)
+        given = wider
+    used = [term for term in terms if term.label not in redundant]
+    for term in terms:
+        if term.label in redundant:
+            found[term.label] = np.empty((0, design.p))
+        elif term.label != "Intercept":
+            single = sum(t.label != "Intercept" for t in used) == 1
+            make = _type_three if kind == 3 and not single else _sequential
+            found[term.label] = make(design, used, used.index(term), 1 if single else kind)
+    return found
+
+
+def _sequential(design: Design, terms: list[Term], i: int, kind: AnovaType) -> Array:
+    """Columns of a term less their projection on those of the terms it is adjusted for, times X."""
+    term = terms[i]
+    if kind == 1:
+        given = terms[:i]
+    else:
+        given = [t for t in terms if t is not term and not term.contained_in(t)]
+    left = _sized(term)
+    if given:
+        basis = _range(np.hstack([_sized(t) for t in given]))
+        left = left - basis @ (basis.T @ left)
+        left = left - basis @ (basis.T @ left)
+    left = left[:, _pivots(left)]
+    if kind == 1 or any(term.contained_in(t) for t in terms):
+        orthogonal, triangle = np.linalg.qr(left)
+        return _through_model(design, orthogonal / np.diag(triangle))
+    return _through_model(design, left @ np.linalg.inv(left.T @ left))
+
+
+def _sized(term: Term) -> Array:
+    """Columns of a term, those of a factor keeping their relative sizes."""
+    if not term.factors:
+        return _unit(term.columns)
+    return term.columns / np.linalg.norm(term.columns, axis=0).max()
+
+
+def _type_three(design: Design, terms: list[Term], i: int, kind: AnovaType) -> Array:
+    """Estimable functions without effects outside the term, orthogonal to those of its superiors.
+
+    They are written with a one for all levels but the first, as under treatment coding.
+    """
+    del kind
+    term = terms[i]
+    columns = [t.columns for t in terms]
+    everything = np.hstack(columns)
+    owner = np.repeat(np.arange(len(terms)), [c.shape[1] for c in columns])
+    size = np.array([max(np.abs(columns[j]).max(), TINY) for j in owner])
+    above = [j for j, t in enumerate(terms) if term.contained_in(t)]
+    rows = _range((everything / size).T).T
+    outside = ~np.isin(owner, [i, *above])
+    functions = _null(rows[:, outside].T).T @ rows
+    # the rows are orthonormal, so those that the term takes part in, separated from those of its
+    # superiors alone by the left singular vectors, are orthogonal to these
+    functions = _range(functions[:, owner == i]).T @ functions
+    own = functions[:, owner == i]
+    functions = np.linalg.solve(own[:, _pivots(own)], functions)
+    combine = np.linalg.lstsq((everything / size).T, functions.T)[0]
+    return _through_model(design, combine / size[owner == i][0])
+
+
+def _through_model(design: Design, left: Array) -> Array:
+    """Weights (q, p) of the coefficients in the combinations left' X b, exact for large means."""
+    has_constant = "Intercept" in design.coefs
+    means = design.X.mean(axis=0) if has_constant else np.zeros(design.p)
+    return left.T @ (design.X - means) + np.outer(left.sum(axis=0), means)
+
+
+def _unit(columns: Array) -> Array:
+    lengths = np.linalg.norm(columns, axis=0)
+    return columns / np.where(lengths > 0, lengths, 1.0)
+
+
+def _pivots(matrix: Array) -> list[int]:
+    """Independent columns, later ones preferred, in order."""
+    chosen: list[int] = []
+    basis = np.empty((len(matrix), 0))
+    for j in reversed(range(matrix.shape[1])):
+        left = matrix[:, j] - basis @ (basis.T @ matrix[:, j])
+        left = left - basis @ (basis.T @ left)
+        length = np.linalg.norm(left)
+        if length > PIVOT * np.linalg.norm(matrix, axis=0).max():
+            chosen.append(j)
+            basis = np.column_stack([basis, left / length])
+    return sorted(chosen)
+
+
+def _range(matrix: Array) -> Array:
+    """Orthonormal basis of the column space."""
+    left, sizes, _ = np.linalg.svd(matrix, full_matrices=False)
+    return left[:, sizes > ZERO * max(sizes.max(initial=0.0), TINY)]
+
+
+def _null(matrix: Array) -> Array:
+    """Orthonormal basis (columns) of the vectors that the matrix sends to zero."""
+    if not matrix.shape[0]:
+        return np.eye(matrix.shape[1])
+    _, sizes, right = np.linalg.svd(matrix, full_matrices=True)
+    rank = int(np.sum(sizes > ZERO * max(1.0, sizes.max(initial=0.0))))
+    return right[rank:].T
+
+
+def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
+    """F test of each term of the fixed part.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    fit : Fit
+        Its estimate.
+    kind : {1, 2, 3}
+        As in :func:`term_hypotheses`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term;
+        ``attrs["note"]`` says what the tests are for "MAP", and of type 3 where a combination of
+        levels has no rows.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+    """
+    if isinstance(kind, bool) or kind not in (1, 2, 3):
+        raise ValueError(f"type={kind!r}: 1, 2 or 3 is expected.")
+    tests = {label: f_test(fit, rows) for label, rows in term_hypotheses(design, kind).items()}
+    index = pd.Index(list(tests), name="term")
+    table = pd.DataFrame(list(tests.values()), index=index, columns=list(COLUMNS))
+    note = empty_cells_note(terms_of(design)) if kind == 3 else ""
+    if note:
+        _log.warning(note)
+    return noted(fit, table, note)
+
+
+def empty_cells_note(terms: Sequence[Term]) -> str:
+    """What type III tests are about where combinations of levels have no rows; else nothing."""
+    lacking = [term for term in terms if term.empty]
+    inside = [t for t in terms if any(t is u or t.contained_in(u) for u in lacking)]
+    touched = [term.label for term in inside if term.label != "Intercept"]
+    if len(touched) < 2:  # a term that contains no other is tested as a whole in any case
+        return ""
+    smallest = [t for t in lacking if not any(u.factors < t.factors for u in lacking)]
+    cells = [cell for term in smallest for cell in term.empty]
+    return (
+        f"Empty cells: no row has {listed(cells)}. The type III tests of "
+        f"{listed(touched)} are then about the cells "
+        "that have rows: they depend on which ones are empty, and are not the tests of a complete "
+        "table. Compare means and contrasts of the cells that are of interest."
+    )

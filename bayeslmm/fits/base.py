@@ -19,7 +19,7 @@ from bayeslmm.summaries.text import html_page
 
 if TYPE_CHECKING:
     from bayeslmm.report.columns import Column
-    from bayeslmm.report.markup import Markup
+    from bayeslmm.report.tables import Markup
 
 Array = NDArray[np.float64]
 

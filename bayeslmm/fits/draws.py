@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from bayeslmm.fits.predictions import Predictions, Seed
-from bayeslmm.prediction import further_groups
-from bayeslmm.prediction.further_groups import Group
+from bayeslmm.prediction import checks
+from bayeslmm.prediction.checks import Group
 from bayeslmm.prediction.rows import Target
 from bayeslmm.sampling import tree
 from bayeslmm.sampling.joint_draws import JointDraws, posterior_draws
-from bayeslmm.summaries import random_tables
+from bayeslmm.summaries import posterior_tables
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -75,7 +75,7 @@ class PosteriorDraws(Predictions):
         """
         rng = np.random.default_rng(random_seed)
         system = self.model.system
-        return random_tables.drawn_effects(self.design, system, self._draws, group, levels, rng)
+        return posterior_tables.drawn_effects(self.design, system, self._draws, group, levels, rng)
 
     # --- ArviZ ------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class PosteriorDraws(Predictions):
         (True, True, True)
         """
         rng = np.random.default_rng(random_seed)
-        found = further_groups.further_groups(self.model, self.data, self._joint, groups, rng)
+        found = checks.further_groups(self.model, self.data, self._joint, groups, rng)
         return self.with_groups(**found).data
 
     def with_groups(self, **groups: xr.Dataset) -> Self:
@@ -142,13 +142,11 @@ class PosteriorDraws(Predictions):
         Posterior
             A new one; its `data` has the group, which ``arviz.loo`` reads.
         """
-        return self.with_groups(
-            log_likelihood=further_groups.log_likelihood_group(self.data, self.design)
-        )
+        return self.with_groups(log_likelihood=checks.log_likelihood_group(self.data, self.design))
 
     def with_log_prior(self) -> Self:
         """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads."""
-        return self.with_groups(log_prior=further_groups.log_prior(self.data, self.priors))
+        return self.with_groups(log_prior=checks.log_prior(self.data, self.priors))
 
     def with_prior(self, draws: int = 500, *, random_seed: Seed = None) -> Self:
         """Add groups prior and prior_predictive.
@@ -169,7 +167,7 @@ class PosteriorDraws(Predictions):
         PriorError
             If a prior is flat.
         """
-        found = further_groups.prior_groups(self.design, self.priors, draws, random_seed)
+        found = checks.prior_groups(self.design, self.priors, draws, random_seed)
         return self.with_groups(**found)
 
     def with_posterior_predictive(
@@ -201,7 +199,7 @@ class PosteriorDraws(Predictions):
         30
         """
         rng = np.random.default_rng(random_seed)
-        dataset = further_groups.predictive_dataset(self.design, self._joint, target, rng)
+        dataset = checks.predictive_dataset(self.design, self._joint, target, rng)
         return self.with_groups(posterior_predictive=dataset)
 
     # --- files and further draws ------------------------------------------------------

@@ -21,7 +21,7 @@ from bayeslmm.summaries.parameters import Kind
 
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.sources import Source
+    from bayeslmm.effects.quantities import Source
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
     from bayeslmm.report.augment import Incomplete
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from bayeslmm.sampling.estimate_draws import Uncertainty
     from bayeslmm.sampling.joint_draws import JointDraws
     from bayeslmm.summaries.tidy import Effects
-    from bayeslmm.summaries.variance_explained import R2Method
-    from bayeslmm.summaries.variance_tables import Spread
+    from bayeslmm.summaries.variance_explained import R2Method, Spread
 
 Array = NDArray[np.float64]
 
@@ -194,7 +193,7 @@ class Estimate(Predictions):
         draws: int = 1000,
         random_seed: Seed = None,
     ) -> pd.DataFrame:
-        from bayeslmm.summaries.variance_tables import Uncertainty, estimate_table, icc_quantity
+        from bayeslmm.summaries.variance_explained import Uncertainty, estimate_table, icc_quantity
 
         chosen = Uncertainty(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
         quantity = icc_quantity(self.design, at)
@@ -210,7 +209,7 @@ class Estimate(Predictions):
         draws: int = 1000,
         random_seed: Seed = None,
     ) -> pd.DataFrame:
-        from bayeslmm.summaries.variance_tables import Uncertainty, estimate_table, r2_quantity
+        from bayeslmm.summaries.variance_explained import Uncertainty, estimate_table, r2_quantity
 
         chosen = Uncertainty(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
         quantity = r2_quantity(self.design, method)
@@ -225,7 +224,7 @@ class Estimate(Predictions):
         draws: int = 1000,
         random_seed: Seed = None,
     ) -> pd.DataFrame:
-        from bayeslmm.summaries.variance_tables import Uncertainty, estimate_partition
+        from bayeslmm.summaries.variance_explained import Uncertainty, estimate_partition
 
         chosen = Uncertainty(method=uncertainty, level=level, draws=draws, random_seed=random_seed)
         return estimate_partition(self.design, self.fit, self._u, chosen)
@@ -269,9 +268,9 @@ class Estimate(Predictions):
         SamplingError
             If a bootstrap of a "MAP" fit is asked for.
         """
-        from bayeslmm.prediction import tables
+        from bayeslmm.prediction import predict
 
-        return tables.confidence_intervals(
+        return predict.confidence_intervals(
             self.design, self.fit, method, level, kinds, draws, random_seed, progressbar=progressbar
         )
 
@@ -293,14 +292,14 @@ class Estimate(Predictions):
         random_seed: Seed = None,
         progressbar: bool = True,
     ) -> pd.DataFrame:
-        from bayeslmm.prediction import tables
+        from bayeslmm.prediction import predict
 
-        return tables.estimate_predictions(
+        return predict.estimate_predictions(
             self.design,
             self.fit,
             self._u,
             new,
-            tables.options_of(target, kind, terms, observed, weights),
+            predict.options_of(target, kind, terms, observed, weights),
             uncertainty,
             draws,
             level,
@@ -344,18 +343,18 @@ class Estimate(Predictions):
         >>> reml.bootstrap(20, random_seed=1, progressbar=False).columns.tolist()
         ['beta[Intercept]', 'sd[Batch, Intercept]', 'sigma']
         """
-        from bayeslmm.prediction import tables
+        from bayeslmm.prediction import predict
 
-        return tables.bootstrap_table(
+        return predict.bootstrap_table(
             self.design, self.fit, n, random_seed, progressbar=progressbar
         )
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
-        from bayeslmm.prediction import tables
+        from bayeslmm.prediction import predict
         from bayeslmm.sampling.estimate_draws import point_draws
 
-        repeated = np.zeros(tables.count(n), dtype=np.intp)
+        repeated = np.zeros(predict.count(n), dtype=np.intp)
         return point_draws(self.fit, self._u).take(repeated)
 
     # --- effects ----------------------------------------------------------------------
@@ -363,13 +362,13 @@ class Estimate(Predictions):
     @property
     @override
     def _source(self) -> Source:
-        from bayeslmm.effects.sources import source_of_fit
+        from bayeslmm.effects.quantities import source_of_fit
 
         return source_of_fit(self.design, self.fit)
 
     @override
     def _row_draws(self, target: str) -> None:
-        from bayeslmm.effects.slopes import check_estimate_target
+        from bayeslmm.effects.averages import check_estimate_target
 
         check_estimate_target(target)
 
@@ -415,7 +414,7 @@ class Estimate(Predictions):
         >>> model.reml().anova()["statistic"].round(2).to_dict()
         {'Machine': 87.8}
         """
-        from bayeslmm.effects.terms import anova_table
+        from bayeslmm.effects.tests_of_fixed import anova_table
 
         return anova_table(self.design, self.fit, type)
 
@@ -466,7 +465,7 @@ class Estimate(Predictions):
 
     @override
     def glance(self) -> pd.DataFrame:
-        from bayeslmm.report.glance import glance_estimate
+        from bayeslmm.report.columns import glance_estimate
 
         return glance_estimate(self.fit, self.design)
 
@@ -485,7 +484,7 @@ class Estimate(Predictions):
 
     @override
     def methods_paragraph(self, *, references: bool = False) -> str:
-        from bayeslmm.report.methods_text import estimate_paragraph
+        from bayeslmm.report.methods import estimate_paragraph
 
         return estimate_paragraph(
             self.fit, self.design, self.priors, self.notes, references=references

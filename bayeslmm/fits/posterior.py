@@ -18,14 +18,14 @@ from bayeslmm.estimation import effects as random_effects
 from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.plots.accessors import PosteriorPlots
-from bayeslmm.prediction import tables
+from bayeslmm.prediction import predict
 from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries import posterior_tables, random_tables, text
+from bayeslmm.summaries import posterior_tables, text
 from bayeslmm.summaries.tidy import Effects, tidy_posterior
-from bayeslmm.summaries.variance_explained import R2Method
-from bayeslmm.summaries.variance_tables import (
+from bayeslmm.summaries.variance_explained import (
+    R2Method,
     icc_quantity,
     posterior_partition,
     posterior_table,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.sources import Source
+    from bayeslmm.effects.quantities import Source
     from bayeslmm.report.augment import Incomplete
     from bayeslmm.report.columns import Column
     from bayeslmm.report.findings import Findings
@@ -95,7 +95,7 @@ class Posterior(PosteriorDraws):
     @cached_property
     @override
     def _u(self) -> list[Array]:
-        return random_tables.mean_arrays(self.data, self.design)
+        return posterior_tables.mean_arrays(self.data, self.design)
 
     @cached_property
     @override
@@ -116,7 +116,7 @@ class Posterior(PosteriorDraws):
     @property
     @override
     def notes(self) -> tuple[str, ...]:
-        stored = random_tables.has_draws(self.data, self.design)
+        stored = posterior_tables.has_draws(self.data, self.design)
         sampled = self.priors.beta_sampled
         about = text.posterior_notes(self.data.attrs, beta_sampled=sampled, has_effects=stored)
         return (*text.design_notes(self.design), *about, *self.diagnostics.messages())
@@ -174,7 +174,7 @@ class Posterior(PosteriorDraws):
 
     @override
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
-        sds = random_tables.sd_arrays(self.data, self.design)
+        sds = posterior_tables.sd_arrays(self.data, self.design)
         return random_effects.effect_frames(self.design, sds)
 
     @override
@@ -246,11 +246,11 @@ class Posterior(PosteriorDraws):
         prob: float | None = None,
         random_seed: Seed = None,
     ) -> pd.DataFrame | xr.DataTree:
-        return tables.posterior_predictions(
+        return predict.posterior_predictions(
             self.design,
             self._joint,
             new,
-            tables.options_of(target, kind, terms, observed, weights),
+            predict.options_of(target, kind, terms, observed, weights),
             draws,
             prob,
             np.random.default_rng(random_seed),
@@ -259,20 +259,20 @@ class Posterior(PosteriorDraws):
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
-        return tables.sampled(self._joint, n, rng)
+        return predict.sampled(self._joint, n, rng)
 
     # --- effects ----------------------------------------------------------------------
 
     @property
     @override
     def _source(self) -> Source:
-        from bayeslmm.effects.sources import source_of_draws
+        from bayeslmm.effects.quantities import source_of_draws
 
         return source_of_draws(self.design, self._joint)
 
     @override
     def _row_draws(self, target: str) -> JointDraws | None:
-        from bayeslmm.effects.slopes import row_draws
+        from bayeslmm.effects.averages import row_draws
 
         return row_draws(self._joint, target)
 
@@ -373,7 +373,7 @@ class Posterior(PosteriorDraws):
         self, reml: Any, *, prob: float | None = None, names: Mapping[str, str] | None = None
     ) -> pd.DataFrame:
         """Put the posterior beside an estimate: see :func:`bayeslmm.compare_reml`."""
-        from bayeslmm.comparison.tables import compare_reml
+        from bayeslmm.comparison.reml import compare_reml
 
         return compare_reml(self, reml, prob=prob, names=names)
 
@@ -434,7 +434,7 @@ class Posterior(PosteriorDraws):
 
     @override
     def glance(self) -> pd.DataFrame:
-        from bayeslmm.report.glance import glance_posterior
+        from bayeslmm.report.columns import glance_posterior
 
         return glance_posterior(self.data, self.design, self.priors, self.diagnostics)
 
@@ -456,7 +456,7 @@ class Posterior(PosteriorDraws):
     def methods_paragraph(
         self, *, references: bool = False, findings: Findings | None = None
     ) -> str:
-        from bayeslmm.report.methods_text import posterior_paragraph
+        from bayeslmm.report.methods import posterior_paragraph
 
         return posterior_paragraph(
             self.data,
@@ -535,7 +535,7 @@ class Posterior(PosteriorDraws):
         ...     file.name
         'dyestuff.html'
         """
-        from bayeslmm.report.report import write_report
+        from bayeslmm.report.page import write_report
 
         return write_report(
             self,

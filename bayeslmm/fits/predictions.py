@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike
 from bayeslmm.fits.base import FittedModel
 
 if TYPE_CHECKING:
-    from bayeslmm.effects.adjust import Adjust
+    from bayeslmm.effects.contrasts import Adjust
     from bayeslmm.effects.grid import Weights
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import LinearQuantities
-    from bayeslmm.effects.sources import Source
+    from bayeslmm.effects.quantities import LinearQuantities, Source
     from bayeslmm.prediction.rows import Target
     from bayeslmm.sampling.joint_draws import JointDraws
 
@@ -190,7 +189,7 @@ class Predictions(FittedModel):
         >>> reml.simulate(3, random_seed=1).shape
         (30, 3)
         """
-        from bayeslmm.prediction.tables import simulations
+        from bayeslmm.prediction.predict import simulations
 
         rng = np.random.default_rng(random_seed)
         joint = self._simulation_draws(n, rng)
@@ -270,7 +269,7 @@ class Predictions(FittedModel):
         >>> post.means("Machine").draws.sizes["quantity"]
         3
         """
-        from bayeslmm.effects.marginal_means import marginal_means
+        from bayeslmm.effects.grid import marginal_means
 
         return marginal_means(
             self.design, self._source, variables, at=at, weights=weights, by=by, target=target
@@ -367,7 +366,7 @@ class Predictions(FittedModel):
         >>> reml.slopes("age", by="Sex").table()["estimate"].round(3).to_dict()
         {'Male': 0.784, 'Female': 0.48}
         """
-        from bayeslmm.effects.slopes import slopes
+        from bayeslmm.effects.averages import slopes
 
         joint = self._row_draws(target)
         return slopes(self.design, self._source, variable, at=at, by=by, new=new, joint=joint)
@@ -422,7 +421,7 @@ class Predictions(FittedModel):
         >>> reml.comparisons("Days", (0, 9)).table()["estimate"].round(1).to_dict()
         {'Days: 9 - 0': 94.2}
         """
-        from bayeslmm.effects.comparisons import comparisons
+        from bayeslmm.effects.averages import comparisons
 
         joint = self._row_draws(target)
         return comparisons(self.design, self._source, variable, change, by=by, new=new, joint=joint)
@@ -460,7 +459,7 @@ class Predictions(FittedModel):
         >>> reml.average_predictions("Sex").table()["estimate"].round(2).to_dict()
         {'Male': 24.97, 'Female': 22.65}
         """
-        from bayeslmm.effects.comparisons import average_predictions
+        from bayeslmm.effects.averages import average_predictions
 
         joint = self._row_draws(target)
         return average_predictions(self.design, self._source, by=by, new=new, joint=joint)

@@ -81,8 +81,11 @@ def _by_equations(lower: Array, of_log_det: float, dof: int) -> Array:
     """
     p = lower.shape[1] - 1
     scale = np.append(np.full(p, of_log_det), dof)
+    # The response has units of its own, in which rows would be exchanged as pivots.
+    units = np.ones(lower.shape[:2])
+    units[:, p] = 1.0 / lower[:, p, p]
     try:
-        inverse = np.linalg.inv(lower)
+        inverse = np.linalg.inv(lower * units[:, :, None]) * units[:, None, :]
     except np.linalg.LinAlgError:  # of an equation that is zero: nothing of the batch is needed
         inverse = np.full_like(lower, np.nan)
     return inverse.swapaxes(1, 2) @ (scale[:, None] * inverse)

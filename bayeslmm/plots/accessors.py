@@ -673,7 +673,7 @@ class PosteriorPlots(Plots):
         >>> "estimate" in pc.viz.children
         True
         """
-        from bayeslmm.comparison.tables import compare_reml
+        from bayeslmm.comparison.reml import compare_reml
         from bayeslmm.plots.reml import plot_compared
 
         return plot_compared(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm._optional import require
+from bayeslmm.exceptions import require
 
 if TYPE_CHECKING:
     import xarray as xr

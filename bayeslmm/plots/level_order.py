@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.grouping import GroupingFactor, grouping_factor
-from bayeslmm.summaries.random_tables import locate_levels
+from bayeslmm.summaries.posterior_tables import locate_levels
 
 Indices = NDArray[np.intp]
 

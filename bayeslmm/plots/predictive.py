@@ -51,7 +51,7 @@ from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.tree import RESPONSE, with_groups
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import interval_defaults
-from bayeslmm.summaries.words import coverage
+from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

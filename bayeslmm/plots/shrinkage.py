@@ -39,7 +39,7 @@ from bayeslmm.plots.common import (
 from bayeslmm.plots.level_order import shown_levels
 from bayeslmm.plots.pooling import Shrinkage, shrinkage
 from bayeslmm.summaries.estimate_tables import mode_arrays
-from bayeslmm.summaries.words import coverage
+from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

@@ -16,7 +16,7 @@ from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults
-from bayeslmm.summaries.words import coverage
+from bayeslmm.summaries.text import coverage
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -1,9 +1,10 @@
-"""Replicated responses at the rows of the model, and statistics of them against the data."""
+"""Replicated responses, statistics of them against the data, and groups for ArviZ on request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,14 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_groups import group_names
 from bayeslmm.data.row_groups import row_groups as find_groups
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.prediction.predict import predict
 from bayeslmm.prediction.rows import Target
+from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.log_densities import log_likelihood, log_prior
+from bayeslmm.sampling.prior_predictive import prior_predictive
 from bayeslmm.sampling.tree import (
     RESPONSE,
     SAMPLE_DIMS,
@@ -23,7 +28,7 @@ from bayeslmm.sampling.tree import (
     obs_coord,
 )
 from bayeslmm.schema import OBS_DIM
-from bayeslmm.summaries.posterior_tables import summarise
+from bayeslmm.summaries.posterior_tables import has_draws, require_draws, summarise
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,18 +73,25 @@ def predictive_dataset(
 def predictive_check(
     design: Design,
     joint: JointDraws,
-    statistic: str | Statistic,
+    statistic: str | Statistic | Sequence[str | Statistic],
     by: Any,
     target: Target,
     prob: float | None,
     random_seed: int | np.random.Generator | None,
 ) -> pd.DataFrame:
-    """A statistic of the data beside that of responses simulated from joint draws."""
+    """Statistics of the data beside those of responses simulated once from joint draws."""
+    single = isinstance(statistic, str) or callable(statistic)
+    statistics: list[Any] = [statistic] if single else list(statistic)  # type: ignore[arg-type]
     row_groups(design, by)
-    check_statistic(statistic)
+    for one in statistics:
+        check_statistic(one)
     rng = np.random.default_rng(random_seed)
     prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
-    return check_table(design, prediction.draws(), statistic, by, prob)
+    replicated = prediction.draws()
+    tables = [check_table(design, replicated, one, by, prob) for one in statistics]
+    if single or by is None:
+        return pd.concat(tables)
+    return pd.concat(tables, keys=[_name(one) for one in statistics], names=["check"])
 
 
 def check_table(
@@ -192,3 +204,100 @@ def _function(statistic: str | Statistic) -> Callable[[Array], Array]:
     if isinstance(statistic, str):
         return STATISTICS[statistic]
     return lambda y: np.apply_along_axis(statistic, -1, y)
+
+
+# --- groups of arviz's schema that a posterior has on request -----------------------
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Group",
+    "further_groups",
+    "log_likelihood_group",
+    "log_prior",
+    "predictive_dataset",
+    "prior_groups",
+]
+
+Group = Literal["log_likelihood", "log_prior", "posterior_predictive", "prior", "prior_predictive"]
+"""Groups that are computed on request."""
+
+_log = logging.getLogger(__name__)
+
+
+def further_groups(
+    model: Model,
+    data: xr.DataTree,
+    joint: JointDraws,
+    groups: Literal["all"] | Group | Iterable[Group],
+    rng: np.random.Generator,
+) -> dict[str, xr.Dataset]:
+    """Groups asked for that draws do not have: see :meth:`bayeslmm.Posterior.to_arviz`.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    data : xarray.DataTree
+        Its draws.
+    joint : JointDraws
+        The same, with random effects.
+    groups : "all" or str or iterable of str
+        Which to have.
+    rng : numpy.random.Generator
+        For the predictive groups and the prior.
+    """
+    wanted = _possible(model, data) if groups == "all" else _checked(groups)
+    wanted = [name for name in wanted if name not in data.children]
+    found: dict[str, xr.Dataset] = {}
+    if "log_likelihood" in wanted:
+        found["log_likelihood"] = log_likelihood_group(data, model.design)
+    if "log_prior" in wanted:
+        found["log_prior"] = log_prior(data, model.priors)
+    if "posterior_predictive" in wanted:
+        predictive = predictive_dataset(model.design, joint, "conditional", rng)
+        found["posterior_predictive"] = predictive
+    if {"prior", "prior_predictive"} & set(wanted):
+        prior = prior_groups(model.design, model.priors, random_seed=rng)
+        found |= {name: prior[name] for name in wanted if name in prior}
+    return found
+
+
+def log_likelihood_group(data: xr.DataTree, design: Design) -> xr.Dataset:
+    """Group log_likelihood: pointwise, given the random effects, whose draws it needs."""
+    require_draws(data, design)
+    return log_likelihood(data, design)
+
+
+def prior_groups(
+    design: Design,
+    priors: Priors,
+    draws: int = 500,
+    random_seed: int | np.random.Generator | None = None,
+) -> dict[str, xr.Dataset]:
+    """Groups prior and prior_predictive."""
+    tree = prior_predictive(design, priors, draws, random_seed)
+    return {name: tree[name].to_dataset() for name in ("prior", "prior_predictive")}
+
+
+def _possible(model: Model, data: xr.DataTree) -> list[str]:
+    """Groups that a posterior can have; says which not."""
+    missing = {}
+    if not has_draws(data, model.design):
+        missing["log_likelihood"] = "draws of the random effects are not stored"
+    if improper := model.priors.improper():
+        reason = f"flat priors cannot be drawn from ({', '.join(improper)})"
+        missing |= {"prior": reason, "prior_predictive": reason}
+    for name, reason in missing.items():
+        if name not in data.children:
+            _log.warning("The group %s is left out: %s", name, reason)
+    return [name for name in get_args(Group) if name not in missing]
+
+
+def _checked(groups: Any) -> list[str]:
+    names = [groups] if isinstance(groups, str) else list(groups)
+    if unknown := [name for name in names if name not in get_args(Group)]:
+        known = ", ".join(map(repr, get_args(Group)))
+        raise ValueError(f"groups={unknown!r}: 'all' or any of {known} are expected.")
+    return names

@@ -1,4 +1,4 @@
-"""What one fit has to say in a table of models: parameters and measures of fit as numbers."""
+"""What one fit has to say in a table of models or in one row: parameters and measures of fit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.priors.record import Priors
-from bayeslmm.report.words import wald_scales
+from bayeslmm.report.methods import wald_scales
+from bayeslmm.sampling.diagnostics import Diagnostics
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.estimate_tables import information_criteria, summary_table
-from bayeslmm.summaries.parameters import Parameter, parameters
-from bayeslmm.summaries.posterior_tables import interval, interval_defaults, parameter_matrix
-from bayeslmm.summaries.variance_tables import (
+from bayeslmm.summaries.estimate_tables import information_criteria, parameter_table
+from bayeslmm.summaries.parameters import parameters
+from bayeslmm.summaries.posterior_tables import as_estimates, interval_defaults, sigma_draws
+from bayeslmm.summaries.posterior_tables import parameter_table as draws_table
+from bayeslmm.summaries.variance_explained import (
     Quantity,
     Uncertainty,
     estimate_table,
@@ -74,21 +76,6 @@ class Column:
     terms: Mapping[Key, tuple[str, ...]]
 
     @property
-    def response(self) -> str:
-        """Response as written."""
-        return self.design.response
-
-    @property
-    def formula(self) -> str:
-        """Formula as written."""
-        return self.design.formula.source
-
-    @property
-    def dropped(self) -> int:
-        """Rows left out for missing values."""
-        return len(self.design.dropped)
-
-    @property
     def label(self) -> str:
         """How the fit was made."""
         return f"Posterior ({self.method})" if self.bayesian else self.method
@@ -101,27 +88,26 @@ class Column:
 
 def estimate_column(fit: Fit, design: Design, modes: Sequence[Array], level: float) -> Column:
     """Column of a REML, ML or MAP fit with random effects `modes`."""
-    table = summary_table(fit, design, level).reindex(columns=NUMBERS)
-    table.index = _index(parameters(design))
+    table = parameter_table(fit, design, level)
     _, aic, bic = information_criteria(fit)
     rows = _sizes(design)
     uncertainty = Uncertainty(method=None, level=level, draws=2, random_seed=None)
     for measure, quantity in _shares(design).items():
         shares = estimate_table(quantity, design, fit, modes, uncertainty)["estimate"]
         rows |= {(measure, str(name)): [value] for name, value in shares.items()}
-    if fit.method != "MAP":
-        rows |= {("loglik", ""): [fit.log_likelihood], ("aic", ""): [aic], ("bic", ""): [bic]}
     if fit.method == "MAP":
         table[["df", "statistic", "p_value"]] = np.nan  # tests are not of posteriors
+    else:
+        rows |= {("loglik", ""): [fit.log_likelihood], ("aic", ""): [aic], ("bic", ""): [bic]}
     return Column(
         method=fit.method,
         bayesian=False,
-        parameters=table,
+        parameters=_keyed(table),
         goodness=_goodness(rows),
         estimand=_estimand(fit, design),
         interval=f"{100 * level:g} % {_interval(fit, design)}",
         design=design,
-        terms=_terms(parameters(design)),
+        terms=_terms(design),
     )
 
 
@@ -134,35 +120,24 @@ def posterior_column(
 ) -> Column:
     """Column of a posterior with draws `joint`."""
     prob, kind = interval_defaults(prob)
-    rows = parameters(design)
-    dataset = data["posterior"].to_dataset()
-    draws = parameter_matrix(dataset, design, rows)
-    lower, upper = interval(draws, prob, kind)
-    table = pd.DataFrame(
-        {
-            "estimate": draws.mean(axis=0),
-            "std_error": draws.std(axis=0, ddof=1),
-            "conf_low": lower,
-            "conf_high": upper,
-        },
-        index=_index(rows),
-    ).reindex(columns=NUMBERS)
+    table = draws_table(data["posterior"].to_dataset(), design, prob, kind)
     measures = _sizes(design)
     for measure, quantity in _shares(design).items():
-        for name, row in posterior_table(quantity, joint, prob).iterrows():
-            measures[measure, str(name)] = [row["mean"], row["sd"], *row.iloc[-2:]]
+        shares = as_estimates(posterior_table(quantity, joint, prob))
+        for name, row in shares[NUMBERS[:4]].iterrows():
+            measures[measure, str(name)] = row.tolist()
     if (evidence := evidence_of(data.attrs, priors)) is not None:
         measures["log_evidence", ""] = list(evidence)
     names = {"eti": "equal-tailed", "hdi": "highest-density"}
     return Column(
         method=str(data.attrs["method"]),
         bayesian=True,
-        parameters=table,
+        parameters=_keyed(as_estimates(table)),
         goodness=_goodness(measures),
         estimand="posterior means",
         interval=f"{100 * prob:g} % {names.get(kind, kind)} credible intervals",
         design=design,
-        terms=_terms(parameters(design)),
+        terms=_terms(design),
     )
 
 
@@ -193,20 +168,25 @@ def _interval(fit: Fit, design: Design) -> str:
     return f"confidence intervals ({fixed}Wald: {scales})"
 
 
-def _key(p: Parameter) -> Key:
-    if p.kind == "sigma":
+def _keyed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of parameters by part, group and term."""
+    columns = (table[name] for name in ("kind", "group", "coef", "coef_2"))
+    keys = [_key(*row) for row in zip(*columns, strict=True)]
+    index = pd.MultiIndex.from_tuples(keys, names=["part", "group", "term"])
+    return table.set_axis(index, axis=0).reindex(columns=NUMBERS)
+
+
+def _key(kind: str, group: str | None, *coefs: str | None) -> Key:
+    if kind == "sigma":
         return "residual", "", "sigma"
-    if p.kind == "beta":
-        return "fixed", "", p.terms[0]
-    return "random", p.group or "", f"{p.kind}({', '.join(p.terms)})"
+    if kind == "beta":
+        return "fixed", "", str(coefs[0])
+    return "random", group or "", f"{kind}({', '.join(filter(None, coefs))})"
 
 
-def _terms(rows: Sequence[Parameter]) -> dict[Key, tuple[str, ...]]:
-    return {_key(p): p.terms for p in rows}
-
-
-def _index(rows: Sequence[Parameter]) -> pd.MultiIndex:
-    return pd.MultiIndex.from_tuples([_key(p) for p in rows], names=["part", "group", "term"])
+def _terms(design: Design) -> dict[Key, tuple[str, ...]]:
+    """Coefficients that the row of each parameter is about."""
+    return {_key(p.kind, p.group, *p.terms): p.terms for p in parameters(design)}
 
 
 def _sizes(design: Design) -> dict[tuple[str, str], list[float]]:
@@ -226,3 +206,54 @@ def _goodness(rows: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
     padded = [[*rows[key], *[np.nan] * (4 - len(rows[key]))] for key in order]
     index = pd.MultiIndex.from_tuples(order, names=["measure", "group"])
     return pd.DataFrame(padded, index=index, columns=NUMBERS[:4], dtype=float)
+
+
+# --- one row per fit ----------------------------------------------------------------
+
+
+def glance_estimate(fit: Fit, design: Design) -> pd.DataFrame:
+    """One row about a REML, ML or MAP fit."""
+    count, aic, bic = information_criteria(fit)
+    row = {
+        "method": fit.method,
+        "nobs": design.n,
+        "rows_dropped": len(design.dropped),
+        "sigma": fit.sigma,
+        "loglik": fit.log_likelihood,
+        "aic": aic,
+        "bic": bic,
+        "criterion": fit.criterion,
+        "n_parameters": count,
+        "df_residual": design.n - count,
+        "singular": fit.singular,
+        "converged": fit.optimum.converged,
+    }
+    return pd.DataFrame([row | _groups(design)])
+
+
+def glance_posterior(
+    data: xr.DataTree, design: Design, priors: Priors, found: Diagnostics
+) -> pd.DataFrame:
+    """One row about a posterior."""
+    evidence, error = evidence_of(data.attrs, priors) or (np.nan, np.nan)
+    row = {
+        "method": str(data.attrs["method"]),
+        "nobs": design.n,
+        "rows_dropped": len(design.dropped),
+        "sigma": float(sigma_draws(data["posterior"].to_dataset()).mean()),
+        "log_evidence": evidence,
+        "log_evidence_error": error,
+        "chains": found.chains,
+        "draws": found.chains * found.draws,
+        "max_rhat": found.max_rhat,
+        "min_ess_bulk": found.min_ess_bulk,
+        "min_ess_tail": found.min_ess_tail,
+        "pareto_k": found.pareto_k if found.approximate else found.proposal_k,
+        "divergences": found.divergences if str(data.attrs["method"]) == "nuts" else np.nan,
+        "ok": found.ok,
+    }
+    return pd.DataFrame([row | _groups(design)])
+
+
+def _groups(design: Design) -> dict[str, int]:
+    return {f"ngrps_{factor.key}": factor.n_levels for factor in design.random}

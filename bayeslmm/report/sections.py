@@ -1,14 +1,17 @@
-"""The sections of a report: model, parameters, priors, diagnostics, estimate, variance."""
+"""What the sections of a report show: numbers, tables and pictures; its template has the words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bayeslmm.comparison.tables import (
+from bayeslmm.comparison.reml import (
     AGREES,
     BOUNDARY,
     DIFFERS,
@@ -19,22 +22,25 @@ from bayeslmm.comparison.tables import (
     PULLED_DOWN,
     PULLED_UP,
 )
-from bayeslmm.data.design import Design
-from bayeslmm.exceptions import BayesLMMError
-from bayeslmm.report.frames import cell, estimates_table, text_table
-from bayeslmm.report.numbers import number, significant
-from bayeslmm.report.page import (
-    Section,
-    absent,
-    bullets,
-    paragraph,
-    scrolling_table,
-    subheading,
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.exceptions import BayesLMMError, require
+from bayeslmm.plots.level_order import level_order
+from bayeslmm.report.findings import NOT_RUN, TITLES, WORDS, Findings, headline
+from bayeslmm.report.methods import model_sentences, posterior_versions, prior_sentences
+from bayeslmm.report.tables import (
+    DIGITS,
+    TextTable,
+    cell,
+    decimals_of,
+    estimates_table,
+    number,
+    significant,
+    text_table,
 )
-from bayeslmm.report.pictures import picture
-from bayeslmm.report.source import Source
-from bayeslmm.report.words import model_sentences, prior_sentences
-from bayeslmm.summaries.words import counted, listed
+from bayeslmm.summaries.text import counted, listed
+
+Context = dict[str, Any]
+"""What the template of a section is filled with."""
 
 FLAGS = {
     AGREES: "posterior and estimate say the same.",
@@ -54,40 +60,125 @@ FLAGS = {
     DIFFERS: "the estimate is not the maximum that this package finds: other data or model?",
 }
 
-SOURCES = {
-    "default": (
-        "Source “default”: weakly informative, scaled by the standard deviations of response and "
-        "covariates."
-    ),
-    "user": "Source “user”: chosen for this analysis.",
-    "flat": "Source “flat”: uniform; the posterior mode is then the REML estimate.",
-}
-
 RHAT = "R\N{NON-BREAKING HYPHEN}hat"
-
 KINDS = {"eti": "equal-tailed", "hdi": "highest-density"}
+STATISTICS = ("mean", "sd", "min", "median", "max")
+
+MOST_LEVELS = 60
+"""Levels that one picture or table can show."""
+
+MOST_ROWS = 60
+"""Rows of a covariance matrix that one picture can show."""
+
+RESOLUTION = 130
+"""Dots per inch: sharp at the width of the page on a screen of two dots per pixel and in print."""
 
 
-def notes_section(source: Source, estimate_notes: Sequence[str]) -> Section:
+# --- pictures --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture in the page itself, or why it is not there.
+
+    Attributes
+    ----------
+    png : str
+        In base64.
+    width, height : int
+        Pixels of the page.
+    why : str
+        Why it cannot be drawn; empty where it is.
+    """
+
+    png: str = ""
+    width: int = 0
+    height: int = 0
+    why: str = ""
+
+
+def picture(draw: Callable[..., Any], *args: Any, **options: Any) -> Picture:
+    """Draw a plot of ArviZ by Matplotlib.
+
+    Parameters
+    ----------
+    draw : callable
+        Returns a plot collection.
+    *args, **options
+        Its arguments, but `backend`.
+
+    Notes
+    -----
+    Only this package's own errors, which say what does not apply, are put into words; any other
+    is a defect and is raised.
+    """
+    try:
+        png, width, height = _png(lambda: draw(*args, **options, backend="matplotlib"))
+    except BayesLMMError as error:
+        return Picture(why=str(error))
+    return Picture(png=png, width=width, height=height)
+
+
+def _png(draw: Callable[[], Any]) -> tuple[str, int, int]:
+    """Base64 of the picture, and its width and height in pixels of the page."""
+    pyplot = require("matplotlib.pyplot", "plots")
+    buffer = io.BytesIO()
+    before = set(pyplot.get_fignums())
+    try:
+        with pyplot.style.context("default"):
+            figure = draw().viz["figure"].item()
+            figure.savefig(buffer, format="png", dpi=RESOLUTION, metadata={"Software": None})
+            width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    finally:
+        for opened in set(pyplot.get_fignums()) - before:
+            pyplot.close(opened)
+    return base64.b64encode(buffer.getvalue()).decode("ascii"), width, height
+
+
+def attempt(make: Callable[[], TextTable]) -> TextTable | str:
+    """A table, or the reason why it cannot be made."""
+    try:
+        return make()
+    except BayesLMMError as error:
+        return str(error)
+
+
+# --- sections --------------------------------------------------------------------------
+
+
+def findings_section(found: Findings) -> Context:
+    """Headline, a table of all topics, and the details of those with an alarm or a note."""
+    rows = [
+        (TITLES[item.topic], WORDS[item.severity] if item.run else NOT_RUN, item.verdict)
+        for item in found
+    ]
+    return {
+        "headline": headline(found, TITLES),
+        "table": text_table("What the checks found", ("Check", "Result", "Verdict"), rows),
+        "details": [
+            (f"{TITLES[item.topic]}: {WORDS[severity]}", item.details, severity)
+            for severity in ("alarm", "note")
+            for item in found
+            if item.severity == severity and item.details
+        ],
+    }
+
+
+def notes_section(source: Any, estimate_notes: Sequence[str]) -> Context:
     """What was changed on the way to the draws, and how the estimate beside them fared."""
-    design = source.design
     said = source.diagnostics.messages()  # among the findings
     found = [note for note in source.notes if note not in said]
-    if count := len(design.dropped):
+    if count := len(source.design.dropped):
         rows = counted(count, "row")
         found.insert(0, f"{rows} dropped because a variable of the model is missing there.")
-    own = [note for note in estimate_notes if note not in found]
-    parts = [bullets(found, "warnings")] if found else []
-    if not found:
-        parts.append(paragraph("Nothing was dropped, and no other method was fallen back to."))
-    if own:
-        parts += [subheading("On the REML estimate"), bullets(own, "warnings")]
-    return Section(key="notes", title="Notes on data and fit", parts=tuple(parts))
+    return {"own": found, "estimate": [note for note in estimate_notes if note not in found]}
 
 
-def model_section(design: Design) -> Section:
+def model_section(design: Design) -> Context:
     """The model in words, and its grouping factors."""
-    parts = [paragraph(" ".join(model_sentences(design)))]
+    weights = "none"
+    if design.weights is not None:
+        weights = f"precision weights {design.recipe.weights or '(given as values)'}"
     facts = [
         ("Formula", design.formula.source),
         ("Response", design.response),
@@ -95,22 +186,18 @@ def model_section(design: Design) -> Section:
         ("Rows dropped for missing values", len(design.dropped)),
         ("Fixed effects", listed(design.coefs)),
         ("Columns dropped", listed(design.aliased)),
-        ("Weights", _weights(design)),
+        ("Weights", weights),
         ("Offset", " + ".join(design.formula.offsets) or "none"),
     ]
-    parts.append(scrolling_table(text_table("Model and data", ("Item", "Value"), facts)))
     header = ("Grouping factor", "Levels", "Coefficients per level", "Rows per level")
     rows = [
         (f.name, f.n_levels, listed(f.coefs), _sizes(np.bincount(f.codes))) for f in design.random
     ]
-    parts.append(scrolling_table(text_table("Grouping factors", header, rows)))
-    return Section(key="model", title="Model and data", parts=tuple(parts))
-
-
-def _weights(design: Design) -> str:
-    if design.weights is None:
-        return "none"
-    return f"precision weights {design.recipe.weights or '(given as values)'}"
+    return {
+        "sentences": model_sentences(design),
+        "facts": text_table("Model and data", ("Item", "Value"), facts),
+        "groups": text_table("Grouping factors", header, rows),
+    }
 
 
 def _sizes(counts: np.ndarray[Any, Any]) -> str:
@@ -120,7 +207,7 @@ def _sizes(counts: np.ndarray[Any, Any]) -> str:
     return f"{low:,} to {high:,} (median {np.median(counts):,.0f})"
 
 
-def parameters_section(source: Source, table: pd.DataFrame, prob: float, kind: str) -> Section:
+def parameters_section(source: Any, table: pd.DataFrame, prob: float, kind: str) -> Context:
     """Posterior of the fixed effects and covariance parameters."""
     approximate = source.diagnostics.approximate
     checks = {} if approximate else {RHAT: "r_hat", "ESS bulk": "ess_bulk", "ESS tail": "ess_tail"}
@@ -131,53 +218,38 @@ def parameters_section(source: Source, table: pd.DataFrame, prob: float, kind: s
     notes = ["Standard deviations and correlations, not variances; sigma is that of the residuals."]
     if not approximate:
         notes.append("R-hat should be below 1.01; ESS is the effective sample size.")
-    shown = estimates_table(
-        frame,
-        "Posterior of the parameters",
-        columns={
-            "Mean": ("mean",),
-            "SD": ("sd",),
-            "Median": ("median",),
-            f"{100 * prob:g} % {KINDS.get(kind, kind)} interval": tuple(table.columns[-2:]),
-        },
-        scale="sd",
-        others=checks,
-        notes=notes,
-    )
-    return Section(key="parameters", title="Parameters", parts=(scrolling_table(shown),))
+    interval = f"{100 * prob:g} % {KINDS.get(kind, kind)} interval"
+    return {
+        "table": estimates_table(
+            frame,
+            "Posterior of the parameters",
+            columns={
+                "Mean": ("mean",),
+                "SD": ("sd",),
+                "Median": ("median",),
+                interval: tuple(table.columns[-2:]),
+            },
+            scale="sd",
+            others=checks,
+            notes=notes,
+        )
+    }
 
 
-def priors_section(source: Source) -> Section:
+def priors_section(source: Any) -> Context:
     """Priors, and what the data did to them."""
     rows = source.priors.table().to_numpy().tolist()
-    used = set(source.priors.sources.values())
-    sentences = prior_sentences(source.priors)
-    kept = [text for text in sentences if "~" not in text]
-    parts = [paragraph(" ".join(kept))] if kept else []
-    parts.append(scrolling_table(text_table("Priors", ("Parameter", "Prior", "Source"), rows)))
-    parts.append(paragraph(" ".join(SOURCES[name] for name in SOURCES if name in used)))
-    parts.append(
-        picture(
-            lambda: source.plot.prior_posterior(backend="matplotlib"),
-            what="Prior and posterior densities",
-            alt=(
-                "Densities of every parameter before and after seeing the data. The posterior "
-                "means and intervals are in the table of parameters, the priors in the table of "
-                "priors."
-            ),
-            caption=(
-                "Prior and posterior densities. A posterior that looks like its prior has learnt "
-                "little from the data."
-            ),
-        )
-    )
-    return Section(key="priors", title="Priors", parts=tuple(parts))
+    return {
+        "sentences": [text for text in prior_sentences(source.priors) if "~" not in text],
+        "table": text_table("Priors", ("Parameter", "Prior", "Source"), rows),
+        "sources": set(source.priors.sources.values()),
+        "densities": picture(source.plot.prior_posterior),
+    }
 
 
-def diagnostics_section(source: Source, glance: pd.DataFrame) -> Section:
+def diagnostics_section(source: Any) -> Context:
     """Convergence checks in numbers and words."""
-    found = source.diagnostics
-    row = glance.iloc[0]
+    found, row = source.diagnostics, source.glance().iloc[0]
     facts: list[tuple[str, object]] = [
         ("Method", str(row["method"])),
         ("Chains", found.chains),
@@ -188,16 +260,11 @@ def diagnostics_section(source: Source, glance: pd.DataFrame) -> Section:
         facts.append(("Importance effective sample size", round(found.importance_ess)))
     else:
         rhat = f"{found.max_rhat:.3f}" if np.isfinite(found.max_rhat) else "one chain: none"
+        bulk, tail = (cell(round(size)) for size in (found.min_ess_bulk, found.min_ess_tail))
         facts += [
-            ("Largest R-hat", _of(rhat, found.max_rhat_parameter)),
-            (
-                "Smallest bulk ESS",
-                _of(cell(round(found.min_ess_bulk)), found.min_ess_bulk_parameter),
-            ),
-            (
-                "Smallest tail ESS",
-                _of(cell(round(found.min_ess_tail)), found.min_ess_tail_parameter),
-            ),
+            ("Largest R-hat", f"{rhat} ({found.max_rhat_parameter})"),
+            ("Smallest bulk ESS", f"{bulk} ({found.min_ess_bulk_parameter})"),
+            ("Smallest tail ESS", f"{tail} ({found.min_ess_tail_parameter})"),
         ]
     if np.isfinite(row["divergences"]):
         facts.append(("Divergent transitions", found.divergences))
@@ -211,52 +278,32 @@ def diagnostics_section(source: Source, glance: pd.DataFrame) -> Section:
         value = number(row["log_evidence"], 2, 3)
         error = significant(row["log_evidence_error"], 2)
         facts.append(("Log evidence", f"{value} (Monte Carlo error {error})"))
-    messages = found.messages()
-    verdict = paragraph("All checks passed.") if not messages else bullets(messages, "warnings")
-    table = scrolling_table(text_table("Convergence checks", ("Check", "Value"), facts))
-    return Section(key="diagnostics", title="Diagnostics", parts=(verdict, table))
+    table = text_table("Convergence checks", ("Check", "Value"), facts)
+    return {"messages": found.messages(), "table": table}
 
 
-def _of(value: str, name: str) -> str:
-    return f"{value} ({name})"
-
-
-def reml_section(source: Source, reml: Any, prob: float, *, own: bool) -> Section:
-    """Posterior beside an estimate."""
+def reml_section(source: Any, reml: Any, prob: float, *, own: bool) -> Context:
+    """Posterior beside an estimate; no table where none is asked for."""
     if reml is None:
-        why = "it was not asked for (reml=False)."
-        parts: tuple[Any, ...] = (absent("Comparison with REML", why),)
-        return Section(key="reml", title="Posterior beside REML", parts=parts)
+        return {"name": "REML", "table": None}
     table = source.compare_reml(reml, prob=prob)
     name = "REML" if own else str(table.attrs["estimate"])
-    flags = [f"{flag}: {FLAGS[flag]}" for flag in FLAGS if flag in set(table["flag"])]
-    lead = (
-        "The REML estimate is this package's own, of the same model and rows."
-        if own
-        else f"The estimate is the {name} fit that was given."
-    )
-    figure = picture(
-        lambda: source.plot.reml(reml, prob=prob, backend="matplotlib"),
-        what="Densities with the estimate",
-        alt=(
-            f"Posterior density of every parameter with the {name} estimate as a line and its "
-            "confidence interval as a band; the numbers are in the table above."
-        ),
-        caption=f"Posterior densities; line and band: {name} estimate and confidence interval.",
-    )
-    shown = scrolling_table(_beside_estimate(table, name, prob))
-    parts = (paragraph(lead), shown, bullets(flags), figure)
-    return Section(key="reml", title=f"Posterior beside {name}", parts=parts)
+    return {
+        "name": name,
+        "own": own,
+        "table": _beside_estimate(table, name, prob),
+        "flags": [f"{flag}: {FLAGS[flag]}" for flag in FLAGS if flag in set(table["flag"])],
+        "densities": picture(source.plot.reml, reml, prob=prob),
+    }
 
 
-def _beside_estimate(table: pd.DataFrame, name: str, prob: float) -> Any:
+def _beside_estimate(table: pd.DataFrame, name: str, prob: float) -> TextTable:
     low, high = (column for column in table if str(column).endswith(("_lb", "_ub")))
     percent = f"{100 * prob:g} %"
+    shifts = {"moved": "shift", "by_prior": "prior_shift"}
+    texts = {to: [number(v, 2, 3) or "–" for v in table[of]] for to, of in shifts.items()}
     return estimates_table(
-        table.assign(
-            moved=[_shift(value) for value in table["shift"]],
-            by_prior=[_shift(value) for value in table["prior_shift"]],
-        ),
+        table.assign(**texts),
         f"Posterior and {name} estimate by parameter",
         columns={
             f"{name} estimate": ("estimate",),
@@ -274,72 +321,143 @@ def _beside_estimate(table: pd.DataFrame, name: str, prob: float) -> Any:
     )
 
 
-def _shift(value: float) -> str:
-    return number(value, 2, 3) or "–"
-
-
-def variance_section(source: Source, prob: float) -> Section:
+def variance_section(source: Any, prob: float) -> Context:
     """Variance partition, ICC and R2."""
-    parts = []
-    tables: Mapping[str, Any] = {
-        "Variance by part of the model": lambda: _partition(source.variance_partition(prob), prob),
-        "Intraclass correlation": lambda: _shares(
-            source.icc(prob), "Intraclass correlation by grouping factor", "Grouping factor", prob
-        ),
-        "R2": lambda: _shares(source.r2(prob=prob), "Variance explained (R²)", "R²", prob),
+
+    def icc() -> TextTable:
+        caption = "Intraclass correlation by grouping factor"
+        return _shares(source.icc(prob), caption, "Grouping factor", prob)
+
+    def r2() -> TextTable:
+        return _shares(source.r2(prob=prob), "Variance explained (R²)", "R²", prob)
+
+    parts = attempt(lambda: _partition(source.variance_partition(prob), prob))
+    tables = {
+        "Variance by part of the model": parts,
+        "Intraclass correlation": attempt(icc),
+        "R2": attempt(r2),
     }
-    for what, make in tables.items():
-        try:
-            parts.append(scrolling_table(make()))
-        except BayesLMMError as error:
-            parts.append(absent(what, str(error)))
-    parts.append(
-        paragraph(
-            "Shares are computed on every draw and summarised last. With random slopes a grouping "
-            "factor's variance is its mean over the rows. Marginal R² counts the fixed effects, "
-            "conditional R² the random effects too."
-        )
-    )
-    return Section(key="variance", title="Where the variance is", parts=tuple(parts))
+    return {"tables": list(tables.items())}
 
 
-def _partition(frame: pd.DataFrame, prob: float) -> Any:
+def _partition(frame: pd.DataFrame, prob: float) -> TextTable:
     plain = {"fixed": "Fixed effects", "residual": "Residual"}
-    labels = [
-        plain.get(row["component"], f"{row['group']} ({row['term']})")
-        for _, row in frame.iterrows()
-    ]
-    frame = frame.set_axis(labels, axis=0)
-    bounds = [name for name in frame if str(name).endswith(("_lb", "_ub"))]
-    variance = tuple(name for name in bounds if str(name).startswith("variance_"))
+    rows = zip(frame["component"], frame["group"], frame["term"], strict=True)
+    labels = [plain.get(part, f"{group} ({term})") for part, group, term in rows]
+    bounds = {
+        kind: [n for n in frame if str(n).startswith(kind) and str(n).endswith(("_lb", "_ub"))]
+        for kind in ("variance_", "share_")
+    }
+    shares = frame[["share_mean", *bounds["share_"]]].to_numpy()
     percent = f"{100 * prob:g} % interval"
-    shown = {"Variance": ("variance_mean",), percent: variance}
-    table = frame.drop(columns=["component", "group", "term"])
-    shares = [name for name in bounds if str(name).startswith("share_")]
-    table["share"] = [
-        f"{row['share_mean']:.2f} ({row[shares[0]]:.2f} to {row[shares[1]]:.2f})"
-        for _, row in table.iterrows()
-    ]
     return estimates_table(
-        table,
+        frame.set_axis(labels, axis=0).assign(
+            share=[f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in shares]
+        ),
         "Variance by part of the model",
         first="Part",
-        columns=shown,
+        columns={"Variance": ("variance_mean",), percent: tuple(bounds["variance_"])},
         scale="variance_sd",
         others={f"Share of the total ({percent})": "share"},
     )
 
 
-def _shares(frame: pd.DataFrame, caption: str, first: str, prob: float) -> Any:
-    return estimates_table(
-        frame,
-        caption,
-        first=first,
-        columns={
-            "Mean": ("mean",),
-            "SD": ("sd",),
-            f"{100 * prob:g} % interval": tuple(frame.columns[-2:]),
-        },
-        scale="sd",
-        digits=2,
-    )
+def _shares(frame: pd.DataFrame, caption: str, first: str, prob: float) -> TextTable:
+    interval = f"{100 * prob:g} % interval"
+    columns = {"Mean": ("mean",), "SD": ("sd",), interval: tuple(frame.columns[-2:])}
+    return estimates_table(frame, caption, first=first, columns=columns, scale="sd", digits=2)
+
+
+def effects_section(source: Any, prob: float) -> Context:
+    """Random effects by grouping factor."""
+    return {"factors": [_factor_parts(source, f, prob) for f in source.design.random]}
+
+
+def _factor_parts(source: Any, factor: RandomFactor, prob: float) -> Context:
+    places = level_order(source.design, factor.grouping)
+    chosen = ""
+    if factor.n_levels > MOST_LEVELS:
+        places = places[np.linspace(0, factor.n_levels - 1, MOST_LEVELS).round().astype(int)]
+        chosen = f" Shown are {MOST_LEVELS} of {factor.n_levels:,} levels, evenly spaced."
+    levels = [factor.levels[i] for i in places]
+    return {
+        "name": factor.name,
+        "coefs": ", ".join(factor.coefs),
+        "shown": len(levels),
+        "chosen": chosen,
+        "caterpillar": picture(source.plot.caterpillar, factor.name, levels=levels, prob=prob),
+        "table": _effects_table(source, factor, places, chosen),
+        "shrinkage": picture(source.plot.shrinkage, factor.name, levels=levels),
+    }
+
+
+def _effects_table(source: Any, factor: RandomFactor, places: np.ndarray, chosen: str) -> TextTable:
+    means = source.ranef()[factor.name].to_numpy()[places]
+    sds = source.ranef_sd()[factor.name].to_numpy()[places]
+    decimals = [decimals_of(sds[:, c], means[:, c], DIGITS - 1) for c in range(factor.n_coefs)]
+    rows = [
+        (
+            str(factor.levels[place]),
+            *(
+                f"{number(m, d, DIGITS)} ({number(s, d, DIGITS)})"
+                for m, s, d in zip(mean, sd, decimals, strict=True)
+            ),
+        )
+        for place, mean, sd in zip(places, means, sds, strict=True)
+    ]
+    caption = f"Random effects by {factor.name}: posterior mean (standard deviation).{chosen}"
+    return text_table(caption, (factor.name, *factor.coefs), rows, numeric=True)
+
+
+def fitted_section(source: Any, prob: float) -> Context:
+    """Data and fitted lines; covariance of the response."""
+    group = source.design.random[0].name
+    levels = _levels_to_show(source.design)
+    return {
+        "group": group,
+        "levels": ", ".join(levels),
+        "lines": picture(source.plot.fitted, group=group, prob=prob),
+        "covariance": picture(source.plot.covariance, "V", levels=levels),
+    }
+
+
+def _levels_to_show(design: Design) -> list[str]:
+    """First levels of the first grouping factor that one picture can show; at least one."""
+    factor = design.random[0]
+    order = level_order(design, factor.grouping)
+    counts = np.cumsum(np.bincount(factor.codes, minlength=factor.n_levels)[order])
+    number_of = max(1, min(3, int(np.searchsorted(counts, MOST_ROWS, side="right"))))
+    return [str(label) for label in factor.levels[order[:number_of]]]
+
+
+def checks_section(source: Any, prob: float, seed: int) -> Context:
+    """Residuals and posterior predictive checks."""
+    return {
+        "seed": seed,
+        "residuals": picture(source.plot.residuals),
+        "table": attempt(lambda: _checks_table(source, prob, seed)),
+        "densities": picture(source.plot.predictive, "dist", random_seed=seed),
+    }
+
+
+def _checks_table(source: Any, prob: float, seed: int) -> TextTable:
+    rows = []
+    checks = source.check.predictive(list(STATISTICS), prob=prob, random_seed=seed)
+    for statistic, row in checks.iterrows():
+        bounds = (row[name] for name in row.index if str(name).endswith(("_lb", "_ub")))
+        decimals = decimals_of([row["sd"]], [row["mean"]], DIGITS)
+        observed, mean, low, high = (
+            number(float(v), decimals, DIGITS) for v in (row["observed"], row["mean"], *bounds)
+        )
+        rows.append((statistic, observed, mean, f"{low} to {high}", f"{row['p_value']:.2f}"))
+    header = ("Statistic", "Observed", "Simulated mean", f"{100 * prob:g} % interval", "p")
+    return text_table("Statistics of the response", header, rows, numeric=True)
+
+
+def methods_section(source: Any, findings: Findings) -> Context:
+    """The methods paragraph, its references and the versions of the software."""
+    text = source.methods_paragraph(references=True, findings=findings)
+    paragraph, _, *references = text.split("\n\n")
+    versions = list(posterior_versions(source.data.attrs, source.priors).items())
+    table = text_table("Versions", ("Software", "Version"), versions)
+    return {"paragraph": paragraph, "references": references, "versions": table}

@@ -15,10 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import xarray as xr
 
-from bayeslmm._optional import require
-from bayeslmm._writing import check_replaceable, replacing, restore
 from bayeslmm.data.design import Design
-from bayeslmm.exceptions import StorageError
+from bayeslmm.exceptions import StorageError, require
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.tree import assemble
@@ -36,6 +34,7 @@ from bayeslmm.storage.layout import (
     reading,
 )
 from bayeslmm.storage.model import pack_model, unpack_model
+from bayeslmm.writing import check_replaceable, replacing, restore
 
 NETCDF, ZARR = ".nc", ".zarr"
 _DRAWS = ("posterior", "prior")

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.exceptions import StorageError
-from bayeslmm.storage.values import from_plain, to_plain
+from bayeslmm.storage.layout import from_plain, to_plain
 
 Arrays = dict[str, NDArray[Any]]
 Description = dict[str, Any]

@@ -1,30 +1,57 @@
-"""A model as plain values and back; its formula is evaluated when there are new data."""
+"""A model as plain values and back: priors and design, nothing evaluated or taken for granted."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, build_design
-from bayeslmm.exceptions import BayesLMMError, StorageError
+from bayeslmm.data.design import Design, Recipe, build_design
+from bayeslmm.data.frames import read_only
+from bayeslmm.data.grouping import grouping_factor
+from bayeslmm.data.inputs import Expression
+from bayeslmm.data.random_factors import RandomFactor, random_factor
+from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
-from bayeslmm.formula.grammar import absent_functions, parse
+from bayeslmm.formula.grammar import Formula, absent_functions, parse
+from bayeslmm.priors import families
+from bayeslmm.priors.families import Prior, Record
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
 from bayeslmm.priors.record import Priors
-from bayeslmm.storage.design import check_draws, check_priors, stored_design, text_hash
+from bayeslmm.sampling.tree import SAMPLE_DIMS, parameter_dataset
+from bayeslmm.sampling.variables import level_first, parameter_dims
+from bayeslmm.schema import group_keys, u_name
 from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
-from bayeslmm.storage.priors import pack_priors, unpack_priors
+from bayeslmm.storage.layout import from_plain, to_plain
+
+Arrays = dict[str, NDArray[Any]]
+Stored = Mapping[str, NDArray[Any]]
+Description = dict[str, Any]
+
+_FAMILIES: dict[str, Any] = {
+    "LKJ": LKJ,
+    **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
+    **{name: getattr(families, name) for name in ("HalfStudentT", "HalfCauchy", "Exponential")},
+    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal")},
+}
+
+PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
+"""Points at which the density of a prior remade by PyMC must be what it was."""
+
+DENSITY_TOLERANCE = 1e-9
+"""Relative difference of log densities that other versions of the libraries may cause."""
 
 _log = logging.getLogger(__name__)
 
-Arrays = dict[str, NDArray[Any]]
-Description = dict[str, Any]
 
 ROUNDING = 1e-9
 """Difference, relative to the largest entry of a column, that another processor may cause.
@@ -231,3 +258,306 @@ def _check_close(design: Design, name: str, found: NDArray[Any], saved: NDArray[
         f"The installed libraries evaluate {what} of the saved formula to other values than when "
         "the model was saved. Load it with the versions it was saved with."
     )
+
+
+# --- a design out of stored arrays --------------------------------------------------
+
+
+def stored_design(
+    formula: Formula, description: Description, arrays: Stored, functions: UserFunctions
+) -> Design:
+    """The design of a file; its recipe is complete but for what evaluating the formula gives.
+
+    Parameters
+    ----------
+    formula : Formula
+        The formula, read.
+    description : mapping
+        The model.
+    arrays : mapping of str to ndarray
+        Its arrays.
+    functions : mapping of str to callable
+        The user's functions that the formula calls.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    StorageError
+        If arrays, labels, data and formula do not fit each other.
+    """
+    labels, data = description["labels"], unpack_frame(description["data"], arrays)
+    n = len(data)
+    coefs, full = _texts(labels["coefs"]), _texts(labels["coefs_full"])
+    _check(labels["response"] == formula.response, "response")
+    kept = _array(arrays, "kept", (len(full),), "b")
+    _check(tuple(np.array(full, dtype=object)[kept]) == coefs, "fixed effects")
+    X = _numbers(arrays, "X", (n, len(coefs)))
+    return Design(
+        formula=formula,
+        response=formula.response,
+        y=_numbers(arrays, "y", (n,)),
+        offset=_numbers(arrays, "offset", (n,)),
+        weights=_weights(arrays, n),
+        X=X,
+        coefs=coefs,
+        X_full=X if kept.all() else _numbers(arrays, "X_full", (n, len(full))),
+        coefs_full=full,
+        aliased=_texts(labels["aliased"]),
+        random=_random(formula, labels["factors"], data, arrays),
+        index=data.index,
+        dropped=_dropped(arrays),
+        data=data,
+        recipe=Recipe(
+            fixed=None,
+            kept=kept,
+            response=Expression(formula.left, None, functions),
+            offsets=(),
+            weights=None if description["weights"] is None else str(description["weights"]),
+            seen=data,
+            functions=functions,
+        ),
+    )
+
+
+def _random(
+    formula: Formula, labels: Sequence[Description], data: pd.DataFrame, arrays: Stored
+) -> tuple[RandomFactor, ...]:
+    groups = {frozenset(term.factors): term for term in reversed(formula.random)}
+    terms = [term for term in formula.random if groups[frozenset(term.factors)] is term]
+    _check(len(terms) == len(labels), "grouping factors")
+    keys = group_keys([term.group for term in terms])
+    return tuple(
+        _factor(i, terms[i].factors, keys[i], labels[i], data, arrays) for i in range(len(terms))
+    )
+
+
+def _factor(
+    i: int,
+    factors: Sequence[str],
+    key: str,
+    labels: Description,
+    data: pd.DataFrame,
+    arrays: Stored,
+) -> RandomFactor:
+    grouping = grouping_factor(data, factors)
+    coefs, n = _texts(labels["coefs"]), len(data)
+    codes = _array(arrays, f"codes {i}", (n,), "i")
+    blocks = tuple(tuple(block) for block in labels["blocks"])
+    _check(sorted(place for block in blocks for place in block) == [*range(len(coefs))], "blocks")
+    _check((labels["name"], labels["key"]) == (grouping.name, key), "grouping factors")
+    _check(
+        labels["levels"] == text_hash(grouping.levels.tolist())
+        and np.array_equal(codes, grouping.codes),
+        f"levels of {grouping.name}",
+    )
+    z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
+    return random_factor(grouping, key, coefs, blocks, z)
+
+
+def text_hash(texts: Sequence[str]) -> str:
+    """SHA-256 of labels."""
+    parts = (f"{len(text)}:{text}".encode("utf-8", "surrogatepass") for text in texts)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+# --- checks ----------------------------------------------------------------------------
+
+
+def _check(right: bool, what: str) -> None:
+    if not right:
+        raise StorageError(
+            f"The {what} of the saved model do not fit its formula and data: the file was not "
+            "written by Posterior.save, or the installed libraries read it otherwise. Load it "
+            "with the versions it was saved with."
+        )
+
+
+def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+    _check(len(set(values)) == len(values) and all(isinstance(v, str) for v in values), "labels")
+    return tuple(values)
+
+
+def _array(arrays: Stored, name: str, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
+    array = arrays[name]
+    _check(array.shape == shape and array.dtype.kind == kind, f"numbers {name}")
+    return read_only(array)
+
+
+def _numbers(arrays: Stored, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    array = _array(arrays, name, shape, "f")
+    _check(array.dtype == np.float64 and bool(np.isfinite(array).all()), f"numbers {name}")
+    return array
+
+
+def _weights(arrays: Stored, n: int) -> NDArray[np.float64] | None:
+    if "weights" not in arrays:
+        return None
+    weights = _numbers(arrays, "weights", (n,))
+    _check(bool((weights > 0.0).all()), "weights")
+    return weights
+
+
+def _dropped(arrays: Stored) -> NDArray[np.intp]:
+    dropped = arrays["dropped"]
+    rising = np.all(np.diff(dropped) > 0) and np.all(dropped[:1] >= 0)
+    _check(dropped.ndim == 1 and dropped.dtype.kind == "i" and bool(rising), "dropped rows")
+    return read_only(dropped.astype(np.intp))
+
+
+def check_priors(priors: Priors, design: Design) -> None:
+    """Raise StorageError for priors of another model."""
+    p = design.p
+    names = tuple(factor.name for factor in design.random)
+    coefs = tuple(factor.coefs for factor in design.random)
+    blocks = tuple(factor.blocks for factor in design.random)
+    labels = (priors.coefs, priors.factors, priors.factor_coefs, priors.blocks)
+    _check(
+        labels == (design.coefs, names, coefs, blocks)
+        and priors.fixed_map.shape == (p, p)
+        and len(priors.beta) == len(priors.alone) == p
+        and priors.beta_mean.shape == (p,)
+        and (priors.beta_root is None or priors.beta_root.shape == (p, p))
+        and [w.shape for w in priors.mixing] == [2 * (len(labels),) for labels in coefs]
+        and [len(row) for row in priors.sd] == [len(labels) for labels in coefs]
+        and [len(row) for row in priors.cor] == [len(row) for row in blocks]
+        and set(priors.sources) >= set(priors.records())
+        and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
+        "priors",
+    )
+
+
+def check_draws(posterior: xr.Dataset, design: Design) -> None:
+    """Raise StorageError for draws of other parameters than those of the model."""
+    effects = {u_name(factor.key): factor for factor in design.random}
+    draws = {
+        name: (level_first(effects[name], posterior[name]) if name in effects else posterior[name])
+        for name in parameter_dims(design)
+        if name in posterior.variables
+    }
+    try:
+        arrays = {name: array.to_numpy() for name, array in draws.items()}
+        expected = parameter_dataset(design, arrays)
+    except SamplingError as error:
+        raise StorageError(f"The draws do not fit the model: {error}") from error
+    for name, variable in expected.variables.items():
+        _check(posterior[name].dims == variable.dims, f"draws of {name}")
+        if name not in SAMPLE_DIMS and name in expected.coords:
+            _check(np.array_equal(posterior[name], variable), f"labels of {name}")
+    _check(min(posterior.sizes[dim] for dim in SAMPLE_DIMS) > 0, "draws")
+
+
+# --- priors ----------------------------------------------------------------------------
+
+
+def pack_priors(priors: Priors, arrays: Arrays) -> Description:
+    """Describe the priors of a model.
+
+    Parameters
+    ----------
+    priors : Priors
+        The priors.
+    arrays : dict
+        Where the matrices go.
+
+    Returns
+    -------
+    dict
+        What :func:`unpack_priors` needs besides the arrays; fit for JSON.
+
+    Raises
+    ------
+    StorageError
+        If a prior is more than a family with numbers for parameters.
+    """
+    names = iter(priors.records())
+
+    def packed(value: Any, name: str) -> Any:
+        if value is None or isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, np.ndarray):
+            arrays[f"prior {name}"] = value
+            return {"array": name}
+        if isinstance(value, tuple):
+            return [packed(item, f"{name} {i}") for i, item in enumerate(value)]
+        if isinstance(value, Mapping):
+            return {"mapping": dict(value)}
+        return _record(value, next(names))
+
+    return {field.name: packed(getattr(priors, field.name), field.name) for field in fields(Priors)}
+
+
+def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) -> Priors:
+    """The priors that :func:`pack_priors` described.
+
+    Raises
+    ------
+    StorageError
+        If a family is unknown, or PyMC no longer makes the prior that was stored.
+    """
+
+    def unpacked(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(map(unpacked, value))
+        if not isinstance(value, dict):
+            return value
+        if "array" in value:
+            return arrays[f"prior {value['array']}"]
+        return value["mapping"] if "mapping" in value else _remade(value)
+
+    return Priors(**{field.name: unpacked(description[field.name]) for field in fields(Priors)})
+
+
+def _record(prior: Prior | LKJ, name: str) -> Description:
+    if isinstance(prior, PymcPrior):
+        return _pymc_record(prior, name)
+    family = type(prior).__name__
+    if not isinstance(prior, Record) or type(prior) is not _FAMILIES.get(family):
+        raise StorageError(
+            f"The prior for {name!r} is of type {family}, which is not one of this package or of "
+            "PyMC, so it cannot be stored. Give a PyMC distribution with numbers for parameters, "
+            "such as pm.Gamma.dist(2, 0.1), or save post.data, the draws, alone."
+        )
+    parameters = {key: float(value) for key, value in prior.parameters().items()}
+    return {"name": name, "family": family, "parameters": parameters}
+
+
+def _pymc_record(prior: PymcPrior, name: str) -> Description:
+    recipe = pymc_recipe(prior)
+    if recipe is None:
+        raise StorageError(
+            f"The prior for {name!r}, {prior}, cannot be stored: a file has the families of PyMC "
+            "with numbers for parameters, not code, mixtures or truncations in general. Give such "
+            "a family, or save post.data, the draws, alone."
+        )
+    family, values = recipe
+    typed = [to_plain(value, f"The prior for {name!r}") for value in values]
+    density = [float(value) for value in prior.logpdf(PROBES)]
+    return {"name": name, "pymc": family, "values": typed, "density": density}
+
+
+def _remade(item: Description) -> Any:
+    name = item["name"]
+    if "pymc" in item:
+        return _remade_by_pymc(item, name)
+    if item["family"] not in _FAMILIES:
+        raise StorageError(f"The prior for {name!r} is of the unknown family {item['family']!r}.")
+    return _FAMILIES[item["family"]](**item["parameters"])
+
+
+def _remade_by_pymc(item: Description, name: str) -> Any:
+    values = [from_plain(value) for value in item["values"]]
+    try:
+        prior = from_pymc_recipe(item["pymc"], values, name)
+    except PriorError as error:
+        raise StorageError(str(error)) from error
+    density = np.array(item["density"])
+    found = prior.logpdf(PROBES)
+    if not np.allclose(found, density, rtol=DENSITY_TOLERANCE, atol=0.0, equal_nan=True):
+        raise StorageError(
+            f"The prior for {name!r}, {prior}, has another density than when it was saved: the "
+            f"installed PyMC takes the parameters of {item['pymc']} otherwise."
+        )
+    return prior

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,34 +13,26 @@ from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
+from bayeslmm.summaries.matrices import variance_frame
 from bayeslmm.summaries.parameters import (
+    KINDS,
     Kind,
-    Parameter,
+    correlations_by_group,
     covariance_parameters,
-    fixed_parameters,
+    label_index,
+    labelled,
+    natural,
     parameters,
     probability,
+    sds_by_group,
 )
-from bayeslmm.summaries.variance import variance_frame
 
 Array = NDArray[np.float64]
 
+NUMBERS = ("estimate", "std_error", "df", "statistic", "p_value", "conf_low", "conf_high")
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Wald:
-    """An estimate, its standard error and a Wald interval.
-
-    Attributes
-    ----------
-    estimate, std_error, lower, upper : float
-        On the scale that tables show. The interval is symmetric on the log scale for standard
-        deviations and on the inverse hyperbolic tangent scale for correlations.
-    """
-
-    estimate: float
-    std_error: float
-    lower: float
-    upper: float
+BOUNDARY_SLOPE = 1e-12
+"""A correlation this close to one is at its boundary."""
 
 
 def covariances(fit: Fit) -> list[Array]:
@@ -73,43 +64,48 @@ def satterthwaite(fit: Fit, contrast: Array) -> float:
     return float(2.0 / (relative @ fit.internal_cov @ relative))
 
 
+def parameter_table(
+    fit: Fit, design: Design, level: float, kinds: Sequence[Kind] = KINDS
+) -> pd.DataFrame:
+    """Estimates with standard errors and intervals, and tests of fixed effects.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit.
+    design : Design
+        Its design.
+    level : float
+        Coverage of the intervals: t intervals of fixed effects with Satterthwaite's degrees of
+        freedom, else Wald intervals, symmetric for the log of an sd and the inverse hyperbolic
+        tangent of a correlation.
+    kinds : sequence of {"beta", "sd", "cor", "sigma"}
+        Which parameters.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`~bayeslmm.summaries.parameters.labelled`, with estimate, std_error, df, statistic,
+        p_value, conf_low and conf_high; NaN at a boundary.
+    """
+    level = probability(level, "level")
+    rows = [p for p in parameters(design) if p.kind in kinds]
+    parts = [_fixed_numbers(fit, level)] if "beta" in kinds else []
+    if set(kinds) != {"beta"}:
+        of_fit = [p.kind in kinds for p in covariance_parameters(design)]
+        parts.append(_covariance_numbers(fit, design, level)[of_fit])
+    return labelled(rows, pd.concat(parts))
+
+
 def fixed_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """Fixed effects with standard errors, Satterthwaite t tests and intervals, by coefficient."""
-    level = probability(level, "level")
-    errors = np.sqrt(np.diag(fit.vcov))
-    df = np.array([satterthwaite(fit, row) for row in np.eye(len(fit.beta))])
-    statistic = fit.beta / errors
-    margin = stdtrit(df, 0.5 + level / 2.0) * errors
-    return pd.DataFrame(
-        {
-            "estimate": fit.beta,
-            "std_error": errors,
-            "df": df,
-            "statistic": statistic,
-            "p_value": 2.0 * stdtr(df, -np.abs(statistic)),
-            "conf_low": fit.beta - margin,
-            "conf_high": fit.beta + margin,
-        },
-        index=pd.Index(design.coefs, name="term"),
-    )
+    table = parameter_table(fit, design, level, ("beta",))
+    return table.set_index(pd.Index(design.coefs, name="term"))[list(NUMBERS)]
 
 
 def covariance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """Standard deviations, correlations and sigma with standard errors and Wald intervals."""
-    rows = [
-        {
-            "kind": parameter.kind,
-            "group": parameter.group,
-            "terms": parameter.terms,
-            "estimate": wald.estimate,
-            "std_error": wald.std_error,
-            "conf_low": wald.lower,
-            "conf_high": wald.upper,
-        }
-        for parameter, wald in _covariance_walds(fit, design, level)
-    ]
-    labels = [parameter.label for parameter in covariance_parameters(design)]
-    return pd.DataFrame(rows, index=pd.Index(labels, name="parameter"))
+    return parameter_table(fit, design, level, ("sd", "cor", "sigma"))
 
 
 def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
@@ -122,11 +118,31 @@ def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
 
 def summary_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """All parameters by label: estimate, standard error, interval, and t tests where they apply."""
-    fixed = fixed_table(fit, design, level)
-    fixed.index = pd.Index([p.label for p in fixed_parameters(design)], name="parameter")
-    random = covariance_table(fit, design, level).drop(columns=["kind", "group", "terms"])
     columns = ["estimate", "std_error", "conf_low", "conf_high", "df", "statistic", "p_value"]
-    return pd.concat([fixed, random]).reindex(columns=columns)
+    return parameter_table(fit, design, level)[columns]
+
+
+def _fixed_numbers(fit: Fit, level: float) -> pd.DataFrame:
+    errors = np.sqrt(np.diag(fit.vcov))
+    df = np.array([satterthwaite(fit, row) for row in np.eye(len(fit.beta))])
+    statistic = fit.beta / errors
+    margin = stdtrit(df, 0.5 + level / 2.0) * errors
+    p_value = 2.0 * stdtr(df, -np.abs(statistic))
+    columns = (fit.beta, errors, df, statistic, p_value, fit.beta - margin, fit.beta + margin)
+    return pd.DataFrame(dict(zip(NUMBERS, columns, strict=True)))
+
+
+def _covariance_numbers(fit: Fit, design: Design, level: float) -> pd.DataFrame:
+    z = ndtri(0.5 + level / 2.0)
+    with np.errstate(invalid="ignore"):
+        errors = np.sqrt(np.diag(fit.parameter_cov))
+    kinds = [parameter.kind for parameter in covariance_parameters(design)]
+    rows = [
+        _back_transformed(kind, value, error, z)
+        for kind, value, error in zip(kinds, fit.parameters, errors, strict=True)
+    ]
+    columns = ["estimate", "std_error", "conf_low", "conf_high"]
+    return pd.DataFrame(rows, columns=columns, dtype=float).reindex(columns=list(NUMBERS))
 
 
 def profile_table(fit: Fit, design: Design, level: float, kinds: Sequence[Kind]) -> pd.DataFrame:
@@ -135,18 +151,10 @@ def profile_table(fit: Fit, design: Design, level: float, kinds: Sequence[Kind])
 
     intervals = profile_intervals(fit, level=level, kinds=kinds)
     chosen = [p for p in parameters(design) if p.kind in kinds]
-    labels = [p.label for p in chosen if p.kind != "beta"]
-    labels += [p.label for p in chosen if p.kind == "beta"]
-    return pd.DataFrame(
-        {
-            "conf_low": [i.lower for i in intervals],
-            "conf_high": [i.upper for i in intervals],
-            "lower_at_bound": [i.lower_at_bound for i in intervals],
-            "upper_at_bound": [i.upper_at_bound for i in intervals],
-            "criterion": [i.criterion for i in intervals],
-        },
-        index=pd.Index(labels, name="parameter"),
-    )
+    rows = [(i.lower, i.upper, i.lower_at_bound, i.upper_at_bound, i.criterion) for i in intervals]
+    columns = ["conf_low", "conf_high", "lower_at_bound", "upper_at_bound", "criterion"]
+    index = label_index(sorted(chosen, key=lambda p: p.kind == "beta"))
+    return pd.DataFrame(rows, columns=columns, index=index)
 
 
 def percentile_table(replicates: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -197,22 +205,12 @@ def information_criteria(fit: Fit) -> tuple[int, float, float]:
 
 def sds_table(fit: Fit, design: Design) -> dict[str, pd.Series]:
     """Standard deviations of the random effects per grouping factor."""
-    return {
-        factor.name: pd.Series(
-            fit.sigma * sds_and_correlation(t)[0], index=list(factor.coefs), name="sd"
-        )
-        for factor, t in zip(design.random, fit.factors, strict=True)
-    }
+    return sds_by_group(design, [fit.sigma * sds_and_correlation(t)[0] for t in fit.factors])
 
 
 def correlation_table(fit: Fit, design: Design) -> dict[str, pd.DataFrame]:
     """Correlation matrices of the random effects per grouping factor."""
-    return {
-        factor.name: pd.DataFrame(
-            sds_and_correlation(t)[1], index=list(factor.coefs), columns=list(factor.coefs)
-        )
-        for factor, t in zip(design.random, fit.factors, strict=True)
-    }
+    return correlations_by_group(design, [sds_and_correlation(t)[1] for t in fit.factors])
 
 
 def _given_beta(fit: Fit) -> Array | None:
@@ -222,29 +220,12 @@ def _given_beta(fit: Fit) -> Array | None:
     return np.linalg.solve(basis.fixed, fit.beta - basis.shift)
 
 
-def _covariance_walds(fit: Fit, design: Design, level: float) -> list[tuple[Parameter, Wald]]:
-    z = ndtri(0.5 + probability(level, "level") / 2.0)
-    with np.errstate(invalid="ignore"):
-        errors = np.sqrt(np.diag(fit.parameter_cov))
-    return [
-        (parameter, _back_transformed(parameter.kind, value, error, z))
-        for parameter, value, error in zip(
-            covariance_parameters(design), fit.parameters, errors, strict=True
-        )
-    ]
-
-
-def _back_transformed(kind: str, value: float, error: float, z: float) -> Wald:
-    """From the unconstrained scale; no standard error or interval at a boundary."""
-    transform = np.tanh if kind == "cor" else np.exp
-    estimate = float(transform(value))
+def _back_transformed(kind: Kind, value: float, error: float, z: float) -> tuple[float, ...]:
+    """Estimate, error and limits from the unconstrained scale; no error or limits at a boundary."""
+    estimate = natural(kind, value)
     slope = 1.0 - estimate**2 if kind == "cor" else estimate
     if not np.isfinite(value) or slope <= BOUNDARY_SLOPE * max(1.0, abs(estimate)):
-        return Wald(estimate=estimate, std_error=np.nan, lower=np.nan, upper=np.nan)
+        return estimate, np.nan, np.nan, np.nan
     with np.errstate(over="ignore"):  # an upper limit may be infinite
-        lower, upper = transform(value - z * error), transform(value + z * error)
-    return Wald(estimate=estimate, std_error=slope * error, lower=float(lower), upper=float(upper))
-
-
-BOUNDARY_SLOPE = 1e-12
-"""A correlation this close to one is at its boundary."""
+        lower, upper = natural(kind, value - z * error), natural(kind, value + z * error)
+    return estimate, slope * error, lower, upper

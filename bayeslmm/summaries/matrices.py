@@ -1,4 +1,4 @@
-"""The matrices of the textbook, labelled: G, R and V = ZGZ' + R."""
+"""The matrices of the textbook, labelled: G, R and V = ZGZ' + R, and VarCorr, a table of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import DataError
+from bayeslmm.summaries.parameters import covariance_parameters
 
 Array = NDArray[np.float64]
 
@@ -79,3 +80,27 @@ def _labelled(
             f"possible. Ask for it as a sparse array: {name}(sparse=True)."
         )
     return pd.DataFrame(matrix.toarray(), index=labels, columns=labels)
+
+
+def variance_frame(design: Design, covariances: Sequence[Array], sigma: float) -> pd.DataFrame:
+    """Variances, covariances, standard deviations and correlations (lme4's ``VarCorr``).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns group, term, term_2 (of a covariance, else missing), vcov, sdcor.
+    """
+    *random, _ = covariance_parameters(design)
+    sds = [np.sqrt(np.diag(cov)) for cov in covariances]  # (k,) per grouping factor
+    rows: list[tuple[str | None, str | None, str | None, float, float]] = []
+    for p in random:
+        i, j = p.index[0], p.index[-1]
+        value, product = covariances[p.factor][i, j], sds[p.factor][i] * sds[p.factor][j]
+        if p.kind == "sd":
+            rows.append((p.group, p.terms[0], None, value, sds[p.factor][i]))
+        else:
+            rows.append((p.group, *p.terms, value, value / product if product > 0 else np.nan))
+    rows.append(("Residual", None, None, sigma**2, sigma))
+    frame = pd.DataFrame(rows, columns=["group", "term", "term_2", "vcov", "sdcor"])
+    text = frame["group"].dtype  # what pandas makes of text, whether or not a column has any
+    return frame.astype({"term": text, "term_2": text})

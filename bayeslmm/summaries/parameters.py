@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.structure import Structure
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Kind = Literal["beta", "sd", "cor", "sigma"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def check_kinds(kinds: Kind | Sequence[Kind]) -> tuple[Kind, ...]:
         If one is unknown, or there is none.
     """
     chosen: tuple[Kind, ...] = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    unknown = [kind for kind in chosen if kind not in get_args(Kind)]
+    unknown = [kind for kind in chosen if kind not in KINDS]
     if unknown or not chosen:
         raise ValueError(f"kinds={kinds!r}: any of 'beta', 'sd', 'cor', 'sigma' are expected.")
     return chosen
@@ -114,6 +116,41 @@ def parameters(design: Design) -> list[Parameter]:
     return fixed_parameters(design) + covariance_parameters(design)
 
 
+def labelled(rows: Sequence[Parameter], numbers: pd.DataFrame) -> pd.DataFrame:
+    """The table that every other table of parameters is made from.
+
+    Parameters
+    ----------
+    rows : sequence of Parameter
+        m parameters.
+    numbers : pandas.DataFrame
+        m rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows by label; columns kind, group, coef, coef_2 (of a correlation) and the numbers.
+    """
+    names = {
+        "kind": [p.kind for p in rows],
+        "group": [p.group for p in rows],
+        "coef": [p.terms[0] if p.terms else None for p in rows],
+        "coef_2": [p.terms[1] if len(p.terms) > 1 else None for p in rows],
+    }
+    parts = [pd.DataFrame(names, dtype=object), numbers.reset_index(drop=True)]
+    return pd.concat(parts, axis=1).set_axis(label_index(rows), axis=0)
+
+
+def label_index(rows: Sequence[Parameter]) -> pd.Index:
+    """Labels of parameters, as tables have them."""
+    return pd.Index([p.label for p in rows], name="parameter")
+
+
+def parameter_matrix(dataset: xr.Dataset, design: Design, rows: Sequence[Parameter]) -> Array:
+    """Draws (S, m) of several parameters."""
+    return np.column_stack([parameter_draws(dataset, design, row).ravel() for row in rows])
+
+
 def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -> Array:
     """Draws (chain, draw) of a parameter from a dataset with the names of the schema."""
     key = design.random[parameter.factor].key
@@ -126,3 +163,46 @@ def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -
     for position in reversed(parameter.index):
         values = values[..., position]
     return values
+
+
+def sds_by_group(design: Design, sds: Sequence[Array]) -> dict[str, pd.Series]:
+    """Standard deviations (k,) of random effects, labelled per grouping factor."""
+    return {
+        factor.name: pd.Series(values, index=list(factor.coefs), name="sd")
+        for factor, values in zip(design.random, sds, strict=True)
+    }
+
+
+def correlations_by_group(design: Design, matrices: Sequence[Array]) -> dict[str, pd.DataFrame]:
+    """Correlation matrices (k, k) of random effects, labelled per grouping factor."""
+    return {
+        factor.name: pd.DataFrame(matrix, index=list(factor.coefs), columns=list(factor.coefs))
+        for factor, matrix in zip(design.random, matrices, strict=True)
+    }
+
+
+# --- scales ----------------------------------------------------------------------------
+
+
+def unconstrained(kind: Kind, values: Array) -> Array:
+    """Values on the scale where intervals are symmetric: log sds, atanh correlations."""
+    if kind == "beta":
+        return values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.arctanh(values) if kind == "cor" else np.log(values)
+
+
+def natural(kind: Kind, values: Any) -> Any:
+    """Values as tables show them, undoing :func:`unconstrained`."""
+    if kind == "beta":
+        return values
+    return np.tanh(values) if kind == "cor" else np.exp(values)
+
+
+def slope(kind: Kind, value: float) -> float:
+    """Derivative of :func:`unconstrained`; infinite or NaN at a boundary."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if kind == "beta":
+            return 1.0
+        derivative = 1.0 - np.float64(value) ** 2 if kind == "cor" else np.float64(value)
+        return float(1.0 / derivative)

@@ -7,8 +7,8 @@ std_error, conf_low, conf_high. Terms of covariance parameters are ``sd__Interce
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,16 +20,19 @@ from bayeslmm.estimation.effects import coefficient_frames
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.sampling.variables import effect_arrays
 from bayeslmm.schema import BETA
-from bayeslmm.summaries.estimate_tables import covariance_table, fixed_table, mode_arrays, mode_sds
-from bayeslmm.summaries.parameters import Parameter, covariance_parameters, fixed_parameters
-from bayeslmm.summaries.posterior_tables import interval, interval_defaults, parameter_matrix
-from bayeslmm.summaries.random_tables import (
+from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds, parameter_table
+from bayeslmm.summaries.parameters import KINDS, Kind
+from bayeslmm.summaries.posterior_tables import (
+    as_estimates,
     has_draws,
+    interval,
+    interval_defaults,
     mean_arrays,
     require_draws,
     sd_arrays,
     stored_interval,
 )
+from bayeslmm.summaries.posterior_tables import parameter_table as draws_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,26 +50,26 @@ def tidy_fit(
     """Tidy table of a point estimate; fixed effects also have df, statistic and p_value."""
     chosen = check_effects(effects)
     parts = []
-    if "fixed" in chosen:
-        fixed = fixed_table(fit, design, level).reset_index()
-        parts.append(fixed.assign(effect="fixed"))
-    if "ran_pars" in chosen:
-        table = covariance_table(fit, design, level)
-        names = pd.DataFrame([_broom(p) for p in covariance_parameters(design)], index=table.index)
-        numbers = table[["estimate", "std_error", "conf_low", "conf_high"]]
-        parts.append(pd.concat([names, numbers], axis=1))
-    if "ran_vals" in chosen or "ran_coefs" in chosen:
-        modes, sds = mode_arrays(fit), mode_sds(fit)
-        z = ndtri(0.5 + level / 2.0)
-        values = _level_rows(design, "ran_vals", [f.coefs for f in design.random], modes)
-        values["std_error"] = _ravel(sds)
-        values["conf_low"] = values["estimate"] - z * values["std_error"]
-        values["conf_high"] = values["estimate"] + z * values["std_error"]
-        if "ran_vals" in chosen:
-            parts.append(values)
-        if "ran_coefs" in chosen:
-            frames = coefficient_frames(design, fit.beta, modes)
-            parts.append(_coefficient_rows(design, frames))
+    if kinds := _kinds(chosen):
+        parts.append(_broom(parameter_table(fit, design, level, kinds)))
+    if {"ran_vals", "ran_coefs"} & set(chosen):
+        modes = mode_arrays(fit)
+    if "ran_vals" in chosen:
+        margin = ndtri(0.5 + level / 2.0)
+        for factor, mode, sd in zip(design.random, modes, mode_sds(fit), strict=True):
+            numbers = {
+                "estimate": mode,
+                "std_error": sd,
+                "conf_low": mode - margin * sd,
+                "conf_high": mode + margin * sd,
+            }
+            parts.append(_level_rows(factor, "ran_vals", factor.coefs, numbers))
+    if "ran_coefs" in chosen:
+        frames = coefficient_frames(design, fit.beta, modes)
+        for factor in design.random:
+            frame = frames[factor.name]
+            numbers = {"estimate": frame.to_numpy()}
+            parts.append(_level_rows(factor, "ran_coefs", list(frame), numbers))
     extra = ["df", "statistic", "p_value"] if "fixed" in chosen else []
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS + extra)
 
@@ -80,17 +83,10 @@ def tidy_posterior(
     """Tidy table of posterior draws: mean, standard deviation and interval."""
     prob, kind = interval_defaults(prob)
     chosen = check_effects(effects)
-    dataset = data["posterior"].to_dataset()
     parts = []
-    rows: list[Parameter] = []
-    if "fixed" in chosen:
-        rows += fixed_parameters(design)
-    if "ran_pars" in chosen:
-        rows += covariance_parameters(design)
-    if rows:
-        names = pd.DataFrame([_broom(row) for row in rows])
-        draws = parameter_matrix(dataset, design, rows)
-        parts.append(pd.concat([names, _statistics(draws, prob, kind)], axis=1))
+    if kinds := _kinds(chosen):
+        table = draws_table(data["posterior"].to_dataset(), design, prob, kind, kinds=kinds)
+        parts.append(_broom(as_estimates(table)))
     if {"ran_vals", "ran_coefs"} & set(chosen):
         parts += _random_parts(data, design, chosen, prob, kind)
     return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
@@ -103,30 +99,31 @@ def _random_parts(
     if "ran_coefs" in chosen:
         require_draws(data, design)
     if not has_draws(data, design):
-        return [_stored_rows(data, design, prob, kind)]
+        return _stored_rows(data, design, prob, kind)
     parts = []
     dataset = data["posterior"].to_dataset()
     for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
-        u = u.reshape(-1, *u.shape[2:])
+        u = u.reshape(-1, *u.shape[2:])  # (S, J, k)
         if "ran_vals" in chosen:
-            parts.append(_draw_rows(factor, "ran_vals", factor.coefs, u, prob, kind))
+            numbers = _statistics(u, prob, kind)
+            parts.append(_level_rows(factor, "ran_vals", factor.coefs, numbers))
         if "ran_coefs" in chosen:
             beta = dataset[BETA].to_numpy().reshape(len(u), -1)
             labels, totals = _coefficient_draws(design, factor.coefs, beta, u)
-            parts.append(_draw_rows(factor, "ran_coefs", labels, totals, prob, kind))
+            numbers = _statistics(totals, prob, kind)
+            parts.append(_level_rows(factor, "ran_coefs", labels, numbers))
     return parts
 
 
-def _stored_rows(data: xr.DataTree, design: Design, prob: float, kind: str) -> pd.DataFrame:
+def _stored_rows(data: xr.DataTree, design: Design, prob: float, kind: str) -> list[pd.DataFrame]:
     """Rows of random effects of which only summaries are stored."""
-    labels = [factor.coefs for factor in design.random]
-    rows = _level_rows(design, "ran_vals", labels, mean_arrays(data, design))
-    bounds = [stored_interval(data, factor, prob, kind) for factor in design.random]
-    return rows.assign(
-        std_error=_ravel(sd_arrays(data, design)),
-        conf_low=_ravel([lower for lower, _ in bounds]),
-        conf_high=_ravel([upper for _, upper in bounds]),
-    )
+    parts = []
+    moments = zip(mean_arrays(data, design), sd_arrays(data, design), strict=True)
+    for factor, (mean, sd) in zip(design.random, moments, strict=True):
+        lower, upper = stored_interval(data, factor, prob, kind)
+        numbers = {"estimate": mean, "std_error": sd, "conf_low": lower, "conf_high": upper}
+        parts.append(_level_rows(factor, "ran_vals", factor.coefs, numbers))
+    return parts
 
 
 def check_effects(effects: str | Iterable[str]) -> tuple[str, ...]:
@@ -140,37 +137,40 @@ def check_effects(effects: str | Iterable[str]) -> tuple[str, ...]:
     return effects
 
 
-def _broom(parameter: Parameter) -> dict[str, str | None]:
-    """Effect, group and term of a parameter as broom.mixed names them."""
-    if parameter.kind == "beta":
-        return {"effect": "fixed", "group": None, "term": parameter.terms[0]}
-    if parameter.kind == "sigma":
-        return {"effect": "ran_pars", "group": "Residual", "term": "sd__Observation"}
-    term = f"{parameter.kind}__{'.'.join(parameter.terms)}"
-    return {"effect": "ran_pars", "group": parameter.group, "term": term}
+def _kinds(effects: Sequence[str]) -> tuple[Kind, ...]:
+    """Kinds of parameters that effects ask for."""
+    fixed: tuple[Kind, ...] = ("beta",) if "fixed" in effects else ()
+    return (*fixed, *KINDS[1:]) if "ran_pars" in effects else fixed
+
+
+def _broom(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of parameters with effect, group and term as broom.mixed names them."""
+
+    def names(kind: str, group: str | None, *coefs: str | None) -> tuple[str, str | None, Any]:
+        if kind == "beta":
+            return "fixed", None, coefs[0]
+        if kind == "sigma":
+            return "ran_pars", "Residual", "sd__Observation"
+        return "ran_pars", group, f"{kind}__{'.'.join(filter(None, coefs))}"
+
+    columns = (table[name] for name in ("kind", "group", "coef", "coef_2"))
+    rows = [names(*row) for row in zip(*columns, strict=True)]
+    found = pd.DataFrame(rows, columns=["effect", "group", "term"])
+    numbers = table.drop(columns=["kind", "group", "coef", "coef_2"]).reset_index(drop=True)
+    return pd.concat([found, numbers], axis=1)
 
 
 def _level_rows(
-    design: Design, effect: str, labels: Sequence[Sequence[str]], values: Sequence[Array]
+    factor: RandomFactor, effect: str, labels: Sequence[str], numbers: Mapping[str, Array]
 ) -> pd.DataFrame:
-    frames = [
-        pd.DataFrame(
-            {
-                "effect": effect,
-                "group": factor.name,
-                "level": np.repeat(np.asarray(factor.levels), len(names)),
-                "term": np.tile(np.asarray(names, dtype=object), factor.n_levels),
-            }
-        )
-        for factor, names in zip(design.random, labels, strict=True)
-    ]
-    return pd.concat(frames, ignore_index=True).assign(estimate=_ravel(values))
-
-
-def _coefficient_rows(design: Design, frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    labels = [list(frames[f.name].columns) for f in design.random]
-    values = [frames[f.name].to_numpy() for f in design.random]
-    return _level_rows(design, "ran_coefs", labels, values)
+    """A row per level and coefficient, from numbers (J, k)."""
+    names = {
+        "effect": effect,
+        "group": factor.name,
+        "level": np.repeat(np.asarray(factor.levels), len(labels)),
+        "term": np.tile(np.asarray(labels, dtype=object), factor.n_levels),
+    }
+    return pd.DataFrame({**names, **{name: values.ravel() for name, values in numbers.items()}})
 
 
 def _coefficient_draws(
@@ -185,32 +185,12 @@ def _coefficient_draws(
     return labels, totals
 
 
-def _draw_rows(
-    factor: RandomFactor, effect: str, labels: Sequence[str], draws: Array, prob: float, kind: str
-) -> pd.DataFrame:
-    levels = np.asarray(factor.levels)
-    names = pd.DataFrame(
-        {
-            "effect": effect,
-            "group": factor.name,
-            "level": np.repeat(levels, len(labels)),
-            "term": np.tile(np.asarray(labels, dtype=object), len(levels)),
-        }
-    )
-    return pd.concat([names, _statistics(draws.reshape(len(draws), -1), prob, kind)], axis=1)
-
-
-def _statistics(draws: Array, prob: float, kind: str) -> pd.DataFrame:
+def _statistics(draws: Array, prob: float, kind: str) -> dict[str, Array]:
+    """Summaries (J, k) of draws (S, J, k)."""
     lower, upper = interval(draws, prob, kind)
-    return pd.DataFrame(
-        {
-            "estimate": draws.mean(axis=0),
-            "std_error": draws.std(axis=0, ddof=1),
-            "conf_low": lower,
-            "conf_high": upper,
-        }
-    )
-
-
-def _ravel(values: Sequence[Array]) -> Array:
-    return np.concatenate([value.ravel() for value in values])
+    return {
+        "estimate": draws.mean(axis=0),
+        "std_error": draws.std(axis=0, ddof=1),
+        "conf_low": lower,
+        "conf_high": upper,
+    }

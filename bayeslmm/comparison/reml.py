@@ -1,26 +1,27 @@
-"""A posterior beside a REML estimate; likelihood-ratio tests between estimates."""
+"""A posterior beside a REML estimate, parameter by parameter, and how far the prior moves it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
 
 from bayeslmm.checks.few_levels import unbounded_parameters
-from bayeslmm.comparison.frequentist import natural, own_fit, read_estimate, slope
-from bayeslmm.comparison.modes import Reference, at_boundary, on_scale, reference_modes
-from bayeslmm.comparison.nesting import check_nested, check_same_data, check_same_fixed
+from bayeslmm.comparison.estimates import Reported, own_fit, read_estimate
 from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.map_estimate import fit_map
+from bayeslmm.estimation.model import Model
+from bayeslmm.exceptions import SamplingError
 from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
-from bayeslmm.summaries.fits import EstimateLike, PosteriorLike, is_estimate, is_posterior
-from bayeslmm.summaries.parameters import Parameter, parameters
+from bayeslmm.summaries.fits import PosteriorLike, is_estimate, is_posterior
+from bayeslmm.summaries.parameters import Parameter, natural, parameters, slope, unconstrained
 from bayeslmm.summaries.posterior_tables import (
     interval_defaults,
     parameter_matrix,
@@ -29,6 +30,110 @@ from bayeslmm.summaries.posterior_tables import (
 )
 
 Array = NDArray[np.float64]
+
+MAX_ATANH = 6.0
+"""Inverse hyperbolic tangent of a correlation that counts as one: 0.99999."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reference:
+    """Our own maximum and what the prior does to it.
+
+    Attributes
+    ----------
+    values, errors : ndarray (m,)
+        The maximum that an estimate should be at, and its standard errors, on the unconstrained
+        scale; NaN or infinite at a boundary.
+    prior_shift : ndarray (m,)
+        Posterior mode less REML estimate in standard errors, on that scale; NaN where either is
+        not known.
+    width : ndarray (m,)
+        Standard error at the posterior mode over that at the REML estimate.
+    """
+
+    values: Array
+    errors: Array
+    prior_shift: Array
+    width: Array
+
+
+def reference_modes(
+    model: Model,
+    reported: Reported,
+    rows: Sequence[Parameter],
+    own: Fit | None = None,
+) -> Reference:
+    """Find the REML or ML estimate and the posterior mode of a model.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    reported : Reported
+        An estimate made elsewhere, which says what was maximised or is close to it.
+    rows : sequence of Parameter
+        Its parameters: all, or the fixed effects.
+    own : Fit, optional
+        The estimate itself where it was made here on this design.
+
+    Returns
+    -------
+    Reference
+    """
+    restricted = own if own and own.method == "REML" else model.reml
+    if own is None:
+        own = _closest(reported, rows, restricted)
+    values, errors = _unconstrained(own, rows)
+    center, spread = _unconstrained(restricted, rows)
+    prior_shift, width = np.full((2, len(rows)), np.nan)
+    try:
+        mode = fit_map(restricted.plan, model.priors, restricted)
+    except SamplingError:  # no mode inside the support of the priors
+        return Reference(values=values, errors=errors, prior_shift=prior_shift, width=width)
+    moved, narrowed = _unconstrained(mode, rows)
+    # A mode joint in beta differs from REML by more than the prior.
+    if mode.optimum.converged and not mode.given_beta:
+        with np.errstate(invalid="ignore"):
+            prior_shift = (moved - center) / spread
+    return Reference(values=values, errors=errors, prior_shift=prior_shift, width=narrowed / spread)
+
+
+def on_scale(values: Array, rows: Sequence[Parameter]) -> Array:
+    """Values (m, ...) of the parameters on their unconstrained scales."""
+    return np.array([unconstrained(p.kind, v) for p, v in zip(rows, values, strict=True)])
+
+
+def at_boundary(values: Array, rows: Sequence[Parameter]) -> NDArray[np.bool_]:
+    """Whether values (m,) on the unconstrained scale mean an sd of zero or a correlation of one."""
+    correlation = np.array([p.kind == "cor" for p in rows])
+    return ~np.isfinite(values) | (correlation & (np.abs(values) > MAX_ATANH))
+
+
+def _closest(reported: Reported, rows: Sequence[Parameter], restricted: Fit) -> Fit:
+    """The fit by the estimate's method or, where that is not known, the nearer one."""
+    if reported.method == "REML":
+        return restricted
+    full = fit_likelihood(restricted.plan, "ML")
+    estimates = on_scale(reported.table["estimate"].to_numpy(), rows)
+
+    def distance(fit: Fit) -> float:
+        values, errors = _unconstrained(fit, rows)
+        with np.errstate(invalid="ignore"):
+            return float(np.nansum(np.abs((estimates - values) / errors)))
+
+    return full if reported.method == "ML" or distance(full) < distance(restricted) else restricted
+
+
+def _unconstrained(fit: Fit, rows: Sequence[Parameter]) -> tuple[Array, Array]:
+    """Parameters and standard errors on the unconstrained scale; no error at a boundary."""
+    values = np.concatenate([fit.beta, fit.parameters])[: len(rows)]
+    variances = np.concatenate([np.diag(fit.vcov), np.diag(fit.parameter_cov)])[: len(rows)]
+    with np.errstate(invalid="ignore"):
+        errors = np.sqrt(variances)
+    return values, np.where(at_boundary(values, rows), np.nan, errors)
+
+
+# --- a posterior beside a reml estimate; likelihood-ratio tests between estimates ---
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +158,6 @@ FAR_SHIFT = 1.0
 
 MAX_WIDTH = 0.8
 """Standard error under the prior over that without it, below which the prior counts as felt."""
-
-LOSS = 1e-4
-"""Deviance by which a larger model may be worse: what optimisers leave."""
 
 
 def compare_reml(
@@ -230,114 +332,3 @@ def _natural_errors(table: pd.DataFrame, rows: list[Parameter], reference: Refer
     with np.errstate(invalid="ignore"):
         errors = reference.errors / slopes
     return np.where(np.isfinite(errors), errors, table["sd"].to_numpy())
-
-
-def lrt(*estimates: EstimateLike) -> pd.DataFrame:
-    """Compare nested models by likelihood-ratio tests.
-
-    Parameters
-    ----------
-    *estimates : Estimate
-        Two or more fits of the same data, each a special case of the next larger one: ML fits, or
-        REML fits with the same fixed effects, which differ in their random effects only.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per model, by increasing number of parameters, with its formula as the index.
-        Columns n_parameters, aic, bic and loglik; chisq, df and p_value test the model against the
-        row above. ``attrs["method"]`` is "ML" or "REML".
-
-    Raises
-    ------
-    TypeError
-        If something else than an estimate is given.
-    ValueError
-        If the likelihoods cannot be compared: posterior modes, REML beside ML, REML with different
-        fixed effects, different data, models that are not nested.
-
-    Notes
-    -----
-    Where the smaller model sets a variance to zero, it is on the boundary of the larger one and
-    the chi-squared distribution is too wide: the p-value is conservative, for a single variance
-    about twice too large [1]_. The posterior of the standard deviation has no such difficulty.
-
-    References
-    ----------
-    .. [1] Self, Liang (1987), Asymptotic properties of maximum likelihood estimators and likelihood
-       ratio tests under nonstandard conditions, doi:10.1080/01621459.1987.10478472.
-
-    Examples
-    --------
-    >>> import bayeslmm as blm
-    >>> sleep = blm.load_dataset("sleepstudy")
-    >>> formulas = ["Reaction ~ Days + (1 | Subject)", "Reaction ~ Days + (Days | Subject)"]
-    >>> table = blm.lrt(*(blm.LMM(formula, sleep).ml() for formula in formulas))
-    >>> table["chisq"].round(2).tolist()
-    [nan, 42.14]
-    """
-    ordered = _ordered(estimates)
-    for small, large in pairwise(ordered):
-        check_same_data(small.design, large.design)
-        if small.method == "REML":
-            check_same_fixed(small.design, large.design)
-        check_nested(small.design, large.design)
-    counts = np.array([estimate.n_parameters for estimate in ordered])
-    loglik = np.array([estimate.loglik for estimate in ordered])
-    df = np.diff(counts)
-    chisq = _statistics(loglik, ordered)
-    table = pd.DataFrame(
-        {
-            "n_parameters": counts,
-            "aic": [estimate.aic for estimate in ordered],
-            "bic": [estimate.bic for estimate in ordered],
-            "loglik": loglik,
-            "chisq": np.append(np.nan, chisq),
-            "df": pd.array([pd.NA, *df], dtype="Int64"),
-            "p_value": np.append(np.nan, stats.chi2.sf(chisq, df)),
-        },
-        index=pd.Index([e.design.formula.source for e in ordered], name="formula"),
-    )
-    table.attrs = {"method": ordered[0].method, "nobs": ordered[0].design.n}
-    return table
-
-
-def _ordered(estimates: tuple[EstimateLike, ...]) -> list[EstimateLike]:
-    """By increasing number of parameters, if all were fitted by the same likelihood."""
-    for estimate in estimates:
-        if not is_estimate(estimate):
-            raise TypeError(
-                f"Estimates are expected, got {type(estimate).__name__}: lrt(small.ml(), "
-                "large.ml())."
-            )
-    if len(estimates) < 2:
-        raise ValueError("Two or more estimates are expected: lrt(small.ml(), large.ml()).")
-    methods = sorted({estimate.method for estimate in estimates})
-    if "MAP" in methods:
-        raise ValueError("Posterior modes have no likelihood-ratio test: refit with ml().")
-    if len(methods) > 1:
-        raise ValueError("REML and ML fits have different likelihoods: refit all with ml().")
-    ordered = sorted(estimates, key=lambda estimate: estimate.n_parameters)
-    for small, large in pairwise(ordered):
-        if small.n_parameters == large.n_parameters:
-            raise ValueError(
-                f"`{small.design.formula.source}` and `{large.design.formula.source}` have the "
-                f"same number of parameters ({small.n_parameters}), so neither is a special case "
-                "of the other: compare their AIC or BIC."
-            )
-    return ordered
-
-
-def _statistics(loglik: Array, ordered: list[EstimateLike]) -> Array:
-    """Twice the gains in log likelihood; a larger model can lose only by failing to converge."""
-    for estimate in ordered:
-        if not estimate.fit.optimum.converged:
-            _log.warning("`%s` did not converge.", estimate.design.formula.source)
-    gains = 2.0 * np.diff(loglik)
-    for gain, large in zip(gains, ordered[1:], strict=True):
-        if gain < -LOSS:
-            _log.warning(
-                "`%s` has a lower likelihood than the smaller model: it is not at its maximum.",
-                large.design.formula.source,
-            )
-    return np.maximum(gains, 0.0)

@@ -1,4 +1,4 @@
-"""Random effects of new levels of which some rows have been observed, in closed form.
+"""Draws at rows to predict, also of new levels of which some rows have been observed.
 
 For every draw of the other parameters, the random effects of the new levels given the observed rows
 are normal. How probable each draw makes these rows reweights the draws: together they are the
@@ -9,22 +9,106 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.draws import normal_draws
-from bayeslmm.prediction.linear import linear_draws, require_memory
+from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.prediction.rows import Membership, Rows
 from bayeslmm.sampling.density_sampler import MAX_PARETO_K
+from bayeslmm.sampling.estimate_draws import point_draws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.summaries.estimate_tables import mode_arrays
 
 Array = NDArray[np.float64]
+
+LARGEST = 2**31
+"""Bytes of draws that are held at once."""
+
+
+def effects_of_rows(
+    rows: Rows, joint: JointDraws, rng: np.random.Generator
+) -> list[tuple[Array, Array]]:
+    """Random effects that the rows need, per grouping factor.
+
+    Returns
+    -------
+    list of (known, fresh)
+        Draws (S, J', k) of the levels that occur, in the order of their places, and (S, m, k) of
+        the new levels, independent of each other given the covariance parameters.
+    """
+    wanted = [member.wanted for member in rows.members]
+    if not wanted:
+        return []
+    per_level = [member.Z.shape[1] for member in rows.members]
+    counts = [len(w) + m.n_fresh for w, m in zip(wanted, rows.members, strict=True)]
+    entries = sum(k * count for k, count in zip(per_level, counts, strict=True))
+    require_memory(joint.size * entries, "random effects")
+    known = joint.effects(wanted)
+    return [
+        (u, new_effects(root, member.n_fresh, rng))
+        for u, root, member in zip(known, joint.roots, rows.members, strict=True)
+    ]
+
+
+def new_effects(root: Array, levels: int, rng: np.random.Generator) -> Array:
+    """Random effects (S, levels, k) of levels without data, given roots (S, k, k) of Sigma."""
+    size, k = root.shape[:2]
+    noise = normal_draws(rng, levels * k, size).reshape(size, levels, k)
+    return np.asarray(noise @ root.transpose(0, 2, 1))
+
+
+def linear_draws(
+    rows: Rows, joint: JointDraws, effects: Sequence[tuple[Array, Array]], part: slice
+) -> Array:
+    """Draws (S, n) of offset + X beta + Z u at some of the rows."""
+    design = rows.design
+    result = np.asarray(joint.beta @ design.X[part].T + design.offset[part])
+    for member, (known, fresh) in zip(rows.members, effects, strict=bool(effects)):
+        add_effects(result, member, known, fresh, part)
+    return result
+
+
+def add_effects(result: Array, member: Membership, known: Array, fresh: Array, part: slice) -> None:
+    """Add the effects of one grouping factor to draws (S, n) of its rows."""
+    for codes, u in (
+        (np.searchsorted(member.wanted, member.known[part]), known),
+        (member.fresh[part], fresh),
+    ):
+        here = member.known[part] >= 0 if u is known else member.fresh[part] >= 0
+        if here.any():
+            at = np.flatnonzero(here)
+            for c in range(u.shape[2]):
+                result[:, at] += u[:, codes[at], c] * member.Z[part][at, c]
+
+
+def response_noise(rows: Rows, joint: JointDraws, part: slice, rng: np.random.Generator) -> Array:
+    """Draws (S, n) of the residuals at some of the rows."""
+    weights = rows.design.weights
+    n = len(rows.design.y[part])
+    noise = rng.standard_normal((joint.size, n)) * joint.sigma[:, None]
+    return noise if weights is None else noise / np.sqrt(weights[part])
+
+
+def require_memory(entries: int, what: str) -> None:
+    """Raise where draws would not fit into memory."""
+    if 8 * entries > LARGEST:
+        raise DataError(
+            f"Draws of the {what} would take {8 * entries / 2**30:.1f} GB, more than the limit of "
+            f"{LARGEST / 2**30:g} GB. Ask for fewer draws (draws=) or predict fewer rows at a time."
+        )
+
+
+# --- random effects of new levels of which some rows have been observed, in closed form ---
+
 Indices = NDArray[np.intp]
 
 _log = logging.getLogger(__name__)
@@ -221,7 +305,7 @@ def replaced_effects(
     rows : Rows
         Rows to predict.
     effects : sequence of (known, fresh)
-        Their random effects, as from :func:`bayeslmm.prediction.linear.effects_of_rows`.
+        Their random effects, as from :func:`bayeslmm.prediction.draws.effects_of_rows`.
     seen : Rows
         Observed rows.
     updated : sequence of ndarray (S, m, k)
@@ -237,3 +321,63 @@ def replaced_effects(
         fresh[:, at >= 0] = values[:, at[at >= 0]]
         result.append((known, fresh))
     return result
+
+
+# --- a point estimate given observed rows of new levels, at its covariance parameters ---
+
+
+def updated_point(design: Design, fit: Fit, seen: Rows) -> tuple[JointDraws, list[Array]]:
+    """Fixed effects and conditional modes given old and observed rows.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    fit : Fit
+        Its estimate, whose covariance parameters are held.
+    seen : Rows
+        Observed rows.
+
+    Returns
+    -------
+    point : JointDraws
+        One draw with the fixed effects and the modes of the known levels.
+    fresh : list of ndarray (1, m, k)
+        Modes of the new levels per grouping factor.
+    """
+    extended = replace(fit, plan=marginal_system(_extended(design, seen.design)))
+    if not fit.given_beta:
+        extended = replace(extended, beta=extended.factorisation.beta)
+    modes = mode_arrays(extended)
+    known = [u[: factor.n_levels] for u, factor in zip(modes, design.random, strict=True)]
+    fresh = [u[factor.n_levels :][None] for u, factor in zip(modes, design.random, strict=True)]
+    return point_draws(extended, known), fresh
+
+
+def _extended(design: Design, seen: Design) -> Design:
+    """The rows of a design followed by those of the same model on other data."""
+    weights = None
+    if design.weights is not None or seen.weights is not None:
+        weights = np.concatenate([_weights(design), _weights(seen)])
+    pairs = zip(design.random, seen.random, strict=True)
+    return replace(
+        design,
+        y=np.concatenate([design.y, seen.y]),
+        offset=np.concatenate([design.offset, seen.offset]),
+        weights=weights,
+        X=np.concatenate([design.X, seen.X]),
+        random=tuple(_extended_factor(factor, other) for factor, other in pairs),
+    )
+
+
+def _extended_factor(factor: RandomFactor, other: RandomFactor) -> RandomFactor:
+    return replace(
+        factor,
+        levels=np.concatenate([factor.levels, other.new_levels]),
+        codes=np.concatenate([factor.codes, other.extended_codes]),
+        Z=np.concatenate([factor.Z, other.Z]),
+    )
+
+
+def _weights(design: Design) -> Array:
+    return np.ones(design.n) if design.weights is None else design.weights

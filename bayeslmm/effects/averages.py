@@ -1,0 +1,514 @@
+"""Slopes, differences and predictions, averaged over the rows of a data frame or a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bayeslmm.data.design import Design
+from bayeslmm.data.frames import missing, to_frame
+from bayeslmm.data.inputs import nearest
+from bayeslmm.effects.contrasts import contrast_weights
+from bayeslmm.effects.grid import (
+    TARGETS,
+    Variables,
+    average_over,
+    cell_weights,
+    check_known,
+    check_target,
+    grid_frame,
+    grid_values,
+    is_factor,
+    levels_of,
+    variables_of,
+)
+from bayeslmm.effects.quantities import (
+    Combinations,
+    LinearQuantities,
+    Source,
+    names_of,
+    scale_notes,
+    text_of,
+)
+from bayeslmm.exceptions import DataError
+from bayeslmm.sampling.joint_draws import JointDraws
+
+Array = NDArray[np.float64]
+Evaluation = tuple[pd.DataFrame, Array]
+"""Rows at which the linear predictor is evaluated, and its weight (n,) in the result."""
+
+
+SHOWN = 10
+"""Positions of rows that a message lists."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Groups:
+    """Groups of rows to average over.
+
+    Attributes
+    ----------
+    labels : pandas.DataFrame
+        One row per group.
+    matrix : scipy.sparse.csr_array (groups, n)
+        Weights of the rows in each average.
+    """
+
+    labels: pd.DataFrame
+    matrix: sp.csr_array
+
+
+def rows_frame(design: Design, new_data: Any) -> pd.DataFrame:
+    """The rows of the model, or new ones as a pandas frame of their own."""
+    frame = design.data if new_data is None else to_frame(new_data)
+    return frame.reset_index(drop=True)
+
+
+def row_groups(frame: pd.DataFrame, by: Sequence[str], overall: pd.DataFrame) -> Groups:
+    """Group rows by the values of variables, which vary fastest first.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        n rows.
+    by : sequence of str
+        Variables; none for one group of all rows.
+    overall : pandas.DataFrame
+        The label of that group, one row.
+
+    Raises
+    ------
+    DataError
+        If a variable is not in the frame, or missing in some rows.
+    """
+    for name in by:
+        if name not in frame:
+            raise DataError(
+                f"by names `{name}`, which the rows do not have.{nearest(name, list(frame))} They "
+                f"have {', '.join(map(str, frame.columns))}."
+            )
+        gaps = np.flatnonzero(missing(frame[name]))
+        if len(gaps):
+            more = f" and {len(gaps) - SHOWN} more" if len(gaps) > SHOWN else ""
+            raise DataError(
+                f"by names `{name}`, which has missing values in {len(gaps)} of {len(frame)} rows, "
+                f"at positions {', '.join(map(str, gaps[:SHOWN]))}{more}. Fill them in or drop the "
+                "rows."
+            )
+    if not by:
+        share = np.full((1, len(frame)), 1.0 / len(frame))
+        return Groups(labels=overall, matrix=sp.csr_array(share))
+    codes = np.zeros(len(frame), dtype=np.intp)
+    for name in reversed(by):
+        order = {value: i for i, value in enumerate(levels_of(frame[name]))}
+        codes = codes * len(order) + np.array([order[key] for key in frame[name]], dtype=np.intp)
+    _, first, places, counts = np.unique(
+        codes, return_index=True, return_inverse=True, return_counts=True
+    )
+    labels = frame.loc[first, list(by)].reset_index(drop=True)
+    labels = labels.astype({n: object for n in labels if is_factor(labels[n])})
+    entries = (1.0 / counts[places], (places, np.arange(len(frame))))
+    matrix = sp.csr_array(entries, shape=(len(labels), len(frame)))
+    return Groups(labels=labels, matrix=matrix)
+
+
+def average_rows(
+    design: Design,
+    evaluations: Sequence[Evaluation],
+    groups: Groups,
+    joint: JointDraws | None,
+) -> Combinations:
+    """Averages over groups of rows of a weighted sum of linear predictors.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    evaluations : sequence of (frame, weights)
+        What to sum in each row.
+    groups : Groups
+        What to average over.
+    joint : JointDraws or None
+        Draws, to add the random effects of the levels in the rows; None leaves them out.
+
+    Returns
+    -------
+    Combinations
+
+    Raises
+    ------
+    DataError
+        If random effects are wanted of a level that the model has not seen.
+    """
+    total: Array | None = None
+    constant = np.zeros(len(groups.labels))
+    effects = _EffectWeights(design, len(groups.labels))
+    for frame, weights in evaluations:
+        encoded = design.encode(frame, random="none" if joint is None else "levels")
+        share = groups.matrix * weights
+        part = share @ encoded.X_full
+        total = part if total is None else total + part
+        constant = constant + share @ encoded.offset
+        if joint is not None:
+            effects.add(encoded, share)
+    assert total is not None
+    averages = Combinations(labels=groups.labels, weights=total, constant=constant)
+    if joint is None:
+        return averages
+    return replace(averages, constant=constant + effects.draws(joint))
+
+
+class _EffectWeights:
+    """Weights of the random effects in averages, gathered over evaluations."""
+
+    def __init__(self, design: Design, count: int) -> None:
+        self.factors = design.random
+        self.weights = [
+            sp.csr_array((count, factor.n_levels * factor.n_coefs)) for factor in design.random
+        ]
+
+    def add(self, encoded: Design, share: sp.csr_array) -> None:
+        for f, factor in enumerate(encoded.random):
+            if np.any(factor.codes < 0):
+                raise DataError(
+                    f"target='conditional' needs known levels of `{factor.name}`; the rows have "
+                    f"new ones ({', '.join(map(str, factor.new_levels[:5]))}). Take "
+                    "target='average'."
+                )
+            k = factor.n_coefs
+            columns = factor.codes[:, None] * k + np.arange(k)
+            rows = np.repeat(np.arange(len(columns)), k)
+            entries = (factor.Z.ravel(), (rows, columns.ravel()))
+            z = sp.csr_array(entries, shape=(len(columns), factor.n_levels * k))
+            self.weights[f] = sp.csr_array(self.weights[f] + share @ z)
+
+    def draws(self, joint: JointDraws) -> Array:
+        """Draws (S, count) of the random part of the averages."""
+        used = [
+            np.unique(w.indices // factor.n_coefs)
+            for w, factor in zip(self.weights, self.factors, strict=True)
+        ]
+        total = np.zeros((joint.size, self.weights[0].shape[0]))
+        for factor, weights, levels, u in zip(
+            self.factors, self.weights, used, joint.effects(used), strict=True
+        ):
+            columns = (levels[:, None] * factor.n_coefs + np.arange(factor.n_coefs)).ravel()
+            total += (weights[:, columns] @ u.reshape(joint.size, -1).T).T
+        return total
+
+
+def stacked(parts: Sequence[Combinations], labels: pd.DataFrame) -> Combinations:
+    """Several combinations below each other under new labels."""
+    return Combinations(
+        labels=labels,
+        weights=np.vstack([part.weights for part in parts]),
+        constant=np.concatenate([part.constant for part in parts], axis=-1),
+    )
+
+
+# --- slopes of the linear predictor by a covariate, averaged over rows or over a reference grid ---
+
+STEP = 1e-4
+"""Step of the differences over the range of the covariate, as in marginaleffects."""
+
+GRID = "grid"
+"""The reference grid instead of rows."""
+
+ROW_TARGETS = ("average", "population", "conditional")
+"""With u = 0, with u averaged over (the same), or with the random effects of known levels."""
+
+
+def slopes(
+    design: Design,
+    source: Source,
+    variable: str,
+    *,
+    at: Mapping[str, Any] | None = None,
+    by: str | Sequence[str] | None = None,
+    new: Any = None,
+    joint: JointDraws | None = None,
+) -> LinearQuantities:
+    """Average slopes by a covariate.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    source : EstimateSource or PosteriorSource
+        The uncertainty of the coefficients.
+    variable, at, by, new
+        As in ``fit.slopes()``.
+    joint : JointDraws, optional
+        Draws, to add the random slopes of the levels in the rows.
+
+    Returns
+    -------
+    LinearQuantities
+    """
+    known = variables_of(design)
+    check_numeric(variable, known)
+    overall = pd.DataFrame({"slope": [variable]})
+    groups = names_of(by)
+    if at is not None or isinstance(new, str):
+        _check_grid(at, new, joint)
+        result = _grid_slopes(design, known, variable, at, groups)
+        result = result if groups else replace(result, labels=overall)
+        title = f"Slopes by {variable}, averaged over the reference grid"
+    else:
+        frame = rows_frame(design, new)
+        check_columns([variable], frame)
+        parts = _differences(design, frame, variable)
+        result = average_rows(design, parts, row_groups(frame, groups, overall), joint)
+        title = f"Slopes by {variable}, averaged over {len(frame)} rows"
+    return LinearQuantities(
+        title=title, quantities=result, source=source, notes=scale_notes(design)
+    )
+
+
+def row_draws(joint: JointDraws, target: str) -> JointDraws | None:
+    """Draws whose random effects count in averages over rows: under "conditional" all."""
+    check_target(target, ROW_TARGETS)
+    return joint if target == "conditional" else None
+
+
+def check_estimate_target(target: str) -> None:
+    """Raise ValueError where the random effects of an estimate are to count in averages over rows.
+
+    Their uncertainty is not that of the fixed effects, which is all that its tests know of.
+    """
+    if target == "conditional":
+        raise ValueError(
+            "target='conditional' needs draws of the random effects, which an estimate has not: "
+            "fit a posterior with model.fit(), or leave target= out."
+        )
+    check_target(target, TARGETS)
+
+
+def check_numeric(variable: str, known: Variables) -> None:
+    """Raise DataError unless a variable is a numeric covariate of the fixed part."""
+    if variable in known.levels:
+        raise DataError(
+            f"`{variable}` is a factor and has no slope; see contrasts() and comparisons()."
+        )
+    check_known([variable], list(known.centres), "The slope")
+
+
+def check_columns(names: Sequence[str], frame: pd.DataFrame) -> None:
+    """Raise DataError for variables that rows do not have."""
+    for name in names:
+        if name not in frame:
+            columns = ", ".join(map(str, frame.columns))
+            raise DataError(
+                f"The rows have no column `{name}`.{nearest(name, list(frame))} They have "
+                f"{columns}."
+            )
+
+
+def _check_grid(at: Mapping[str, Any] | None, new: Any, joint: JointDraws | None) -> None:
+    if isinstance(new, str) and new != GRID:
+        raise ValueError(f"new={new!r}: a data frame or 'grid' is expected.")
+    if at is not None and new is not None and not isinstance(new, str):
+        raise ValueError("at= is for the reference grid and cannot be combined with new=.")
+    if joint is not None:
+        raise ValueError(
+            "target='conditional' needs rows with known levels; the reference grid has none. "
+            "Leave at= out, or pass rows as new=."
+        )
+
+
+def _grid_slopes(
+    design: Design,
+    known: Variables,
+    variable: str,
+    at: Mapping[str, Any] | None,
+    by: Sequence[str],
+) -> Combinations:
+    check_known(by, known.names, "by")
+    values = grid_values(known, by, at)
+    frame = grid_frame(values, design.data)
+    each = Groups(labels=frame, matrix=sp.csr_array(sp.eye_array(len(frame))))
+    cells = average_rows(design, _differences(design, frame, variable), each, None)
+    share = cell_weights(design, frame, list(known.levels), by, "equal")
+    return average_over(cells, values, by, (), share)
+
+
+def _differences(design: Design, frame: pd.DataFrame, variable: str) -> list[Evaluation]:
+    """Second-order differences in each row, one-sided at the ends of the observed range.
+
+    Splines are not defined beyond their boundary knots, so no row within the range is moved out.
+    """
+    observed = design.data[variable].to_numpy(dtype=np.float64)
+    low, high = float(observed.min()), float(observed.max())
+    step = STEP * ((high - low) or max(abs(high), 1.0))
+    x = frame[variable].to_numpy(dtype=np.float64)
+    inside = (x >= low) & (x <= high)
+    direction = np.where(inside & (x + step > high), -1, np.where(inside & (x - step < low), 1, 0))
+    offsets = np.where(direction[:, None] == 0, [-1, 0, 1], direction[:, None] * [0, 1, 2])
+    one_sided = direction[:, None] * np.array([-1.5, 2.0, -0.5])
+    weights = np.where(direction[:, None] == 0, [-0.5, 0.0, 0.5], one_sided)
+    return [
+        (frame.assign(**{variable: x + step * offsets[:, e]}), weights[:, e] / step)
+        for e in range(3)
+    ]
+
+
+# --- average predictions, and average differences of predictions at two values of a variable ---
+
+SPREADS = ("sd", "2sd", "iqr", "minmax")
+"""Changes of a covariate that its own distribution sets."""
+
+
+def average_predictions(
+    design: Design,
+    source: Source,
+    *,
+    by: str | Sequence[str] | None = None,
+    new: Any = None,
+    joint: JointDraws | None = None,
+) -> LinearQuantities:
+    """Predictions averaged over rows; arguments as in ``fit.average_predictions()``."""
+    frame = rows_frame(design, new)
+    groups = row_groups(frame, names_of(by), pd.DataFrame({"average": ["overall"]}))
+    result = average_rows(design, [(frame, np.ones(len(frame)))], groups, joint)
+    title = f"Predictions averaged over {len(frame)} rows"
+    return LinearQuantities(
+        title=title, quantities=result, source=source, notes=scale_notes(design)
+    )
+
+
+def comparisons(
+    design: Design,
+    source: Source,
+    variable: str,
+    change: Any = None,
+    *,
+    by: str | Sequence[str] | None = None,
+    new: Any = None,
+    joint: JointDraws | None = None,
+) -> LinearQuantities:
+    """Average differences of predictions; arguments as in ``fit.comparisons()``."""
+    known = variables_of(design)
+    check_known([variable], known.names, "The comparison")
+    frame = rows_frame(design, new)
+    check_columns([variable], frame)
+    if variable in known.levels:
+        points, method = _factor_points(frame, variable, known.levels[variable], change)
+    else:
+        points, method = _numeric_points(design, frame, variable, change)
+    overall = pd.DataFrame({"average": ["overall"]})
+    groups = row_groups(frame, names_of(by), overall)
+    ones = np.ones(len(frame))
+    parts = [
+        average_rows(design, [(frame.assign(**{variable: column}), ones)], groups, joint)
+        for _, column in points
+    ]
+    weights, texts = contrast_weights(
+        method, [text_of(level) for level, _ in points], [level for level, _ in points], "change"
+    )
+    result = _compared(parts, weights, [f"{variable}: {text}" for text in texts], names_of(by))
+    title = f"Differences by {variable}, averaged over {len(frame)} rows"
+    return LinearQuantities(
+        title=title, quantities=result, source=source, notes=scale_notes(design)
+    )
+
+
+def _compared(
+    parts: Sequence[Combinations], weights: Array, texts: Sequence[str], by: Sequence[str]
+) -> Combinations:
+    """Contrasts of averages at several values of a variable, in each group of rows."""
+    groups = parts[0].labels
+    count = len(groups)
+    both = stacked(parts, pd.concat([groups] * len(parts), ignore_index=True))
+    matrix = np.vstack([np.kron(weights, np.eye(count)[g]) for g in range(count)])
+    labels = pd.DataFrame(
+        [
+            {**{name: groups.loc[g, name] for name in by}, "contrast": text}
+            for g in range(count)
+            for text in texts
+        ]
+    )
+    return both.combine(matrix, labels, ())
+
+
+def _factor_points(
+    frame: pd.DataFrame, variable: str, levels: list[Any], change: Any
+) -> tuple[list[tuple[Any, pd.Series]], Any]:
+    """Every row at each level in turn, and the contrasts of these."""
+    column = frame[variable]
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        dtype = pd.CategoricalDtype(levels)
+
+    def at(level: Any) -> pd.Series:
+        values: Any = [level] * len(frame)
+        return pd.Series(values, index=frame.index, dtype=dtype if is_factor(column) else None)
+
+    if isinstance(change, tuple):
+        first, second = (_known_level(variable, value, levels) for value in _pair(change))
+        return [(first, at(first)), (second, at(second))], "sequential"
+    method = "reference" if change is None else change
+    if isinstance(method, Real):
+        raise ValueError(
+            f"change={change!r}: `{variable}` is a factor; a method of contrasts, a pair of levels "
+            "(a, b) or a mapping of labels to weights is expected."
+        )
+    return [(level, at(level)) for level in levels], method
+
+
+def _numeric_points(
+    design: Design, frame: pd.DataFrame, variable: str, change: Any
+) -> tuple[list[tuple[Any, Any]], Any]:
+    x = frame[variable].to_numpy(dtype=np.float64)
+    observed = design.data[variable].to_numpy(dtype=np.float64)
+    change = 1 if change is None else change
+    if isinstance(change, tuple):
+        low, high = (_number(variable, value) for value in _pair(change))
+        return [(low, np.full_like(x, low)), (high, np.full_like(x, high))], "sequential"
+    if isinstance(change, str):
+        low, high = _spread(observed, variable, change)
+        points = [("low", np.full_like(x, low)), ("high", np.full_like(x, high))]
+        return points, {f"{change} ({low:.4g} to {high:.4g})": [-1.0, 1.0]}
+    by = _number(variable, change)
+    return [("observed", x), ("changed", x + by)], {f"{by:+g}": [-1.0, 1.0]}
+
+
+def _spread(observed: Array, variable: str, change: str) -> tuple[float, float]:
+    if change in ("sd", "2sd"):
+        half = observed.std(ddof=1) * (1.0 if change == "2sd" else 0.5)
+        return float(observed.mean() - half), float(observed.mean() + half)
+    if change == "iqr":
+        low, high = np.quantile(observed, [0.25, 0.75])
+        return float(low), float(high)
+    if change == "minmax":
+        return float(observed.min()), float(observed.max())
+    allowed = ", ".join(map(repr, SPREADS))
+    raise ValueError(
+        f"change={change!r}: a number, a pair (a, b) or one of {allowed} is expected for the "
+        f"covariate `{variable}`."
+    )
+
+
+def _pair(change: tuple[Any, ...]) -> tuple[Any, Any]:
+    if len(change) != 2:
+        raise ValueError(f"change={change!r}: a pair (from, to) is expected.")
+    return change[0], change[1]
+
+
+def _number(variable: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise ValueError(f"change of `{variable}`: a finite number is expected, got {value!r}.")
+    return float(value)
+
+
+def _known_level(variable: str, value: Any, levels: list[Any]) -> Any:
+    for level in levels:
+        if value == level or str(value) == str(level):
+            return level
+    raise ValueError(f"`{variable}` has no level {value!r}; its levels are {levels}.")

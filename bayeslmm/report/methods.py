@@ -1,0 +1,254 @@
+"""The methods paragraph of a paper: model, priors, estimation, checks and software in words."""
+
+from __future__ import annotations
+
+import platform
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit
+from bayeslmm.priors.keys import INTERCEPT
+from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.pymc_priors import PymcPrior
+from bayeslmm.priors.record import Priors
+from bayeslmm.report.tables import templates
+from bayeslmm.sampling.diagnostics import (
+    MAX_PARETO_K,
+    MAX_RHAT,
+    MIN_EFFICIENCY,
+    MIN_ESS_PER_CHAIN,
+    Diagnostics,
+)
+from bayeslmm.summaries.text import MOST, counted, listed
+
+LIMITS = {
+    "pareto_k": MAX_PARETO_K,
+    "efficiency": MIN_EFFICIENCY,
+    "rhat": MAX_RHAT,
+    "ess": MIN_ESS_PER_CHAIN,
+}
+
+
+def _sentences(about: str, **values: Any) -> list[str]:
+    """Sentences of the template of methods."""
+    words = {"counted": counted, "listed": listed, "finite": np.isfinite, "most": MOST}
+    template = templates().get_template("methods.txt", globals=words)
+    text = str(getattr(template.module, about)(**values))
+    return [line for line in text.splitlines() if line]
+
+
+def model_sentences(design: Design) -> list[str]:
+    """Response, rows, fixed effects, random effects, residuals, what was dropped."""
+    return _sentences("model", design=design)
+
+
+def prior_sentences(priors: Priors) -> list[str]:
+    """Priors with their values: the defaults, those given, flat ones."""
+    records = priors.records()
+    by_source: dict[str, list[str]] = {"flat": [], "user": [], "default": []}
+    for key, record in records.items():
+        place = "" if key == INTERCEPT else priors.where.get(key, "")
+        by_source[priors.sources[key]].append(f"{key}{place and ' '}{place} ~ {record}")
+    centred = INTERCEPT in priors.coefs and len(priors.coefs) > 1
+    return _sentences(
+        "prior",
+        by_source=by_source,
+        lkj=any(isinstance(record, LKJ) for record in records.values()),
+        centred=centred and priors.sources.get(INTERCEPT) in ("default", "user"),
+        joint=not all(priors.alone),
+    )
+
+
+def wald_scales(design: Design) -> str:
+    """Scales on which intervals of covariance parameters are symmetric."""
+    sds = "standard deviations on the logarithmic scale"
+    if all(len(block) == 1 for factor in design.random for block in factor.blocks):
+        return sds
+    return f"{sds}, correlations on the inverse hyperbolic tangent scale"
+
+
+# --- versions of the software that made a fit ---------------------------------------
+
+ARVIZ = "ArviZ (arviz_stats)"
+
+RECORDED = {
+    "bayeslmm": "modeling_interface_version",
+    "Python": "python_version",
+    "NumPy": "numpy_version",
+}
+"""Attributes of the root of a posterior that hold the versions that made its draws."""
+
+
+def posterior_versions(attrs: Mapping[Any, Any], priors: Priors) -> dict[str, str]:
+    """Versions by name: those recorded with the draws, which a loaded posterior keeps.
+
+    What was not recorded is left out, but for PyMC and ArviZ, which are those at work now: ArviZ
+    computes the convergence checks anew.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes of the root of a posterior.
+    priors : Priors
+        Priors of the model: PyMC counts where it evaluates one.
+    """
+    found = {name: str(attrs[key]) for name, key in RECORDED.items() if key in attrs}
+    if any(isinstance(record, PymcPrior) for record in priors.records().values()):
+        found["PyMC"] = version("pymc")
+    if attrs["method"] == "nuts":
+        found["PyMC"] = version("pymc")
+        library = str(attrs.get("inference_library", "pymc"))
+        recorded = attrs.get("inference_library_version")
+        if library != "pymc":
+            found[library] = version(library) if recorded is None else str(recorded)
+        elif recorded is not None:
+            found["PyMC"] = str(recorded)
+    return found | {ARVIZ: version("arviz_stats")}
+
+
+def estimate_versions() -> dict[str, str]:
+    """Versions by name."""
+    return {
+        "bayeslmm": version("bayeslmm"),
+        "Python": platform.python_version(),
+        "NumPy": version("numpy"),
+    }
+
+
+def versions_sentence(versions: Mapping[str, str]) -> str:
+    """The versions in a sentence."""
+    texts = [f"{name} {number}" for name, number in versions.items()]
+    return f"Software: {', '.join(texts)}."
+
+
+# --- estimates -------------------------------------------------------------------------
+
+
+def estimate_paragraph(
+    fit: Fit,
+    design: Design,
+    priors: Priors,
+    notes: Sequence[str],
+    *,
+    references: bool,
+) -> str:
+    """Methods paragraph of a REML, ML or MAP fit.
+
+    Parameters
+    ----------
+    fit : Fit
+        The fit.
+    design : Design
+        Its design.
+    priors : Priors
+        Its priors, which "MAP" alone depends on.
+    notes : sequence of str
+        What a reader should know of it: singular, not converged.
+    references : bool
+        Whether the literature follows.
+    """
+    sentences = model_sentences(design)
+    if fit.method == "MAP":
+        sentences += prior_sentences(priors)
+    sentences += _sentences("estimate", fit=fit, design=design, scales=wald_scales(design))
+    sentences += [note for note in notes if not note.startswith("Fixed-effects columns dropped")]
+    sentences.append(versions_sentence(estimate_versions()))
+    paragraph = " ".join(sentences)
+    return with_references(paragraph, _estimate_citations(fit)) if references else paragraph
+
+
+def _estimate_citations(fit: Fit) -> list[str]:
+    keys = ["lmm", "reml"] if fit.method == "REML" else ["lmm"]
+    return keys if fit.method == "MAP" or not len(fit.beta) else [*keys, "satterthwaite"]
+
+
+# --- posteriors ------------------------------------------------------------------------
+
+
+def posterior_paragraph(
+    data: xr.DataTree,
+    design: Design,
+    priors: Priors,
+    found: Diagnostics,
+    checked: Sequence[str] = (),
+    *,
+    references: bool,
+) -> str:
+    """Methods paragraph of a posterior.
+
+    Parameters
+    ----------
+    data : xarray.DataTree
+        Draws and what made them.
+    design : Design
+        The design of the model.
+    priors : Priors
+        Its priors.
+    found : Diagnostics
+        Convergence checks of the draws.
+    checked : sequence of str
+        What other checks found.
+    references : bool
+        Whether the literature follows.
+    """
+    attrs = data.attrs
+    sentences = [
+        *model_sentences(design),
+        *prior_sentences(priors),
+        *_engine_sentences(data, priors, found),
+        *_sentences("convergence", attrs=attrs, found=found, limits=LIMITS),
+        *checked,
+        versions_sentence(posterior_versions(attrs, priors)),
+    ]
+    paragraph = " ".join(sentences)
+    keys = _posterior_citations(str(attrs["method"]), priors, found)
+    return with_references(paragraph, keys) if references else paragraph
+
+
+def _engine_sentences(data: xr.DataTree, priors: Priors, found: Diagnostics) -> list[str]:
+    sampled, given_them = "covariance parameters", "random effects"
+    if priors.beta_sampled:
+        sampled = f"fixed effects and {sampled}"
+    elif priors.coefs:
+        given_them = f"fixed and {given_them}"
+    return _sentences(
+        "engine",
+        attrs=data.attrs,
+        steps=data["posterior"].attrs.get("tuning_steps"),
+        found=found,
+        parameters=sampled,
+        effects=given_them,
+    )
+
+
+def _posterior_citations(method: str, priors: Priors, found: Diagnostics) -> list[str]:
+    engine = {"nuts": ["nuts", "pymc"], "laplace": ["laplace"], "collapsed": ["independence"]}
+    keys = [*engine.get(method, []), "lmm"]
+    records = priors.records()
+    if any(isinstance(record, LKJ) for record in records.values()):
+        keys.append("lkj")
+    if any(str(record).startswith("HalfStudentT") for record in records.values()):
+        keys.append("half_t")
+    keys += ["psis"] if found.approximate or method == "collapsed" else []
+    return keys if found.approximate else [*keys, "rhat"]
+
+
+# --- what a methods section cites ---------------------------------------------------
+
+CITATIONS: dict[str, str] = tomllib.loads(
+    Path(__file__).with_name("references.toml").read_text(encoding="utf-8")
+)
+"""References by what they are cited for."""
+
+
+def with_references(paragraph: str, keys: Sequence[str]) -> str:
+    """Paragraph followed by the references in alphabetical order."""
+    lines = sorted(CITATIONS[key] for key in keys)
+    return "\n\n".join([paragraph, "References", *lines])

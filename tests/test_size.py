@@ -1,0 +1,55 @@
+"""The package stays as small as it is: the limits may only be lowered."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "bayeslmm"
+
+MOST_FILES = 185
+MOST_LINES = 26_950
+"""Lines of code, without docstrings, comments and blank lines."""
+
+LONGEST_FILE = 700
+"""Lines of a file, docstrings and all."""
+
+NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+    tokenize.INDENT,
+    tokenize.NEWLINE,
+    tokenize.NL,
+}
+
+
+def code_lines(source):
+    """Numbers of the lines of a file that hold code."""
+    found = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in NO_CODE:
+            found |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            found -= set(range(node.lineno, node.end_lineno + 1))
+    return found
+
+
+def test_lines_of_code_are_counted():
+    source = (
+        '"""Doc."""\n\nx = (1,\n  2)  # comment\n# comment\n\ndef f():\n    """Doc.\n\n    """\n'
+    )
+    assert code_lines(source) == {3, 4, 7}
+
+
+def test_the_package_does_not_grow():
+    sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
+    assert len(sources) <= MOST_FILES
+    assert sum(len(code_lines(source)) for source in sources) <= MOST_LINES
+
+
+def test_no_file_is_long():
+    sizes = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in PACKAGE.rglob("*.py")}
+    assert not {name: size for name, size in sizes.items() if size > LONGEST_FILE}
