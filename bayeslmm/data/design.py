@@ -302,7 +302,8 @@ def build_design(
     check_variables(formula, names)
     variables = formula.variables
     named = weights if isinstance(weights, str) else None
-    frame = plain_frame(data, variables if named is None else variables | {named})
+    wanted = variables if named is None else variables | {named}
+    frame = plain_frame(data, sorted(wanted))
     values = precision_weights(weights, frame, data, names)
     check_infinite(frame, variables)
     gaps = None if values is None else np.isnan(values)

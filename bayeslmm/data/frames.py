@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def column_names(data: Any) -> list[str]:
     return [str(name) for name in _checked_names(columns)]
 
 
-def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
+def to_frame(data: Any, columns: Collection[str] | None = None) -> pd.DataFrame:
     """Turn a data frame of any kind into a new pandas data frame.
 
     Parameters
@@ -51,8 +51,9 @@ def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
     data : data frame or mapping
         A frame of pandas, polars, pyarrow or another library that narwhals reads, or a mapping
         from names to columns. It is never changed.
-    columns : iterable of str, optional
-        Take only those of these columns that exist; default all.
+    columns : set or list of str, optional
+        Take only those of these columns that exist; default all. They are in the order of the
+        data, or in that of a list.
 
     Returns
     -------
@@ -73,29 +74,37 @@ def to_frame(data: Any, columns: Iterable[str] | None = None) -> pd.DataFrame:
     """
     frame = _native(data)
     names = _checked_names(frame.columns)
-    wanted = set(map(str, names) if columns is None else columns)
-    places = [i for i, name in enumerate(names) if str(name) in wanted]
+    written = {str(name): name for name in names}
+    texts = _chosen(written, columns)
     if not len(frame):
         raise DataError("The data have no rows.")
     if isinstance(frame, pd.DataFrame):
-        taken = frame.take(places, axis=1).copy()
-        taken.columns = pd.Index([str(names[i]) for i in places], dtype=object)
+        own = {text: frame[written[text]].copy() for text in texts}
+        taken = pd.DataFrame(own, index=frame.index, copy=False)
+        taken.columns = pd.Index(texts, dtype=object)
         return taken
-    texts = [str(names[i]) for i in places]
     read = {text: _of_narwhals(frame[text], text) for text in texts}
     return pd.DataFrame(
         read, index=pd.RangeIndex(len(frame)), columns=pd.Index(texts, dtype=object)
     )
 
 
-def plain_frame(data: Any, columns: Iterable[str]) -> pd.DataFrame:
+def _chosen(names: Collection[str], columns: Collection[str] | None) -> list[str]:
+    if columns is None:
+        return list(names)
+    if isinstance(columns, Sequence):
+        return [name for name in columns if name in names]
+    return [name for name in names if name in columns]
+
+
+def plain_frame(data: Any, columns: Collection[str]) -> pd.DataFrame:
     """Turn columns of a data frame of any kind into the forms that models are built from.
 
     Parameters
     ----------
     data : data frame or mapping
         As for `to_frame`.
-    columns : iterable of str
+    columns : set or list of str
         Take only those of these columns that exist.
 
     Returns
@@ -246,7 +255,7 @@ def complete_cases(
     Returns
     -------
     frame : pandas.DataFrame
-        A copy of the complete rows of the variables, under their original index.
+        The complete rows of the variables, under their original index.
     dropped : ndarray of int
         Positions of the dropped rows in `frame`, increasing.
 
@@ -274,8 +283,7 @@ def complete_cases(
             f"No row is complete: each of the {len(frame)} rows lacks a value of some variable "
             f"(missing values: {counts})."
         )
-    place = {name: i for i, name in enumerate(frame.columns)}
-    complete = frame.take([place[name] for name in names], axis=1)
+    complete = frame if list(frame.columns) == names else frame[names]
     if drop.any():
         complete = _plain(complete.take(np.flatnonzero(~drop)))  # no longer nullable
     return complete, np.flatnonzero(drop)
