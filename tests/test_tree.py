@@ -15,8 +15,9 @@ from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.priors.defaults import default_priors, flat_priors
 from bayeslmm.sampling.log_densities import log_likelihood, log_prior
+from bayeslmm.sampling.prior_predictive import prior_predictive
 from bayeslmm.sampling.tree import obs_coord, posterior_tree
-from bayeslmm.sampling.variables import effect_arrays, prior_predictive
+from bayeslmm.sampling.variables import effect_arrays
 
 CHAINS, DRAWS = 2, 5
 ATTRS = {"method": "made up", "inference_library": "numpy", "tuning_steps": 3, "reason": None}
