@@ -149,10 +149,10 @@ def _subtract_by_level(
 ) -> None:
     """Add what depends on the level to leverages and residuals (n, C), in place."""
     k, p = system.z.shape[1], system.x.shape[1]
-    crossed = (system.z[:, :, None] * system.x[:, None, :]).reshape(-1, k * p)
+    crossed = (system.z[:, :, None] * system.x[:, None, :]).reshape(len(system.y), k * p)
     monomials = np.hstack([_monomials(system.z), crossed])  # (n, K)
     coefficients = np.concatenate(
-        [_coefficients(quadratic), -2.0 * turned.reshape(*turned.shape[:2], -1)], axis=2
+        [_coefficients(quadratic), -2.0 * turned.reshape(*turned.shape[:2], k * p)], axis=2
     )  # (C, J, K)
     by_level = np.ascontiguousarray(coefficients.transpose(1, 2, 0))
     modes = np.ascontiguousarray(modes.transpose(1, 2, 0))
