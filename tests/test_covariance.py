@@ -8,6 +8,7 @@ from dense import relative_factor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.covariance.structure import (
     Structure,
     correlation_cholesky,
@@ -20,8 +21,8 @@ from bayeslmm.covariance.structure import (
     sds_and_correlation,
     split,
     theta_from_factor,
-    unconstrained,
 )
+from bayeslmm.estimation.start import Start, vector_of
 
 STRUCTURES = [
     Structure(1, ((0,),)),
@@ -43,7 +44,9 @@ seeds = st.integers(0, 2**32 - 1)
 def test_unconstrained_coordinates_round_trip(structure, seed):
     eta = np.random.default_rng(seed).normal(size=structure.n_theta)
     factor = relative_factor(structure, eta, 0.3)
-    assert unconstrained(structure, factor, np.exp(0.3)) == pytest.approx(eta, abs=1e-9)
+    estimate = Start((factor,), np.exp(0.3), np.empty(0), np.empty((0, 0)))
+    found = vector_of(plain_coordinates([structure]), estimate)
+    assert found == pytest.approx(np.append(eta, 0.3), abs=1e-9)
 
 
 @given(structures, seeds)

@@ -12,14 +12,15 @@ from scipy.optimize import minimize
 from scipy.stats import chi2
 from slow_cases import one_in, slow, some
 
+from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.covariance.structure import (
     sds_and_correlation,
     split,
-    unconstrained,
 )
 from bayeslmm.data.design import build_design
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.profile import profile_intervals
+from bayeslmm.estimation.start import vector_of
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
@@ -115,11 +116,7 @@ def least_deviance(model, interval, value):
 
 def start_of(model):
     """The estimate in the coordinates of `deviance`."""
-    structures = model.plan.products.structures
-    pieces = [
-        unconstrained(s, t, model.sigma) for s, t in zip(structures, model.factors, strict=True)
-    ]
-    return np.append(np.concatenate(pieces), np.log(model.sigma))
+    return vector_of(plain_coordinates(model.plan.products.structures), model)
 
 
 def assert_limits_lose_the_quantile(model, kinds):

@@ -26,6 +26,7 @@ from bayeslmm.covariance.structure import (
     correlation_coordinates,
     correlation_log_jacobian,
     correlation_log_jacobian_slope,
+    lower_factor,
 )
 
 Array = NDArray[np.float64]
@@ -143,11 +144,6 @@ class Coordinates:
         return [int(start) for start in np.cumsum([0, *sizes])]
 
     @property
-    def n_relative(self) -> int:
-        """Number of covariance parameters but sigma."""
-        return self._starts[-1]
-
-    @property
     def sigma(self) -> int:
         """Place of log sigma."""
         return self._starts[-1]
@@ -241,7 +237,7 @@ class Coordinates:
                 chols.append(chol)
             else:
                 root = np.linalg.solve(w, sd[:, :, None] * chol)
-                scales, rows = unit_rows(lower_roots(structure, root))
+                scales, rows = unit_rows(lower_factor(structure, root))
                 sds.append(scales)
                 chols.append(rows)
         gamma = points.beta @ self.fixed.T if len(self.fixed) else points.beta[:, :0]
@@ -309,18 +305,6 @@ def plain_coordinates(structures: Sequence[Structure]) -> Coordinates:
 def is_identity(matrix: Array) -> bool:
     """Whether a matrix maps everything to itself."""
     return bool(np.array_equal(matrix, np.eye(len(matrix))))
-
-
-def lower_roots(structure: Structure, roots: Array) -> Array:
-    """Lower triangular roots (S, k, k) with nonnegative diagonals of ``root @ root.T``."""
-    lower = np.zeros_like(roots)
-    for block in structure.blocks:
-        rows = np.array(block)
-        part = roots[:, rows[:, None], rows]
-        triangle = np.linalg.qr(part.swapaxes(1, 2), mode="r").swapaxes(1, 2)
-        diagonal = np.diagonal(triangle, axis1=1, axis2=2)
-        lower[:, rows[:, None], rows] = triangle * np.where(diagonal < 0, -1.0, 1.0)[:, None, :]
-    return lower
 
 
 def unit_rows(roots: Array) -> tuple[Array, Array]:

@@ -97,18 +97,23 @@ def theta_from_factor(structure: Structure, factor: Array) -> Array:
 
 
 def lower_factor(structure: Structure, root: Array) -> Array:
-    """Lower-triangular T with a nonnegative diagonal and T T' = root root', block by block.
+    """Lower triangular T (..., k, k) with T T' = root root', block by block."""
+    lower = np.zeros_like(root)
+    for block in structure.blocks:
+        rows = np.array(block)
+        lower[..., rows[:, None], rows] = lower_root(root[..., rows[:, None], rows])
+    return lower
+
+
+def lower_root(root: Array) -> Array:
+    """Lower triangle L (..., k, k), of nonnegative diagonal, with L L' = root root'.
 
     A QR decomposition rather than a Cholesky factorisation, so that a singular covariance matrix
     keeps its exact rank.
     """
-    lower = np.zeros((structure.n_coefs, structure.n_coefs))
-    for block in structure.blocks:
-        rows = list(block)
-        triangle = np.linalg.qr(root[rows][:, rows].T, mode="r").T
-        signs = np.where(np.diag(triangle) < 0, -1.0, 1.0)
-        lower[np.ix_(rows, rows)] = triangle * signs
-    return lower
+    triangle = np.linalg.qr(root.swapaxes(-2, -1), mode="r").swapaxes(-2, -1)
+    signs = np.where(np.diagonal(triangle, axis1=-2, axis2=-1) < 0, -1.0, 1.0)
+    return np.asarray(triangle * signs[..., None, :])
 
 
 def sds_and_correlation(factor: Array) -> tuple[Array, Array]:
@@ -207,15 +212,6 @@ def _jacobian_powers(structure: Structure) -> Array:
             for col in range(row)
         ]
     )
-
-
-def unconstrained(structure: Structure, factor: Array, sigma: float) -> Array:
-    """Unconstrained eta (n_theta,) of a relative factor T (k, k) at residual sd sigma."""
-    sds, _ = sds_and_correlation(factor)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rows = factor / sds[:, None]
-        logs = np.log(sds * sigma)
-    return np.concatenate([logs, correlation_coordinates(structure, rows)])
 
 
 def is_singular(working: Array, factor: Array, tolerance: float) -> bool:

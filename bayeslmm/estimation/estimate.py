@@ -15,13 +15,13 @@ from bayeslmm.covariance.structure import (
     factor_from_theta,
     is_singular,
     lower_factor,
+    lower_root,
     split,
     theta_from_factor,
 )
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.exceptions import NoEstimateError
-from bayeslmm.likelihood.batch import batch_system
-from bayeslmm.likelihood.batch_criteria import has_batch_criteria, profiled_criteria
+from bayeslmm.likelihood.batch_criteria import criteria_system, profiled_criteria
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -132,8 +132,7 @@ class Fit:
         """Lower root (p, p) of `vcov`: exact where covariates far from zero make it singular."""
         if self.given_beta:
             return np.asarray(np.linalg.cholesky(self.vcov))
-        lower = np.linalg.qr(self.factorisation.beta_root.T, mode="r").T
-        return self.sigma * np.asarray(lower * np.sign(np.diag(lower)))
+        return self.sigma * lower_root(self.factorisation.beta_root)
 
 
 def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
@@ -156,13 +155,11 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
         If the model reproduces the response exactly, so that sigma is zero.
     """
     reml = method == "REML"
-    system = batch_system(plan) if plan.n_tail == 0 else None
-    batch = None
-    if system is not None and has_batch_criteria(system):
-        batch = partial(profiled_criteria, system, reml=reml)
     if plan.products.fixed[-1, -1] == 0.0:
         raise NoEstimateError(EXACT_RESPONSE)
     with single_threaded():
+        system = criteria_system(plan)
+        batch = None if system is None else partial(profiled_criteria, system, reml=reml)
         optimum = minimise(
             lambda x: _criterion_and_gradient(plan, x, reml),
             _start(plan),

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints, lower_roots
+from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints
+from bayeslmm.covariance.structure import lower_factor
 from bayeslmm.data.frames import listed
 from bayeslmm.estimation.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.estimation.optimise import Optimum, hessian, minimise
@@ -102,7 +103,7 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
     point = _canonical(search.point(optimum.x))
     x = coordinates.vector(point)[0]
     factors = tuple(
-        lower_roots(s, t)[0] for s, t in zip(coordinates.structures, point.factors, strict=True)
+        lower_factor(s, t[0]) for s, t in zip(coordinates.structures, point.factors, strict=True)
     )
     sigma, d = float(point.sigma[0]), coordinates.n_covariance
     prior = beta_prior(priors)

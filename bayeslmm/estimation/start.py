@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import Coordinates, Points, lower_roots, unit_rows
+from bayeslmm.covariance.coordinates import Coordinates, Points, unit_rows
+from bayeslmm.covariance.structure import lower_factor
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, user_factors
 from bayeslmm.exceptions import NoEstimateError
 from bayeslmm.likelihood.elimination import Plan
@@ -143,7 +144,7 @@ def starting_point(plan: Plan, priors: Priors, fit: Fit | Start) -> Array:
 def vector_of(coordinates: Coordinates, fit: Fit | Start) -> Array:
     """Coordinates (d,) of an estimate; not finite where it is at a boundary."""
     roots = [fit.sigma * t[None] for t in fit.factors]
-    lower = [lower_roots(s, t) for s, t in zip(coordinates.structures, roots, strict=True)]
+    lower = [lower_factor(s, t) for s, t in zip(coordinates.structures, roots, strict=True)]
     sds, chols = zip(*(unit_rows(root) for root in lower), strict=True) if lower else ((), ())
     user = Points(sds=sds, chols=chols, sigma=np.array([fit.sigma]), beta=fit.beta[None])
     return coordinates.vector(coordinates.to_working(user))[0]

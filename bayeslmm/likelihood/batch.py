@@ -92,11 +92,11 @@ class BatchSystem:
         return self.fixed_map is not None and (self.plan.n_tail == 0 or self.schur_map is not None)
 
 
-def batch_system(plan: Plan) -> BatchSystem:
-    """Arrange a plan for batches."""
+def batch_system(plan: Plan, classes: Indices | None = None) -> BatchSystem:
+    """Arrange a plan for batches; `classes` are those of the leading factor's levels, if known."""
     products, lead = plan.products, plan.lead
     blocks, mixed = products.random[lead], products.mixed[lead]
-    classes = level_classes(blocks)
+    classes = level_classes(blocks) if classes is None else classes
     representative = np.unique(classes, return_index=True)[1]
     counts = np.bincount(classes).astype(float)
     k, width, size = blocks.shape[1], mixed.shape[2], len(counts)

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from bayeslmm.likelihood.batch import (
     BatchSystem,
+    batch_system,
     batched_cholesky,
     eliminate_lead,
     lead_equations,
     lower_pairs,
 )
+from bayeslmm.likelihood.elimination import Plan, level_classes
 from bayeslmm.likelihood.marginal import LOG_2PI
 
 Array = NDArray[np.float64]
@@ -31,10 +33,20 @@ Array = NDArray[np.float64]
 LARGEST = 512
 """Distinct blocks of Z'Z up to which a batch takes less time than its members one by one."""
 
+MOST_LEVELS = 20_000
+"""Levels up to which arranging a plan for batches takes little of the time of a search."""
 
-def has_batch_criteria(system: BatchSystem) -> bool:
-    """Whether :func:`profiled_criteria` serves a plan, and pays."""
-    return system.batched and system.plan.n_tail == 0 and len(system.counts) <= LARGEST
+
+def criteria_system(plan: Plan) -> BatchSystem | None:
+    """The plan arranged for :func:`profiled_criteria`; None where that does not serve, or pay."""
+    blocks = plan.products.random[plan.lead]
+    if plan.n_tail or plan.nested or plan.split is not None or len(blocks) > MOST_LEVELS:
+        return None
+    classes = level_classes(blocks)
+    if classes.max() >= LARGEST:
+        return None
+    system = batch_system(plan, classes)
+    return system if system.batched else None
 
 
 def profiled_criteria(system: BatchSystem, theta: Array, reml: bool) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
+from bayeslmm.covariance.structure import lower_root
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, parameters_of_columns
 from bayeslmm.estimation.progress import stages
@@ -160,7 +161,7 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
             root = np.linalg.cholesky(cov)
             if priors.beta_sampled:
                 centre = np.concatenate([centre, priors.fixed_map @ reml.beta])
-                root = block_diag(root, _lower(priors.fixed_map @ reml.vcov_root))
+                root = block_diag(root, lower_root(priors.fixed_map @ reml.vcov_root))
             if ranges.contains(centre):
                 return centre, ranges.narrow(root)
     mode = search_mode(plan, priors, reml)
@@ -180,12 +181,6 @@ def _is_determined(cov: Array, largest_sd: float) -> bool:
     sds = np.sqrt(np.diag(cov))
     distinct = np.linalg.eigvalsh(cov / np.outer(sds, sds))[0] > DEPENDENT
     return bool(distinct and np.max(sds) < largest_sd)
-
-
-def _lower(root: Array) -> Array:
-    """Lower triangular root of the same covariance matrix."""
-    lower = np.linalg.qr(root.T, mode="r").T
-    return np.asarray(lower * np.where(np.diag(lower) < 0, -1.0, 1.0))
 
 
 def _statistics(run: CovarianceDraws) -> dict[str, Array]:
