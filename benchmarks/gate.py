@@ -124,6 +124,15 @@ def means(post: Any) -> dict[str, list[float]]:
     }
 
 
+def stated_priors() -> dict[str, Any]:
+    """A prior for every parameter of the sleepstudy model: defaults may differ between checkouts."""
+    from bayeslmm.priors import LKJ, HalfStudentT, Normal
+
+    scale = HalfStudentT(3.0, 50.0)
+    fixed = {"Intercept": Normal(300.0, 140.0), "Days": Normal(0.0, 50.0)}
+    return fixed | {"sd": scale, "cor": LKJ(1.0), "sigma": scale}
+
+
 def work_small() -> dict[str, Any]:
     """The sleepstudy model."""
     from reference_data import load_reference_data
@@ -137,7 +146,10 @@ def work_small() -> dict[str, Any]:
     name = "sleepstudy REML and tests"
     times[name], _ = timed(name, lambda: blm.LMM(SMALL, frame).reml().fixef(), WARM_UP)
     name = "sleepstudy posterior"
-    times[name], post = timed(name, lambda: blm.LMM(SMALL, frame).fit(random_seed=1), 1)
+    priors = stated_priors()
+    times[name], post = timed(
+        name, lambda: blm.LMM(SMALL, frame, priors=priors).fit(random_seed=1), 1
+    )
     answers = {"criterion, sleepstudy": float(reml.criterion), "means, sleepstudy": means(post)}
     return {"file": blm.__file__, "times": times, "answers": answers}
 
