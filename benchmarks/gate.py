@@ -125,7 +125,7 @@ def means(post: Any) -> dict[str, list[float]]:
 
 
 def stated_priors() -> dict[str, Any]:
-    """A prior for every parameter of the sleepstudy model: defaults may differ between checkouts."""
+    """A prior for every parameter of sleepstudy: defaults may differ between checkouts."""
     from bayeslmm.priors import LKJ, HalfStudentT, Normal
 
     scale = HalfStudentT(3.0, 50.0)
