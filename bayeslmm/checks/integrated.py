@@ -8,7 +8,7 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -123,14 +123,37 @@ def leave_out(
     simple = groups is None and has_level_forms(plan)
     scorer = _level_scorer if simple else _row_scorer
     batches, score = scorer(design, plan, priors, joint, groups, moments)
+    moments = moments and groups is None
+    result = _empty(joint.size, design.n if groups is None else int(groups.max()) + 1, moments)
+
+    def store(rows: slice) -> None:
+        part = score(rows)
+        for name in ("log_density", "in_sample", "mean", "sd"):
+            if (values := getattr(result, name)) is not None:
+                values[rows] = getattr(part, name)
+
     with single_threaded(), np.errstate(divide="ignore", invalid="ignore"):
         if simple:
-            parts = run_parallel(score, batches)
+            run_parallel(store, batches)
         else:
-            parts = [score(rows) for rows in tracked(batches, "Leave-out", progressbar)]
-    result = _joined(parts)
+            for rows in tracked(batches, "Leave-out", progressbar):
+                store(rows)
     _check_finite(result.log_density)
     return result
+
+
+def _empty(draws: int, scores: int, moments: bool) -> LeaveOut:
+    """Room for the scores of all draws; those of one row or group lie side by side in memory."""
+
+    def room() -> Array:
+        return np.empty((scores, draws)).T
+
+    return LeaveOut(
+        log_density=room(),
+        in_sample=room(),
+        mean=room() if moments else None,
+        sd=room() if moments else None,
+    )
 
 
 Scorer = tuple[list[slice], Callable[[slice], LeaveOut]]
@@ -235,23 +258,6 @@ def _score_rows(
         mean=(design.y[:, None] - residual / left).T if moments else None,
         sd=(np.exp(0.5 * log_variance) / np.sqrt(left)).T if moments else None,
     )
-
-
-def _joined(parts: Sequence[LeaveOut]) -> LeaveOut:
-    """Scores of all draws; those of one row or group lie side by side in memory."""
-    first, total = parts[0], sum(len(part.log_density) for part in parts)
-    arrays: dict[str, Array | None] = {}
-    for name in ("log_density", "in_sample", "mean", "sd"):
-        if getattr(first, name) is None:
-            arrays[name] = None
-            continue
-        joined, start = np.empty((first.log_density.shape[1], total)), 0
-        for part in parts:
-            values = getattr(part, name)
-            joined[:, start : start + len(values)] = values.T
-            start += len(values)
-        arrays[name] = joined.T
-    return LeaveOut(**arrays)  # type: ignore[arg-type]
 
 
 def _score_groups(system: RowSystem, forms: RowForms, sigma: Array, groups: Indices) -> LeaveOut:
