@@ -80,9 +80,9 @@ def check_replaceable(path: Path, *, overwrite: bool, folder: bool = False) -> N
     if not os.path.isdir(path.parent):
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}.")
     restore(path)
-    if not os.path.exists(path):
+    mode = _mode(path)
+    if mode is None:
         return
-    mode = os.stat(path).st_mode
     if not (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
         kinds = {stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFIFO: "pipe"}
         kind = kinds.get(stat.S_IFMT(mode), "device or socket")
@@ -98,9 +98,17 @@ def restore(path: Path) -> None:
         return
     for old in _fragments(target, ASIDE):
         with _lock(old, wait=True) as ours:
-            if ours and os.path.lexists(old) and not os.path.lexists(target):
+            free = os.path.lexists(old) and not os.path.lexists(target)
+            if ours and free and _renamed(old, target):
                 _log.warning("%s: what a killed process had set aside is put back", path)
-                os.rename(old, target)
+
+
+def _mode(path: Path) -> int | None:
+    """What kind of thing is there, asked in one step: another process may take it away."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):  # as os.path.exists
+        return None
 
 
 def _exists(path: Path) -> str:
@@ -199,8 +207,9 @@ def _sync(path: Path) -> None:
 
 
 def _keep_mode(temporary: Path, target: Path) -> None:
-    if target.exists():
-        os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+    mode = _mode(target)
+    if mode is not None:
+        os.chmod(temporary, stat.S_IMODE(mode))
 
 
 def _put_file(temporary: Path, target: Path, *, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -205,6 +206,27 @@ def test_a_folder_that_cannot_be_moved_stays(tmp_path, monkeypatch, which):
     assert names(path) == [path.name]
 
 
+@pytest.mark.usefixtures("no_exchange")
+@pytest.mark.parametrize("which", [1, 2, 3, 4])
+def test_what_another_process_takes_away_is_not_missed(tmp_path, monkeypatch, which):
+    """The other one puts the old folder aside at the moment at which it is looked at."""
+    path, look, calls = tmp_path / "folder.d", os.stat, []
+    put(path, "old")
+
+    def gone(name, *args, **kwargs):
+        if name == path:
+            calls.append(name)
+            if len(calls) == which:
+                shutil.rmtree(path)
+        return look(name, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", gone)
+        put(path, "new")
+    assert len(calls) >= 2
+    assert got(path) == "new"
+
+
 @posix
 @pytest.mark.usefixtures("no_exchange")
 def test_a_folder_set_aside_by_the_dead_is_put_back(tmp_path, caplog):
@@ -263,11 +285,13 @@ def test_two_writers_killed_at_any_moment(tmp_path, name, exchange, rounds):
     path = tmp_path / name
     for round_ in range(rounds):
         processes = [writer(path, text, exchange) for text in ("one", "two")]
+        ends = []
         for process in processes:
             time.sleep(0.05 + 0.007 * round_)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
+            process.kill()
+            ends.append(process.wait())
             process.stdout.close()
+        assert ends == [-signal.SIGKILL] * 2  # neither had ended by itself
         restore(path)
         assert whole(path) in ("one", "two")
     with replacing(path, overwrite=True, folder=path.is_dir()):
