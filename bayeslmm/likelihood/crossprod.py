@@ -22,7 +22,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.coordinates import Theta
 from bayeslmm.covariance.structure import Structure
+from bayeslmm.covariance.unstructured import Unstructured
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -138,6 +140,11 @@ class CrossProducts:
     basis: Basis
 
     @property
+    def theta(self) -> Theta:
+        """The coordinates in which likelihoods are maximised."""
+        return Theta(self.structures)
+
+    @property
     def n_fixed(self) -> int:
         """Number of fixed-effects coefficients p."""
         return self.fixed.shape[0] - 1
@@ -202,7 +209,7 @@ def working_basis(
     shift = _solve_upper(r, q.T @ (y * root))
     scale = np.sqrt(len(y))
     fixed = _solve_upper(r, np.eye(X.shape[1])) * scale
-    random = tuple(_block_basis(f.Z * root[:, None], f.blocks) for f in factors)
+    random = tuple(_block_basis(f.Z * root[:, None], _structure(f)) for f in factors)
     return Basis(fixed=fixed, shift=shift, random=random)
 
 
@@ -247,21 +254,28 @@ def cross_products(
             _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
             for i, j in combinations(range(len(factors)), 2)
         ),
-        structures=tuple(Structure(f.Z.shape[1], f.blocks) for f in factors),
+        structures=tuple(_structure(f) for f in factors),
         basis=basis,
     )
 
 
-def _block_basis(z: Array, blocks: tuple[tuple[int, ...], ...]) -> Array:
-    """Map (k, k) that orthonormalises each block, or only scales a rank-deficient one."""
+def _structure(factor: RandomColumns) -> Structure:
+    return Unstructured(factor.Z.shape[1], factor.blocks)
+
+
+def _block_basis(z: Array, structure: Structure) -> Array:
+    """Map (k, k) that orthonormalises each block, or only scales it.
+
+    That is where its columns are dependent, or where its structure would not survive mixing them.
+    """
     k = z.shape[1]
     basis = np.zeros((k, k))
     scale = np.sqrt(len(z))
-    for block in blocks:
+    for block in structure.blocks:
         columns = list(block)
         r = np.linalg.qr(z[:, columns], mode="r")
         lengths = np.linalg.norm(r, axis=0)
-        if np.all(np.abs(np.diag(r)) > RANK_TOLERANCE * lengths):
+        if structure.mixes and np.all(np.abs(np.diag(r)) > RANK_TOLERANCE * lengths):
             basis[np.ix_(columns, columns)] = _solve_upper(r, np.eye(len(block))) * scale
         else:
             basis[columns, columns] = scale / np.where(lengths > 0, lengths, scale)
