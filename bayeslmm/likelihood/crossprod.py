@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from typing import Protocol
 
@@ -145,7 +146,7 @@ class CrossProducts:
     @property
     def theta(self) -> Theta:
         """The coordinates in which likelihoods are maximised."""
-        return Theta(self.structures)
+        return _theta(self.structures)
 
     @property
     def n_fixed(self) -> int:
@@ -309,6 +310,11 @@ def cross_products(
         structures=tuple(_structure(f) for f in factors),
         basis=basis,
     )
+
+
+@cache
+def _theta(structures: tuple[Structure, ...]) -> Theta:
+    return Theta(structures)
 
 
 def _structure(factor: RandomColumns) -> Structure:
