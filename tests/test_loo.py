@@ -214,7 +214,7 @@ def test_parts_of_any_size_give_the_same(name, monkeypatch):
     monkeypatch.setattr("bayeslmm.checks.row_forms.ENTRIES", 1)
     monkeypatch.setattr("bayeslmm.checks.integrated.ENTRIES", 1)
     monkeypatch.setattr("bayeslmm.checks.integrated.ROW_ENTRIES", 1)
-    monkeypatch.setattr("bayeslmm.checks.row_roots.ROW_ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.checks.row_forms.ROW_ENTRIES", 1)
     assert_scores(model)
     assert_scores(model, "half")
 

@@ -15,9 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.checks.level_forms import has_level_forms, level_forms, level_system
-from bayeslmm.checks.row_forms import ENTRIES, RowSystem, row_forms, row_system
-from bayeslmm.checks.row_roots import ROW_ENTRIES, RowForms
+from bayeslmm.checks.row_forms import (
+    ENTRIES,
+    ROW_ENTRIES,
+    RowForms,
+    RowSystem,
+    has_level_forms,
+    level_forms,
+    level_system,
+    row_forms,
+    row_system,
+)
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import SamplingError
