@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from bayeslmm.checks.row_forms import RowForms, RowSystem, row_forms, row_system
+from bayeslmm.checks.row_forms import RowForms, leverages, row_forms, row_system
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.likelihood.elimination import Plan
@@ -76,17 +76,15 @@ def row_residuals(
     leverage : ndarray (S, n)
         Derivative of the fitted value by the response (lme4's ``hatvalues``).
     """
-    system = row_system(design, plan, None if given_beta else prior)
-    pearson, leverage = [], []
-    root_weights = np.sqrt(system.weights)[:, None]
+    system = row_system(design, plan, prior, given_beta=given_beta)
+    pearson, leverage = np.empty((2, design.n, joint.size))
     with single_threaded():
-        for rows in system.batches(joint.size):
-            sigma = joint.sigma[rows]
-            relative = [root[rows] / sigma[:, None, None] for root in joint.roots]
-            forms = row_forms(system, relative, sigma, joint.beta[rows] if given_beta else None)
-            pearson.append((root_weights * forms.residual / sigma).T)
-            leverage.append((system.weights[:, None] * forms.leverage).T)
-    return np.concatenate(pearson), np.concatenate(leverage)
+        for draws in system.batches(joint.size):
+            for rows, share, residual in leverages(system, joint, draws):
+                weights = system.weights[rows, None]
+                pearson[rows, draws] = np.sqrt(weights) * residual / joint.sigma[draws]
+                leverage[rows, draws] = weights * share
+    return pearson.T, leverage.T
 
 
 def thinned(design: Design, plan: Plan, joint: JointDraws) -> JointDraws:
@@ -208,8 +206,10 @@ class StandardUnits:
 
     Attributes
     ----------
-    system : RowSystem
+    design : Design
         The data.
+    weights : ndarray (n,)
+        Their precision weights.
     forms : RowForms
         Rows of U at one draw, where H = W^1/2 UU' W^1/2, and the residuals of the data.
     sigma : float
@@ -220,7 +220,8 @@ class StandardUnits:
         The same of the sums along each random effect, a'Wa less what H takes from it.
     """
 
-    system: RowSystem
+    design: Design
+    weights: Array
     forms: RowForms
     sigma: float
     left: Array
@@ -228,16 +229,16 @@ class StandardUnits:
 
     def observed(self) -> Standardised:
         """The data in standard units."""
-        return self._standardised(self.system.design.y[None], self.forms.residual.T)
+        return self._standardised(self.design.y[None], self.forms.residual.T)
 
     def replicated(self, responses: Array) -> Standardised:
         """Other responses (R, n) of the same model in standard units."""
-        change = (responses - self.system.design.y).T
-        smooth = smoothed(self.forms, self.system.weights[:, None] * change)
+        change = (responses - self.design.y).T
+        smooth = smoothed(self.forms, self.weights[:, None] * change)
         return self._standardised(responses, (self.forms.residual + change - smooth).T)
 
     def _standardised(self, responses: Array, residuals: Array) -> Standardised:
-        design, weights = self.system.design, self.system.weights
+        design, weights = self.design, self.weights
         pearson = residuals * np.sqrt(weights) / self.sigma
         effects = []
         for factor, left in zip(design.random, self.effects_left, strict=True):
@@ -276,16 +277,19 @@ def standard_units(
     given_beta : bool
         Whether beta is not integrated out.
     """
-    system = row_system(design, plan, None if given_beta else prior)
+    system = row_system(design, plan, prior, given_beta=given_beta)
     for s in range(joint.size):
         draw = _draw(joint, s)
-        relative = [root / draw.sigma[:, None, None] for root in draw.roots]
         with single_threaded():
-            forms = row_forms(system, relative, draw.sigma, draw.beta if given_beta else None)
-            left = 1.0 - system.weights * forms.leverage[:, 0]
-            effects = tuple(_effects_left(system, forms, factor) for factor in design.random)
+            forms = row_forms(system, draw, slice(0, 1))
+            share = np.concatenate([forms.leverage(rows)[:, 0] for rows in forms.parts(AT_ONCE)])
+            left = 1.0 - system.weights * share
+            effects = tuple(
+                _effects_left(system.weights, forms, factor) for factor in design.random
+            )
         units = StandardUnits(
-            system=system,
+            design=design,
+            weights=system.weights,
             forms=forms,
             sigma=float(draw.sigma[0]),
             left=np.where(left > UNKNOWN, left, np.nan),
@@ -321,7 +325,7 @@ def smoothed(forms: RowForms, values: Array) -> Array:
             column = level[:, 0, i]
             total = sp.csr_array((column, (codes, np.arange(len(codes)))), (size, len(codes)))
             result += column[:, None] * (total @ values)[codes]
-    parts = list(_parts(forms))
+    parts = list(forms.parts(AT_ONCE))
     inner = sum(forms.border(rows)[0].T @ values[rows] for rows in parts)
     for rows in parts:
         result[rows] += forms.border(rows)[0] @ inner
@@ -340,29 +344,22 @@ def _sums(factor: RandomFactor, values: Array) -> sp.csr_array:
     return sp.csr_array((values, (factor.codes, np.arange(n))), (factor.n_levels, n))
 
 
-def _effects_left(system: RowSystem, forms: RowForms, factor: RandomFactor) -> Array:
+def _effects_left(weights: Array, forms: RowForms, factor: RandomFactor) -> Array:
     """Diagonal (J, k) of A'W^1/2 (I - H) W^1/2 A, A having a column per random effect."""
     result = np.empty((factor.n_levels, factor.n_coefs))
     for c in range(factor.n_coefs):
         covariate = factor.Z[:, c]
-        sums = _sums(factor, system.weights * covariate)
+        sums = _sums(factor, weights * covariate)
         whole = sums @ covariate
         taken = np.zeros((factor.n_levels, forms.width))
-        for rows in _parts(forms):
+        for rows in forms.parts(AT_ONCE):
             taken += sums[:, rows] @ forms.border(rows)[0]
         lost = np.sum(taken**2, axis=1)
         for codes, level in zip(forms.codes, forms.levels, strict=True):
             pairs, place = np.unique(factor.codes * len(codes) + codes, return_inverse=True)
             for i in range(level.shape[2]):
-                values = system.weights * covariate * level[:, 0, i]
+                values = weights * covariate * level[:, 0, i]
                 squares = np.bincount(place, weights=values) ** 2
                 lost += np.bincount(pairs // len(codes), squares, factor.n_levels)
         result[:, c] = np.where(whole - lost > UNKNOWN * whole, whole - lost, np.nan)
     return result
-
-
-def _parts(forms: RowForms) -> Iterator[NDArray[np.intp]]:
-    """Rows whose shared columns of U are held at once."""
-    n, step = len(forms.residual), max(1, AT_ONCE // max(1, forms.width))
-    for start in range(0, n, step):
-        yield np.arange(start, min(start + step, n))
