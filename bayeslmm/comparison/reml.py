@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.checks.few_levels import unbounded_parameters
+from bayeslmm.checks.sensitivity import unbounded_parameters
 from bayeslmm.comparison.estimates import Reported, own_fit, read_estimate
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood

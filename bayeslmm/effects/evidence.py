@@ -13,7 +13,6 @@ from scipy import stats
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
@@ -36,6 +35,7 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.density_sampler import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.summaries.parameters import joint_parameter
 
 Array = NDArray[np.float64]
 
@@ -278,7 +278,7 @@ class PosteriorEvidence:
 
     def _prior_differences(self, comparison: Comparison) -> Array:
         draws = self.priors.sample(np.random.default_rng(0), PRIOR_DRAWS)
-        parameter = partial(prior_parameter, draws)
+        parameter = partial(joint_parameter, draws)
         return self.symbols.values(comparison, partial(self._linear, draws.beta), parameter)
 
     def _prior_moments(self, form: LinearForm) -> tuple[float, float]:

@@ -14,13 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.covariance.unstructured import structure_of
 from bayeslmm.data.design import Design
+from bayeslmm.priors.record import PriorDraws
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
 Kind = Literal["beta", "sd", "cor", "sigma"]
@@ -164,6 +168,19 @@ def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -
     for position in reversed(parameter.index):
         values = values[..., position]
     return values
+
+
+def joint_parameter(draws: JointDraws | PriorDraws | WorkingPoints, row: Parameter) -> Array:
+    """Draws (S,) of one parameter; correlations in [-1, 1] in spite of rounding."""
+    if row.kind == "beta":
+        return draws.beta[:, row.index[0]]
+    points = draws if isinstance(draws, PriorDraws | WorkingPoints) else draws.points
+    if row.kind == "sigma":
+        return points.sigma
+    if row.kind == "sd":
+        return points.sds[row.factor][:, row.index[0]]
+    pair = points.chols[row.factor][:, list(row.index)]
+    return np.clip(np.sum(pair[:, 0] * pair[:, 1], axis=1), -1.0, 1.0)
 
 
 def sds_by_group(design: Design, sds: Sequence[Array]) -> dict[str, pd.Series]:
