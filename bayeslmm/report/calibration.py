@@ -12,7 +12,7 @@ import pandas as pd
 
 from bayeslmm.checks.calibration import ranked
 from bayeslmm.data.design import Design
-from bayeslmm.plots.calibration import plot_calibration
+from bayeslmm.plots.parameters import plot_calibration
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations
 from bayeslmm.sampling.uniformity import uniformity
