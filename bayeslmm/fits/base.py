@@ -18,7 +18,7 @@ from bayeslmm.summaries import matrices
 from bayeslmm.summaries.text import html_page
 
 if TYPE_CHECKING:
-    from bayeslmm.report.columns import Column
+    from bayeslmm.report.broom import Column
     from bayeslmm.report.tables import Markup
 
 Array = NDArray[np.float64]

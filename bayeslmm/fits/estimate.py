@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.quantities import Source
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
-    from bayeslmm.report.augment import Incomplete
-    from bayeslmm.report.columns import Column
+    from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.sampling.estimate_draws import Uncertainty
     from bayeslmm.sampling.joint_draws import JointDraws
     from bayeslmm.summaries.tidy import Effects
@@ -459,13 +458,13 @@ class Estimate(Predictions):
 
     @override
     def _column(self, level: float) -> Column:
-        from bayeslmm.report.columns import estimate_column
+        from bayeslmm.report.broom import estimate_column
 
         return estimate_column(self.fit, self.design, self._u, level)
 
     @override
     def glance(self) -> pd.DataFrame:
-        from bayeslmm.report.columns import glance_estimate
+        from bayeslmm.report.broom import glance_estimate
 
         return glance_estimate(self.fit, self.design)
 
@@ -473,7 +472,7 @@ class Estimate(Predictions):
     def augment(
         self, data: Any = None, *, incomplete: Incomplete = "omit", influence: bool = False
     ) -> pd.DataFrame:
-        from bayeslmm.report.augment import augment, estimate_values
+        from bayeslmm.report.broom import augment, estimate_values
 
         return augment(
             self.design,

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
-    from bayeslmm.report.augment import Incomplete
-    from bayeslmm.report.columns import Column
+    from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
     from bayeslmm.sampling.diagnostics import Diagnostics
 
@@ -428,13 +427,13 @@ class Posterior(PosteriorDraws):
 
     @override
     def _column(self, level: float) -> Column:
-        from bayeslmm.report.columns import posterior_column
+        from bayeslmm.report.broom import posterior_column
 
         return posterior_column(self.data, self.design, self.priors, self._joint, level)
 
     @override
     def glance(self) -> pd.DataFrame:
-        from bayeslmm.report.columns import glance_posterior
+        from bayeslmm.report.broom import glance_posterior
 
         return glance_posterior(self.data, self.design, self.priors, self.diagnostics)
 
@@ -442,7 +441,7 @@ class Posterior(PosteriorDraws):
     def augment(
         self, data: Any = None, *, incomplete: Incomplete = "omit", prob: float | None = None
     ) -> pd.DataFrame:
-        from bayeslmm.report.augment import augment, posterior_values
+        from bayeslmm.report.broom import augment, posterior_values
 
         prob, kind = posterior_tables.interval_defaults(prob)
         return augment(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.plots.calibration import plot_calibration
+from bayeslmm.plots.parameters import plot_calibration
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations
 from bayeslmm.sampling.uniformity import uniformity

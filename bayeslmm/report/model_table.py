@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayeslmm.comparison.models import check_same_data, check_same_fixed
 from bayeslmm.data.design import Design
-from bayeslmm.report.columns import GOODNESS, Column, Key
+from bayeslmm.report.broom import GOODNESS, Column, Key
 from bayeslmm.report.tables import (
     Format,
     Markup,
