@@ -14,8 +14,7 @@ from bayeslmm.checks.influence_words import group_messages, row_messages
 from bayeslmm.checks.report import Report
 from bayeslmm.checks.whitening import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_groups import group_names, row_groups
+from bayeslmm.data.design import Design, group_names, row_groups
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError

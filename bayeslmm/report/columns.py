@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.comparison.evidence import log_evidence
+from bayeslmm.comparison.models import log_evidence
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import PriorError, SamplingError

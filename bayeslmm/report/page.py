@@ -9,7 +9,7 @@ from bayeslmm.estimation.estimate import Fit
 from bayeslmm.report import sections
 from bayeslmm.report.findings import Findings, find
 from bayeslmm.report.tables import templates
-from bayeslmm.summaries.fits import is_estimate
+from bayeslmm.summaries import is_estimate
 from bayeslmm.summaries.posterior_tables import interval_defaults, parameter_table
 from bayeslmm.summaries.text import estimate_notes
 from bayeslmm.writing import check_replaceable, replacing
