@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 import pandas as pd
 
-from bayeslmm.summaries.fits import EstimateLike, FitLike, PosteriorLike, verbs
+from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
     from bayeslmm.checks.influence import GroupInfluence, PosteriorInfluence, RowInfluence

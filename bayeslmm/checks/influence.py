@@ -15,8 +15,7 @@ from bayeslmm.checks.integrated import affordable, leave_out_densities
 from bayeslmm.checks.report import Report
 from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_groups import group_names, row_groups
+from bayeslmm.data.design import Design, group_names, row_groups
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError

@@ -18,8 +18,7 @@ from scipy.stats import norm
 
 from bayeslmm.checks.integrated import LeaveOut, affordable, leave_out
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_groups import group_names, row_groups
+from bayeslmm.data.design import Design, group_names, row_groups
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan

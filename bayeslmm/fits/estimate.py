@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.sampling.estimate_draws import Uncertainty
     from bayeslmm.sampling.joint_draws import JointDraws
-    from bayeslmm.summaries.tidy import Effects
+    from bayeslmm.summaries.parameters import Effects
     from bayeslmm.summaries.variance_explained import R2Method, Spread
 
 Array = NDArray[np.float64]
@@ -178,9 +178,7 @@ class Estimate(Predictions):
     def tidy(
         self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
     ) -> pd.DataFrame:
-        from bayeslmm.summaries.tidy import tidy_fit
-
-        return tidy_fit(self.fit, self.design, effects, level)
+        return estimate_tables.tidy_table(self.fit, self.design, effects, level)
 
     @override
     def icc(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 
 from bayeslmm.plots.common import Backend
-from bayeslmm.summaries.fits import EstimateLike, FitLike, PosteriorLike, verbs
+from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
