@@ -9,7 +9,7 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.checks.standardised import standard_units
-from bayeslmm.sampling.estimate_draws import point_draws
+from bayeslmm.sampling.joint_draws import point_draws
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
 ROUNDING = 1e-8

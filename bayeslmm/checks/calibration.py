@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.sampling.variables import effect_arrays
+from bayeslmm.sampling.tree import effect_arrays
 from bayeslmm.schema import BETA, SIGMA
 from bayeslmm.summaries.parameters import parameter_draws, parameters
 

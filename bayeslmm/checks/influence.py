@@ -21,7 +21,7 @@ from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.matrices import independent_columns
 from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.sampling.estimate_draws import point_draws
+from bayeslmm.sampling.joint_draws import point_draws
 from bayeslmm.summaries.parameters import covariance_parameters, parameters
 
 Array = NDArray[np.float64]

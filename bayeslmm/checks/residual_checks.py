@@ -39,8 +39,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.estimate_draws import point_draws
-from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.summaries.text import listed
 
 Array = NDArray[np.float64]

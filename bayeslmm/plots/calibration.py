@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.plots.common import BAND_ALPHA, Backend, chosen_backend, variable_name
-from bayeslmm.sampling.uniformity import band, counts_below
+from bayeslmm.sampling.calibration import band, counts_below
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

@@ -23,7 +23,7 @@ from bayeslmm.plots.common import (
     variable_name,
 )
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.prior_predictive import prior_predictive
+from bayeslmm.sampling.groups import prior_predictive
 from bayeslmm.summaries.parameters import parameter_draws, parameters
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from bayeslmm.checks.calibration import ranked
 from bayeslmm.data.design import Design
 from bayeslmm.plots.calibration import plot_calibration
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations
-from bayeslmm.sampling.uniformity import uniformity
+from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations, uniformity
 from bayeslmm.summaries import text
 from bayeslmm.summaries.parameters import probability
 

@@ -15,13 +15,11 @@ from bayeslmm.data.design import Design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.effect_summary import summarise_effects
-from bayeslmm.sampling.engine import sample_posterior
+from bayeslmm.sampling.collapsed import find_mode, gaussian_root
+from bayeslmm.sampling.engine import require_positive, sample_posterior
+from bayeslmm.sampling.groups import effect_group, log_likelihood, log_prior, summarise_effects
 from bayeslmm.sampling.joint_draws import points_of
-from bayeslmm.sampling.laplace import find_mode, gaussian_root
-from bayeslmm.sampling.log_densities import log_likelihood, log_prior
-from bayeslmm.sampling.refit import require_positive
-from bayeslmm.sampling.tree import EFFECT_GROUP, SAMPLE_DIMS, assemble, effect_group
+from bayeslmm.sampling.tree import EFFECT_GROUP, SAMPLE_DIMS, assemble
 from bayeslmm.schema import BETA
 
 _log = logging.getLogger(__name__)

@@ -17,9 +17,8 @@ from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.update import update_formula
 from bayeslmm.priors.defaults import resolve_priors
-from bayeslmm.priors.families import Prior
+from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.keys import addressed
-from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors
 
 _log = logging.getLogger(__name__)

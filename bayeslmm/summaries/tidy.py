@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import coefficient_frames
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.sampling.variables import effect_arrays
+from bayeslmm.sampling.tree import effect_arrays
 from bayeslmm.schema import BETA
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds, parameter_table
 from bayeslmm.summaries.parameters import KINDS, Kind
