@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bayeslmm.checks.standardised import standard_units
 from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.checks.residuals import standard_units
-from bayeslmm.sampling.estimate_draws import point_draws
+from bayeslmm.sampling.joint_draws import point_draws
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
 ROUNDING = 1e-8

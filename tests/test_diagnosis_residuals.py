@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bayeslmm.checks.whitening import independent_parts, marginal_residuals
 from scipy import stats
 
 import bayeslmm as blm
@@ -15,7 +16,7 @@ from bayeslmm.checks.residual_checks import (
     spread_against_fitted,
 )
 from bayeslmm.checks.residuals import independent_parts, marginal_residuals
-from bayeslmm.sampling.estimate_draws import point_draws
+from bayeslmm.sampling.joint_draws import point_draws
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
 LME4 = 2e-4

@@ -328,7 +328,7 @@ OPTIONS = {
 def few_states():
     """Summaries of random effects that are not stored from fewer draws, to save time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayeslmm.sampling.effect_summary.STATES", (32, 64))
+        patch.setattr("bayeslmm.sampling.groups.STATES", (32, 64))
         yield
 
 
@@ -430,7 +430,7 @@ def test_laplace_weights_have_one_constant(sleep, priors):
 
 def half_square(posterior, place):
     """Half the squared distance from the mode of a draw of the first chain."""
-    from bayeslmm.sampling.laplace import find_mode
+    from bayeslmm.sampling.collapsed import find_mode
 
     plan, priors = posterior.model.system, posterior.priors
     mode = find_mode(plan, priors)

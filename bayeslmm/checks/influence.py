@@ -24,8 +24,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
-from bayeslmm.sampling.estimate_draws import point_draws
-from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.parameters import covariance_parameters, joint_parameter, parameters
 from bayeslmm.summaries.text import counted, listed

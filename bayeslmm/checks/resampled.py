@@ -23,11 +23,11 @@ from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.covariance_sampler import is_dear
-from bayeslmm.sampling.density_sampler import ATTEMPTS, is_reliable
-from bayeslmm.sampling.importance import Adapter, log_mean
+from bayeslmm.sampling.collapsed import require_proper
+from bayeslmm.sampling.importance import ATTEMPTS, Adapter, is_reliable
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.propriety import require_proper
+from bayeslmm.sampling.pareto import log_mean
+from bayeslmm.sampling.surrogate import is_dear
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

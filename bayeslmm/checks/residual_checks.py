@@ -38,8 +38,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.estimate_draws import point_draws
-from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.text import listed

@@ -43,7 +43,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.density_sampler import MAX_PARETO_K
+from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.parameters import joint_parameter, probability

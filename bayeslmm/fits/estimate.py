@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
     from bayeslmm.report.broom import Column, Incomplete
-    from bayeslmm.sampling.estimate_draws import Uncertainty
-    from bayeslmm.sampling.joint_draws import JointDraws
+    from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty
     from bayeslmm.summaries.parameters import Effects
     from bayeslmm.summaries.variance_explained import R2Method, Spread
 
@@ -349,7 +348,7 @@ class Estimate(Predictions):
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
         from bayeslmm.prediction import predict
-        from bayeslmm.sampling.estimate_draws import point_draws
+        from bayeslmm.sampling.joint_draws import point_draws
 
         repeated = np.zeros(predict.count(n), dtype=np.intp)
         return point_draws(self.fit, self._u).take(repeated)

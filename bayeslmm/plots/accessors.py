@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.plots.predictive import Kind
     from bayeslmm.prediction.checks import Statistic
-    from bayeslmm.sampling.estimate_draws import Uncertainty
+    from bayeslmm.sampling.joint_draws import Uncertainty
 
 Names = str | Sequence[str] | None
 Levels = Sequence[Any] | None
@@ -321,7 +321,7 @@ class EstimatePlots(Plots):
         **pc_kwargs: Any,
     ) -> PlotCollection:
         from bayeslmm.plots.fitted import lines_of_fit, plot_fitted
-        from bayeslmm.sampling.estimate_draws import estimate_draws
+        from bayeslmm.sampling.joint_draws import estimate_draws
 
         design, fit = self._fit.design, self._fit.fit
         return plot_fitted(

@@ -26,9 +26,9 @@ from bayeslmm.plots.common import (
     variable_name,
 )
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.prior_predictive import prior_predictive
-from bayeslmm.sampling.uniformity import band as uniform_band
-from bayeslmm.sampling.uniformity import counts_below
+from bayeslmm.sampling.calibration import band as uniform_band
+from bayeslmm.sampling.calibration import counts_below
+from bayeslmm.sampling.groups import prior_predictive
 from bayeslmm.summaries.parameters import parameter_draws, parameters
 
 if TYPE_CHECKING:

@@ -17,9 +17,8 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.prediction.predict import predict
 from bayeslmm.prediction.rows import Target
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.groups import log_likelihood, log_prior, prior_predictive
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.log_densities import log_likelihood, log_prior
-from bayeslmm.sampling.prior_predictive import prior_predictive
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import has_draws, require_draws, summarise

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Coordinates
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import Normal, Prior
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ, Normal, Prior
 
 Array = NDArray[np.float64]
 

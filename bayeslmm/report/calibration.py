@@ -15,9 +15,8 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.plots.parameters import plot_calibration
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations
-from bayeslmm.sampling.uniformity import uniformity
-from bayeslmm.sampling.variables import effect_arrays
+from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations, uniformity
+from bayeslmm.sampling.tree import effect_arrays
 from bayeslmm.schema import BETA, SIGMA
 from bayeslmm.summaries import text
 from bayeslmm.summaries.parameters import parameter_draws, parameters, probability

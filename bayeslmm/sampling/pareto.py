@@ -139,3 +139,27 @@ def _fit_pareto(tails: Array) -> tuple[Array, Array]:
         k = (n * k + 10.0 * 0.5) / (n + 10.0)
     k = np.where(np.isnan(k), np.inf, k)
     return np.where(quartile <= tails[:, 0], np.nan, k), scale
+
+
+def largest_share(log_ratios: Array) -> float:
+    """Largest importance ratio over their sum."""
+    return float(np.exp(np.max(log_ratios) - logsumexp(log_ratios)))
+
+
+def effective_fraction(log_ratios: Array) -> float:
+    """Effective sample size of importance ratios over their number."""
+    if not np.any(np.isfinite(log_ratios)):
+        return 0.0
+    weights = np.exp(log_ratios - np.max(log_ratios))
+    return float(weights.sum() ** 2 / np.sum(weights**2) / len(weights))
+
+
+def log_mean(log_ratios: Array) -> tuple[float, float]:
+    """Log of the mean ratio and its Monte Carlo standard error."""
+    top = np.max(log_ratios)
+    if not np.isfinite(top):
+        return -np.inf, np.inf
+    weights = np.exp(log_ratios - top)
+    mean = weights.mean()
+    error = weights.std(ddof=1) / np.sqrt(len(weights)) / mean
+    return float(top + np.log(mean)), float(error)

@@ -19,17 +19,14 @@ from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.update import update_formula
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.defaults import resolve_priors
-from bayeslmm.priors.families import Prior
+from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.keys import addressed
-from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.effect_summary import summarise_effects
-from bayeslmm.sampling.engine import sample_posterior
+from bayeslmm.sampling.collapsed import find_mode, gaussian_root
+from bayeslmm.sampling.engine import require_positive, sample_posterior
+from bayeslmm.sampling.groups import effect_group, log_likelihood, log_prior, summarise_effects
 from bayeslmm.sampling.joint_draws import points_of
-from bayeslmm.sampling.laplace import find_mode, gaussian_root
-from bayeslmm.sampling.log_densities import log_likelihood, log_prior
-from bayeslmm.sampling.refit import require_positive
-from bayeslmm.sampling.tree import EFFECT_GROUP, SAMPLE_DIMS, assemble, effect_group
+from bayeslmm.sampling.tree import EFFECT_GROUP, SAMPLE_DIMS, assemble
 from bayeslmm.schema import BETA
 
 _log = logging.getLogger(__name__)

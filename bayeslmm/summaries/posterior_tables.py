@@ -13,8 +13,7 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.sampling.joint_draws import draw_effects, points_of
-from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
-from bayeslmm.sampling.variables import effect_arrays, level_first
+from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS, effect_arrays, level_first
 from bayeslmm.schema import BETA, SIGMA, coef_dim, cor_name, level_dim, sd_name, u_name
 from bayeslmm.summaries.parameters import (
     KINDS,
