@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from bayeslmm.checks.whitening import independent_parts, marginal_residuals
 from scipy import stats
 
 import bayeslmm as blm

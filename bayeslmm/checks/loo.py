@@ -259,9 +259,9 @@ def _psis(
     values, r_eff = scores.log_density, _relative_efficiency(joint)
     ratios = -values if log_ratio is None else log_ratio[:, None] - values
     log_weights, k = smooth_columns(ratios, 1.0 if log_ratio is not None else r_eff)
-    elpd = log_sums(log_weights + values)
+    elpd = log_sums(log_weights, values)
     smoothed = np.zeros(joint.size) if log_ratio is None else smooth_weights(log_ratio)[0]
-    in_sample = log_sums(scores.in_sample + smoothed[:, None]) - logsumexp(smoothed)
+    in_sample = log_sums(scores.in_sample, smoothed[:, None]) - logsumexp(smoothed)
     chains, draws = joint.shape
     coords = {SAMPLE_DIMS[0]: np.arange(chains), SAMPLE_DIMS[1]: np.arange(draws), dim: labels}
     good_k = min(1.0 - 1.0 / np.log10(joint.size), MAX_PARETO_K) if joint.size > 1 else 0.0

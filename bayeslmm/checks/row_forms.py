@@ -37,7 +37,7 @@ ENTRIES = 1 << 22
 ROW_ENTRIES = 1 << 17
 """Entries of the rows of U that are worked on at once, so that they stay in the cache."""
 
-FORM_ENTRIES = 1 << 15
+FORM_ENTRIES = 1 << 16
 """The same of leverages and residuals, which take several arrays each."""
 
 
@@ -258,16 +258,20 @@ def _leverages_by_level(
     first, second = lower_pairs(k + p)
     twice = np.where(first == second, 1.0, 2.0)
     order = np.argsort(codes, kind="stable")
-    step = max(1, FORM_ENTRIES // border.shape[2])
+    size = border.shape[2]
+    step = max(1, FORM_ENTRIES // size)
     for start in range(0, len(order), step):
         rows = order[start : start + step]
         covariates = np.hstack([Z[rows], system.X[rows]])
         monomials = twice * covariates[:, first] * covariates[:, second]
         found, begin = np.unique(codes[rows], return_index=True)
         mine = columns[places[found]]  # (levels here, k + p, k + m, C)
-        quadratic = np.einsum("jamc,jamc->jac", mine[:, first], mine[:, second])
+        quadratic = np.empty((len(found), len(first), size))
+        for a in range(k + p):
+            pairs = first == a
+            quadratic[:, pairs] = np.einsum("jmc,jbmc->jbc", mine[:, a], mine[:, : a + 1])
         linear = units.residual[places[found]]
-        leverage, fitted = np.empty((2, len(rows), border.shape[2]))
+        leverage, fitted = np.empty((2, len(rows), size))
         for j, (low, high) in enumerate(zip(begin, [*begin[1:], len(rows)], strict=True)):
             np.matmul(monomials[low:high], quadratic[j], out=leverage[low:high])
             np.matmul(covariates[low:high], linear[j], out=fitted[low:high])
