@@ -15,8 +15,8 @@ from bayeslmm.likelihood.batch import run_parallel
 
 Array = NDArray[np.float64]
 
-TOGETHER = 1 << 16
-"""Ratios that are smoothed together, so that they stay in the cache."""
+TOGETHER = 1 << 18
+"""Ratios that are smoothed together."""
 
 FACTORS = 8
 """Numbers whose product is taken before its logarithm."""
