@@ -38,10 +38,9 @@ from bayeslmm.effects.quantities import (
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import FormulaError, SamplingError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
-from bayeslmm.likelihood.batch_posterior import fixed_cholesky, fixed_effects_at
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.log_posterior import beta_prior, fixed_cholesky, fixed_effects_at
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
