@@ -465,7 +465,11 @@ def plain_columns(
     values = _values(operands, columns)
     if not all(map(_is_usable, values.values())):
         return None
-    levels = {label: _levels(found) for label, found in values.items() if holds_levels(found)}
+    levels = {
+        label: pd.Series(found).astype("category").cat.categories
+        for label, found in values.items()
+        if holds_levels(found)
+    }
     products = tuple(_products(side.terms, levels))
     try:
         _check_size(products, levels)
@@ -507,15 +511,6 @@ def _value(part: Operand, columns: Variables) -> Any:
 def _is_usable(values: Any) -> bool:
     numeric = np.ndim(values) == 1 and np.asarray(values).dtype.kind in "biuf"
     return numeric or holds_levels(values)
-
-
-def _levels(values: Any) -> pd.Index:
-    return pd.Series(values).astype("category").cat.categories
-
-
-def _codes(values: Any, levels: pd.Index) -> NDArray[np.intp]:
-    coded = pd.Series(values).astype(pd.CategoricalDtype(levels))
-    return coded.cat.codes.to_numpy().astype(np.intp)
 
 
 # --- which columns there are ----------------------------------------------------------------
@@ -577,7 +572,10 @@ def _names(product: Product, levels: Mapping[str, pd.Index]) -> Iterator[str]:
 
 def _matrix(builder: PlainBuilder, values: Mapping[str, Any], n: int) -> NDArray[np.float64]:
     levels = builder.levels
-    codes = {label: _codes(values[label], levels[label]) for label in levels}
+    codes = {}
+    for label, known in levels.items():
+        coded = pd.Series(values[label]).astype(pd.CategoricalDtype(known))
+        codes[label] = coded.cat.codes.to_numpy().astype(np.intp)
     result = np.zeros((n, len(builder.names)))
     start = 0
     for product in builder.products:
