@@ -13,7 +13,6 @@ from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.checks.singularity import effective_rank
 from bayeslmm.checks.singularity_words import posterior_messages
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.priors.record import PriorDraws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters
 
@@ -300,7 +299,7 @@ def test_correlations_stay_within_their_bounds():
     joint = JointDraws(shape=(1, 1), beta=np.empty((1, 0)), points=points, effects=lambda _: [])
     row = Parameter("cor[g, a, b]", "cor", "g", ("a", "b"), 0, (0, 1))
     assert joint_parameter(joint, row).item() == 1.0
-    prior = PriorDraws(np.empty((1, 0)), points.sds, points.chols, points.sigma)
+    prior = points
     assert prior_parameter(prior, row).item() == 1.0
 
 

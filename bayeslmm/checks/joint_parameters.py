@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.priors.record import PriorDraws
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter
 
@@ -20,7 +20,7 @@ def joint_parameter(joint: JointDraws, row: Parameter) -> Array:
     return _values(joint.beta, points.sds, points.chols, points.sigma, row)
 
 
-def prior_parameter(prior: PriorDraws, row: Parameter) -> Array:
+def prior_parameter(prior: Points, row: Parameter) -> Array:
     """Draws (S,) of one parameter from its prior, correlations likewise."""
     return _values(prior.beta, prior.sds, prior.chols, prior.sigma, row)
 

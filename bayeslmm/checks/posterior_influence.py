@@ -17,9 +17,8 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.sampling.pareto import MAX_PARETO_K, smooth_weights
 from bayeslmm.summaries.parameters import parameters
 from bayeslmm.summaries.text import listed
 

@@ -33,9 +33,8 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.sampling.pareto import MAX_PARETO_K, smooth_weights
 
 Array = NDArray[np.float64]
 

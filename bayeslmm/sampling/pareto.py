@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance weights, of one set of ratios or of many at once.
+"""Importance ratios: Pareto-smoothed weights, of one set or of many, and how far to trust them.
 
 References
 ----------
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
+
+MAX_PARETO_K = 0.7
+"""Pareto k above which importance ratios have no usable variance and draws are not trusted."""
 
 TOGETHER = 1 << 20
 """Ratios that are smoothed together."""
