@@ -22,7 +22,6 @@ from bayeslmm.checks.integrated import _level_scorer, _row_scorer, leave_out
 from bayeslmm.checks.loo import group_codes, integrated_loo, thin
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.covariance.structure import correlation_cholesky
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
@@ -68,7 +67,7 @@ def random_draws(design, size=3, seed=1):
         scale[0, 0] = 0.0
         sds.append(scale)
         pairs = structure.n_theta - structure.n_coefs
-        chols.append(correlation_cholesky(structure, rng.normal(size=(size, pairs))))
+        chols.append(structure.cholesky(rng.normal(size=(size, pairs))))
     points = Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=np.empty((size, 0)))
     beta = rng.normal(size=(size, design.p)) * 3.0
     return JointDraws(shape=(1, size), beta=beta, points=points, effects=lambda wanted: [])

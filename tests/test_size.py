@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 185
-MOST_LINES = 26_950
+MOST_FILES = 186
+MOST_LINES = 27_020
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 640

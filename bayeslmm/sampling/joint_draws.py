@@ -16,7 +16,6 @@ from bayeslmm.covariance.coordinates import (
     plain_coordinates,
     unit_rows,
 )
-from bayeslmm.covariance.structure import correlation_coordinates
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, user_factors, working_factors
@@ -431,7 +430,7 @@ def _unconstrained(coordinates: Coordinates, parameters: Array) -> Array:
         corr = np.tile(np.eye(structure.n_coefs), (len(x), 1, 1))
         for place, (i, j) in enumerate(structure.pairs):
             corr[:, i, j] = corr[:, j, i] = rho[:, place]
-        x[:, coordinates.cors(f)] = correlation_coordinates(structure, np.linalg.cholesky(corr))
+        x[:, coordinates.cors(f)] = structure.coordinates(np.linalg.cholesky(corr))
     return x
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.covariance.coordinates import Points, WorkingPoints
-from bayeslmm.covariance.structure import Structure
+from bayeslmm.covariance.unstructured import structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import BatchSystem, Reduced
@@ -155,8 +155,7 @@ def text_labels(labels: ArrayLike) -> NDArray[Any]:
 
 def _pairs(factor: RandomFactor) -> list[tuple[int, int]]:
     """Places of the correlated coefficients, the one that is written first before the other."""
-    pairs = Structure(factor.n_coefs, factor.blocks).pairs
-    return [(min(pair), max(pair)) for pair in pairs]
+    return [(min(pair), max(pair)) for pair in structure_of(factor).pairs]
 
 
 def _pair_labels(factor: RandomFactor) -> NDArray[Any]:

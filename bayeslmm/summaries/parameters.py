@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.structure import Structure
+from bayeslmm.covariance.unstructured import structure_of
 from bayeslmm.data.design import Design
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
 
@@ -84,7 +85,7 @@ def check_kinds(kinds: Kind | Sequence[Kind]) -> tuple[Kind, ...]:
 
 def structures(design: Design) -> tuple[Structure, ...]:
     """Covariance structures of a design's grouping factors."""
-    return tuple(Structure(factor.n_coefs, factor.blocks) for factor in design.random)
+    return tuple(structure_of(factor) for factor in design.random)
 
 
 def fixed_parameters(design: Design) -> list[Parameter]:
