@@ -82,7 +82,7 @@ class PymcPrior:
         how: Any = {"random_seed": int(rng.integers(2**31)), "mode": _uncompiled()}
         if isinstance(self.rv.owner.op, RandomVariable):
             draws = pm.draw(change_dist_size(self.rv, (size,)), **how)
-        else:  # to resize a graph of several operations would compile it
+        else:  # resizing a graph of several operations takes longer than drawing one by one
             draws = pm.draw(self.rv, draws=size, **how)
         return np.asarray(draws, dtype=float).reshape(size)
 
