@@ -11,11 +11,10 @@ from arviz_plots import PlotCollection
 from slow_cases import slow
 
 from bayeslmm import LMM, DataError, PriorError, SamplingError, load_dataset
-from bayeslmm.checks.calibration import ranked
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import build_design
 from bayeslmm.priors.defaults import default_priors, flat_priors
-from bayeslmm.report.calibration import check_calibration
+from bayeslmm.report.calibration import check_calibration, ranked
 from bayeslmm.sampling import calibration
 from bayeslmm.sampling.calibration import (
     OUT_OF,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.comparison.evidence import BayesFactor, LogEvidence, log_evidence
+from bayeslmm.comparison.models import BayesFactor, LogEvidence, log_evidence
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.sampling import engine
 from bayeslmm.sampling.collapsed import fit_laplace

@@ -53,7 +53,7 @@ def found(troubled):
 
 def page(post, tmp_path, monkeypatch, **options):
     """The report without its pictures."""
-    monkeypatch.setattr("bayeslmm.report.sections._png", lambda draw: ("", 10, 10))
+    monkeypatch.setattr("bayeslmm.report.page._png", lambda draw: ("", 10, 10))
     post.report(tmp_path / "report.html", **options)
     return html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
 

@@ -489,7 +489,7 @@ def test_augment_of_a_posterior_is_computed_on_draws(post):
 
 def test_augment_in_parts_is_the_same(post, monkeypatch):
     whole = post.augment()
-    monkeypatch.setattr("bayeslmm.report.augment.AT_ONCE", 7 * 4000)
+    monkeypatch.setattr("bayeslmm.report.broom.AT_ONCE", 7 * 4000)
     pd.testing.assert_frame_equal(post.augment(), whole)
 
 

@@ -32,6 +32,9 @@ from bayeslmm.sampling.surrogate import is_dear
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
+RESAMPLE_K = 0.3
+"""Pareto k from which on the posterior without the rows is sampled, which then is more accurate."""
+
 DRAWS = 8000
 """Draws whose importance ratios estimate an evidence, to 0.005 or so."""
 

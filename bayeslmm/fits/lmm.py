@@ -456,7 +456,7 @@ class LMM:
         >>> model.update("~ . - (Days | Subject) + (1 | Subject)").formula
         'Reaction ~ Days + (1 | Subject)'
         """
-        from bayeslmm.storage.update import updated_design, updated_priors
+        from bayeslmm.storage.changes import updated_design, updated_priors
 
         design = updated_design(
             self.design, data=data, formula=formula, weights=weights, functions=functions
@@ -486,7 +486,7 @@ class LMM:
         >>> blm.LMM.from_fit(post).formula
         'Yield ~ 1 + (1 | Batch)'
         """
-        from bayeslmm.storage.update import updated_priors
+        from bayeslmm.storage.changes import updated_priors
 
         if priors is None:
             return cls._of(fit.model)

@@ -14,8 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_space import row_space
+from bayeslmm.data.design import Design, row_space
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.prediction.rows import (
