@@ -11,9 +11,9 @@ from arviz_plots import PlotCollection
 from slow_cases import slow
 
 from bayeslmm import LMM, DataError, PriorError, SamplingError, load_dataset
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import build_design
 from bayeslmm.priors.defaults import default_priors, flat_priors
-from bayeslmm.priors.record import PriorDraws
 from bayeslmm.report.calibration import check_calibration, ranked
 from bayeslmm.sampling import calibration
 from bayeslmm.sampling.calibration import (
@@ -48,7 +48,8 @@ class Conjugate:
     def sample(self, rng, size):
         sigma = rng.gamma(self.shape, 1 / self.rate, size) ** -0.5
         beta = sigma[:, None] * self.beta_scale * rng.standard_normal((size, self.design.p))
-        return PriorDraws(beta, (self.ratio * sigma[:, None],), (np.ones((size, 1, 1)),), sigma)
+        sds, chols = (self.ratio * sigma[:, None],), (np.ones((size, 1, 1)),)
+        return Points(sds=sds, chols=chols, sigma=sigma, beta=beta)
 
     def posterior(self, design, rng, size):
         """Exact draws of sigma and of (beta, u), and the mean of the latter."""

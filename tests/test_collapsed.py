@@ -19,6 +19,7 @@ from test_stan import draws_by_reference_name
 
 import bayeslmm as blm
 from bayeslmm.data.design import build_design
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.log_posterior import (
@@ -61,8 +62,8 @@ def reference_model(name: str):
 
 @cache
 def precise(name: str) -> xr.DataTree:
-    _, design, plan, priors = reference_model(name)
-    return fit_collapsed(design, plan, priors, draws=10_000, random_seed=31)
+    _, design, _, priors = reference_model(name)
+    return fit_collapsed(Model(design, priors), draws=10_000, random_seed=31)
 
 
 def ours(tree: xr.DataTree, name: str) -> dict[str, np.ndarray]:
@@ -72,7 +73,7 @@ def ours(tree: xr.DataTree, name: str) -> dict[str, np.ndarray]:
 
 
 def fit(model: blm.LMM, draws: int = 10_000, seed: int = 32) -> xr.DataTree:
-    return fit_collapsed(model.design, model.system, model.priors, draws=draws, random_seed=seed)
+    return fit_collapsed(model.model, draws=draws, random_seed=seed)
 
 
 def worst_diagnostics(tree: xr.DataTree) -> tuple[float, float]:
@@ -146,8 +147,8 @@ def test_evidence_is_that_of_importance_sampling(name):
 @pytest.mark.reference
 @pytest.mark.parametrize("name", REFERENCES)
 def test_default_size_converges(name):
-    _, design, plan, priors = reference_model(name)
-    assert_healthy(fit_collapsed(design, plan, priors, random_seed=33))
+    _, design, _, priors = reference_model(name)
+    assert_healthy(fit_collapsed(Model(design, priors), random_seed=33))
 
 
 # --- what the tree holds -------------------------------------------------------------------------
@@ -165,9 +166,7 @@ def dyestuff() -> blm.LMM:
 
 def test_tree_has_the_layout_of_other_methods(sleepstudy):
     tree = fit(sleepstudy, draws=50)
-    other = fit_laplace(
-        sleepstudy.design, sleepstudy.system, sleepstudy.priors, draws=50, random_seed=1
-    )
+    other = fit_laplace(sleepstudy.model, draws=50, random_seed=1)
     assert set(tree.children) == set(other.children)
     for group in ("posterior", "observed_data", "constant_data"):
         found, expected = tree[group].dataset, other[group].dataset
@@ -216,9 +215,7 @@ def test_evaluations_are_counted(dyestuff, monkeypatch):
 
 
 def test_size_of_the_result(dyestuff):
-    tree = fit_collapsed(
-        dyestuff.design, dyestuff.system, dyestuff.priors, draws=7, chains=3, random_seed=1
-    )
+    tree = fit_collapsed(dyestuff.model, draws=7, chains=3, random_seed=1)
     assert dict(tree["posterior"].sizes) | {"chain": 3, "draw": 7} == dict(tree["posterior"].sizes)
 
 
@@ -646,8 +643,8 @@ def by_surrogate(name: str, seed: int, monkeypatch) -> xr.DataTree:
     """A model that is too small for a surrogate by one nevertheless."""
     for constant in ("CHEAP", "OVERHEAD"):
         monkeypatch.setattr(f"bayeslmm.sampling.surrogate.{constant}", 0.0)
-    _, design, plan, priors = reference_model(name)
-    return fit_collapsed(design, plan, priors, draws=4000, random_seed=seed)
+    _, design, _, priors = reference_model(name)
+    return fit_collapsed(Model(design, priors), draws=4000, random_seed=seed)
 
 
 @pytest.mark.reference

@@ -12,7 +12,6 @@ import bayeslmm as blm
 from bayeslmm.checks.integrated import leave_out_densities
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.engine import sample_posterior
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
@@ -176,9 +175,7 @@ def test_shifts_are_those_of_another_posterior(post, by, case):
         random=(factor,),
     )
     tree = sample_posterior(
-        part,
-        lambda: marginal_system(part),
-        post.priors,
+        Model(part, post.priors),
         method="collapsed",
         draws=2000,
         chains=4,

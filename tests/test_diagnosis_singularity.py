@@ -15,7 +15,6 @@ from bayeslmm.checks.singularity import (
     working_points,
 )
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.priors.record import PriorDraws
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters, joint_parameter
 
@@ -302,7 +301,7 @@ def test_correlations_stay_within_their_bounds():
     joint = JointDraws(shape=(1, 1), beta=np.empty((1, 0)), points=points, effects=lambda _: [])
     row = Parameter("cor[g, a, b]", "cor", "g", ("a", "b"), 0, (0, 1))
     assert joint_parameter(joint, row).item() == 1.0
-    prior = PriorDraws(np.empty((1, 0)), points.sds, points.chols, points.sigma)
+    prior = points
     assert joint_parameter(prior, row).item() == 1.0
 
 

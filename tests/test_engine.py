@@ -37,9 +37,9 @@ def test_auto_is_the_collapsed_sampler_and_says_so(post):
 def test_auto_falls_back_to_nuts_and_says_why(model, monkeypatch, caplog):
     asked = {}
 
-    def nuts(design, priors, system, size, options):
+    def nuts(model, size, options):
         asked.update(options)
-        tree = fit_laplace(design, system(), priors, **size)
+        tree = fit_laplace(model, **size)
         tree.attrs["method"] = "nuts"
         return tree
 

@@ -9,7 +9,7 @@ import pytest
 from slow_cases import some
 
 from bayeslmm import LMM, load_dataset
-from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.estimation.model import Model
 from bayeslmm.sampling.engine import sample_posterior
 
 pytestmark = pytest.mark.slow
@@ -50,9 +50,7 @@ def log_evidence(design, priors, seed, draws=1000):
     options = {"store_u": False, "progressbar": False}
     size = {"draws": draws, "chains": 4, "random_seed": seed}
     tree = sample_posterior(
-        design,
-        lambda: marginal_system(design),
-        priors,
+        Model(design, priors),
         method="collapsed",
         options=options,
         **size,

@@ -11,7 +11,6 @@ from scipy.stats import multivariate_normal
 import bayeslmm as blm
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.prediction.rows import observe, prediction_rows
 from bayeslmm.sampling.engine import sample_posterior
 
@@ -135,10 +134,8 @@ def test_effects_given_observed_rows(name, request):
 
 def refit(model, design):
     """Posterior of more rows under the priors of a model."""
-    tree = sample_posterior(
-        design, lambda: marginal_system(design), model.priors, random_seed=5, options={}
-    )
-    return blm.Posterior(model=Model(design, model.priors), data=tree)
+    model = Model(design, model.priors)
+    return blm.Posterior(model=model, data=sample_posterior(model, random_seed=5, options={}))
 
 
 def assert_same_posterior(found, expected, efficiency):

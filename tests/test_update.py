@@ -432,8 +432,8 @@ def half_square(posterior, place):
     """Half the squared distance from the mode of a draw of the first chain."""
     from bayeslmm.sampling.collapsed import find_mode
 
-    plan, priors = posterior.model.system, posterior.priors
-    mode = find_mode(plan, priors)
+    priors = posterior.priors
+    mode = find_mode(posterior.model)
     joint, where = posterior._joint, priors.coordinates
     points = replace(joint.points, beta=joint.beta).take(slice(place, place + 1))
     gap = where.vector(where.to_working(points))[0] - mode.x

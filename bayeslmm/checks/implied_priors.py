@@ -13,7 +13,7 @@ from bayeslmm.checks.report import Report
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.priors.record import PriorDraws, Priors
+from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
 from bayeslmm.summaries.text import percent
 from bayeslmm.summaries.variance_explained import (
@@ -143,7 +143,7 @@ def implied_priors(
     return ImpliedPriors(table=table, draws=int(draws))
 
 
-def simulated_spread(design: Design, prior: PriorDraws, rng: np.random.Generator) -> Array:
+def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) -> Array:
     """Sample standard deviation (S,) over the rows of a response simulated per draw."""
     size = len(prior.sigma)
     spread = np.empty(size)
@@ -151,7 +151,7 @@ def simulated_spread(design: Design, prior: PriorDraws, rng: np.random.Generator
     step = max(1, AT_ONCE // design.n)
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
-        joint = _prior_joint(_some(prior, rows), rng)
+        joint = _prior_joint(prior.take(rows), rng)
         effects = joint.effects(all_levels(design))
         response = linear_predictor(design, joint.beta, effects) - design.offset
         response += joint.sigma[:, None] * scale * rng.standard_normal(response.shape)
@@ -159,28 +159,17 @@ def simulated_spread(design: Design, prior: PriorDraws, rng: np.random.Generator
     return spread
 
 
-def _some(prior: PriorDraws, rows: slice) -> PriorDraws:
-    return PriorDraws(
-        beta=prior.beta[rows],
-        sds=tuple(sd[rows] for sd in prior.sds),
-        chols=tuple(chol[rows] for chol in prior.chols),
-        sigma=prior.sigma[rows],
-    )
-
-
-def _prior_joint(prior: PriorDraws, rng: np.random.Generator) -> JointDraws:
+def _prior_joint(prior: Points, rng: np.random.Generator) -> JointDraws:
     """Draws from the prior as joint draws; each call for random effects draws anew."""
     size = len(prior.sigma)
-    points = Points(sds=prior.sds, chols=prior.chols, sigma=prior.sigma, beta=np.empty((size, 0)))
 
     def effects(wanted: Sequence[NDArray[np.intp]]) -> list[Array]:
         return [
-            rng.standard_normal((size, len(levels), sd.shape[1]))
-            @ (sd[:, :, None] * chol).transpose(0, 2, 1)
-            for levels, sd, chol in zip(wanted, prior.sds, prior.chols, strict=True)
+            rng.standard_normal((size, len(levels), root.shape[1])) @ root.transpose(0, 2, 1)
+            for levels, root in zip(wanted, prior.roots, strict=True)
         ]
 
-    return JointDraws(shape=(1, size), beta=prior.beta, points=points, effects=effects)
+    return JointDraws(shape=(1, size), beta=prior.beta, points=prior, effects=effects)
 
 
 def _record(values: Array, observed: float | None) -> dict[str, float]:

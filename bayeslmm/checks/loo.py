@@ -24,9 +24,8 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.groups import log_likelihood
-from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.pareto import log_sums, smooth_columns, smooth_weights
+from bayeslmm.sampling.pareto import MAX_PARETO_K, log_sums, smooth_columns, smooth_weights
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord, with_groups
 from bayeslmm.schema import OBS_DIM, level_dim
 from bayeslmm.summaries.posterior_tables import require_draws

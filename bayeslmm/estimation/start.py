@@ -8,6 +8,7 @@ And where the likelihood has no maximum there is no estimate, but the priors may
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,8 +105,12 @@ class Start(NamedTuple):
     vcov: Array
 
 
-def likelihood_start(plan: Plan, priors: Priors) -> Fit | Start:
+def likelihood_start(
+    plan: Plan, priors: Priors, reml: Callable[[], Fit] | None = None
+) -> Fit | Start:
     """The REML estimate or, where the likelihood has no maximum but priors are proper, a stand-in.
+
+    `reml` returns the estimate where it is computed elsewhere.
 
     Raises
     ------
@@ -113,7 +118,7 @@ def likelihood_start(plan: Plan, priors: Priors) -> Fit | Start:
         If there is no estimate and sigma has a flat prior.
     """
     try:
-        return fit_likelihood(plan, "REML")
+        return fit_likelihood(plan, "REML") if reml is None else reml()
     except NoEstimateError as error:
         if not priors.sigma.proper:
             raise

@@ -289,13 +289,5 @@ class PosteriorDraws(Predictions):
         """
         from bayeslmm.storage.changes import extended_tree
 
-        data = extended_tree(
-            self.design,
-            lambda: self.model.system,
-            self.priors,
-            self.data,
-            draws,
-            random_seed,
-            kwargs,
-        )
+        data = extended_tree(self.model, self.data, draws, random_seed, kwargs)
         return replace(self, data=data)

@@ -259,9 +259,7 @@ class LMM:
 
         require_positive(draws=draws, chains=chains)
         tree = sample_posterior(
-            self.design,
-            lambda: self.system,
-            self.priors,
+            self.model,
             method=method,
             draws=draws,
             chains=chains,

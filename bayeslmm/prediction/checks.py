@@ -19,7 +19,7 @@ from bayeslmm.prediction.rows import Target
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.groups import log_likelihood, log_prior, prior_predictive
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
+from bayeslmm.sampling.tree import RESPONSE, obs_coord, row_draws
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import has_draws, require_draws, summarise
 
@@ -49,16 +49,9 @@ def predictive_dataset(
     design: Design, joint: JointDraws, target: Target, rng: np.random.Generator
 ) -> xr.Dataset:
     """Group posterior_predictive: replicated responses at the rows of the model."""
-    import xarray as xr
-
     prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
     values = prediction.draws().reshape(*joint.shape, design.n)
-    coords = {SAMPLE_DIMS[0]: np.arange(joint.shape[0]), SAMPLE_DIMS[1]: np.arange(joint.shape[1])}
-    attrs = {**creation_attrs(), "sample_dims": list(SAMPLE_DIMS)}
-    dataset = xr.Dataset(
-        {RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), values)}, coords | {OBS_DIM: obs_coord(design)}, attrs
-    )
-    dataset[RESPONSE].attrs["label"] = design.response
+    dataset = row_draws(RESPONSE, values, {OBS_DIM: obs_coord(design)}, design)
     dataset[RESPONSE].attrs["target"] = target
     return dataset
 
@@ -200,18 +193,6 @@ def _function(statistic: str | Statistic) -> Callable[[Array], Array]:
 
 
 # --- groups of arviz's schema that a posterior has on request -----------------------
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-__all__ = [
-    "Group",
-    "further_groups",
-    "log_likelihood_group",
-    "log_prior",
-    "predictive_dataset",
-    "prior_groups",
-]
 
 Group = Literal["log_likelihood", "log_prior", "posterior_predictive", "prior", "prior_predictive"]
 """Groups that are computed on request."""

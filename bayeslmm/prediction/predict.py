@@ -33,7 +33,7 @@ from bayeslmm.prediction.rows import (
     updated_point,
 )
 from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty, estimate_draws, point_draws
-from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
+from bayeslmm.sampling.tree import RESPONSE, assemble, creation_attrs, row_draws
 from bayeslmm.schema import COEF_DIM
 from bayeslmm.summaries.estimate_tables import (
     covariances,
@@ -249,12 +249,9 @@ def prediction_tree(prediction: Prediction, kind: Kind) -> xr.DataTree:
         labels = np.arange(design.n)
     values = np.asarray(labels)
     rows = {PREDICTION_DIM: values.astype(str) if values.dtype == object else values}
-    coords = {SAMPLE_DIMS[0]: np.arange(shape[0]), SAMPLE_DIMS[1]: np.arange(shape[1]), **rows}
     draws = prediction.draws().reshape(*shape, design.n)
     name = RESPONSE if kind == "response" else MEAN
-    attrs = {**creation_attrs(), "sample_dims": list(SAMPLE_DIMS)}
-    predictions = xr.Dataset({name: ((*SAMPLE_DIMS, PREDICTION_DIM), draws)}, coords, attrs)
-    predictions[name].attrs["label"] = design.response
+    predictions = row_draws(name, draws, rows, design)
     constant = xr.Dataset(
         {"X": ((PREDICTION_DIM, COEF_DIM), np.array(design.X))},
         {**rows, COEF_DIM: np.asarray(design.coefs, dtype=str)},
@@ -265,9 +262,6 @@ def prediction_tree(prediction: Prediction, kind: Kind) -> xr.DataTree:
 
 
 # --- tables of predictions, simulations and bootstrap refits ------------------------
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 Options = Mapping[str, Any]
 

@@ -25,9 +25,8 @@ from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
-from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.sampling.pareto import MAX_PARETO_K, smooth_weights
 from bayeslmm.summaries.estimate_tables import mode_arrays
 
 Array = NDArray[np.float64]

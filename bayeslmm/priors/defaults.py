@@ -18,7 +18,7 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.keys import INTERCEPT, Slot, priors_by_slot, slot_names
-from bayeslmm.priors.record import Priors, sd_label
+from bayeslmm.priors.record import Labels, Priors, sd_label
 from bayeslmm.priors.working import fixed_coordinates, root_mean_squares, working_columns
 
 Array = NDArray[np.float64]
@@ -128,15 +128,8 @@ def resolve_priors(
     return _assemble(design, preset, priors_by_slot(_labels(design), user))
 
 
-class _Labels(NamedTuple):
-    coefs: tuple[str, ...]
-    factors: tuple[str, ...]
-    factor_coefs: tuple[tuple[str, ...], ...]
-    blocks: tuple[tuple[tuple[int, ...], ...], ...]
-
-
-def _labels(design: Design) -> _Labels:
-    return _Labels(
+def _labels(design: Design) -> Labels:
+    return Labels(
         coefs=design.coefs,
         factors=tuple(factor.name for factor in design.random),
         factor_coefs=tuple(factor.coefs for factor in design.random),
@@ -154,7 +147,7 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
     mean, root, sampled = _beta_moments(fixed.priors, fixed.rows)
     names = slot_names(labels)
     return Priors(
-        **labels._asdict(),
+        **vars(labels),
         fixed_map=fixed.rows,
         beta=fixed.priors,
         alone=fixed.alone,

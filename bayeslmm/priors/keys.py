@@ -5,41 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, Prior
 from bayeslmm.priors.pymc_priors import as_prior, correlation_size
-from bayeslmm.priors.record import coef_label, cor_label, sd_label
+from bayeslmm.priors.record import Labels, coef_label, cor_label, sd_label
 
 Slot = tuple[str, int, int]
 """Kind of parameter, grouping factor, place: of a coefficient or of a block of correlations."""
 
 INTERCEPT = "Intercept"
-
-
-class Labels(Protocol):
-    """The names of a model's parameters (``Priors`` has them)."""
-
-    @property
-    def coefs(self) -> tuple[str, ...]:
-        """Fixed effects."""
-        ...
-
-    @property
-    def factors(self) -> tuple[str, ...]:
-        """Grouping factors."""
-        ...
-
-    @property
-    def factor_coefs(self) -> tuple[tuple[str, ...], ...]:
-        """Coefficients per grouping factor."""
-        ...
-
-    @property
-    def blocks(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        """Blocks of correlated coefficients per grouping factor."""
-        ...
 
 
 def addressed(labels: Labels, keys: Iterable[str]) -> set[str]:
@@ -64,11 +40,12 @@ def priors_by_slot(labels: Labels, user: Mapping[str, Any]) -> dict[Slot, Prior 
 
 def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: str) -> Prior | LKJ:
     kind, f, place = slot
-    if kind == "beta":
-        return _coefficient_prior(prior, key)
     if kind == "cor":
         return _correlation_prior(prior, given, len(labels.blocks[f][place]), key)
-    return _scale_prior(prior, key)
+    if isinstance(prior, LKJ):
+        what = "coefficient" if kind == "beta" else "standard deviation"
+        raise PriorError(f"{prior} is a prior for correlations; {key!r} is a {what}.")
+    return prior if kind == "beta" else _scale_prior(prior, key)
 
 
 def _slots(labels: Labels) -> dict[str, list[Slot]]:
@@ -106,7 +83,7 @@ def slot_names(labels: Labels) -> dict[Slot, str]:
             names["sd", f, c] = sd_label(factor, coef)
         for b, block in enumerate(labels.blocks[f]):
             if len(block) > 1:
-                names["cor", f, b] = cor_label(factor, labels.factor_coefs[f], labels.blocks[f], b)
+                names["cor", f, b] = cor_label(labels, f, b)
     names["sigma", 0, 0] = "sigma"
     return names
 
@@ -141,15 +118,7 @@ def _unknown_key(key: str, valid: list[str]) -> str:
     )
 
 
-def _coefficient_prior(prior: Prior | LKJ, key: str) -> Prior:
-    if isinstance(prior, LKJ):
-        raise PriorError(f"{prior} is a prior for correlations; {key!r} is a coefficient.")
-    return prior
-
-
-def _scale_prior(prior: Prior | LKJ, key: str) -> Prior:
-    if isinstance(prior, LKJ):
-        raise PriorError(f"{prior} is a prior for correlations; {key!r} is a standard deviation.")
+def _scale_prior(prior: Prior, key: str) -> Prior:
     if type(prior) is Flat:
         return HalfFlat()
     if not prior.positive:

@@ -76,9 +76,14 @@ class PymcPrior:
     def sample(self, rng: np.random.Generator, size: int) -> Array:
         """Draw `size` independent values."""
         import pymc as pm
+        from pymc.distributions.shape_utils import change_dist_size
+        from pytensor.tensor.random.op import RandomVariable
 
-        seed = int(rng.integers(2**31))
-        draws = pm.draw(self.rv, draws=size, random_seed=seed, mode=_uncompiled())
+        how: Any = {"random_seed": int(rng.integers(2**31)), "mode": _uncompiled()}
+        if isinstance(self.rv.owner.op, RandomVariable):
+            draws = pm.draw(change_dist_size(self.rv, (size,)), **how)
+        else:  # resizing a graph of several operations takes longer than drawing one by one
+            draws = pm.draw(self.rv, draws=size, **how)
         return np.asarray(draws, dtype=float).reshape(size)
 
     def dist(self) -> Any:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import Coordinates
+from bayeslmm.covariance.coordinates import Coordinates, Points
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Normal, Prior
@@ -22,35 +21,34 @@ PARAMETER_KEYS = ("beta", "cor", "sd", "sigma")
 """Keys that name parameters: a coefficient of that label is addressed as ``beta[label]``."""
 
 
-class PriorDraws(NamedTuple):
-    """Draws from the prior.
-
-    Attributes
-    ----------
-    beta : ndarray (size, p)
-        Fixed effects, uncentred.
-    sds : tuple of ndarray (size, k)
-        Random-effect standard deviations per grouping factor.
-    chols : tuple of ndarray (size, k, k)
-        Cholesky factors of the random-effect correlations per grouping factor.
-    sigma : ndarray (size,)
-        Residual standard deviation.
-    """
-
-    beta: Array
-    sds: tuple[Array, ...]
-    chols: tuple[Array, ...]
-    sigma: Array
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Priors:
-    """The priors of a model.
+class Labels:
+    """The names of a model's parameters.
 
     Attributes
     ----------
     coefs : tuple of str
         Labels of the p fixed-effect coefficients.
+    factors : tuple of str
+        Names of the grouping factors.
+    factor_coefs : tuple of tuple of str
+        Labels of the coefficients per grouping factor.
+    blocks : tuple of tuple of tuple of int
+        Blocks of correlated coefficients per grouping factor.
+    """
+
+    coefs: tuple[str, ...]
+    factors: tuple[str, ...]
+    factor_coefs: tuple[tuple[str, ...], ...]
+    blocks: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Priors(Labels):
+    """The priors of a model, with the names of its parameters.
+
+    Attributes
+    ----------
     fixed_map : ndarray (p, p)
         The matrix C of the coordinates ``gamma = C beta`` in which the priors are independent.
     beta : tuple of Prior
@@ -65,12 +63,6 @@ class Priors:
         flat or sampled.
     beta_sampled : bool
         Whether beta cannot be integrated out: neither all normal nor all flat.
-    factors : tuple of str
-        Names of the grouping factors.
-    factor_coefs : tuple of tuple of str
-        Labels of the coefficients per grouping factor.
-    blocks : tuple of tuple of tuple of int
-        Blocks of correlated coefficients per grouping factor.
     mixing : tuple of ndarray (k, k)
         The matrix W per grouping factor: standard deviations and correlations with priors are
         those of the working columns ``Z @ W``.
@@ -91,16 +83,12 @@ class Priors:
     at the column means of X.
     """
 
-    coefs: tuple[str, ...]
     fixed_map: Array
     beta: tuple[Prior, ...]
     alone: tuple[bool, ...]
     beta_mean: Array
     beta_root: Array | None
     beta_sampled: bool
-    factors: tuple[str, ...]
-    factor_coefs: tuple[tuple[str, ...], ...]
-    blocks: tuple[tuple[tuple[int, ...], ...], ...]
     mixing: tuple[Array, ...]
     sd: tuple[tuple[Prior, ...], ...]
     cor: tuple[tuple[LKJ | None, ...], ...]
@@ -170,7 +158,7 @@ class Priors:
         for f in range(len(self.factors)):
             for b, lkj in enumerate(self.cor[f]):
                 if lkj is not None:
-                    records[self.cor_label(f, b)] = lkj
+                    records[cor_label(self, f, b)] = lkj
         records["sigma"] = self.sigma
         return records
 
@@ -185,13 +173,7 @@ class Priors:
         sds = np.sqrt(inverse**2 @ np.array([p.sigma for p in normals]) ** 2)
         return [Normal(float(m), float(s)) for m, s in zip(means, sds, strict=True)]
 
-    def cor_label(self, factor: int, block: int) -> str:
-        """Return the name of the correlations of one block, as the table shows it."""
-        return cor_label(
-            self.factors[factor], self.factor_coefs[factor], self.blocks[factor], block
-        )
-
-    def sample(self, rng: np.random.Generator, size: int) -> PriorDraws:
+    def sample(self, rng: np.random.Generator, size: int) -> Points:
         """Draw from the prior.
 
         Parameters
@@ -203,8 +185,8 @@ class Priors:
 
         Returns
         -------
-        PriorDraws
-            In the columns that users see.
+        Points
+            In the columns that users see, the fixed effects among them.
 
         Raises
         ------
@@ -226,7 +208,7 @@ class Priors:
         none = np.empty((size, len(coordinates.fixed)))
         points = coordinates.to_user(coordinates.working(sds, chols, sigma, none))
         beta = np.linalg.solve(self.fixed_map, gamma.T).T
-        return PriorDraws(beta, points.sds, points.chols, sigma)
+        return replace(points, beta=beta)
 
     def _sample_chol(self, factor: int, rng: np.random.Generator, size: int) -> Array:
         chol = np.tile(np.eye(len(self.factor_coefs[factor])), (size, 1, 1))
@@ -256,10 +238,10 @@ def sd_label(factor: str, coef: str) -> str:
     return f"sd[{factor}, {coef}]"
 
 
-def cor_label(
-    factor: str, coefs: tuple[str, ...], blocks: tuple[tuple[int, ...], ...], block: int
-) -> str:
+def cor_label(labels: Labels, factor: int, block: int) -> str:
     """Name of the prior on the correlations of a block, as the table shows it."""
+    name, blocks = labels.factors[factor], labels.blocks[factor]
     if sum(len(one) > 1 for one in blocks) == 1:
-        return f"cor[{factor}]"
-    return f"cor[{factor}, {', '.join(coefs[c] for c in blocks[block])}]"
+        return f"cor[{name}]"
+    coefs = labels.factor_coefs[factor]
+    return f"cor[{name}, {', '.join(coefs[c] for c in blocks[block])}]"

@@ -17,7 +17,7 @@ from bayeslmm.checks.sensitivity import LITTLE, TAIL
 from bayeslmm.checks.singularity import COMPATIBLE, LIKELY
 from bayeslmm.comparison.reml import FAR, NARROWED, PULLED_DOWN, PULLED_UP
 from bayeslmm.exceptions import BayesLMMError
-from bayeslmm.sampling.diagnostics import MAX_PARETO_K
+from bayeslmm.sampling.pareto import MAX_PARETO_K
 from bayeslmm.summaries.text import counted, listed
 
 Topic = Literal["convergence", "residuals", "influence", "sensitivity", "singularity", "loo"]

@@ -21,6 +21,7 @@ from scipy.linalg import block_diag
 from bayeslmm.covariance.structure import lower_root
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, parameters_of_columns, search_tolerance
+from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.optimise import Optimum, minimise
 from bayeslmm.estimation.progress import stages
 from bayeslmm.estimation.start import (
@@ -64,9 +65,7 @@ DEPENDENT = 1e-10
 
 
 def fit_collapsed(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
+    model: Model,
     *,
     draws: int = 1000,
     chains: int = 4,
@@ -78,12 +77,8 @@ def fit_collapsed(
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    plan : Plan
-        Its cross-products.
-    priors : Priors
-        Its priors.
+    model : Model
+        Design, priors and what is computed from them once.
     draws, chains : int
         Size of the result.
     random_seed : int or numpy.random.Generator, optional
@@ -112,10 +107,11 @@ def fit_collapsed(
     """
     began = time.perf_counter()
     rng = np.random.default_rng(random_seed)
-    system = batch_system(plan)
+    design, priors = model.design, model.priors
+    system = batch_system(model.system)
     with single_threaded(), stages(progressbar and is_dear(system)) as stage:
         stage("Searching the mode")
-        centre, root = starting_approximation(system, priors)
+        centre, root = starting_approximation(model, system)
         stage("Sampling the covariance parameters")
         run = sample_covariance(system, priors, centre, root, chains, draws, rng)
         x = run.chains.x.reshape(chains * draws, -1)
@@ -123,7 +119,7 @@ def fit_collapsed(
             store_u = effects_fit(design, chains * draws)
         stage("Drawing the effects")
         variables = complete(design, priors, system, run.reduce, x, rng, random_effects=store_u)
-        extra = {} if store_u else {EFFECT_GROUP: _summaries(design, plan, priors, x)}
+        extra = {} if store_u else {EFFECT_GROUP: _summaries(model, x)}
     shaped = as_chains(variables, chains, draws)
     attrs = {
         "method": "collapsed",
@@ -140,13 +136,13 @@ def effects_fit(design: Design, draws: int) -> bool:
     return 8 * draws * sum(f.n_levels * f.n_coefs for f in design.random) <= LARGEST_U
 
 
-def _summaries(design: Design, plan: Plan, priors: Priors, x: Array) -> xr.Dataset:
-    points = priors.coordinates.points(x)
+def _summaries(model: Model, x: Array) -> xr.Dataset:
+    points = model.priors.coordinates.points(x)
     _log.info("draws of the random effects are not stored: see draw_u and store_u")
-    return effect_group(design, summarise_effects(plan, priors, points))
+    return effect_group(model.design, summarise_effects(model.system, model.priors, points))
 
 
-def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, Array]:
+def starting_approximation(model: Model, system: BatchSystem) -> tuple[Array, Array]:
     """Middle (d,) of the log density and lower root (d, d) of a covariance matrix.
 
     The REML estimate and its asymptotic covariance matrix where the data determine them well and
@@ -159,11 +155,10 @@ def starting_approximation(system: BatchSystem, priors: Priors) -> tuple[Array, 
     PriorError
         If the posterior is improper.
     """
-    plan = system.plan
-    target = partial(
-        log_posterior_batch, plan, priors, partial(reduce_at, system, priors.coordinates)
-    )
-    reml = likelihood_start(plan, priors)
+    plan, priors = model.system, model.priors
+    exact = partial(reduce_at, system, priors.coordinates)
+    target = partial(log_posterior_batch, plan, priors, exact)
+    reml = likelihood_start(plan, priors, lambda: model.reml)
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
     ranges = prior_ranges(priors)
     if isinstance(reml, Fit) and not reml.singular and _is_pairwise(plan):
@@ -222,9 +217,7 @@ LARGEST_SPREAD = 20.0
 
 
 def fit_laplace(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
+    model: Model,
     *,
     draws: int = 1000,
     chains: int = 4,
@@ -234,12 +227,8 @@ def fit_laplace(
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    plan : Plan
-        Its cross-products.
-    priors : Priors
-        Its priors.
+    model : Model
+        Design, priors and what is computed from them once.
     draws, chains : int
         Independent draws, arranged as so many chains.
     random_seed : int or numpy.random.Generator, optional
@@ -258,13 +247,15 @@ def fit_laplace(
     """
     began = time.perf_counter()
     rng = np.random.default_rng(random_seed)
+    design, priors = model.design, model.priors
     with single_threaded():
-        mode = find_mode(plan, priors)
-        reduce = partial(reduce_at, batch_system(plan), priors.coordinates)
+        mode = find_mode(model)
+        system = batch_system(model.system)
+        reduce = partial(reduce_at, system, priors.coordinates)
         noise = rng.standard_normal((draws * chains, len(mode.x)))
         coordinates = mode.x + noise @ gaussian_root(mode).T
-        density = log_posterior_batch(plan, priors, reduce, coordinates)
-        variables = complete(design, priors, batch_system(plan), reduce, coordinates, rng)
+        density = log_posterior_batch(model.system, priors, reduce, coordinates)
+        variables = complete(design, priors, system, reduce, coordinates, rng)
     weights = density + 0.5 * np.sum(noise**2, axis=1)
     stats = {"lp": density, "log_weight": weights - np.max(weights)}
     attrs = {
@@ -272,8 +263,7 @@ def fit_laplace(
         "inference_library": "bayeslmm",
         "sampling_time": time.perf_counter() - began,
     }
-    shaped = as_chains(variables, chains, draws)
-    shaped_stats = as_chains(stats, chains, draws)
+    shaped, shaped_stats = (as_chains(arrays, chains, draws) for arrays in (variables, stats))
     return posterior_tree(design, priors, shaped, shaped_stats, attrs)
 
 
@@ -282,7 +272,7 @@ def gaussian_root(mode: Optimum) -> Array:
     return np.asarray(np.linalg.cholesky(np.linalg.inv(mode.hessian / 2.0)))
 
 
-def find_mode(plan: Plan, priors: Priors) -> Optimum:
+def find_mode(model: Model) -> Optimum:
     """Mode of the log posterior density on the unconstrained coordinates, in -2 log density.
 
     Raises
@@ -290,7 +280,8 @@ def find_mode(plan: Plan, priors: Priors) -> Optimum:
     SamplingError
         If the search ends anywhere else.
     """
-    optimum = search_mode(plan, priors, likelihood_start(plan, priors))
+    plan, priors = model.system, model.priors
+    optimum = search_mode(plan, priors, likelihood_start(plan, priors, lambda: model.reml))
     if not is_regular(priors, optimum):
         cause = "Give the standard deviations proper priors"
         if priors.beta_sampled:

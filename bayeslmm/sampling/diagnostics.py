@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.sampling.pareto import MAX_PARETO_K, effective_fraction, smooth_weights
 from bayeslmm.sampling.tree import SAMPLE_DIMS
 
 _log = logging.getLogger(__name__)
@@ -18,9 +18,8 @@ _log = logging.getLogger(__name__)
 MAX_RHAT = 1.01
 MIN_ESS_PER_CHAIN = 100.0
 MIN_EBFMI = 0.3
-MAX_PARETO_K = 0.7
-"""Pareto k above which importance ratios have no usable variance (Vehtari et al. 2024)."""
 
+MAX_DEPTH = "reached_max_treedepth"
 MIN_EFFICIENCY = 0.7
 """Share of effective draws below which an approximation is visibly off."""
 
@@ -118,15 +117,7 @@ class Diagnostics:
             efficiency = self.importance_ess / (self.chains * self.draws)
             poor = self.pareto_k > MAX_PARETO_K or efficiency < MIN_EFFICIENCY
             return (self._approximation_message(),) if poor else ()
-        found = (
-            self._proposal_message(),
-            self._divergence_message(),
-            self._rhat_message(),
-            self._ess_message(),
-            self._treedepth_message(),
-            self._energy_message(),
-        )
-        return tuple(message for message in found if message)
+        return tuple(self._chain_messages())
 
     def __str__(self) -> str:
         problems = self.messages() or ("No problems found.",)
@@ -176,62 +167,45 @@ class Diagnostics:
             "reconciled, and use another method."
         )
 
-    def _proposal_message(self) -> str:
-        if self.proposal_k != -np.inf:
-            return ""
-        return (
-            "The importance ratios of the proposals do not vary, so the draws may cover a small "
-            'part of the posterior: use method="nuts".'
-        )
-
-    def _divergence_message(self) -> str:
-        if not self.divergences:
-            return ""
-        return (
-            f"{self.divergences} of {self.chains * self.draws} transitions diverged, so the draws "
-            "may miss part of the posterior: raise target_accept towards 1, or "
-            'sample with form="marginal", which is easier.'
-        )
-
-    def _rhat_message(self) -> str:
-        if not self.max_rhat > MAX_RHAT:
-            return ""
-        more = "raise draws" if self.evaluations else "raise tune and draws"
-        return (
-            f"R-hat is {self.max_rhat:.3f} for {self.max_rhat_parameter} (it should be below "
-            f"{MAX_RHAT}), so the chains have not mixed: {more}, and check that the data identify "
-            "this parameter."
-        )
-
-    def _ess_message(self) -> str:
+    def _chain_messages(self) -> Iterator[str]:
+        if self.proposal_k == -np.inf:
+            yield (
+                "The importance ratios of the proposals do not vary, so the draws may cover a "
+                'small part of the posterior: use method="nuts".'
+            )
+        if self.divergences:
+            yield (
+                f"{self.divergences} of {self.chains * self.draws} transitions diverged, so the "
+                "draws may miss part of the posterior: raise target_accept towards 1, or "
+                'sample with form="marginal", which is easier.'
+            )
+        if self.max_rhat > MAX_RHAT:
+            more = "raise draws" if self.evaluations else "raise tune and draws"
+            yield (
+                f"R-hat is {self.max_rhat:.3f} for {self.max_rhat_parameter} (it should be below "
+                f"{MAX_RHAT}), so the chains have not mixed: {more}, and check that the data "
+                "identify this parameter."
+            )
+        bulk = (self.min_ess_bulk, "bulk", self.min_ess_bulk_parameter)
+        tail = (self.min_ess_tail, "tail", self.min_ess_tail_parameter)
+        size, kind, name = bulk if self.min_ess_bulk <= self.min_ess_tail else tail
         needed = MIN_ESS_PER_CHAIN * self.chains
-        if self.min_ess_bulk <= self.min_ess_tail:
-            kind, size, name = "bulk", self.min_ess_bulk, self.min_ess_bulk_parameter
-        else:
-            kind, size, name = "tail", self.min_ess_tail, self.min_ess_tail_parameter
-        if not size < needed:
-            return ""
-        return (
-            f"The {kind} effective sample size is {size:.0f} for {name} (at least {needed:.0f} is "
-            "advised), so its estimates are noisy: raise draws."
-        )
-
-    def _treedepth_message(self) -> str:
-        if not self.treedepth_hits:
-            return ""
-        return (
-            f"{self.treedepth_hits} transitions reached the maximum tree depth, which makes "
-            "sampling slow but not wrong: raise max_treedepth, or rescale covariates."
-        )
-
-    def _energy_message(self) -> str:
-        if not self.min_ebfmi < MIN_EBFMI:
-            return ""
-        return (
-            f"E-BFMI is {self.min_ebfmi:.2f} (it should be above {MIN_EBFMI}), so the sampler "
-            "explores the tails slowly: raise tune and draws, or give the standard deviations "
-            "priors with lighter tails."
-        )
+        if size < needed:
+            yield (
+                f"The {kind} effective sample size is {size:.0f} for {name} (at least "
+                f"{needed:.0f} is advised), so its estimates are noisy: raise draws."
+            )
+        if self.treedepth_hits:
+            yield (
+                f"{self.treedepth_hits} transitions reached the maximum tree depth, which makes "
+                "sampling slow but not wrong: raise max_treedepth, or rescale covariates."
+            )
+        if self.min_ebfmi < MIN_EBFMI:
+            yield (
+                f"E-BFMI is {self.min_ebfmi:.2f} (it should be above {MIN_EBFMI}), so the sampler "
+                "explores the tails slowly: raise tune and draws, or give the standard deviations "
+                "priors with lighter tails."
+            )
 
 
 def check(dt: xr.DataTree) -> Diagnostics:
@@ -252,32 +226,39 @@ def check(dt: xr.DataTree) -> Diagnostics:
     Of a variable with more than 200 entries, such as the random effects of a large grouping factor,
     200 entries spread over it are checked.
     """
-    import arviz_stats as az
+    from arviz_base import rcParams
+    from arviz_stats.base import array_stats
 
     posterior = dt["posterior"].dataset
+    stats = dt["sample_stats"].dataset if "sample_stats" in dt else xr.Dataset()
     labels, values, stuck = _entries(posterior)
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
-    bulk = _by_entry(values, lambda data: az.ess(data, method="bulk"))
-    tail = _by_entry(values, lambda data: az.ess(data, method="tail"))
-    rhat = _by_entry(values, az.rhat) if chains > 1 else np.full(len(labels), np.nan)
+    unknown = np.full(len(labels), np.nan)
+    bulk = array_stats.ess(values, method="bulk") if labels else unknown
+    tail = (
+        array_stats.ess(values, method="tail", prob=rcParams["stats.ci_prob"])
+        if labels
+        else unknown
+    )
+    rhat = array_stats.rhat(values) if labels and chains > 1 else unknown
     max_rhat, max_rhat_parameter = _largest(rhat, labels)
     min_ess_bulk, min_ess_bulk_parameter = _largest(-bulk, labels)
     min_ess_tail, min_ess_tail_parameter = _largest(-tail, labels)
     found = Diagnostics(
         chains=chains,
         draws=draws,
-        divergences=_count(dt, "diverging"),
-        treedepth_hits=_count(dt, "reached_max_treedepth"),
+        divergences=int(stats["diverging"].sum()) if "diverging" in stats else 0,
+        treedepth_hits=int(stats[MAX_DEPTH].sum()) if MAX_DEPTH in stats else 0,
         max_rhat=max_rhat,
         max_rhat_parameter=max_rhat_parameter,
         min_ess_bulk=-min_ess_bulk,
         min_ess_bulk_parameter=min_ess_bulk_parameter,
         min_ess_tail=-min_ess_tail,
         min_ess_tail_parameter=min_ess_tail_parameter,
-        min_ebfmi=_min_ebfmi(dt),
+        min_ebfmi=_min_ebfmi(stats),
         stuck=stuck,
-        **_importance(dt),
-        **_collapsed(dt),
+        **_importance(stats),
+        **_collapsed(stats, dt.attrs),
     )
     for message in found.messages():
         _log.warning(message)
@@ -285,17 +266,16 @@ def check(dt: xr.DataTree) -> Diagnostics:
 
 
 def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any], str]:
-    """Labels of parameters that move, their draws (entry, chain, draw); the first that is stuck.
-
-    Correlations across blocks are zero and neither.
-    """
+    """Labels of parameters that move, their draws (entry, chain, draw); the first that is stuck."""
     labels: list[str] = []
     values: list[np.ndarray[Any, Any]] = []
     stuck: list[str] = []
     for name, variable in posterior.data_vars.items():
         ordered = variable.transpose(*SAMPLE_DIMS, ...)
         array: Any = ordered.to_numpy()
-        for index in _checked(array.shape[2:], symmetric=_is_symmetric(ordered)):
+        places = np.argwhere(np.ones(array.shape[2:]))
+        every = np.linspace(0, len(places) - 1, min(len(places), MAX_ENTRIES)).round().astype(int)
+        for index in map(tuple, places[every]):
             draws = array[(slice(None), slice(None), *index)]
             label = _label(str(name), ordered, index)
             if draws.shape[1] > LONGEST_STAY and np.any(np.ptp(draws, axis=1) == 0):
@@ -303,21 +283,7 @@ def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any], st
             elif np.ptp(draws) > 0:
                 labels.append(label)
                 values.append(draws)
-    empty = np.empty((0, posterior.sizes["chain"], posterior.sizes["draw"]))
-    return labels, np.array(values) if values else empty, stuck[0] if stuck else ""
-
-
-def _checked(shape: tuple[int, ...], *, symmetric: bool) -> Iterator[tuple[int, ...]]:
-    """Positions of the entries to check, of a symmetric matrix those below the diagonal."""
-    positions = np.argwhere(np.tri(shape[0], k=-1)) if symmetric else np.argwhere(np.ones(shape))
-    count = len(positions)
-    every = np.linspace(0, count - 1, min(count, MAX_ENTRIES)).round().astype(int)
-    for position in positions[every]:
-        yield tuple(int(i) for i in position)
-
-
-def _is_symmetric(variable: xr.DataArray) -> bool:
-    return len(variable.dims) == 4 and variable.dims[3] == f"{variable.dims[2]}_bis"
+    return labels, np.array(values), stuck[0] if stuck else ""
 
 
 def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
@@ -325,23 +291,12 @@ def _label(name: str, variable: xr.DataArray, index: tuple[int, ...]) -> str:
     coords = [
         str(variable[dim].to_numpy()[i]) for dim, i in zip(variable.dims[2:], index, strict=True)
     ]
-    if _is_symmetric(variable):
-        coords.reverse()
     if "grouping_factor" in variable.attrs:
         name = name.partition("_")[0].replace("corr", "cor")
         if name == "u":
             coords.reverse()  # tables name the level first
         coords.insert(0, str(variable.attrs["grouping_factor"]))
     return f"{name}[{', '.join(coords)}]" if coords else name
-
-
-def _by_entry(
-    values: np.ndarray[Any, Any], statistic: Callable[[xr.Dataset], xr.Dataset]
-) -> np.ndarray[Any, Any]:
-    if not len(values):
-        return np.empty(0)
-    dims = ("entry", *SAMPLE_DIMS)
-    return statistic(xr.Dataset({"x": (dims, values)}))["x"].to_numpy()
 
 
 def _largest(values: np.ndarray[Any, Any], labels: list[str]) -> tuple[float, str]:
@@ -352,40 +307,30 @@ def _largest(values: np.ndarray[Any, Any], labels: list[str]) -> tuple[float, st
     return float(values[place]), labels[place]
 
 
-def _importance(dt: xr.DataTree) -> dict[str, Any]:
+def _importance(stats: xr.Dataset) -> dict[str, Any]:
     """Pareto k and effective sample size of the importance ratios, where there are any."""
-    if "sample_stats" not in dt or "log_weight" not in dt["sample_stats"]:
+    if "log_weight" not in stats:
         return {}
-    log_ratios = dt["sample_stats"]["log_weight"].to_numpy().ravel()
-    smoothed, pareto_k = smooth_weights(log_ratios)
-    weights = np.exp(smoothed - np.max(smoothed))
-    size = float(weights.sum() ** 2 / np.sum(weights**2))
-    return {"pareto_k": pareto_k, "importance_ess": size}
+    smoothed, pareto_k = smooth_weights(stats["log_weight"].to_numpy().ravel())
+    return {"pareto_k": pareto_k, "importance_ess": effective_fraction(smoothed) * len(smoothed)}
 
 
-def _collapsed(dt: xr.DataTree) -> dict[str, Any]:
+def _collapsed(stats: xr.Dataset, attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Statistics of the collapsed sampler, where it made the draws."""
-    if "sample_stats" not in dt or "n_evaluations" not in dt["sample_stats"]:
+    if "n_evaluations" not in stats:
         return {}
-    stats = dt["sample_stats"]
     return {
         "acceptance_rate": float(stats["acceptance_rate"].mean()),
         "proposal_k": float(stats["pareto_k"].max()),
         "evaluations": round(float(stats["n_evaluations"].sum())),
-        "surrogate_error": float(dt.attrs.get("surrogate_error", 0.0)),
+        "surrogate_error": float(attrs.get("surrogate_error", 0.0)),
     }
 
 
-def _count(dt: xr.DataTree, statistic: str) -> int:
-    if "sample_stats" not in dt or statistic not in dt["sample_stats"]:
-        return 0
-    return int(dt["sample_stats"][statistic].sum())
-
-
-def _min_ebfmi(dt: xr.DataTree) -> float:
-    if "sample_stats" not in dt or "energy" not in dt["sample_stats"]:
+def _min_ebfmi(stats: xr.Dataset) -> float:
+    if "energy" not in stats:
         return float("nan")
-    energy = dt["sample_stats"]["energy"].to_numpy()
+    energy = stats["energy"].to_numpy()
     spread = np.var(energy, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.min(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / spread))

@@ -11,9 +11,8 @@ import numpy as np
 import xarray as xr
 
 from bayeslmm.data.design import Design
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.collapsed import fit_collapsed, fit_laplace
 
@@ -32,9 +31,7 @@ MARGINAL_LEVELS = 2_000
 
 
 def sample_posterior(
-    design: Design,
-    system: Callable[[], Plan],
-    priors: Priors,
+    model: Model,
     *,
     method: FitMethod = "auto",
     draws: int = 1000,
@@ -46,12 +43,8 @@ def sample_posterior(
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    system : callable
-        Returns its cross-products.
-    priors : Priors
-        Its priors.
+    model : Model
+        Design, priors and what is computed from them once.
     method : {"auto", "collapsed", "nuts", "laplace"}
         The engine; "auto" is "collapsed" with NUTS to fall back to.
     draws, chains : int
@@ -81,9 +74,9 @@ def sample_posterior(
     if method == "nuts":
         if "store_u" in options:
             raise TypeError("store_u is an option of the collapsed sampler: NUTS stores all draws.")
-        return _sample_nuts(design, priors, system, size, options)
+        return _sample_nuts(model, size, options)
     if method == "auto":
-        return _sample_auto(design, system, priors, size, options)
+        return _sample_auto(model, size, options)
     known = COLLAPSED_OPTIONS if method == "collapsed" else SHARED_OPTIONS
     if unknown := sorted(set(options) - known):
         raise TypeError(
@@ -91,17 +84,11 @@ def sample_posterior(
             f"it has {', '.join(sorted(known))}. Options of pymc.sample belong to method='nuts'."
         )
     if method == "collapsed":
-        return fit_collapsed(design, system(), priors, **size, **options)
-    return fit_laplace(design, system(), priors, **size)
+        return fit_collapsed(model, **size, **options)
+    return fit_laplace(model, **size)
 
 
-def _sample_auto(
-    design: Design,
-    system: Callable[[], Plan],
-    priors: Priors,
-    size: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> xr.DataTree:
+def _sample_auto(model: Model, size: Mapping[str, Any], options: Mapping[str, Any]) -> xr.DataTree:
     own = {key: value for key, value in options.items() if key in COLLAPSED_OPTIONS}
     others = {key: value for key, value in options.items() if key != "store_u"}
     if "form" in options:
@@ -115,30 +102,25 @@ def _sample_auto(
     if unused:
         _log.warning("Not used by the collapsed sampler, only by NUTS: %s", ", ".join(unused))
     try:
-        return fit_collapsed(design, system(), priors, **size, **own)
+        return fit_collapsed(model, **size, **own)
     except SamplingError as error:
         reason = str(error).split(" Use method=")[0]
-    levels = sum(factor.n_levels for factor in design.random)
-    form = "marginal" if levels <= MARGINAL_LEVELS and not priors.beta_sampled else "noncentered"
+    levels = sum(factor.n_levels for factor in model.design.random)
+    small = levels <= MARGINAL_LEVELS and not model.priors.beta_sampled
+    form = "marginal" if small else "noncentered"
     _log.warning("Sampling the %s model with NUTS instead: %s", form, reason)
     if own.get("store_u") is False:
         _log.warning("NUTS stores draws of all random effects, although store_u=False was asked")
-    tree = _sample_nuts(design, priors, system, size, {**others, "form": form})
+    tree = _sample_nuts(model, size, {**others, "form": form})
     tree.attrs["fallback"] = reason
     return tree
 
 
-def _sample_nuts(
-    design: Design,
-    priors: Priors,
-    system: Callable[[], Plan],
-    size: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> xr.DataTree:
+def _sample_nuts(model: Model, size: Mapping[str, Any], options: Mapping[str, Any]) -> xr.DataTree:
     from bayeslmm.sampling.nuts import sample_nuts
 
-    plan = system() if options.get("form") == "marginal" else None
-    return sample_nuts(design, priors, system=plan, **size, **options)
+    plan = model.system if options.get("form") == "marginal" else None
+    return sample_nuts(model.design, model.priors, system=plan, **size, **options)
 
 
 # --- the same model fitted to other responses ---
@@ -177,16 +159,8 @@ def refit_function(
     require_positive(draws=draws, chains=chains)
 
     def refit(changed: Design, rng: np.random.Generator) -> xr.DataTree:
-        return sample_posterior(
-            changed,
-            lambda: marginal_system(changed),
-            priors,
-            method=method,
-            draws=draws,
-            chains=chains,
-            random_seed=rng,
-            options=others,
-        )
+        size = {"draws": draws, "chains": chains, "random_seed": rng}
+        return sample_posterior(Model(changed, priors), method=method, options=others, **size)
 
     return refit
 

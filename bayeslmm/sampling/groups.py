@@ -21,13 +21,16 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
-from bayeslmm.priors.record import PriorDraws, Priors
+from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import points_of_variables
 from bayeslmm.sampling.tree import (
     RESPONSE,
     SAMPLE_DIMS,
+    covariance_variables,
     creation_attrs,
+    draw_attrs,
     effect_arrays,
+    effect_variables,
     obs_coord,
     prior_tree,
     text_labels,
@@ -86,19 +89,10 @@ def prior_predictive(
     mean = linear_predictor(design, prior.beta, random)
     scale = np.ones(design.n) if design.weights is None else 1.0 / np.sqrt(design.weights)
     response = mean + prior.sigma[:, None] * scale * rng.standard_normal(mean.shape)
-    values = _prior_values(design, prior, random)
+    values = covariance_variables(design, prior) | {BETA: prior.beta}
+    values |= effect_variables(design, random)
     chain = {name: array[None] for name, array in values.items()}
     return prior_tree(design, priors, chain, response[None])
-
-
-def _prior_values(design: Design, prior: PriorDraws, random: list[Array]) -> dict[str, Array]:
-    values = {BETA: prior.beta, SIGMA: prior.sigma}
-    for factor, sd, chol, u in zip(design.random, prior.sds, prior.chols, random, strict=True):
-        values[sd_name(factor.key)] = sd
-        values[u_name(factor.key)] = u
-        if factor.n_coefs > 1:
-            values[cor_name(factor.key)] = chol @ chol.transpose(0, 2, 1)
-    return values
 
 
 def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:
@@ -127,8 +121,7 @@ def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:
         log_scale = log_scale - 0.5 * np.log(design.weights)
     values = -0.5 * (np.log(2 * np.pi) + ((design.y - mean) * np.exp(-log_scale)) ** 2) - log_scale
     coords = _draw_coords(posterior) | {OBS_DIM: obs_coord(design)}
-    attrs = creation_attrs() | {"sample_dims": list(SAMPLE_DIMS)}
-    return xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), values)}, coords, attrs)
+    return xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), values)}, coords, draw_attrs())
 
 
 def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
@@ -170,8 +163,7 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
             variables[cor_name(key)] = (SAMPLE_DIMS, values.reshape(shape))
     sigma = priors.sigma.logpdf(posterior[SIGMA].to_numpy())
     variables[SIGMA] = (SAMPLE_DIMS, sigma)
-    attrs = creation_attrs() | {"sample_dims": list(SAMPLE_DIMS)}
-    return xr.Dataset(variables, coords, attrs)
+    return xr.Dataset(variables, coords, draw_attrs())
 
 
 def _stacked(records: Sequence[Any], values: Array) -> Array:

@@ -31,7 +31,13 @@ from bayeslmm.sampling.mixture import (
     student,
     weighted_root,
 )
-from bayeslmm.sampling.pareto import effective_fraction, largest_share, log_mean, pareto_k
+from bayeslmm.sampling.pareto import (
+    MAX_PARETO_K,
+    effective_fraction,
+    largest_share,
+    log_mean,
+    pareto_k,
+)
 
 Array = NDArray[np.float64]
 LogDensity = Callable[[Array], Array]
@@ -453,9 +459,6 @@ def _independence_chain(
 
 # --- sampling a density of few dimensions, with checks of its importance ratios ---
 
-
-MAX_PARETO_K = 0.7
-"""Pareto k of the importance ratios above which the draws are not to be trusted."""
 
 NEGLIGIBLE_SHARE = 0.001
 """Largest importance ratio over their sum at which Pareto k does not matter."""

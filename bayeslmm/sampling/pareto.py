@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance weights, of one set of ratios or of many at once.
+"""Importance ratios: Pareto-smoothed weights, of one set or of many, and how far to trust them.
 
 References
 ----------
@@ -14,6 +14,9 @@ from scipy.special import logsumexp
 from bayeslmm.likelihood.batch import run_parallel
 
 Array = NDArray[np.float64]
+
+MAX_PARETO_K = 0.7
+"""Pareto k above which importance ratios have no usable variance and draws are not trusted."""
 
 TOGETHER = 1 << 18
 """Ratios that are smoothed together."""

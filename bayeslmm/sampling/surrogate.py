@@ -137,15 +137,12 @@ class Surrogate:
             rows = slice(start, start + step)
             terms = chebyshev_terms((relative[rows] - self.centre) / self.half, self.degrees)
             values[rows] = terms @ self.coefficients
-        inside = self._radius(relative) <= 1.0
+        inside = self.radius_of(relative) <= 1.0
         log_det = np.where(inside, values[:, 0], np.nan)
         return Reduced(log_det_random=log_det, fixed=unpack(values[:, 1:]))
 
-    def relative_radius(self, x: Array) -> Array:
+    def radius_of(self, relative: Array) -> Array:
         """Distance (S,) from the middle over the reach: the density counts as zero beyond one."""
-        return self._radius(self.axes(x))
-
-    def _radius(self, relative: Array) -> Array:
         white = solve_triangular(self.root, (relative - self.middle).T, lower=True)
         return np.asarray(np.linalg.norm(white, axis=0) / self.radius)
 
@@ -399,7 +396,7 @@ class SurrogateSampler:
         The proposals go further than the surrogate; those just outside, where the density should
         be largest, and some others are evaluated exactly.
         """
-        radius = surrogate.relative_radius(run.proposals)
+        radius = surrogate.radius_of(self.axes(run.proposals))
         places = np.flatnonzero(radius > 1.0)
         if not len(places):
             return 0.0, run.proposals[places]
@@ -549,7 +546,16 @@ def sample_covariance(
         sampler = SurrogateSampler(exact, system.plan, priors, centre, root, rng)
         found = sampler.run(chains, draws)
         if found is not None:
-            return _on_surrogate(found, exact.count)
+            value, error = log_mean(found.chains.log_ratios)
+            correction, its_error = log_mean(found.errors)
+            return CovarianceDraws(
+                chains=found.chains,
+                reduce=found.surrogate,
+                n_evaluations=exact.count,
+                surrogate_error=found.spread,
+                log_evidence=value + correction,
+                log_evidence_error=float(np.hypot(error, its_error)),
+            )
         _log.info("no polynomial surrogate is accurate enough: evaluating exactly")
     run = sample_density(partial(density, exact), centre, root, chains, draws, rng)
     value, error = log_mean(run.log_ratios)
@@ -560,19 +566,6 @@ def sample_covariance(
         surrogate_error=0.0,
         log_evidence=value,
         log_evidence_error=error,
-    )
-
-
-def _on_surrogate(found: SurrogateRun, count: int) -> CovarianceDraws:
-    value, error = log_mean(found.chains.log_ratios)
-    correction, its_error = log_mean(found.errors)
-    return CovarianceDraws(
-        chains=found.chains,
-        reduce=found.surrogate,
-        n_evaluations=count,
-        surrogate_error=found.spread,
-        log_evidence=value + correction,
-        log_evidence_error=float(np.hypot(error, its_error)),
     )
 
 

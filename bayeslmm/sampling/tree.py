@@ -154,8 +154,7 @@ def text_labels(labels: ArrayLike) -> NDArray[Any]:
 
 def _pairs(factor: RandomFactor) -> list[tuple[int, int]]:
     """Places of the correlated coefficients, the one that is written first before the other."""
-    pairs = structure_of(factor).pairs
-    return [(min(pair), max(pair)) for pair in pairs]
+    return [(min(pair), max(pair)) for pair in structure_of(factor).pairs]
 
 
 def _pair_labels(factor: RandomFactor) -> NDArray[Any]:
@@ -318,7 +317,7 @@ def posterior_tree(
     inference = {
         key: attrs[key] for key in (*_INFERENCE_ATTRS, "tuning_steps") if attrs.get(key) is not None
     }
-    group_attrs = {**creation_attrs(), **inference, "sample_dims": list(SAMPLE_DIMS)}
+    group_attrs = {**draw_attrs(), **inference}
     arrays = {name: np.asarray(values) for name, values in sample_stats.items()}
     stats = {name: (SAMPLE_DIMS[: values.ndim], values) for name, values in arrays.items()}
     posterior = parameter_dataset(design, draws)
@@ -333,10 +332,7 @@ def posterior_tree(
 
 
 def prior_tree(
-    design: Design,
-    priors: Priors,
-    draws: Mapping[str, ArrayLike],
-    response: ArrayLike,
+    design: Design, priors: Priors, draws: Mapping[str, ArrayLike], response: Array
 ) -> xr.DataTree:
     """Put prior draws and prior predictive draws into a DataTree.
 
@@ -356,19 +352,23 @@ def prior_tree(
     xarray.DataTree
         Groups prior, prior_predictive, observed_data and constant_data.
     """
-    import xarray as xr
-
-    group_attrs = {**creation_attrs(), "sample_dims": list(SAMPLE_DIMS)}
-    prior = parameter_dataset(design, draws)
-    coords = {dim: prior[dim] for dim in SAMPLE_DIMS} | {OBS_DIM: obs_coord(design)}
-    predictive = xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), np.asarray(response))}, coords)
-    predictive[RESPONSE].attrs["label"] = design.response
     groups = {
-        "prior": prior.assign_attrs(group_attrs),
-        "prior_predictive": predictive.assign_attrs(group_attrs),
+        "prior": parameter_dataset(design, draws).assign_attrs(draw_attrs()),
+        "prior_predictive": row_draws(RESPONSE, response, {OBS_DIM: obs_coord(design)}, design),
         **data_groups(design),
     }
     return assemble(groups, {**root_attrs(design, priors), "method": "prior"})
+
+
+def row_draws(name: str, values: Array, coords: Mapping[str, Any], design: Design) -> xr.Dataset:
+    """Draws (chain, draw, n) of one variable at rows, whose coordinate is the first of `coords`."""
+    import xarray as xr
+
+    rows, steps = next(iter(coords)), zip(SAMPLE_DIMS, values.shape, strict=False)
+    coords = {dim: np.arange(size) for dim, size in steps} | dict(coords)
+    dataset = xr.Dataset({name: ((*SAMPLE_DIMS, rows), values)}, coords, draw_attrs())
+    dataset[name].attrs["label"] = design.response
+    return dataset
 
 
 def assemble(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTree:
@@ -463,6 +463,11 @@ def root_attrs(design: Design, priors: Priors) -> dict[str, Any]:
 def own_version() -> str:
     """Version of this package, which is read from disk."""
     return version("bayeslmm")
+
+
+def draw_attrs() -> dict[str, Any]:
+    """Attributes of a group of draws."""
+    return creation_attrs() | {"sample_dims": list(SAMPLE_DIMS)}
 
 
 def creation_attrs() -> dict[str, Any]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, build_design
 from bayeslmm.data.frames import column_names, listed, read_only
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.update import update_formula
-from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.keys import addressed
@@ -46,9 +46,7 @@ _OWN = ("posterior", "sample_stats", "observed_data", "constant_data", EFFECT_GR
 
 
 def extended_tree(
-    design: Design,
-    plan: Callable[[], Plan],
-    priors: Priors,
+    model: Model,
     data: xr.DataTree,
     draws: int,
     random_seed: int | np.random.Generator | None = None,
@@ -58,12 +56,8 @@ def extended_tree(
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    plan : callable
-        Returns its cross-products.
-    priors : Priors
-        Its priors.
+    model : Model
+        Design, priors and what is computed from them once.
     data : xarray.DataTree
         The posterior.
     draws : int
@@ -81,9 +75,7 @@ def extended_tree(
     posterior = data["posterior"].to_dataset()
     method = str(data.attrs["method"])
     new = sample_posterior(
-        design,
-        plan,
-        priors,
+        model,
         method=method,  # type: ignore[arg-type]
         draws=draws,
         chains=posterior.sizes["chain"],
@@ -98,10 +90,10 @@ def extended_tree(
             (tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset())
             for tree in (data, new)
         ]
-        weights = _joined_weights(runs, design, plan(), priors)
+        weights = _joined_weights(runs, model)
         statistics["log_weight"] = (SAMPLE_DIMS, weights)
     core = {**groups, "posterior": joined, "sample_stats": statistics}
-    kept = _other_groups(core, design, priors, plan)
+    kept = _other_groups(core, model)
     attrs = joined_attrs(data.attrs, new.attrs, (posterior.sizes["draw"], draws))
     return assemble(kept, attrs)
 
@@ -166,20 +158,18 @@ def joined_statistics(one: xr.Dataset, two: xr.Dataset) -> xr.Dataset:
     return joined
 
 
-def _joined_weights(
-    runs: Sequence[tuple[xr.Dataset, xr.Dataset]], design: Design, plan: Plan, priors: Priors
-) -> Array:
+def _joined_weights(runs: Sequence[tuple[xr.Dataset, xr.Dataset]], model: Model) -> Array:
     """Log weights of Laplace draws: each run has its own constant, which must become one.
 
     `runs` are the draws and the statistics of each.
     """
-    mode = find_mode(plan, priors)
+    mode = find_mode(model)
     root = gaussian_root(mode)
     parts = []
     for draws, statistics in runs:
         weights, density = (statistics[name].to_numpy() for name in ("log_weight", "lp"))
         best = int(np.argmax(weights))
-        x = _coordinates(draws, best, design, priors)
+        x = _coordinates(draws, best, model.design, model.priors)
         noise = np.linalg.solve(root, x - mode.x)
         exact = density.ravel()[best] + 0.5 * np.sum(noise**2)
         parts.append(weights - weights.ravel()[best] + exact)
@@ -231,20 +221,18 @@ def combined_estimate(values: Sequence[float], errors: Sequence[float]) -> tuple
 # --- other groups ----------------------------------------------------------------------
 
 
-def _other_groups(
-    groups: Mapping[str, xr.Dataset], design: Design, priors: Priors, plan: Callable[[], Plan]
-) -> dict[str, xr.Dataset]:
+def _other_groups(groups: Mapping[str, xr.Dataset], model: Model) -> dict[str, xr.Dataset]:
     """Groups of the joined draws: computed anew where that is exact, left out where not."""
     tree = xr.DataTree.from_dict({name: groups[name] for name in ("posterior", "sample_stats")})
     kept: dict[str, xr.Dataset] = {}
     gone = []
     for name, dataset in groups.items():
         if name == EFFECT_GROUP:
-            kept[name] = _effect_summaries(design, priors, plan(), groups["posterior"])
+            kept[name] = _effect_summaries(model, groups["posterior"])
         elif name == "log_likelihood":
-            kept[name] = log_likelihood(tree, design)
+            kept[name] = log_likelihood(tree, model.design)
         elif name == "log_prior":
-            kept[name] = log_prior(tree, priors)
+            kept[name] = log_prior(tree, model.priors)
         elif name in _OWN or name.startswith("prior") or "draw" not in dataset.dims:
             kept[name] = dataset
         else:
@@ -254,14 +242,13 @@ def _other_groups(
     return kept
 
 
-def _effect_summaries(
-    design: Design, priors: Priors, plan: Plan, posterior: xr.Dataset
-) -> xr.Dataset:
+def _effect_summaries(model: Model, posterior: xr.Dataset) -> xr.Dataset:
+    design, priors = model.design, model.priors
     points = points_of(design, posterior)
     if priors.beta_sampled:
         beta = posterior[BETA].to_numpy().reshape(len(points.sigma), design.p)
         points = replace(points, beta=beta)
-    return effect_group(design, summarise_effects(plan, priors, points))
+    return effect_group(design, summarise_effects(model.system, priors, points))
 
 
 # --- a changed model: other data, formula, weights or priors ------------------------------

@@ -15,12 +15,11 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import WorkingPoints
+from bayeslmm.covariance.coordinates import Points, WorkingPoints
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.covariance.unstructured import structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError
-from bayeslmm.priors.record import PriorDraws
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
 
 if TYPE_CHECKING:
@@ -172,11 +171,11 @@ def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -
     return values
 
 
-def joint_parameter(draws: JointDraws | PriorDraws | WorkingPoints, row: Parameter) -> Array:
+def joint_parameter(draws: JointDraws | Points | WorkingPoints, row: Parameter) -> Array:
     """Draws (S,) of one parameter; correlations in [-1, 1] in spite of rounding."""
     if row.kind == "beta":
         return draws.beta[:, row.index[0]]
-    points = draws if isinstance(draws, PriorDraws | WorkingPoints) else draws.points
+    points = draws if isinstance(draws, Points | WorkingPoints) else draws.points
     if row.kind == "sigma":
         return points.sigma
     if row.kind == "sd":
