@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.checks.joint_parameters import prior_parameter
 from bayeslmm.data.design import Design
 from bayeslmm.plots.common import (
     BAND_ALPHA,
@@ -26,7 +27,6 @@ from bayeslmm.plots.common import (
     variable_name,
 )
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.prior_predictive import prior_predictive
 from bayeslmm.sampling.uniformity import band as uniform_band
 from bayeslmm.sampling.uniformity import counts_below
 from bayeslmm.summaries.parameters import parameter_draws, parameters
@@ -85,10 +85,11 @@ def plot_prior_posterior(
     known = {parameter.label: parameter for parameter in parameters(design)}
     wanted = _chosen(labels, list(known))
     draws = posterior.sizes["chain"] * posterior.sizes["draw"]
-    prior = prior_predictive(design, priors, draws, random_seed)["prior"].to_dataset()
+    prior = priors.sample(np.random.default_rng(random_seed), draws)
     pairs = {
         label: [
-            parameter_draws(group, design, known[label]).ravel() for group in (prior, posterior)
+            prior_parameter(prior, known[label]),
+            parameter_draws(posterior, design, known[label]).ravel(),
         ]
         for label in wanted
     }

@@ -115,7 +115,7 @@ def plot_predictive(
     chosen = chosen_backend(backend)
     _check(data, kind, by, statistic)
     if kind == "tstat" and by is not None:
-        table = check_table(design, _replicated(data), statistic, by, prob)
+        table = check_table(design, replicated(data), statistic, by, prob)
         return _by_level(design, table, _statistic_name(statistic), prob, chosen, visuals, kwargs)
     if kind == "dist" and by is not None:
         return _densities(design, data, by, chosen, visuals, kwargs)
@@ -197,7 +197,8 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _replicated(data: xr.DataTree) -> Array:
+def replicated(data: xr.DataTree) -> Array:
+    """Replicated responses (S, n)."""
     values = data[GROUP][RESPONSE].to_numpy()
     return np.asarray(values.reshape(-1, values.shape[-1]))
 
