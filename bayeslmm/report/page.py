@@ -27,6 +27,7 @@ from bayeslmm.comparison.reml import (
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
+from bayeslmm.plots.common import Backend, drawing
 from bayeslmm.plots.level_order import level_order
 from bayeslmm.plots.parameters import plot_compared
 from bayeslmm.plots.predictive import replicated
@@ -405,12 +406,16 @@ def reml_section(source: Any, reml: Any, prob: float, *, own: bool) -> Context:
         return {"name": "REML", "table": None}
     table = source.compare_reml(reml, prob=prob)
     name = "REML" if own else str(table.attrs["estimate"])
+
+    def densities(backend: Backend) -> Any:
+        return plot_compared(source.design, source._draws, table, drawing(backend, None, {}))
+
     return {
         "name": name,
         "own": own,
         "table": _beside_estimate(table, name, prob),
         "flags": [f"{flag}: {FLAGS[flag]}" for flag in FLAGS if flag in set(table["flag"])],
-        "densities": picture(plot_compared, source.design, source._draws, table),
+        "densities": picture(densities),
     }
 
 
