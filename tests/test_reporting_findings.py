@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import bayeslmm as blm
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ
 from bayeslmm.report import findings as finding_topics
 from bayeslmm.report.findings import LARGE_SHIFT, NOT_ASKED, TOPICS, expected_shift
 

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
     from bayeslmm.report.broom import Column, Incomplete
-    from bayeslmm.sampling.estimate_draws import Uncertainty
-    from bayeslmm.sampling.joint_draws import JointDraws
-    from bayeslmm.summaries.tidy import Effects
+    from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty
+    from bayeslmm.summaries.parameters import Effects
     from bayeslmm.summaries.variance_explained import R2Method, Spread
 
 Array = NDArray[np.float64]
@@ -178,9 +177,7 @@ class Estimate(Predictions):
     def tidy(
         self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
     ) -> pd.DataFrame:
-        from bayeslmm.summaries.tidy import tidy_fit
-
-        return tidy_fit(self.fit, self.design, effects, level)
+        return estimate_tables.tidy_table(self.fit, self.design, effects, level)
 
     @override
     def icc(
@@ -351,7 +348,7 @@ class Estimate(Predictions):
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
         from bayeslmm.prediction import predict
-        from bayeslmm.sampling.estimate_draws import point_draws
+        from bayeslmm.sampling.joint_draws import point_draws
 
         repeated = np.zeros(predict.count(n), dtype=np.intp)
         return point_draws(self.fit, self._u).take(repeated)

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.checks.accessors import PosteriorChecks
-from bayeslmm.comparison.evidence import LogEvidence, log_evidence
+from bayeslmm.comparison.models import LogEvidence, log_evidence
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
@@ -23,7 +23,7 @@ from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries import posterior_tables, text
-from bayeslmm.summaries.tidy import Effects, tidy_posterior
+from bayeslmm.summaries.parameters import Effects
 from bayeslmm.summaries.variance_explained import (
     R2Method,
     icc_quantity,
@@ -182,7 +182,7 @@ class Posterior(PosteriorDraws):
         effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"),
         prob: float | None = None,
     ) -> pd.DataFrame:
-        return tidy_posterior(self.data, self.design, effects, prob)
+        return posterior_tables.tidy_table(self.data, self.design, effects, prob)
 
     @override
     def icc(self, prob: float | None = None, *, at: Any = None) -> pd.DataFrame:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 
 from bayeslmm.plots.common import Backend, drawing
-from bayeslmm.summaries.fits import EstimateLike, FitLike, PosteriorLike, verbs
+from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
     from bayeslmm.plots.predictive import Kind
     from bayeslmm.prediction.checks import Statistic
-    from bayeslmm.sampling.estimate_draws import Uncertainty
+    from bayeslmm.sampling.joint_draws import Uncertainty
 
 Names = str | Sequence[str] | None
 Levels = Sequence[Any] | None
@@ -305,7 +305,7 @@ class EstimatePlots(Plots):
         **pc_kwargs: Any,
     ) -> PlotCollection:
         from bayeslmm.plots.fitted import lines_of_fit, plot_fitted
-        from bayeslmm.sampling.estimate_draws import estimate_draws
+        from bayeslmm.sampling.joint_draws import estimate_draws
 
         design, fit, how = self._fit.design, self._fit.fit, drawing(backend, visuals, pc_kwargs)
 

@@ -10,7 +10,6 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.checks.joint_parameters import prior_parameter
 from bayeslmm.data.design import Design
 from bayeslmm.plots.common import (
     BAND_ALPHA,
@@ -28,10 +27,10 @@ from bayeslmm.plots.common import (
     variable_name,
 )
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.calibration import band as uniform_band
+from bayeslmm.sampling.calibration import counts_below
 from bayeslmm.sampling.tree import SAMPLE_DIMS
-from bayeslmm.sampling.uniformity import band as uniform_band
-from bayeslmm.sampling.uniformity import counts_below
-from bayeslmm.summaries.parameters import parameter_draws, parameters
+from bayeslmm.summaries.parameters import joint_parameter, parameter_draws, parameters
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -85,7 +84,7 @@ def plot_prior_posterior(
     prior = priors.sample(np.random.default_rng(random_seed), draws)
     pairs = {
         label: [
-            prior_parameter(prior, known[label]),
+            joint_parameter(prior, known[label]),
             parameter_draws(posterior, design, known[label]).ravel(),
         ]
         for label in wanted

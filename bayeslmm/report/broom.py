@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.checks.influence import row_influence
-from bayeslmm.comparison.evidence import log_evidence
+from bayeslmm.comparison.models import log_evidence
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import plain_frame, to_frame
 from bayeslmm.estimation.effects import linear_predictor

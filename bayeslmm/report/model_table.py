@@ -22,7 +22,7 @@ from bayeslmm.report.tables import (
     render,
     significant,
 )
-from bayeslmm.summaries.fits import is_posterior
+from bayeslmm.summaries import is_posterior
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
 

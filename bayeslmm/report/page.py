@@ -45,7 +45,7 @@ from bayeslmm.report.tables import (
     templates,
     text_table,
 )
-from bayeslmm.summaries.fits import is_estimate
+from bayeslmm.summaries import is_estimate
 from bayeslmm.summaries.posterior_tables import interval_defaults, parameter_table
 from bayeslmm.summaries.text import counted, estimate_notes, listed
 from bayeslmm.writing import check_replaceable, replacing
