@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 
-from bayeslmm.plots.common import Backend
+from bayeslmm.plots.common import Backend, drawing
 from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
@@ -203,14 +204,12 @@ class Plots:
             which,
             self._fit._covariances,
             self._fit._sigma_squared,
+            drawing(backend, visuals, pc_kwargs),
             label=self._source(),
             group=group,
             levels=levels,
             rows=rows,
             correlation=correlation,
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
         )
 
     def residuals(
@@ -256,16 +255,9 @@ class Plots:
         """
         from bayeslmm.plots.residuals import plot_residuals
 
-        return plot_residuals(
-            self._fit.design,
-            group,
-            self._fit._beta,
-            self._fit._u,
-            label=self._source(several=True),
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
-        )
+        fit, how = self._fit, drawing(backend, visuals, pc_kwargs)
+        label = self._source(several=True)
+        return plot_residuals(fit.design, group, fit._beta, fit._u, how, label=label)
 
     def _source(self, *, several: bool = False) -> str:
         """What the values drawn are."""
@@ -293,17 +285,9 @@ class EstimatePlots(Plots):
     ) -> PlotCollection:
         from bayeslmm.plots.effects import effects_of_fit, plot_caterpillar
 
-        return plot_caterpillar(
-            self._fit.design,
-            group,
-            levels,
-            lambda place, positions: effects_of_fit(self._fit.fit, place, positions, level),
-            coefs=coefs,
-            order=order,
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
-        )
+        design, how = self._fit.design, drawing(backend, visuals, pc_kwargs)
+        intervals = partial(effects_of_fit, self._fit.fit, level)
+        return plot_caterpillar(design, group, levels, intervals, how, coefs=coefs, order=order)
 
     @override
     def fitted(
@@ -323,19 +307,13 @@ class EstimatePlots(Plots):
         from bayeslmm.plots.fitted import lines_of_fit, plot_fitted
         from bayeslmm.sampling.joint_draws import estimate_draws
 
-        design, fit = self._fit.design, self._fit.fit
-        return plot_fitted(
-            design,
-            x,
-            group,
-            levels,
-            lambda grids: lines_of_fit(
-                fit, estimate_draws(design, fit, uncertainty, draws, random_seed), grids, level
-            ),
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
-        )
+        design, fit, how = self._fit.design, self._fit.fit, drawing(backend, visuals, pc_kwargs)
+
+        def lines(grids: Any) -> Any:
+            joint = estimate_draws(design, fit, uncertainty, draws, random_seed)
+            return lines_of_fit(fit, joint, grids, level)
+
+        return plot_fitted(design, x, group, levels, lines, how)
 
     @override
     def _source(self, *, several: bool = False) -> str:
@@ -367,18 +345,9 @@ class PosteriorPlots(Plots):
     ) -> PlotCollection:
         from bayeslmm.plots.effects import effects_of_draws, plot_caterpillar
 
-        design, joint = self._fit.design, self._fit._joint
-        return plot_caterpillar(
-            design,
-            group,
-            levels,
-            lambda place, positions: effects_of_draws(design, joint, place, positions, prob),
-            coefs=coefs,
-            order=order,
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
-        )
+        design, how = self._fit.design, drawing(backend, visuals, pc_kwargs)
+        intervals = partial(effects_of_draws, self._fit._joint, prob)
+        return plot_caterpillar(design, group, levels, intervals, how, coefs=coefs, order=order)
 
     @override
     def fitted(
@@ -394,16 +363,9 @@ class PosteriorPlots(Plots):
     ) -> PlotCollection:
         from bayeslmm.plots.fitted import lines_of_draws, plot_fitted
 
-        return plot_fitted(
-            self._fit.design,
-            x,
-            group,
-            levels,
-            lambda grids: lines_of_draws(self._fit._joint, grids, prob),
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
-        )
+        lines = partial(lines_of_draws, self._fit._joint, prob)
+        how = drawing(backend, visuals, pc_kwargs)
+        return plot_fitted(self._fit.design, x, group, levels, lines, how)
 
     @override
     def _source(self, *, several: bool = False) -> str:
@@ -469,9 +431,9 @@ class PosteriorPlots(Plots):
         >>> pc.get_viz("no_pooling")["x"].shape
         (18,)
         """
-        from bayeslmm.plots.effects import plot_posterior_shrinkage
+        from bayeslmm.plots.effects import plot_shrinkage
 
-        return plot_posterior_shrinkage(
+        return plot_shrinkage(
             self._fit.design,
             self._fit.model.reml,
             group,
@@ -479,10 +441,8 @@ class PosteriorPlots(Plots):
             self._fit._beta,
             self._fit._u,
             self._fit._covariances,
+            drawing(backend, visuals, pc_kwargs),
             coefs=coefs,
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
         )
 
     def prior_posterior(
@@ -533,11 +493,9 @@ class PosteriorPlots(Plots):
             self._fit.design,
             self._fit.priors,
             self._fit._draws,
+            drawing(backend, visuals, pc_kwargs),
             labels=labels,
             random_seed=random_seed,
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
         )
 
     def predictive(
@@ -606,17 +564,16 @@ class PosteriorPlots(Plots):
         from bayeslmm.plots.predictive import plot_predictive, with_replicates
 
         model, data, joint = self._fit.model, self._fit.data, self._fit._joint
+        how = drawing(backend, visuals, kwargs)
         return plot_predictive(
             model.design,
             with_replicates(data, model.design, joint, kind, random_seed),
             kind,
             lambda: loo_pit_series(model, data, joint, progressbar=True).to_numpy(),
+            how,
             by=by,
             statistic=statistic,
             prob=prob,
-            backend=backend,
-            visuals=visuals,
-            **kwargs,
         )
 
     def reml(
@@ -672,12 +629,6 @@ class PosteriorPlots(Plots):
         from bayeslmm.comparison.reml import compare_reml
         from bayeslmm.plots.parameters import plot_compared
 
-        return plot_compared(
-            self._fit.design,
-            self._fit._draws,
-            compare_reml(self._fit, reml, prob=prob, names=names),
-            labels=labels,
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
-        )
+        how = drawing(backend, visuals, pc_kwargs)
+        table = compare_reml(self._fit, reml, prob=prob, names=names)
+        return plot_compared(self._fit.design, self._fit._draws, table, how, labels=labels)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Backend = Literal["matplotlib", "bokeh", "plotly", "none"]
-Visuals = dict[str, tuple[Any, dict[str, Any]]]
-"""Functions and settings by visual, in the order of drawing."""
+Visuals = dict[str, tuple[Any, dict[str, Any]] | None]
+"""Functions and settings by visual, in the order of drawing; None for what these data lack."""
 
 MAIN, SECOND, QUIET, STRONG = "C0", "C1", "gray", "B1"
 """Blue and orange of most styles, which differ for every kind of colour vision, grey and black."""
@@ -30,6 +30,9 @@ MAIN, SECOND, QUIET, STRONG = "C0", "C1", "gray", "B1"
 DASHED = "C1"
 CIRCLE, TRIANGLE, CROSS, DIAMOND, SQUARE = "C0", "C2", "C3", "C4", "C5"
 """ArviZ's names of a line style and of markers, which every backend knows."""
+
+OWN = ("legend", "figure_title")
+"""Visuals of this package, of which ArviZ's functions know nothing."""
 
 UNSTORED = ("xticks", "yticks", "ticklabels", "xlim", "ylim")
 BAND_ALPHA = 0.2
@@ -39,6 +42,7 @@ TICK_SIZE = 8
 LEGEND_SIZE = 9
 TITLE_LETTERS_PER_INCH = 11
 LEGEND_LETTERS_PER_INCH = 15
+MOST_LABELS = 45
 EXTRA_HEIGHT = 0.6
 """Inches for the title and a legend, beside the panels."""
 SLASH = "\N{DIVISION SLASH}"
@@ -63,14 +67,56 @@ class Intervals:
     label: str
 
 
-def chosen_backend(backend: Backend | None) -> Any:
-    """The backend to use; ArviZ would draw nothing, and say nothing, where none is installed."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """How the user wants a picture drawn.
+
+    Attributes
+    ----------
+    backend : str
+        The backend.
+    visuals : mapping
+        Settings by visual; False leaves one out.
+    pc_kwargs : mapping
+        Arguments of ``PlotCollection.wrap``, or of a function of ArviZ.
+    """
+
+    backend: str
+    visuals: Mapping[str, Any]
+    pc_kwargs: Mapping[str, Any]
+
+    def layout(
+        self, count: int, size: tuple[float, float], columns: int = 4, **share: Any
+    ) -> dict[str, Any]:
+        """Arguments of ``PlotCollection.wrap`` for panels of a size in inches, a variable each."""
+        layout = {"cols": ["__variable__"], "col_wrap": columns, **self.pc_kwargs}
+        across = min(count, layout["col_wrap"] or int(np.ceil(np.sqrt(count))))
+        width, height = across * size[0], -(-count // across) * size[1] + EXTRA_HEIGHT
+        return layout | {"figure_kwargs": self.figure(width, height, **share)}
+
+    def figure(self, width: float, height: float, **share: Any) -> dict[str, Any]:
+        """Size in inches and layout of a figure, as each backend wants to be told."""
+        settings = {"figsize": (100 * width, 100 * height), "figsize_units": "dots"}
+        if self.backend == "matplotlib":
+            settings = {"figsize": (width, height), "figsize_units": "inches"}
+            settings["layout"] = "constrained"
+        return settings | share | dict(self.pc_kwargs.get("figure_kwargs", {}))
+
+    def of_arviz(self, **defaults: Any) -> dict[str, Any]:
+        """Visuals for a function of ArviZ, the user's over default ones."""
+        return defaults | {k: v for k, v in self.visuals.items() if k not in OWN}
+
+
+def drawing(
+    backend: Backend | None, visuals: Mapping[str, Any] | None, pc_kwargs: Mapping[str, Any]
+) -> Drawing:
+    """How to draw; ArviZ would draw nothing, and say nothing, where no backend is installed."""
     from arviz_base import rcParams
 
     chosen = rcParams["plot.backend"] if backend is None else backend
     if chosen == "matplotlib" or (backend is None and chosen == "none"):
         require("matplotlib", "plots")
-    return chosen
+    return Drawing(chosen, visuals or {}, pc_kwargs)
 
 
 def arviz_plots() -> Any:
@@ -93,56 +139,78 @@ def level_of_picture(level: float | None) -> float:
     return interval_defaults()[0] if level is None else probability(level, "level")
 
 
+def chosen(wanted: str | Sequence[str] | None, known: Sequence[str], refusal: str) -> list[str]:
+    """Names that are asked for, all by default.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown: `refusal` with it and the known ones filled in; or if there is none.
+    """
+    names = [wanted] if isinstance(wanted, str) else list(known if wanted is None else wanted)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(refusal.format(", ".join(map(repr, unknown)), ", ".join(known)))
+    if not names:
+        raise ValueError(f"There is nothing to draw: choose among {', '.join(known)}.")
+    return names
+
+
 # --- panels ----------------------------------------------------------------------------
 
 
-def panels(
+def picture(
+    how: Drawing,
     data: xr.Dataset,
-    backend: str,
-    *,
+    *layers: Visuals,
     size: tuple[float, float],
+    title: str,
+    legend: Mapping[str, Mapping[str, Any]] | None = None,
     columns: int = 4,
-    share: Mapping[str, Any] | None = None,
-    pc_kwargs: Mapping[str, Any] | None = None,
+    **share: bool,
 ) -> PlotCollection:
-    """A collection with one panel per variable.
+    """Draw a panel per variable with its visuals, a legend and a title.
 
     Parameters
     ----------
+    how : Drawing
+        How the user wants it.
     data : Dataset
         A variable per panel, named as :func:`variable_name` says.
-    backend : str
-        The backend.
+    *layers : Visuals
+        What is drawn, in this order.
     size : tuple of float
         Width and height of one panel in inches.
+    title : str
+        Title of the figure.
+    legend : mapping, optional
+        Entries of :func:`add_legend`.
     columns : int
         Largest number of panels in a row.
-    share : mapping, optional
+    **share : bool
         `sharex` and `sharey`.
-    pc_kwargs : mapping, optional
-        The user's arguments of ``PlotCollection.wrap``, which go first.
 
-    Returns
-    -------
-    arviz_plots.PlotCollection
+    Raises
+    ------
+    ValueError
+        If the user names a visual that there is not.
     """
     import arviz_plots as azp
 
-    layout: dict[str, Any] = {"cols": ["__variable__"], "col_wrap": columns, **(pc_kwargs or {})}
-    count = len(data.data_vars)
-    wrap = layout["col_wrap"] or int(np.ceil(np.sqrt(count)))
-    across = min(count, wrap)
-    width, height = across * size[0], -(-count // across) * size[1]
-    figure = {**figure_settings(backend, width, height + EXTRA_HEIGHT), **(share or {})}
-    figure |= layout.pop("figure_kwargs", {})
-    return azp.PlotCollection.wrap(data, backend=backend, figure_kwargs=figure, **layout)
-
-
-def figure_settings(backend: str, width: float, height: float) -> dict[str, Any]:
-    """Size and layout of a figure in inches, as each backend wants to be told."""
-    if backend == "matplotlib":
-        return {"figsize": (width, height), "figsize_units": "inches", "layout": "constrained"}
-    return {"figsize": (100 * width, 100 * height), "figsize_units": "dots"}
+    known = {name for drawn in layers for name in drawn} | {"figure_title"}
+    known |= set() if legend is None else {"legend"}
+    if unknown := sorted(set(how.visuals) - known):
+        raise ValueError(
+            f"visuals has {', '.join(map(repr, unknown))}; this picture has "
+            f"{', '.join(map(repr, sorted(known)))}."
+        )
+    layout = how.layout(len(data.data_vars), size, columns, **share)
+    collection: PlotCollection = azp.PlotCollection.wrap(data, backend=how.backend, **layout)
+    for drawn in layers:
+        draw(collection, drawn, how.visuals)
+    if legend is not None:
+        add_legend(collection, legend, how.visuals)
+    add_title(collection, title, how.visuals)
+    return collection
 
 
 def draw(
@@ -150,28 +218,48 @@ def draw(
 ) -> None:
     """Draw visuals in their order, with the user's settings over the default ones.
 
-    Ticks and limits are not stored in the collection, which has one place per panel.
-
-    Raises
-    ------
-    ValueError
-        If `wanted` names a visual that there is not.
+    The data of a visual may be a function of the collection. Ticks and limits are not stored in
+    the collection, which has one place per panel.
     """
-    for name, (function, settings) in drawn.items():
-        chosen = (wanted or {}).get(name, {})
-        if chosen is not False:
-            defaults = {"ignore_aes": "all", "store_artist": name not in UNSTORED}
-            written = {"text": plain(settings["text"])} if "text" in settings else {}
-            collection.map(function, name, **{**defaults, **settings, **written, **chosen})
+    for name, visual in drawn.items():
+        own = (wanted or {}).get(name, {})
+        if visual is None or own is False:
+            continue
+        function, settings = visual
+        settings = {"ignore_aes": "all", "store_artist": name not in UNSTORED, **settings}
+        if callable(settings["data"]):
+            settings["data"] = settings["data"](collection)
+        if "text" in settings:
+            settings["text"] = plain(settings["text"])
+        collection.map(function, name, **{**settings, **own})
 
 
-def check_visuals(wanted: Mapping[str, Any] | None, known: Sequence[str]) -> None:
-    """Raise ValueError for a visual that there is not."""
-    if unknown := sorted(set(wanted or {}) - set(known)):
-        raise ValueError(
-            f"visuals has {', '.join(map(repr, unknown))}; this picture has "
-            f"{', '.join(map(repr, sorted(known)))}."
-        )
+def titles(data: xr.Dataset) -> tuple[Any, dict[str, Any]]:
+    """The visual that writes the name of each panel above it."""
+    import arviz_plots as azp
+    from arviz_base.labels import BaseLabeller
+
+    settings = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
+    return azp.visuals.labelled_title, {"data": data, **settings}
+
+
+def levels_upwards(data: xr.Dataset, group: str, labels: Sequence[Any]) -> Visuals:
+    """Labels, ticks and limits of a y axis with a level at each whole number from zero on."""
+    import arviz_plots as azp
+
+    places, shown = thinned(labels, MOST_LABELS)
+    first = data[[next(iter(data.data_vars))]]
+    ticks = {"data": data, "values": places, "labels": shown, "size": TICK_SIZE}
+    return {
+        "ylabel": (azp.visuals.labelled_y, {"data": first, "text": group}),
+        "yticks": (set_yticks, ticks),
+        "ylim": (azp.visuals.set_ylim, {"data": data, "limits": (-0.7, len(labels) - 0.3)}),
+    }
+
+
+def height_of(levels: int) -> float:
+    """Inches of a panel with so many levels above each other."""
+    return 1.0 + min(max(0.2 * levels, 1.2), 8.0)
 
 
 def outer(collection: PlotCollection, data: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
@@ -213,8 +301,6 @@ def add_legend(
     wanted : mapping, optional
         The user's settings, of which "legend" goes to the backend; False leaves the legend out.
     """
-    import xarray as xr
-
     chosen = (wanted or {}).get("legend", {})
     if chosen is False:
         return
@@ -231,6 +317,8 @@ def add_legend(
     drawn = module.legend(
         collection, kwargs, list(entries), update_visuals=False, **{**settings, **chosen}
     )
+    import xarray as xr
+
     box = np.empty((), dtype=object)
     box[()] = drawn if drawn is not None else {"labels": list(entries), "kwargs": kwargs}
     collection.viz["legend/entries"] = xr.DataArray(box)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,9 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
     PANEL_TITLE_SIZE,
     TICK_SIZE,
-    Backend,
+    Drawing,
     Visuals,
-    add_title,
-    check_visuals,
-    chosen_backend,
-    draw,
-    panels,
+    picture,
     set_yticks,
 )
 from bayeslmm.plots.level_order import level_order, shown_levels
@@ -49,7 +45,6 @@ MEANINGS = {
     "G": "G: random effects",
     "R": "R: residuals",
 }
-VISUALS = ("figure_title", "heatmap", "numbers", "title", "xticks", "ylabel", "yticks")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -169,15 +164,13 @@ def plot_matrices(
     which: str | Sequence[str],
     covariances: Sequence[Array],
     sigma_squared: float,
+    how: Drawing,
     *,
     label: str,
     group: str | None = None,
     levels: Sequence[Any] | None = None,
     rows: Sequence[Any] | None = None,
     correlation: bool = False,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
 ) -> PlotCollection:
     """Draw heat maps of covariance matrices, a panel each.
 
@@ -193,22 +186,22 @@ def plot_matrices(
         Covariance matrix of the coefficients of each grouping factor.
     sigma_squared : float
         Residual variance of a row with weight one.
+    how : Drawing
+        How to draw it.
     label : str
         Where they come from.
-    group, levels, rows, correlation, backend, visuals, **pc_kwargs
+    group, levels, rows, correlation
         As in :meth:`bayeslmm.plots.accessors.Plots.covariance`.
 
     Returns
     -------
     arviz_plots.PlotCollection
     """
-    chosen = chosen_backend(backend)
-    if chosen not in ("matplotlib", "none"):
+    if how.backend not in ("matplotlib", "none"):
         raise ValueError(
-            f"backend={chosen!r} draws no heat maps: use backend='matplotlib', or take the matrix "
-            "from V(), G() or R()."
+            f"backend={how.backend!r} draws no heat maps: use backend='matplotlib', or take the "
+            "matrix from V(), G() or R()."
         )
-    check_visuals(visuals, VISUALS)
     names = _names(which)
     place, positions = shown_levels(design, group or design.random[0].name, levels)
     matrices = {
@@ -224,15 +217,22 @@ def plot_matrices(
         )
         for name in names
     }
-    data = xr.Dataset({name: _array(name, matrix) for name, matrix in matrices.items()})
-    collection = panels(data, chosen, size=(5.2, 4.6), columns=3, pc_kwargs=pc_kwargs)
+    data = xr.Dataset(
+        {
+            name: ((f"row_{name}", f"column_{name}"), matrix.values)
+            for name, matrix in matrices.items()
+        }
+    )
     unit = "correlation" if correlation else "covariance"
-    for name, matrix in matrices.items():
-        draw(collection, _visuals(data[[name]], matrix, name, unit), visuals)
     plural = "matrices" if len(names) > 1 else "matrix"
-    title = f"{unit.capitalize()} {plural} for {design.response}, {label}"
-    add_title(collection, title, visuals)
-    return collection
+    return picture(
+        how,
+        data,
+        *(_visuals(data[[name]], matrix, name, unit) for name, matrix in matrices.items()),
+        size=(5.2, 4.6),
+        title=f"{unit.capitalize()} {plural} for {design.response}, {label}",
+        columns=3,
+    )
 
 
 def _names(which: str | Sequence[str]) -> list[str]:
@@ -242,10 +242,6 @@ def _names(which: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _array(name: str, matrix: LabelledMatrix) -> xr.DataArray:
-    return xr.DataArray(matrix.values, dims=(f"row_{name}", f"column_{name}"))
-
-
 def _visuals(data: xr.Dataset, matrix: LabelledMatrix, name: str, unit: str) -> Visuals:
     import arviz_plots as azp
 
@@ -253,13 +249,12 @@ def _visuals(data: xr.Dataset, matrix: LabelledMatrix, name: str, unit: str) -> 
     ticks = {"data": data, "values": places, "labels": labels, "size": TICK_SIZE}
     below = labels if max(map(len, labels)) <= LONGEST_BELOW else [""] * len(labels)
     rotation = 90 if max(map(len, labels)) * len(labels) > 40 else 0
+    title = {"data": data, "text": MEANINGS[name], "size": PANEL_TITLE_SIZE}
+    written = (numbers, {"data": data, "size": TICK_SIZE})
     return {
         "heatmap": (heatmap, {"data": data, "label": unit}),
-        **({"numbers": (numbers, {"data": data, "size": TICK_SIZE})} if _fits(data[name]) else {}),
-        "title": (
-            azp.visuals.labelled_title,
-            {"data": data, "text": MEANINGS[name], "size": PANEL_TITLE_SIZE},
-        ),
+        "numbers": written if _fits(data[name]) else None,
+        "title": (azp.visuals.labelled_title, title),
         "ylabel": (azp.visuals.labelled_y, {"data": data, "text": matrix.axis}),
         "xticks": (azp.visuals.set_xticks, {**ticks, "labels": below, "rotation": rotation}),
         "yticks": (set_yticks, ticks),

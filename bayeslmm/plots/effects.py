@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
@@ -21,27 +21,23 @@ from bayeslmm.plots.common import (
     CROSS,
     DASHED,
     MAIN,
-    PANEL_TITLE_SIZE,
+    MOST_LABELS,
     QUIET,
     SECOND,
     SQUARE,
     STRONG,
-    TICK_SIZE,
-    Backend,
+    Drawing,
     Intervals,
     Visuals,
-    add_legend,
-    add_title,
-    check_visuals,
-    chosen_backend,
+    chosen,
     dataset,
-    draw,
+    height_of,
     level_of_picture,
-    panels,
+    levels_upwards,
+    picture,
     points,
     segments,
-    set_yticks,
-    thinned,
+    titles,
 )
 from bayeslmm.plots.level_order import shown_levels
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -57,19 +53,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 MAX_LEVELS = 2000
-MOST_LABELS = 45
 PANEL_WIDTH, SINGLE_WIDTH = 3.2, 5.0
-CATERPILLAR = (
-    "interval",
-    "point",
-    "ref_line",
-    "title",
-    "xlabel",
-    "ylabel",
-    "yticks",
-    "ylim",
-    "figure_title",
-)
 
 
 def plot_caterpillar(
@@ -77,12 +61,10 @@ def plot_caterpillar(
     group: str | None,
     levels: Sequence[Any] | None,
     intervals: Callable[[int, Indices], Intervals],
+    how: Drawing,
     *,
     coefs: str | Sequence[str] | None = None,
     order: str = "estimate",
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
 ) -> PlotCollection:
     """Draw random effects by level with intervals, one panel per coefficient.
 
@@ -96,95 +78,60 @@ def plot_caterpillar(
         Levels; all by default.
     intervals : callable
         Takes the place of the grouping factor and those of its levels (m,), returns arrays (m, k).
-    coefs : str or sequence of str, optional
-        Coefficients to draw; all by default.
-    order : str
-        "estimate": by the first coefficient drawn; "label": as the levels come; or the name of a
-        coefficient.
-    backend, visuals, **pc_kwargs
+    how : Drawing
+        How to draw it.
+    coefs, order
         As in :meth:`bayeslmm.plots.accessors.Plots.caterpillar`.
 
     Returns
     -------
     arviz_plots.PlotCollection
     """
-    chosen = chosen_backend(backend)
-    check_visuals(visuals, CATERPILLAR)
     place, positions = shown_levels(design, group, levels)
-    _check_drawable(design, place, len(positions))
-    effects = intervals(place, positions)
     factor = design.random[place]
-    columns = _some_columns(factor.coefs, coefs)
-    rows = _order(order, factor.coefs, effects, columns)
-    labels = [factor.levels[positions[row]] for row in rows]
-    heights = np.arange(len(rows), dtype=float)
-    names = [factor.coefs[c] for c in columns]
-    marks, bars = (
-        dataset(dict(zip(names, arrays, strict=True)))
-        for arrays in (
-            [points(effects.centre[rows, c], heights) for c in columns],
-            [
-                segments((effects.lower[rows, c], effects.upper[rows, c]), (heights, heights))
-                for c in columns
-            ],
-        )
-    )
-    height = 0.7 + min(max(0.19 * len(rows), 1.2), 8.5)
-    width = PANEL_WIDTH if len(columns) > 1 else SINGLE_WIDTH
-    collection = panels(
-        marks, chosen, size=(width, height), share={"sharey": True}, pc_kwargs=pc_kwargs
-    )
-    draw(collection, _caterpillar(marks, bars, labels, factor.name, design.response), visuals)
-    title = f"Random effects of {factor.name} on {design.response}: {effects.label}"
-    add_title(collection, title, visuals)
-    return collection
-
-
-def _check_drawable(design: Design, place: int, count: int) -> None:
-    """Raise unless so many levels fit into a picture."""
-    if count > MAX_LEVELS:
-        name = design.random[place].name
+    if len(positions) > MAX_LEVELS:
         raise DataError(
-            f"{name} has {count:,} levels; a picture shows at most {MAX_LEVELS:,}. Name those to "
-            "draw with levels=."
+            f"{factor.name} has {len(positions):,} levels; a picture shows at most "
+            f"{MAX_LEVELS:,}. Name those to draw with levels=."
         )
+    effects = intervals(place, positions)
+    names = chosen(coefs, factor.coefs, "coefs names {}; the coefficients are: {}.")
+    columns = [factor.coefs.index(name) for name in names]
+    rows = _order(order, factor.coefs, effects, columns)
+    y = np.arange(len(rows), dtype=float)
+    lower, upper = effects.lower[rows], effects.upper[rows]
+    picked = list(zip(names, columns, strict=True))
+    marks = dataset({n: points(effects.centre[rows, c], y) for n, c in picked})
+    bars = dataset({n: segments((lower[:, c], upper[:, c]), (y, y)) for n, c in picked})
+    labels = [factor.levels[positions[row]] for row in rows]
+    width = PANEL_WIDTH if len(columns) > 1 else SINGLE_WIDTH
+    return picture(
+        how,
+        marks,
+        _caterpillar(marks, bars, labels, factor.name, design.response),
+        size=(width, 0.7 + min(max(0.19 * len(rows), 1.2), 8.5)),
+        title=f"Random effects of {factor.name} on {design.response}: {effects.label}",
+        sharey=True,
+    )
 
 
 def _caterpillar(
     marks: xr.Dataset, bars: xr.Dataset, labels: list[Any], group: str, response: str
 ) -> Visuals:
     import arviz_plots as azp
-    from arviz_base.labels import BaseLabeller
 
-    count = len(labels)
-    dense = count > MOST_LABELS
-    places, shown = thinned(labels, MOST_LABELS)
+    dense = len(labels) > MOST_LABELS
     zero = xr.Dataset({name: 0.0 for name in marks.data_vars})
-    first = marks[[next(iter(marks.data_vars))]]
-    title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
-    ticks = {"data": marks, "values": places, "labels": shown, "size": TICK_SIZE}
-    mark = {"color": MAIN, "size": 6 if dense else 20}
+    bar = {"data": bars, "color": MAIN, "width": 0.8 if dense else 1.6}
+    mark = {"data": marks, "color": MAIN, "size": 6 if dense else 20}
     return {
         "ref_line": (azp.visuals.vline, {"data": zero, "color": QUIET, "width": 0.8}),
-        "interval": (
-            azp.visuals.line_xy,
-            {"data": bars, "color": MAIN, "width": 0.8 if dense else 1.6},
-        ),
-        "point": (azp.visuals.scatter_xy, {"data": marks, **mark}),
-        "title": (azp.visuals.labelled_title, {"data": marks, **title}),
+        "interval": (azp.visuals.line_xy, bar),
+        "point": (azp.visuals.scatter_xy, mark),
+        "title": titles(marks),
         "xlabel": (azp.visuals.labelled_x, {"data": marks, "text": f"effect on {response}"}),
-        "ylabel": (azp.visuals.labelled_y, {"data": first, "text": group}),
-        "yticks": (set_yticks, ticks),
-        "ylim": (azp.visuals.set_ylim, {"data": marks, "limits": (-0.7, count - 0.3)}),
+        **levels_upwards(marks, group, labels),
     }
-
-
-def _some_columns(known: Sequence[str], wanted: str | Sequence[str] | None) -> list[int]:
-    names = [wanted] if isinstance(wanted, str) else list(known if wanted is None else wanted)
-    if not names or (unknown := [name for name in names if name not in known]):
-        given = ", ".join(map(repr, unknown)) if names else "nothing"
-        raise ValueError(f"coefs names {given}; the coefficients are: {', '.join(known)}.")
-    return [list(known).index(name) for name in names]
 
 
 def _order(
@@ -205,11 +152,11 @@ def _order(
 
 
 def effects_of_draws(
-    design: Design, joint: JointDraws, place: int, positions: Indices, prob: float | None
+    joint: JointDraws, prob: float | None, place: int, positions: Indices
 ) -> Intervals:
     """Posterior means and intervals (m, k) of random effects of a grouping factor."""
     prob, kind = interval_defaults(prob)
-    wanted = [np.empty(0, dtype=np.intp)] * len(design.random)
+    wanted = [np.empty(0, dtype=np.intp)] * len(joint.points.sds)
     wanted[place] = positions
     draws = joint.effects(wanted)[place]
     lower, upper = interval(draws, prob, kind)
@@ -217,7 +164,7 @@ def effects_of_draws(
     return Intervals(draws.mean(axis=0), lower, upper, label)
 
 
-def effects_of_fit(fit: Fit, place: int, positions: Indices, level: float | None) -> Intervals:
+def effects_of_fit(fit: Fit, level: float | None, place: int, positions: Indices) -> Intervals:
     """Conditional modes and normal intervals (m, k) of random effects of a grouping factor."""
     level = level_of_picture(level)
     z = stats.norm.ppf(0.5 + level / 2.0)
@@ -232,26 +179,24 @@ def effects_of_fit(fit: Fit, place: int, positions: Indices, level: float | None
 ELLIPSES = (0.5, 0.9)
 """Share of levels that the drawn ellipses hold under the estimated covariance matrix."""
 
-MOST_LABELS = 45
+DOT = {"linestyle": "none", "marker": CIRCLE}
+LEGEND: dict[str, tuple[str, dict[str, Any]]] = {
+    "no_pooling": ("no pooling", {**DOT, "color": QUIET}),
+    "partial_pooling": ("posterior mean", {**DOT, "color": MAIN}),
+    "reml": ("REML", {"linestyle": "none", "marker": CROSS, "color": SECOND}),
+    "population": ("population", {"color": STRONG}),
+    "ellipse": (
+        f"{' and '.join(map(coverage, ELLIPSES))} of levels",
+        {"color": QUIET, "linestyle": DASHED, "linewidth": 0.8},
+    ),
+}
+"""Text and style by visual."""
+
 CROWDED, CROWDED_SIZE = 60, 0.3
 """From how many levels on points are smaller, and their size relative to that of few."""
-SHRINKAGE = (
-    "arrow",
-    "ellipse",
-    "figure_title",
-    "legend",
-    "no_pooling",
-    "partial_pooling",
-    "population",
-    "reml",
-    "xlabel",
-    "ylabel",
-    "ylim",
-    "yticks",
-)
 
 
-def plot_posterior_shrinkage(
+def plot_shrinkage(
     design: Design,
     reml: Fit,
     group: str | None,
@@ -259,26 +204,9 @@ def plot_posterior_shrinkage(
     beta: Array,
     u: Sequence[Array],
     covariances: Sequence[Array],
-    **kwargs: Any,
-) -> PlotCollection:
-    """Draw the shrinkage of posterior means, beside REML; arguments as below."""
-    place, positions = shown_levels(design, group, levels)
-    by_reml = (reml.beta, mode_arrays(reml)[place])
-    values = shrinkage(design, place, beta, u, covariances[place], by_reml)
-    return plot_shrinkage(design, place, positions, values, label="posterior mean", **kwargs)
-
-
-def plot_shrinkage(
-    design: Design,
-    place: int,
-    positions: NDArray[np.intp],
-    values: Shrinkage,
+    how: Drawing,
     *,
-    label: str,
-    coefs: Sequence[str] | None = None,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
+    coefs: str | Sequence[str] | None = None,
 ) -> PlotCollection:
     """Draw coefficients of levels without pooling, with it, and by REML.
 
@@ -286,18 +214,14 @@ def plot_shrinkage(
     ----------
     design : Design
         The design.
-    place : int
-        Place of the grouping factor.
-    positions : ndarray of int
-        Levels to draw.
-    values : Shrinkage
-        What to draw.
-    label : str
-        What partial pooling is: "posterior mean".
-    coefs : sequence of str, optional
-        One or two coefficients; the first two by default.
-    backend, visuals, **pc_kwargs
+    reml : Fit
+        The REML estimate.
+    group, levels, coefs
         As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.shrinkage`.
+    beta, u, covariances : ndarray (p,), sequences of ndarray (J, k) and (k, k)
+        Posterior means.
+    how : Drawing
+        How to draw it.
 
     Returns
     -------
@@ -309,39 +233,35 @@ def plot_shrinkage(
     DataError
         If the rows of no level determine its own coefficients.
     """
-    chosen = chosen_backend(backend)
-    check_visuals(visuals, SHRINKAGE)
-    columns = _one_or_two(design, place, coefs)
-    if np.isnan(values.no_pooling[positions]).all():
+    place, positions = shown_levels(design, group, levels)
+    factor = design.random[place]
+    columns = _one_or_two(factor.coefs, coefs)
+    by_reml = (reml.beta, mode_arrays(reml)[place])
+    values = shrinkage(design, place, beta, u, covariances[place], by_reml)
+    alone = np.isnan(values.no_pooling[positions])
+    if alone.all():
         raise DataError(
-            f"No level of {design.random[place].name} has rows enough to estimate its own "
-            f"{', '.join(design.random[place].coefs)}, so there is nothing to shrink from."
+            f"No level of {factor.name} has rows enough to estimate its own "
+            f"{', '.join(factor.coefs)}, so there is nothing to shrink from."
         )
-    if len(columns) == 1:
-        drawn, size = _one(design, place, positions, values, columns[0])
-    else:
-        drawn, size = _two(design, place, positions, values, columns)
-    data = xr.Dataset({_panel(design, place): drawn["no_pooling"][1]["data"].to_array()[0]})
-    collection = panels(data, chosen, size=size, pc_kwargs=pc_kwargs)
-    draw(collection, drawn, visuals)
-    kept = {
-        name: entry for name, entry in _entries(label, len(columns) == 2).items() if name in drawn
-    }
-    hidden = [name for name in kept if (visuals or {}).get(name) is False]
-    entries = {text: style for name, (text, style) in kept.items() if name not in hidden}
-    add_legend(collection, entries, visuals)
-    missing = int(np.isnan(values.no_pooling[positions]).any(axis=1).sum())
+    plane = len(columns) == 2
+    rows = positions
+    if not plane:
+        rows = positions[np.argsort(values.partial[positions, columns[0]], kind="stable")]
+    drawn = _shrunk(design, factor, rows, values, columns)
+    shown = [name for name in LEGEND if drawn[name] and how.visuals.get(name) is not False]
+    legend = {text: dict(style) for text, style in (LEGEND[name] for name in shown)}
+    if plane and "population" in legend:
+        legend["population"] |= {"linestyle": "none", "marker": SQUARE}
+    missing = int(alone.any(axis=1).sum())
     note = f"; {missing} levels have too few rows of their own" if missing else ""
-    add_title(collection, f"Shrinkage of {design.random[place].name} effects{note}", visuals)
-    return collection
+    size = (7.0, 5.6) if plane else (6.0, height_of(len(rows)))
+    title = f"Shrinkage of {factor.name} effects{note}"
+    data = xr.Dataset({f"{factor.key} ": 0.0})
+    return picture(how, data, drawn, size=size, title=title, legend=legend)
 
 
-def _panel(design: Design, place: int) -> str:
-    return f"{design.random[place].key} "
-
-
-def _one_or_two(design: Design, place: int, coefs: Sequence[str] | None) -> list[int]:
-    known = list(design.random[place].coefs)
+def _one_or_two(known: Sequence[str], coefs: str | Sequence[str] | None) -> list[int]:
     names = [coefs] if isinstance(coefs, str) else list(known[:2] if coefs is None else coefs)
     unknown = [name for name in names if name not in known]
     if unknown or len(names) not in (1, 2) or len(set(names)) < len(names):
@@ -352,141 +272,67 @@ def _one_or_two(design: Design, place: int, coefs: Sequence[str] | None) -> list
     return [known.index(name) for name in names]
 
 
-def _entries(label: str, plane: bool) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Text and style of the legend by visual."""
-    dot = {"linestyle": "none", "marker": CIRCLE}
-    return {
-        "no_pooling": ("no pooling", {**dot, "color": QUIET}),
-        "partial_pooling": (label, {**dot, "color": MAIN}),
-        "reml": ("REML", {"linestyle": "none", "marker": CROSS, "color": SECOND}),
-        "population": (
-            "population",
-            {"linestyle": "none", "marker": SQUARE, "color": STRONG}
-            if plane
-            else {"color": STRONG},
-        ),
-        "ellipse": (
-            " and ".join(map(coverage, ELLIPSES)) + " of levels",
-            {"color": QUIET, "linestyle": DASHED, "linewidth": 0.8},
-        ),
-    }
-
-
-def _marks(design: Design, place: int, arrays: Mapping[str, xr.DataArray]) -> Visuals:
-    """The visuals that pictures of one and of two coefficients share."""
+def _shrunk(
+    design: Design, factor: RandomFactor, rows: Indices, values: Shrinkage, columns: Sequence[int]
+) -> Visuals:
+    """Levels in the plane of two coefficients, or from bottom to top by one of them."""
     import arviz_plots as azp
 
-    name = _panel(design, place)
-    styles: dict[str, dict[str, Any]] = {
-        "ellipse": {"color": QUIET, "linestyle": DASHED, "width": 0.8},
-        "arrow": {"color": QUIET, "alpha": 0.7, "width": 1.0},
-        "no_pooling": {"color": QUIET, "size": 22},
-        "reml": {"color": SECOND, "size": 60, "marker": CROSS},
-        "partial_pooling": {"color": MAIN, "size": 30},
-        "population": {"color": STRONG, "size": 50, "marker": SQUARE},
-    }
-    lines = ("ellipse", "arrow")
-    crowded = arrays["no_pooling"].sizes["point"] > CROWDED
-    if crowded:
-        for visual in ("no_pooling", "reml", "partial_pooling"):
-            styles[visual]["size"] *= CROWDED_SIZE
-    return {
-        visual: (
-            azp.visuals.line_xy if visual in lines else azp.visuals.scatter_xy,
-            {"data": dataset({name: arrays[visual]}), **style},
-        )
-        for visual, style in styles.items()
-        if visual in arrays
-    }
-
-
-def _one(
-    design: Design, place: int, positions: NDArray[np.intp], values: Shrinkage, column: int
-) -> tuple[Visuals, tuple[float, float]]:
-    """Levels from bottom to top by their partially pooled coefficient."""
-    import arviz_plots as azp
-
-    factor, name = design.random[place], _panel(design, place)
-    rows = positions[np.argsort(values.partial[positions, column], kind="stable")]
+    x, y = columns[0], columns[-1]
+    plane = x != y
     heights = np.arange(len(rows), dtype=float)
-    alone, partial = values.no_pooling[rows, column], values.partial[rows, column]
-    arrays = {
-        "arrow": segments((alone, partial), (heights, heights)),
-        "no_pooling": points(alone, heights),
-        "partial_pooling": points(partial, heights),
-    }
-    if values.reml is not None:
-        arrays["reml"] = points(values.reml[rows, column], heights)
-    drawn = _marks(design, place, arrays)
-    places, labels = thinned([factor.levels[row] for row in rows], MOST_LABELS)
-    data = dataset({name: arrays["no_pooling"]})
-    mean = xr.Dataset({name: values.population[column]})
-    axis = {"data": data, "text": _axis_label(design, place, column)}
-    ticks = {"data": data, "values": places, "labels": labels, "size": TICK_SIZE}
-    drawn = {
-        "population": (azp.visuals.vline, {"data": mean, "color": STRONG, "width": 0.8}),
-        **drawn,
-        "xlabel": (azp.visuals.labelled_x, axis),
-        "ylabel": (azp.visuals.labelled_y, {"data": data, "text": factor.name}),
-        "yticks": (set_yticks, ticks),
-        "ylim": (azp.visuals.set_ylim, {"data": data, "limits": (-0.7, len(rows) - 0.3)}),
-    }
-    return drawn, (6.0, 1.0 + min(max(0.2 * len(rows), 1.2), 8.0))
 
+    def of(values: Array) -> tuple[Array, Array]:
+        return values[rows, x], values[rows, y] if plane else heights
 
-def _two(
-    design: Design,
-    place: int,
-    positions: NDArray[np.intp],
-    values: Shrinkage,
-    columns: Sequence[int],
-) -> tuple[Visuals, tuple[float, float]]:
-    """Levels in the plane of two coefficients."""
-    import arviz_plots as azp
+    def panel(array: xr.DataArray) -> xr.Dataset:
+        return dataset({f"{factor.key} ": array})
 
-    x, y = columns
-    alone, partial = values.no_pooling[positions], values.partial[positions]
-    arrays = {
-        "arrow": segments((alone[:, x], partial[:, x]), (alone[:, y], partial[:, y])),
-        "no_pooling": points(alone[:, x], alone[:, y]),
-        "partial_pooling": points(partial[:, x], partial[:, y]),
-        "population": points([values.population[x]], [values.population[y]]),
-        "ellipse": _ellipses(values, columns),
-    }
-    if values.reml is not None:
-        arrays["reml"] = points(values.reml[positions][:, x], values.reml[positions][:, y])
-    data = dataset({_panel(design, place): arrays["no_pooling"]})
-    drawn = {
-        **_marks(design, place, arrays),
-        "xlabel": (
-            azp.visuals.labelled_x,
-            {"data": data, "text": _axis_label(design, place, x)},
+    def dots(xy: Iterable[Array], color: str, size: float, **marker: str) -> Any:
+        style = {"color": color, "size": size, **marker}
+        return azp.visuals.scatter_xy, {"data": panel(points(*xy)), **style}
+
+    alone, partial = of(values.no_pooling), of(values.partial)
+    arrows, one = segments(*zip(alone, partial, strict=True)), values.population[[x, y]]
+    scale = CROWDED_SIZE if len(rows) > CROWDED else 1.0
+    line = {"color": QUIET, "linestyle": DASHED, "width": 0.8}
+    data = panel(points(*alone))
+    drawn: Visuals = {
+        "ellipse": (azp.visuals.line_xy, {"data": panel(_ellipses(values, [x, y])), **line}),
+        "arrow": (
+            azp.visuals.line_xy,
+            {"data": panel(arrows), "color": QUIET, "alpha": 0.7, "width": 1.0},
         ),
-        "ylabel": (
-            azp.visuals.labelled_y,
-            {"data": data, "text": _axis_label(design, place, y)},
-        ),
+        "no_pooling": dots(alone, QUIET, scale * 22),
+        "reml": dots(of(values.reml), SECOND, scale * 60, marker=CROSS),
+        "partial_pooling": dots(partial, MAIN, scale * 30),
+        "population": dots(one[:, None], STRONG, 50, marker=SQUARE),
+        "xlabel": (azp.visuals.labelled_x, {"data": data, "text": _axis_label(design, factor, x)}),
     }
-    return drawn, (7.0, 5.6)
+    if plane:
+        label = {"data": data, "text": _axis_label(design, factor, y)}
+        return {**drawn, "ylabel": (azp.visuals.labelled_y, label), "yticks": None, "ylim": None}
+    mean = {"data": panel(xr.DataArray(one[0])), "color": STRONG, "width": 0.8}
+    upwards = levels_upwards(data, factor.name, [factor.levels[row] for row in rows])
+    return {**drawn, "population": (azp.visuals.vline, mean), "ellipse": None, **upwards}
 
 
-def _axis_label(design: Design, place: int, column: int) -> str:
-    coef = design.random[place].coefs[column]
+def _axis_label(design: Design, factor: RandomFactor, column: int) -> str:
+    coef = factor.coefs[column]
     kind = "fixed + random" if coef in design.coefs else "random"
     return f"{coef}: {kind} effect on {design.response}"
 
 
-def _ellipses(values: Shrinkage, columns: Sequence[int]) -> xr.DataArray:
+def _ellipses(values: Shrinkage, columns: list[int]) -> xr.DataArray:
     """Contours of the normal distribution of the levels' coefficients, with a gap between them."""
-    pick = list(columns)
-    eigenvalues, vectors = np.linalg.eigh(values.covariance[np.ix_(pick, pick)])
+    eigenvalues, vectors = np.linalg.eigh(values.covariance[np.ix_(columns, columns)])
     root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
     angles = np.linspace(0.0, 2.0 * np.pi, 101)
     circle = np.vstack([np.cos(angles), np.sin(angles)])
     pieces = []
     for share in ELLIPSES:
         radius = np.sqrt(-2.0 * np.log1p(-share))
-        curve = values.population[pick][:, None] + radius * root @ circle
+        curve = values.population[columns][:, None] + radius * root @ circle
         pieces += [curve, np.full((2, 1), np.nan)]
     x, y = np.hstack(pieces)
     return points(x, y)
@@ -510,7 +356,7 @@ class Shrinkage:
         Least squares in each level by itself; NaN where its rows do not determine them.
     partial : ndarray (J, k)
         Population plus random effects.
-    reml : ndarray (J, k) or None
+    reml : ndarray (J, k)
         The same by REML.
     covariance : ndarray (k, k)
         Of the random effects.
@@ -519,7 +365,7 @@ class Shrinkage:
     population: Array
     no_pooling: Array
     partial: Array
-    reml: Array | None
+    reml: Array
     covariance: Array
 
 
@@ -529,7 +375,7 @@ def shrinkage(
     beta: Array,
     u: Sequence[Array],
     covariance: Array,
-    reml: tuple[Array, Array] | None = None,
+    reml: tuple[Array, Array],
 ) -> Shrinkage:
     """Coefficients by level without pooling and with it.
 
@@ -545,7 +391,7 @@ def shrinkage(
         Random effects of every grouping factor.
     covariance : ndarray (k, k)
         Covariance matrix of the random effects of the one drawn.
-    reml : tuple of ndarray (p,) and (J, k), optional
+    reml : tuple of ndarray (p,) and (J, k)
         Fixed effects and random effects of this factor by REML.
 
     Returns
@@ -560,12 +406,11 @@ def shrinkage(
     kept = [np.zeros_like(v) if f == place else v for f, v in enumerate(u)]
     rest = linear_predictor(design, beta, kept) - factor.Z @ population
     no_pooling = _separate(design, place, design.y - rest)
-    by_reml = None if reml is None else _matched(design, place, reml[0]) + reml[1]
     return Shrinkage(
         population=population,
         no_pooling=no_pooling,
         partial=population + u[place],
-        reml=by_reml,
+        reml=_matched(design, place, reml[0]) + reml[1],
         covariance=covariance,
     )
 

@@ -22,24 +22,19 @@ from bayeslmm.plots.common import (
     DASHED,
     DIAMOND,
     MAIN,
-    PANEL_TITLE_SIZE,
     SECOND,
     STRONG,
     TICK_SIZE,
-    Backend,
+    Drawing,
     Visuals,
-    add_legend,
-    add_title,
     band,
-    check_visuals,
-    chosen_backend,
     dataset,
-    draw,
     level_of_picture,
     outer,
-    panels,
+    picture,
     points,
     segments,
+    titles,
 )
 from bayeslmm.plots.level_order import shown_levels, value_order
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -62,20 +57,6 @@ GRID = 40
 MOST_PANELS = 30
 BESIDE = 0.15
 """How far data and population lie from the fit of a factor, beside each other."""
-VISUALS = (
-    "data",
-    "figure_title",
-    "fitted",
-    "interval",
-    "legend",
-    "population",
-    "ticklabels",
-    "title",
-    "xlabel",
-    "xlim",
-    "xticks",
-    "ylabel",
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -270,10 +251,7 @@ def plot_fitted(
     group: str | None,
     levels: Sequence[Any] | None,
     lines_at: Callable[[Sequence[LevelGrid]], tuple[Lines, str]],
-    *,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
+    how: Drawing,
 ) -> PlotCollection:
     """Draw data and fitted lines, a panel per level.
 
@@ -288,56 +266,44 @@ def plot_fitted(
     lines_at : callable
         Takes data and mean rows per level; returns fitted line, its lower and upper bounds and the
         population's line (G,) per level, and what line and band are.
-    backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.plots.accessors.Plots.fitted`.
+    how : Drawing
+        How to draw it.
 
     Returns
     -------
     arviz_plots.PlotCollection
     """
-    chosen = chosen_backend(backend)
-    check_visuals(visuals, VISUALS)
     place, along, grids = grids_of(design, x, group, levels)
     lines, label = lines_at(grids)
     data, drawn = _visuals(along, grids, lines)
-    collection = panels(
-        data,
-        chosen,
-        size=(2.2, 2.0),
-        columns=_per_row(len(grids)),
-        share={"sharex": True, "sharey": True},
-        pc_kwargs=pc_kwargs,
-    )
-    draw(collection, {**drawn, **_axes(design, along, collection, data)}, visuals)
-    style = {"linestyle": "none", "marker": CIRCLE}
+    dot = {"linestyle": "none", "marker": CIRCLE}
     line, average = {"color": MAIN}, {"color": SECOND, "linestyle": DASHED}
     if not along.numeric:
-        line, average = {**style, **line}, {"linestyle": "none", "marker": DIAMOND, "color": SECOND}
-    add_legend(
-        collection,
-        {
-            "data": {"color": STRONG, **style},
+        line, average = {**dot, **line}, {"linestyle": "none", "marker": DIAMOND, "color": SECOND}
+    factor = design.random[place]
+    some = f" ({len(grids)} of {factor.n_levels} levels)" if len(grids) < factor.n_levels else ""
+    return picture(
+        how,
+        data,
+        {**drawn, **_axes(design, along, data)},
+        size=(2.2, 2.0),
+        title=f"{design.response} by {along.name} in each {factor.name}{some}",
+        legend={
+            "data": {"color": STRONG, **dot},
             label: line,
             "population (fixed effects only)": average,
         },
-        visuals,
+        columns=_per_row(len(grids)),
+        sharex=True,
+        sharey=True,
     )
-    factor = design.random[place]
-    some = f" ({len(grids)} of {factor.n_levels} levels)" if len(grids) < factor.n_levels else ""
-    title = f"{design.response} by {along.name} in each {factor.name}{some}"
-    add_title(collection, title, visuals)
-    return collection
 
 
 def _per_row(count: int) -> int:
     return count if count <= 4 else min(6, int(np.ceil(np.sqrt(count * 1.5))))
 
 
-def _visuals(
-    along: Axis,
-    grids: Sequence[LevelGrid],
-    lines: Lines,
-) -> tuple[xr.Dataset, Visuals]:
+def _visuals(along: Axis, grids: Sequence[LevelGrid], lines: Lines) -> tuple[xr.Dataset, Visuals]:
     """The data as drawn, and all visuals but those of the axes."""
     import arviz_plots as azp
 
@@ -353,54 +319,55 @@ def _visuals(
     )
     fitted, population = each(lambda v: points(at, v[0])), each(lambda v: points(at + aside, v[3]))
     bands = each(lambda v: band(at, v[1], v[2]))
-    spread = {"color": MAIN, "alpha": BAND_ALPHA}
-    main: Visuals = {
-        "interval": (
-            azp.visuals.fill_between_y,
-            {"data": bands, **spread},
-        ),
-        "population": (
-            azp.visuals.line_xy,
-            {"data": population, "color": SECOND, "linestyle": DASHED, "width": 1.2},
-        ),
-        "fitted": (azp.visuals.line_xy, {"data": fitted, "color": MAIN, "width": 1.6}),
-    }
-    if not along.numeric:
+    if along.numeric:
+        spread = {"color": MAIN, "alpha": BAND_ALPHA}
+        average = {"color": SECOND, "linestyle": DASHED, "width": 1.2}
+        main: Visuals = {
+            "interval": (azp.visuals.fill_between_y, {"data": bands, **spread}),
+            "population": (azp.visuals.line_xy, {"data": population, **average}),
+            "fitted": (azp.visuals.line_xy, {"data": fitted, "color": MAIN, "width": 1.6}),
+        }
+    else:
         bars = each(lambda v: segments((at, at), (v[1], v[2])))
-        mark = {"data": population, "color": SECOND, "marker": DIAMOND, "size": 22}
+        average = {"color": SECOND, "marker": DIAMOND, "size": 22}
         main = {
             "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 2.5}),
-            "population": (azp.visuals.scatter_xy, mark),
+            "population": (azp.visuals.scatter_xy, {"data": population, **average}),
             "fitted": (azp.visuals.scatter_xy, {"data": fitted, "color": MAIN, "size": 34}),
         }
     mark = {"data": data, "color": STRONG, "size": 10, "alpha": 0.7}
     return data, {**main, "data": (azp.visuals.scatter_xy, mark)}
 
 
-def _axes(design: Design, along: Axis, collection: PlotCollection, data: xr.Dataset) -> Visuals:
+def _axes(design: Design, along: Axis, data: xr.Dataset) -> Visuals:
     """Titles, and labels and ticks at the outer panels."""
     import arviz_plots as azp
-    from arviz_base.labels import BaseLabeller
 
-    bottom, left = outer(collection, data)
-    title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
+    def bottom(collection: PlotCollection) -> xr.Dataset:
+        return outer(collection, data)[0]
+
+    def left(collection: PlotCollection) -> xr.Dataset:
+        return outer(collection, data)[1]
+
+    visible = {"data": bottom, "axis": "x", "visible": True}
     axes: Visuals = {
-        "title": (azp.visuals.labelled_title, {"data": data, **title}),
+        "title": titles(data),
         "xlabel": (azp.visuals.labelled_x, {"data": bottom, "text": along.name}),
         "ylabel": (azp.visuals.labelled_y, {"data": left, "text": design.response}),
+        "xticks": None,
+        "xlim": None,
     }
     if not along.numeric:
         labels = [str(value) for value in along.values]
         ticks = {"data": data, "values": along.places, "labels": labels, "size": TICK_SIZE}
+        limits = {"data": data, "limits": (-0.5, len(labels) - 0.5)}
         axes["xticks"] = (azp.visuals.set_xticks, ticks)
-        limits = (-0.5, len(labels) - 0.5)
-        axes["xlim"] = (azp.visuals.set_xlim, {"data": data, "limits": limits})
-    visible = {"data": bottom, "axis": "x", "visible": True}
+        axes["xlim"] = (azp.visuals.set_xlim, limits)
     return {**axes, "ticklabels": (azp.visuals.set_ticklabel_visibility, visible)}
 
 
 def lines_of_draws(
-    joint: JointDraws, grids: Sequence[LevelGrid], prob: float | None
+    joint: JointDraws, prob: float | None, grids: Sequence[LevelGrid]
 ) -> tuple[Lines, str]:
     """Mean and interval of X beta + Z u, and mean of X beta, on the grid of each level."""
     prob, kind = interval_defaults(prob)

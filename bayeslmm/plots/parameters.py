@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,20 +16,21 @@ from bayeslmm.plots.common import (
     MAIN,
     PANEL_TITLE_SIZE,
     SECOND,
-    TITLE_SIZE,
-    Backend,
+    Drawing,
+    Visuals,
     add_legend,
     add_title,
     arviz_plots,
-    chosen_backend,
-    figure_settings,
+    chosen,
+    picture,
+    titles,
     variable_name,
 )
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import band as uniform_band
 from bayeslmm.sampling.calibration import counts_below
-from bayeslmm.sampling.groups import prior_predictive
-from bayeslmm.summaries.parameters import parameter_draws, parameters
+from bayeslmm.sampling.tree import SAMPLE_DIMS
+from bayeslmm.summaries.parameters import joint_parameter, parameter_draws, parameters
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -46,12 +47,10 @@ def plot_prior_posterior(
     design: Design,
     priors: Priors,
     posterior: xr.Dataset,
+    how: Drawing,
     *,
     labels: str | Sequence[str] | None = None,
     random_seed: int | np.random.Generator | None = 0,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
 ) -> PlotCollection:
     """Draw prior and posterior densities with ``arviz.plot_dist``.
 
@@ -63,11 +62,9 @@ def plot_prior_posterior(
         Its priors, all proper.
     posterior : Dataset
         Posterior draws.
-    labels : str or sequence of str, optional
-        Parameters to draw; all by default.
-    random_seed : int or numpy.random.Generator, optional
-        Seed of the draws from the prior, as many as there are from the posterior.
-    backend, visuals, **pc_kwargs
+    how : Drawing
+        How to draw it.
+    labels, random_seed
         As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.prior_posterior`.
 
     Returns
@@ -81,52 +78,40 @@ def plot_prior_posterior(
     ValueError
         If a label is unknown.
     """
-    chosen = chosen_backend(backend)
     known = {parameter.label: parameter for parameter in parameters(design)}
-    wanted = _chosen(labels, list(known))
+    wanted = chosen(labels, list(known), "The model has no {}. Its parameters are: {}.")
     draws = posterior.sizes["chain"] * posterior.sizes["draw"]
-    prior = prior_predictive(design, priors, draws, random_seed)["prior"].to_dataset()
+    prior = priors.sample(np.random.default_rng(random_seed), draws)
     pairs = {
         label: [
-            parameter_draws(group, design, known[label]).ravel() for group in (prior, posterior)
+            joint_parameter(prior, known[label]),
+            parameter_draws(posterior, design, known[label]).ravel(),
         ]
         for label in wanted
     }
-    collection = _both_densities(pairs, chosen, visuals, pc_kwargs)
+    collection = _both_densities(pairs, how)
     _zoom(collection, pairs)
     entries = {"prior": {"color": SECOND}, "posterior": {"color": MAIN}}
-    add_legend(collection, entries, visuals)
-    add_title(collection, "Prior and posterior densities", visuals)
+    add_legend(collection, entries, how.visuals)
+    add_title(collection, "Prior and posterior densities", how.visuals)
     return collection
 
 
-def _both_densities(
-    pairs: Mapping[str, Sequence[Array]],
-    backend: str,
-    visuals: Mapping[str, Any] | None,
-    pc_kwargs: Mapping[str, Any],
-) -> PlotCollection:
+def _both_densities(pairs: Mapping[str, Sequence[Array]], how: Drawing) -> PlotCollection:
     """What ``arviz.plot_prior_posterior`` draws, whose legend cannot be changed."""
-    azp = arviz_plots()
     data = xr.Dataset(
         {variable_name(label): (("group", "sample"), pair) for label, pair in pairs.items()},
         coords={"group": ["prior", "posterior"]},
     )
-    layout: dict[str, Any] = {"cols": ["__variable__"], "col_wrap": 4, **pc_kwargs}
-    across = min(len(pairs), layout["col_wrap"] or int(np.ceil(np.sqrt(len(pairs)))))
-    figure = figure_settings(backend, across * PANEL[0], -(-len(pairs) // across) * PANEL[1] + 0.6)
-    layout["figure_kwargs"] = figure | dict(pc_kwargs.get("figure_kwargs", {}))
+    layout = how.layout(len(pairs), PANEL)
     if "aes" not in layout:
         layout |= {"aes": {"color": ["group"]}, "color": [SECOND, MAIN]}
-    own = {"legend", "figure_title"}
-    shown = {name: value for name, value in (visuals or {}).items() if name not in own}
     hidden = dict.fromkeys(("credible_interval", "point_estimate", "point_estimate_text"), False)
-    title = {"title": {"size": PANEL_TITLE_SIZE}}
-    return azp.plot_dist(
+    return arviz_plots().plot_dist(
         data,
         sample_dims=["sample"],
-        backend=backend,
-        visuals={**hidden, **title, **shown},
+        backend=how.backend,
+        visuals=how.of_arviz(**hidden, title={"size": PANEL_TITLE_SIZE}),
         **layout,
     )
 
@@ -151,30 +136,16 @@ def _zoom(collection: PlotCollection, pairs: Mapping[str, Sequence[Array]]) -> N
         )
 
 
-def _chosen(labels: str | Sequence[str] | None, known: list[str]) -> list[str]:
-    if labels is None:
-        return known
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    if not labels or (unknown := [label for label in labels if label not in known]):
-        given = ", ".join(map(repr, unknown)) if labels else "empty labels"
-        raise ValueError(f"The model has no {given}. Its parameters are: {', '.join(known)}.")
-    return labels
-
-
 # --- posterior and an estimate -----------------------------------------------------------
-
-ESTIMATE_COLOR = "C1"
 
 
 def plot_compared(
     design: Design,
     draws: xr.Dataset,
     table: pd.DataFrame,
+    how: Drawing,
     *,
     labels: str | Sequence[str] | None = None,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
 ) -> PlotCollection:
     """Draw posterior densities with an estimate and its confidence interval.
 
@@ -186,42 +157,47 @@ def plot_compared(
         Posterior draws.
     table : pandas.DataFrame
         From :func:`bayeslmm.compare_reml`.
-    labels, backend, visuals, **pc_kwargs
+    how : Drawing
+        How to draw it.
+    labels
         As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.reml`.
 
     Returns
     -------
     arviz_plots.PlotCollection
     """
-    chosen = chosen_backend(backend)
     import arviz_plots as azp
 
-    table = table.loc[_of_table(labels, list(table.index))]
-    shown: Any = {"point_estimate_text": False, **(visuals or {})}
+    refusal = "The posterior has no {}. Its parameters are: {}."
+    table = table.loc[chosen(labels, list(table.index), refusal)]
+    shown = how.of_arviz(point_estimate_text=False)
     line, band = shown.pop("estimate", {}), shown.pop("confidence_interval", {})
-    if chosen == "matplotlib":
-        figure = {"layout": "constrained", **pc_kwargs.get("figure_kwargs", {})}
-        pc_kwargs = {**pc_kwargs, "figure_kwargs": figure}
-    shown_draws: Any = _draws(design, draws, table.index)
-    collection: PlotCollection = azp.plot_dist(
-        shown_draws,
+    constrained = {"layout": "constrained"} if how.backend == "matplotlib" else {}
+    figure = {**constrained, **how.pc_kwargs.get("figure_kwargs", {})}
+    known = {p.label: p for p in parameters(design)}
+    collection: PlotCollection = arviz_plots().plot_dist(
+        xr.Dataset(
+            {
+                variable_name(label): (SAMPLE_DIMS, parameter_draws(draws, design, known[label]))
+                for label in table.index
+            },
+            coords={dim: draws[dim] for dim in SAMPLE_DIMS},
+        ),
         ci_prob=table.attrs["prob"],
         ci_kind=table.attrs["ci_kind"],
-        backend=chosen,
+        backend=how.backend,
         visuals=shown,
-        **pc_kwargs,
+        **{**how.pc_kwargs, "figure_kwargs": figure},
     )
     bounded = table.dropna(subset=["conf_low", "conf_high"])
     if band is not False and len(bounded):
-        limits = _dataset(bounded[["conf_low", "conf_high"]], "band_dim")
-        kwargs = {"color": ESTIMATE_COLOR, "alpha": BAND_ALPHA, **band}
+        limits = _by_label(bounded[["conf_low", "conf_high"]], "band_dim")
+        kwargs = {"color": SECOND, "alpha": BAND_ALPHA, **band}
         collection.map(azp.visuals.vspan, "confidence_interval", data=limits, **kwargs)
     if line is not False:
-        kwargs = {"color": ESTIMATE_COLOR, **line}
-        estimates = _dataset(table[["estimate"]].dropna(), None)
-        collection.map(azp.visuals.vline, "estimate", data=estimates, **kwargs)
-    if hasattr(collection, "add_title"):  # since ArviZ 1.3
-        collection.add_title(_title(table), size=TITLE_SIZE)
+        estimates = _by_label(table[["estimate"]].dropna())
+        collection.map(azp.visuals.vline, "estimate", data=estimates, **{"color": SECOND, **line})
+    add_title(collection, _title(table), how.visuals)
     return collection
 
 
@@ -233,61 +209,24 @@ def _title(table: pd.DataFrame) -> str:
     )
 
 
-def _of_table(labels: str | Sequence[str] | None, known: list[str]) -> list[str]:
-    if labels is None:
-        return known
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    if unknown := [label for label in labels if label not in known]:
-        raise ValueError(
-            f"The posterior has no {', '.join(map(repr, unknown))}. Its parameters are: "
-            f"{', '.join(known)}."
-        )
-    return labels
-
-
-def _draws(design: Design, draws: xr.Dataset, labels: pd.Index) -> xr.Dataset:
-    """One variable per parameter, by its label."""
-    known = {p.label: p for p in parameters(design)}
-    return xr.Dataset(
-        {
-            variable_name(label): (
-                ("chain", "draw"),
-                parameter_draws(draws, design, known[label]),
-            )
-            for label in labels
-        },
-        coords={"chain": draws["chain"], "draw": draws["draw"]},
-    )
-
-
-def _dataset(table: pd.DataFrame, dim: str | None) -> xr.Dataset:
-    """One variable per row, a vector along `dim` or a number."""
-    dims = () if dim is None else (dim,)
-    return xr.Dataset(
-        {
-            variable_name(label): (dims, row if dim else row[0])
-            for label, row in zip(table.index, table.to_numpy(), strict=True)
-        }
-    )
+def _by_label(table: pd.DataFrame, *dims: str) -> xr.Dataset:
+    """One variable per row, a vector along a dimension or a number."""
+    rows = zip(table.index, table.to_numpy(), strict=True)
+    return xr.Dataset({variable_name(n): (dims, row if dims else row[0]) for n, row in rows})
 
 
 # --- ranks of simulations ----------------------------------------------------------------
 
 RANK_PANEL = (2.6, 2.0)
-"""Width and height of one plot in inches, where the figure's size is not given."""
-
-RANKS_TITLE = "Δ ECDF of the ranks of {n} simulations"
 
 
 def plot_calibration(
     ranks: pd.DataFrame,
     out_of: int,
     level: float,
+    how: Drawing,
     *,
     labels: str | Sequence[str] | None = None,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
 ) -> PlotCollection:
     """Draw ECDF-difference plots of ranks with their simultaneous band.
 
@@ -299,14 +238,10 @@ def plot_calibration(
         Largest possible rank.
     level : float
         Probability with which uniform ranks may leave the band.
+    how : Drawing
+        How to draw it.
     labels : str or sequence of str, optional
         Parameters to draw; all by default.
-    backend : {"matplotlib", "bokeh", "plotly", "none"}, optional
-        ArviZ's ``rcParams["plot.backend"]`` by default.
-    visuals : mapping, optional
-        Settings of "ecdf", "band", "ref_line", "title" and "xlabel"; False leaves one out.
-    **pc_kwargs
-        Passed on to ``arviz_plots.PlotCollection.wrap``.
 
     Returns
     -------
@@ -316,60 +251,39 @@ def plot_calibration(
 
     Raises
     ------
-    OptionalDependencyError
-        If no plotting library is installed.
     ValueError
         If a label is unknown.
     """
-    chosen = chosen_backend(backend)
-    import arviz_plots as azp
-
-    ranks = ranks[_selected(labels, list(ranks.columns))]
+    refusal = "No ranks of {}. There are ranks of: {}."
+    ranks = ranks[chosen(labels, list(ranks.columns), refusal)]
     lines = _differences(ranks, out_of)
-    collection: PlotCollection = azp.PlotCollection.wrap(
-        lines, backend=chosen, **_rank_layout(ranks.shape[1], chosen, pc_kwargs)
+    return picture(
+        how,
+        lines,
+        _rank_visuals(lines, uniform_band(len(ranks), out_of, level)),
+        size=RANK_PANEL,
+        title=f"Δ ECDF of the ranks of {len(ranks)} simulations",
+        sharex=True,
+        sharey=True,
     )
-    drawn = _rank_visuals(lines, uniform_band(len(ranks), out_of, level))
-    for name, (function, settings) in drawn.items():
-        wanted = (visuals or {}).get(name, {})
-        if wanted is not False:
-            collection.map(function, name, **{**settings, **wanted})
-    if hasattr(collection, "add_title"):  # since ArviZ 1.3
-        collection.add_title(RANKS_TITLE.format(n=len(ranks)), size=PANEL_TITLE_SIZE)
-    return collection
 
 
-def _rank_visuals(
-    lines: xr.Dataset, bounds: tuple[Array, Array]
-) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Functions and settings by visual, in the order of drawing."""
+def _rank_visuals(lines: xr.Dataset, bounds: tuple[Array, Array]) -> Visuals:
+    """The line within its band."""
     import arviz_plots as azp
-    from arviz_base.labels import BaseLabeller
 
     across = lines.sel(plot_axis="x")
     points = np.linspace(0.0, 1.0, lines.sizes["point"])
     low, high = (_with_ends(bound) - points for bound in bounds)
     region = {"x": points, "y_bottom": low, "y_top": high, "color": "C0", "alpha": BAND_ALPHA}
     axis = {"x": [0.0, 1.0], "y": 0.0, "color": "gray", "width": 0.8}
-    title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
     return {
         "band": (azp.visuals.fill_between_y, {"data": across, **region}),
         "ref_line": (azp.visuals.line_xy, {"data": across, **axis}),
         "ecdf": (azp.visuals.line_xy, {"data": lines, "color": "C1"}),
-        "title": (azp.visuals.labelled_title, title),
-        "xlabel": (azp.visuals.labelled_x, {"text": "rank / draws"}),
+        "title": titles(lines),
+        "xlabel": (azp.visuals.labelled_x, {"data": lines, "text": "rank / draws"}),
     }
-
-
-def _selected(labels: str | Sequence[str] | None, known: list[str]) -> list[str]:
-    if labels is None:
-        return known
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    if unknown := [label for label in labels if label not in known]:
-        raise ValueError(
-            f"No ranks of {', '.join(map(repr, unknown))}. There are ranks of: {', '.join(known)}."
-        )
-    return labels
 
 
 def _differences(ranks: pd.DataFrame, out_of: int) -> xr.Dataset:
@@ -388,16 +302,3 @@ def _differences(ranks: pd.DataFrame, out_of: int) -> xr.Dataset:
 def _with_ends(values: Array) -> Array:
     """Values of a distribution function with its ends, 0 and 1."""
     return np.concatenate([[0.0], values, [1.0]])
-
-
-def _rank_layout(count: int, backend: str, pc_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    layout: dict[str, Any] = {"cols": ["__variable__"], "col_wrap": 4, **pc_kwargs}
-    figure: dict[str, Any] = {"sharex": True, "sharey": True}
-    columns = min(count, layout["col_wrap"] or int(np.ceil(np.sqrt(count))))
-    rows = -(-count // columns)
-    if backend == "matplotlib":
-        figure["layout"] = "constrained"
-    if backend != "none":
-        figure |= {"figsize": (columns * RANK_PANEL[0], rows * RANK_PANEL[1])}
-        figure["figsize_units"] = "inches"
-    return layout | {"figure_kwargs": figure | dict(pc_kwargs.get("figure_kwargs", {}))}

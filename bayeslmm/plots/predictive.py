@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -17,25 +18,21 @@ from bayeslmm.plots.common import (
     MAIN,
     PANEL_TITLE_SIZE,
     STRONG,
-    TICK_SIZE,
     TRIANGLE,
-    Backend,
+    Drawing,
     Visuals,
     add_legend,
     add_title,
     arviz_plots,
-    check_visuals,
-    chosen_backend,
     dataset,
     draw,
-    figure_settings,
+    height_of,
+    levels_upwards,
     outer,
-    panels,
+    picture,
     plain,
     points,
     segments,
-    set_yticks,
-    thinned,
     variable_name,
 )
 from bayeslmm.plots.level_order import group_order
@@ -61,18 +58,11 @@ Kind = Literal["dist", "interval", "tstat", "pit", "loo_pit"]
 
 GROUP = "posterior_predictive"
 MOST_PANELS = 24
-MOST_LABELS = 45
-BY_VISUALS = (
-    "figure_title",
-    "interval",
-    "legend",
-    "observed",
-    "replicated",
-    "xlabel",
-    "ylabel",
-    "ylim",
-    "yticks",
-)
+DENSITIES = {
+    "predictive_dist": {"color": MAIN, "alpha": 0.25},
+    "observed_dist": {"color": STRONG, "width": 2.0},
+}
+ENTRIES = {"observed": {"color": STRONG}, "replicated": {"color": MAIN}}
 
 
 def plot_predictive(
@@ -80,13 +70,11 @@ def plot_predictive(
     data: xr.DataTree,
     kind: Kind,
     loo_pit: Callable[[], Array],
+    how: Drawing,
     *,
     by: str | None = None,
     statistic: str | Statistic = "mean",
     prob: float | None = None,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **kwargs: Any,
 ) -> PlotCollection:
     """Draw a predictive check with ArviZ's functions, or one by the levels of a factor.
 
@@ -98,7 +86,9 @@ def plot_predictive(
         With group posterior_predictive, except for "loo_pit".
     loo_pit : callable
         Returns the probability integral transform (n,) of each row left out.
-    kind, by, statistic, prob, backend, visuals, **kwargs
+    how : Drawing
+        How to draw it.
+    kind, by, statistic, prob
         As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.predictive`.
 
     Returns
@@ -112,17 +102,16 @@ def plot_predictive(
     SamplingError
         If the group is missing.
     """
-    chosen = chosen_backend(backend)
     _check(data, kind, by, statistic)
     if kind == "tstat" and by is not None:
-        table = check_table(design, _replicated(data), statistic, by, prob)
-        return _by_level(design, table, _statistic_name(statistic), prob, chosen, visuals, kwargs)
+        table = check_table(design, replicated(data), statistic, by, prob)
+        return _by_level(design, table, _statistic_name(statistic), prob, how)
     if kind == "dist" and by is not None:
-        return _densities(design, data, by, chosen, visuals, kwargs)
+        return _densities(design, data, by, how)
     if kind == "loo_pit":
-        collection = _uniformity(loo_pit(), chosen, visuals, kwargs)
+        collection = _uniformity(loo_pit(), how)
     else:
-        collection = _by_arviz(design, data, kind, statistic, prob, chosen, visuals, kwargs)
+        collection = _by_arviz(design, data, kind, statistic, prob, how)
     widest, _ = interval_defaults(prob)
     titles = {
         "dist": f"Replicated and observed {design.response}",
@@ -132,7 +121,7 @@ def plot_predictive(
         "pit": f"Probability integral transform of {design.response}",
         "loo_pit": f"Leave-one-out probability integral transform of {design.response}",
     }
-    add_title(collection, titles[kind], _own(visuals))
+    add_title(collection, titles[kind], how.visuals)
     return collection
 
 
@@ -166,26 +155,12 @@ def _check(data: xr.DataTree, kind: str, by: str | None, statistic: str | Statis
         )
 
 
-def _own(visuals: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {k: v for k, v in (visuals or {}).items() if k in ("legend", "figure_title")}
-
-
 def _statistic_name(statistic: str | Statistic) -> str:
     if not isinstance(statistic, str):
         return str(getattr(statistic, "__name__", "statistic"))
     return {"sd": "standard deviation", "min": "minimum", "max": "maximum"}.get(
         statistic, statistic
     )
-
-
-def _of_one_response(statistic: str | Statistic) -> Statistic:
-    """A statistic of a response (n,), as checks compute it: ArviZ's sd divides by n."""
-    function = STATISTICS[statistic] if isinstance(statistic, str) else statistic
-
-    def of_one_response(y: Array) -> float:
-        return float(function(y))
-
-    return of_one_response
 
 
 def _inner(prob: float) -> float:
@@ -197,7 +172,8 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _replicated(data: xr.DataTree) -> Array:
+def replicated(data: xr.DataTree) -> Array:
+    """Replicated responses (S, n)."""
     values = data[GROUP][RESPONSE].to_numpy()
     return np.asarray(values.reshape(-1, values.shape[-1]))
 
@@ -208,58 +184,53 @@ def _by_arviz(
     kind: str,
     statistic: str | Statistic,
     prob: float | None,
-    backend: str,
-    visuals: Mapping[str, Any] | None,
-    kwargs: dict[str, Any],
+    how: Drawing,
 ) -> PlotCollection:
     """One panel by ArviZ, with the response named on its axis."""
-    azp = arviz_plots()
-    shown, common = _settings(backend, visuals, kwargs)
-    entries = {"observed": {"color": STRONG}, "replicated": {"color": MAIN}}
+    azp, common = arviz_plots(), _settings(how)
+    observed: dict[str, Any] = {"linestyle": "none"}
     if kind == "dist":
-        collection = azp.plot_ppc_dist(data, visuals=_dist_visuals(shown), **common)
+        observed, shown = {}, how.of_arviz(title=False, **DENSITIES)
+        collection = azp.plot_ppc_dist(data, visuals=shown, **common)
     elif kind == "interval":
         widest, ci_kind = interval_defaults(prob)
-        shown.setdefault("ylabel", False)
-        shown = {"observed_markers": {"color": STRONG, "marker": CIRCLE, "size": 12}, **shown}
+        mark = {"color": STRONG, "marker": CIRCLE, "size": 12}
+        shown = how.of_arviz(title=False, ylabel=False, observed_markers=mark)
+        probs = _inner(widest), widest
         collection = azp.plot_ppc_interval(
-            data, ci_kind=ci_kind, ci_probs=(_inner(widest), widest), visuals=shown, **common
+            data, ci_kind=ci_kind, ci_probs=probs, visuals=shown, **common
         )
-        entries["observed"] |= {"linestyle": "none", "marker": CIRCLE}
+        observed["marker"] = CIRCLE
     elif kind == "tstat":
         mark = {"color": STRONG, "size": 60, "marker": TRIANGLE}
-        shown = {"observed_tstat": mark, "dist": {"color": MAIN}, **shown}
-        collection = azp.plot_ppc_tstat(
-            data, t_stat=_of_one_response(statistic), visuals=shown, **common
-        )
-        entries["observed"] |= {"linestyle": "none", "marker": TRIANGLE}
+        shown = how.of_arviz(title=False, observed_tstat=mark, dist={"color": MAIN})
+        function = STATISTICS[statistic] if isinstance(statistic, str) else statistic
+
+        def of_one_response(y: Array) -> float:  # as checks compute it: ArviZ's sd divides by n
+            return float(function(y))
+
+        collection = azp.plot_ppc_tstat(data, t_stat=of_one_response, visuals=shown, **common)
+        observed["marker"] = TRIANGLE
     else:
-        return azp.plot_ppc_pit(data, visuals=shown, **common)
+        return azp.plot_ppc_pit(data, visuals=how.of_arviz(title=False), **common)
     _name_response(collection, design, kind, statistic)
-    add_legend(collection, entries, _own(visuals))
+    add_legend(collection, {**ENTRIES, "observed": ENTRIES["observed"] | observed}, how.visuals)
     return collection
 
 
-def _uniformity(
-    pit: Array, backend: str, visuals: Mapping[str, Any] | None, kwargs: dict[str, Any]
-) -> PlotCollection:
+def _uniformity(pit: Array, how: Drawing) -> PlotCollection:
     """What ``arviz.plot_loo_pit`` draws, of exact transforms."""
-    shown, common = _settings(backend, visuals, kwargs)
-    shown = {"xlabel": {"text": "LOO-PIT"}, "ylabel": {}, "remove_axis": False, **shown}
+    label = {"text": "LOO-PIT"}
+    shown = how.of_arviz(title=False, xlabel=label, ylabel={}, remove_axis=False)
     tree = xr.DataTree.from_dict({"loo_pit": xr.Dataset({RESPONSE: (OBS_DIM, pit)})})
     return arviz_plots().plot_ecdf_pit(
-        tree, group="loo_pit", sample_dims=[OBS_DIM], visuals=shown, **common
+        tree, group="loo_pit", sample_dims=[OBS_DIM], visuals=shown, **_settings(how)
     )
 
 
-def _settings(
-    backend: str, visuals: Mapping[str, Any] | None, kwargs: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Visuals and other arguments for ArviZ's functions."""
-    own = _own(visuals)
-    shown = {"title": False, **{k: v for k, v in (visuals or {}).items() if k not in own}}
-    figure = figure_settings(backend, 7.0, 3.6) | dict(kwargs.get("figure_kwargs", {}))
-    return shown, {"backend": backend, **kwargs, "figure_kwargs": figure}
+def _settings(how: Drawing) -> dict[str, Any]:
+    """Arguments of ArviZ's functions for one wide panel."""
+    return {"backend": how.backend, **how.pc_kwargs, "figure_kwargs": how.figure(7.0, 3.6)}
 
 
 def _name_response(
@@ -274,14 +245,6 @@ def _name_response(
     function = azp.visuals.labelled_y if kind == "interval" else azp.visuals.labelled_x
     data = xr.Dataset({RESPONSE: 0.0})
     collection.map(function, "response", data=data, text=text, ignore_aes="all")
-
-
-def _dist_visuals(shown: dict[str, Any]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {
-        "predictive_dist": {"color": MAIN, "alpha": 0.25},
-        "observed_dist": {"color": STRONG, "width": 2.0},
-    }
-    return {**defaults, **shown}
 
 
 def _density_panels(design: Design, by: str) -> dict[str, NDArray[np.intp]]:
@@ -326,85 +289,56 @@ def _by_panel(data: xr.DataTree, rows_of: Mapping[str, NDArray[np.intp]]) -> xr.
     )
 
 
-def _densities(
-    design: Design,
-    data: xr.DataTree,
-    by: str,
-    backend: str,
-    visuals: Mapping[str, Any] | None,
-    kwargs: dict[str, Any],
-) -> PlotCollection:
+def _densities(design: Design, data: xr.DataTree, by: str, how: Drawing) -> PlotCollection:
     """Densities of the response by level: one variable, and so one panel, per level."""
     azp = arviz_plots()
     names = _density_panels(design, by)
-    across = min(len(names), kwargs.get("col_wrap") or 4)
-    figure = figure_settings(backend, across * 2.6, -(-len(names) // across) * 2.0 + 0.6)
-    figure |= {"sharex": True, **kwargs.pop("figure_kwargs", {})}
-    own = _own(visuals)
-    shown = {k: v for k, v in (visuals or {}).items() if k not in own}
     collection = azp.plot_ppc_dist(
         _by_panel(data, names),
-        backend=backend,
-        visuals=_dist_visuals({"title": {"size": PANEL_TITLE_SIZE}, **shown}),
-        **{"cols": ["__variable__"], "col_wrap": 4, "figure_kwargs": figure, **kwargs},
+        backend=how.backend,
+        visuals=how.of_arviz(title={"size": PANEL_TITLE_SIZE}, **DENSITIES),
+        **how.layout(len(names), (2.6, 2.0), sharex=True),
     )
-    entries = {"observed": {"color": STRONG}, "replicated": {"color": MAIN}}
     bottom, _ = outer(collection, xr.Dataset(dict.fromkeys(names, 0.0)))
     label = {"data": bottom, "text": design.response}
     draw(collection, {"response": (azp.visuals.labelled_x, label)})
-    add_legend(collection, entries, own)
-    add_title(collection, f"Replicated and observed {design.response} by {by}", own)
+    add_legend(collection, ENTRIES, how.visuals)
+    add_title(collection, f"Replicated and observed {design.response} by {by}", how.visuals)
     return collection
 
 
 def _by_level(
-    design: Design,
-    table: Any,
-    name: str,
-    prob: float | None,
-    backend: str,
-    visuals: Mapping[str, Any] | None,
-    pc_kwargs: Mapping[str, Any],
+    design: Design, table: pd.DataFrame, name: str, prob: float | None, how: Drawing
 ) -> PlotCollection:
     """Intervals of a statistic of replicates by level, with the observed one."""
     import arviz_plots as azp
 
-    check_visuals(visuals, BY_VISUALS)
     by = str(table.index.name)
     ordered = table.sort_values("observed", kind="stable")
-    heights = np.arange(len(ordered), dtype=float)
+    y = np.arange(len(ordered), dtype=float)
     chance, kind = interval_defaults(prob)
-    bounds = [ordered[c].to_numpy() for c in ordered if str(c).endswith(("_lb", "_ub"))]
+    low, high = (ordered[c] for c in ordered if str(c).endswith(("_lb", "_ub")))
     key = f"{name} "
-    marks = dataset({key: points(ordered["mean"], heights)})
-    bars = dataset({key: segments((bounds[0], bounds[1]), (heights, heights))})
-    observed = dataset({key: points(ordered["observed"], heights)})
-    places, labels = thinned(list(ordered.index), MOST_LABELS)
+    marks = dataset({key: points(ordered["mean"], y)})
+    bars = dataset({key: segments((low, high), (y, y))})
+    observed = dataset({key: points(ordered["observed"], y)})
+    seen = {"data": observed, "color": STRONG, "size": 24, "marker": DIAMOND}
     drawn: Visuals = {
         "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 1.6}),
         "replicated": (azp.visuals.scatter_xy, {"data": marks, "color": MAIN, "size": 20}),
-        "observed": (
-            azp.visuals.scatter_xy,
-            {"data": observed, "color": STRONG, "size": 24, "marker": DIAMOND},
-        ),
+        "observed": (azp.visuals.scatter_xy, seen),
         "xlabel": (azp.visuals.labelled_x, {"data": marks, "text": f"{name} of {design.response}"}),
-        "ylabel": (azp.visuals.labelled_y, {"data": marks, "text": by}),
-        "ylim": (azp.visuals.set_ylim, {"data": marks, "limits": (-0.7, len(ordered) - 0.3)}),
-        "yticks": (
-            set_yticks,
-            {"data": marks, "values": places, "labels": labels, "size": TICK_SIZE},
-        ),
+        **levels_upwards(marks, by, list(ordered.index)),
     }
-    size = (6.0, 1.0 + min(max(0.2 * len(ordered), 1.2), 8.0))
-    collection = panels(marks, backend, size=size, pc_kwargs=pc_kwargs)
-    draw(collection, drawn, visuals)
-    entries = {
-        "observed": {"color": STRONG, "marker": DIAMOND, "linestyle": "none"},
-        f"replicated: mean and {coverage(chance)} {kind.upper()}": {
-            "color": MAIN,
-            "marker": CIRCLE,
+    replicates = f"replicated: mean and {coverage(chance)} {kind.upper()}"
+    return picture(
+        how,
+        marks,
+        drawn,
+        size=(6.0, height_of(len(ordered))),
+        title=f"{_upper(name)} of {design.response} by {by}",
+        legend={
+            "observed": {"color": STRONG, "marker": DIAMOND, "linestyle": "none"},
+            replicates: {"color": MAIN, "marker": CIRCLE},
         },
-    }
-    add_legend(collection, entries, visuals)
-    add_title(collection, f"{_upper(name)} of {design.response} by {by}", visuals)
-    return collection
+    )

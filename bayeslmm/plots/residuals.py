@@ -14,22 +14,18 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.plots.common import (
     MAIN,
-    PANEL_TITLE_SIZE,
     QUIET,
     SECOND,
     TICK_SIZE,
-    Backend,
+    Drawing,
     Visuals,
-    add_title,
-    check_visuals,
-    chosen_backend,
     dataset,
-    draw,
-    panels,
+    picture,
     plain,
     points,
     segments,
     thinned,
+    titles,
     variable_name,
 )
 from bayeslmm.plots.level_order import shown_levels
@@ -41,17 +37,6 @@ Array = NDArray[np.float64]
 
 MOST_LABELS = 20
 FITTED, QUANTILES, BY_LEVEL = "residuals and fitted values", "Q-Q of residuals", "residuals by {}"
-VISUALS = (
-    "figure_title",
-    "level_mean",
-    "points",
-    "qq_line",
-    "title",
-    "xlabel",
-    "xticks",
-    "ylabel",
-    "zero",
-)
 
 
 def plot_residuals(
@@ -59,11 +44,9 @@ def plot_residuals(
     group: str | None,
     beta: Array,
     u: Sequence[Array],
+    how: Drawing,
     *,
     label: str,
-    backend: Backend | None = None,
-    visuals: Mapping[str, Any] | None = None,
-    **pc_kwargs: Any,
 ) -> PlotCollection:
     """Draw residuals and random effects against what the model assumes of them.
 
@@ -77,17 +60,15 @@ def plot_residuals(
         Fixed effects.
     u : sequence of ndarray (J, k)
         Random effects per grouping factor.
+    how : Drawing
+        How to draw it.
     label : str
         What both are.
-    backend, visuals, **pc_kwargs
-        As in :meth:`bayeslmm.plots.accessors.Plots.residuals`.
 
     Returns
     -------
     arviz_plots.PlotCollection
     """
-    chosen = chosen_backend(backend)
-    check_visuals(visuals, VISUALS)
     place, order = shown_levels(design, group or design.random[0].name, None)
     factor, fitted = design.random[place], linear_predictor(design, beta, u)
     residuals, unit = design.y - fitted, f"residual of {design.response}"
@@ -103,11 +84,14 @@ def plot_residuals(
         }
     )
     lines = dataset({name: _quartile_line(values) for name, values in quantiles.items()})
-    collection = panels(marks, chosen, size=(3.2, 2.8), columns=3, pc_kwargs=pc_kwargs)
-    drawn = _visuals(design, place, order, marks, lines, residuals, unit)
-    draw(collection, drawn, visuals)
-    add_title(collection, f"Residuals and random effects of {design.response}: {label}", visuals)
-    return collection
+    return picture(
+        how,
+        marks,
+        _visuals(design, place, order, marks, lines, residuals, unit),
+        size=(3.2, 2.8),
+        title=f"Residuals and random effects of {design.response}: {label}",
+        columns=3,
+    )
 
 
 def _effects(design: Design, u: Sequence[Array]) -> dict[str, Array]:
@@ -146,26 +130,24 @@ def _visuals(
 ) -> Visuals:
     """Everything that is drawn, what comes first at the back."""
     import arviz_plots as azp
-    from arviz_base.labels import BaseLabeller
 
     factor = design.random[place]
     by_level = variable_name(BY_LEVEL.format(factor.name))
     zero = xr.Dataset({name: 0.0 for name in (FITTED, by_level)})
     means = dataset({by_level: _level_means(factor, order, residuals)})
+    places, labels = thinned(list(factor.levels[order]), MOST_LABELS)
+    upright = 90 if sum(map(len, labels)) > 26 else 0
+    ticks = {"values": places, "labels": labels, "size": TICK_SIZE, "rotation": upright}
     size = 8 if design.n > 500 else 14
     dots = {"data": marks, "color": MAIN, "size": size, "alpha": 0.7}
-    title = {"subset_info": True, "labeller": BaseLabeller(), "size": PANEL_TITLE_SIZE}
     return {
         "zero": (azp.visuals.hline, {"data": zero, "color": QUIET, "width": 0.8}),
         "qq_line": (azp.visuals.line_xy, {"data": lines, "color": QUIET, "width": 1.0}),
         "points": (azp.visuals.scatter_xy, dots),
         "level_mean": (azp.visuals.line_xy, {"data": means, "color": SECOND, "width": 1.8}),
-        "title": (azp.visuals.labelled_title, {"data": marks, **title}),
+        "title": titles(marks),
         **_axis_labels(design, factor, by_level, marks, unit),
-        "xticks": (
-            azp.visuals.set_xticks,
-            {"data": marks[[by_level]], **_level_ticks(factor, order)},
-        ),
+        "xticks": (azp.visuals.set_xticks, {"data": marks[[by_level]], **ticks}),
     }
 
 
@@ -175,18 +157,6 @@ def _level_means(factor: RandomFactor, order: NDArray[np.intp], residuals: Array
     sums = np.bincount(factor.codes, weights=residuals, minlength=factor.n_levels)
     at = np.arange(factor.n_levels)
     return segments((at - 0.35, at + 0.35), ((sums / counts)[order],) * 2)
-
-
-def _level_ticks(factor: RandomFactor, order: NDArray[np.intp]) -> dict[str, Any]:
-    """Places and labels of the levels, upright where they take much room."""
-    places, labels = thinned(list(factor.levels[order]), MOST_LABELS)
-    crowded = sum(map(len, labels)) > 26
-    return {
-        "values": places,
-        "labels": labels,
-        "size": TICK_SIZE,
-        "rotation": 90 if crowded else 0,
-    }
 
 
 def _axis_labels(
@@ -199,26 +169,24 @@ def _axis_labels(
     text_y = dict.fromkeys(names, "random effect")
     text_y |= dict.fromkeys((FITTED, by_level, QUANTILES), unit)
     return {
-        "xlabel": (_label_x, {"data": marks, "texts": text_x, "subset_info": True}),
-        "ylabel": (_label_y, {"data": marks, "texts": text_y, "subset_info": True}),
+        "xlabel": (_label, {"data": marks, "axis": "x", "texts": text_x, "subset_info": True}),
+        "ylabel": (_label, {"data": marks, "axis": "y", "texts": text_y, "subset_info": True}),
     }
 
 
-def _label_x(
-    da: xr.DataArray, target: Any, *, texts: Mapping[str, str], var_name: str, **kwargs: Any
+def _label(
+    da: xr.DataArray,
+    target: Any,
+    *,
+    axis: str,
+    texts: Mapping[str, str],
+    var_name: str,
+    sel: Any,
+    isel: Any,
+    **kwargs: Any,
 ) -> Any:
+    """Text of an axis by the name of the panel."""
     import arviz_plots as azp
 
-    unwanted = ("sel", "isel")
-    rest = {key: value for key, value in kwargs.items() if key not in unwanted}
-    return azp.visuals.labelled_x(da, target, text=plain(texts[var_name]), **rest)
-
-
-def _label_y(
-    da: xr.DataArray, target: Any, *, texts: Mapping[str, str], var_name: str, **kwargs: Any
-) -> Any:
-    import arviz_plots as azp
-
-    unwanted = ("sel", "isel")
-    rest = {key: value for key, value in kwargs.items() if key not in unwanted}
-    return azp.visuals.labelled_y(da, target, text=plain(texts[var_name]), **rest)
+    function = azp.visuals.labelled_x if axis == "x" else azp.visuals.labelled_y
+    return function(da, target, text=plain(texts[var_name]), **kwargs)

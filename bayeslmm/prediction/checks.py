@@ -111,7 +111,8 @@ def check_table(
     function = _function(statistic)
     groups = row_groups(design, by)
     observed = np.array([function(design.y[rows]) for rows in groups.values()], dtype=float)
-    columns = [function(replicated[:, rows]) for rows in groups.values()]
+    parts = [slice(None)] if by is None else list(groups.values())
+    columns = [function(replicated[:, rows]) for rows in parts]
     draws = np.column_stack(columns)
     if by is None:
         index = pd.Index([_name(statistic)], name="check")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.plots.common import drawing
 from bayeslmm.plots.parameters import plot_calibration
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations, uniformity
@@ -168,15 +169,8 @@ class CalibrationCheck:
         arviz_plots.PlotCollection
             The line leaves the band where the verdict is "miscalibrated".
         """
-        return plot_calibration(
-            self.ranks,
-            self.draws,
-            self.level,
-            labels=labels,
-            backend=backend,
-            visuals=visuals,
-            **pc_kwargs,
-        )
+        how = drawing(backend, visuals, pc_kwargs)
+        return plot_calibration(self.ranks, self.draws, self.level, how, labels=labels)
 
     def _notes(self) -> Iterator[str]:
         bad = list(self.ranks.columns[~self._table["inside"].to_numpy()])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bayeslmm.comparison.reml import (
     AGREES,
@@ -26,7 +27,11 @@ from bayeslmm.comparison.reml import (
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
+from bayeslmm.plots.common import Backend, drawing
 from bayeslmm.plots.level_order import level_order
+from bayeslmm.plots.parameters import plot_compared
+from bayeslmm.plots.predictive import replicated
+from bayeslmm.prediction.checks import check_table
 from bayeslmm.report.findings import NOT_RUN, TITLES, WORDS, Findings, find, headline
 from bayeslmm.report.methods import model_sentences, posterior_versions, prior_sentences
 from bayeslmm.report.tables import (
@@ -151,6 +156,7 @@ def _sections(
     }
 
 
+Array = NDArray[np.float64]
 Context = dict[str, Any]
 """What the template of a section is filled with."""
 
@@ -247,8 +253,8 @@ def _png(draw: Callable[[], Any]) -> tuple[str, int, int]:
     return base64.b64encode(buffer.getvalue()).decode("ascii"), width, height
 
 
-def attempt(make: Callable[[], TextTable]) -> TextTable | str:
-    """A table, or the reason why it cannot be made."""
+def attempt[T](make: Callable[[], T]) -> T | str:
+    """What is made, or the reason why it cannot be."""
     try:
         return make()
     except BayesLMMError as error:
@@ -400,12 +406,16 @@ def reml_section(source: Any, reml: Any, prob: float, *, own: bool) -> Context:
         return {"name": "REML", "table": None}
     table = source.compare_reml(reml, prob=prob)
     name = "REML" if own else str(table.attrs["estimate"])
+
+    def densities(backend: Backend) -> Any:
+        return plot_compared(source.design, source._draws, table, drawing(backend, None, {}))
+
     return {
         "name": name,
         "own": own,
         "table": _beside_estimate(table, name, prob),
         "flags": [f"{flag}: {FLAGS[flag]}" for flag in FLAGS if flag in set(table["flag"])],
-        "densities": picture(source.plot.reml, reml, prob=prob),
+        "densities": picture(densities),
     }
 
 
@@ -544,18 +554,18 @@ def _levels_to_show(design: Design) -> list[str]:
 
 def checks_section(source: Any, prob: float, seed: int) -> Context:
     """Residuals and posterior predictive checks."""
-    return {
-        "seed": seed,
-        "residuals": picture(source.plot.residuals),
-        "table": attempt(lambda: _checks_table(source, prob, seed)),
-        "densities": picture(source.plot.predictive, "dist", random_seed=seed),
-    }
+    parts = {"seed": seed, "residuals": picture(source.plot.residuals)}
+    simulated = attempt(lambda: source.with_posterior_predictive(random_seed=seed))
+    if isinstance(simulated, str):
+        return {**parts, "table": simulated, "densities": Picture(why=simulated)}
+    table = _checks_table(source.design, replicated(simulated.data), prob)
+    return {**parts, "table": table, "densities": picture(simulated.plot.predictive, "dist")}
 
 
-def _checks_table(source: Any, prob: float, seed: int) -> TextTable:
+def _checks_table(design: Design, responses: Array, prob: float) -> TextTable:
     rows = []
-    checks = source.check.predictive(list(STATISTICS), prob=prob, random_seed=seed)
-    for statistic, row in checks.iterrows():
+    checks = [check_table(design, responses, name, None, prob) for name in STATISTICS]
+    for statistic, row in pd.concat(checks).iterrows():
         bounds = (row[name] for name in row.index if str(name).endswith(("_lb", "_ub")))
         decimals = decimals_of([row["sd"]], [row["mean"]], DIGITS)
         observed, mean, low, high = (
