@@ -10,8 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bayeslmm.comparison.evidence import bayes_factor
-    from bayeslmm.comparison.models import compare, lrt
+    from bayeslmm.comparison.models import bayes_factor, compare, lrt
     from bayeslmm.comparison.reml import compare_reml
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
@@ -70,7 +69,7 @@ _SOURCES = {
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
-    "bayes_factor": ("bayeslmm.comparison.evidence", "bayes_factor"),
+    "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),
     "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from bayeslmm.covariance.structure import Structure, correlation_cholesky
+from bayeslmm.covariance.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def random_factors(case: Case, seed: int, *, singular: bool) -> list[np.ndarray]
 def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> np.ndarray:
     """Relative factor T (k, k) at unconstrained eta and log sigma."""
     k = structure.n_coefs
-    return np.exp(eta[:k] - log_sigma)[:, None] * correlation_cholesky(structure, eta[k:])
+    return np.exp(eta[:k] - log_sigma)[:, None] * structure.cholesky(eta[k:])
 
 
 def case_of(design: Any) -> Case:

@@ -16,7 +16,7 @@ from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.sampling.variables import arranged
+from bayeslmm.sampling.tree import arranged
 
 EXACT = 1e-9
 """Relative size of the rounding errors of means of the same draws, summed in another order."""

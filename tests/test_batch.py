@@ -33,7 +33,7 @@ from bayeslmm.likelihood.factorise import factorise, to_working_beta
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
-from bayeslmm.sampling.completion import draw_beta
+from bayeslmm.sampling.tree import draw_beta
 
 # Two orders of the same arithmetic: backward error about 1e-15 n at condition numbers up to 1e3.
 VALUE = 1e-10

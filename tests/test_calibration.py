@@ -11,16 +11,21 @@ from arviz_plots import PlotCollection
 from slow_cases import slow
 
 from bayeslmm import LMM, DataError, PriorError, SamplingError, load_dataset
-from bayeslmm.checks.calibration import ranked
 from bayeslmm.data.design import build_design
 from bayeslmm.priors.defaults import default_priors, flat_priors
 from bayeslmm.priors.record import PriorDraws
-from bayeslmm.report.calibration import check_calibration
+from bayeslmm.report.calibration import check_calibration, ranked
 from bayeslmm.sampling import calibration
-from bayeslmm.sampling.calibration import OUT_OF, rank, run_simulations
+from bayeslmm.sampling.calibration import (
+    OUT_OF,
+    band,
+    counts_below,
+    rank,
+    run_simulations,
+    uniformity,
+)
 from bayeslmm.sampling.nuts import compile_nuts
 from bayeslmm.sampling.tree import parameter_dataset
-from bayeslmm.sampling.uniformity import band, counts_below, uniformity
 
 CHAINS, DRAWS = 4, 50
 

@@ -25,9 +25,8 @@ from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import default_priors
-from bayeslmm.sampling.collapsed import fit_collapsed
+from bayeslmm.sampling.collapsed import fit_collapsed, fit_laplace
 from bayeslmm.sampling.joint_draws import points_of
-from bayeslmm.sampling.laplace import fit_laplace
 from bayeslmm.sampling.nuts import sample_nuts
 
 # What exact means here, in posterior sds and after three of Stan's Monte Carlo errors. With
@@ -191,17 +190,17 @@ def test_statistics_and_attributes(sleepstudy_model):
 
 
 def test_evaluations_are_counted(dyestuff_model, monkeypatch):
-    from bayeslmm.sampling import covariance_sampler
+    from bayeslmm.sampling import surrogate
 
     counted = 0
-    real = covariance_sampler.reduce_at
+    real = surrogate.reduce_at
 
     def counting(system, coordinates, x):
         nonlocal counted
         counted += len(x)
         return real(system, coordinates, x)
 
-    monkeypatch.setattr(covariance_sampler, "reduce_at", counting)
+    monkeypatch.setattr(surrogate, "reduce_at", counting)
     tree = fit(dyestuff_model, draws=40)
     # The equations of the fixed effects are evaluated once more for each draw.
     assert float(tree["sample_stats"]["n_evaluations"].sum()) == counted - 4 * 40
@@ -642,7 +641,7 @@ SURROGATE = 0.005
 def by_surrogate(name: str, seed: int, monkeypatch) -> xr.DataTree:
     """A model that is too small for a surrogate by one nevertheless."""
     for constant in ("CHEAP", "OVERHEAD"):
-        monkeypatch.setattr(f"bayeslmm.sampling.covariance_sampler.{constant}", 0.0)
+        monkeypatch.setattr(f"bayeslmm.sampling.surrogate.{constant}", 0.0)
     _, design, plan, priors = reference_model(name)
     return fit_collapsed(design, plan, priors, draws=4000, random_seed=seed)
 

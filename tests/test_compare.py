@@ -29,7 +29,7 @@ from bayeslmm.comparison.reml import (
 )
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.priors.defaults import Normal
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ
 
 TIDY = FOLDER / "tidy"
 SLOPE = "Reaction ~ Days + (Days | Subject)"

@@ -2,36 +2,126 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 from dense import relative_factor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayeslmm.covariance.coordinates import plain_coordinates
-from bayeslmm.covariance.structure import (
-    Structure,
-    correlation_cholesky,
-    correlation_cholesky_jacobian,
-    correlation_coordinates,
-    correlation_log_jacobian,
-    factor_from_theta,
-    is_singular,
-    lower_factor,
-    sds_and_correlation,
-    split,
-    theta_from_factor,
-)
+from bayeslmm.covariance.coordinates import Coordinates, Slopes, Theta, plain_coordinates
+from bayeslmm.covariance.structure import is_singular, lower_factor, sds_and_correlation
+from bayeslmm.covariance.unstructured import Unstructured
+from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.start import Start, vector_of
+from bayeslmm.likelihood.crossprod import cross_products, working_basis
+from bayeslmm.likelihood.elimination import make_plan
 
 STRUCTURES = [
-    Structure(1, ((0,),)),
-    Structure(2, ((0, 1),)),
-    Structure(2, ((0,), (1,))),
-    Structure(3, ((0, 2), (1,))),
-    Structure(4, ((0, 1, 2, 3),)),
-    Structure(5, ((0, 3, 4), (1, 2))),
+    Unstructured(1, ((0,),)),
+    Unstructured(2, ((0, 1),)),
+    Unstructured(2, ((0,), (1,))),
+    Unstructured(3, ((0, 2), (1,))),
+    Unstructured(4, ((0, 1, 2, 3),)),
+    Unstructured(5, ((0, 3, 4), (1, 2))),
 ]
+
+
+@dataclass(frozen=True)
+class Autoregressive:
+    """A standard deviation per coefficient, correlations rho to the power of the lag."""
+
+    n_coefs: int
+
+    mixes = False
+    n_cors = 1
+
+    @property
+    def blocks(self):
+        return (tuple(range(self.n_coefs)),)
+
+    @property
+    def n_theta(self):
+        return self.n_coefs + 1
+
+    @property
+    def pairs(self):
+        return tuple((i, j) for i in range(self.n_coefs) for j in range(i))
+
+    def cholesky(self, z):
+        rho = np.tanh(z[..., 0])[..., None, None]
+        lag = np.subtract.outer(np.arange(self.n_coefs), np.arange(self.n_coefs))
+        lower = np.where(lag >= 0, rho ** np.maximum(lag, 0), 0.0)
+        lower[..., :, 1:] *= np.sqrt(1.0 - rho**2)
+        return lower
+
+    def coordinates(self, lower):
+        return np.arctanh(lower[..., 1:2, 0])
+
+    def pull_back(self, z, slope):
+        rho = np.tanh(z[..., 0])[..., None, None]
+        lag = np.subtract.outer(np.arange(self.n_coefs), np.arange(self.n_coefs))
+        by_rho = np.where(lag > 0, lag * rho ** np.maximum(lag - 1, 0), 0.0)
+        root = np.sqrt(1.0 - rho**2)
+        powers = np.where(lag >= 0, rho ** np.maximum(lag, 0), 0.0)
+        tail = by_rho * root - powers * rho / root
+        by_rho = np.concatenate([by_rho[..., :1], tail[..., 1:]], axis=-1)
+        return np.sum(slope * by_rho * (1.0 - rho**2), axis=(-2, -1))[..., None]
+
+    def log_jacobian(self, z):
+        return np.log1p(-(np.tanh(z[..., 0]) ** 2))
+
+    def log_jacobian_slope(self, z):
+        return -2.0 * np.tanh(z)
+
+    def factor(self, theta):
+        return theta[..., :-1, None] * self.cholesky(theta[..., -1:])
+
+    def theta(self, factor):
+        signs = np.sign(np.diagonal(factor, axis1=-2, axis2=-1))
+        sds = signs * np.linalg.norm(factor, axis=-1)
+        return np.concatenate([sds, np.arctanh(factor[..., 1:2, 0] / sds[..., 1:2])], axis=-1)
+
+    def theta_slopes(self, theta):
+        return np.array([self._slope(theta, i) for i in range(self.n_theta)])
+
+    def _slope(self, theta, i):
+        slope = np.zeros((self.n_coefs, self.n_coefs))
+        if i < self.n_coefs:
+            slope[i] = self.cholesky(theta[-1:])[i]
+            return slope
+        for cell in np.ndindex(slope.shape):
+            unit = np.zeros_like(slope)
+            unit[cell] = theta[cell[0]]
+            slope[cell] = self.pull_back(theta[-1:], unit)[0]
+        return slope
+
+    def theta_gradient(self, theta, slope):
+        by_sds = np.sum(slope * self.cholesky(theta[..., -1:]), axis=-1)
+        by_z = self.pull_back(theta[..., -1:], slope * theta[..., :-1, None])
+        return np.concatenate([by_sds, by_z], axis=-1)
+
+    @property
+    def theta_sds(self):
+        return np.arange(self.n_theta) < self.n_coefs
+
+    def negligible(self, theta, tolerance):
+        for i in np.flatnonzero(np.abs(theta[:-1]) < tolerance):
+            yield np.array([i])
+
+
+@dataclass(frozen=True)
+class Term:
+    """A random-effects term by its numbers."""
+
+    codes: np.ndarray
+    Z: np.ndarray
+    n_levels: int
+    blocks: tuple
+
+
+ALL = [*STRUCTURES, Autoregressive(2), Autoregressive(4)]
 # Differences of step 1e-6 on functions of order one.
 DERIVATIVE = 1e-8
 
@@ -53,8 +143,8 @@ def test_unconstrained_coordinates_round_trip(structure, seed):
 @settings(max_examples=60, deadline=None)
 def test_theta_round_trips_and_follows_lme4s_order(structure, seed):
     theta = np.random.default_rng(seed).normal(size=structure.n_theta)
-    factor = factor_from_theta(structure, theta)
-    assert np.array_equal(theta_from_factor(structure, factor), theta)
+    factor = structure.factor(theta)
+    assert np.array_equal(structure.theta(factor), theta)
     assert np.array_equal(factor, np.tril(factor))
     for block in structure.blocks:
         outside = [i for i in range(structure.n_coefs) if i not in block]
@@ -62,7 +152,7 @@ def test_theta_round_trips_and_follows_lme4s_order(structure, seed):
 
 
 def test_theta_is_the_lower_triangle_by_columns():
-    rows, cols = Structure(3, ((0, 1, 2),)).theta_index
+    rows, cols = Unstructured(3, ((0, 1, 2),)).theta_index
     assert list(zip(rows, cols, strict=True)) == [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (2, 2)]
 
 
@@ -70,22 +160,39 @@ def test_theta_is_the_lower_triangle_by_columns():
 @settings(max_examples=60, deadline=None)
 def test_correlation_cholesky_is_one(structure, seed):
     z = 3.0 * np.random.default_rng(seed).normal(size=len(structure.pairs))
-    lower = correlation_cholesky(structure, z)
+    lower = structure.cholesky(z)
     correlation = lower @ lower.T
     assert np.diag(correlation) == pytest.approx(np.ones(structure.n_coefs), abs=1e-12)
-    assert correlation_coordinates(structure, lower) == pytest.approx(z, rel=1e-4, abs=1e-6)
+    assert structure.coordinates(lower) == pytest.approx(z, rel=1e-4, abs=1e-6)
 
 
-@given(structures, seeds)
+@given(st.sampled_from(ALL), seeds)
 @settings(max_examples=60, deadline=None)
-def test_cholesky_jacobian_equals_differences(structure, seed):
-    z = np.random.default_rng(seed).normal(size=len(structure.pairs))
-    jacobian = correlation_cholesky_jacobian(structure, z)
-    for i, part in enumerate(jacobian):
-        step = np.zeros(len(z))
-        step[i] = 1e-6
-        upper, lower = (correlation_cholesky(structure, z + s * step) for s in (1, -1))
-        assert part == pytest.approx((upper - lower) / 2e-6, abs=DERIVATIVE)
+def test_derivatives_by_coordinates_equal_differences(structure, seed):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(2, structure.n_cors))
+    weights = rng.normal(size=(2, structure.n_coefs, structure.n_coefs))
+    step = 1e-6 * np.eye(structure.n_cors)
+    slopes = structure.pull_back(z, weights), structure.log_jacobian_slope(z)
+    for point, weight, *found in zip(z, weights, *slopes, strict=True):
+        ahead, behind = point + step, point - step
+        gap = structure.cholesky(ahead) - structure.cholesky(behind)
+        assert found[0] == pytest.approx(np.sum(weight * gap, (1, 2)) / 2e-6, abs=DERIVATIVE * 10)
+        gap = structure.log_jacobian(ahead) - structure.log_jacobian(behind)
+        assert found[1] == pytest.approx(gap / 2e-6, abs=DERIVATIVE)
+
+
+@given(st.sampled_from(ALL), seeds)
+@settings(max_examples=60, deadline=None)
+def test_derivatives_by_theta_equal_differences(structure, seed):
+    rng = np.random.default_rng(seed)
+    theta = rng.normal(size=structure.n_theta)
+    weight = rng.normal(size=(structure.n_coefs, structure.n_coefs))
+    step = 1e-6 * np.eye(structure.n_theta)
+    slopes = (structure.factor(theta + step) - structure.factor(theta - step)) / 2e-6
+    assert structure.theta_slopes(theta) == pytest.approx(slopes, abs=DERIVATIVE)
+    expected = np.sum(weight * slopes, (1, 2))
+    assert structure.theta_gradient(theta, weight) == pytest.approx(expected, abs=DERIVATIVE * 10)
 
 
 @given(structures, seeds)
@@ -94,7 +201,7 @@ def test_log_jacobian_of_the_correlations_equals_differences(structure, seed):
     z = np.random.default_rng(seed).normal(size=len(structure.pairs))
 
     def entries(at):
-        lower = correlation_cholesky(structure, at)
+        lower = structure.cholesky(at)
         correlation = lower @ lower.T
         return np.array([correlation[pair] for pair in structure.pairs])
 
@@ -104,7 +211,7 @@ def test_log_jacobian_of_the_correlations_equals_differences(structure, seed):
         step[i] = 1e-6
         jacobian[:, i] = (entries(z + step) - entries(z - step)) / 2e-6
     expected = np.linalg.slogdet(jacobian)[1] if len(z) else 0.0
-    assert correlation_log_jacobian(structure, z) == pytest.approx(expected, abs=1e-5)
+    assert structure.log_jacobian(z) == pytest.approx(expected, abs=1e-5)
 
 
 @given(structures, seeds, st.booleans())
@@ -139,6 +246,95 @@ def test_singularity_does_not_depend_on_units():
     assert is_singular(np.array([[0.0]]), np.array([[0.0]]), 1e-4)
 
 
-def test_split_cuts_by_factor():
-    pieces = split(STRUCTURES[:3], np.arange(6.0))
+def test_theta_is_cut_by_factor():
+    theta = Theta(tuple(STRUCTURES[:3]))
+    pieces = theta.parts(np.arange(6.0))
     assert [piece.tolist() for piece in pieces] == [[0.0], [1.0, 2.0, 3.0], [4.0, 5.0]]
+    assert theta.sds.tolist() == [True, True, False, True, True, True]
+
+
+def test_negligible_entries_of_theta():
+    theta = Theta((Unstructured(1, ((0,),)), Unstructured(2, ((0, 1),)), Autoregressive(2)))
+    x = np.array([1e-5, 1.0, 3.0, 2e-4, 1.0, -1e-5, 0.0])
+    assert [places.tolist() for places in theta.negligible(x, 1e-4)] == [[0], [0], [3], [5]]
+
+
+# --- a structure of another kind than those of the package ---
+
+
+@given(seeds)
+@settings(max_examples=20, deadline=None)
+def test_coordinates_serve_any_structure(seed):
+    """Points go there and back, and gradients of a function of all parameters are right."""
+    rng = np.random.default_rng(seed)
+    structures = (Autoregressive(3), Unstructured(2, ((0, 1),)))
+    scales = tuple(np.diag(rng.uniform(0.5, 2.0, s.n_coefs)) for s in structures)
+    coordinates = Coordinates(structures, scales, np.empty((0, 0)))
+    x = rng.normal(size=(2, coordinates.size))
+    assert coordinates.size == 3 + 1 + 2 + 1 + 1
+    points = coordinates.points(x)
+    assert coordinates.vector(points) == pytest.approx(x, abs=1e-8)
+    again = coordinates.to_working(coordinates.to_user(points))
+    assert coordinates.vector(again) == pytest.approx(x, abs=1e-8)
+    weights = Slopes(
+        sds=tuple(rng.normal(size=s.n_coefs) for s in structures),
+        chols=tuple(rng.normal(size=(s.n_coefs, s.n_coefs)) for s in structures),
+        sigma=0.7,
+        gamma=np.empty(0),
+    )
+
+    def value(x):
+        p = coordinates.points(x)
+        parts = [sds @ w for sds, w in zip(p.sds, weights.sds, strict=True)]
+        parts += [np.sum(c * w, (1, 2)) for c, w in zip(p.chols, weights.chols, strict=True)]
+        return sum(parts) + 0.7 * p.sigma + coordinates.log_jacobian(x)
+
+    step = 1e-6 * np.eye(coordinates.size)
+    expected = (value(x[0] + step) - value(x[0] - step)) / 2e-6
+    found = coordinates.pull_back(x[0], weights, jacobian=True)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["REML", "ML"])
+def test_likelihoods_are_maximised_over_any_structure(method):
+    """A longitudinal model whose random effects follow an AR(1), against dense algebra."""
+    rng = np.random.default_rng(3)
+    levels, k, rows = 12, 3, 4
+    codes = np.repeat(np.arange(levels), k * rows)
+    z = np.tile(np.repeat(np.eye(k), rows, axis=0), (levels, 1)) * [1.0, 100.0, 0.01]
+    X = np.column_stack([np.ones(len(codes)), rng.normal(size=len(codes))])
+    structure = Autoregressive(k)
+    factor = np.array([1.5, 0.02, 80.0])[:, None] * structure.cholesky(np.array([0.9]))
+    u = rng.normal(size=(levels, k)) @ factor.T
+    y = X @ [1.0, 2.0] + np.sum(z * u[codes], axis=1) + rng.normal(size=len(codes))
+    term = Term(codes=codes, Z=z, n_levels=levels, blocks=structure.blocks)
+    scale = np.sqrt(len(y)) / np.linalg.norm(z, axis=0)
+    basis = replace(working_basis(y, X, [term]), random=(np.diag(scale),))
+    products = cross_products(y, X, [term], basis=basis)
+    plan = make_plan(replace(products, structures=(structure,)))
+    fit = fit_likelihood(plan, method)
+    assert fit.optimum.converged
+    # T stays of the form: equal correlations of neighbours, their square at lag two.
+    sds, corr = sds_and_correlation(fit.factors[0])
+    assert corr[1, 0] == pytest.approx(corr[2, 1], abs=1e-12)
+    assert corr[2, 0] == pytest.approx(corr[1, 0] ** 2, abs=1e-12)
+
+    def criterion(x):
+        t = np.exp(x[:k])[:, None] * structure.cholesky(x[k : k + 1])
+        V = np.exp(2 * x[-1]) * np.eye(len(y))
+        for level in range(levels):
+            own = np.where((codes == level)[:, None], z @ t, 0.0)
+            V += own @ own.T
+        inverse = np.linalg.inv(V)
+        information = X.T @ inverse @ X
+        rest = y - X @ np.linalg.solve(information, X.T @ inverse @ y)
+        value = len(y) * np.log(2 * np.pi) + np.linalg.slogdet(V)[1] + rest @ inverse @ rest
+        if method == "REML":
+            value += np.linalg.slogdet(information)[1] - 2 * np.log(2 * np.pi)
+        return value
+
+    at = np.concatenate([np.log(sds * fit.sigma), np.arctanh(corr[1:2, 0]), [np.log(fit.sigma)]])
+    assert fit.criterion == pytest.approx(criterion(at), abs=1e-8)
+    step = 1e-4 * np.eye(len(at))
+    slope = [(criterion(at + s) - criterion(at - s)) / 2e-4 for s in step]
+    assert slope == pytest.approx(np.zeros(len(at)), abs=1e-4)

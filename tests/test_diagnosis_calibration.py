@@ -10,7 +10,7 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.estimation.model import Model
-from bayeslmm.sampling.uniformity import uniformity
+from bayeslmm.sampling.calibration import uniformity
 
 DRAWS = 49
 """Simulated responses per check: p-values of 1/50, 2/50, ..., 1."""

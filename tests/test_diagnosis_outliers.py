@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.checks.standardised import standard_units
-from bayeslmm.sampling.estimate_draws import point_draws
+from bayeslmm.checks.residuals import standard_units
+from bayeslmm.sampling.joint_draws import point_draws
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
 ROUNDING = 1e-8
@@ -207,7 +207,7 @@ def test_what_cannot_be_tested_is_said(monkeypatch):
     def refuse(*_):
         raise blm.exceptions.DataError("no maximum")
 
-    monkeypatch.setattr("bayeslmm.checks.outliers.fit_likelihood", refuse)
+    monkeypatch.setattr("bayeslmm.checks.residual_checks.fit_likelihood", refuse)
     found = model_of(simulated(np.random.default_rng(5), 10, 6)).reml().check.residuals(40)
     assert "The largest residual was not tested: no maximum" in found.messages
     assert "largest residual" not in found.table.index
@@ -217,7 +217,7 @@ def test_a_whitening_of_one_draw_has_many_replicates(monkeypatch):
     """Where whitening is dear there is one draw, but its p-value is not one of two numbers."""
     model = model_of(simulated(np.random.default_rng(5), 10, 6))
     post = model.fit(random_seed=1)
-    monkeypatch.setattr("bayeslmm.checks.whitening.CUBES", 1.0)
+    monkeypatch.setattr("bayeslmm.checks.residuals.CUBES", 1.0)
     p_value = post.check.residuals(100, random_seed=1).table.loc[
         "normality of whitened y - X beta", "p_value"
     ]

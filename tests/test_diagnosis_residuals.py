@@ -14,8 +14,8 @@ from bayeslmm.checks.residual_checks import (
     spread_across,
     spread_against_fitted,
 )
-from bayeslmm.checks.whitening import independent_parts, marginal_residuals
-from bayeslmm.sampling.estimate_draws import point_draws
+from bayeslmm.checks.residuals import independent_parts, marginal_residuals
+from bayeslmm.sampling.joint_draws import point_draws
 
 FOLDER = Path(__file__).parent / "reference" / "influence"
 LME4 = 2e-4

@@ -9,13 +9,13 @@ import xarray as xr
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.checks.few_levels import unbounded_parameters
 from bayeslmm.checks.implied_priors import implied_priors
 from bayeslmm.checks.sensitivity import (
     compare_draws,
     log_prior_parts,
     marginal_log_likelihood,
     overlap,
+    unbounded_parameters,
 )
 from bayeslmm.exceptions import PriorError
 

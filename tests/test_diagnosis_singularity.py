@@ -8,14 +8,16 @@ import pytest
 from scipy.special import logsumexp
 
 import bayeslmm as blm
-from bayeslmm.checks.boundary import integrated_likelihood, working_points
-from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
-from bayeslmm.checks.singularity import effective_rank
-from bayeslmm.checks.singularity_words import posterior_messages
+from bayeslmm.checks.singularity import (
+    effective_rank,
+    integrated_likelihood,
+    posterior_messages,
+    working_points,
+)
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.priors.record import PriorDraws
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import Parameter, covariance_parameters
+from bayeslmm.summaries.parameters import Parameter, covariance_parameters, joint_parameter
 
 FOLDER = Path(__file__).parent / "reference"
 LME4 = 2e-4
@@ -284,7 +286,7 @@ def test_correlations_stay_within_their_bounds():
     row = Parameter("cor[g, a, b]", "cor", "g", ("a", "b"), 0, (0, 1))
     assert joint_parameter(joint, row).item() == 1.0
     prior = PriorDraws(np.empty((1, 0)), points.sds, points.chols, points.sigma)
-    assert prior_parameter(prior, row).item() == 1.0
+    assert joint_parameter(prior, row).item() == 1.0
 
 
 @pytest.mark.parametrize(

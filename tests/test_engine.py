@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.comparison.evidence import BayesFactor, LogEvidence, log_evidence
+from bayeslmm.comparison.models import BayesFactor, LogEvidence, log_evidence
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.sampling import engine
-from bayeslmm.sampling.laplace import fit_laplace
+from bayeslmm.sampling.collapsed import fit_laplace
 
 FORMULA = "Yield ~ 1 + (1 | Batch)"
 

@@ -13,13 +13,7 @@ from scipy.special import gammaln, logsumexp
 from slow_cases import one_in
 
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.sampling import density_sampler, importance
-from bayeslmm.sampling.density_sampler import (
-    find_problem,
-    is_reliable,
-    is_surprising,
-    sample_density,
-)
+from bayeslmm.sampling import importance
 from bayeslmm.sampling.importance import (
     LONGEST_STAY,
     MAX_THIN,
@@ -28,11 +22,12 @@ from bayeslmm.sampling.importance import (
     Chains,
     Importance,
     Proposal,
-    effective_fraction,
-    largest_share,
-    log_mean,
+    find_problem,
+    is_reliable,
+    is_surprising,
     longest_stay,
     run_chains,
+    sample_density,
     tempered_weights,
     thinning,
 )
@@ -48,7 +43,13 @@ from bayeslmm.sampling.mixture import (
     student,
     weighted_root,
 )
-from bayeslmm.sampling.pareto import pareto_k, smooth_weights
+from bayeslmm.sampling.pareto import (
+    effective_fraction,
+    largest_share,
+    log_mean,
+    pareto_k,
+    smooth_weights,
+)
 
 # Closed forms in double precision.
 EXACT = 1e-10
@@ -583,7 +584,7 @@ def generalised_pareto(k: float, size: int = 20_000) -> np.ndarray:
 def test_heavy_tails_are_not_to_be_trusted(k, reliable):
     log_ratios = generalised_pareto(k)
     assert pareto_k(log_ratios) == pytest.approx(k, abs=0.05)
-    assert largest_share(log_ratios) > density_sampler.NEGLIGIBLE_SHARE or k < 0.7
+    assert largest_share(log_ratios) > importance.NEGLIGIBLE_SHARE or k < 0.7
     assert is_reliable(log_ratios) is reliable
 
 
@@ -592,7 +593,7 @@ def test_heavy_tails_without_weight_may_be_trusted():
         np.random.default_rng(37).normal(0, 0.1, 10**6), generalised_pareto(0.85)
     )
     log_ratios = np.where(log_ratios > 4.0, 4.0 + 0.001 * (log_ratios - 4.0), log_ratios)
-    assert largest_share(log_ratios) < density_sampler.NEGLIGIBLE_SHARE
+    assert largest_share(log_ratios) < importance.NEGLIGIBLE_SHARE
     assert is_reliable(log_ratios)
 
 
@@ -858,7 +859,7 @@ def test_heavy_tails_end_in_words(monkeypatch):
         calls.append(run)
         return replace(run, values=run.log_proposal + generalised_pareto(0.9, len(run.values)))
 
-    monkeypatch.setattr(density_sampler, "run_chains", heavy)
+    monkeypatch.setattr(importance, "run_chains", heavy)
     with pytest.raises(SamplingError, match=r"heavy tails .*0\.[89]\d, where 0\.7 is the limit"):
         sample_density(banana, np.zeros(2), np.eye(2), 2, 50, np.random.default_rng(41))
-    assert len(calls) == density_sampler.ATTEMPTS
+    assert len(calls) == importance.ATTEMPTS

@@ -10,8 +10,7 @@ from scipy.stats import multivariate_normal
 import bayeslmm as blm
 from bayeslmm.estimation.start import vector_of
 from bayeslmm.likelihood.log_posterior import log_posterior, log_posterior_unconstrained
-from bayeslmm.priors.families import Gamma, HalfCauchy, HalfStudentT
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ, Gamma, HalfCauchy, HalfStudentT
 
 # Central differences of step 1e-5 on derivatives of order ten.
 DERIVATIVE = 1e-5

@@ -18,15 +18,16 @@ from scipy.stats import kstest, multivariate_normal, norm
 from slow_cases import one_in
 
 from bayeslmm import LMM, DataError, SamplingError, load_dataset
-from bayeslmm.checks.integrated import _level_scorer, _row_scorer, leave_out
+from bayeslmm.checks.integrated import leave_out
 from bayeslmm.checks.loo import group_codes, integrated_loo, thin
 from bayeslmm.checks.resampled import Resampler
+from bayeslmm.checks.row_forms import leverages, row_forms, row_system
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.covariance.structure import correlation_cholesky
 from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
+from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors import Flat, HalfStudentT, Normal
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_columns
@@ -68,7 +69,7 @@ def random_draws(design, size=3, seed=1):
         scale[0, 0] = 0.0
         sds.append(scale)
         pairs = structure.n_theta - structure.n_coefs
-        chols.append(correlation_cholesky(structure, rng.normal(size=(size, pairs))))
+        chols.append(structure.cholesky(rng.normal(size=(size, pairs))))
     points = Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=np.empty((size, 0)))
     beta = rng.normal(size=(size, design.p)) * 3.0
     return JointDraws(shape=(1, size), beta=beta, points=points, effects=lambda wanted: [])
@@ -214,7 +215,7 @@ def test_parts_of_any_size_give_the_same(name, monkeypatch):
     monkeypatch.setattr("bayeslmm.checks.row_forms.ENTRIES", 1)
     monkeypatch.setattr("bayeslmm.checks.integrated.ENTRIES", 1)
     monkeypatch.setattr("bayeslmm.checks.integrated.ROW_ENTRIES", 1)
-    monkeypatch.setattr("bayeslmm.checks.row_roots.ROW_ENTRIES", 1)
+    monkeypatch.setattr("bayeslmm.checks.row_forms.ROW_ENTRIES", 1)
     assert_scores(model)
     assert_scores(model, "half")
 
@@ -646,8 +647,14 @@ def test_forms_by_level_are_those_by_row(sampled):
     priors = {"Sex[T.Female]": HalfStudentT(4.0, 2.0)} if sampled else None
     model = LMM("distance ~ age * Sex + (age | Subject)", data, priors=priors, weights="w")
     joint = model.fit(draws=20, random_seed=1)._joint
-    arguments = (model.design, model.system, model.priors, joint, None, True)
-    by_level, by_row = (make(*arguments)[1](slice(5, 60)) for make in (_level_scorer, _row_scorer))
-    for name in ("log_density", "in_sample", "mean", "sd"):
-        one, other = getattr(by_level, name), getattr(by_row, name)
-        np.testing.assert_allclose(one, other, rtol=ALGEBRA, atol=ALGEBRA)
+    prior = None if sampled else beta_prior(model.priors)
+    system = row_system(model.design, model.system, prior, given_beta=sampled)
+    draws = slice(5, 60)
+    by_row = row_forms(system, joint, draws)
+    assert system.by_level
+    seen = []
+    for rows, leverage, residual in leverages(system, joint, draws):
+        np.testing.assert_allclose(leverage, by_row.leverage(rows), rtol=ALGEBRA, atol=ALGEBRA)
+        np.testing.assert_allclose(residual, by_row.residual[rows], rtol=ALGEBRA, atol=ALGEBRA)
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(model.design.n))

@@ -13,8 +13,8 @@ from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
-from bayeslmm.sampling import collapsed, covariance_sampler
-from bayeslmm.sampling.effect_summary import PROBABILITIES
+from bayeslmm.sampling import collapsed, surrogate
+from bayeslmm.sampling.groups import PROBABILITIES
 from bayeslmm.sampling.surrogate import polynomial_degrees
 
 # Largest of many standard normal scores: exceeded once in about 3,000 runs per hundred scores.
@@ -74,9 +74,9 @@ def gaps(first: blm.Posterior, second: blm.Posterior) -> pd.Series:
 @pytest.mark.parametrize(("formula", "data"), [(SLOPES, slopes(300)), slow(CROSSED, crossed())])
 def test_a_surrogate_gives_the_exact_posterior(formula, data, monkeypatch):
     model = blm.LMM(formula, data)
-    monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: False)
+    monkeypatch.setattr(surrogate, "is_dear", lambda system: False)
     exact = model.fit(random_seed=1)
-    monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: True)
+    monkeypatch.setattr(surrogate, "is_dear", lambda system: True)
     fast = model.fit(random_seed=2)
     assert exact.data.attrs["surrogate_error"] == 0.0
     assert 0 < fast.data.attrs["surrogate_error"] < 0.005
@@ -89,7 +89,7 @@ def test_a_surrogate_gives_the_exact_posterior(formula, data, monkeypatch):
 
 
 def test_a_surrogate_that_does_not_fit_gives_way_to_the_exact_density(monkeypatch, caplog):
-    monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: True)
+    monkeypatch.setattr(surrogate, "is_dear", lambda system: True)
     monkeypatch.setattr("bayeslmm.sampling.surrogate.TYPICAL_ERROR", 0.0)
     with caplog.at_level("INFO"):
         post = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).fit(random_seed=1)
@@ -172,7 +172,7 @@ def test_a_large_dense_tail_gives_the_same_posterior(monkeypatch):
     data = crossed(500)
     small = blm.LMM(CROSSED, data).fit(random_seed=1)
     monkeypatch.setattr(batch, "LARGEST_TAIL", 0)
-    monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: True)
+    monkeypatch.setattr(surrogate, "is_dear", lambda system: True)
     large = blm.LMM(CROSSED, data).fit(random_seed=2)
     assert gaps(small, large).max() < MEAN_GAP
     for group, sds in small.ranef_sd().items():
@@ -256,7 +256,7 @@ def test_the_million_groups_path_in_small(monkeypatch):
     """Every shortcut for many levels at once, against the plain computation."""
     model = blm.LMM(SLOPES, slopes(400, seed=4))
     plain = model.fit(random_seed=1)
-    monkeypatch.setattr(covariance_sampler, "is_dear", lambda system: True)
+    monkeypatch.setattr(surrogate, "is_dear", lambda system: True)
     monkeypatch.setattr(collapsed, "is_dear", lambda system: True)
     quick = model.fit(random_seed=2, store_u=False)
     assert quick.diagnostics.evaluations < 200

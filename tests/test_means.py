@@ -11,8 +11,8 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.effects.contrasts import adjusted_p, contrast_weights, simultaneous_interval
-from bayeslmm.effects.evidence import conditional_moments
 from bayeslmm.effects.expressions import evaluate_node, parse_comparison
+from bayeslmm.effects.hypothesis import conditional_moments
 from bayeslmm.exceptions import DataError, FormulaError
 
 EXACT = 1e-9

@@ -235,7 +235,7 @@ def test_an_error_is_printed(post):
 
 
 def test_far_out_without_evidences_is_a_note(post, monkeypatch):
-    monkeypatch.setattr("bayeslmm.effects.evidence.Resampler.affordable", False)
+    monkeypatch.setattr("bayeslmm.effects.hypothesis.Resampler.affordable", False)
     result = post.hypothesis("Days = 0")
     assert result.table()["evidence_ratio"].isna().all()
     assert "hardly a draw comes near equality" in result.notes[0]

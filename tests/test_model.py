@@ -11,7 +11,7 @@ from reference_data import load_fit, load_reference_data
 from scipy import stats
 from slow_cases import one_in
 
-from bayeslmm.covariance.structure import Structure, correlation_cholesky, correlation_log_jacobian
+from bayeslmm.covariance.unstructured import Unstructured, structure_of
 from bayeslmm.data.design import build_design
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
@@ -71,10 +71,6 @@ def random_point(model: pm.Model, seed: int = 1) -> dict[str, np.ndarray]:
     return {k: v + rng.normal(0.0, 0.4, np.shape(v)) for k, v in model.initial_point().items()}
 
 
-def structure_of(factor) -> Structure:
-    return Structure(factor.n_coefs, factor.blocks)
-
-
 def log_sd_name(priors, f: int, factor) -> str:
     plain = np.array_equal(priors.mixing[f], np.eye(factor.n_coefs))
     return f"sd_{factor.key}_log__" if plain else f"_sd_{factor.key}_working_log__"
@@ -92,8 +88,8 @@ def unpack(design, priors, point):
         ]
         z = np.concatenate([*coordinates, np.zeros(0)])
         sds.append(np.exp(logs))
-        chols.append(correlation_cholesky(structure_of(factor), z))
-        jacobian += logs.sum() + correlation_log_jacobian(structure_of(factor), z)
+        chols.append(structure_of(factor).cholesky(z))
+        jacobian += logs.sum() + structure_of(factor).log_jacobian(z)
     sigma = np.exp(point["sigma_log__"])
     return sds, chols, float(sigma), jacobian + float(point["sigma_log__"])
 
@@ -259,20 +255,20 @@ def test_correlation_transform(size):
     transform = CorrelationTransform(size)
     n_pairs = size * (size - 1) // 2
     x = np.random.default_rng(3).normal(0.0, 0.7, n_pairs)
-    structure = Structure(size, (tuple(range(size)),))
+    structure = Unstructured(size, (tuple(range(size)),))
     chol = transform.backward(pt.constant(x)).eval(mode=PLAIN)
-    np.testing.assert_allclose(chol, correlation_cholesky(structure, x), atol=1e-14)
+    np.testing.assert_allclose(chol, structure.cholesky(x), atol=1e-14)
     np.testing.assert_allclose(transform.forward(pt.constant(chol)).eval(mode=PLAIN), x)
     log_jacobian = transform.log_jac_det(pt.constant(x)).eval(mode=PLAIN)
     assert log_jacobian == pytest.approx(numeric_log_jacobian(structure, x), rel=1e-6)
 
 
-def numeric_log_jacobian(structure: Structure, x: np.ndarray) -> float:
+def numeric_log_jacobian(structure: Unstructured, x: np.ndarray) -> float:
     """Log Jacobian of the entries of the correlation matrix, by differences."""
     cells = np.tril_indices(structure.n_coefs, -1)
 
     def entries(point):
-        chol = correlation_cholesky(structure, point)
+        chol = structure.cholesky(point)
         return (chol @ chol.T)[cells]
 
     steps = 1e-6 * np.eye(len(x))
@@ -303,8 +299,8 @@ def test_correlations_sampled_from_their_density_have_beta_marginals():
     target = np.array([float(density({"chol_correlation__": row})) for row in x])
     weights = np.exp(target - stats.norm(0.0, 0.8).logpdf(x).sum(axis=1))
     assert weights.mean() == pytest.approx(1.0, abs=0.05)
-    structure = Structure(3, ((0, 1, 2),))
-    chol = np.array([correlation_cholesky(structure, row) for row in x])
+    structure = Unstructured(3, ((0, 1, 2),))
+    chol = np.array([structure.cholesky(row) for row in x])
     omega = chol @ chol.transpose(0, 2, 1)
     variance = 1.0 / (2 * 2.5 + 1)  # of a beta(2.5, 2.5) on (-1, 1)
     for i, j in ((1, 0), (2, 0), (2, 1)):

@@ -11,10 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula.columns import Variables
+from bayeslmm.formula.evaluation import Variables
 from bayeslmm.formula.formulaic_seam import formulaic_columns, parsed_terms
-from bayeslmm.formula.matrices import Spec, evaluate, reevaluate
-from bayeslmm.formula.plain import plain_columns
+from bayeslmm.formula.matrices import Spec, evaluate, plain_columns, reevaluate
 from bayeslmm.formula.syntax import tokens
 from bayeslmm.formula.terms import read_side
 

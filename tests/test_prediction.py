@@ -21,7 +21,7 @@ from reference_data import load_reference_data
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError
-from bayeslmm.prediction import draws as row_draws
+from bayeslmm.prediction import rows as row_draws
 from bayeslmm.prediction.rows import prediction_rows
 from bayeslmm.sampling.joint_draws import all_levels, posterior_draws
 

@@ -22,7 +22,7 @@ from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.marginal import marginal_system, reml_criterion
 from bayeslmm.prediction.rows import prediction_rows
-from bayeslmm.sampling.estimate_draws import estimate_draws
+from bayeslmm.sampling.joint_draws import estimate_draws
 
 # Two optimisers at one optimum: the criterion is flat there, so that parameters agree to about the
 # square root of its precision. In residual standard deviations.

@@ -11,8 +11,7 @@ import bayeslmm as blm
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.prediction.draws import observe
-from bayeslmm.prediction.rows import prediction_rows
+from bayeslmm.prediction.rows import observe, prediction_rows
 from bayeslmm.sampling.engine import sample_posterior
 
 

@@ -12,6 +12,7 @@ from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.defaults import default_priors, flat_priors, resolve_priors
 from bayeslmm.priors.families import (
+    LKJ,
     Exponential,
     Flat,
     Gamma,
@@ -24,7 +25,6 @@ from bayeslmm.priors.families import (
     Normal,
     Prior,
 )
-from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.working import fixed_coordinates, working_columns
 

@@ -13,10 +13,7 @@ from scipy.stats import chi2
 from slow_cases import one_in, slow, some
 
 from bayeslmm.covariance.coordinates import plain_coordinates
-from bayeslmm.covariance.structure import (
-    sds_and_correlation,
-    split,
-)
+from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import build_design
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.profile import profile_intervals
@@ -77,7 +74,7 @@ def test_likelihood_is_profiled_for_fixed_effects(name):
 def deviance(model, eta):
     """-2 log (restricted) likelihood at log sds, correlation coordinates and log sigma."""
     products = model.plan.products
-    pieces = split(products.structures, eta[:-1])
+    pieces = products.theta.parts(eta[:-1])
     factors = [
         relative_factor(s, piece, eta[-1])
         for s, piece in zip(products.structures, pieces, strict=True)
@@ -94,7 +91,7 @@ def parameter(model, interval, eta):
     if interval.kind == "sigma":
         return eta[-1]
     structure = model.plan.products.structures[interval.factor]
-    piece = split(model.plan.products.structures, eta[:-1])[interval.factor]
+    piece = model.plan.products.theta.parts(eta[:-1])[interval.factor]
     sds, corr = sds_and_correlation(relative_factor(structure, piece, 0.0))
     return corr[interval.coefs] if interval.kind == "cor" else np.log(sds[interval.coefs[0]])
 

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import bayeslmm as blm
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ
 from bayeslmm.report import findings as finding_topics
 from bayeslmm.report.findings import LARGE_SHIFT, NOT_ASKED, TOPICS, expected_shift
 
@@ -53,7 +53,7 @@ def found(troubled):
 
 def page(post, tmp_path, monkeypatch, **options):
     """The report without its pictures."""
-    monkeypatch.setattr("bayeslmm.report.sections._png", lambda draw: ("", 10, 10))
+    monkeypatch.setattr("bayeslmm.report.page._png", lambda draw: ("", 10, 10))
     post.report(tmp_path / "report.html", **options)
     return html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
 

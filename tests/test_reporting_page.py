@@ -16,7 +16,7 @@ import pytest
 from test_reporting_tables import parsed
 
 import bayeslmm as blm
-from bayeslmm.report.sections import FLAGS, picture
+from bayeslmm.report.page import FLAGS, picture
 from bayeslmm.report.tables import decimals_of, number
 
 BROWSER = next(
@@ -174,7 +174,7 @@ def test_what_does_not_apply_is_said(dyestuff, tmp_path):
 
 
 def test_a_given_estimate_is_compared(dyestuff, tmp_path, monkeypatch):
-    monkeypatch.setattr("bayeslmm.report.sections._png", lambda draw: ("", 10, 10))
+    monkeypatch.setattr("bayeslmm.report.page._png", lambda draw: ("", 10, 10))
     post = dyestuff.fit(random_seed=1)
     post.report(tmp_path / "ml.html", reml=dyestuff.ml())
     text = html.unescape((tmp_path / "ml.html").read_text(encoding="utf-8"))

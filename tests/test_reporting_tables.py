@@ -488,7 +488,7 @@ def test_augment_of_a_posterior_is_computed_on_draws(sleepstudy_fit):
 
 def test_augment_in_parts_is_the_same(sleepstudy_fit, monkeypatch):
     whole = sleepstudy_fit.augment()
-    monkeypatch.setattr("bayeslmm.report.augment.AT_ONCE", 7 * 4000)
+    monkeypatch.setattr("bayeslmm.report.broom.AT_ONCE", 7 * 4000)
     pd.testing.assert_frame_equal(sleepstudy_fit.augment(), whole)
 
 

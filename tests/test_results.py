@@ -226,7 +226,7 @@ def test_a_model_that_reproduces_the_data_is_refused():
 
 
 def test_huge_matrices_are_offered_sparse(sleepstudy_reml, monkeypatch):
-    monkeypatch.setattr("bayeslmm.summaries.matrices.MAX_DENSE", 10)
+    monkeypatch.setattr("bayeslmm.summaries.parameters.MAX_DENSE", 10)
     with pytest.raises(DataError, match=r"V\(sparse=True\)"):
         sleepstudy_reml.V()
     assert sleepstudy_reml.V(sparse=True).shape == (180, 180)

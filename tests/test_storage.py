@@ -616,7 +616,7 @@ def test_loading_evaluates_nothing(saved, monkeypatch):
         raise AssertionError("evaluated")
 
     monkeypatch.setattr(_model, "build_design", refuse)
-    monkeypatch.setattr("bayeslmm.formula.plain._values", refuse)
+    monkeypatch.setattr("bayeslmm.formula.matrices._values", refuse)
     monkeypatch.setattr("bayeslmm.formula.evaluation._Evaluation", refuse)
     for path, posterior, _ in saved.values():
         back = load(path)

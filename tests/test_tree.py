@@ -14,10 +14,8 @@ from bayeslmm.data.design import build_design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.priors.defaults import default_priors, flat_priors
-from bayeslmm.sampling.log_densities import log_likelihood, log_prior
-from bayeslmm.sampling.prior_predictive import prior_predictive
-from bayeslmm.sampling.tree import obs_coord, posterior_tree
-from bayeslmm.sampling.variables import effect_arrays
+from bayeslmm.sampling.groups import log_likelihood, log_prior, prior_predictive
+from bayeslmm.sampling.tree import effect_arrays, obs_coord, posterior_tree
 
 CHAINS, DRAWS = 2, 5
 ATTRS = {"method": "made up", "inference_library": "numpy", "tuning_steps": 3, "reason": None}

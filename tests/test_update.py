@@ -14,7 +14,7 @@ from bayeslmm.formula.grammar import parse
 from bayeslmm.formula.update import update_formula
 from bayeslmm.priors import LKJ, Gamma, HalfNormal, Normal
 from bayeslmm.sampling.joint_draws import all_levels
-from bayeslmm.storage import extending
+from bayeslmm.storage import changes
 
 SLOPES = "Reaction ~ Days + (Days | Subject)"
 LONG = "y ~ x * f + offset(o) + (x | g) + (1 | a/b)"
@@ -328,7 +328,7 @@ OPTIONS = {
 def few_states():
     """Summaries of random effects that are not stored from fewer draws, to save time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayeslmm.sampling.effect_summary.STATES", (32, 64))
+        patch.setattr("bayeslmm.sampling.groups.STATES", (32, 64))
         yield
 
 
@@ -398,16 +398,16 @@ def test_evidence_and_statistics_combine(runs, monkeypatch):
 
 
 def test_estimates_are_weighted_by_their_errors():
-    value, error = extending.combined_estimate([1.0, 4.0], [1.0, 2.0])
+    value, error = changes.combined_estimate([1.0, 4.0], [1.0, 2.0])
     assert value == pytest.approx((1.0 / 1 + 4.0 / 4) / (1 + 1 / 4), rel=1e-12)
     assert error == pytest.approx((1 + 1 / 4) ** -0.5, rel=1e-12)
-    assert extending.combined_estimate([1.0, 4.0], [0.1, 0.0]) == (4.0, 0.0)
+    assert changes.combined_estimate([1.0, 4.0], [0.1, 0.0]) == (4.0, 0.0)
 
 
 def test_root_attributes_of_runs():
     one = {"method": "collapsed", "surrogate_error": 0.002, "sampling_time": 1.0, "mine": "kept"}
     two = {"method": "collapsed", "surrogate_error": 0.001, "sampling_time": 2.0}
-    joined = extending.joined_attrs({**one, "draws_of_runs": [5, 6]}, two, (11, 7))
+    joined = changes.joined_attrs({**one, "draws_of_runs": [5, 6]}, two, (11, 7))
     expected = {"surrogate_error": 0.002, "sampling_time": 3.0, "draws_of_runs": [5, 6, 7]}
     assert joined == {**one, **expected}
 
@@ -430,7 +430,7 @@ def test_laplace_weights_have_one_constant(sleep, priors):
 
 def half_square(posterior, place):
     """Half the squared distance from the mode of a draw of the first chain."""
-    from bayeslmm.sampling.laplace import find_mode
+    from bayeslmm.sampling.collapsed import find_mode
 
     plan, priors = posterior.model.system, posterior.priors
     mode = find_mode(plan, priors)

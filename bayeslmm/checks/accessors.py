@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 import pandas as pd
 
-from bayeslmm.summaries.fits import EstimateLike, FitLike, PosteriorLike, verbs
+from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
-    from bayeslmm.checks.influence import GroupInfluence, RowInfluence
-    from bayeslmm.checks.posterior_influence import PosteriorInfluence
+    from bayeslmm.checks.influence import GroupInfluence, PosteriorInfluence, RowInfluence
     from bayeslmm.checks.residual_checks import ResidualChecks
     from bayeslmm.checks.sensitivity import Contraction, Sensitivity
     from bayeslmm.checks.singularity import EstimateSingularity, PosteriorSingularity
@@ -234,7 +233,7 @@ class PosteriorChecks(Checks):
 
     @override
     def influence(self, by: str | None = None, *, progressbar: bool = True) -> PosteriorInfluence:
-        from bayeslmm.checks.posterior_influence import posterior_influence
+        from bayeslmm.checks.influence import posterior_influence
 
         model = self._fit.model
         return posterior_influence(

@@ -9,20 +9,25 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
-from bayeslmm.checks.influence_words import group_messages, row_messages
+from bayeslmm.checks.integrated import affordable, leave_out_densities
 from bayeslmm.checks.report import Report
-from bayeslmm.checks.whitening import row_residuals
+from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_groups import group_names, row_groups
+from bayeslmm.data.design import Design, group_names, row_groups
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.matrices import independent_columns
+from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.sampling.estimate_draws import point_draws
-from bayeslmm.summaries.parameters import covariance_parameters, parameters
+from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.diagnostics import MAX_PARETO_K
+from bayeslmm.sampling.joint_draws import JointDraws, point_draws
+from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.summaries.parameters import covariance_parameters, joint_parameter, parameters
+from bayeslmm.summaries.text import counted, listed
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -331,3 +336,334 @@ def _largest(values: Array) -> Array:
     known = np.where(np.isnan(values), -np.inf, np.abs(values))
     largest = np.max(known, axis=1, initial=-np.inf)
     return np.where(np.isfinite(largest), largest, np.nan)
+
+
+# --- what the influence of rows and levels on an estimate is, in words ---
+
+
+FAR = 3.0
+"""Size from which on standardised residuals are counted."""
+
+CHANCE_OF_FAR = float(2.0 * stats.norm.sf(FAR))
+
+SUSPECT = 0.05
+"""Share of right models of which a row is named for its residual."""
+
+LARGE_ROW_COOK = 1.0
+"""Cook's distance of a row above which it is named."""
+
+LARGE_COOK = 4.0
+"""Cook's distances above this over the number of cases deserve a look (as in influence.ME)."""
+
+LARGE_DFBETAS = 2.0
+"""The same for absolute dfbetas, over the root of the number of cases."""
+
+HIGH_LEVERAGE = 2.0
+"""Leverages above this times their mean are called high."""
+
+LARGE_COVRATIO = 3.0
+"""Distance of covratio from one, over the number of fixed effects per case, from which a change of
+precision is named (Belsley, Kuh, Welsch 1980)."""
+
+LARGE_SD_CHANGE = 0.1
+"""Relative change of a standard deviation that is named."""
+
+FEW_LEVELS_SD_CHANGE = float(np.sqrt(2.0))
+"""The same over the number of levels, where these are few: two over the root of the number of
+levels, as for dfbetas, times the relative standard error of their standard deviation, about one
+over the root of twice their number."""
+
+NO_SD = 1e-3
+"""Standard deviation over sigma that counts as zero."""
+
+NO_FIXED = (
+    "The model has no fixed effects, so that Cook's distances and what else is about them are not "
+    "defined."
+)
+
+
+def row_messages(table: pd.DataFrame) -> tuple[str, ...]:
+    """Findings in a table of :class:`~bayeslmm.checks.influence.RowInfluence`."""
+    n = len(table)
+    messages = []
+    cook = table["cooks_distance"]
+    if cook.isna().all():
+        messages.append(NO_FIXED)
+    large = cook[cook > LARGE_ROW_COOK].sort_values(ascending=False)
+    if len(large):
+        messages.append(
+            f"{counted(len(large), 'row')} with a Cook's distance above {LARGE_ROW_COOK:g}: "
+            f"{listed(large.index, 5)}. Rows of one level act together: look at "
+            "check.influence(by=...) too."
+        )
+    high = table.index[table["leverage"] > HIGH_LEVERAGE * table["leverage"].mean()]
+    if len(high):
+        messages.append(
+            f"{counted(len(high), 'row')} with a leverage above twice the mean: {listed(high, 5)}. "
+            "Their covariates are unusual, whatever their response."
+        )
+    size = table["standardised"].abs()
+    extreme = size[size > FAR].sort_values(ascending=False)
+    if _more_than_chance(extreme, n):
+        messages.append(
+            f"{counted(len(extreme), 'row')} more than three standard deviations from the fitted "
+            f"value ({n * CHANCE_OF_FAR:.1f} expected): {listed(extreme.index, 5)}."
+        )
+    found = [message for message in messages if message != NO_FIXED]
+    return tuple(messages) if found else (*messages, "No row stands out.")
+
+
+def _more_than_chance(extreme: pd.Series, n: int) -> bool:
+    """Whether residuals beyond three are more, or larger, than those of a right model mostly are.
+
+    Each of the two happens to one right model in forty at most.
+    """
+    if not len(extreme):
+        return False
+    larger = float(stats.norm.sf(extreme.iloc[0])) < 0.25 * SUSPECT / n
+    return larger or bool(stats.binom.sf(len(extreme) - 1, n, CHANCE_OF_FAR) < 0.5 * SUSPECT)
+
+
+def group_messages(
+    table: pd.DataFrame,
+    dfbetas: pd.DataFrame,
+    estimates: pd.DataFrame,
+    change: pd.DataFrame,
+    relative_change: pd.DataFrame,
+) -> tuple[str, ...]:
+    """Findings in the tables of a :class:`~bayeslmm.checks.influence.GroupInfluence`."""
+    messages = [
+        *_fixed_messages(table, dfbetas, estimates),
+        *_precision_messages(table["covratio"], dfbetas.shape[1]),
+        *_spread_messages(estimates, change, relative_change),
+    ]
+    new = table.index[table["singular"].astype(bool)]
+    if len(new):
+        messages.append(f"The refit without {listed(new, 5)} is singular.")
+    messages = messages or ["No level stands out."]
+    return (*messages, NO_FIXED) if not dfbetas.shape[1] else tuple(messages)
+
+
+def _fixed_messages(
+    table: pd.DataFrame, dfbetas: pd.DataFrame, estimates: pd.DataFrame
+) -> list[str]:
+    """How levels move the fixed effects."""
+    messages, m = [], len(table)
+    cook = table["cooks_distance"]
+    large = cook[cook > LARGE_COOK / m].sort_values(ascending=False)
+    if len(large):
+        messages.append(
+            f"Without {listed(large.index, 5)} the fixed effects move most (Cook's distance above "
+            f"{LARGE_COOK:g}/{m})."
+        )
+    limit = LARGE_DFBETAS / np.sqrt(m)
+    for coef in dfbetas:
+        moved = dfbetas[coef].abs()
+        names = moved[moved > limit].sort_values(ascending=False).index
+        if len(names):
+            worst = names[0]
+            messages.append(
+                f"{coef}: absolute dfbetas above {limit:.2f} without {listed(names, 5)}; without "
+                f"{worst} the estimate is {estimates.loc[worst, f'beta[{coef}]']:.4g}."
+            )
+    lost = table.index[dfbetas.isna().any(axis=1)]
+    if len(lost):
+        messages.append(
+            f"Without {listed(lost, 5)} the rest of the data does not determine every fixed effect."
+        )
+    return messages
+
+
+def _precision_messages(covratio: pd.Series, p: int) -> list[str]:
+    """How levels change the covariance matrix of the fixed effects."""
+    limit = LARGE_COVRATIO * p / len(covratio)
+    messages = []
+    for found, word in (
+        (covratio[covratio > 1.0 + limit].sort_values(ascending=False), "less"),
+        (covratio[covratio < 1.0 - limit].sort_values(), "more"),
+    ):
+        if len(found):
+            messages.append(
+                f"Without {listed(found.index, 5)} the fixed effects are estimated {word} "
+                f"precisely (covratio more than {limit:.2g} from one; it is {found.iloc[0]:.3g} "
+                f"without {found.index[0]})."
+            )
+    return messages
+
+
+def _spread_messages(
+    estimates: pd.DataFrame, change: pd.DataFrame, relative_change: pd.DataFrame
+) -> list[str]:
+    """How levels change the standard deviations."""
+    limit = max(LARGE_SD_CHANGE, FEW_LEVELS_SD_CHANGE / len(estimates))
+    messages = []
+    for label in relative_change:
+        whole = (estimates[label] - change[label]).max()
+        sigma = (estimates["sigma"] - change["sigma"]).max()
+        without = estimates[label]
+        if whole > NO_SD * sigma:
+            moved = relative_change[label].abs()
+            found = moved[moved > limit].sort_values(ascending=False).index
+            what = f"changes by more than {100.0 * limit:.0f} %"
+        else:
+            found = without[without > NO_SD * sigma].sort_values(ascending=False).index
+            what = "is no longer zero"
+        if len(found):
+            messages.append(
+                f"{label} {what} without {listed(found, 5)}; without {found[0]} the estimate is "
+                f"{without[found[0]]:.4g}, and {whole:.4g} with all levels."
+            )
+    return messages
+
+
+# --- influence of rows and of levels on a posterior, by importance sampling ---
+
+
+LARGE_SHIFT = 0.5
+"""Shift of a posterior mean, in posterior standard deviations, that deserves a look."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
+class PosteriorInfluence(Report):
+    """What leaving out each row or level would do to a posterior, by importance weights.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        A row per case: `rows` it has, `max_shift` (largest absolute shift of a posterior mean, in
+        posterior standard deviations), `parameter` that shifts most, `kl` (Kullback-Leibler
+        divergence of the posterior without the case from that with it, in nats), `ess` (effective
+        number of draws under the weights) and `pareto_k`.
+    shift : pandas.DataFrame
+        Cases by parameters: posterior mean without the case less that with it, over the posterior
+        standard deviation with it.
+    by : str or None
+        Grouping variable; None for rows.
+    """
+
+    table: pd.DataFrame
+    shift: pd.DataFrame
+    by: str | None
+
+    @property
+    def heading(self) -> str:
+        """First line of the printed form."""
+        what = "rows" if self.by is None else f"levels of {self.by}"
+        return f"Influence of the {len(self.table)} {what} on the posterior"
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Findings and advice."""
+        return tuple(_posterior_messages(self))
+
+    def _tables(self) -> Mapping[str, pd.DataFrame]:
+        top = self.table.sort_values("kl", ascending=False).head(5)
+        return {
+            "The five largest divergences": top,
+            "Shifts of posterior means, in sds": self.shift.loc[top.index],
+        }
+
+
+def posterior_influence(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    joint: JointDraws,
+    by: str | None,
+    *,
+    progressbar: bool = False,
+) -> PosteriorInfluence:
+    """Shift of a posterior where a row or a level is left out, by importance sampling.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    plan : Plan
+        Its cross-products.
+    priors : Priors
+        Its priors.
+    joint : JointDraws
+        Posterior draws; fewer are used where memory or time demand it.
+    by : str or None
+        A grouping factor of the model or a variable of its formula; None for single rows.
+    progressbar : bool
+        Whether to show one.
+
+    Returns
+    -------
+    PosteriorInfluence
+
+    Raises
+    ------
+    DataError
+        If there is no such variable.
+
+    Notes
+    -----
+    The draws of beta and the covariance parameters are weighted by one over
+    ``p(y_g | y without g, beta, covariance parameters)``, random effects integrated out, smoothed
+    by Pareto smoothing. So a whole level can be left out, its random effects with it.
+
+    References
+    ----------
+    Bradlow, Zaslavsky (1997), doi:10.1080/10618600.1997.10474746, for case influence by
+    importance sampling. Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv:1507.02646.
+    """
+    groups, labels = (None, design.index) if by is None else case_groups(design, by)
+    joint = joint.thin(affordable(design, plan, joint.size, len(labels)))
+    points = replace(joint.points, beta=joint.beta)
+    given = replace(priors, beta_sampled=True)
+    log_density = leave_out_densities(
+        design, plan, given, replace(joint, points=points), groups, progressbar=progressbar
+    )
+    rows = parameters(design)
+    draws = np.column_stack([joint_parameter(joint, row) for row in rows])
+    centred = (draws - draws.mean(axis=0)) / draws.std(axis=0, ddof=1)
+    shifts = np.empty((len(labels), len(rows)))
+    records = []
+    for g in tracked(range(len(labels)), "Weights", progressbar):
+        log_weights, k = smooth_weights(-log_density[:, g])
+        shifts[g] = np.exp(log_weights) @ centred
+        records.append(
+            {
+                "kl": max(0.0, -float(np.mean(log_weights)) - np.log(joint.size)),
+                "ess": float(1.0 / np.sum(np.exp(2.0 * log_weights))),
+                "pareto_k": k,
+            }
+        )
+    names = [row.label for row in rows]
+    table = pd.DataFrame(records, index=labels)
+    sizes = np.ones(design.n, int) if groups is None else np.bincount(groups)
+    table.insert(0, "rows", sizes)
+    table.insert(1, "max_shift", np.max(np.abs(shifts), axis=1))
+    table.insert(2, "parameter", [names[i] for i in np.argmax(np.abs(shifts), axis=1)])
+    return PosteriorInfluence(
+        table=table, shift=pd.DataFrame(shifts, index=labels, columns=names), by=by
+    )
+
+
+def _posterior_messages(result: PosteriorInfluence) -> list[str]:
+    table = result.table
+    messages = []
+    poor = table["pareto_k"] > MAX_PARETO_K
+    large = table[(table["max_shift"] > LARGE_SHIFT) & ~poor]
+    for case, row in large.sort_values("max_shift", ascending=False).head(5).iterrows():
+        label = row["parameter"]
+        size = float(result.shift.loc[case, label])
+        messages.append(
+            f"Without {case} the posterior mean of {label} would be {abs(size):.2f} posterior "
+            f"standard deviations {'higher' if size > 0 else 'lower'}."
+        )
+    if len(large) > 5:
+        messages.append(f"{len(large) - 5} more shift a mean by over {LARGE_SHIFT:g}.")
+    if poor.any():
+        messages.append(
+            f"Without {listed(table.index[poor], 5)} the posterior would be so different that "
+            f"importance weights do not reach it (Pareto k above {MAX_PARETO_K:g}): the influence "
+            "is large, and the figures for them are not reliable. Refit without them."
+        )
+    return messages or [
+        f"None of them, left out, would shift a posterior mean by more than {LARGE_SHIFT:g} "
+        "posterior standard deviations."
+    ]

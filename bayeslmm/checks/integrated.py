@@ -8,16 +8,22 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.checks.level_forms import has_level_forms, level_forms, level_system
-from bayeslmm.checks.row_forms import ENTRIES, RowSystem, row_forms, row_system
-from bayeslmm.checks.row_roots import ROW_ENTRIES, RowForms
+from bayeslmm.checks.row_forms import (
+    ENTRIES,
+    ROW_ENTRIES,
+    RowForms,
+    RowSystem,
+    leverages,
+    row_forms,
+    row_system,
+)
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import SamplingError
@@ -120,89 +126,36 @@ def leave_out(
         If a flat prior leaves beta undetermined without some of the rows.
     """
     _check_determined(design, priors, groups)
-    simple = groups is None and has_level_forms(plan)
-    scorer = _level_scorer if simple else _row_scorer
-    batches, score = scorer(design, plan, priors, joint, groups, moments)
-    moments = moments and groups is None
-    result = _empty(joint.size, design.n if groups is None else int(groups.max()) + 1, moments)
-
-    def store(rows: slice) -> None:
-        part = score(rows)
-        for name in ("log_density", "in_sample", "mean", "sd"):
-            if (values := getattr(result, name)) is not None:
-                values[rows] = getattr(part, name)
-
-    with single_threaded(), np.errstate(divide="ignore", invalid="ignore"):
-        if simple:
-            run_parallel(store, batches)
-        else:
-            for rows in tracked(batches, "Leave-out", progressbar):
-                store(rows)
-    _check_finite(result.log_density)
-    return result
-
-
-def _empty(draws: int, scores: int, moments: bool) -> LeaveOut:
-    """Room for the scores of all draws; those of one row or group lie side by side in memory."""
-
-    def room() -> Array:
-        return np.empty((scores, draws)).T
-
-    return LeaveOut(
-        log_density=room(),
-        in_sample=room(),
-        mean=room() if moments else None,
-        sd=room() if moments else None,
+    given = priors.beta_sampled
+    prior = None if given else beta_prior(priors)
+    system = row_system(design, plan, prior, given_beta=given)
+    members = None if groups is None else _members(groups)
+    count = design.n if members is None else len(members)
+    # Scores of one row or group lie side by side in memory.
+    log_density, in_sample, mean, sd = (np.empty((count, joint.size)).T for _ in range(4))
+    alone = moments and groups is None
+    result = LeaveOut(
+        log_density=log_density,
+        in_sample=in_sample,
+        mean=mean if alone else None,
+        sd=sd if alone else None,
     )
 
+    def score(draws: slice) -> None:
+        if members is None:
+            _score_rows(system, design, joint, draws, result)
+        else:
+            _score_groups(system, members, joint, draws, result)
 
-Scorer = tuple[list[slice], Callable[[slice], LeaveOut]]
-"""Batches of draws, and what scores one."""
-
-
-def _row_scorer(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
-    joint: JointDraws,
-    groups: Indices | None,
-    moments: bool,
-) -> Scorer:
-    """Scorer of rows or groups of any model."""
-    system = row_system(design, plan, None if priors.beta_sampled else beta_prior(priors))
-    roots = [root / joint.sigma[:, None, None] for root in joint.roots]
-
-    def score(rows: slice) -> LeaveOut:
-        sigma = joint.sigma[rows]
-        beta = joint.beta[rows] if priors.beta_sampled else None
-        forms = row_forms(system, [root[rows] for root in roots], sigma, beta)
-        if groups is None:
-            return _score_rows(design, forms.leverage, forms.residual, sigma, moments)
-        return _score_groups(system, forms, sigma, groups)
-
-    return list(system.batches(joint.size)), score
-
-
-def _level_scorer(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
-    joint: JointDraws,
-    _: Indices | None,
-    moments: bool,
-) -> Scorer:
-    """Scorer of rows with one grouping factor."""
-    system = level_system(design, plan, None if priors.beta_sampled else beta_prior(priors))
-    (root,) = joint.roots
-
-    def score(rows: slice) -> LeaveOut:
-        sigma = joint.sigma[rows]
-        beta = joint.beta[rows] if priors.beta_sampled else None
-        relative = root[rows] / sigma[:, None, None]
-        leverage, residual = level_forms(system, relative, sigma, beta)
-        return _score_rows(design, leverage, residual, sigma, moments)
-
-    return list(system.batches(joint.size)), score
+    batches = system.batches(joint.size)
+    with single_threaded(), np.errstate(divide="ignore", invalid="ignore"):
+        if system.by_level and members is None:
+            run_parallel(score, batches)
+        else:
+            for draws in tracked(batches, "Leave-out", progressbar):
+                score(draws)
+    _check_finite(log_density)
+    return result
 
 
 def affordable(
@@ -242,37 +195,40 @@ def _members(groups: Indices) -> list[Indices]:
     return np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
 
+# What follows fills in the scores of some draws.
+
+
 def _score_rows(
-    design: Design, leverage: Array, residual: Array, sigma: Array, moments: bool
-) -> LeaveOut:
-    weights = np.ones((design.n, 1)) if design.weights is None else design.weights[:, None]
-    leverage = weights * leverage
-    left, seen = 1.0 - leverage, 1.0 + leverage
-    log_variance = 2.0 * np.log(sigma) - np.log(weights)
-    square = weights * (residual / sigma) ** 2
-    log_density = -0.5 * (LOG_2PI + log_variance - np.log(left) + square / left)
-    in_sample = -0.5 * (LOG_2PI + log_variance + np.log(seen) + square / seen)
-    return LeaveOut(
-        log_density=log_density.T,
-        in_sample=in_sample.T,
-        mean=(design.y[:, None] - residual / left).T if moments else None,
-        sd=(np.exp(0.5 * log_variance) / np.sqrt(left)).T if moments else None,
-    )
+    system: RowSystem, design: Design, joint: JointDraws, draws: slice, result: LeaveOut
+) -> None:
+    sigma = joint.sigma[draws]
+    for rows, leverage, residual in leverages(system, joint, draws):
+        weights = system.weights[rows, None]
+        share = weights * leverage
+        constant = LOG_2PI + 2.0 * np.log(sigma) - np.log(weights)
+        square = weights * (residual / sigma) ** 2
+        for scores, sign in ((result.log_density, -1.0), (result.in_sample, 1.0)):
+            factor = 1.0 + sign * share
+            scores.T[rows, draws] = -0.5 * (constant + sign * np.log(factor) + square / factor)
+        if result.mean is not None and result.sd is not None:
+            left = 1.0 - share
+            result.mean.T[rows, draws] = design.y[rows, None] - residual / left
+            result.sd.T[rows, draws] = sigma / np.sqrt(weights * left)
 
 
-def _score_groups(system: RowSystem, forms: RowForms, sigma: Array, groups: Indices) -> LeaveOut:
-    members = _members(groups)
+def _score_groups(
+    system: RowSystem, members: list[Indices], joint: JointDraws, draws: slice, result: LeaveOut
+) -> None:
+    forms, sigma = row_forms(system, joint, draws), joint.sigma[draws]
     sizes = np.array([len(rows) for rows in members])
-    log_density = np.empty((len(sigma), len(members)))
-    in_sample = np.empty_like(log_density)
     for places in _alike(sizes, len(sigma), forms.width):
         rows = np.stack([members[place] for place in places])
         step = max(1, ENTRIES // (rows.size * (rows.shape[1] + forms.width)))
         for start in range(0, len(sigma), step):
-            draws = slice(start, start + step)
-            one, other = _score_alike(system, forms.take(draws), sigma[draws], rows)
-            log_density[draws, places], in_sample[draws, places] = one, other
-    return LeaveOut(log_density=log_density, in_sample=in_sample, mean=None, sd=None)
+            some = slice(start, min(start + step, len(sigma)))
+            scores = _score_alike(system, forms.take(some), sigma[some], rows)
+            at = slice(draws.start + some.start, draws.start + some.stop)
+            result.log_density[at, places], result.in_sample[at, places] = scores
 
 
 def _alike(sizes: Indices, draws: int, width: int) -> Iterator[Indices]:
@@ -379,7 +335,7 @@ def _check_determined(design: Design, priors: Priors, groups: Indices | None) ->
 
 
 def _check_finite(log_density: Array) -> None:
-    lost = int(np.sum(~np.isfinite(log_density).all(axis=0)))
+    lost = int(np.sum(~np.isfinite(log_density.sum(axis=0))))
     if lost:
         raise SamplingError(
             f"The densities of {lost} rows or groups left out are lost to rounding: in some draws "

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import fields
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from arviz_stats import utils
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
 from bayeslmm.checks.integrated import LeaveOut, affordable, leave_out
-from bayeslmm.checks.resampled import Resampler
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_groups import group_names, row_groups
+from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
+from bayeslmm.data.design import Design, group_names, row_groups
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.density_sampler import MAX_PARETO_K
+from bayeslmm.sampling.groups import log_likelihood
+from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.log_densities import log_likelihood
 from bayeslmm.sampling.pareto import log_sums, smooth_columns, smooth_weights
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord, with_groups
 from bayeslmm.schema import OBS_DIM, level_dim
@@ -37,9 +38,6 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 _log = logging.getLogger(__name__)
-
-RESAMPLE_K = 0.3
-"""Pareto k from which on the posterior without the rows is sampled, which then is more accurate."""
 
 MOST_RESAMPLED = 50
 """Most rows or groups whose posterior is sampled."""
@@ -116,8 +114,6 @@ def integrated_loo(
     _report(np.asarray(result.pareto_k), result.good_k, by)
     if by is None:
         return result
-    from bayeslmm.checks.level_scores import of_levels
-
     return of_levels(result, by)
 
 
@@ -260,18 +256,16 @@ def _psis(
     labels: NDArray[Any],
     dim: str,
 ) -> ELPDData:
-    from arviz_stats.utils import ELPDDataLOO
-
     values, r_eff = scores.log_density, _relative_efficiency(joint)
     ratios = -values if log_ratio is None else log_ratio[:, None] - values
     log_weights, k = smooth_columns(ratios, 1.0 if log_ratio is not None else r_eff)
-    elpd = log_sums(log_weights + values)
+    elpd = log_sums(log_weights, values)
     smoothed = np.zeros(joint.size) if log_ratio is None else smooth_weights(log_ratio)[0]
-    in_sample = log_sums(scores.in_sample + smoothed[:, None]) - logsumexp(smoothed)
+    in_sample = log_sums(scores.in_sample, smoothed[:, None]) - logsumexp(smoothed)
     chains, draws = joint.shape
     coords = {SAMPLE_DIMS[0]: np.arange(chains), SAMPLE_DIMS[1]: np.arange(draws), dim: labels}
     good_k = min(1.0 - 1.0 / np.log10(joint.size), MAX_PARETO_K) if joint.size > 1 else 0.0
-    return ELPDDataLOO(
+    return _Scores(
         elpd=float(elpd.sum()),
         se=float(np.sqrt(len(elpd) * np.var(elpd))),
         p=float(np.sum(in_sample - elpd)),
@@ -333,3 +327,37 @@ def _report(k: Array, good_k: float, by: str | None) -> None:
             "rows" if by is None else f"levels of {by}",
             good_k,
         )
+
+
+# --- scores of levels left out, which print as what they are ---
+
+
+# ArviZ has a class of its own for leave-one-out scores since version 1.3.
+_Scores: Any = getattr(utils, "ELPDDataLOO", utils.ELPDData)
+
+
+class LevelScores(_Scores):
+    """ArviZ's scores where each is of all rows of a level.
+
+    Attributes
+    ----------
+    by : str
+        What the levels are of.
+    """
+
+    by: str
+
+    def __str__(self) -> str:
+        """Print the scores as ArviZ does, with levels in place of observations."""
+        count, text = self.n_data_points, str(super().__str__())
+        return text.replace(f"{count} observations", f"{count} levels of {self.by}", 1)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def of_levels(scores: Any, by: str) -> LevelScores:
+    """The scores as those of the levels of `by`."""
+    result = LevelScores(**{field.name: getattr(scores, field.name) for field in fields(scores)})
+    result.by = by
+    return result

@@ -23,14 +23,17 @@ from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.covariance_sampler import is_dear
-from bayeslmm.sampling.density_sampler import ATTEMPTS, is_reliable
-from bayeslmm.sampling.importance import Adapter, log_mean
+from bayeslmm.sampling.collapsed import require_proper
+from bayeslmm.sampling.importance import ATTEMPTS, Adapter, is_reliable
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.propriety import require_proper
+from bayeslmm.sampling.pareto import log_mean
+from bayeslmm.sampling.surrogate import is_dear
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+RESAMPLE_K = 0.3
+"""Pareto k from which on the posterior without the rows is sampled, which then is more accurate."""
 
 DRAWS = 8000
 """Draws whose importance ratios estimate an evidence, to 0.005 or so."""

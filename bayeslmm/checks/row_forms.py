@@ -7,22 +7,26 @@ columns per level, which vanish outside it; the others and the fixed effects are
 columns every row shares.
 
 A row of the border is its own covariates (few of them not zero) less a combination of k vectors of
-its level per eliminated factor. So what is dense and costly is done per level, not per row.
+its level per eliminated factor. So what is dense and costly is done per level, not per row. With
+one grouping factor even the rest is: a row of U is linear in the row's covariates (z, x), so that
+leverages are quadratic and residuals linear forms in them, whose coefficients are those of unit
+covariates in each level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.checks.row_roots import RowForms
 from bayeslmm.data.design import Design
+from bayeslmm.likelihood.batch import lower_pairs, to_working
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
+from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -30,139 +34,185 @@ Indices = NDArray[np.intp]
 ENTRIES = 1 << 22
 """Entries of the largest array: 32 MB, or what a single draw takes."""
 
+ROW_ENTRIES = 1 << 17
+"""Entries of the rows of U that are worked on at once, so that they stay in the cache."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Stage:
-    """A grouping factor that is eliminated level by level, in spherical coordinates.
-
-    Attributes
-    ----------
-    codes : ndarray of int (n,)
-        Level of each row.
-    total : scipy.sparse.csr_array (J, n)
-        Weighted sums by level.
-    original : ndarray (n, C, k)
-        Its columns.
-    rows : ndarray (n, C, k)
-        The same less what earlier factors explain; changed in place.
-    gram : ndarray (J, C, k, k)
-        Its equations less what earlier factors explain; changed in place.
-    border : ndarray (J, C, k, m + 1)
-        Its equations with the border and the response; changed in place.
-    """
-
-    codes: Indices
-    total: sp.csr_array
-    original: Array
-    rows: Array
-    gram: Array
-    border: Array
+FORM_ENTRIES = 1 << 16
+"""The same of leverages and residuals, which take several arrays each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RowSystem:
-    """A design arranged for :func:`row_forms`.
+    """A design arranged for :func:`row_forms`, in the working basis of its plan.
 
     Attributes
     ----------
-    design : Design
-        The design.
     plan : Plan
-        Its cross-products, whose working basis and order of elimination are used.
+        Cross-products of the design, whose order of elimination is used.
     prior : GaussianBeta or None
         Normal prior on beta; None for a flat one or where beta is given.
+    given_beta : bool
+        Whether beta is not integrated out.
     weights : ndarray (n,)
         Precision weights.
+    codes : tuple of ndarray of int (n,)
+        Level of each row, per grouping factor.
+    Z : tuple of ndarray (n, k)
+        Their covariates.
     X : ndarray (n, p)
-        Fixed-effects covariates in the working basis.
+        Fixed-effects covariates.
     y : ndarray (n,)
-        Response in the working basis.
+        Response.
     gram : ndarray (q + p + 1, q + p + 1)
         Weighted cross-products of the q columns of the tail, of X and of y.
     mixed : tuple of ndarray (J, k, q + p + 1)
         The same between each grouping factor that is eliminated level by level and these.
     """
 
-    design: Design
     plan: Plan
     prior: GaussianBeta | None
+    given_beta: bool
     weights: Array
+    codes: tuple[Indices, ...]
+    Z: tuple[Array, ...]
     X: Array
     y: Array
     gram: Array
     mixed: tuple[Array, ...]
 
     @property
-    def width(self) -> int:
-        """Number of columns that the forms take per row."""
-        return len(self.gram) + sum(part.shape[1] for part in self.mixed)
+    def by_level(self) -> bool:
+        """Whether there is a single grouping factor, and nothing that needs more care."""
+        return not self.plan.n_tail and not self.plan.nested and self.plan.split is None
 
-    def batches(self, draws: int) -> Iterator[slice]:
+    def batches(self, draws: int) -> list[slice]:
         """Parts of so many draws that can be worked on at once."""
         width = len(self.gram)
         by_level = sum(part.shape[0] * part.shape[1] for part in self.mixed)
-        by_row = self.design.n * sum(f.n_coefs for f in self.design.random)
+        by_row = len(self.y) * sum(Z.shape[1] for Z in self.Z)
         step = max(1, ENTRIES // max(by_row, by_level * width, width**2))
-        for start in range(0, draws, step):
-            yield slice(start, min(start + step, draws))
+        return [slice(start, min(start + step, draws)) for start in range(0, draws, step)]
 
 
-def row_system(design: Design, plan: Plan, prior: GaussianBeta | None) -> RowSystem:
-    """Arrange a design for :func:`row_forms`."""
-    weights = np.ones(design.n) if design.weights is None else np.asarray(design.weights)
-    basis = plan.products.basis
-    X, y = design.X @ basis.fixed, design.y - design.offset - design.X @ basis.shift
-    columns = sp.hstack([_tail(design, plan), X, y[:, None]], format="csr")
-    weighted = sp.csr_array(columns * weights[:, None])
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RowForms:
+    """Rows of U, and conditional residuals, for a batch of C covariance parameters.
+
+    Attributes
+    ----------
+    codes : tuple of ndarray of int (n,)
+        Level of each row, per grouping factor that is eliminated level by level.
+    levels : tuple of ndarray (n, C, k)
+        Columns of U that belong to this level.
+    residual : ndarray (n, C)
+        Response less conditional mean of the linear predictor.
+    shared : tuple of ndarray (C, J, k, m)
+        What the levels take from the columns of U that all rows share.
+    own : tuple of (ndarray of int (n,), ndarray (n, C))
+        Pairs of places among the m shared columns, and coefficients there, of each row.
+    X : ndarray (n, p)
+        Fixed-effects covariates, which take the last places; p is 0 where beta is given.
+    turn : ndarray (C, m, m)
+        Map from these places to columns of U.
+    """
+
+    codes: tuple[Indices, ...]
+    levels: tuple[Array, ...]
+    residual: Array
+    shared: tuple[Array, ...]
+    own: tuple[tuple[Indices, Array], ...]
+    X: Array
+    turn: Array
+
+    @property
+    def width(self) -> int:
+        """Number m of the columns that all rows share."""
+        return self.turn.shape[2]
+
+    def take(self, draws: slice) -> RowForms:
+        """Some of the C."""
+        return replace(
+            self,
+            levels=tuple(level[:, draws] for level in self.levels),
+            residual=self.residual[:, draws],
+            shared=tuple(shared[draws] for shared in self.shared),
+            own=tuple((places, values[:, draws]) for places, values in self.own),
+            turn=self.turn[draws],
+        )
+
+    def parts(self, entries: int) -> Iterator[Indices]:
+        """Rows whose shared columns of U have so many entries, some at a time."""
+        n, size = self.residual.shape
+        step = max(1, entries // (size * max(1, self.width)))
+        for start in range(0, n, step):
+            yield np.arange(start, min(start + step, n))
+
+    def leverage(self, rows: Indices) -> Array:
+        """Conditional variance of the linear predictor over sigma^2 at some rows: (r, C)."""
+        border = self.border(rows)
+        own = sum(np.sum(level[rows] ** 2, axis=2) for level in self.levels)
+        return np.asarray(own + np.einsum("cnm,cnm->nc", border, border))
+
+    def border(self, rows: Indices) -> Array:
+        """Columns of U that all rows share, at some rows: (C, len(rows), m)."""
+        turned = self.turn[:, self.width - self.X.shape[1] :]
+        result = np.matmul(self.X[rows], turned)
+        for places, values in self.own:
+            part = np.take(self.turn, places[rows], axis=1)
+            part *= values[rows].T[:, :, None]
+            result += part
+        for codes, level, shared in zip(self.codes, self.levels, self.shared, strict=True):
+            for i in range(level.shape[2]):
+                part = np.take(shared[:, :, i], codes[rows], axis=1)
+                part *= level[rows, :, i].T[:, :, None]
+                result -= part
+        return result
+
+
+def row_system(
+    design: Design, plan: Plan, prior: GaussianBeta | None, *, given_beta: bool = False
+) -> RowSystem:
+    """Arrange a design for :func:`row_forms`; a prior on beta that is given does not count."""
+    products = plan.products
+    basis = products.basis
     mixed = []
     for stage in plan.stages:
-        factor = design.random[stage.factor]
-        index = factor.codes[:, None] * factor.n_coefs + np.arange(factor.n_coefs)
-        own = _sparse(index, factor.Z, factor.n_levels * factor.n_coefs)
-        product = (own.T @ weighted).toarray()
-        mixed.append(product.reshape(factor.n_levels, factor.n_coefs, -1))
-    gram = (columns.T @ weighted).toarray()
+        own = products.mixed[stage.factor]
+        coupling = stage.cells.matrix(stage.block.cells) if plan.nested else plan.coupling
+        with_tail = coupling.toarray().T.reshape(*own.shape[:2], plan.n_tail)
+        mixed.append(np.concatenate([with_tail, own], axis=2))
+    pairs = zip(design.random, basis.random, strict=True)
     return RowSystem(
-        design=design,
         plan=plan,
-        prior=prior,
-        weights=weights,
-        X=X,
-        y=y,
-        gram=gram,
+        prior=None if given_beta else prior,
+        given_beta=given_beta,
+        weights=np.ones(design.n) if design.weights is None else np.asarray(design.weights),
+        codes=tuple(factor.codes for factor in design.random),
+        Z=tuple(factor.Z @ columns for factor, columns in pairs),
+        X=design.X @ basis.fixed,
+        y=design.y - design.offset - design.X @ basis.shift,
+        gram=np.block([[plan.tail_gram, plan.tail_mixed], [plan.tail_mixed.T, products.fixed]]),
         mixed=tuple(mixed),
     )
 
 
-def row_forms(
-    system: RowSystem, relative: Sequence[Array], sigma: Array, beta: Array | None
-) -> RowForms:
-    """Rows of U and residuals at C covariance parameters.
-
-    Parameters
-    ----------
-    system : RowSystem
-        The data.
-    relative : sequence of ndarray (C, k, k)
-        Relative roots of the covariance matrices, D chol(Omega) / sigma, per grouping factor.
-    sigma : ndarray (C,)
-        Residual standard deviations.
-    beta : ndarray (C, p) or None
-        Fixed effects where they are given rather than integrated out.
-    """
-    known = None if beta is None else _working(system, beta)
-    gram = _border_equations(system, relative, sigma, known)
+def row_forms(system: RowSystem, joint: JointDraws, draws: slice) -> RowForms:
+    """Rows of U and residuals at some of the draws, C of them."""
+    points = joint.points.take(draws)
+    relative = to_working(system.plan, points.factors)
+    known = _working(system, joint.beta[draws]) if system.given_beta else None
+    gram = _border_equations(system, relative, points.sigma, known)
     stages = [_stage(system, place, relative, known) for place in range(len(system.plan.stages))]
     levels, halves = [], []
     for place, stage in enumerate(stages):
-        columns, half = _eliminate(stage, stages[place + 1 :], gram)
+        columns, half = _eliminate(system, stage, stages[place + 1 :], gram)
         levels.append(columns)
         halves.append(half)
     lower = np.linalg.cholesky(gram[:, :-1, :-1])
     turn = np.linalg.inv(lower).transpose(0, 2, 1)
     solution = (turn @ np.linalg.solve(lower, gram[:, :-1, -1:]))[:, :, 0]
     own = tuple(_own(system, relative))
-    X = system.X if beta is None else system.X[:, :0]
+    X = system.X[:, :0] if system.given_beta else system.X
     residual = system.y[:, None] - X @ solution[:, system.plan.n_tail :].T
     if known is not None:
         residual = residual - system.X @ known.T
@@ -182,32 +232,74 @@ def row_forms(
     )
 
 
+def leverages(
+    system: RowSystem, joint: JointDraws, draws: slice
+) -> Iterator[tuple[Indices, Array, Array]]:
+    """Rows, their leverages over weights and their residuals (r, C), some rows at a time."""
+    if system.by_level:
+        yield from _leverages_by_level(system, joint, draws)
+        return
+    forms = row_forms(system, joint, draws)
+    for rows in forms.parts(ROW_ENTRIES):
+        yield rows, forms.leverage(rows), forms.residual[rows]
+
+
+def _leverages_by_level(
+    system: RowSystem, joint: JointDraws, draws: slice
+) -> Iterator[tuple[Indices, Array, Array]]:
+    (codes,), (Z,), p = system.codes, system.Z, system.X.shape[1]
+    levels, k = system.mixed[0].shape[:2]
+    units = row_forms(_units(system), joint, draws)
+    border = units.border(np.arange(len(units.residual))).transpose(1, 2, 0)
+    columns = np.concatenate([units.levels[0].transpose(0, 2, 1), border], axis=1)
+    of_z = np.arange(levels * k).reshape(levels, k)
+    of_x = np.broadcast_to(levels * k + np.arange(p), (levels, p))
+    places = np.hstack([of_z, of_x])  # of the unit covariates of each level
+    first, second = lower_pairs(k + p)
+    twice = np.where(first == second, 1.0, 2.0)
+    order = np.argsort(codes, kind="stable")
+    size = border.shape[2]
+    step = max(1, FORM_ENTRIES // size)
+    for start in range(0, len(order), step):
+        rows = order[start : start + step]
+        covariates = np.hstack([Z[rows], system.X[rows]])
+        monomials = twice * covariates[:, first] * covariates[:, second]
+        found, begin = np.unique(codes[rows], return_index=True)
+        mine = columns[places[found]]  # (levels here, k + p, k + m, C)
+        quadratic = np.empty((len(found), len(first), size))
+        for a in range(k + p):
+            pairs = first == a
+            quadratic[:, pairs] = np.einsum("jmc,jbmc->jbc", mine[:, a], mine[:, : a + 1])
+        linear = units.residual[places[found]]
+        leverage, fitted = np.empty((2, len(rows), size))
+        for j, (low, high) in enumerate(zip(begin, [*begin[1:], len(rows)], strict=True)):
+            np.matmul(monomials[low:high], quadratic[j], out=leverage[low:high])
+            np.matmul(covariates[low:high], linear[j], out=fitted[low:high])
+        yield rows, leverage, system.y[rows, None] + fitted
+
+
+def _units(system: RowSystem) -> RowSystem:
+    """Rows of unit covariates: of each coefficient in each level, then of each fixed effect."""
+    (levels, k), p = system.mixed[0].shape[:2], system.X.shape[1]
+    codes = np.append(np.repeat(np.arange(levels), k), np.zeros(p, dtype=np.intp))
+    return replace(
+        system,
+        codes=(codes,),
+        Z=(np.vstack([np.tile(np.eye(k), (levels, 1)), np.zeros((p, k))]),),
+        X=np.vstack([np.zeros((levels * k, p)), np.eye(p)]),
+        y=np.zeros(levels * k + p),
+    )
+
+
 # --- the border: the columns of the tail, of X and of y, in this order ------------------
-
-
-def _tail(design: Design, plan: Plan) -> sp.csr_array:
-    """Columns of the tail (n, q), not scaled."""
-    parts = [sp.csr_array((design.n, 0))]
-    for block in plan.tail:
-        factor = design.random[block.factor]
-        index = factor.codes[:, None] * factor.n_coefs + np.arange(factor.n_coefs)
-        parts.append(_sparse(index, factor.Z, factor.n_levels * factor.n_coefs))
-    return sp.csr_array(sp.hstack(parts, format="csr"))
-
-
-def _sparse(index: Indices, values: Array, width: int) -> sp.csr_array:
-    n, k = values.shape
-    pointer = np.arange(n + 1) * k
-    return sp.csr_array((values.ravel(), index.ravel(), pointer), shape=(n, width))
 
 
 def _own(system: RowSystem, relative: Sequence[Array]) -> Iterator[tuple[Indices, Array]]:
     """Places in the tail, and coefficients there, of each row."""
     for block in system.plan.tail:
-        factor = system.design.random[block.factor]
-        scaled = np.einsum("nk,ckl->lnc", factor.Z, relative[block.factor])
-        for i in range(factor.n_coefs):
-            yield block.start + factor.codes * factor.n_coefs + i, scaled[i]
+        scaled = np.einsum("nk,ckl->lnc", system.Z[block.factor], relative[block.factor])
+        for i in range(block.n_coefs):
+            yield block.start + system.codes[block.factor] * block.n_coefs + i, scaled[i]
 
 
 def _working(system: RowSystem, beta: Array) -> Array:
@@ -251,17 +343,41 @@ def _scaled(
 # --- elimination level by level -----------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stage:
+    """A grouping factor that is eliminated level by level, in spherical coordinates.
+
+    Attributes
+    ----------
+    codes : ndarray of int (n,)
+        Level of each row.
+    original : ndarray (n, C, k)
+        Its columns.
+    rows : ndarray (n, C, k)
+        The same less what earlier factors explain; changed in place.
+    gram : ndarray (J, C, k, k)
+        Its equations less what earlier factors explain; changed in place.
+    border : ndarray (J, C, k, m + 1)
+        Its equations with the border and the response; changed in place.
+    """
+
+    codes: Indices
+    original: Array
+    rows: Array
+    gram: Array
+    border: Array
+
+
 def _stage(system: RowSystem, place: int, relative: Sequence[Array], known: Array | None) -> _Stage:
     index = system.plan.stages[place].factor
-    factor, root, mixed = system.design.random[index], relative[index], system.mixed[place]
-    n, k = factor.Z.shape
-    total = sp.csr_array((system.weights, (factor.codes, np.arange(n))), shape=(factor.n_levels, n))
-    rows = np.einsum("nk,ckl->ncl", factor.Z, root)
-    gram = _sums(total, rows[:, :, :, None] * rows[:, :, None, :]) + np.eye(k)
+    root, mixed = relative[index], system.mixed[place]
+    rows = np.einsum("nk,ckl->ncl", system.Z[index], root)
+    own = system.plan.products.random[index][:, None]
+    gram = root.transpose(0, 2, 1) @ own @ root + np.eye(root.shape[2])
     flat = _scaled(system, mixed.reshape(1, -1, mixed.shape[2]), relative, known)
     by_level = flat.reshape(len(root), *mixed.shape[:2], -1)
     border = np.einsum("ckl,cjkm->jclm", root, by_level)
-    return _Stage(factor.codes, total, rows, rows.copy(), gram, border)
+    return _Stage(system.codes[index], rows, rows.copy(), gram, border)
 
 
 def _sums(total: sp.csr_array, values: Array) -> Array:
@@ -270,7 +386,9 @@ def _sums(total: sp.csr_array, values: Array) -> Array:
     return np.asarray(flat).reshape(total.shape[0], *values.shape[1:])
 
 
-def _eliminate(stage: _Stage, later: Sequence[_Stage], gram: Array) -> tuple[Array, Array]:
+def _eliminate(
+    system: RowSystem, stage: _Stage, later: Sequence[_Stage], gram: Array
+) -> tuple[Array, Array]:
     """Eliminate one grouping factor; what is left of the later ones and `gram` changes in place.
 
     Returns
@@ -286,37 +404,30 @@ def _eliminate(stage: _Stage, later: Sequence[_Stage], gram: Array) -> tuple[Arr
     if later:
         # Rows of later factors have lost what this one explains, so its own rows must not have.
         white = np.einsum("ncij,ncj->nci", inverse[stage.codes], stage.original)
+        total = _total(stage.codes, len(inverse), system.weights)
+        parents = np.zeros(len(inverse), dtype=np.intp)
     for other in later:
-        link = _link(stage, white, other.rows)
-        other.gram[:] -= _by_level(stage, other, link, link)
-        other.border[:] -= _by_level(stage, other, link, half)
-        _subtract(other.rows, columns, link[stage.codes])
+        link = np.stack(
+            [_sums(total, white[:, :, i, None] * other.rows) for i in range(white.shape[2])], axis=2
+        )  # (J, C, k, l)
+        parents[stage.codes] = other.codes
+        within = _total(parents, len(other.gram), np.ones(len(parents)))
+        turned = link.transpose(0, 1, 3, 2)
+        other.gram[:] -= _sums(within, turned @ link)
+        other.border[:] -= _sums(within, turned @ half)
+        by_row = link[stage.codes]
+        for i in range(columns.shape[2]):
+            other.rows[:] -= columns[:, :, i, None] * by_row[:, :, i]
     half = np.ascontiguousarray(half.transpose(1, 0, 2, 3))
     flat = half.reshape(len(half), -1, half.shape[3])
     gram -= flat.transpose(0, 2, 1) @ flat
     return columns, half
 
 
-def _link(stage: _Stage, white: Array, other: Array) -> Array:
-    """L^-1 times the equations between a grouping factor and rows of another: (J, C, k, l)."""
-    parts = [_sums(stage.total, white[:, :, i, None] * other) for i in range(white.shape[2])]
-    return np.stack(parts, axis=2)
-
-
-def _by_level(stage: _Stage, other: _Stage, left: Array, right: Array) -> Array:
-    """Sums of left' right over the levels nested in each level of another factor."""
-    parents = np.zeros(stage.total.shape[0], dtype=np.intp)
-    parents[stage.codes] = other.codes
-    size = other.total.shape[0]
-    total = sp.csr_array(
-        (np.ones(len(parents)), (parents, np.arange(len(parents)))), shape=(size, len(parents))
-    )
-    return _sums(total, left.transpose(0, 1, 3, 2) @ right)
-
-
-def _subtract(rows: Array, columns: Array, half: Array) -> None:
-    for i in range(columns.shape[2]):
-        rows -= columns[:, :, i, None] * half[:, :, i]
+def _total(codes: Indices, size: int, weights: Array) -> sp.csr_array:
+    """Matrix (size, n) of weighted sums by level."""
+    n = len(codes)
+    return sp.csr_array((weights, (codes, np.arange(n))), shape=(size, n))
 
 
 def _turned(half: Array, turn: Array) -> Array:

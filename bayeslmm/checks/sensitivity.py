@@ -10,10 +10,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.checks.few_levels import unbounded_parameters
-from bayeslmm.checks.joint_parameters import joint_parameter, prior_parameter
 from bayeslmm.checks.report import Report
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
 from bayeslmm.likelihood.batch_posterior import log_likelihood_batch
@@ -21,7 +19,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import Kind, parameters
+from bayeslmm.summaries.parameters import Kind, covariance_parameters, joint_parameter, parameters
 from bayeslmm.summaries.text import listed, percent
 
 Array = NDArray[np.float64]
@@ -266,7 +264,7 @@ def prior_contraction(
     rows = parameters(design)
     records = []
     for row in rows:
-        before = prior_parameter(prior, row)
+        before = joint_parameter(prior, row)
         records.append(compare_draws(before, joint_parameter(joint, row)))
     return Contraction(
         table=pd.DataFrame(records, index=pd.Index([r.label for r in rows], name="parameter")),
@@ -386,3 +384,63 @@ def _contraction_messages(table: pd.DataFrame, unbounded: Mapping[str, str]) -> 
             "prior."
         )
     return messages
+
+
+# --- standard deviations that the data do not bound: too few levels beside the fixed effects ---
+
+
+ENOUGH_DIRECTIONS = 2
+"""Directions of the effects, beside the fixed effects, from which on the likelihood falls off fast
+enough in a standard deviation that the data bound it above: it falls as the power of minus this."""
+
+NEW_DIRECTION = 1e-8
+"""Share of a squared length that counts as a direction of its own."""
+
+
+def unbounded_parameters(design: Design) -> dict[str, str]:
+    """Covariance parameters whose posterior is mostly the prior, each with the reason in words.
+
+    With `r` directions of a coefficient's random effects left beside the fixed effects, the
+    likelihood falls off as the power `-r` of its standard deviation: at `r` of one or less it
+    cannot be normalised, so the upper end of the posterior is the prior's. Two levels and an
+    intercept leave one.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+
+    Returns
+    -------
+    dict
+        By label: those standard deviations and the correlations of their coefficients.
+    """
+    found = {}
+    for row in covariance_parameters(design)[:-1]:
+        factor = design.random[row.factor]
+        fewest = min(_directions(design, factor, column) for column in row.index)
+        if fewest < ENOUGH_DIRECTIONS:
+            found[row.label] = _reason(row.label, factor, fewest)
+    return found
+
+
+def _directions(design: Design, factor: RandomFactor, column: int) -> int:
+    """Directions of a coefficient's effects beside the fixed effects; two stand for more."""
+    used = np.unique(factor.codes[factor.Z[:, column] != 0.0])
+    if len(used) - design.p >= ENOUGH_DIRECTIONS:
+        return ENOUGH_DIRECTIONS
+    columns = np.where(factor.codes[:, None] == used, factor.Z[:, [column]], 0.0)
+    columns /= np.linalg.norm(columns, axis=0)
+    q = np.linalg.qr(design.X / np.linalg.norm(design.X, axis=0))[0]
+    left = columns - q @ (q.T @ columns)
+    own = np.linalg.eigvalsh(left.T @ left) > NEW_DIRECTION
+    return min(ENOUGH_DIRECTIONS, int(own.sum()))
+
+
+def _reason(label: str, factor: RandomFactor, directions: int) -> str:
+    left = "one difference" if directions else "nothing"
+    return (
+        f"{label}: beside the fixed effects the {factor.n_levels} levels of {factor.name} leave "
+        f"{left} to learn it from, so the data set it no upper limit and its posterior is mostly "
+        "its prior. Report it as that, or take the levels as fixed."
+    )

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
-from bayeslmm.checks.boundary import BoundarySupport, boundary_support
-from bayeslmm.checks.joint_parameters import joint_parameter
 from bayeslmm.checks.report import Report
-from bayeslmm.checks.singularity_words import SMALL_SHARE, posterior_messages
+from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.estimation.model import Model
+from bayeslmm.likelihood.batch import BatchSystem, batch_system, reduce_equations
+from bayeslmm.likelihood.batch_posterior import log_likelihood_batch
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.priors.families import Prior
+from bayeslmm.priors.record import Priors
 from bayeslmm.priors.working import column_scales
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import Parameter, covariance_parameters, probability
+from bayeslmm.summaries.parameters import (
+    Parameter,
+    covariance_parameters,
+    joint_parameter,
+    probability,
+)
 from bayeslmm.summaries.posterior_tables import summarise
-from bayeslmm.summaries.text import singular_notes
+from bayeslmm.summaries.text import listed, percent, singular_notes
 
 Array = NDArray[np.float64]
 
@@ -173,14 +183,14 @@ def posterior_singularity(
         ],
         index=pd.Index([row.label for row in rows], name="parameter"),
     )
-    shares = [
-        _component_shares(root, scale if standardise else np.ones_like(scale))
-        for root, scale in zip(joint.roots, scales, strict=True)
-    ]
+    scaled = [_component_sds(root, scale) for root, scale in zip(joint.roots, scales, strict=True)]
+    components = scaled if standardise else [_component_sds(root, 1.0) for root in joint.roots]
+    shares = [_shares(sds) for sds in components]
+    smallest = [sds[:, -1] / residual for sds in scaled]
     return PosteriorSingularity(
         table=table,
         pca=_pca_table(design, shares, prob),
-        rank=_rank_table(design, shares, _smallest_sds(joint, scales, residual), eps, prob),
+        rank=_rank_table(design, shares, smallest, eps, prob),
         eps=float(eps),
         rho=rho,
         reml_singular=None if reml is None else reml.singular,
@@ -288,29 +298,25 @@ def _row(
     }
 
 
-def _component_shares(root: Array, scale: Array) -> Array:
-    """Shares (S, k) of the principal components in the variance, largest first."""
-    squares = np.linalg.svd(root * scale[:, None], compute_uv=False) ** 2
-    return squares / np.sum(squares, axis=-1, keepdims=True)
+def _component_sds(root: Array, scale: Array | float) -> Array:
+    """Standard deviations (..., k) of the principal components, largest first."""
+    return np.linalg.svd(root * np.reshape(scale, (-1, 1)), compute_uv=False)
+
+
+def _shares(sds: Array) -> Array:
+    """Shares (..., k) of principal components in the variance; NaN where there is none."""
+    total = np.sum(sds**2, axis=-1, keepdims=True)
+    return sds**2 / np.where(total > 0, total, np.nan)
+
+
+def _component_index(design: Design) -> pd.MultiIndex:
+    labels = [(f.name, i + 1) for f in design.random for i in range(f.n_coefs)]
+    return pd.MultiIndex.from_tuples(labels, names=["group", "component"])
 
 
 def _pca_table(design: Design, shares: Sequence[Array], prob: float | None) -> pd.DataFrame:
-    labels = [
-        (factor.name, component + 1)
-        for factor in design.random
-        for component in range(factor.n_coefs)
-    ]
-    index = pd.MultiIndex.from_tuples(labels, names=["group", "component"])
     draws = np.concatenate([np.cumsum(share, axis=1) for share in shares], axis=1)
-    return summarise(draws, index, prob)
-
-
-def _smallest_sds(joint: JointDraws, scales: Sequence[Array], residual: Array) -> list[Array]:
-    """Standard deviations (S,) of the smallest components, over the residual one."""
-    return [
-        np.linalg.svd(root * scale[:, None], compute_uv=False)[:, -1] / residual
-        for root, scale in zip(joint.roots, scales, strict=True)
-    ]
+    return summarise(draws, _component_index(design), prob)
 
 
 def _rank_table(
@@ -330,15 +336,361 @@ def _rank_table(
 
 
 def _point_pca(design: Design, fit: Fit, standardise: bool) -> pd.DataFrame:
-    records = []
+    parts = []
     for factor, t in zip(design.random, fit.factors, strict=True):
-        scale = column_scales(factor.Z) if standardise else np.ones(factor.n_coefs)
-        sds = np.linalg.svd(t * scale[:, None], compute_uv=False)
-        total = float(np.sum(sds**2))
-        shares = sds**2 / total if total > 0 else np.full(len(sds), np.nan)
-        for component, (sd, share, sum_) in enumerate(
-            zip(sds, shares, np.cumsum(shares), strict=True), start=1
-        ):
-            records.append((factor.name, component, sd, share, sum_))
-    columns = ["group", "component", "sd", "proportion", "cumulative"]
-    return pd.DataFrame(records, columns=columns).set_index(["group", "component"])
+        sds = _component_sds(t, column_scales(factor.Z) if standardise else 1.0)
+        shares = _shares(sds)
+        columns = {"sd": sds, "proportion": shares, "cumulative": np.cumsum(shares)}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True).set_index(_component_index(design))
+
+
+# --- what a posterior says about singular covariance matrices, in words ---
+
+
+COMPATIBLE = float(np.exp(-1.92))
+"""Relative likelihood from which a value is compatible with the data: 0.15, the 95 % limit of the
+likelihood-ratio statistic with one degree of freedom."""
+
+SMALL_SHARE = 0.01
+"""Share of the variance below which a principal component is called small."""
+
+LIKELY = 0.5
+"""Posterior probability above which a finding is drawn from."""
+
+
+def posterior_messages(
+    table: pd.DataFrame,
+    rank: pd.DataFrame,
+    *,
+    eps: float,
+    rho: float,
+    reml_singular: bool | None,
+) -> tuple[str, ...]:
+    """Findings: one per parameter, one per factor of three or more coefficients, one on REML.
+
+    Parameters
+    ----------
+    table, rank : pandas.DataFrame
+        Those of a :class:`~bayeslmm.checks.singularity.PosteriorSingularity`.
+    eps, rho : float
+        Its limits.
+    reml_singular : bool or None
+        Whether the REML fit is singular; None where there is none.
+
+    Returns
+    -------
+    tuple of str
+    """
+    messages = [_parameter_message(table, str(label), eps, rho) for label in table.index]
+    large = rank[rank["n_coefs"] > 2]
+    messages += [_rank_message(row, str(group), eps) for group, row in large.iterrows()]
+    return (*messages, _reml_message(table["support"], reml_singular))
+
+
+def _parameter_message(table: pd.DataFrame, label: str, eps: float, rho: float) -> str:
+    row = table.loc[label]
+    chance = percent(row["probability"])
+    if label.startswith("sd["):
+        event = f"is negligible (below {eps:g} residual standard deviations)"
+        boundary = "zero"
+    else:
+        event = f"is beyond {rho:g} in size"
+        boundary = "a perfect correlation"
+    tail = f"the posterior probability that it {event} is {chance}."
+    if row["probability"] == 0.0:
+        tail = f"in no posterior draw it {event}."
+    if not np.isfinite(row["support"]):
+        return f"{label}: {tail}"
+    support = percent(max(row["support"], np.finfo(float).tiny))
+    verdict = "is compatible" if row["support"] >= COMPATIBLE else "is not compatible"
+    return (
+        f"{label}: {boundary} {verdict} with the data (integrated likelihood there {support} of "
+        f"its maximum); {tail}"
+    )
+
+
+def _rank_message(row: pd.Series, group: str, eps: float) -> str:
+    """What the smallest principal component is to the others, and to the residuals."""
+    deficient, negligible = row["p_deficient"], row["p_negligible"]
+    text = (
+        f"{group}: effective rank {row['mean']:.2f} of {row['n_coefs']:.0f} (posterior mean). The "
+        f"smallest principal component has less than {100 * SMALL_SHARE:g} % of the variance in "
+        f"{percent(deficient)} of the posterior draws, and is negligible (a standard deviation "
+        f"below {eps:g} residual ones) in {percent(negligible)}."
+    )
+    if negligible > LIKELY:
+        return f"{text} Fewer dimensions would do."
+    if deficient > LIKELY:
+        return (
+            f"{text} A small share of a large variance need not be small: this does not show that "
+            "fewer dimensions would do."
+        )
+    return text
+
+
+def _reml_message(supports: pd.Series, singular: bool | None) -> str:
+    if singular is None:
+        return "There is no REML fit to compare with: its likelihood has no maximum."
+    ends = [str(label) for label in supports.index[supports >= COMPATIBLE]]
+    unjudged = [str(label) for label in supports.index[supports.isna()]]
+    message = _open_message(singular, ends) if ends else _closed_message(singular, bool(unjudged))
+    return f"{message} {_unjudged_message(unjudged)}".rstrip()
+
+
+def _open_message(singular: bool, ends: Sequence[str]) -> str:
+    """REML beside boundaries that are compatible with the data."""
+    if not singular:
+        return (
+            f"REML is not singular, although the data do not rule the boundary out for "
+            f"{listed(ends)}: a REML fit to similar data could well be."
+        )
+    return (
+        f"REML is singular, and the posterior agrees that the boundary is possible "
+        f"({listed(ends)}). It says no more than that: the intervals show which other "
+        "values the data allow, and averages over them need no choice between keeping and "
+        "dropping the effect."
+    )
+
+
+def _closed_message(singular: bool, unjudged: bool) -> str:
+    """REML where no boundary that was judged is compatible with the data."""
+    if not singular:
+        if unjudged:
+            return "REML is not singular, and every boundary that was judged is ruled out."
+        return "REML is not singular, and the posterior stays away from the boundary too."
+    if unjudged:
+        return "REML is singular, although every boundary that was judged is ruled out."
+    return (
+        "REML is singular: it sits on the boundary jointly. No single parameter's boundary is "
+        "supported once the others are integrated out."
+    )
+
+
+def _unjudged_message(labels: Sequence[str]) -> str:
+    """Which boundaries say nothing, and what to look at instead."""
+    if not labels:
+        return ""
+    return (
+        f"Not judged were the boundaries of {listed(labels)}: correlations of three or more "
+        "coefficients have bounds that depend on each other. The smallest principal component "
+        "tells whether they are dependent."
+    )
+
+
+# --- how well the data support a boundary value, everything else integrated out ---
+#
+# Holding the other parameters at a posterior draw, the conditional density of one parameter is
+# known on a grid up to a constant; its average over draws is the marginal posterior density (the
+# Rao-Blackwell estimate). Divided by the prior density it is the integrated likelihood of the
+# parameter, and at the boundary the Savage-Dickey Bayes factor.
+
+
+BOUNDARIES: dict[str, tuple[float, ...]] = {"sd": (0.0,), "cor": (-1.0, 1.0)}
+
+GRID = 41
+"""Points of the trapezoid rule over the range of the draws, which is some seven sds wide."""
+
+PAD = 0.25
+"""Share of the range of the draws by which the grid goes beyond it at either end."""
+
+SLICES = 100
+"""Posterior draws at which the other parameters are held, where evaluations are cheap."""
+
+FEWEST_SLICES = 5
+
+CELLS = 5e7
+"""Levels eliminated per parameter: what bounds the number of draws for large data."""
+
+NEARLY_ZERO = 1e-4
+"""Where the grid of an sd begins, over its median: a prior density may be infinite at zero."""
+
+FAR = 0.5
+"""Where no draw comes nearer to the boundary than this share of the median distance, it is at
+least six standard deviations away."""
+
+ENOUGH = 400
+"""Draws from which that says something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundarySupport:
+    """Support of the data for a boundary value of one parameter.
+
+    Attributes
+    ----------
+    value : float
+        The boundary: 0 for a standard deviation; 1 or -1, the better supported one, for a
+        correlation.
+    relative : float
+        Integrated likelihood at the boundary over its maximum within the range of the posterior.
+    bayes_factor : float
+        Savage-Dickey Bayes factor of the model with the parameter at the boundary against this one;
+        NaN where its prior is improper.
+    """
+
+    value: float
+    relative: float
+    bayes_factor: float
+
+
+def boundary_support(
+    plan: Plan, priors: Priors, joint: JointDraws, parameter: Parameter
+) -> BoundarySupport:
+    """Support of the data for a standard deviation of zero or a correlation of one.
+
+    Both are of the working columns, in which the priors are independent.
+
+    Parameters
+    ----------
+    plan : Plan
+        Cross-products of the data.
+    priors : Priors
+        The priors.
+    joint : JointDraws
+        Draws from the posterior.
+    parameter : Parameter
+        A standard deviation, or the correlation of a block of two coefficients.
+
+    Returns
+    -------
+    BoundarySupport
+
+    References
+    ----------
+    Dickey (1971), doi:10.1214/aoms/1177693507, for the Bayes factor.
+    Gelfand, Smith (1990), doi:10.1080/01621459.1990.10476213, for the density estimate.
+    """
+    ends = BOUNDARIES[parameter.kind]
+    proper = parameter.kind == "cor" or _sd_prior(priors, parameter).proper
+    if _far(joint_parameter(working_points(priors, joint), parameter), ends):
+        nothing = 0.0 if proper else float("nan")
+        return BoundarySupport(value=ends[0], relative=0.0, bayes_factor=nothing)
+    _, curve = integrated_likelihood(plan, priors, joint, parameter)
+    at_ends = curve[-len(ends) :]
+    best = int(np.argmax(at_ends))
+    return BoundarySupport(
+        value=ends[best],
+        relative=float(np.exp(at_ends[best] - np.max(curve))),
+        bayes_factor=float(np.exp(at_ends[best])) if proper else float("nan"),
+    )
+
+
+def integrated_likelihood(
+    plan: Plan, priors: Priors, joint: JointDraws, parameter: Parameter
+) -> tuple[Array, Array]:
+    """Log integrated likelihood of one parameter, over the range of its draws and at its boundary.
+
+    Parameters
+    ----------
+    plan, priors, joint, parameter : Plan, Priors, JointDraws, Parameter
+        As for :func:`boundary_support`.
+
+    Returns
+    -------
+    values : ndarray (m,)
+        Values of the parameter; the boundaries come last.
+    curve : ndarray (m,)
+        Log of posterior over prior density. Relative only where the prior is improper.
+    """
+    system = batch_system(plan)
+    points = _slices(plan, system, priors, joint)
+    values, weights = _grid(
+        joint_parameter(working_points(priors, joint), parameter), parameter.kind
+    )
+    with single_threaded():
+        log_lik = np.array(
+            [_log_likelihood(system, priors, _moved(points, parameter, v)) for v in values]
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_mass = _log_prior(priors, parameter)(values) + np.log(weights)
+    log_mass[weights == 0.0] = -np.inf
+    log_ratio = log_lik - logsumexp(log_lik + log_mass[:, None], axis=0)
+    return values, logsumexp(log_ratio, axis=1) - np.log(log_ratio.shape[1])
+
+
+def _far(draws: Array, ends: tuple[float, ...]) -> bool:
+    """Whether the draws stay far from every boundary."""
+    if len(draws) < ENOUGH:
+        return False
+    distances = [np.abs(draws - end) for end in ends]
+    return all(np.min(d) > FAR * np.median(d) for d in distances)
+
+
+def working_points(priors: Priors, joint: JointDraws) -> WorkingPoints:
+    """Draws in the working columns, beta among them where it is sampled."""
+    points = replace(joint.points, beta=joint.beta) if priors.beta_sampled else joint.points
+    return priors.coordinates.to_working(points)
+
+
+def _slices(plan: Plan, system: BatchSystem, priors: Priors, joint: JointDraws) -> WorkingPoints:
+    """Points at which the other parameters are held: fewer where an evaluation is dear."""
+    cells = len(system.counts) + sum(len(block) for block in plan.products.random[1:])
+    cells += plan.n_tail**3 // 30
+    size = int(np.clip(CELLS / (GRID * cells), FEWEST_SLICES, SLICES))
+    return working_points(priors, joint.thin(size))
+
+
+def _grid(draws: Array, kind: str) -> tuple[Array, Array]:
+    """Values and trapezoid weights over the range of the draws; the boundaries come last.
+
+    Equally spaced in the inverse hyperbolic sine of an sd over its median, for the long tail, and
+    in the arcsine of a correlation, in which its likelihood is smooth at the boundary.
+    """
+    scale = float(np.median(draws)) if kind == "sd" else 1.0
+    x = np.arcsinh(draws / scale) if kind == "sd" else np.arcsin(draws)
+    low, high = float(np.min(x)), float(np.max(x))
+    pad = PAD * (high - low)
+    floor, ceiling = (NEARLY_ZERO, np.inf) if kind == "sd" else (-0.5 * np.pi, 0.5 * np.pi)
+    nodes = np.linspace(max(low - pad, floor), min(high + pad, ceiling), GRID)
+    weights = np.full(GRID, nodes[1] - nodes[0])
+    weights[[0, -1]] *= 0.5
+    values = scale * np.sinh(nodes) if kind == "sd" else np.sin(nodes)
+    slope = scale * np.cosh(nodes) if kind == "sd" else np.cos(nodes)
+    ends = BOUNDARIES[kind]
+    return np.append(values, ends), np.append(weights * slope, np.zeros(len(ends)))
+
+
+def _moved(points: WorkingPoints, parameter: Parameter, value: float) -> WorkingPoints:
+    """The points with one parameter set to a value."""
+    f, index = parameter.factor, parameter.index
+    if parameter.kind == "sd":
+        sds = points.sds[f].copy()
+        sds[:, index[0]] = value
+        return replace(points, sds=(*points.sds[:f], sds, *points.sds[f + 1 :]))
+    chols = np.array(points.chols[f])
+    first, second = index
+    chols[:, [first, second]] = 0.0
+    chols[:, first, first] = 1.0
+    chols[:, second, first] = value
+    chols[:, second, second] = np.sqrt(max(0.0, 1.0 - value**2))
+    return replace(points, chols=(*points.chols[:f], chols, *points.chols[f + 1 :]))
+
+
+def _log_likelihood(system: BatchSystem, priors: Priors, points: WorkingPoints) -> Array:
+    reduced = reduce_equations(system, points.factors)
+    return log_likelihood_batch(system.plan, priors, reduced, points)
+
+
+def _sd_prior(priors: Priors, parameter: Parameter) -> Prior:
+    return priors.sd[parameter.factor][parameter.index[0]]
+
+
+def _log_prior(priors: Priors, parameter: Parameter) -> Callable[[Array], Array]:
+    if parameter.kind == "sd":
+        return _sd_prior(priors, parameter).logpdf
+    blocks = priors.blocks[parameter.factor]
+    lkj = next(
+        prior
+        for block, prior in zip(blocks, priors.cor[parameter.factor], strict=True)
+        if parameter.index[0] in block and prior is not None
+    )
+
+    def logpdf(values: Array) -> Array:
+        chol = np.zeros((len(values), 2, 2))
+        chol[:, 0, 0] = 1.0
+        chol[:, 1, 0] = values
+        chol[:, 1, 1] = np.sqrt(np.maximum(0.0, 1.0 - values**2))
+        return lkj.logpdf(chol)
+
+    return logpdf

@@ -33,10 +33,9 @@ from bayeslmm.data.design import Design
 from bayeslmm.data.frames import to_frame
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
-from bayeslmm.summaries.estimate_tables import summary_table
-from bayeslmm.summaries.fits import is_estimate
+from bayeslmm.summaries import is_estimate
+from bayeslmm.summaries.estimate_tables import summary_table, tidy_table
 from bayeslmm.summaries.parameters import Kind, Parameter, natural, parameters, slope, unconstrained
-from bayeslmm.summaries.tidy import tidy_fit
 
 Array = NDArray[np.float64]
 
@@ -179,7 +178,7 @@ def _from_fit(fit: Fit, design: Design, model: _Model, prob: float) -> Reported:
         )
     table = summary_table(fit, design, prob)[COLUMNS]
     if list(table.index) != list(model.known):
-        tidy = tidy_fit(fit, design, ("fixed", "ran_pars"), prob)
+        tidy = tidy_table(fit, design, ("fixed", "ran_pars"), prob)
         table = _from_table(tidy, model, prob, level=prob)
     source = f"bayeslmm {fit.method}"
     return Reported(table=table, source=source, method=fit.method, nobs=design.n)

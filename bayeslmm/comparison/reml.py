@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.checks.few_levels import unbounded_parameters
+from bayeslmm.checks.sensitivity import unbounded_parameters
 from bayeslmm.comparison.estimates import Reported, own_fit, read_estimate
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
@@ -20,7 +20,7 @@ from bayeslmm.estimation.map_estimate import fit_map
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
-from bayeslmm.summaries.fits import PosteriorLike, is_estimate, is_posterior
+from bayeslmm.summaries import PosteriorLike, is_estimate, is_posterior
 from bayeslmm.summaries.parameters import Parameter, natural, parameters, slope, unconstrained
 from bayeslmm.summaries.posterior_tables import (
     interval_defaults,

@@ -8,26 +8,20 @@ parameter stands and how it maps to what users read.
 Working columns are ``Z @ W`` with a matrix W of the model's priors: the random effects of the
 user's columns are ``u = W w``, their covariance matrix ``W Sigma_w W'``. Likewise the sampled
 coordinates of the fixed effects are ``gamma = C beta``.
+
+Maxima of likelihoods are searched in other coordinates, :class:`Theta`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import (
-    Structure,
-    correlation_cholesky,
-    correlation_cholesky_jacobian,
-    correlation_coordinates,
-    correlation_log_jacobian,
-    correlation_log_jacobian_slope,
-    lower_factor,
-)
+from bayeslmm.covariance.structure import Structure, lower_factor
 
 Array = NDArray[np.float64]
 
@@ -128,7 +122,8 @@ class Coordinates:
 
     Examples
     --------
-    >>> two = Structure(2, ((0, 1),))
+    >>> from bayeslmm.covariance.unstructured import Unstructured
+    >>> two = Unstructured(2, ((0, 1),))
     >>> coordinates = plain_coordinates([two])
     >>> coordinates.size, coordinates.sigma
     (4, 3)
@@ -140,7 +135,7 @@ class Coordinates:
 
     @cached_property
     def _starts(self) -> list[int]:
-        sizes = [structure.n_theta for structure in self.structures]
+        sizes = [structure.n_coefs + structure.n_cors for structure in self.structures]
         return [int(start) for start in np.cumsum([0, *sizes])]
 
     @property
@@ -169,7 +164,7 @@ class Coordinates:
         return slice(start, start + self.structures[factor].n_coefs)
 
     def cors(self, factor: int) -> slice:
-        """Places of the correlation coordinates of a grouping factor, in the order of its pairs."""
+        """Places of the correlation coordinates of a grouping factor."""
         return slice(self.sds(factor).stop, self._starts[factor + 1])
 
     @cached_property
@@ -185,7 +180,7 @@ class Coordinates:
         sds, chols, start = [], [], 0
         for f, structure in enumerate(self.structures):
             sds.append(scales[:, start : start + structure.n_coefs])
-            chols.append(correlation_cholesky(structure, x[:, self.cors(f)]))
+            chols.append(structure.cholesky(x[:, self.cors(f)]))
             start += structure.n_coefs
         return self.working(sds, chols, scales[:, -1], x[:, self.beta])
 
@@ -209,7 +204,7 @@ class Coordinates:
         with np.errstate(divide="ignore"):
             for f, structure in enumerate(self.structures):
                 pieces.append(np.log(points.sds[f]))
-                pieces.append(correlation_coordinates(structure, points.chols[f]))
+                pieces.append(structure.coordinates(points.chols[f]))
             pieces.append(np.log(points.sigma)[:, None])
         return np.concatenate([*pieces, points.gamma], axis=1)
 
@@ -247,8 +242,8 @@ class Coordinates:
         """Log Jacobian (S,) of sds, correlation entries and sigma by the coordinates (S, d)."""
         total = np.asarray(x[:, self.logs].sum(axis=1))
         for f, structure in enumerate(self.structures):
-            if structure.pairs:
-                total = total + correlation_log_jacobian(structure, x[:, self.cors(f)])
+            if structure.n_cors:
+                total = total + structure.log_jacobian(x[:, self.cors(f)])
         return total
 
     def pull_back(self, x: Array, slope: Slopes, *, jacobian: bool) -> Array:
@@ -269,12 +264,74 @@ class Coordinates:
         gradient[self.logs] = derivatives * scales + float(jacobian)
         for f, structure in enumerate(self.structures):
             z = x[self.cors(f)]
-            by_entry = correlation_cholesky_jacobian(structure, z)
-            gradient[self.cors(f)] = np.sum(slope.chols[f] * by_entry, axis=(1, 2))
+            gradient[self.cors(f)] = structure.pull_back(z, slope.chols[f])
             if jacobian:
-                gradient[self.cors(f)] += correlation_log_jacobian_slope(structure, z)
+                gradient[self.cors(f)] += structure.log_jacobian_slope(z)
         gradient[self.beta] = slope.gamma
         return gradient
+
+
+@dataclass(frozen=True)
+class Theta:
+    """The vector theta (m,) in which likelihoods are maximised, sigma profiled out.
+
+    Attributes
+    ----------
+    structures : tuple of Structure
+        Shape of the covariance matrix of each grouping factor.
+
+    Examples
+    --------
+    >>> from bayeslmm.covariance.unstructured import Unstructured
+    >>> theta = Theta((Unstructured(2, ((0, 1),)), Unstructured(1, ((0,),))))
+    >>> theta.size, theta.places(1)
+    (4, slice(3, 4, None))
+    """
+
+    structures: tuple[Structure, ...]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        sizes = [structure.n_theta for structure in self.structures]
+        return [int(start) for start in np.cumsum([0, *sizes])]
+
+    @property
+    def size(self) -> int:
+        """Number of entries m."""
+        return self._starts[-1]
+
+    def places(self, factor: int) -> slice:
+        """Places of the entries of a grouping factor."""
+        return slice(self._starts[factor], self._starts[factor + 1])
+
+    def parts(self, theta: Array) -> list[Array]:
+        """The entries (..., m) of each grouping factor."""
+        return [theta[..., self.places(f)] for f in range(len(self.structures))]
+
+    def factors(self, theta: Array) -> list[Array]:
+        """Relative factors (..., k, k) at theta (..., m)."""
+        return [s.factor(x) for s, x in zip(self.structures, self.parts(theta), strict=True)]
+
+    def vector(self, factors: Sequence[Array]) -> Array:
+        """Theta (..., m) of lower triangular relative factors (..., k, k)."""
+        pairs = zip(self.structures, factors, strict=True)
+        return np.concatenate([s.theta(t) for s, t in pairs], axis=-1)
+
+    def gradient(self, theta: Array, slopes: Sequence[Array]) -> Array:
+        """Derivatives (..., m) from those by the entries of the relative factors (..., k, k)."""
+        parts = zip(self.structures, self.parts(theta), slopes, strict=True)
+        return np.concatenate([s.theta_gradient(x, d) for s, x, d in parts], axis=-1)
+
+    @cached_property
+    def sds(self) -> NDArray[np.bool_]:
+        """Which entries are zero at a singular fit and positive elsewhere: (m,)."""
+        return np.concatenate([structure.theta_sds for structure in self.structures])
+
+    def negligible(self, theta: Array, tolerance: float) -> Iterator[NDArray[np.intp]]:
+        """Sets of entries so small that a relative factor may be singular."""
+        for f, (structure, part) in enumerate(zip(self.structures, self.parts(theta), strict=True)):
+            for entries in structure.negligible(part, tolerance):
+                yield self.places(f).start + entries
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

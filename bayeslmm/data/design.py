@@ -20,6 +20,7 @@ from bayeslmm.data.frames import (
     plain_frame,
     read_only,
 )
+from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.data.inputs import (
     Expression,
     check_column_scales,
@@ -39,8 +40,7 @@ from bayeslmm.data.inputs import (
 )
 from bayeslmm.data.random_factors import RandomFactor, encode_factor, random_factors, shortened
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.columns import Variables
-from bayeslmm.formula.evaluation import UserFunctions, own_functions
+from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.matrices import (
     Spec,
@@ -49,6 +49,7 @@ from bayeslmm.formula.matrices import (
     reevaluate,
     unreduced_columns,
 )
+from bayeslmm.schema import sanitise
 
 __all__ = ["Design", "RandomFactor", "build_design"]
 
@@ -426,3 +427,107 @@ def _new_response(recipe: Recipe, variables: frozenset[str], frame: pd.DataFrame
     if rows.any():
         y[rows] = expression_value(recipe.response, frame[rows])
     return y
+
+
+# --- rows by the levels of a grouping factor, a variable or cells of several --------------
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RowGroups:
+    """Groups of rows.
+
+    Attributes
+    ----------
+    codes : ndarray of int (n,)
+        Group of each row, from 0 without gaps.
+    labels : ndarray of str (m,), object
+        Labels of the groups, those of the levels of a grouping factor.
+    values : pandas.Index
+        The same, but the values of a variable where it is one.
+    key : str
+        Name made of letters, digits and ``_``.
+    """
+
+    codes: NDArray[np.intp]
+    labels: NDArray[np.object_]
+    values: pd.Index
+    key: str
+
+
+def row_groups(design: Design, by: str) -> RowGroups | None:
+    """Group the rows; None where `by` is no grouping factor, variable or cells such as ``"a:b"``.
+
+    The levels of a variable are in the order that they have as levels of a grouping factor.
+    """
+    for factor in design.random:
+        if factor.name == by:
+            values = pd.Index(factor.levels)
+            return RowGroups(
+                codes=factor.codes, labels=factor.levels, values=values, key=factor.key
+            )
+    names = [by] if by in design.data.columns else by.split(":")
+    if not set(names) <= set(design.data.columns):
+        return None
+    found = grouping_factor(design.data, names)
+    values = pd.Index(found.levels) if len(names) > 1 else found.parts[0]
+    return RowGroups(codes=found.codes, labels=found.levels, values=values, key=sanitise(by))
+
+
+def group_names(design: Design) -> list[str]:
+    """Grouping factors and variables that rows can be grouped by."""
+    names = [*(factor.name for factor in design.random), *map(str, design.data.columns)]
+    return list(dict.fromkeys(names))
+
+
+# --- which linear combinations of the fixed effects the data determine --------------------
+
+
+ESTIMABLE = 1e-8
+"""Squared share of a combination outside the row space of X that counts as nothing (emmeans)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RowSpace:
+    """Which combinations of the columns of X the data can say anything about.
+
+    Attributes
+    ----------
+    kept : ndarray of bool (p_full,)
+        Columns of the model.
+    scale : ndarray (p_full,)
+        Size of each column.
+    null : ndarray (p_full, r)
+        Orthonormal basis of the combinations of scaled columns that vanish in every row.
+    coefs : tuple of str, length p
+        Labels of the columns of the model.
+    """
+
+    kept: NDArray[np.bool_]
+    scale: Array
+    null: Array
+    coefs: tuple[str, ...]
+
+    def estimable(self, weights: Array) -> NDArray[np.bool_]:
+        """Which rows of weights (m, p_full) are combinations of rows of X."""
+        scaled = weights / self.scale
+        outside = np.sum((scaled @ self.null) ** 2, axis=1)
+        return outside <= ESTIMABLE * np.sum(scaled**2, axis=1)
+
+    def reduce(self, weights: Array) -> Array:
+        """Weights (m, p) of the coefficients that the model has, NaN where not estimable."""
+        return np.where(self.estimable(weights)[:, None], weights[:, self.kept], np.nan)
+
+
+def row_space(design: Design) -> RowSpace:
+    """Row space of the fixed effects of a design."""
+    kept = np.array([name not in design.aliased for name in design.coefs_full], dtype=bool)
+    scale = np.sqrt(np.mean(design.X_full**2, axis=0))
+    scale = np.where(scale > 0, scale, 1.0)
+    null = np.zeros((len(kept), int(np.sum(~kept))))
+    if null.size:
+        scaled = design.X_full / scale
+        solution = np.linalg.lstsq(scaled[:, kept], scaled[:, ~kept])[0]
+        null[kept] = -solution
+        null[~kept] = np.eye(null.shape[1])
+        null = np.linalg.qr(null)[0]
+    return RowSpace(kept=kept, scale=scale, null=null, coefs=design.coefs)

@@ -15,8 +15,7 @@ from bayeslmm.column_types import kind_of, plain, refused, to_floats
 from bayeslmm.data.frames import listed, missing, to_column
 from bayeslmm.data.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula.columns import Variables
-from bayeslmm.formula.evaluation import UserFunctions
+from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.expressions import STATEFUL, read
 from bayeslmm.formula.grammar import Formula, locate
 from bayeslmm.formula.matrices import (

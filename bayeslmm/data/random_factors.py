@@ -20,8 +20,7 @@ from bayeslmm.data.grouping import (
 )
 from bayeslmm.data.inputs import check_column_scales
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula.columns import Variables
-from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions
+from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
 from bayeslmm.formula.matrices import Columns, Rows, Spec, as_variables, evaluate, reevaluate
 from bayeslmm.formula.terms import Side

@@ -22,7 +22,7 @@ from bayeslmm.effects.quantities import (
     scale_notes,
 )
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.columns import holds_levels
+from bayeslmm.formula.evaluation import holds_levels
 from bayeslmm.formula.terms import Side
 
 Array = NDArray[np.float64]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import logsumexp
+from scipy.stats import norm
 
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_space import row_space
-from bayeslmm.effects.evidence import PosteriorEvidence, Rope
+from bayeslmm.checks.resampled import Resampler
+from bayeslmm.covariance.coordinates import Points
+from bayeslmm.data.design import Design, RowSpace, row_space
 from bayeslmm.effects.expressions import (
     Comparison,
     LinearForm,
     NotLinearError,
     Symbols,
+    evaluate_node,
     labels_in,
     parse_comparison,
     symbols_of,
@@ -31,11 +36,17 @@ from bayeslmm.effects.quantities import (
     refuse_level,
 )
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.exceptions import FormulaError
+from bayeslmm.exceptions import FormulaError, SamplingError
+from bayeslmm.likelihood.batch import batch_system, reduce_equations
+from bayeslmm.likelihood.batch_posterior import fixed_cholesky, fixed_effects_at
 from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import probability
+from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.summaries.parameters import joint_parameter, probability
 from bayeslmm.summaries.posterior_tables import summarise
 from bayeslmm.summaries.text import frame_text, html_page
 
@@ -267,3 +278,304 @@ def _checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
 
 def _index(comparisons: Sequence[Comparison]) -> pd.Index:
     return pd.Index([comparison.source for comparison in comparisons], name="hypothesis")
+
+
+# --- probabilities, odds and evidence ratios ----------------------------------------------
+
+
+def conditional_moments(
+    plan: Plan, priors: Priors, points: Points, weights: Array
+) -> tuple[Array, Array]:
+    """Mean and sd (S,) of ``weights @ beta`` given the data and covariance parameters.
+
+    Parameters
+    ----------
+    plan : Plan
+        The data.
+    priors : Priors
+        Normal or flat on beta.
+    points : Points
+        S covariance parameters.
+    weights : ndarray (p,)
+        Weights of the coefficients.
+
+    Returns
+    -------
+    mean, sd : ndarray (S,)
+        Of a normal distribution.
+    """
+    p, prior = len(weights), beta_prior(priors)
+    with single_threaded():
+        reduced = reduce_equations(batch_system(plan), points.factors)
+        lower, _ = fixed_cholesky(plan, reduced.fixed, points.sigma, prior)
+        noise = np.zeros((len(points.sigma), p))
+        beta = fixed_effects_at(plan, prior, reduced, points.sigma, noise)
+    root = np.moveaxis(lower[:p, :p], 2, 0)
+    right = np.broadcast_to(plan.products.basis.fixed.T @ weights, (len(root), p))
+    half = np.linalg.solve(root, right[..., None])[..., 0]
+    return beta @ weights, points.sigma * np.linalg.norm(half, axis=1)
+
+
+def mixture_density(
+    value: float, mean: Array, sd: Array, shape: tuple[int, int]
+) -> tuple[float, float]:
+    """Log density at a value of an equal mixture of S normal distributions, and its error.
+
+    Parameters
+    ----------
+    value : float
+        Where.
+    mean, sd : ndarray (S,)
+        Of the distributions, at the draws of a Markov chain.
+    shape : tuple of int
+        Chains and draws of each, S in all.
+
+    Returns
+    -------
+    density, error : float
+        The error is the Monte Carlo standard error of the log; infinite where the densities have
+        too heavy a tail over the draws for it to be known.
+    """
+    logs = norm.logpdf(value, mean, sd)
+    density = float(logsumexp(logs) - np.log(len(mean)))
+    ratios = np.exp(logs - density)
+    if smooth_weights(logs)[1] > MAX_PARETO_K:
+        return density, np.inf
+    return density, float(ratios.std(ddof=1) / np.sqrt(effective_size(ratios, shape)))
+
+
+def effective_size(values: Array, shape: tuple[int, int]) -> float:
+    """Effective number of draws for the mean of values (S,); their number where all are equal."""
+    from arviz_stats.base import array_stats
+
+    if np.ptp(values) == 0.0:
+        return float(len(values))
+    return float(array_stats.ess(values.reshape(shape), method="mean"))
+
+
+# --- probabilities, odds and evidence ratios of hypotheses, by draws and by exact densities ---
+
+Rope = tuple[float, float]
+
+PRIOR_DRAWS = 20_000
+"""Draws from the prior for the prior odds of what is not linear in the fixed effects."""
+
+LARGEST_ERROR = 0.1
+"""Error of the log of a density at zero by draws from which on it is found by two evidences."""
+
+HELD = 1e7
+"""Posterior variance of a linear form over the variance that is left to it where it is held."""
+
+FAR_OUT = "because hardly a draw comes near equality"
+
+LARGEST_LOG = 650.0
+"""Log odds beyond which floating-point numbers might not hold an evidence ratio."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """What the draws and the priors say about a hypothesis, and why a figure is missing."""
+
+    row: dict[str, Any]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """A logarithm and its Monte Carlo standard error, or NaN with the reason why it is not known.
+
+    A number that is known may have a reason to doubt it.
+    """
+
+    value: float
+    reason: str = ""
+    error: float = np.nan
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PosteriorEvidence:
+    """What hypotheses about a posterior are judged by."""
+
+    design: Design
+    priors: Priors
+    joint: JointDraws
+    plan: Callable[[], Plan]
+    space: RowSpace
+    symbols: Symbols
+    rope: Rope | None
+
+    def differences(self, comparison: Comparison) -> Array:
+        """Draws (S,) of the left side less the right side."""
+        parameter = partial(joint_parameter, self.joint)
+        values = self.symbols.values(comparison, partial(self._linear, self.joint.beta), parameter)
+        return np.broadcast_to(values, (self.joint.size,)).astype(np.float64)
+
+    def judge(self, comparison: Comparison, draws: Array) -> Judgement:
+        """Probabilities, odds and evidence ratio of a hypothesis."""
+        row: dict[str, Any] = dict.fromkeys(
+            ("probability", "posterior_odds", "prior_odds", "evidence_ratio", "log_ratio_error"),
+            np.nan,
+        )
+        row["bound"] = ""
+        defined = bool(np.isfinite(draws).all())
+        if self.rope is not None:
+            inside = (draws > self.rope[0]) & (draws < self.rope[1])
+            row["rope_probability"] = inside.mean() if defined else np.nan
+        if not defined:
+            return Judgement(row, _undefined(draws))
+        form = self.form(comparison)
+        if comparison.relation == "=":
+            ratio = self.density_ratio(comparison, form)
+            row["evidence_ratio"], row["log_ratio_error"] = float(np.exp(ratio.value)), ratio.error
+            return Judgement(row, ratio.reason)
+        row |= posterior_odds(draws if comparison.relation == ">" else -draws)
+        prior = self.log_prior_odds(comparison, form)
+        if prior.reason:
+            return Judgement(row, prior.reason)
+        row["prior_odds"] = float(np.exp(prior.value))
+        row["evidence_ratio"] = float(np.exp(np.log(row["posterior_odds"]) - prior.value))
+        if not row["bound"]:
+            spread = 1.0 / row["probability"] + 1.0 / (1.0 - row["probability"])
+            size = effective_size((draws > 0).astype(float), self.joint.shape)
+            row["log_ratio_error"] = float(np.hypot(np.sqrt(spread / size), prior.error))
+        return Judgement(row)
+
+    def form(self, comparison: Comparison) -> LinearForm | None:
+        """The difference as a linear form with weights (p,), or None."""
+        try:
+            full = self.symbols.form(comparison.difference)
+        except NotLinearError:
+            return None
+        return LinearForm(self.space.reduce(full.weights[None])[0], full.constant)
+
+    def log_prior_odds(self, comparison: Comparison, form: LinearForm | None) -> Known:
+        """Log prior odds of an inequality: exact where it is linear under normal priors."""
+        sign = 1.0 if comparison.relation == ">" else -1.0
+        if form is not None and self.priors.beta_root is not None:
+            mean, sd = self._prior_moments(form)
+            if sd == 0.0:
+                return Known(np.nan, "it does not depend on the parameters.")
+            odds = sign * float(stats.norm.logcdf(mean / sd) - stats.norm.logsf(mean / sd))
+            if abs(odds) > LARGEST_LOG:
+                side = "surely false" if odds < 0 else "surely true"
+                return Known(np.nan, f"no evidence ratio; it is {side} under the priors.")
+            return Known(odds, error=0.0)
+        if not self.priors.proper:
+            names = ", ".join(self.priors.improper())
+            return Known(np.nan, f"no prior odds, the priors of {names} being improper.")
+        return _log_odds(sign * self._prior_differences(comparison))
+
+    def density_ratio(self, comparison: Comparison, form: LinearForm | None) -> Known:
+        """Log posterior over prior density of a linear form at zero."""
+        if form is None:
+            return Known(np.nan, self._no_density(comparison))
+        if self.priors.beta_root is None:
+            if self.priors.beta_sampled:
+                why = "the priors of the fixed effects are not all normal"
+            else:
+                why = "the priors of the fixed effects are flat"
+            return Known(np.nan, f"no evidence ratio, because {why}.")
+        if not np.any(form.weights):
+            return Known(np.nan, "it does not depend on the parameters.")
+        mean, sd = conditional_moments(self.plan(), self.priors, self.joint.points, form.weights)
+        posterior, error = mixture_density(-form.constant, mean, sd, self.joint.shape)
+        if not error < LARGEST_ERROR:
+            return self._evidence_ratio(form, float(np.mean(sd**2)))
+        prior_mean, prior_sd = self._prior_moments(form)
+        prior = float(stats.norm.logpdf(0.0, prior_mean, prior_sd))
+        return Known(posterior - prior, error=error)
+
+    def _evidence_ratio(self, form: LinearForm, variance: float) -> Known:
+        """The same where few draws come near zero: the evidence of the model held there, over its.
+
+        The density at zero is that of the restricted model's data, the prior of the fixed effects
+        being what the model's is given that the form is zero (Dickey 1971).
+        """
+        held = self._held_at_zero(form, variance)
+        rng = np.random.default_rng(0)
+        models = [
+            Resampler(self.design, self.plan(), p, self.joint, rng) for p in (held, self.priors)
+        ]
+        if not all(model.affordable for model in models):
+            return Known(np.nan, f"no evidence ratio, {FAR_OUT}, and further ones are dear.")
+        try:
+            (first, one), (second, other) = (model.log_evidence for model in models)
+        except SamplingError as failure:
+            return Known(
+                np.nan, f"no evidence ratio, {FAR_OUT}, and its evidence is not known: {failure}"
+            )
+        return Known(first - second, error=float(np.hypot(one, other)))
+
+    def _held_at_zero(self, form: LinearForm, variance: float) -> Priors:
+        """Priors given that a linear form, whose posterior variance is given, is all but zero."""
+        root, weights = self.priors.beta_root, form.weights
+        assert root is not None
+        mean, sd = self._prior_moments(form)
+        shift = np.linalg.solve(root, np.linalg.solve(root.T, weights)) * (mean / sd**2)
+        tight = np.linalg.qr(np.vstack([root, weights * np.sqrt(HELD / variance)]), mode="r")
+        return replace(self.priors, beta_mean=self.priors.beta_mean - shift, beta_root=tight)
+
+    def _linear(self, beta: Array, form: LinearForm) -> Array:
+        weights = self.space.reduce(form.weights[None])[0]
+        return np.asarray(beta @ weights + form.constant)
+
+    def _prior_differences(self, comparison: Comparison) -> Array:
+        draws = self.priors.sample(np.random.default_rng(0), PRIOR_DRAWS)
+        parameter = partial(joint_parameter, draws)
+        return self.symbols.values(comparison, partial(self._linear, draws.beta), parameter)
+
+    def _prior_moments(self, form: LinearForm) -> tuple[float, float]:
+        mean = form.weights @ self.priors.beta_mean + form.constant
+        assert self.priors.beta_root is not None
+        sd = np.linalg.norm(np.linalg.solve(self.priors.beta_root.T, form.weights))
+        return float(mean), float(sd)
+
+    def _no_density(self, comparison: Comparison) -> str:
+        """Why ``=`` has no evidence ratio for what is not linear in the fixed effects."""
+        names = {node.value for node in labels_in(comparison.difference)}
+        found = [self.symbols.parameters.get(name) for name in names]
+        if len(found) == 1 and found[0] is not None and found[0].kind == "sd":
+            with np.errstate(all="ignore"):
+                if evaluate_node(comparison.difference, lambda _: np.float64(0.0)) == 0.0:
+                    return (
+                        "no evidence ratio, because zero is the boundary of a standard deviation; "
+                        "check.singularity() says how far the data support it."
+                    )
+        return (
+            "no evidence ratio, because only combinations that are linear in the fixed effects "
+            "have a density known at a point."
+        )
+
+
+def posterior_odds(draws: Array) -> dict[str, Any]:
+    """Probability and odds of a positive value; a bound where all draws agree."""
+    size, above = len(draws), int((draws > 0).sum())
+    found = {"probability": above / size, "bound": ""}
+    if above == size:
+        return found | {"posterior_odds": float(size), "bound": ">"}
+    if above == 0:
+        return found | {"posterior_odds": 1.0 / size, "bound": "<"}
+    return found | {"posterior_odds": above / (size - above)}
+
+
+def _log_odds(draws: Array) -> Known:
+    """Log odds of a positive value by prior draws, unknown where all of them agree."""
+    if np.isnan(draws).any():
+        return Known(np.nan, "no prior odds, because it is not defined at every prior draw.")
+    above = float(np.mean(draws > 0))
+    if above in (0.0, 1.0):
+        odds = f"below 1/{PRIOR_DRAWS}" if above == 0.0 else f"above {PRIOR_DRAWS}"
+        which = "none" if above == 0.0 else "all"
+        return Known(
+            np.nan,
+            f"no evidence ratio; it holds at {which} of {PRIOR_DRAWS} prior draws, so that its "
+            f"prior odds are {odds}.",
+        )
+    error = float(np.sqrt((1.0 / above + 1.0 / (1.0 - above)) / len(draws)))
+    return Known(float(np.log(above) - np.log1p(-above)), error=error)
+
+
+def _undefined(draws: Array) -> str:
+    if np.isfinite(draws).any():
+        return "not defined at every draw."
+    return "cannot be estimated from these data, or is not defined at any draw."

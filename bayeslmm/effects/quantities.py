@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_space import RowSpace, row_space
+from bayeslmm.data.design import Design, RowSpace, row_space
 from bayeslmm.effects.contrasts import (
     Adjust,
     adjusted_p,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from bayeslmm.covariance.structure import lower_factor, theta_from_factor
+from bayeslmm.covariance.structure import lower_factor
 from bayeslmm.estimation.estimate import Fit, working_factors
 from bayeslmm.estimation.optimise import hessian
 from bayeslmm.likelihood.elimination import Plan
@@ -73,19 +73,16 @@ class Frame:
     def theta(self, factors: Sequence[Array]) -> Array:
         """Coordinates of relative factors given in the user's coordinates."""
         products = self.plan.products
-        pieces = []
-        for structure, basis, rotation, factor in zip(
+        parts = zip(
             products.structures, products.basis.random, self.rotations, factors, strict=True
-        ):
-            working = rotation.T @ np.linalg.solve(basis, factor)
-            pieces.append(theta_from_factor(structure, lower_factor(structure, working)))
-        return np.concatenate(pieces)
+        )
+        return products.theta.vector(
+            [lower_factor(s, q.T @ np.linalg.solve(a, t)) for s, a, q, t in parts]
+        )
 
     def nudged(self, theta: Array) -> Array:
         """Theta moved off the saddles at which a diagonal entry is zero."""
-        index = [s.theta_index for s in self.plan.products.structures]
-        diagonal = np.concatenate([rows == cols for rows, cols in index])
-        small = diagonal & (np.abs(theta) < NUDGE)
+        small = self.plan.products.theta.sds & (np.abs(theta) < NUDGE)
         return np.where(small, NUDGE, theta)
 
     def working(self, theta: Array) -> list[Array]:
@@ -93,15 +90,10 @@ class Frame:
         factors = working_factors(self.plan, theta)
         return [q @ t for q, t in zip(self.rotations, factors, strict=True)]
 
-    def pull_back(self, gradients: Sequence[Array]) -> Array:
+    def pull_back(self, theta: Array, gradients: Sequence[Array]) -> Array:
         """Gradient by theta from those by the working factors."""
-        structures = self.plan.products.structures
-        return np.concatenate(
-            [
-                theta_from_factor(s, q.T @ g)
-                for s, q, g in zip(structures, self.rotations, gradients, strict=True)
-            ]
-        )
+        rotated = [q.T @ g for q, g in zip(self.rotations, gradients, strict=True)]
+        return self.plan.products.theta.gradient(theta, rotated)
 
 
 def make_frame(
@@ -110,7 +102,7 @@ def make_frame(
     """Frame in which the coefficients `leading` of a grouping factor come first in their block."""
     structures, bases = plan.products.structures, plan.products.basis.random
     rotations = [np.eye(s.n_coefs) for s in structures]
-    first, root = sum(s.n_theta for s in structures[:factor]), np.eye(0)
+    first, root = plan.products.theta.places(factor).start, np.eye(0)
     for block in structures[factor].blocks if leading else ():
         if leading[0] in block:
             order = [*leading, *(i for i in block if i not in leading)]
@@ -224,11 +216,11 @@ class Correlation(Target):
         root, entries = self.frame.root, self._entries()
         spanning = np.array([[root[1, 1], -root[1, 0], 0.0], [0.0, np.cos(angle), np.sin(angle)]])
         q, r = np.linalg.qr(spanning.T)
-        n_theta = sum(s.n_theta for s in self.frame.plan.products.structures)
-        others = np.delete(np.arange(n_theta), entries)
-        subspace = np.zeros((n_theta, n_theta - 1))
+        m = self.frame.plan.products.theta.size
+        others = np.delete(np.arange(m), entries)
+        subspace = np.zeros((m, m - 1))
         subspace[entries, :2] = q * np.where(np.diag(r) < 0, -1.0, 1.0)
-        subspace[others, np.arange(2, n_theta - 1)] = 1.0
+        subspace[others, np.arange(2, m - 1)] = 1.0
         return subspace
 
 
@@ -274,7 +266,7 @@ class FixedEffect(Target):
         shift = solve_triangular(fact.fixed_chol, row, lower=True, trans="T") * (gap / variance)
         gradients = score(fact, n / rss, restricted=False, beta_working=fact.beta_working + shift)
         deviance = ml_criterion(fact) + n * float(np.log(rss / fact.rss))
-        return deviance, self.frame.pull_back(gradients), 2.0 * n * gap / (variance * rss)
+        return deviance, self.frame.pull_back(free, gradients), 2.0 * n * gap / (variance * rss)
 
 
 class Curve:
@@ -326,7 +318,7 @@ def _deviance(frame: Frame, theta: Array, log_sigma: float) -> Evaluation:
     value += fact.log_det_random + fact.rss * precision
     if frame.restricted:
         value += fact.log_det_fixed
-    gradient = frame.pull_back(score(fact, precision, restricted=frame.restricted))
+    gradient = frame.pull_back(theta, score(fact, precision, restricted=frame.restricted))
     return value, gradient, 2.0 * frame.dof - 2.0 * fact.rss * precision
 
 
@@ -335,7 +327,7 @@ def _profiled_deviance(frame: Frame, theta: Array) -> tuple[float, Array]:
     fact = factorise_working(frame.plan, frame.working(theta))
     value = reml_criterion(fact) if frame.restricted else ml_criterion(fact)
     gradients = score(fact, frame.dof / fact.rss, restricted=frame.restricted)
-    return value, frame.pull_back(gradients)
+    return value, frame.pull_back(theta, gradients)
 
 
 def _descend(

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.structure import (
-    factor_from_theta,
+    Structure,
     is_singular,
     lower_factor,
     lower_root,
-    split,
-    theta_from_factor,
 )
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.exceptions import NoEstimateError
@@ -165,7 +163,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
             _start(plan),
             plan.products.n_obs,
             information=_level_counts(plan),
-            on_log_scale=_start(plan) > 0.0,
+            on_log_scale=plan.products.theta.sds,
             tolerance=search_tolerance(plan),
             batch=batch,
         )
@@ -186,9 +184,7 @@ def search_tolerance(plan: Plan) -> float:
 
 def working_factors(plan: Plan, theta: Array) -> list[Array]:
     """Relative factors in the working basis from their concatenated free entries."""
-    structures = plan.products.structures
-    pieces = split(structures, theta)
-    return [factor_from_theta(s, x) for s, x in zip(structures, pieces, strict=True)]
+    return plan.products.theta.factors(theta)
 
 
 def user_factors(plan: Plan, working: Sequence[Array]) -> tuple[Array, ...]:
@@ -227,9 +223,8 @@ def _dof(plan: Plan, reml: bool) -> int:
 
 def _start(plan: Plan) -> Array:
     """Covariance matrices equal to the residual variance in the working basis."""
-    return np.concatenate(
-        [theta_from_factor(s, np.eye(s.n_coefs)) for s in plan.products.structures]
-    )
+    theta = plan.products.theta
+    return theta.vector([np.eye(s.n_coefs) for s in theta.structures])
 
 
 def _level_counts(plan: Plan) -> Array:
@@ -263,38 +258,13 @@ def _criterion_and_gradient(plan: Plan, theta: Array, reml: bool) -> tuple[float
     fact = _factorise_at(plan, theta)
     value = reml_criterion(fact) if reml else ml_criterion(fact)
     gradients = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
-    return value, _concatenate(plan, gradients)
-
-
-def _concatenate(plan: Plan, gradients: Sequence[Array]) -> Array:
-    structures = plan.products.structures
-    return np.concatenate(
-        [theta_from_factor(s, g) for s, g in zip(structures, gradients, strict=True)]
-    )
-
-
-def _candidates(plan: Plan, theta: Array) -> list[NDArray[np.intp]]:
-    """Places in theta of small diagonal entries, and of rows of small length."""
-    diagonal, whole = [], []
-    position = 0
-    for structure in plan.products.structures:
-        rows, cols = structure.theta_index
-        for row in range(structure.n_coefs):
-            places = position + np.flatnonzero(rows == row)
-            length = float(np.linalg.norm(theta[places]))
-            own = position + np.flatnonzero((rows == row) & (cols == row))
-            if abs(theta[own[0]]) < SINGULAR * max(length, 1.0):
-                diagonal.append(own)
-            if length < SINGULAR:
-                whole.append(places)
-        position += len(rows)
-    return diagonal + whole
+    return value, plan.products.theta.gradient(theta, gradients)
 
 
 def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
-    """Set negligible diagonal entries, then rows, to exactly zero where the criterion permits."""
+    """Set negligible entries to exactly zero where the criterion permits."""
     x, value = optimum.x, optimum.value
-    for entries in _candidates(plan, x):
+    for entries in plan.products.theta.negligible(optimum.x, SINGULAR):
         if np.any(x[entries] != 0.0):
             trial = x.copy()
             trial[entries] = 0.0
@@ -333,7 +303,7 @@ def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
         log_likelihood=-0.5 * float(optimum.value),
         parameters=parameters,
         parameter_cov=_parameter_covariance(plan, jacobian, internal_cov, optimum),
-        vcov_gradient=_vcov_gradient(plan, working, fact, sigma),
+        vcov_gradient=_vcov_gradient(plan, optimum.x, fact, sigma),
         internal_cov=internal_cov,
         singular=any_singular(working, factors),
         optimum=optimum,
@@ -349,7 +319,8 @@ def _internal_covariance(
     plan: Plan, fact: Factorisation, optimum: Optimum, sigma: float, reml: bool
 ) -> Array:
     """Asymptotic covariance of (theta, log sigma): twice the inverse Hessian, unprofiled."""
-    mixed = -2.0 * _concatenate(plan, rss_gradient(fact)) / sigma**2
+    slopes = plan.products.theta.gradient(optimum.x, rss_gradient(fact))
+    mixed = -2.0 * slopes / sigma**2
     corner = 4.0 * _dof(plan, reml)
     d = len(optimum.x)
     full = np.empty((d + 1, d + 1))
@@ -379,21 +350,18 @@ def _pseudo_inverse(matrix: Array) -> Array:
     return (vectors[:, good] / values[good]) @ vectors[:, good].T
 
 
-def _vcov_gradient(
-    plan: Plan, working: Sequence[Array], fact: Factorisation, sigma: float
-) -> Array:
+def _vcov_gradient(plan: Plan, theta: Array, fact: Factorisation, sigma: float) -> Array:
     """Derivatives (d + 1, p, p) of sigma^2 C by (theta, log sigma), C = (X'V^-1 X)^-1.
 
     As dC = C X'V^-1 Z dG Z'V^-1 X C, one pass over the levels serves every parameter.
     """
-    rows = []
-    for structure, t, part in zip(
-        plan.products.structures, working, fixed_sensitivities(fact), strict=True
+    rows, places = [], plan.products.theta
+    for structure, x, t, part in zip(
+        places.structures, places.parts(theta), fact.factors, fixed_sensitivities(fact), strict=True
     ):
-        moved = t.T @ part
-        for row, col in zip(*structure.theta_index, strict=True):
-            half = part[:, row, :].T @ moved[:, col, :]
-            rows.append(half + half.T)
+        by_entry = np.einsum("jap,jbq->abpq", part, t.T @ part)
+        half = np.tensordot(structure.theta_slopes(x), by_entry, 2)
+        rows += list(half + half.transpose(0, 2, 1))
     root = fact.beta_root
     rows.append(2.0 * root @ root.T)
     return sigma**2 * np.array(rows)
@@ -419,34 +387,24 @@ def report(
         Residual standard deviation.
     """
     values, blocks = [], []
-    products = plan.products
-    width = sum(s.n_theta for s in products.structures) + 1
-    start = 0
-    for structure, a, t in zip(products.structures, bases, working, strict=True):
-        value, jacobian = _report_factor(structure.pairs, structure.theta_index, a, t)
+    theta = plan.products.theta
+    for f, (structure, a, t) in enumerate(zip(theta.structures, bases, working, strict=True)):
+        value, jacobian = _report_factor(structure, a, t)
         value[: structure.n_coefs] += np.log(sigma)
-        block = np.zeros((len(value), width))
-        block[:, start : start + structure.n_theta] = jacobian
+        block = np.zeros((len(value), theta.size + 1))
+        block[:, theta.places(f)] = jacobian
         block[: structure.n_coefs, -1] = 1.0
         values.append(value)
         blocks.append(block)
-        start += structure.n_theta
-    last = np.zeros((1, width))
+    last = np.zeros((1, theta.size + 1))
     last[0, -1] = 1.0
     return np.append(np.concatenate(values), np.log(sigma)), np.vstack([*blocks, last])
 
 
-def _report_factor(
-    pairs: Sequence[tuple[int, int]],
-    index: tuple[NDArray[np.intp], NDArray[np.intp]],
-    basis: Array,
-    working: Array,
-) -> tuple[Array, Array]:
+def _report_factor(structure: Structure, basis: Array, working: Array) -> tuple[Array, Array]:
     """Log relative sds and atanh correlations of one factor, and derivatives by its theta."""
     root = basis @ working
-    n_theta = len(index[0])
-    derivative = np.zeros((n_theta, *root.shape))
-    derivative[np.arange(n_theta), :, index[1]] = basis[:, index[0]].T
+    derivative = basis @ structure.theta_slopes(structure.theta(working))
     gram = root @ root.T
     d_gram = derivative @ root.T
     d_gram = d_gram + d_gram.transpose(0, 2, 1)
@@ -455,7 +413,7 @@ def _report_factor(
         log_sds = 0.5 * np.log(variances)
         d_log_sds = 0.5 * np.diagonal(d_gram, axis1=1, axis2=2) / variances
         values, rows = list(log_sds), list(d_log_sds.T)
-        for i, j in pairs:
+        for i, j in structure.pairs:
             scale = np.sqrt(variances[i] * variances[j])
             rho = np.clip(gram[i, j] / scale, -1.0, 1.0)
             d_rho = d_gram[:, i, j] / scale - rho * (d_log_sds[:, i] + d_log_sds[:, j])

@@ -27,7 +27,7 @@ from bayeslmm.likelihood.log_posterior import (
     log_posterior,
     log_posterior_unconstrained,
 )
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import chdtri
 
+from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.estimation.constrained import (
     Correlation,
@@ -210,7 +211,8 @@ def _sd_target(fit: Fit, factor: int, coef: int) -> StandardDeviation:
 
 def _log_sd_error(fit: Fit, factor: int, coef: int) -> float:
     """Asymptotic standard error of a log sd; infinite where it has none."""
-    variance = fit.parameter_cov[(_place(fit, factor) + coef,) * 2]
+    place = plain_coordinates(fit.plan.products.structures).sds(factor).start + coef
+    variance = fit.parameter_cov[place, place]
     return float(np.sqrt(variance)) if 0.0 < variance < 1.0 else np.inf
 
 
@@ -219,18 +221,14 @@ def _cor_guess(
 ) -> float:
     """Angle of a correlation some standard errors of its atanh away, else halfway to the bound."""
     structure = fit.plan.products.structures[factor]
-    place = _place(fit, factor) + structure.n_coefs + structure.pairs.index(pair)
+    cors = plain_coordinates(fit.plan.products.structures).cors(factor)
+    place = cors.start + structure.pairs.index(pair)
     variance = fit.parameter_cov[place, place]
     angle, bound = float(np.arccos(estimate)), 0.0 if distance > 0.0 else np.pi
     guess = np.nan
     if abs(estimate) < 1.0 and variance > 0.0:
         guess = float(np.arccos(np.tanh(np.arctanh(estimate) + distance * np.sqrt(variance))))
     return guess if 0.0 < (guess - angle) / (bound - angle) < 1.0 else 0.5 * (angle + bound)
-
-
-def _place(fit: Fit, factor: int) -> int:
-    """Place of a grouping factor among the covariance parameters."""
-    return sum(s.n_theta for s in fit.plan.products.structures[:factor])
 
 
 def _interval(

@@ -14,11 +14,11 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation import effects
 from bayeslmm.estimation.model import Model, field_values
 from bayeslmm.priors.record import Priors
-from bayeslmm.summaries import matrices
+from bayeslmm.summaries import parameters
 from bayeslmm.summaries.text import html_page
 
 if TYPE_CHECKING:
-    from bayeslmm.report.columns import Column
+    from bayeslmm.report.broom import Column
     from bayeslmm.report.tables import Markup
 
 Array = NDArray[np.float64]
@@ -235,15 +235,15 @@ class FittedModel:
 
         Of a posterior its mean over the draws, as those of R and V.
         """
-        return matrices.random_covariance(self.design, self._covariances, sparse=sparse)
+        return parameters.random_covariance(self.design, self._covariances, sparse=sparse)
 
     def R(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Covariance matrix of the residuals."""
-        return matrices.residual_covariance(self.design, self._sigma_squared, sparse=sparse)
+        return parameters.residual_covariance(self.design, self._sigma_squared, sparse=sparse)
 
     def V(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Marginal covariance matrix of the response, ZGZ' + R."""
-        return matrices.response_covariance(
+        return parameters.response_covariance(
             self.design, self._covariances, self._sigma_squared, sparse=sparse
         )
 

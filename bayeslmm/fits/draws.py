@@ -287,7 +287,7 @@ class PosteriorDraws(Predictions):
         >>> post.data["posterior"].sizes["draw"]
         2000
         """
-        from bayeslmm.storage.extending import extended_tree
+        from bayeslmm.storage.changes import extended_tree
 
         data = extended_tree(
             self.design,

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from bayeslmm.effects.quantities import Source
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
-    from bayeslmm.report.augment import Incomplete
-    from bayeslmm.report.columns import Column
-    from bayeslmm.sampling.estimate_draws import Uncertainty
-    from bayeslmm.sampling.joint_draws import JointDraws
-    from bayeslmm.summaries.tidy import Effects
+    from bayeslmm.report.broom import Column, Incomplete
+    from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty
+    from bayeslmm.summaries.parameters import Effects
     from bayeslmm.summaries.variance_explained import R2Method, Spread
 
 Array = NDArray[np.float64]
@@ -179,9 +177,7 @@ class Estimate(Predictions):
     def tidy(
         self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
     ) -> pd.DataFrame:
-        from bayeslmm.summaries.tidy import tidy_fit
-
-        return tidy_fit(self.fit, self.design, effects, level)
+        return estimate_tables.tidy_table(self.fit, self.design, effects, level)
 
     @override
     def icc(
@@ -352,7 +348,7 @@ class Estimate(Predictions):
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
         from bayeslmm.prediction import predict
-        from bayeslmm.sampling.estimate_draws import point_draws
+        from bayeslmm.sampling.joint_draws import point_draws
 
         repeated = np.zeros(predict.count(n), dtype=np.intp)
         return point_draws(self.fit, self._u).take(repeated)
@@ -459,13 +455,13 @@ class Estimate(Predictions):
 
     @override
     def _column(self, level: float) -> Column:
-        from bayeslmm.report.columns import estimate_column
+        from bayeslmm.report.broom import estimate_column
 
         return estimate_column(self.fit, self.design, self._u, level)
 
     @override
     def glance(self) -> pd.DataFrame:
-        from bayeslmm.report.columns import glance_estimate
+        from bayeslmm.report.broom import glance_estimate
 
         return glance_estimate(self.fit, self.design)
 
@@ -473,7 +469,7 @@ class Estimate(Predictions):
     def augment(
         self, data: Any = None, *, incomplete: Incomplete = "omit", influence: bool = False
     ) -> pd.DataFrame:
-        from bayeslmm.report.augment import augment, estimate_values
+        from bayeslmm.report.broom import augment, estimate_values
 
         return augment(
             self.design,

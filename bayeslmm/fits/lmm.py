@@ -255,8 +255,7 @@ class LMM:
         'collapsed'
         """
         from bayeslmm.fits.posterior import Posterior
-        from bayeslmm.sampling.engine import sample_posterior
-        from bayeslmm.sampling.refit import require_positive
+        from bayeslmm.sampling.engine import require_positive, sample_posterior
 
         require_positive(draws=draws, chains=chains)
         tree = sample_posterior(
@@ -293,7 +292,7 @@ class LMM:
         PriorError
             If a prior is flat.
         """
-        from bayeslmm.sampling.prior_predictive import prior_predictive
+        from bayeslmm.sampling.groups import prior_predictive
 
         return prior_predictive(self.design, self.priors, draws, random_seed)
 
@@ -390,7 +389,7 @@ class LMM:
         ['beta[Intercept]', 'sd[Rail, Intercept]', 'sigma']
         """
         from bayeslmm.report.calibration import check_calibration
-        from bayeslmm.sampling.refit import refit_function, require_positive
+        from bayeslmm.sampling.engine import refit_function, require_positive
 
         require_positive(n=n, draws=draws)
         return check_calibration(
@@ -459,7 +458,7 @@ class LMM:
         >>> model.update("~ . - (Days | Subject) + (1 | Subject)").formula
         'Reaction ~ Days + (1 | Subject)'
         """
-        from bayeslmm.storage.update import updated_design, updated_priors
+        from bayeslmm.storage.changes import updated_design, updated_priors
 
         design = updated_design(
             self.design, data=data, formula=formula, weights=weights, functions=functions
@@ -489,7 +488,7 @@ class LMM:
         >>> blm.LMM.from_fit(post).formula
         'Yield ~ 1 + (1 | Batch)'
         """
-        from bayeslmm.storage.update import updated_priors
+        from bayeslmm.storage.changes import updated_priors
 
         if priors is None:
             return cls._of(fit.model)

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.checks.accessors import PosteriorChecks
-from bayeslmm.comparison.evidence import LogEvidence, log_evidence
+from bayeslmm.comparison.models import LogEvidence, log_evidence
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
@@ -23,7 +23,7 @@ from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries import posterior_tables, text
-from bayeslmm.summaries.tidy import Effects, tidy_posterior
+from bayeslmm.summaries.parameters import Effects
 from bayeslmm.summaries.variance_explained import (
     R2Method,
     icc_quantity,
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
-    from bayeslmm.report.augment import Incomplete
-    from bayeslmm.report.columns import Column
+    from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
     from bayeslmm.sampling.diagnostics import Diagnostics
 
@@ -183,7 +182,7 @@ class Posterior(PosteriorDraws):
         effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"),
         prob: float | None = None,
     ) -> pd.DataFrame:
-        return tidy_posterior(self.data, self.design, effects, prob)
+        return posterior_tables.tidy_table(self.data, self.design, effects, prob)
 
     @override
     def icc(self, prob: float | None = None, *, at: Any = None) -> pd.DataFrame:
@@ -428,13 +427,13 @@ class Posterior(PosteriorDraws):
 
     @override
     def _column(self, level: float) -> Column:
-        from bayeslmm.report.columns import posterior_column
+        from bayeslmm.report.broom import posterior_column
 
         return posterior_column(self.data, self.design, self.priors, self._joint, level)
 
     @override
     def glance(self) -> pd.DataFrame:
-        from bayeslmm.report.columns import glance_posterior
+        from bayeslmm.report.broom import glance_posterior
 
         return glance_posterior(self.data, self.design, self.priors, self.diagnostics)
 
@@ -442,7 +441,7 @@ class Posterior(PosteriorDraws):
     def augment(
         self, data: Any = None, *, incomplete: Incomplete = "omit", prob: float | None = None
     ) -> pd.DataFrame:
-        from bayeslmm.report.augment import augment, posterior_values
+        from bayeslmm.report.broom import augment, posterior_values
 
         prob, kind = posterior_tables.interval_defaults(prob)
         return augment(

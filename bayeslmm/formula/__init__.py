@@ -8,9 +8,9 @@ From a string to arrays a reader passes:
 4. `syntax.nest`: brackets;
 5. `syntax.read_sum`: a sum in terms, bars and offsets;
 6. `terms.side`: the products of operands that a sum stands for, kept as a `Side`;
-7. `columns.Variables`: the columns of a frame in few forms;
+7. `evaluation.Variables`: the columns of a frame in few forms;
 8. `matrices.evaluate`: the model matrix of a side;
-9. `plain.plain_columns`, or `formulaic_seam.formulaic_columns` for what is not plain;
+9. `matrices.plain_columns`, or `formulaic_seam.formulaic_columns` for what is not plain;
 10. `evaluation.evaluate_expression`: the values of the Python of an operand.
 
 `matrices.Spec` keeps what is needed for the same columns on other data.

@@ -20,18 +20,19 @@ from formulaic.parser.types import Factor, Term
 from formulaic.parser.types import Token as RawToken
 
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula.columns import (
+from bayeslmm.formula.evaluation import (
     Known,
+    UserFunctions,
     Variables,
     as_numbers,
     check_columns,
     check_levels,
+    evaluate_expression,
     holds_levels,
     not_evaluated,
     undefined,
     unwrapped,
 )
-from bayeslmm.formula.evaluation import UserFunctions, evaluate_expression
 from bayeslmm.formula.expressions import Reading, read
 from bayeslmm.formula.syntax import tokens
 
@@ -159,7 +160,7 @@ class _Materializer(PandasMaterializer):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FormulaicBuilder:
-    """How formulaic builds a model matrix on other data; members as of `Builder`."""
+    """How formulaic builds a model matrix on other data."""
 
     model: ModelSpec
     readings: Readings

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from formulaic.materializers import FactorValues
 from formulaic.transforms import TRANSFORMS as FORMULAICS
 from formulaic.transforms import C, ContrastsRegistry
 from formulaic.utils.stateful_transforms import stateful_transform
 from scipy.interpolate import BSpline
 
+from bayeslmm.column_types import EXACT
 from bayeslmm.formula import expressions
-from bayeslmm.formula.columns import whole_numbers
 
 _DEGREE = 3
 
@@ -153,9 +154,17 @@ def _ns(
     return FactorValues(basis, column_names=names)
 
 
+def _whole_numbers(values: Any) -> Any:
+    """Levels that are whole numbers as integers, so that labels do not say ``2.0``."""
+    if not isinstance(values, pd.Series) or values.dtype != np.float64:
+        return values
+    whole = (values == np.rint(values)) & (np.abs(values) < EXACT)
+    return values.astype(np.int64) if whole.all() else values
+
+
 def _factor(data: Any, *args: Any, **kwargs: Any) -> FactorValues:
     """R's ``factor``."""
-    return C(whole_numbers(data), *args, **kwargs)
+    return C(_whole_numbers(data), *args, **kwargs)
 
 
 TRANSFORMS: Mapping[str, Callable[..., Any]] = {

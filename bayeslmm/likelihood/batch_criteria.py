@@ -68,10 +68,7 @@ def profiled_criteria(system: BatchSystem, theta: Array, reml: bool) -> tuple[Ar
         Both not finite where the arithmetic broke down.
     """
     products = system.plan.products
-    structure, p = products.structures[0], products.n_fixed
-    factor = np.zeros((len(theta), structure.n_coefs, structure.n_coefs))
-    rows, cols = structure.theta_index
-    factor[:, rows, cols] = theta
+    p, factor = products.n_fixed, products.theta.factors(theta)[0]
     with np.errstate(all="ignore"):
         _, kernel, value = eliminate_lead(system, factor)
         lower = batched_cholesky(lead_equations(system, kernel))
@@ -81,7 +78,7 @@ def profiled_criteria(system: BatchSystem, theta: Array, reml: bool) -> tuple[Ar
         if reml:
             value += 2.0 * np.log(diagonal[:, :p]).sum(axis=1) - 2.0 * products.basis.log_det_fixed
         by_square = _by_square(system, kernel, _by_equations(lower, float(reml), dof))
-        gradients = 2.0 * (by_square @ factor)[:, rows, cols]
+        gradients = products.theta.gradient(theta, [2.0 * by_square @ factor])
     return value - products.log_weights, gradients
 
 

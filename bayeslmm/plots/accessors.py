@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 
 from bayeslmm.plots.common import Backend
-from bayeslmm.summaries.fits import EstimateLike, FitLike, PosteriorLike, verbs
+from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
     from bayeslmm.plots.predictive import Kind
     from bayeslmm.prediction.checks import Statistic
-    from bayeslmm.sampling.estimate_draws import Uncertainty
+    from bayeslmm.sampling.joint_draws import Uncertainty
 
 Names = str | Sequence[str] | None
 Levels = Sequence[Any] | None
@@ -291,8 +291,7 @@ class EstimatePlots(Plots):
         visuals: Visuals = None,
         **pc_kwargs: Any,
     ) -> PlotCollection:
-        from bayeslmm.plots.caterpillar import plot_caterpillar
-        from bayeslmm.plots.sources import effects_of_fit
+        from bayeslmm.plots.effects import effects_of_fit, plot_caterpillar
 
         return plot_caterpillar(
             self._fit.design,
@@ -321,9 +320,8 @@ class EstimatePlots(Plots):
         visuals: Visuals = None,
         **pc_kwargs: Any,
     ) -> PlotCollection:
-        from bayeslmm.plots.fitted import plot_fitted
-        from bayeslmm.plots.sources import lines_of_fit
-        from bayeslmm.sampling.estimate_draws import estimate_draws
+        from bayeslmm.plots.fitted import lines_of_fit, plot_fitted
+        from bayeslmm.sampling.joint_draws import estimate_draws
 
         design, fit = self._fit.design, self._fit.fit
         return plot_fitted(
@@ -367,8 +365,7 @@ class PosteriorPlots(Plots):
         visuals: Visuals = None,
         **pc_kwargs: Any,
     ) -> PlotCollection:
-        from bayeslmm.plots.caterpillar import plot_caterpillar
-        from bayeslmm.plots.sources import effects_of_draws
+        from bayeslmm.plots.effects import effects_of_draws, plot_caterpillar
 
         design, joint = self._fit.design, self._fit._joint
         return plot_caterpillar(
@@ -395,8 +392,7 @@ class PosteriorPlots(Plots):
         visuals: Visuals = None,
         **pc_kwargs: Any,
     ) -> PlotCollection:
-        from bayeslmm.plots.fitted import plot_fitted
-        from bayeslmm.plots.sources import lines_of_draws
+        from bayeslmm.plots.fitted import lines_of_draws, plot_fitted
 
         return plot_fitted(
             self._fit.design,
@@ -473,7 +469,7 @@ class PosteriorPlots(Plots):
         >>> pc.get_viz("no_pooling")["x"].shape
         (18,)
         """
-        from bayeslmm.plots.shrinkage import plot_posterior_shrinkage
+        from bayeslmm.plots.effects import plot_posterior_shrinkage
 
         return plot_posterior_shrinkage(
             self._fit.design,
@@ -531,7 +527,7 @@ class PosteriorPlots(Plots):
         >>> list(pc.viz["dist"].data_vars)
         ['sigma']
         """
-        from bayeslmm.plots.prior_posterior import plot_prior_posterior
+        from bayeslmm.plots.parameters import plot_prior_posterior
 
         return plot_prior_posterior(
             self._fit.design,
@@ -674,7 +670,7 @@ class PosteriorPlots(Plots):
         True
         """
         from bayeslmm.comparison.reml import compare_reml
-        from bayeslmm.plots.reml import plot_compared
+        from bayeslmm.plots.parameters import plot_compared
 
         return plot_compared(
             self._fit.design,

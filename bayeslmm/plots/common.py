@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.exceptions import require
+from bayeslmm.summaries.parameters import probability
+from bayeslmm.summaries.posterior_tables import interval_defaults
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -84,6 +86,11 @@ def variable_name(label: str) -> str:
 def plain(text: str) -> str:
     """A text of a picture: names without the backticks that formulas need."""
     return text.replace("`", "")
+
+
+def level_of_picture(level: float | None) -> float:
+    """Coverage of the intervals of an estimate in a picture: ArviZ's rcParams where not given."""
+    return interval_defaults()[0] if level is None else probability(level, "level")
 
 
 # --- panels ----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from bayeslmm.plots.common import (
     set_yticks,
 )
 from bayeslmm.plots.level_order import level_order, shown_levels
-from bayeslmm.summaries.matrices import random_covariance
+from bayeslmm.summaries.parameters import random_covariance
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.effects.grid import variables_of
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.grammar import locate
 from bayeslmm.plots.common import (
@@ -34,12 +35,17 @@ from bayeslmm.plots.common import (
     chosen_backend,
     dataset,
     draw,
+    level_of_picture,
     outer,
     panels,
     points,
     segments,
 )
 from bayeslmm.plots.level_order import shown_levels, value_order
+from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.summaries.estimate_tables import mode_arrays
+from bayeslmm.summaries.posterior_tables import interval, interval_defaults
+from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -391,3 +397,32 @@ def _axes(design: Design, along: Axis, collection: PlotCollection, data: xr.Data
         axes["xlim"] = (azp.visuals.set_xlim, {"data": data, "limits": limits})
     visible = {"data": bottom, "axis": "x", "visible": True}
     return {**axes, "ticklabels": (azp.visuals.set_ticklabel_visibility, visible)}
+
+
+def lines_of_draws(
+    joint: JointDraws, grids: Sequence[LevelGrid], prob: float | None
+) -> tuple[Lines, str]:
+    """Mean and interval of X beta + Z u, and mean of X beta, on the grid of each level."""
+    prob, kind = interval_defaults(prob)
+    lines = []
+    for grid in grids:
+        draws = grid.conditional(joint.beta, joint.effects)
+        lower, upper = interval(draws, prob, kind)
+        lines.append((draws.mean(axis=0), lower, upper, grid.average(joint.beta.mean(axis=0))))
+    return lines, f"conditional mean: posterior mean and {coverage(prob)} {kind.upper()}"
+
+
+def lines_of_fit(
+    fit: Fit, joint: JointDraws, grids: Sequence[LevelGrid], level: float | None
+) -> tuple[Lines, str]:
+    """Estimate of X beta + Z u with the interval of its draws, and X beta, for each level."""
+    level, modes = level_of_picture(level), mode_arrays(fit)
+    lines = []
+    for grid in grids:
+        draws = grid.conditional(joint.beta, joint.effects)
+        lower, upper = interval(draws, level, "eti")
+        centre = grid.conditional(
+            fit.beta, lambda wanted: [u[w] for u, w in zip(modes, wanted, strict=True)]
+        )
+        lines.append((centre, lower, upper, grid.average(fit.beta)))
+    return lines, f"conditional mean: {fit.method} and {coverage(level)} interval"

@@ -10,23 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_groups import group_names
-from bayeslmm.data.row_groups import row_groups as find_groups
+from bayeslmm.data.design import Design, group_names
+from bayeslmm.data.design import row_groups as find_groups
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.prediction.predict import predict
 from bayeslmm.prediction.rows import Target
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.groups import log_likelihood, log_prior, prior_predictive
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.sampling.log_densities import log_likelihood, log_prior
-from bayeslmm.sampling.prior_predictive import prior_predictive
-from bayeslmm.sampling.tree import (
-    RESPONSE,
-    SAMPLE_DIMS,
-    creation_attrs,
-    obs_coord,
-)
+from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, creation_attrs, obs_coord
 from bayeslmm.schema import OBS_DIM
 from bayeslmm.summaries.posterior_tables import has_draws, require_draws, summarise
 

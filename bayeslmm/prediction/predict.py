@@ -14,24 +14,25 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from bayeslmm.data.design import Design
-from bayeslmm.data.row_space import row_space
+from bayeslmm.data.design import Design, row_space
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.prediction.draws import (
+from bayeslmm.prediction.rows import (
+    Rows,
+    Target,
+    Terms,
     check_observed,
     effects_of_rows,
     linear_draws,
     observe,
+    prediction_rows,
     replaced_effects,
     require_memory,
     response_noise,
     reweight,
     updated_point,
 )
-from bayeslmm.prediction.rows import Rows, Target, Terms, prediction_rows
-from bayeslmm.sampling.estimate_draws import Uncertainty, estimate_draws, point_draws
-from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty, estimate_draws, point_draws
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, assemble, creation_attrs
 from bayeslmm.schema import COEF_DIM
 from bayeslmm.summaries.estimate_tables import (

@@ -1,19 +1,34 @@
-"""New rows of a model: their covariates, and which level of each grouping factor they belong to."""
+"""New rows of a model: covariates, levels of each grouping factor, and draws there.
+
+Some rows of new levels may have been observed. For every draw of the other parameters, the random
+effects of these levels given the observed rows are normal. How probable each draw makes these rows
+reweights the draws: together they are the posterior given the old and the new data.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.grouping import grouping_factor
+from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.draws import normal_draws
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.sampling.importance import MAX_PARETO_K
+from bayeslmm.sampling.joint_draws import JointDraws, point_draws
+from bayeslmm.sampling.pareto import smooth_weights
+from bayeslmm.summaries.estimate_tables import mode_arrays
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -233,3 +248,358 @@ def _refuse_unknown(random: Sequence[RandomFactor]) -> None:
                 "effects from the fitted distribution, 'population' integrates over those of "
                 "every level, 'average' leaves them at zero."
             )
+
+
+# --- draws at these rows ---
+
+
+LARGEST = 2**31
+"""Bytes of draws that are held at once."""
+
+
+def effects_of_rows(
+    rows: Rows, joint: JointDraws, rng: np.random.Generator
+) -> list[tuple[Array, Array]]:
+    """Random effects that the rows need, per grouping factor.
+
+    Returns
+    -------
+    list of (known, fresh)
+        Draws (S, J', k) of the levels that occur, in the order of their places, and (S, m, k) of
+        the new levels, independent of each other given the covariance parameters.
+    """
+    wanted = [member.wanted for member in rows.members]
+    if not wanted:
+        return []
+    per_level = [member.Z.shape[1] for member in rows.members]
+    counts = [len(w) + m.n_fresh for w, m in zip(wanted, rows.members, strict=True)]
+    entries = sum(k * count for k, count in zip(per_level, counts, strict=True))
+    require_memory(joint.size * entries, "random effects")
+    known = joint.effects(wanted)
+    return [
+        (u, new_effects(root, member.n_fresh, rng))
+        for u, root, member in zip(known, joint.roots, rows.members, strict=True)
+    ]
+
+
+def new_effects(root: Array, levels: int, rng: np.random.Generator) -> Array:
+    """Random effects (S, levels, k) of levels without data, given roots (S, k, k) of Sigma."""
+    size, k = root.shape[:2]
+    noise = normal_draws(rng, levels * k, size).reshape(size, levels, k)
+    return np.asarray(noise @ root.transpose(0, 2, 1))
+
+
+def linear_draws(
+    rows: Rows, joint: JointDraws, effects: Sequence[tuple[Array, Array]], part: slice
+) -> Array:
+    """Draws (S, n) of offset + X beta + Z u at some of the rows."""
+    design = rows.design
+    result = np.asarray(joint.beta @ design.X[part].T + design.offset[part])
+    for member, (known, fresh) in zip(rows.members, effects, strict=bool(effects)):
+        add_effects(result, member, known, fresh, part)
+    return result
+
+
+def add_effects(result: Array, member: Membership, known: Array, fresh: Array, part: slice) -> None:
+    """Add the effects of one grouping factor to draws (S, n) of its rows."""
+    for codes, u in (
+        (np.searchsorted(member.wanted, member.known[part]), known),
+        (member.fresh[part], fresh),
+    ):
+        here = member.known[part] >= 0 if u is known else member.fresh[part] >= 0
+        if here.any():
+            at = np.flatnonzero(here)
+            for c in range(u.shape[2]):
+                result[:, at] += u[:, codes[at], c] * member.Z[part][at, c]
+
+
+def response_noise(rows: Rows, joint: JointDraws, part: slice, rng: np.random.Generator) -> Array:
+    """Draws (S, n) of the residuals at some of the rows."""
+    weights = rows.design.weights
+    n = len(rows.design.y[part])
+    noise = rng.standard_normal((joint.size, n)) * joint.sigma[:, None]
+    return noise if weights is None else noise / np.sqrt(weights[part])
+
+
+def require_memory(entries: int, what: str) -> None:
+    """Raise where draws would not fit into memory."""
+    if 8 * entries > LARGEST:
+        raise DataError(
+            f"Draws of the {what} would take {8 * entries / 2**30:.1f} GB, more than the limit of "
+            f"{LARGEST / 2**30:g} GB. Ask for fewer draws (draws=) or predict fewer rows at a time."
+        )
+
+
+# --- random effects of new levels of which some rows have been observed, in closed form ---
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Cluster:
+    """New levels that share observed rows with each other, and with no other new level.
+
+    Attributes
+    ----------
+    levels : tuple of ndarray of int (m,)
+        Numbers of its new levels per grouping factor.
+    lower : ndarray (S, q, q)
+        Cholesky factor of the precision matrix of their spherical random effects given the rows.
+    half : ndarray (S, q)
+        Its solution of the right-hand side.
+    log_density : ndarray (S,)
+        Log density of the whitened rows given each draw.
+    """
+
+    levels: tuple[Indices, ...]
+    lower: Array
+    half: Array
+    log_density: Array
+
+    def spherical(self, places: Indices, rng: np.random.Generator) -> Array:
+        """Spherical random effects (S', q) at some of the draws, which may repeat."""
+        noise = normal_draws(rng, self.half.shape[1], len(places))
+        upper = self.lower[places].transpose(0, 2, 1)
+        return np.asarray(np.linalg.solve(upper, (self.half[places] + noise)[..., None])[..., 0])
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Update:
+    """Distribution of new levels' random effects given observed rows, for each draw.
+
+    Attributes
+    ----------
+    counts : tuple of int
+        Number of new levels per grouping factor.
+    roots : tuple of ndarray (S, k, k)
+        Roots of the covariance matrices.
+    clusters : tuple of Cluster
+        Sets of new levels that are independent of each other.
+    log_density : ndarray (S,)
+        Log density of the observed rows given each draw.
+    """
+
+    counts: tuple[int, ...]
+    roots: tuple[Array, ...]
+    clusters: tuple[Cluster, ...]
+    log_density: Array
+
+    def effects(self, places: Indices, rng: np.random.Generator) -> list[Array]:
+        """Draw random effects (S', m, k) per grouping factor at some of the draws."""
+        pairs = list(zip(self.counts, self.roots, strict=True))
+        result = [np.zeros((len(places), m, root.shape[1])) for m, root in pairs]
+        for cluster in self.clusters:
+            spherical = cluster.spherical(places, rng)
+            start = 0
+            for array, levels, (_, root) in zip(result, cluster.levels, pairs, strict=True):
+                stop = start + len(levels) * root.shape[1]
+                part = spherical[:, start:stop].reshape(len(places), len(levels), root.shape[1])
+                array[:, levels] = part @ root[places].transpose(0, 2, 1)
+                start = stop
+        return result
+
+
+def check_observed(rows: Rows) -> None:
+    """Refuse observed rows that have no new level or lack a response.
+
+    Raises
+    ------
+    DataError
+    """
+    if not any(member.n_fresh for member in rows.members):
+        raise DataError(
+            "observed= has rows of known levels only. It is for levels that the model has not "
+            "seen; to learn more about known ones, fit the model to all data."
+        )
+    if not np.isfinite(rows.design.y).all():
+        raise DataError(f"observed= needs the response {rows.design.response} in every row.")
+
+
+def observe(rows: Rows, joint: JointDraws) -> Update:
+    """Distribution of the random effects of the new levels of observed rows.
+
+    Parameters
+    ----------
+    rows : Rows
+        Rows with their response, at least one of a level that the model has not seen.
+    joint : JointDraws
+        S draws of the parameters. Known levels of the rows take part with their random effects.
+
+    Returns
+    -------
+    Update
+    """
+    scale = np.ones(rows.design.n) if rows.design.weights is None else rows.design.weights**-0.5
+    white = _residuals(rows, joint) / (joint.sigma[:, None] * scale)
+    clusters = []
+    for here in _row_sets(rows):
+        parts = [
+            _spherical_columns(member, root, here)
+            for member, root in zip(rows.members, joint.roots, strict=True)
+        ]
+        columns = np.concatenate([z for _, z in parts], axis=2)
+        columns /= joint.sigma[:, None, None] * scale[here, None]
+        clusters.append(_condition(tuple(at for at, _ in parts), columns, white[:, here]))
+    log_density = np.sum([cluster.log_density for cluster in clusters], axis=0)
+    log_density = log_density - np.sum(np.log(scale)) - rows.design.n * np.log(joint.sigma)
+    return Update(
+        counts=tuple(member.n_fresh for member in rows.members),
+        roots=tuple(joint.roots),
+        clusters=tuple(clusters),
+        log_density=log_density,
+    )
+
+
+def reweight(log_density: Array, rng: np.random.Generator) -> tuple[Indices, float]:
+    """Draws resampled by how probable they make the observed rows, and the Pareto k of doing so."""
+    weights, k = smooth_weights(log_density - log_density.max())
+    if k > MAX_PARETO_K:
+        _log.warning(
+            "The observed rows surprise the model: the importance weights of its draws have a "
+            "Pareto k of %.2f, above %.1f. Refit the model to the old and the observed rows.",
+            k,
+            MAX_PARETO_K,
+        )
+    cumulative = np.cumsum(np.exp(weights))
+    places = (rng.random() + np.arange(len(weights))) / len(weights) * cumulative[-1]
+    return np.searchsorted(cumulative, places).clip(max=len(weights) - 1), k
+
+
+def _residuals(rows: Rows, joint: JointDraws) -> Array:
+    """Response less fixed effects and effects of known levels: (S, n)."""
+    empty = [np.zeros((joint.size, m.n_fresh, m.Z.shape[1])) for m in rows.members]
+    known = joint.effects([member.wanted for member in rows.members])
+    effects = list(zip(known, empty, strict=True))
+    return np.asarray(rows.design.y - linear_draws(rows, joint, effects, slice(None)))
+
+
+def _row_sets(rows: Rows) -> list[Indices]:
+    """Rows that new levels connect, set by set."""
+    n = rows.design.n
+    row, column, start = [], [], n
+    for member in rows.members:
+        at = np.flatnonzero(member.fresh >= 0)
+        row.append(at)
+        column.append(start + member.fresh[at])
+        start += member.n_fresh
+    edges = (np.concatenate(row), np.concatenate(column))
+    graph = sp.coo_array((np.ones(len(edges[0])), edges), shape=(start, start))
+    _, labels = connected_components(graph, directed=False)
+    order = np.argsort(labels[:n], kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[:n][order])) + 1)
+
+
+def _spherical_columns(member: Membership, root: Array, here: Indices) -> tuple[Indices, Array]:
+    """New levels of some rows, and the columns of Z times the root of G for them (S, n, m k)."""
+    fresh, Z = member.fresh[here], member.Z[here]
+    levels = np.unique(fresh[fresh >= 0])
+    n, k = Z.shape
+    require_memory(len(root) * n * len(levels) * k, "observed rows")
+    result = np.zeros((len(root), n, len(levels), k))
+    at = np.flatnonzero(fresh >= 0)
+    result[:, at, np.searchsorted(levels, fresh[at])] = Z[at] @ root
+    return levels, result.reshape(len(root), n, len(levels) * k)
+
+
+def _condition(levels: tuple[Indices, ...], white: Array, residual: Array) -> Cluster:
+    """Condition spherical effects with columns (S, n, q) on whitened residuals (S, n)."""
+    n, q = white.shape[1:]
+    lower = np.linalg.cholesky(white.transpose(0, 2, 1) @ white + np.eye(q))
+    right = np.einsum("snq,sn->sq", white, residual)
+    half = np.linalg.solve(lower, right[..., None])[..., 0]
+    log_det = 2.0 * np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2)), axis=1)
+    squares = np.sum(residual**2, axis=1) - np.sum(half**2, axis=1)
+    log_density = -0.5 * (squares + log_det + n * np.log(2.0 * np.pi))
+    return Cluster(levels=levels, lower=lower, half=half, log_density=log_density)
+
+
+def replaced_effects(
+    rows: Rows,
+    effects: Sequence[tuple[Array, Array]],
+    seen: Rows,
+    updated: Sequence[Array],
+) -> list[tuple[Array, Array]]:
+    """Random effects that rows need, those of new levels that were seen replaced.
+
+    Parameters
+    ----------
+    rows : Rows
+        Rows to predict.
+    effects : sequence of (known, fresh)
+        Their random effects, as from :func:`bayeslmm.prediction.rows.effects_of_rows`.
+    seen : Rows
+        Observed rows.
+    updated : sequence of ndarray (S, m, k)
+        Random effects of the new levels of the observed rows.
+    """
+    result = []
+    for (known, fresh), member, other, values in zip(
+        effects, rows.members, seen.members, updated, strict=True
+    ):
+        places = {label: i for i, label in enumerate(other.labels)}
+        at = np.array([places.get(label, -1) for label in member.labels], dtype=np.intp)
+        fresh = fresh.copy()
+        fresh[:, at >= 0] = values[:, at[at >= 0]]
+        result.append((known, fresh))
+    return result
+
+
+# --- a point estimate given observed rows of new levels, at its covariance parameters ---
+
+
+def updated_point(design: Design, fit: Fit, seen: Rows) -> tuple[JointDraws, list[Array]]:
+    """Fixed effects and conditional modes given old and observed rows.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    fit : Fit
+        Its estimate, whose covariance parameters are held.
+    seen : Rows
+        Observed rows.
+
+    Returns
+    -------
+    point : JointDraws
+        One draw with the fixed effects and the modes of the known levels.
+    fresh : list of ndarray (1, m, k)
+        Modes of the new levels per grouping factor.
+    """
+    extended = replace(fit, plan=marginal_system(_extended(design, seen.design)))
+    if not fit.given_beta:
+        extended = replace(extended, beta=extended.factorisation.beta)
+    modes = mode_arrays(extended)
+    known = [u[: factor.n_levels] for u, factor in zip(modes, design.random, strict=True)]
+    fresh = [u[factor.n_levels :][None] for u, factor in zip(modes, design.random, strict=True)]
+    return point_draws(extended, known), fresh
+
+
+def _extended(design: Design, seen: Design) -> Design:
+    """The rows of a design followed by those of the same model on other data."""
+    weights = None
+    if design.weights is not None or seen.weights is not None:
+        weights = np.concatenate([_weights(design), _weights(seen)])
+    pairs = zip(design.random, seen.random, strict=True)
+    return replace(
+        design,
+        y=np.concatenate([design.y, seen.y]),
+        offset=np.concatenate([design.offset, seen.offset]),
+        weights=weights,
+        X=np.concatenate([design.X, seen.X]),
+        random=tuple(_extended_factor(factor, other) for factor, other in pairs),
+    )
+
+
+def _extended_factor(factor: RandomFactor, other: RandomFactor) -> RandomFactor:
+    return replace(
+        factor,
+        levels=np.concatenate([factor.levels, other.new_levels]),
+        codes=np.concatenate([factor.codes, other.extended_codes]),
+        Z=np.concatenate([factor.Z, other.Z]),
+    )
+
+
+def _weights(design: Design) -> Array:
+    return np.ones(design.n) if design.weights is None else design.weights

@@ -2,6 +2,7 @@
 
 from bayeslmm.priors.defaults import default_priors, flat_priors, resolve_priors
 from bayeslmm.priors.families import (
+    LKJ,
     Exponential,
     Flat,
     Gamma,
@@ -13,7 +14,6 @@ from bayeslmm.priors.families import (
     LogNormal,
     Normal,
 )
-from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.record import Priors
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import Flat, HalfFlat, HalfStudentT, Normal, Prior
+from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.keys import INTERCEPT, Slot, priors_by_slot, slot_names
-from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.record import Priors, sd_label
 from bayeslmm.priors.working import fixed_coordinates, root_mean_squares, working_columns
 

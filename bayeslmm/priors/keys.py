@@ -8,8 +8,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import Flat, HalfFlat, Prior
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ, Flat, HalfFlat, Prior
 from bayeslmm.priors.pymc_priors import as_prior, correlation_size
 from bayeslmm.priors.record import coef_label, cor_label, sd_label
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import (
+    LKJ,
     Exponential,
     Flat,
     Gamma,
@@ -25,7 +26,6 @@ from bayeslmm.priors.families import (
     Prior,
     format_number,
 )
-from bayeslmm.priors.lkj import LKJ
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]

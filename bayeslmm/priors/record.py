@@ -12,10 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates
-from bayeslmm.covariance.structure import Structure
+from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import Normal, Prior
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ, Normal, Prior
 
 Array = NDArray[np.float64]
 
@@ -114,7 +113,7 @@ class Priors:
         """The vector of parameters that samplers move."""
         blocks = zip(self.factor_coefs, self.blocks, strict=True)
         return Coordinates(
-            structures=tuple(Structure(len(coefs), b) for coefs, b in blocks),
+            structures=tuple(Unstructured(len(coefs), b) for coefs, b in blocks),
             mixing=self.mixing,
             fixed=self.fixed_map if self.beta_sampled else np.empty((0, 0)),
         )

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayeslmm.checks.posterior_influence import LARGE_SHIFT
+from bayeslmm.checks.influence import LARGE_SHIFT
 from bayeslmm.checks.report import Report
 from bayeslmm.checks.residual_checks import SUSPECT
 from bayeslmm.checks.sensitivity import LITTLE, TAIL
-from bayeslmm.checks.singularity_words import COMPATIBLE, LIKELY
+from bayeslmm.checks.singularity import COMPATIBLE, LIKELY
 from bayeslmm.comparison.reml import FAR, NARROWED, PULLED_DOWN, PULLED_UP
 from bayeslmm.exceptions import BayesLMMError
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K

@@ -14,8 +14,8 @@ import xarray as xr
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.priors.families import LKJ
 from bayeslmm.priors.keys import INTERCEPT
-from bayeslmm.priors.lkj import LKJ
 from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.record import Priors
 from bayeslmm.report.tables import templates

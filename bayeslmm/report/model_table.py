@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayeslmm.comparison.models import check_same_data, check_same_fixed
 from bayeslmm.data.design import Design
-from bayeslmm.report.columns import GOODNESS, Column, Key
+from bayeslmm.report.broom import GOODNESS, Column, Key
 from bayeslmm.report.tables import (
     Format,
     Markup,
@@ -22,7 +22,7 @@ from bayeslmm.report.tables import (
     render,
     significant,
 )
-from bayeslmm.summaries.fits import is_posterior
+from bayeslmm.summaries import is_posterior
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
 

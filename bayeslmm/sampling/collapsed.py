@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,25 +20,32 @@ from scipy.linalg import block_diag
 
 from bayeslmm.covariance.structure import lower_root
 from bayeslmm.data.design import Design
-from bayeslmm.estimation.estimate import Fit, parameters_of_columns
+from bayeslmm.estimation.estimate import Fit, parameters_of_columns, search_tolerance
+from bayeslmm.estimation.optimise import Optimum, minimise
 from bayeslmm.estimation.progress import stages
-from bayeslmm.estimation.start import likelihood_start, prior_ranges, starting_point
+from bayeslmm.estimation.start import (
+    Start,
+    likelihood_start,
+    log_units,
+    prior_ranges,
+    starting_point,
+)
+from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.completion import as_chains, complete
-from bayeslmm.sampling.covariance_sampler import (
+from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
+from bayeslmm.priors.record import Priors, sd_label
+from bayeslmm.sampling.groups import effect_group, summarise_effects
+from bayeslmm.sampling.importance import LogDensity
+from bayeslmm.sampling.pareto import pareto_k
+from bayeslmm.sampling.surrogate import (
     CovarianceDraws,
     is_dear,
     sample_covariance,
 )
-from bayeslmm.sampling.effect_summary import summarise_effects
-from bayeslmm.sampling.laplace import gaussian_root, is_regular, search_mode
-from bayeslmm.sampling.pareto import pareto_k
-from bayeslmm.sampling.propriety import require_proper
-from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, effect_group, posterior_tree
+from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, as_chains, complete, posterior_tree
 
 Array = NDArray[np.float64]
 
@@ -201,3 +209,213 @@ def _evidence(run: CovarianceDraws, priors: Priors) -> dict[str, Any]:
         "log_evidence": run.log_evidence,
         "log_evidence_error": run.log_evidence_error,
     }
+
+
+# --- the Laplace approximation ---
+
+
+LARGEST_SPREAD = 20.0
+"""Standard deviation of a log scale or correlation coordinate beyond which there is no mode."""
+
+
+def fit_laplace(
+    design: Design,
+    plan: Plan,
+    priors: Priors,
+    *,
+    draws: int = 1000,
+    chains: int = 4,
+    random_seed: int | np.random.Generator | None = None,
+) -> xr.DataTree:
+    """Draw from the Laplace approximation of the posterior.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    plan : Plan
+        Its cross-products.
+    priors : Priors
+        Its priors.
+    draws, chains : int
+        Independent draws, arranged as so many chains.
+    random_seed : int or numpy.random.Generator, optional
+        Source of randomness.
+
+    Returns
+    -------
+    xarray.DataTree
+        ArviZ schema; ``sample_stats`` has `lp`, the log density at each draw, and
+        `log_weight`, its log ratio to the approximation, up to a constant.
+
+    Raises
+    ------
+    SamplingError
+        If the density has no mode with negative curvature, as where it is improper.
+    """
+    began = time.perf_counter()
+    rng = np.random.default_rng(random_seed)
+    with single_threaded():
+        mode = find_mode(plan, priors)
+        reduce = partial(reduce_at, batch_system(plan), priors.coordinates)
+        noise = rng.standard_normal((draws * chains, len(mode.x)))
+        coordinates = mode.x + noise @ gaussian_root(mode).T
+        density = log_posterior_batch(plan, priors, reduce, coordinates)
+        variables = complete(design, priors, batch_system(plan), reduce, coordinates, rng)
+    weights = density + 0.5 * np.sum(noise**2, axis=1)
+    stats = {"lp": density, "log_weight": weights - np.max(weights)}
+    attrs = {
+        "method": "laplace",
+        "inference_library": "bayeslmm",
+        "sampling_time": time.perf_counter() - began,
+    }
+    shaped = as_chains(variables, chains, draws)
+    shaped_stats = as_chains(stats, chains, draws)
+    return posterior_tree(design, priors, shaped, shaped_stats, attrs)
+
+
+def gaussian_root(mode: Optimum) -> Array:
+    """Lower Cholesky factor (d, d) of the covariance matrix of the approximation."""
+    return np.asarray(np.linalg.cholesky(np.linalg.inv(mode.hessian / 2.0)))
+
+
+def find_mode(plan: Plan, priors: Priors) -> Optimum:
+    """Mode of the log posterior density on the unconstrained coordinates, in -2 log density.
+
+    Raises
+    ------
+    SamplingError
+        If the search ends anywhere else.
+    """
+    optimum = search_mode(plan, priors, likelihood_start(plan, priors))
+    if not is_regular(priors, optimum):
+        cause = "Give the standard deviations proper priors"
+        if priors.beta_sampled:
+            cause += ", or beta priors without a kink near the estimate"
+        raise SamplingError(
+            "The posterior density of the covariance parameters has no regular mode "
+            f"({optimum.message}), so there is no Laplace approximation. {cause}, or use "
+            "method='collapsed' or method='nuts'."
+        )
+    return optimum
+
+
+def search_mode(plan: Plan, priors: Priors, start: Fit | Start) -> Optimum:
+    """Where the search for the mode ends that starts at an estimate, whether or not that is one."""
+
+    def objective(x: Array) -> tuple[float, Array]:
+        value, gradient = log_posterior_unconstrained(plan, priors, x)
+        return -2.0 * value, -2.0 * gradient
+
+    return minimise(
+        objective,
+        starting_point(plan, priors, start),
+        plan.products.n_obs,
+        tolerance=search_tolerance(plan),
+    )
+
+
+def is_regular(priors: Priors, optimum: Optimum) -> bool:
+    """Whether it is a mode, and no log scale has an absurd standard deviation there."""
+    if not optimum.converged or np.linalg.eigvalsh(optimum.hessian)[0] <= 0:
+        return False
+    n_covariance = priors.coordinates.n_covariance
+    variances = np.diag(np.linalg.inv(optimum.hessian / 2.0))
+    return bool(np.all(variances[:n_covariance] < LARGEST_SPREAD**2))
+
+
+# --- whether the density is proper where priors are flat ---
+
+
+FAR = (5.0, 7.0)
+"""Log ratios to sigma, in units of the covariates' length, between which the tail is measured.
+
+Far enough that the limit is reached to 1e-4, and near enough for double precision.
+"""
+
+MIDDLE = 2.0
+"""Largest log ratio to sigma of the standard deviations that do not move."""
+
+DECAY = -0.5
+"""Slope of the log density by the log standard deviations that counts as integrable.
+
+The slope is a whole number in the limit: minus what the data determine, plus the sds that move.
+"""
+
+MAX_TOGETHER = 6
+"""Most standard deviations whose subsets are all tried."""
+
+
+def require_proper(target: LogDensity, plan: Plan, priors: Priors, centre: Array) -> None:
+    """Refuse flat priors under which the posterior density does not integrate.
+
+    The tail of the density is measured as the standard deviations with flat priors, one by one
+    and together, grow without bound.
+
+    Parameters
+    ----------
+    target : callable
+        Log density on the unconstrained coordinates.
+    plan : Plan
+        The data.
+    priors : Priors
+        The priors.
+    centre : ndarray (d,)
+        A point in the middle.
+
+    Raises
+    ------
+    PriorError
+        Naming the parameters whose tail does not decay, with what to do.
+    """
+    flat = _flat_scales(priors)
+    near = _bounded(plan, priors, centre)
+    places = list(flat)
+    sizes = list(range(1, len(places) + 1))
+    if len(places) > MAX_TOGETHER:
+        sizes = [1, len(places)]
+    for size in sizes:
+        for subset in combinations(places, size):
+            if _slope(target, near, subset) > DECAY:
+                _refuse([flat[place] for place in subset])
+
+
+def _bounded(plan: Plan, priors: Priors, centre: Array) -> Array:
+    """The point with log ratios to sigma of at most :data:`MIDDLE`."""
+    coordinates = priors.coordinates
+    point, units = centre.copy(), log_units(plan, coordinates)
+    for f in range(len(coordinates.structures)):
+        at = coordinates.sds(f)
+        point[at] = np.minimum(point[at], point[coordinates.sigma] + units[at] + MIDDLE)
+    return point
+
+
+def _flat_scales(priors: Priors) -> dict[int, str]:
+    """Coordinates of standard deviations (and sigma) with flat priors, and their names."""
+    coordinates, found = priors.coordinates, {}
+    for f, (factor, coefs) in enumerate(zip(priors.factors, priors.factor_coefs, strict=True)):
+        for i, prior in enumerate(priors.sd[f]):
+            if not prior.proper:
+                found[coordinates.sds(f).start + i] = sd_label(factor, coefs[i])
+    if not priors.sigma.proper:
+        found[coordinates.sigma] = "sigma"
+    return found
+
+
+def _slope(target: LogDensity, near: Array, subset: tuple[int, ...]) -> float:
+    """Change of the log density per unit of the log standard deviations of a subset."""
+    direction = np.zeros(len(near))
+    direction[list(subset)] = 1.0
+    first, second = target(near + np.outer(FAR, direction))
+    if not np.isfinite(first):
+        return -np.inf
+    return float((second - first) / (FAR[1] - FAR[0]))
+
+
+def _refuse(names: list[str]) -> None:
+    which = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} together"
+    raise PriorError(
+        f"The posterior is improper under flat priors: its density does not fall off as {which} "
+        "grows, because the data have too few levels (or rows) for them. Give them proper priors, "
+        f'such as priors={{"{names[0]}": pm.HalfStudentT.dist(3, scale)}}, or use the defaults.'
+    )

@@ -34,11 +34,9 @@ from bayeslmm.likelihood.marginal import (
     log_density_grad,
     marginal_system,
 )
-from bayeslmm.priors.families import Flat, Record
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ, Flat, Record
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.tree import RESPONSE, obs_coord
-from bayeslmm.sampling.variables import parameter_coords
+from bayeslmm.sampling.tree import RESPONSE, obs_coord, parameter_coords
 from bayeslmm.schema import (
     BETA,
     COEF_DIM,

@@ -21,10 +21,15 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.completion import as_chains, draw_beta, effect_variables
 from bayeslmm.sampling.model import Form, build_model, chol_name, working_sd_name
-from bayeslmm.sampling.tree import RESPONSE, posterior_tree
-from bayeslmm.sampling.variables import parameter_dims
+from bayeslmm.sampling.tree import (
+    RESPONSE,
+    as_chains,
+    draw_beta,
+    effect_variables,
+    parameter_dims,
+    posterior_tree,
+)
 from bayeslmm.schema import BETA, SIGMA, sd_name, u_name
 
 Array = NDArray[np.float64]

@@ -11,10 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from bayeslmm.likelihood.batch import run_parallel
+
 Array = NDArray[np.float64]
 
-TOGETHER = 1 << 20
+TOGETHER = 1 << 18
 """Ratios that are smoothed together."""
+
+FACTORS = 8
+"""Numbers whose product is taken before its logarithm."""
 
 FEWEST = 25
 """Draws of positive weight from which the tail can be fitted."""
@@ -45,15 +50,18 @@ def smooth_weights(log_ratios: Array) -> tuple[Array, float]:
     return np.asarray(smoothed), float(k)
 
 
-def log_sums(values: Array) -> Array:
-    """Log of the sums of the exponentials (m,) of the columns of (S, m), some at a time."""
-    step = max(1, TOGETHER // len(values))
-    sums = []
-    for start in range(0, values.shape[1], step):
-        part = values[:, start : start + step]
-        largest = part.max(axis=0)
-        sums.append(largest + np.log(np.exp(part - largest).sum(axis=0)))
-    return np.concatenate(sums) if sums else np.zeros(0)
+def log_sums(values: Array, more: Array) -> Array:
+    """Log of the sums (m,) of the exponentials of values + more, (S, m) and (S, m or 1)."""
+    more = np.broadcast_to(more, values.shape)
+    sums = np.zeros(values.shape[1])
+
+    def work(part: slice) -> None:
+        rows = values[:, part] + more[:, part]
+        largest = rows.max(axis=0)
+        sums[part] = largest + np.log(np.exp(rows - largest).sum(axis=0))
+
+    run_parallel(work, _parts(values))
+    return sums
 
 
 # --- many sets of ratios at once, as ArviZ's psislw does one by one ----------------------
@@ -83,15 +91,22 @@ def smooth_columns(log_ratios: Array, r_eff: float = 1.0) -> tuple[Array, Array]
     size, sets = log_ratios.shape
     tail = int(3 * np.sqrt(size / r_eff)) if size * r_eff > 225 else size // 5
     result, k = np.empty((sets, size)), np.empty(sets)
-    step = max(1, TOGETHER // size)
-    for start in range(0, sets, step):
-        part = slice(start, start + step)
+
+    def work(part: slice) -> None:
         rows = log_ratios[:, part].T
         rows = rows - rows.max(axis=1, keepdims=True)
         k[part] = _smooth_tails(rows, tail)
         rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
         result[part] = rows
+
+    run_parallel(work, _parts(log_ratios))
     return result.T, k
+
+
+def _parts(values: Array) -> list[slice]:
+    """Columns of (S, m) that are worked on together."""
+    step = max(1, TOGETHER // len(values))
+    return [slice(start, start + step) for start in range(0, values.shape[1], step)]
 
 
 def _smooth_tails(rows: Array, size: int) -> Array:
@@ -129,7 +144,7 @@ def _fit_pareto(tails: Array) -> tuple[Array, Array]:
     with np.errstate(all="ignore"):
         b = (1.0 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3.0 * quartile[:, None])
         b = b + 1.0 / tails[:, -1:]
-        shape = np.mean(np.log1p(-b[:, :, None] * tails[:, None, :]), axis=2)
+        shape = _mean_logs(b, tails)
         support = n * (np.log(-b / shape) - shape - 1.0)
         weight = np.exp(support - logsumexp(support, axis=1, keepdims=True))
         weight[weight < 10.0 * np.finfo(float).eps] = 0.0
@@ -139,3 +154,43 @@ def _fit_pareto(tails: Array) -> tuple[Array, Array]:
         k = (n * k + 10.0 * 0.5) / (n + 10.0)
     k = np.where(np.isnan(k), np.inf, k)
     return np.where(quartile <= tails[:, 0], np.nan, k), scale
+
+
+def largest_share(log_ratios: Array) -> float:
+    """Largest importance ratio over their sum."""
+    return float(np.exp(np.max(log_ratios) - logsumexp(log_ratios)))
+
+
+def effective_fraction(log_ratios: Array) -> float:
+    """Effective sample size of importance ratios over their number."""
+    if not np.any(np.isfinite(log_ratios)):
+        return 0.0
+    weights = np.exp(log_ratios - np.max(log_ratios))
+    return float(weights.sum() ** 2 / np.sum(weights**2) / len(weights))
+
+
+def log_mean(log_ratios: Array) -> tuple[float, float]:
+    """Log of the mean ratio and its Monte Carlo standard error."""
+    top = np.max(log_ratios)
+    if not np.isfinite(top):
+        return -np.inf, np.inf
+    weights = np.exp(log_ratios - top)
+    mean = weights.mean()
+    error = weights.std(ddof=1) / np.sqrt(len(weights)) / mean
+    return float(top + np.log(mean)), float(error)
+
+
+def _mean_logs(b: Array, tails: Array) -> Array:
+    """Means (m, g) of log(1 - b x) over tails x (m, n): logs of products of a few, which are dear.
+
+    One by one where products leave the range of numbers.
+    """
+    n = tails.shape[1]
+    products = np.ones((*b.shape, -(-n // FACTORS)))
+    for start in range(0, n, products.shape[2]):
+        part = tails[:, None, start : start + products.shape[2]]
+        products[:, :, : part.shape[2]] *= 1.0 - b[:, :, None] * part
+    means = np.sum(np.log(products), axis=2) / n
+    lost = ~np.isfinite(means).all(axis=1)
+    means[lost] = np.mean(np.log1p(-b[lost][:, :, None] * tails[lost][:, None, :]), axis=2)
+    return means

@@ -19,8 +19,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.exceptions import StorageError, require
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.tree import assemble
-from bayeslmm.sampling.variables import arranged
+from bayeslmm.sampling.tree import arranged, assemble
 from bayeslmm.storage.layout import (
     DOCUMENT,
     MODEL,

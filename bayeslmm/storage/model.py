@@ -23,12 +23,10 @@ from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, Storag
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, absent_functions, parse
 from bayeslmm.priors import families
-from bayeslmm.priors.families import Prior, Record
-from bayeslmm.priors.lkj import LKJ
+from bayeslmm.priors.families import LKJ, Prior, Record
 from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.tree import SAMPLE_DIMS, parameter_dataset
-from bayeslmm.sampling.variables import level_first, parameter_dims
+from bayeslmm.sampling.tree import SAMPLE_DIMS, level_first, parameter_dataset, parameter_dims
 from bayeslmm.schema import group_keys, u_name
 from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
 from bayeslmm.storage.layout import from_plain, to_plain

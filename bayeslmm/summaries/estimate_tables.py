@@ -11,20 +11,27 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
+from bayeslmm.estimation.effects import coefficient_frames
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
-from bayeslmm.summaries.matrices import variance_frame
 from bayeslmm.summaries.parameters import (
     KINDS,
+    TIDY,
+    Effects,
     Kind,
+    broom,
+    check_effects,
     correlations_by_group,
     covariance_parameters,
+    kinds_of,
     label_index,
     labelled,
+    level_rows,
     natural,
     parameters,
     probability,
     sds_by_group,
+    variance_frame,
 )
 
 Array = NDArray[np.float64]
@@ -165,6 +172,36 @@ def percentile_table(replicates: pd.DataFrame, level: float) -> pd.DataFrame:
         {"conf_low": bounds[0], "conf_high": bounds[1]},
         index=pd.Index(replicates.columns, name="parameter"),
     )
+
+
+def tidy_table(
+    fit: Fit, design: Design, effects: Effects | Sequence[Effects], level: float
+) -> pd.DataFrame:
+    """Tidy table of a point estimate; fixed effects also have df, statistic and p_value."""
+    chosen = check_effects(effects)
+    parts = []
+    if kinds := kinds_of(chosen):
+        parts.append(broom(parameter_table(fit, design, level, kinds)))
+    if {"ran_vals", "ran_coefs"} & set(chosen):
+        modes = mode_arrays(fit)
+    if "ran_vals" in chosen:
+        margin = ndtri(0.5 + level / 2.0)
+        for factor, mode, sd in zip(design.random, modes, mode_sds(fit), strict=True):
+            numbers = {
+                "estimate": mode,
+                "std_error": sd,
+                "conf_low": mode - margin * sd,
+                "conf_high": mode + margin * sd,
+            }
+            parts.append(level_rows(factor, "ran_vals", factor.coefs, numbers))
+    if "ran_coefs" in chosen:
+        frames = coefficient_frames(design, fit.beta, modes)
+        for factor in design.random:
+            frame = frames[factor.name]
+            numbers = {"estimate": frame.to_numpy()}
+            parts.append(level_rows(factor, "ran_coefs", list(frame), numbers))
+    extra = ["df", "statistic", "p_value"] if "fixed" in chosen else []
+    return pd.concat(parts, ignore_index=True).reindex(columns=TIDY + extra)
 
 
 def mode_arrays(fit: Fit) -> list[Array]:

@@ -5,21 +5,28 @@ Labels are ``beta[Days]``, ``sd[Subject, Days]``, ``cor[Subject, Intercept, Days
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.structure import Structure
-from bayeslmm.data.design import Design
+from bayeslmm.covariance.unstructured import structure_of
+from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.exceptions import DataError
+from bayeslmm.priors.record import PriorDraws
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
 Kind = Literal["beta", "sd", "cor", "sigma"]
@@ -84,7 +91,7 @@ def check_kinds(kinds: Kind | Sequence[Kind]) -> tuple[Kind, ...]:
 
 def structures(design: Design) -> tuple[Structure, ...]:
     """Covariance structures of a design's grouping factors."""
-    return tuple(Structure(factor.n_coefs, factor.blocks) for factor in design.random)
+    return tuple(structure_of(factor) for factor in design.random)
 
 
 def fixed_parameters(design: Design) -> list[Parameter]:
@@ -165,6 +172,19 @@ def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -
     return values
 
 
+def joint_parameter(draws: JointDraws | PriorDraws | WorkingPoints, row: Parameter) -> Array:
+    """Draws (S,) of one parameter; correlations in [-1, 1] in spite of rounding."""
+    if row.kind == "beta":
+        return draws.beta[:, row.index[0]]
+    points = draws if isinstance(draws, PriorDraws | WorkingPoints) else draws.points
+    if row.kind == "sigma":
+        return points.sigma
+    if row.kind == "sd":
+        return points.sds[row.factor][:, row.index[0]]
+    pair = points.chols[row.factor][:, list(row.index)]
+    return np.clip(np.sum(pair[:, 0] * pair[:, 1], axis=1), -1.0, 1.0)
+
+
 def sds_by_group(design: Design, sds: Sequence[Array]) -> dict[str, pd.Series]:
     """Standard deviations (k,) of random effects, labelled per grouping factor."""
     return {
@@ -179,6 +199,63 @@ def correlations_by_group(design: Design, matrices: Sequence[Array]) -> dict[str
         factor.name: pd.DataFrame(matrix, index=list(factor.coefs), columns=list(factor.coefs))
         for factor, matrix in zip(design.random, matrices, strict=True)
     }
+
+
+# --- tidy tables with broom.mixed's columns, for estimates and posteriors alike ----------
+
+Effects = Literal["fixed", "ran_pars", "ran_vals", "ran_coefs"]
+EFFECTS: tuple[Effects, ...] = get_args(Effects)
+
+TIDY = ["effect", "group", "level", "term", "estimate", "std_error", "conf_low", "conf_high"]
+"""Terms of covariance parameters are ``sd__Intercept``, ``cor__Intercept.Days`` and, with group
+"Residual", ``sd__Observation``."""
+
+
+def check_effects(effects: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of effects as a tuple; refuses anything else."""
+    effects = (effects,) if isinstance(effects, str) else tuple(effects)
+    unknown = [name for name in effects if name not in EFFECTS]
+    if unknown:
+        raise ValueError(
+            f"effects={unknown!r}: one or several of {', '.join(map(repr, EFFECTS))} are expected."
+        )
+    return effects
+
+
+def kinds_of(effects: Sequence[str]) -> tuple[Kind, ...]:
+    """Kinds of parameters that effects ask for."""
+    fixed: tuple[Kind, ...] = ("beta",) if "fixed" in effects else ()
+    return (*fixed, *KINDS[1:]) if "ran_pars" in effects else fixed
+
+
+def broom(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of parameters with effect, group and term as broom.mixed names them."""
+
+    def names(kind: str, group: str | None, *coefs: str | None) -> tuple[str, str | None, Any]:
+        if kind == "beta":
+            return "fixed", None, coefs[0]
+        if kind == "sigma":
+            return "ran_pars", "Residual", "sd__Observation"
+        return "ran_pars", group, f"{kind}__{'.'.join(filter(None, coefs))}"
+
+    columns = (table[name] for name in ("kind", "group", "coef", "coef_2"))
+    rows = [names(*row) for row in zip(*columns, strict=True)]
+    found = pd.DataFrame(rows, columns=["effect", "group", "term"])
+    numbers = table.drop(columns=["kind", "group", "coef", "coef_2"]).reset_index(drop=True)
+    return pd.concat([found, numbers], axis=1)
+
+
+def level_rows(
+    factor: RandomFactor, effect: str, labels: Sequence[str], numbers: Mapping[str, Any]
+) -> pd.DataFrame:
+    """A row per level and coefficient, from numbers (J, k) or (J k,)."""
+    names = {
+        "effect": effect,
+        "group": factor.name,
+        "level": np.repeat(np.asarray(factor.levels), len(labels)),
+        "term": np.tile(np.asarray(labels, dtype=object), factor.n_levels),
+    }
+    return pd.DataFrame({**names, **{name: np.ravel(values) for name, values in numbers.items()}})
 
 
 # --- scales ----------------------------------------------------------------------------
@@ -206,3 +283,97 @@ def slope(kind: Kind, value: float) -> float:
             return 1.0
         derivative = 1.0 - np.float64(value) ** 2 if kind == "cor" else np.float64(value)
         return float(1.0 / derivative)
+
+
+# --- the matrices of the textbook: G, R and V = ZGZ' + R, and VarCorr ---------------------
+
+
+MAX_DENSE = 10_000
+"""Largest order returned as a dense labelled matrix: 800 MB."""
+
+
+def random_covariance(
+    design: Design, covariances: Sequence[Array], *, sparse: bool = False
+) -> pd.DataFrame | sp.csr_array:
+    """G, the covariance matrix of all random effects.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    covariances : sequence of ndarray (k, k)
+        Covariance matrix of each grouping factor's coefficients, on the response scale.
+    sparse : bool
+        Return a scipy sparse array instead of a labelled data frame.
+
+    Returns
+    -------
+    pandas.DataFrame or scipy.sparse.csr_array (q, q)
+        Rows and columns in the order of the columns of Z: factor, level, coefficient.
+    """
+    blocks = [
+        sp.kron(sp.eye_array(factor.n_levels), sp.csr_array(sigma))
+        for factor, sigma in zip(design.random, covariances, strict=True)
+    ]
+    return _labelled(sp.csr_array(sp.block_diag(blocks)), design.Z_labels(), "G", sparse)
+
+
+def residual_covariance(
+    design: Design, sigma_squared: float, *, sparse: bool = False
+) -> pd.DataFrame | sp.csr_array:
+    """R, the covariance matrix of the residuals: sigma^2 / weights on the diagonal."""
+    diagonal = np.full(design.n, sigma_squared)
+    if design.weights is not None:
+        diagonal = diagonal / design.weights
+    return _labelled(sp.csr_array(sp.diags_array(diagonal)), design.index, "R", sparse)
+
+
+def response_covariance(
+    design: Design,
+    covariances: Sequence[Array],
+    sigma_squared: float,
+    *,
+    sparse: bool = False,
+) -> pd.DataFrame | sp.csr_array:
+    """V = ZGZ' + R, the marginal covariance matrix of the response."""
+    z = design.Z_matrix()
+    g = random_covariance(design, covariances, sparse=True)
+    r = residual_covariance(design, sigma_squared, sparse=True)
+    return _labelled(sp.csr_array(z @ g @ z.T + r), design.index, "V", sparse)
+
+
+def _labelled(
+    matrix: sp.csr_array, labels: pd.Index, name: str, sparse: bool
+) -> pd.DataFrame | sp.csr_array:
+    if sparse:
+        return matrix
+    if matrix.shape[0] > MAX_DENSE:
+        raise DataError(
+            f"{name} has {matrix.shape[0]:,} rows; as a dense table at most {MAX_DENSE:,} are "
+            f"possible. Ask for it as a sparse array: {name}(sparse=True)."
+        )
+    return pd.DataFrame(matrix.toarray(), index=labels, columns=labels)
+
+
+def variance_frame(design: Design, covariances: Sequence[Array], sigma: float) -> pd.DataFrame:
+    """Variances, covariances, standard deviations and correlations (lme4's ``VarCorr``).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns group, term, term_2 (of a covariance, else missing), vcov, sdcor.
+    """
+    *random, _ = covariance_parameters(design)
+    sds = [np.sqrt(np.diag(cov)) for cov in covariances]  # (k,) per grouping factor
+    rows: list[tuple[str | None, str | None, str | None, float, float]] = []
+    for p in random:
+        i, j = p.index[0], p.index[-1]
+        value, product = covariances[p.factor][i, j], sds[p.factor][i] * sds[p.factor][j]
+        if p.kind == "sd":
+            rows.append((p.group, p.terms[0], None, value, sds[p.factor][i]))
+        else:
+            rows.append((p.group, *p.terms, value, value / product if product > 0 else np.nan))
+    rows.append(("Residual", None, None, sigma**2, sigma))
+    frame = pd.DataFrame(rows, columns=["group", "term", "term_2", "vcov", "sdcor"])
+    text = frame["group"].dtype  # what pandas makes of text, whether or not a column has any
+    return frame.astype({"term": text, "term_2": text})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,21 +13,26 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.sampling.joint_draws import draw_effects, points_of
-from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS
-from bayeslmm.sampling.variables import effect_arrays, level_first
+from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS, effect_arrays, level_first
 from bayeslmm.schema import BETA, SIGMA, coef_dim, cor_name, level_dim, sd_name, u_name
-from bayeslmm.summaries.matrices import variance_frame
 from bayeslmm.summaries.parameters import (
     KINDS,
+    TIDY,
+    Effects,
     Kind,
+    broom,
+    check_effects,
     correlations_by_group,
+    kinds_of,
     label_index,
     labelled,
+    level_rows,
     parameter_draws,
     parameter_matrix,
     parameters,
     probability,
     sds_by_group,
+    variance_frame,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +72,7 @@ def interval(draws: Array, prob: float, kind: str) -> tuple[Array, Array]:
 
 
 def summarise(
-    draws: Array, index: pd.Index, prob: float | None = None, kind: str | None = None
+    draws: Array, index: pd.Index | None, prob: float | None = None, kind: str | None = None
 ) -> pd.DataFrame:
     """Mean, standard deviation, median and interval of draws (S, m), a row per column."""
     prob, kind = interval_defaults(prob, kind)
@@ -245,6 +250,64 @@ def stored_interval(
         )
     lower, upper = (quantiles.to_numpy()[int(place[0])] for place in places)
     return lower, upper
+
+
+def tidy_table(
+    data: xr.DataTree, design: Design, effects: Effects | Sequence[Effects], prob: float | None
+) -> pd.DataFrame:
+    """Tidy table of posterior draws: mean, standard deviation and interval."""
+    prob, kind = interval_defaults(prob)
+    chosen = check_effects(effects)
+    parts = []
+    if kinds := kinds_of(chosen):
+        table = parameter_table(data["posterior"].to_dataset(), design, prob, kind, kinds=kinds)
+        parts.append(broom(as_estimates(table)))
+    if "ran_coefs" in chosen:
+        require_draws(data, design)
+    if {"ran_vals", "ran_coefs"} & set(chosen):
+        rows = _drawn_rows if has_draws(data, design) else _stored_rows
+        parts += rows(data, design, chosen, prob, kind)
+    return pd.concat(parts, ignore_index=True).reindex(columns=TIDY)
+
+
+def _drawn_rows(
+    data: xr.DataTree, design: Design, chosen: Sequence[str], prob: float, kind: str
+) -> Iterator[pd.DataFrame]:
+    """Rows of the random effects and of coefficients by level."""
+    dataset = data["posterior"].to_dataset()
+    for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
+        u = _flat(u)  # (S, J, k)
+        shown: dict[str, tuple[Sequence[str], Array]] = {"ran_vals": (factor.coefs, u)}
+        if "ran_coefs" in chosen:
+            beta = dataset[BETA].to_numpy().reshape(len(u), -1)
+            shown["ran_coefs"] = _coefficient_draws(design, factor.coefs, beta, u)
+        for effect, (labels, draws) in shown.items():
+            if effect in chosen:
+                table = summarise(draws.reshape(len(u), -1), None, prob, kind)
+                yield level_rows(factor, effect, labels, as_estimates(table))
+
+
+def _stored_rows(
+    data: xr.DataTree, design: Design, chosen: Sequence[str], prob: float, kind: str
+) -> Iterator[pd.DataFrame]:
+    """Rows of random effects of which only summaries are stored."""
+    moments = zip(mean_arrays(data, design), sd_arrays(data, design), strict=True)
+    for factor, (mean, sd) in zip(design.random, moments, strict=True):
+        lower, upper = stored_interval(data, factor, prob, kind)
+        numbers = {"estimate": mean, "std_error": sd, "conf_low": lower, "conf_high": upper}
+        yield level_rows(factor, "ran_vals", factor.coefs, numbers)
+
+
+def _coefficient_draws(
+    design: Design, coefs: Sequence[str], beta: Array, u: Array
+) -> tuple[Sequence[str], Array]:
+    """Fixed plus random effects by level, on draws: (S, J, columns)."""
+    labels = [*design.coefs, *(c for c in coefs if c not in design.coefs)]
+    totals = np.zeros((*u.shape[:2], len(labels)))
+    totals[:, :, : len(design.coefs)] = beta[:, None, :]
+    for position, coef in enumerate(coefs):
+        totals[:, :, labels.index(coef)] += u[:, :, position]
+    return labels, totals
 
 
 def locate_levels(

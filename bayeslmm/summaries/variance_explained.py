@@ -16,8 +16,7 @@ from bayeslmm.data.frames import column_names, listed, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
-from bayeslmm.sampling.estimate_draws import estimate_draws, point_draws
-from bayeslmm.sampling.joint_draws import JointDraws, all_levels
+from bayeslmm.sampling.joint_draws import JointDraws, all_levels, estimate_draws, point_draws
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 

@@ -1,4 +1,4 @@
-"""Residuals and random effects in standard units, of the data and of replicates of them.
+"""Residuals of rows at covariance parameters: conditional, in standard units, whitened.
 
 Given the covariance parameters, with beta and the random effects integrated out, W^1/2 e / sigma of
 the residuals e = y - E(X beta + Z u | y) has covariance matrix I - H, where H is that of lme4's
@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 
-from bayeslmm.checks.row_forms import RowSystem, row_forms, row_system
-from bayeslmm.checks.row_roots import RowForms
-from bayeslmm.checks.whitening import UNKNOWN
+from bayeslmm.checks.row_forms import RowForms, leverages, row_forms, row_system
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.likelihood.elimination import Plan
@@ -28,7 +28,154 @@ from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
 
+LARGEST_CUBES = 3e10
+"""Sum of the cubed sizes of the independent parts of the data that is still whitened: seconds."""
+
+CUBES = 1e10
+"""The same, times the number of draws, beyond which draws are thinned."""
+
+WORK = 1e11
+"""Multiplications for the residuals of all draws, beyond which these are thinned: seconds."""
+
+FEWEST = 4
+
 AT_ONCE = 1 << 22
+"""Entries of covariance matrices that are held at once: 32 MB, or what a single one takes."""
+
+UNKNOWN = 1e-11
+"""Share of a variance that is left to a residual below which rounding leaves nothing of it."""
+
+
+def row_residuals(
+    design: Design,
+    plan: Plan,
+    prior: GaussianBeta | None,
+    joint: JointDraws,
+    *,
+    given_beta: bool = False,
+) -> tuple[Array, Array]:
+    """Conditional residuals over their standard deviation, and leverages, of rows by draw.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    plan : Plan
+        Its cross-products.
+    prior : GaussianBeta or None
+        Normal prior on beta; None for a flat one.
+    joint : JointDraws
+        S draws of the covariance parameters, and of beta where it is given.
+    given_beta : bool
+        Whether beta is not integrated out.
+
+    Returns
+    -------
+    pearson : ndarray (S, n)
+        Response less its conditional mean, over the residual standard deviation of the row.
+    leverage : ndarray (S, n)
+        Derivative of the fitted value by the response (lme4's ``hatvalues``).
+    """
+    system = row_system(design, plan, prior, given_beta=given_beta)
+    pearson, leverage = np.empty((2, design.n, joint.size))
+    with single_threaded():
+        for draws in system.batches(joint.size):
+            for rows, share, residual in leverages(system, joint, draws):
+                weights = system.weights[rows, None]
+                pearson[rows, draws] = np.sqrt(weights) * residual / joint.sigma[draws]
+                leverage[rows, draws] = weights * share
+    return pearson.T, leverage.T
+
+
+def thinned(design: Design, plan: Plan, joint: JointDraws) -> JointDraws:
+    """As many of the draws as residuals are affordable at."""
+    width = plan.n_tail + design.p + 1
+    return joint.thin(max(FEWEST, int(WORK / (design.n * float(width) ** 2))))
+
+
+def residual_table(
+    design: Design,
+    plan: Plan,
+    prior: GaussianBeta | None,
+    joint: JointDraws,
+    *,
+    given_beta: bool = False,
+) -> pd.DataFrame:
+    """Residuals of every kind by row, means over draws: over fewer where each is dear."""
+    joint = thinned(design, plan, joint)
+    pearson, leverage = row_residuals(design, plan, prior, joint, given_beta=given_beta)
+    scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
+    response = np.mean(pearson * joint.sigma[:, None], axis=0) * scale
+    marginal = marginal_residuals(design, joint)
+    left = np.where(1.0 - leverage > UNKNOWN, 1.0 - leverage, np.nan)
+    return pd.DataFrame(
+        {
+            "fitted": design.y - response,
+            "response": response,
+            "pearson": pearson.mean(axis=0),
+            "standardised": np.mean(pearson / np.sqrt(left), axis=0),
+            "marginal": np.nan if marginal is None else marginal.mean(axis=0),
+        },
+        index=design.index,
+    )
+
+
+def marginal_residuals(design: Design, joint: JointDraws) -> Array | None:
+    """Whiten y - offset - X beta by the Cholesky root of V, by draw: (R, n), R at most S.
+
+    Rows in independent parts of the data are whitened apart. None where a part is too large.
+    """
+    some = whitening_draws(design, joint)
+    if some is None:
+        return None
+    residual = design.y - design.offset - some.beta @ design.X.T
+    return whiten(design, some, residual[:, :, None])[:, :, 0]
+
+
+def whitening_draws(design: Design, joint: JointDraws) -> JointDraws | None:
+    """As many of the draws as rows are whitened at; None where that takes too long at one."""
+    cubes = float(sum(float(len(part)) ** 3 for part in independent_parts(design)))
+    return None if cubes > LARGEST_CUBES else joint.thin(max(1, int(CUBES / cubes)))
+
+
+def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
+    """Columns (S or 1, n, q) times the inverse Cholesky root of V at S draws: (S, n, q)."""
+    variance = np.ones(design.n) if design.weights is None else 1.0 / design.weights
+    result = np.empty((joint.size, *columns.shape[1:]))
+    columns = np.broadcast_to(columns, result.shape)
+    roots, sigma = joint.roots, joint.sigma[:, None, None]
+    with single_threaded():
+        for rows in independent_parts(design):
+            step = max(1, AT_ONCE // len(rows) ** 2)
+            for start in range(0, joint.size, step):
+                draws = slice(start, start + step)
+                cov = sigma[draws] ** 2 * np.diag(variance[rows])
+                for factor, root in zip(design.random, roots, strict=True):
+                    half = factor.Z[rows] @ root[draws]
+                    same = factor.codes[rows][:, None] == factor.codes[rows]
+                    cov += (half @ half.transpose(0, 2, 1)) * same
+                result[draws, rows] = np.linalg.solve(np.linalg.cholesky(cov), columns[draws, rows])
+    return result
+
+
+def independent_parts(design: Design) -> list[NDArray[np.intp]]:
+    """Rows of each part of the data that shares no level with any other part."""
+    rows, columns, start = [], [], 0
+    for factor in design.random:
+        rows.append(np.arange(design.n))
+        columns.append(start + factor.codes)
+        start += factor.n_levels
+    index = (np.concatenate(rows), design.n + np.concatenate(columns))
+    size = design.n + start
+    graph = sp.coo_array((np.ones(len(index[0])), index), shape=(size, size))
+    labels = connected_components(graph.tocsr(), directed=False)[1][: design.n]
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+# --- residuals and random effects in standard units, of the data and of replicates of them ---
+
+
 """Numbers simulated at once: 32 MB."""
 
 
@@ -59,8 +206,10 @@ class StandardUnits:
 
     Attributes
     ----------
-    system : RowSystem
+    design : Design
         The data.
+    weights : ndarray (n,)
+        Their precision weights.
     forms : RowForms
         Rows of U at one draw, where H = W^1/2 UU' W^1/2, and the residuals of the data.
     sigma : float
@@ -71,7 +220,8 @@ class StandardUnits:
         The same of the sums along each random effect, a'Wa less what H takes from it.
     """
 
-    system: RowSystem
+    design: Design
+    weights: Array
     forms: RowForms
     sigma: float
     left: Array
@@ -79,16 +229,16 @@ class StandardUnits:
 
     def observed(self) -> Standardised:
         """The data in standard units."""
-        return self._standardised(self.system.design.y[None], self.forms.residual.T)
+        return self._standardised(self.design.y[None], self.forms.residual.T)
 
     def replicated(self, responses: Array) -> Standardised:
         """Other responses (R, n) of the same model in standard units."""
-        change = (responses - self.system.design.y).T
-        smooth = smoothed(self.forms, self.system.weights[:, None] * change)
+        change = (responses - self.design.y).T
+        smooth = smoothed(self.forms, self.weights[:, None] * change)
         return self._standardised(responses, (self.forms.residual + change - smooth).T)
 
     def _standardised(self, responses: Array, residuals: Array) -> Standardised:
-        design, weights = self.system.design, self.system.weights
+        design, weights = self.design, self.weights
         pearson = residuals * np.sqrt(weights) / self.sigma
         effects = []
         for factor, left in zip(design.random, self.effects_left, strict=True):
@@ -127,16 +277,19 @@ def standard_units(
     given_beta : bool
         Whether beta is not integrated out.
     """
-    system = row_system(design, plan, None if given_beta else prior)
+    system = row_system(design, plan, prior, given_beta=given_beta)
     for s in range(joint.size):
         draw = _draw(joint, s)
-        relative = [root / draw.sigma[:, None, None] for root in draw.roots]
         with single_threaded():
-            forms = row_forms(system, relative, draw.sigma, draw.beta if given_beta else None)
-            left = 1.0 - system.weights * forms.leverage[:, 0]
-            effects = tuple(_effects_left(system, forms, factor) for factor in design.random)
+            forms = row_forms(system, draw, slice(0, 1))
+            share = np.concatenate([forms.leverage(rows)[:, 0] for rows in forms.parts(AT_ONCE)])
+            left = 1.0 - system.weights * share
+            effects = tuple(
+                _effects_left(system.weights, forms, factor) for factor in design.random
+            )
         units = StandardUnits(
-            system=system,
+            design=design,
+            weights=system.weights,
             forms=forms,
             sigma=float(draw.sigma[0]),
             left=np.where(left > UNKNOWN, left, np.nan),
@@ -172,7 +325,7 @@ def smoothed(forms: RowForms, values: Array) -> Array:
             column = level[:, 0, i]
             total = sp.csr_array((column, (codes, np.arange(len(codes)))), (size, len(codes)))
             result += column[:, None] * (total @ values)[codes]
-    parts = list(_parts(forms))
+    parts = list(forms.parts(AT_ONCE))
     inner = sum(forms.border(rows)[0].T @ values[rows] for rows in parts)
     for rows in parts:
         result[rows] += forms.border(rows)[0] @ inner
@@ -191,29 +344,22 @@ def _sums(factor: RandomFactor, values: Array) -> sp.csr_array:
     return sp.csr_array((values, (factor.codes, np.arange(n))), (factor.n_levels, n))
 
 
-def _effects_left(system: RowSystem, forms: RowForms, factor: RandomFactor) -> Array:
+def _effects_left(weights: Array, forms: RowForms, factor: RandomFactor) -> Array:
     """Diagonal (J, k) of A'W^1/2 (I - H) W^1/2 A, A having a column per random effect."""
     result = np.empty((factor.n_levels, factor.n_coefs))
     for c in range(factor.n_coefs):
         covariate = factor.Z[:, c]
-        sums = _sums(factor, system.weights * covariate)
+        sums = _sums(factor, weights * covariate)
         whole = sums @ covariate
         taken = np.zeros((factor.n_levels, forms.width))
-        for rows in _parts(forms):
+        for rows in forms.parts(AT_ONCE):
             taken += sums[:, rows] @ forms.border(rows)[0]
         lost = np.sum(taken**2, axis=1)
         for codes, level in zip(forms.codes, forms.levels, strict=True):
             pairs, place = np.unique(factor.codes * len(codes) + codes, return_inverse=True)
             for i in range(level.shape[2]):
-                values = system.weights * covariate * level[:, 0, i]
+                values = weights * covariate * level[:, 0, i]
                 squares = np.bincount(place, weights=values) ** 2
                 lost += np.bincount(pairs // len(codes), squares, factor.n_levels)
         result[:, c] = np.where(whole - lost > UNKNOWN * whole, whole - lost, np.nan)
     return result
-
-
-def _parts(forms: RowForms) -> Iterator[NDArray[np.intp]]:
-    """Rows whose shared columns of U are held at once."""
-    n, step = len(forms.residual), max(1, AT_ONCE // max(1, forms.width))
-    for start in range(0, n, step):
-        yield np.arange(start, min(start + step, n))

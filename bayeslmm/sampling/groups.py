@@ -1,0 +1,350 @@
+"""Groups of ArviZ's schema that go with draws: prior, log densities, summaries of random effects.
+
+All are exact and need no PyMC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from bayeslmm.covariance.coordinates import AnyPoints
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.likelihood.batch import run_parallel
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import factorise, to_working_beta
+from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
+from bayeslmm.priors.record import PriorDraws, Priors
+from bayeslmm.sampling.joint_draws import points_of_variables
+from bayeslmm.sampling.tree import (
+    RESPONSE,
+    SAMPLE_DIMS,
+    creation_attrs,
+    effect_arrays,
+    obs_coord,
+    prior_tree,
+    text_labels,
+)
+from bayeslmm.schema import (
+    BETA,
+    COEF_DIM,
+    OBS_DIM,
+    SIGMA,
+    coef_dim,
+    cor_name,
+    group_keys,
+    level_dim,
+    sd_name,
+    u_name,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Array = NDArray[np.float64]
+
+
+def prior_predictive(
+    design: Design, priors: Priors, draws: int = 500, random_seed: Any = None
+) -> xr.DataTree:
+    """Draw parameters and responses from the prior.
+
+    Parameters
+    ----------
+    design : Design
+        The design of the model.
+    priors : Priors
+        Its priors, all proper.
+    draws : int
+        Number of draws.
+    random_seed : int, sequence of int or numpy.random.Generator, optional
+        Seed of the draws.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups prior, prior_predictive, observed_data and constant_data; one chain.
+
+    Raises
+    ------
+    PriorError
+        If a prior is flat.
+    """
+    rng = np.random.default_rng(random_seed)
+    prior = priors.sample(rng, draws)
+    random = []
+    for factor, sd, chol in zip(design.random, prior.sds, prior.chols, strict=True):
+        z = rng.standard_normal((draws, factor.n_levels, factor.n_coefs))
+        random.append(np.einsum("sjl,skl,sk->sjk", z, chol, sd))
+    mean = linear_predictor(design, prior.beta, random)
+    scale = np.ones(design.n) if design.weights is None else 1.0 / np.sqrt(design.weights)
+    response = mean + prior.sigma[:, None] * scale * rng.standard_normal(mean.shape)
+    values = _prior_values(design, prior, random)
+    chain = {name: array[None] for name, array in values.items()}
+    return prior_tree(design, priors, chain, response[None])
+
+
+def _prior_values(design: Design, prior: PriorDraws, random: list[Array]) -> dict[str, Array]:
+    values = {BETA: prior.beta, SIGMA: prior.sigma}
+    for factor, sd, chol, u in zip(design.random, prior.sds, prior.chols, random, strict=True):
+        values[sd_name(factor.key)] = sd
+        values[u_name(factor.key)] = u
+        if factor.n_coefs > 1:
+            values[cor_name(factor.key)] = chol @ chol.transpose(0, 2, 1)
+    return values
+
+
+def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:
+    """Log density of each observation given beta, u and sigma.
+
+    Parameters
+    ----------
+    dt : xarray.DataTree
+        Posterior draws of the model.
+    design : Design
+        Its design.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``y`` with dims chain, draw, obs_id, fit to be the group log_likelihood. It takes 8 bytes
+        per draw and observation.
+    """
+    import xarray as xr
+
+    posterior = dt["posterior"].dataset
+    random = effect_arrays(design, posterior)
+    mean = linear_predictor(design, posterior[BETA].to_numpy(), random)
+    log_scale = np.log(posterior[SIGMA].to_numpy())[..., None]
+    if design.weights is not None:
+        log_scale = log_scale - 0.5 * np.log(design.weights)
+    values = -0.5 * (np.log(2 * np.pi) + ((design.y - mean) * np.exp(-log_scale)) ** 2) - log_scale
+    coords = _draw_coords(posterior) | {OBS_DIM: obs_coord(design)}
+    attrs = creation_attrs() | {"sample_dims": list(SAMPLE_DIMS)}
+    return xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), values)}, coords, attrs)
+
+
+def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
+    """Log prior density of beta, the standard deviations, the correlations and sigma.
+
+    Parameters
+    ----------
+    dt : xarray.DataTree
+        Posterior draws of the model.
+    priors : Priors
+        Its priors.
+
+    Returns
+    -------
+    xarray.Dataset
+        A variable per parameter, fit to be the group log_prior, in the coordinates in which the
+        priors are given: ``beta`` (coef); ``sd_g`` (g_coef), ``cor_g`` per grouping factor with
+        key g; ``sigma``. Flat priors count zero.
+    """
+    import xarray as xr
+
+    posterior = dt["posterior"].dataset
+    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
+    gamma = posterior[BETA].to_numpy() @ priors.fixed_map.T
+    variables: dict[str, Any] = {
+        BETA: ((*SAMPLE_DIMS, COEF_DIM), _stacked(priors.beta, gamma)),
+    }
+    coords = _draw_coords(posterior) | {COEF_DIM: posterior[COEF_DIM]}
+    keys = group_keys(priors.factors)
+    sizes = {k: len(coefs) for k, coefs in zip(keys, priors.factor_coefs, strict=True)}
+    points = priors.coordinates.to_working(points_of_variables(sizes, posterior))
+    for f, key in enumerate(keys):
+        dim = coef_dim(key)
+        sds = points.sds[f].reshape(*shape, -1)
+        variables[sd_name(key)] = ((*SAMPLE_DIMS, dim), _stacked(priors.sd[f], sds))
+        coords[dim] = posterior[dim]
+        if any(lkj is not None for lkj in priors.cor[f]):
+            values = _correlation_density(priors, f, points.chols[f])
+            variables[cor_name(key)] = (SAMPLE_DIMS, values.reshape(shape))
+    sigma = priors.sigma.logpdf(posterior[SIGMA].to_numpy())
+    variables[SIGMA] = (SAMPLE_DIMS, sigma)
+    attrs = creation_attrs() | {"sample_dims": list(SAMPLE_DIMS)}
+    return xr.Dataset(variables, coords, attrs)
+
+
+def _stacked(records: Sequence[Any], values: Array) -> Array:
+    """Log density of each entry of the last axis under its own record."""
+    result = np.empty_like(values)
+    for j, record in enumerate(records):
+        result[..., j] = record.logpdf(values[..., j])
+    return result
+
+
+def _correlation_density(priors: Priors, factor: int, chols: Array) -> Array:
+    """Log density (S,) of the correlations of working columns, from their roots (S, k, k)."""
+    total = np.zeros(len(chols))
+    for block, lkj in zip(priors.blocks[factor], priors.cor[factor], strict=True):
+        if lkj is not None:
+            rows = chols[:, list(block)]
+            total += lkj.logpdf_correlation(rows @ rows.swapaxes(1, 2))
+    return total
+
+
+def _draw_coords(posterior: xr.Dataset) -> dict[str, Any]:
+    return {dim: posterior[dim] for dim in SAMPLE_DIMS}
+
+
+# --- posterior means, sds and quantiles of random effects without drawing them ---
+
+
+Short = NDArray[np.float32]
+
+PROBABILITIES = (0.025, 0.055, 0.5, 0.945, 0.975)
+"""Probabilities of the stored quantiles."""
+
+WORK = 1 << 21
+"""Random effects times draws of the covariance parameters that are mixed, where that is enough."""
+
+STATES = (64, 1000)
+"""Fewest and most draws that are mixed."""
+
+LARGEST_TABLE = 1 << 27
+"""Most moments held in memory at once, 0.5 GB in single precision, at the cost of fewer draws."""
+
+CHUNK = 1 << 14
+"""Random effects whose quantiles are worked out at once."""
+
+NEWTON_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class EffectSummary:
+    """Posterior of the random effects of one grouping factor.
+
+    Attributes
+    ----------
+    mean, sd : ndarray (J, k)
+        Posterior means and standard deviations.
+    quantiles : ndarray (n, J, k)
+        Posterior quantiles at :data:`PROBABILITIES`.
+    """
+
+    mean: Array
+    sd: Array
+    quantiles: Array
+
+
+def summarise_effects(plan: Plan, priors: Priors, points: AnyPoints) -> list[EffectSummary]:
+    """Posterior summaries of all random effects.
+
+    Parameters
+    ----------
+    plan : Plan
+        The data.
+    priors : Priors
+        The priors.
+    points : AnyPoints
+        Draws of the covariance parameters; some dozens, spread evenly over them, are used.
+
+    Returns
+    -------
+    list of EffectSummary
+        One per grouping factor, on the scale of the response.
+    """
+    total = sum(gram.shape[0] * gram.shape[1] for gram in plan.products.random)
+    count = min(int(np.clip(WORK // total, *STATES)), max(LARGEST_TABLE // (2 * total), 24))
+    states = np.linspace(0, len(points.sigma) - 1, min(count, len(points.sigma))).astype(int)
+    reference = _moments(plan, priors, points, int(states[0]))
+    shape = (len(states),)
+    shifts = [np.empty(shape + mean.shape, dtype=np.float32) for mean, _ in reference]
+    scales = [np.empty(shape + mean.shape, dtype=np.float32) for mean, _ in reference]
+
+    def fill(place: int) -> None:
+        moments = _moments(plan, priors, points, int(states[place]))
+        for f, ((mean, sd), (mean0, sd0)) in enumerate(zip(moments, reference, strict=True)):
+            shifts[f][place] = (mean - mean0) / sd0
+            scales[f][place] = sd / sd0
+
+    run_parallel(fill, range(len(states)))
+    parts = zip(reference, shifts, scales, strict=True)
+    return [_mixture(mean, sd, shift, scale) for (mean, sd), shift, scale in parts]
+
+
+def _moments(
+    plan: Plan, priors: Priors, points: AnyPoints, state: int
+) -> list[tuple[Array, Array]]:
+    """Means and standard deviations (J, k) of the random effects given one draw."""
+    sigma = float(points.sigma[state])
+    factors = [t[state] for t in points.factors]
+    beta = None
+    if priors.beta_sampled:
+        beta = to_working_beta(plan.products, points.beta[state])
+    fact = factorise(plan, factors, beta_prior(priors), sigma)
+    modes, _ = conditional_modes(fact, beta)
+    covariances = conditional_covariances(fact, given_beta=priors.beta_sampled)
+    result = []
+    for mode, cov, basis in zip(modes, covariances, plan.products.basis.random, strict=True):
+        variance = np.einsum("ka,jab,kb->jk", basis, cov, basis)
+        sd = sigma * np.sqrt(np.maximum(variance, 0.0))
+        result.append((mode @ basis.T, np.maximum(sd, np.finfo(float).tiny)))
+    return result
+
+
+def _mixture(mean: Array, sd: Array, shift: Short, scale: Short) -> EffectSummary:
+    """Summaries of equal mixtures; `shift` and `scale` (M, J, k) are relative to `mean`, `sd`."""
+    flat_shift = shift.reshape(len(shift), -1)
+    flat_scale = scale.reshape(len(scale), -1)
+    size = flat_shift.shape[1]
+    moments = np.empty((2, size))
+    quantiles = np.empty((len(PROBABILITIES), size))
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + CHUNK)
+        m, s = flat_shift[:, rows].astype(float), flat_scale[:, rows].astype(float)
+        centre = m.mean(axis=0)
+        spread = np.sqrt(np.mean(s**2, axis=0) + np.var(m, axis=0))
+        moments[:, rows] = centre, spread
+        for i, probability in enumerate(PROBABILITIES):
+            start_at = centre + spread * ndtri(probability)
+            quantiles[i, rows] = _mixture_quantile(m, s, probability, start_at)
+
+    run_parallel(fill, range(0, size, CHUNK))
+    centre, spread = moments.reshape(2, *mean.shape)
+    return EffectSummary(
+        mean=mean + sd * centre,
+        sd=sd * spread,
+        quantiles=mean + sd * quantiles.reshape(-1, *mean.shape),
+    )
+
+
+def _mixture_quantile(means: Array, sds: Array, probability: float, start: Array) -> Array:
+    """Quantiles of equal mixtures of M normal distributions (M, n), by Newton's method."""
+    quantile = start
+    for _ in range(NEWTON_STEPS):
+        z = (quantile - means) / sds
+        excess = ndtr(z).mean(axis=0) - probability
+        density = np.mean(np.exp(-0.5 * z**2) / sds, axis=0) / np.sqrt(2.0 * np.pi)
+        quantile = quantile - excess / np.maximum(density, 1e-12)
+    return quantile
+
+
+def effect_group(design: Design, summaries: Sequence[EffectSummary]) -> xr.Dataset:
+    """Group random_effects: summaries of random effects whose draws are not stored.
+
+    Variables ``u_g_mean``, ``u_g_sd`` (coefficient, level) and ``u_g_quantile`` (quantile,
+    coefficient, level) per grouping factor with key g.
+    """
+    import xarray as xr
+
+    coords: dict[str, Any] = {"quantile": np.array(PROBABILITIES)}
+    variables: dict[str, Any] = {}
+    for factor, summary in zip(design.random, summaries, strict=True):
+        dims = (coef_dim(factor.key), level_dim(factor.key))
+        coords |= {dims[0]: text_labels(factor.coefs), dims[1]: text_labels(factor.levels)}
+        name = u_name(factor.key)
+        variables[f"{name}_mean"] = (dims, summary.mean.T)
+        variables[f"{name}_sd"] = (dims, summary.sd.T)
+        variables[f"{name}_quantile"] = (("quantile", *dims), summary.quantiles.swapaxes(-2, -1))
+    return xr.Dataset(variables, coords, creation_attrs() | {"sample_dims": []})
