@@ -154,19 +154,9 @@ def test_default_size_converges(name):
 # --- what the tree holds -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def sleepstudy() -> blm.LMM:
-    return blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
-
-
-@pytest.fixture(scope="module")
-def dyestuff() -> blm.LMM:
-    return blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
-
-
-def test_tree_has_the_layout_of_other_methods(sleepstudy):
-    tree = fit(sleepstudy, draws=50)
-    other = fit_laplace(sleepstudy.model, draws=50, random_seed=1)
+def test_tree_has_the_layout_of_other_methods(sleepstudy_model):
+    tree = fit(sleepstudy_model, draws=50)
+    other = fit_laplace(sleepstudy_model.model, draws=50, random_seed=1)
     assert set(tree.children) == set(other.children)
     for group in ("posterior", "observed_data", "constant_data"):
         found, expected = tree[group].dataset, other[group].dataset
@@ -180,16 +170,16 @@ def test_tree_has_the_layout_of_other_methods(sleepstudy):
             assert name == "cor_Subject" or found[name].equals(expected[name])  # draws of its own
 
 
-def test_statistics_and_attributes(sleepstudy):
-    tree = fit(sleepstudy, draws=60, seed=34)
+def test_statistics_and_attributes(sleepstudy_model):
+    tree = fit(sleepstudy_model, draws=60, seed=34)
     stats = tree["sample_stats"].dataset
     assert {"lp", "acceptance_rate", "pareto_k", "n_evaluations"} <= set(stats.data_vars)
     assert stats["lp"].dims == stats["acceptance_rate"].dims == ("chain", "draw")
     assert stats["pareto_k"].dims == stats["n_evaluations"].dims == ("chain",)
     assert ((stats["acceptance_rate"] >= 0) & (stats["acceptance_rate"] <= 1)).all()
     assert float(stats["n_evaluations"].sum()) > 4 * 60
-    x = coordinates_of(sleepstudy, tree)[:, 2 * 60 + 17]
-    lp = log_posterior_unconstrained(sleepstudy.system, sleepstudy.priors, x)[0]
+    x = coordinates_of(sleepstudy_model, tree)[:, 2 * 60 + 17]
+    lp = log_posterior_unconstrained(sleepstudy_model.system, sleepstudy_model.priors, x)[0]
     assert stats["lp"][2, 17].item() == pytest.approx(lp, abs=1e-8)
     assert tree.attrs["method"] == "collapsed"
     assert tree.attrs["inference_library"] == "bayeslmm"
@@ -197,7 +187,7 @@ def test_statistics_and_attributes(sleepstudy):
     assert 0 < tree.attrs["log_evidence_error"] < 0.1
 
 
-def test_evaluations_are_counted(dyestuff, monkeypatch):
+def test_evaluations_are_counted(dyestuff_model, monkeypatch):
     from bayeslmm.sampling import surrogate
 
     counted = 0
@@ -209,19 +199,19 @@ def test_evaluations_are_counted(dyestuff, monkeypatch):
         return real(system, coordinates, x)
 
     monkeypatch.setattr(surrogate, "reduce_at", counting)
-    tree = fit(dyestuff, draws=40)
+    tree = fit(dyestuff_model, draws=40)
     # The equations of the fixed effects are evaluated once more for each draw.
     assert float(tree["sample_stats"]["n_evaluations"].sum()) == counted - 4 * 40
 
 
-def test_size_of_the_result(dyestuff):
-    tree = fit_collapsed(dyestuff.model, draws=7, chains=3, random_seed=1)
+def test_size_of_the_result(dyestuff_model):
+    tree = fit_collapsed(dyestuff_model.model, draws=7, chains=3, random_seed=1)
     assert dict(tree["posterior"].sizes) | {"chain": 3, "draw": 7} == dict(tree["posterior"].sizes)
 
 
-def test_the_seed_decides(sleepstudy):
-    trees = [fit(sleepstudy, draws=30, seed=seed) for seed in (35, 35, 36)]
-    generator = fit(sleepstudy, draws=30, seed=np.random.default_rng(35))
+def test_the_seed_decides(sleepstudy_model):
+    trees = [fit(sleepstudy_model, draws=30, seed=seed) for seed in (35, 35, 36)]
+    generator = fit(sleepstudy_model, draws=30, seed=np.random.default_rng(35))
     first, again, other = (tree["posterior"].to_dataset() for tree in trees)
     assert first.equals(again)
     assert first.equals(generator["posterior"].to_dataset())
@@ -263,7 +253,7 @@ def test_beta_and_u_are_exact_given_the_covariance_parameters(weights):
     assert np.abs(squares).max() < MAX_AVERAGE / np.sqrt(len(white))
 
 
-def test_residuals_know_sigma(sleepstudy):
+def test_residuals_know_sigma(sleepstudy_model):
     """Posterior identity: E[(y - X beta - Z u)'(...)/sigma^2] + E[u'G^-1 u] = n + q - E[tilt].
 
     From the scale parameter: integrating by parts over a common log scale of sigma and the sds

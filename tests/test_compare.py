@@ -75,30 +75,15 @@ def sticky(draws, seed=2):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return LMM(SLOPE, load_dataset("sleepstudy"))
-
-
-@pytest.fixture(scope="module")
-def reml(model):
-    return model.reml()
-
-
-@pytest.fixture(scope="module")
-def post(model):
-    return laplace(model, draws=1000)
-
-
-@pytest.fixture(scope="module")
-def dyestuff2():
-    return LMM("Yield ~ 1 + (1 | Batch)", load_dataset("Dyestuff2"))
+def post(sleepstudy_model):
+    return laplace(sleepstudy_model, draws=1000)
 
 
 # --- the table -------------------------------------------------------------------------
 
 
-def test_rows_and_columns(post, reml):
-    table = compare_reml(post, reml)
+def test_rows_and_columns(post, sleepstudy_reml):
+    table = compare_reml(post, sleepstudy_reml)
     assert list(table.index) == LABELS
     assert list(table.columns) == [
         "estimate",
@@ -126,48 +111,52 @@ def test_rows_and_columns(post, reml):
     assert json.dumps(table.attrs)
 
 
-def test_both_sides_are_those_of_their_makers(post, reml):
-    table = compare_reml(post, reml, prob=0.5)
+def test_both_sides_are_those_of_their_makers(post, sleepstudy_reml):
+    table = compare_reml(post, sleepstudy_reml, prob=0.5)
     columns = ["estimate", "std_error", "conf_low", "conf_high"]
-    assert_allclose(table[columns], reml.summary(0.5)[columns])
+    assert_allclose(table[columns], sleepstudy_reml.summary(0.5)[columns])
     summary = post.summary()
     assert_allclose(table[["mean", "sd"]], summary[["mean", "sd"]])
     assert_allclose(table.loc["beta[Days]", "eti50_lb"], post.fixef(0.5).loc["Days", "eti50_lb"])
 
 
-def test_arviz_chooses_the_interval(post, reml):
+def test_arviz_chooses_the_interval(post, sleepstudy_reml):
     with az.rc_context({"stats.ci_prob": 0.9, "stats.ci_kind": "hdi"}):
-        table = compare_reml(post, reml)
+        table = compare_reml(post, sleepstudy_reml)
     assert {"hdi90_lb", "hdi90_ub"} <= set(table.columns)
-    assert_allclose(table["conf_low"], reml.summary(0.9)["conf_low"])
+    assert_allclose(table["conf_low"], sleepstudy_reml.summary(0.9)["conf_low"])
 
 
-def test_a_vague_prior_agrees_on_every_parameter(post, reml):
-    assert set(compare_reml(post, reml)["flag"]) == {AGREES}
+def test_a_vague_prior_agrees_on_every_parameter(post, sleepstudy_reml):
+    assert set(compare_reml(post, sleepstudy_reml)["flag"]) == {AGREES}
 
 
-def test_methods_of_the_posterior(post, reml):
-    pd.testing.assert_frame_equal(post.compare_reml(reml), compare_reml(post, reml))
+def test_methods_of_the_posterior(post, sleepstudy_reml):
+    pd.testing.assert_frame_equal(
+        post.compare_reml(sleepstudy_reml), compare_reml(post, sleepstudy_reml)
+    )
 
 
-def test_shift_of_a_fixed_effect(post, reml):
-    row = compare_reml(post, reml).loc["beta[Days]"]
+def test_shift_of_a_fixed_effect(post, sleepstudy_reml):
+    row = compare_reml(post, sleepstudy_reml).loc["beta[Days]"]
     assert row["shift"] == pytest.approx((row["mean"] - row["estimate"]) / row["std_error"])
 
 
-def test_shift_of_a_standard_deviation_is_on_the_log_scale(post, reml):
-    row = compare_reml(post, reml).loc["sd[Subject, Days]"]
+def test_shift_of_a_standard_deviation_is_on_the_log_scale(post, sleepstudy_reml):
+    row = compare_reml(post, sleepstudy_reml).loc["sd[Subject, Days]"]
     draws = post.data["posterior"]["sd_Subject"].sel(Subject_coef="Days")
     change = float(np.log(draws).mean()) - np.log(row["estimate"])
     assert row["shift"] == pytest.approx(change * row["estimate"] / row["std_error"])
 
 
-def test_prior_shift_is_the_mode_less_the_estimate(model, post, reml):
-    table, mode = compare_reml(post, reml), model.map()
-    expected = (mode.beta["Days"] - reml.beta["Days"]) / table.loc["beta[Days]", "std_error"]
+def test_prior_shift_is_the_mode_less_the_estimate(sleepstudy_model, post, sleepstudy_reml):
+    table, mode = compare_reml(post, sleepstudy_reml), sleepstudy_model.map()
+    expected = (mode.beta["Days"] - sleepstudy_reml.beta["Days"]) / table.loc[
+        "beta[Days]", "std_error"
+    ]
     assert table.loc["beta[Days]", "prior_shift"] == pytest.approx(expected)
     change = np.arctanh(mode.corrs["Subject"].iloc[1, 0]) - np.arctanh(
-        reml.corrs["Subject"].iloc[1, 0]
+        sleepstudy_reml.corrs["Subject"].iloc[1, 0]
     )
     row = table.loc["cor[Subject, Intercept, Days]"]
     error = row["std_error"] / (1.0 - row["estimate"] ** 2)
@@ -190,19 +179,19 @@ def test_flat_priors_shrink_nothing(data):
     assert_allclose(table["prior_shift"], 0.0)
 
 
-def test_a_prior_away_from_the_estimate(reml):
+def test_a_prior_away_from_the_estimate(sleepstudy_reml):
     model = LMM(SLOPE, load_dataset("sleepstudy"), priors={"Days": Normal(0.0, 2.0)})
-    table = compare_reml(laplace(model), reml)
+    table = compare_reml(laplace(model), sleepstudy_reml)
     assert table.loc["beta[Days]", "flag"] == PULLED_DOWN
     assert table.loc["sd[Subject, Days]", "flag"] == PULLED_UP
     assert table.loc["beta[Days]", "shift"] < table.loc["beta[Days]", "prior_shift"] / 2 < -0.5
     assert table.loc["sigma", "flag"] == AGREES
 
 
-def test_a_narrow_prior_at_the_estimate(reml):
-    prior = Normal(float(reml.beta["Days"]), 0.5)
+def test_a_narrow_prior_at_the_estimate(sleepstudy_reml):
+    prior = Normal(float(sleepstudy_reml.beta["Days"]), 0.5)
     model = LMM(SLOPE, load_dataset("sleepstudy"), priors={"Days": prior})
-    row = compare_reml(laplace(model), reml).loc["beta[Days]"]
+    row = compare_reml(laplace(model), sleepstudy_reml).loc["beta[Days]"]
     assert abs(row["shift"]) < 0.1
     assert row["flag"] == NARROWED
 
@@ -251,20 +240,20 @@ def test_two_levels_leave_it_to_the_prior(formula):
         ("Days", pm.Uniform.dist(0, 5), ["beta[Days]", "sd[Subject, Days]"], "beta[Intercept]"),
     ],
 )
-def test_priors_that_end_before_the_estimate(reml, key, prior, labels, at_the_limit):
+def test_priors_that_end_before_the_estimate(sleepstudy_reml, key, prior, labels, at_the_limit):
     """There is no mode that could say what the prior does, but the mean is far away."""
     model = LMM(SLOPE, load_dataset("sleepstudy"), priors={key: prior})
     with pytest.raises(SamplingError, match=f"still rises where the prior of `{key}` ends"):
         model.map()
-    table = compare_reml(model.fit(method="collapsed", draws=500, random_seed=1), reml)
+    table = compare_reml(model.fit(method="collapsed", draws=500, random_seed=1), sleepstudy_reml)
     assert table["prior_shift"].isna().all()
     assert set(table.loc[labels, "flag"]) == {FAR}
     assert set(table["flag"].drop([*labels, at_the_limit])) == {AGREES}
     assert table.loc[at_the_limit, "flag"] in {AGREES, FAR}
 
 
-def test_boundary(dyestuff2):
-    table = compare_reml(laplace(dyestuff2), dyestuff2.reml())
+def test_boundary(dyestuff2_model):
+    table = compare_reml(laplace(dyestuff2_model), dyestuff2_model.reml())
     row = table.loc["sd[Batch, Intercept]"]
     assert row["flag"] == BOUNDARY
     assert row[["std_error", "conf_low", "conf_high", "shift", "prior_shift"]].isna().all()
@@ -284,20 +273,20 @@ def test_a_correlation_at_one():
     assert set(table["flag"].drop("cor[g, Intercept, x]")) == {AGREES}
 
 
-def test_poor_sampling_is_said_of_the_parameter(post, reml):
-    table = compare_reml(with_draws(post, sigma=sticky), reml)
+def test_poor_sampling_is_said_of_the_parameter(post, sleepstudy_reml):
+    table = compare_reml(with_draws(post, sigma=sticky), sleepstudy_reml)
     assert table.loc["sigma", "flag"] == POORLY_SAMPLED
     assert set(table["flag"].drop("sigma")) == {AGREES}
 
 
-def test_too_few_draws(model, reml):
-    few = model.fit(method="laplace", draws=20, random_seed=1)
-    assert set(compare_reml(few, reml)["flag"]) == {POORLY_SAMPLED}
+def test_too_few_draws(sleepstudy_model, sleepstudy_reml):
+    few = sleepstudy_model.fit(method="laplace", draws=20, random_seed=1)
+    assert set(compare_reml(few, sleepstudy_reml)["flag"]) == {POORLY_SAMPLED}
 
 
-def test_one_chain(model, reml):
-    single = model.fit(method="laplace", draws=2000, chains=1, random_seed=1)
-    assert set(compare_reml(single, reml)["flag"]) == {AGREES}
+def test_one_chain(sleepstudy_model, sleepstudy_reml):
+    single = sleepstudy_model.fit(method="laplace", draws=2000, chains=1, random_seed=1)
+    assert set(compare_reml(single, sleepstudy_reml)["flag"]) == {AGREES}
 
 
 def test_an_estimate_from_other_data(post, caplog):
@@ -309,8 +298,8 @@ def test_an_estimate_from_other_data(post, caplog):
     assert "The estimate uses 126 rows and the posterior 180." in caplog.text
 
 
-def test_ml(model, post):
-    table = compare_reml(post, model.ml())
+def test_ml(sleepstudy_model, post):
+    table = compare_reml(post, sleepstudy_model.ml())
     assert table.attrs["estimate"] == "bayeslmm ML"
     assert set(table["flag"]) == {AGREES}
 
@@ -329,17 +318,17 @@ def test_equal_models_written_differently():
     assert_allclose(table["conf_low"], other.summary(0.89)["conf_low"])
 
 
-def test_what_cannot_be_compared(model, post, reml):
+def test_what_cannot_be_compared(sleepstudy_model, post, sleepstudy_reml):
     with pytest.raises(TypeError, match="The posterior comes first"):
-        compare_reml(reml, post)
+        compare_reml(sleepstudy_reml, post)
     with pytest.raises(TypeError, match=r"posterior from model.fit\(\) is expected, got DataTree"):
-        compare_reml(post.data, reml)
+        compare_reml(post.data, sleepstudy_reml)
     with pytest.raises(TypeError, match="estimate is expected, got dict"):
         compare_reml(post, {})
     with pytest.raises(ValueError, match="A posterior mode is no estimate"):
-        compare_reml(post, model.map())
+        compare_reml(post, sleepstudy_model.map())
     with pytest.raises(ValueError, match=r"names= points to 'beta'.*Days, Intercept, Subject"):
-        compare_reml(post, reml, names={"b": "beta"})
+        compare_reml(post, sleepstudy_reml, names={"b": "beta"})
 
 
 def test_another_model(post):
@@ -386,9 +375,9 @@ def test_limits_of_a_table_at_another_level(post):
     assert table.loc["sigma", ["conf_low", "conf_high"]].isna().all()
 
 
-def test_degrees_of_freedom_of_a_table(post, reml):
-    table = compare_reml(post, reml.tidy().drop(columns=["conf_low", "conf_high"]))
-    assert_allclose(table["conf_low"], reml.summary(0.89)["conf_low"])
+def test_degrees_of_freedom_of_a_table(post, sleepstudy_reml):
+    table = compare_reml(post, sleepstudy_reml.tidy().drop(columns=["conf_low", "conf_high"]))
+    assert_allclose(table["conf_low"], sleepstudy_reml.summary(0.89)["conf_low"])
 
 
 def test_a_table_of_an_ml_fit(post):
@@ -410,9 +399,9 @@ def test_fixed_effects_alone(post):
     assert set(table["flag"]) == {AGREES}
 
 
-def test_other_rows_of_a_table_do_not_matter(post, reml):
-    frame = reml.tidy(effects=("ran_vals", "ran_pars", "fixed"))
-    assert_allclose(compare_reml(post, frame)["estimate"], reml.summary()["estimate"])
+def test_other_rows_of_a_table_do_not_matter(post, sleepstudy_reml):
+    frame = sleepstudy_reml.tidy(effects=("ran_vals", "ran_pars", "fixed"))
+    assert_allclose(compare_reml(post, frame)["estimate"], sleepstudy_reml.summary()["estimate"])
 
 
 def test_an_estimate_that_differs(post):
@@ -460,14 +449,14 @@ def mixedlm(formula, data, reml=True, **kwargs):
 
 @pytest.mark.parametrize("method", ["REML", "ML"])
 @pytest.mark.parametrize("by_name", [True, False])
-def test_statsmodels_standard_errors(model, post, method, by_name):
+def test_statsmodels_standard_errors(sleepstudy_model, post, method, by_name):
     sleep = load_dataset("sleepstudy")
     groups = "Subject" if by_name else sleep["Subject"]
     result = mixedlm(
         "Reaction ~ Days", sleep, reml=method == "REML", groups=groups, re_formula="~Days"
     )
     table = compare_reml(post, result)
-    own = (model.reml() if method == "REML" else model.ml()).summary()
+    own = (sleepstudy_model.reml() if method == "REML" else sleepstudy_model.ml()).summary()
     assert_allclose(table["estimate"], own["estimate"], rtol=1e-4)
     assert_allclose(table["std_error"], own["std_error"], rtol=1e-3)
     assert table.attrs["estimate"] == f"statsmodels {method}"
@@ -551,20 +540,20 @@ def test_statsmodels_crossed_factors():
     assert_allclose(table["std_error"], model.reml().summary()["std_error"], rtol=5e-3)
 
 
-def test_statsmodels_boundary(dyestuff2):
+def test_statsmodels_boundary(dyestuff2_model):
     result = mixedlm("Yield ~ 1", load_dataset("Dyestuff2"), groups="Batch")
-    table = compare_reml(laplace(dyestuff2), result)
+    table = compare_reml(laplace(dyestuff2_model), result)
     assert table.loc["sd[Batch, Intercept]", "flag"] == BOUNDARY
-    own = dyestuff2.reml().summary()
+    own = dyestuff2_model.reml().summary()
     assert table.loc["sigma", "std_error"] == pytest.approx(own.loc["sigma", "std_error"], rel=0.01)
 
 
-def test_statsmodels_without_data(dyestuff2):
+def test_statsmodels_without_data(dyestuff2_model):
     result = mixedlm("Yield ~ 1", load_dataset("Dyestuff2"), groups="Batch")
     assert result.bse_fe.all()  # remove_data() fails where nothing was computed yet
     result.remove_data()
     with pytest.raises(DataError, match="without remove_data"):
-        compare_reml(laplace(dyestuff2), result)
+        compare_reml(laplace(dyestuff2_model), result)
 
 
 # --- likelihood-ratio tests ------------------------------------------------------------
@@ -622,16 +611,16 @@ def test_lrt_accepts_the_same_columns_in_another_order():
     assert lrt(small, large)["df"].iloc[1] == 1
 
 
-def test_lrt_of_what_it_cannot_compare(model, post):
+def test_lrt_of_what_it_cannot_compare(sleepstudy_model, post):
     small, large = sleep_fits("Days + (1 | Subject)", "Days + (Days | Subject)")
     with pytest.raises(ValueError, match="Two or more"):
         lrt(small)
     with pytest.raises(TypeError, match="Estimates are expected, got Posterior"):
         lrt(small, post)
     with pytest.raises(ValueError, match="Posterior modes"):
-        lrt(small, model.map())
+        lrt(small, sleepstudy_model.map())
     with pytest.raises(ValueError, match="REML and ML"):
-        lrt(small, model.reml())
+        lrt(small, sleepstudy_model.reml())
     with pytest.raises(ValueError, match="same number of parameters"):
         lrt(large, large)
 

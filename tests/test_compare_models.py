@@ -27,13 +27,8 @@ WEIGHT = 0.02
 
 
 @pytest.fixture(scope="module")
-def sleep():
-    return load_dataset("sleepstudy")
-
-
-@pytest.fixture(scope="module")
-def models(sleep):
-    return {name: LMM(formula, sleep) for name, formula in FORMULAS.items()}
+def models(sleepstudy):
+    return {name: LMM(formula, sleepstudy) for name, formula in FORMULAS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +109,9 @@ def test_model_probabilities_are_those_of_bayes_factors(posts, table):
 
 
 @pytest.mark.slow
-def test_models_without_evidence(sleep, posts):
-    flat = LMM(FORMULAS["slopes"], sleep, priors="flat").fit(draws=250, random_seed=1)
-    laplace = LMM(FORMULAS["slopes"], sleep).fit(method="laplace", draws=250, random_seed=1)
+def test_models_without_evidence(sleepstudy, posts):
+    flat = LMM(FORMULAS["slopes"], sleepstudy, priors="flat").fit(draws=250, random_seed=1)
+    laplace = LMM(FORMULAS["slopes"], sleepstudy).fit(method="laplace", draws=250, random_seed=1)
     for other in (flat, laplace):
         table = compare({"other": other, "intercepts": posts["intercepts"]})
         assert np.isnan(table.loc["other", ["log_evidence", "evidence_error"]].astype(float)).all()
@@ -174,8 +169,8 @@ def test_estimates_have_the_tests_of_lrt(models):
     assert_allclose(table["p_value"], tests["p_value"])
 
 
-def test_estimates_that_are_not_nested(sleep):
-    data = sleep.assign(late=(sleep["Days"] > 4).astype(float))
+def test_estimates_that_are_not_nested(sleepstudy):
+    data = sleepstudy.assign(late=(sleepstudy["Days"] > 4).astype(float))
     fits = {
         "late": LMM("Reaction ~ late + (1 | Subject)", data).ml(),
         "days": LMM("Reaction ~ Days + (1 | Subject)", data).ml(),
@@ -208,27 +203,27 @@ def test_wrong_fits(models, posts):
         compare(posts, weights="waic")
 
 
-def test_wrong_estimates(models, sleep):
+def test_wrong_estimates(models, sleepstudy):
     ml, reml = models["slopes"].ml(), models["slopes"].reml()
     with pytest.raises(ValueError, match=r"ML and REML cannot be compared: refit all with ml\(\)"):
         compare({"a": ml, "b": reml})
     with pytest.raises(ValueError, match="MAP cannot be compared"):
         compare({"a": models["slopes"].map(), "b": models["intercepts"].map()})
-    constant = LMM("Reaction ~ 1 + (Days | Subject)", sleep).reml()
+    constant = LMM("Reaction ~ 1 + (Days | Subject)", sleepstudy).reml()
     with pytest.raises(ValueError, match="different fixed effects"):
         compare({"a": reml, "b": constant})
     with pytest.raises(ValueError, match="by='Subject' needs posteriors"):
         compare({"a": ml, "b": models["intercepts"].ml()}, by="Subject")
 
 
-def test_different_data(models, posts, sleep):
-    fewer = LMM(FORMULAS["slopes"], sleep[sleep["Days"] > 0]).fit(random_seed=1)
+def test_different_data(models, posts, sleepstudy):
+    fewer = LMM(FORMULAS["slopes"], sleepstudy[sleepstudy["Days"] > 0]).fit(random_seed=1)
     with pytest.raises(ValueError, match="different data"):
         compare({"a": posts["slopes"], "b": fewer})
-    log = LMM("log(Reaction) ~ Days + (1 | Subject)", sleep)
+    log = LMM("log(Reaction) ~ Days + (1 | Subject)", sleepstudy)
     with pytest.raises(ValueError, match="different responses"):
         compare({"a": posts["slopes"], "b": log.fit(random_seed=1)})
-    weighted = LMM(FORMULAS["slopes"], sleep, weights=sleep["Days"] + 1.0).ml()
+    weighted = LMM(FORMULAS["slopes"], sleepstudy, weights=sleepstudy["Days"] + 1.0).ml()
     with pytest.raises(ValueError, match="different weights"):
         compare({"a": weighted, "b": models["slopes"].ml()})
 

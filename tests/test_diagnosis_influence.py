@@ -37,16 +37,6 @@ def _model(name):
     return blm.LMM(FORMULAS[name], data, weights=weights)
 
 
-@pytest.fixture(scope="module")
-def sleep():
-    return _model("sleepstudy")
-
-
-@pytest.fixture(scope="module")
-def post(sleep):
-    return sleep.fit(random_seed=1)
-
-
 @pytest.mark.parametrize("name", FORMULAS)
 def test_rows_are_those_of_lme4(name):
     reference = pd.read_csv(FOLDER / "rows.csv")
@@ -83,8 +73,8 @@ def test_levels_are_those_of_refits_by_lme4(name, by):
     np.testing.assert_allclose(found.estimates[first], expected["sd1"], rtol=5 * LME4)
 
 
-def test_changes_are_from_the_whole_estimate(sleep):
-    reml = sleep.reml()
+def test_changes_are_from_the_whole_estimate(sleepstudy_model):
+    reml = sleepstudy_model.reml()
     found = reml.check.influence("Subject", progressbar=False)
     whole = reml.summary()["estimate"]
     np.testing.assert_allclose(found.change, found.estimates - whole[found.change.columns])
@@ -97,9 +87,9 @@ def test_changes_are_from_the_whole_estimate(sleep):
     assert (found.table["rows"] == 10).all()
 
 
-def test_a_refit_is_a_fit_to_the_other_rows(sleep):
+def test_a_refit_is_a_fit_to_the_other_rows(sleepstudy_model):
     data = blm.load_dataset("sleepstudy")
-    found = sleep.ml().check.influence("Days", progressbar=False).estimates
+    found = sleepstudy_model.ml().check.influence("Days", progressbar=False).estimates
     other = blm.LMM(FORMULAS["sleepstudy"], data[data["Days"] != 3]).ml().summary()["estimate"]
     np.testing.assert_allclose(found.loc[3.0], other[found.columns], rtol=1e-5)
 
@@ -117,8 +107,8 @@ def test_coefficients_that_other_levels_do_not_determine():
     assert "Without 5 the rest of the data does not determine" in " ".join(found.messages)
 
 
-def test_what_is_asked_for_is_checked(sleep, post):
-    for fit in (sleep.reml(), post):
+def test_what_is_asked_for_is_checked(sleepstudy_model, sleepstudy_fit):
+    for fit in (sleepstudy_model.reml(), sleepstudy_fit):
         unknown = "by='Rail' is neither .*: one of Subject, .*Days"
         with pytest.raises(DataError, match=unknown):
             fit.check.influence("Rail", progressbar=False)
@@ -126,18 +116,18 @@ def test_what_is_asked_for_is_checked(sleep, post):
             with pytest.raises(DataError, match=r"by= takes the name of .*: one of Subject, "):
                 fit.check.influence(values, progressbar=False)
     with pytest.raises(ValueError, match="REML and ML"):
-        sleep.map().check.influence("Subject")
-    assert len(sleep.map().check.influence().table) == 180
+        sleepstudy_model.map().check.influence("Subject")
+    assert len(sleepstudy_model.map().check.influence().table) == 180
 
 
-def test_density_of_a_level_given_beta_is_the_dense_one(post):
-    design, joint = post.design, post._joint.thin(5)
+def test_density_of_a_level_given_beta_is_the_dense_one(sleepstudy_fit):
+    design, joint = sleepstudy_fit.design, sleepstudy_fit._joint.thin(5)
     codes = design.random[0].codes
     points = replace(joint.points, beta=joint.beta)
     found = leave_out_densities(
         design,
-        post.model.system,
-        replace(post.priors, beta_sampled=True),
+        sleepstudy_fit.model.system,
+        replace(sleepstudy_fit.priors, beta_sampled=True),
         replace(joint, points=points),
         codes,
     )
@@ -151,9 +141,9 @@ def test_density_of_a_level_given_beta_is_the_dense_one(post):
 
 
 @pytest.mark.parametrize(("by", "case"), [("Subject", "309"), ("Subject", "335"), (None, 130)])
-def test_shifts_are_those_of_another_posterior(post, by, case):
-    design = post.design
-    found = post.check.influence(by, progressbar=False)
+def test_shifts_are_those_of_another_posterior(sleepstudy_fit, by, case):
+    design = sleepstudy_fit.design
+    found = sleepstudy_fit.check.influence(by, progressbar=False)
     assert found.table.loc[case, "pareto_k"] < 0.7
     labels = design.random[0].levels[design.random[0].codes]
     kept = np.flatnonzero(labels != case if by else design.index != case)
@@ -175,22 +165,22 @@ def test_shifts_are_those_of_another_posterior(post, by, case):
         random=(factor,),
     )
     tree = sample_posterior(
-        Model(part, post.priors),
+        Model(part, sleepstudy_fit.priors),
         method="collapsed",
         draws=2000,
         chains=4,
         random_seed=3,
         options={},
     )
-    other = blm.Posterior(Model(part, post.priors), tree).summary()
-    here = post.summary()
+    other = blm.Posterior(Model(part, sleepstudy_fit.priors), tree).summary()
+    here = sleepstudy_fit.summary()
     shift = (other["mean"] - here["mean"]) / here["sd"]
     np.testing.assert_allclose(found.shift.loc[case], shift[found.shift.columns], atol=WEIGHTED)
     assert np.abs(shift).max() > 2 * WEIGHTED
 
 
-def test_posterior_words_and_reliability(post):
-    found = post.check.influence("Subject", progressbar=False)
+def test_posterior_words_and_reliability(sleepstudy_fit):
+    found = sleepstudy_fit.check.influence("Subject", progressbar=False)
     text = " ".join(found.messages)
     assert found.table["kl"].idxmax() == "332"
     assert found.table.loc["332", "pareto_k"] > 0.7
@@ -198,14 +188,14 @@ def test_posterior_words_and_reliability(post):
     assert "Without 308 the posterior mean of sigma would be" in text
     assert "<table" in found._repr_html_()
     assert (found.table["kl"] >= 0).all()
-    assert len(post.check.influence(progressbar=False).table) == 180
+    assert len(sleepstudy_fit.check.influence(progressbar=False).table) == 180
 
 
-def test_estimate_words(sleep):
-    text = " ".join(sleep.reml().check.influence().messages)
+def test_estimate_words(sleepstudy_model):
+    text = " ".join(sleepstudy_model.reml().check.influence().messages)
     assert "3 rows with a Cook's distance above 1: 59, 56 and 7" in text
     assert "3 rows more than three standard deviations" in text
-    text = " ".join(sleep.reml().check.influence("Subject", progressbar=False).messages)
+    text = " ".join(sleepstudy_model.reml().check.influence("Subject", progressbar=False).messages)
     assert "Days: absolute dfbetas above 0.47 without 335" in text
 
 

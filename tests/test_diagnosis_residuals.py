@@ -24,11 +24,6 @@ LME4 = 2e-4
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
 
-@pytest.fixture(scope="module")
-def sleep():
-    return blm.LMM(FORMULA, blm.load_dataset("sleepstudy"))
-
-
 def _data(rng, n_levels=30, per_level=12, *, effects=None, noise=None):
     """Response of a random-intercept model with given effects and noise."""
     group = np.repeat(np.arange(n_levels), per_level)
@@ -69,8 +64,8 @@ def test_marginal_residuals_are_whitened(formula, name):
     np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
-def test_parts_of_the_data(sleep):
-    assert [len(part) for part in independent_parts(sleep.design)] == [10] * 18
+def test_parts_of_the_data(sleepstudy_model):
+    assert [len(part) for part in independent_parts(sleepstudy_model.design)] == [10] * 18
     crossed = blm.LMM(
         "diameter ~ 1 + (1 | plate) + (1 | sample)", blm.load_dataset("Penicillin")
     ).design
@@ -144,8 +139,8 @@ def test_outlying_level_is_found():
     assert p["normality of residuals"] > 0.01
 
 
-def test_words(sleep):
-    found = sleep.reml().check.residuals(random_seed=1)
+def test_words(sleepstudy_model):
+    found = sleepstudy_model.reml().check.residuals(random_seed=1)
     text = " ".join(found.messages)
     assert "normality of residuals (p below 0.005): the residuals are not normal" in text
     assert "shrunken" in text
@@ -155,8 +150,8 @@ def test_words(sleep):
 
 
 @pytest.mark.parametrize("store_u", [True, False])
-def test_posterior_checks(sleep, store_u):
-    post = sleep.fit(random_seed=1, store_u=store_u)
+def test_posterior_checks(sleepstudy_model, store_u):
+    post = sleepstudy_model.fit(random_seed=1, store_u=store_u)
     found = post.check.residuals(random_seed=1)
     assert found.table.loc["normality of residuals", "p_value"] < 0.05
     assert found.table.loc["normality of random effects[Subject, Days]", "p_value"] > 0.05
@@ -185,6 +180,6 @@ def test_other_models(formula, name):
     assert effects.sum() == sum(factor.n_coefs for factor in model.design.random)
 
 
-def test_draws_are_checked(sleep):
+def test_draws_are_checked(sleepstudy_model):
     with pytest.raises(ValueError, match="draws=5: a whole number of at least 20"):
-        sleep.reml().check.residuals(5)
+        sleepstudy_model.reml().check.residuals(5)

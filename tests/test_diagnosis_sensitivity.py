@@ -25,11 +25,6 @@ DRAWN = 0.02
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
 
-@pytest.fixture(scope="module")
-def post():
-    return blm.LMM(FORMULA, blm.load_dataset("sleepstudy")).fit(random_seed=1)
-
-
 def _dense_log_density(post, s):
     """log N(y; offset + X beta, V) at draw s."""
     design, joint = post.design, post._joint
@@ -43,27 +38,29 @@ def _dense_log_density(post, s):
 
 
 @pytest.mark.parametrize("case", ["slopes", "weighted with offset", "crossed"])
-def test_marginal_log_likelihood_is_the_dense_density(post, case):
+def test_marginal_log_likelihood_is_the_dense_density(sleepstudy_fit, case):
     sleep = blm.load_dataset("sleepstudy")
     if case == "weighted with offset":
         formula = "Reaction ~ 0 + Days + offset(Shift) + (Days || Subject)"
         data = sleep.assign(Shift=2.0 * sleep["Days"] + 200.0)
-        post = blm.LMM(formula, data, weights=1.0 / (1.0 + data["Days"])).fit(
+        sleepstudy_fit = blm.LMM(formula, data, weights=1.0 / (1.0 + data["Days"])).fit(
             method="laplace", draws=20, chains=1, random_seed=1
         )
     if case == "crossed":
         formula = "diameter ~ 1 + (1 | plate) + (1 | sample)"
-        post = blm.LMM(formula, blm.load_dataset("Penicillin")).fit(
+        sleepstudy_fit = blm.LMM(formula, blm.load_dataset("Penicillin")).fit(
             method="laplace", draws=20, chains=1, random_seed=1
         )
-    found = marginal_log_likelihood(post.model.system, post.priors, post._joint)
-    expected = [_dense_log_density(post, s) for s in range(5)]
+    found = marginal_log_likelihood(
+        sleepstudy_fit.model.system, sleepstudy_fit.priors, sleepstudy_fit._joint
+    )
+    expected = [_dense_log_density(sleepstudy_fit, s) for s in range(5)]
     np.testing.assert_allclose(found[:5], expected, rtol=1e-8)
 
 
-def test_log_prior_parts_are_those_of_the_log_prior_group(post):
-    parts = log_prior_parts(post.priors, post._joint)
-    group = post.with_log_prior().data["log_prior"].to_dataset()
+def test_log_prior_parts_are_those_of_the_log_prior_group(sleepstudy_fit):
+    parts = log_prior_parts(sleepstudy_fit.priors, sleepstudy_fit._joint)
+    group = sleepstudy_fit.with_log_prior().data["log_prior"].to_dataset()
     assert set(parts) == {"beta", "sd", "cor", "sigma"}
     np.testing.assert_allclose(parts["beta"], group["beta"].sum("coef").to_numpy().ravel())
     np.testing.assert_allclose(parts["sd"], group["sd_Subject"].sum("Subject_coef").values.ravel())
@@ -71,26 +68,28 @@ def test_log_prior_parts_are_those_of_the_log_prior_group(post):
     np.testing.assert_allclose(parts["sigma"], group["sigma"].values.ravel())
 
 
-def test_table_is_that_of_arviz(post):
-    parts = log_prior_parts(post.priors, post._joint)
-    shape, dims = post._joint.shape, ("chain", "draw")
-    likelihood = marginal_log_likelihood(post.model.system, post.priors, post._joint)
+def test_table_is_that_of_arviz(sleepstudy_fit):
+    parts = log_prior_parts(sleepstudy_fit.priors, sleepstudy_fit._joint)
+    shape, dims = sleepstudy_fit._joint.shape, ("chain", "draw")
+    likelihood = marginal_log_likelihood(
+        sleepstudy_fit.model.system, sleepstudy_fit.priors, sleepstudy_fit._joint
+    )
     tree = xr.DataTree.from_dict(
         {
-            "posterior": post._draws[["beta", "sigma"]],
+            "posterior": sleepstudy_fit._draws[["beta", "sigma"]],
             "log_prior": xr.Dataset({k: (dims, v.reshape(shape)) for k, v in parts.items()}),
             "log_likelihood": xr.Dataset({"y": (dims, likelihood.reshape(shape))}),
         }
     )
     expected = az.psense_summary(tree, round_to=12)
-    found = post.check.sensitivity().table.loc[["beta[Intercept]", "beta[Days]", "sigma"]]
+    found = sleepstudy_fit.check.sensitivity().table.loc[["beta[Intercept]", "beta[Days]", "sigma"]]
     # the groups' densities are summed in another order
     np.testing.assert_allclose(found["prior"], expected["prior"], atol=1e-9)
     np.testing.assert_allclose(found["likelihood"], expected["likelihood"], atol=1e-9)
 
 
-def test_well_informed_model_is_not_sensitive(post):
-    found = post.check.sensitivity()
+def test_well_informed_model_is_not_sensitive(sleepstudy_fit):
+    found = sleepstudy_fit.check.sensitivity()
     assert (found.table["diagnosis"] == "").all()
     assert (found.table["likelihood"] > 0.05).all()
     assert "No parameter is sensitive to the priors" in str(found)
@@ -120,9 +119,9 @@ def test_flat_priors_are_refused_by_name():
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, np.nan])
-def test_threshold_is_checked(post, threshold):
+def test_threshold_is_checked(sleepstudy_fit, threshold):
     with pytest.raises(ValueError, match="threshold="):
-        post.check.sensitivity(threshold)
+        sleepstudy_fit.check.sensitivity(threshold)
 
 
 def test_contraction_of_known_distributions():

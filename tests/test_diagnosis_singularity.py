@@ -32,26 +32,6 @@ FORMULAS = {
 }
 
 
-@pytest.fixture(scope="module")
-def sleep():
-    return blm.LMM(FORMULAS["sleepstudy"], blm.load_dataset("sleepstudy"))
-
-
-@pytest.fixture(scope="module")
-def sleep_post(sleep):
-    return sleep.fit(random_seed=1)
-
-
-@pytest.fixture(scope="module")
-def zero():
-    return blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2"))
-
-
-@pytest.fixture(scope="module")
-def zero_post(zero):
-    return zero.fit(random_seed=1)
-
-
 @pytest.mark.parametrize("name", FORMULAS)
 def test_principal_components_are_those_of_lme4(name):
     reference = pd.read_csv(FOLDER / "influence" / "pca.csv")
@@ -62,17 +42,17 @@ def test_principal_components_are_those_of_lme4(name):
     np.testing.assert_allclose(found["cumulative"], expected["cumulative"], rtol=LME4)
 
 
-def test_standardised_components_do_not_depend_on_units(sleep):
+def test_standardised_components_do_not_depend_on_units(sleepstudy_model):
     data = blm.load_dataset("sleepstudy").assign(Days=lambda d: 1000.0 * d["Days"])
     other = blm.LMM(FORMULAS["sleepstudy"], data).reml().check.singularity()
-    here = sleep.reml().check.singularity()
+    here = sleepstudy_model.reml().check.singularity()
     for column in ("sd", "cumulative"):
         np.testing.assert_allclose(other.pca[column], here.pca[column], rtol=1e-6)
     np.testing.assert_allclose(other.table["relative"], here.table["relative"], rtol=1e-6)
 
 
-def test_estimate_at_zero_is_at_the_boundary(zero):
-    found = zero.reml().check.singularity()
+def test_estimate_at_zero_is_at_the_boundary(dyestuff2_model):
+    found = dyestuff2_model.reml().check.singularity()
     assert found.singular
     assert found.table["at_boundary"].tolist() == [True]
     assert "estimated at zero" in str(found)
@@ -125,32 +105,32 @@ def _one_way(zero):
     return s, sigma, log_lik
 
 
-def test_integrated_likelihood_at_zero_is_that_of_quadrature(zero, zero_post):
-    s, sigma, log_lik = _one_way(zero)
-    log_lik = log_lik + zero.priors.sigma.logpdf(sigma) + np.log(np.gradient(sigma))
+def test_integrated_likelihood_at_zero_is_that_of_quadrature(dyestuff2_model, dyestuff2_fit):
+    s, sigma, log_lik = _one_way(dyestuff2_model)
+    log_lik = log_lik + dyestuff2_model.priors.sigma.logpdf(sigma) + np.log(np.gradient(sigma))
     over_sigma = logsumexp(log_lik, axis=1)
     weights = np.gradient(s)
-    evidence = logsumexp(over_sigma + zero.priors.sd[0][0].logpdf(s) + np.log(weights))
-    row = zero_post.check.singularity().table.iloc[0]
+    evidence = logsumexp(over_sigma + dyestuff2_model.priors.sd[0][0].logpdf(s) + np.log(weights))
+    row = dyestuff2_fit.check.singularity().table.iloc[0]
     assert row["bayes_factor"] == pytest.approx(np.exp(over_sigma[0] - evidence), rel=SLICES)
     assert row["support"] == pytest.approx(np.exp(over_sigma[0] - over_sigma.max()), rel=SLICES)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_integrated_likelihood_gives_the_posterior_back(sleep, sleep_post, place):
-    row = covariance_parameters(sleep.design)[place]
+def test_integrated_likelihood_gives_the_posterior_back(sleepstudy_model, sleepstudy_fit, place):
+    row = covariance_parameters(sleepstudy_model.design)[place]
     values, curve = integrated_likelihood(
-        sleep_post.model.system, sleep.priors, sleep_post._joint, row
+        sleepstudy_fit.model.system, sleepstudy_model.priors, sleepstudy_fit._joint, row
     )
     values, curve = values[:-1], curve[:-1]
     if row.kind == "cor":
         values, curve = values[:-1], curve[:-1]
         prior = np.full(len(values), np.log(0.5))
     else:
-        prior = sleep.priors.sd[0][place].logpdf(values)
+        prior = sleepstudy_model.priors.sd[0][place].logpdf(values)
     density = np.exp(curve + prior)
     mass = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(values))])
-    points = working_points(sleep.priors, sleep_post._joint)
+    points = working_points(sleepstudy_model.priors, sleepstudy_fit._joint)
     roots = points.chols[0]
     correlations = (roots @ roots.swapaxes(1, 2))[:, 0, 1]
     draws = correlations if row.kind == "cor" else points.sds[0][:, place]
@@ -158,22 +138,22 @@ def test_integrated_likelihood_gives_the_posterior_back(sleep, sleep_post, place
     np.testing.assert_allclose(np.interp(quantiles, values, mass), [0.1, 0.5, 0.9], atol=0.04)
 
 
-def test_table_counts_draws(sleep, sleep_post):
-    found = sleep_post.check.singularity(eps=0.6, rho=0.3)
-    sd = sleep_post._draws["sd_Subject"].to_numpy().reshape(-1, 2)
-    sigma = sleep_post._draws["sigma"].to_numpy().ravel()
-    cor = sleep_post._draws["cor_Subject"].to_numpy()[..., 0, 1].ravel()
-    slope = sd[:, 1] * np.std(sleep.design.X[:, 1], ddof=1) / sigma
+def test_table_counts_draws(sleepstudy_model, sleepstudy_fit):
+    found = sleepstudy_fit.check.singularity(eps=0.6, rho=0.3)
+    sd = sleepstudy_fit._draws["sd_Subject"].to_numpy().reshape(-1, 2)
+    sigma = sleepstudy_fit._draws["sigma"].to_numpy().ravel()
+    cor = sleepstudy_fit._draws["cor_Subject"].to_numpy()[..., 0, 1].ravel()
+    slope = sd[:, 1] * np.std(sleepstudy_model.design.X[:, 1], ddof=1) / sigma
     expected = [np.mean(sd[:, 0] / sigma < 0.6), np.mean(slope < 0.6), np.mean(np.abs(cor) > 0.3)]
     np.testing.assert_allclose(found.table["probability"], expected, atol=1e-12)
     assert 0.0 < expected[1] < 1.0
     np.testing.assert_allclose(found.table["relative"].iloc[1], np.median(slope))
 
 
-def test_components_of_draws(sleep, sleep_post):
-    found = sleep_post.check.singularity(standardise=False)
+def test_components_of_draws(sleepstudy_model, sleepstudy_fit):
+    found = sleepstudy_fit.check.singularity(standardise=False)
     first = []
-    for cov in sleep_post._joint.covariances[0][::50]:
+    for cov in sleepstudy_fit._joint.covariances[0][::50]:
         values = np.linalg.eigvalsh(cov)
         first.append(values[-1] / values.sum())
     assert found.pca.loc[("Subject", 1), "mean"] == pytest.approx(np.mean(first), abs=0.02)
@@ -186,20 +166,23 @@ def test_effective_rank():
     np.testing.assert_allclose(effective_rank(shares), expected)
 
 
-def test_words(zero_post, sleep_post):
-    text = " ".join(zero_post.check.singularity().messages)
+def test_words(dyestuff2_fit, sleepstudy_fit):
+    text = " ".join(dyestuff2_fit.check.singularity().messages)
     assert "zero is compatible with the data" in text
     assert "REML is singular, and the posterior agrees" in text
-    text = " ".join(sleep_post.check.singularity().messages)
+    text = " ".join(sleepstudy_fit.check.singularity().messages)
     assert "zero is not compatible" in text
     assert "REML is not singular, and the posterior stays away" in text
-    assert "<table" in zero_post.check.singularity()._repr_html_()
+    assert "<table" in dyestuff2_fit.check.singularity()._repr_html_()
 
 
-def test_weights_count_in_the_residual_deviation(sleep):
+def test_weights_count_in_the_residual_deviation(sleepstudy_model):
     data = blm.load_dataset("sleepstudy")
     reml = blm.LMM(FORMULAS["sleepstudy"], data, weights=np.full(180, 4.0)).reml()
-    found, expected = reml.check.singularity().table, sleep.reml().check.singularity().table
+    found, expected = (
+        reml.check.singularity().table,
+        sleepstudy_model.reml().check.singularity().table,
+    )
     np.testing.assert_allclose(found["relative"], expected["relative"], rtol=1e-6)
 
 
@@ -308,6 +291,6 @@ def test_correlations_stay_within_their_bounds():
 @pytest.mark.parametrize(
     ("options", "match"), [({"eps": 0.0}, "eps=0.0"), ({"rho": 1.0}, "rho=1.0")]
 )
-def test_options_are_checked(zero_post, options, match):
+def test_options_are_checked(dyestuff2_fit, options, match):
     with pytest.raises(ValueError, match=match):
-        zero_post.check.singularity(**options)
+        dyestuff2_fit.check.singularity(**options)

@@ -1,6 +1,7 @@
 """Imports go one way: down the table of folders, and without a cycle inside a folder."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def room_of(module: str) -> str:
     return module.split(".")[0]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(tree: ast.AST) -> list[tuple[int, str]]:
     """Line and dotted name of everything imported anywhere in a file."""
     found = []
@@ -68,10 +75,11 @@ def imports(tree: ast.AST) -> list[tuple[int, str]]:
     return found
 
 
-def functions(tree: ast.AST) -> list[ast.AST]:
-    """Function definitions anywhere in a file."""
+def lines_in_functions(tree: ast.AST) -> set[int]:
+    """Lines of imports inside function definitions anywhere in a file."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    functions = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return {line for function in functions for line, _ in imports(function)}
 
 
 def own_imports(tree: ast.AST) -> list[tuple[int, str]]:
@@ -103,7 +111,6 @@ def layer_faults(module: str, tree: ast.AST) -> list[str]:
 def third_party_faults(module: str, tree: ast.AST) -> list[str]:
     """Imports of other packages that a file may not make."""
     faults = []
-    in_functions = {line for function in functions(tree) for line, _ in imports(function)}
     for line, name in imports(tree):
         top = name.split(".")[0]
         if top == "formulaic" and module not in FORMULAIC_SEAM:
@@ -111,7 +118,7 @@ def third_party_faults(module: str, tree: ast.AST) -> list[str]:
                 f"line {line}: only {FORMULAIC_SEAM[0]} and {FORMULAIC_SEAM[1]} import formulaic"
             )
         if top in HEAVY and ROOMS.index(room_of(module)) < ROOMS.index(FIRST_HEAVY):
-            allowed = module in MAY_USE_PYMC_IN_FUNCTIONS and line in in_functions
+            allowed = module in MAY_USE_PYMC_IN_FUNCTIONS and line in lines_in_functions(tree)
             if not allowed:
                 faults.append(f"line {line}: {module} may not import {top}")
     return faults
@@ -126,14 +133,14 @@ def test_imports_go_one_way(path):
         f"{room_of(module)} is not in the table of folders: add it to ROOMS in "
         f"{Path(__file__).name}, below every folder it imports from."
     )
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     faults = layer_faults(module, tree) + third_party_faults(module, tree)
     assert not faults, f"{path.name}: " + "; ".join(faults)
 
 
 def test_no_file_imports_itself_in_a_circle():
     arrows = {
-        module: {target for _, target in own_imports(ast.parse(path.read_text(encoding="utf-8")))}
+        module: {target for _, target in own_imports(parsed(path))}
         for module, path in MODULES.items()
     }
     while free := {module for module, targets in arrows.items() if not targets & arrows.keys()}:

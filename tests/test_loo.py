@@ -322,47 +322,44 @@ def exact_scores(model, groups):
 
 
 @pytest.fixture(scope="module")
-def dyestuff():
-    return LMM(DYESTUFF, load_dataset("Dyestuff"))
-
-
-@pytest.fixture(scope="module")
-def exact(dyestuff):
+def exact(dyestuff_model):
     """Scores of rows and of batches by quadrature."""
     batches = np.arange(30).reshape(6, 5)
     return {
-        None: exact_scores(dyestuff, np.arange(30)[:, None]),
-        "Batch": exact_scores(dyestuff, batches),
+        None: exact_scores(dyestuff_model, np.arange(30)[:, None]),
+        "Batch": exact_scores(dyestuff_model, batches),
     }
 
 
 @pytest.mark.parametrize("by", [None, "Batch"])
 @pytest.mark.parametrize("method", ["collapsed", "laplace"])
-def test_scores_equal_quadrature(dyestuff, exact, method, by):
+def test_scores_equal_quadrature(dyestuff_model, exact, method, by):
     """The Laplace approximation is poor here: its draws are weighted to the posterior."""
-    found = dyestuff.fit(method=method, random_seed=1).loo(by)
+    found = dyestuff_model.fit(method=method, random_seed=1).loo(by)
     assert_allclose(found.elpd_i, exact[by], atol=CARLO)
     assert found.elpd == pytest.approx(exact[by].sum(), abs=CARLO * np.sqrt(len(exact[by])))
     assert not found.warning
 
 
-def test_laplace_draws_need_their_weights(dyestuff, exact):
-    post = dyestuff.fit(method="laplace", random_seed=1)
+def test_laplace_draws_need_their_weights(dyestuff_model, exact):
+    post = dyestuff_model.fit(method="laplace", random_seed=1)
     plain = integrated_loo(post.design, post.model.system, post.priors, post._joint)
     weighted = post.loo()
     errors = [np.sqrt(np.mean((loo.elpd_i - exact[None]) ** 2)) for loo in (plain, weighted)]
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_laplace_draws_give_the_density_in_the_sample_of_the_posterior(dyestuff):
+def test_laplace_draws_give_the_density_in_the_sample_of_the_posterior(dyestuff_model):
     """Without weights it is 0.5 off; with them the weights' own Pareto k of 0.6 leaves 0.15."""
-    laplace, collapsed = (dyestuff.fit(method=m, random_seed=1) for m in ("laplace", "collapsed"))
+    laplace, collapsed = (
+        dyestuff_model.fit(method=m, random_seed=1) for m in ("laplace", "collapsed")
+    )
     one, other = laplace.loo(), collapsed.loo()
     assert one.elpd + one.p == pytest.approx(other.elpd + other.p, abs=0.25)
 
 
-def test_weights_of_laplace_draws_are_thinned_with_them(dyestuff):
-    post = dyestuff.fit(method="laplace", random_seed=1)
+def test_weights_of_laplace_draws_are_thinned_with_them(dyestuff_model):
+    post = dyestuff_model.fit(method="laplace", random_seed=1)
     log_weight = post.data["sample_stats"]["log_weight"].to_numpy().ravel()
     joint, log_ratio = thin(post._joint, log_weight, 300)
     everything = list(post._joint.sigma)
@@ -370,8 +367,8 @@ def test_weights_of_laplace_draws_are_thinned_with_them(dyestuff):
 
 
 @pytest.mark.parametrize("by", [None, "Batch"])
-def test_resampled_scores_equal_quadrature(dyestuff, exact, by, monkeypatch):
-    post = dyestuff.fit(random_seed=1)
+def test_resampled_scores_equal_quadrature(dyestuff_model, exact, by, monkeypatch):
+    post = dyestuff_model.fit(random_seed=1)
     weighted = post.loo(by)
     monkeypatch.setattr("bayeslmm.checks.loo.RESAMPLE_K", -np.inf)
     resampled = post.loo(by)
@@ -385,8 +382,8 @@ def test_resampled_scores_equal_quadrature(dyestuff, exact, by, monkeypatch):
     assert resampled.log_weights is None
 
 
-def test_only_so_many_are_resampled_the_worst_first(dyestuff, monkeypatch):
-    post = dyestuff.fit(random_seed=1)
+def test_only_so_many_are_resampled_the_worst_first(dyestuff_model, monkeypatch):
+    post = dyestuff_model.fit(random_seed=1)
     weighted = post.loo()
     monkeypatch.setattr("bayeslmm.checks.loo.RESAMPLE_K", -np.inf)
     monkeypatch.setattr("bayeslmm.checks.loo.MOST_RESAMPLED", 3)
@@ -500,8 +497,8 @@ def test_wrong_arguments(penicillin):
             penicillin.check.loo_pit(draws=draws)
 
 
-def test_no_draws_of_the_effects_are_needed(dyestuff):
-    with_u, without = (dyestuff.fit(random_seed=1, store_u=store) for store in (True, False))
+def test_no_draws_of_the_effects_are_needed(dyestuff_model):
+    with_u, without = (dyestuff_model.fit(random_seed=1, store_u=store) for store in (True, False))
     assert_allclose(without.loo().elpd_i, with_u.loo().elpd_i, atol=CARLO)
     with pytest.raises(SamplingError):
         without.loo(conditional=True)
@@ -566,8 +563,8 @@ def test_conditional_scores_are_those_of_arviz(caplog):
 
 
 @pytest.mark.parametrize("method", ["collapsed", "laplace"])
-def test_pit_equals_a_weighted_sum(dyestuff, method):
-    post = dyestuff.fit(method=method, draws=50, random_seed=1)
+def test_pit_equals_a_weighted_sum(dyestuff_model, method):
+    post = dyestuff_model.fit(method=method, draws=50, random_seed=1)
     joint = post._joint
     rows = [0, 14, 29]
     wanted = []

@@ -14,13 +14,8 @@ EXACT = 1e-9
 
 
 @pytest.fixture(scope="module")
-def model():
-    return blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
-
-
-@pytest.fixture(scope="module")
-def post(model):
-    return model.fit(method="laplace", draws=200, random_seed=1)
+def post(sleepstudy_model):
+    return sleepstudy_model.fit(method="laplace", draws=200, random_seed=1)
 
 
 def figures(result):
@@ -166,8 +161,8 @@ def test_bad_ropes_are_refused(post, rope):
         post.hypothesis("Days = 10", rope=rope)
 
 
-def test_tables_of_estimates_take_a_level(model):
-    reml = model.reml()
+def test_tables_of_estimates_take_a_level(sleepstudy_model):
+    reml = sleepstudy_model.reml()
     row = reml.fixef(level=0.5).loc["Days"]
     hypothesis = reml.hypothesis("Days = 0")
     for table in (hypothesis.table(0.5), hypothesis.table(prob=0.5), hypothesis.table(level=0.5)):
@@ -187,8 +182,8 @@ def test_tables_of_estimates_take_a_level(model):
 
 
 @pytest.fixture(scope="module")
-def ten_fits(model):
-    return [model.fit(draws=500, chains=2, random_seed=seed) for seed in range(10)]
+def ten_fits(sleepstudy_model):
+    return [sleepstudy_model.fit(draws=500, chains=2, random_seed=seed) for seed in range(10)]
 
 
 def evidence_at(value):
@@ -202,9 +197,11 @@ def evidence_at(value):
 @pytest.mark.parametrize(
     ("value", "fits"), [(8, 10), (5, 10), (0, 3), pytest.param(40, 10, marks=pytest.mark.slow)]
 )
-def test_errors_of_evidence_ratios_cover_the_difference_of_evidences(model, ten_fits, value, fits):
+def test_errors_of_evidence_ratios_cover_the_difference_of_evidences(
+    sleepstudy_model, ten_fits, value, fits
+):
     """In the middle by densities, far out by evidences: both are as near as they say."""
-    whole, held = model.fit(draws=2000, random_seed=98).log_evidence, evidence_at(value)
+    whole, held = sleepstudy_model.fit(draws=2000, random_seed=98).log_evidence, evidence_at(value)
     exact, known = held.value - whole.value, np.hypot(held.error, whole.error)
     tables = [fit.hypothesis(f"Days = {value}").table() for fit in ten_fits[:fits]]
     logs = np.log([table["evidence_ratio"].iloc[0] for table in tables])

@@ -43,21 +43,6 @@ SEEN = {
 
 
 @pytest.fixture(scope="module")
-def sleep():
-    return blm.load_dataset("sleepstudy")
-
-
-@pytest.fixture(scope="module")
-def model(sleep):
-    return blm.LMM("Reaction ~ Days + (Days | Subject)", sleep)
-
-
-@pytest.fixture(scope="module")
-def reml(model):
-    return model.reml()
-
-
-@pytest.fixture(scope="module")
 def lme4_fits():
     """Estimates of the models that lme4 predicts."""
 
@@ -148,32 +133,33 @@ def test_plugin_errors_are_those_of_henderson(lme4_fits, id_):
         assert response["estimate"].equals(table["estimate"])
 
 
-def test_estimate_given_observed_rows_is_that_of_all_rows(reml, sleep):
+def test_estimate_given_observed_rows_is_that_of_all_rows(sleepstudy_reml, sleepstudy):
     """Dense BLUP and prediction errors of old and observed rows at the estimated parameters."""
     seen = pd.DataFrame(SEEN)
     new = pd.DataFrame({"Days": [6.0, 7.0, 7.0], "Subject": ["new", "308", "unseen"]})
-    both = pd.concat([sleep.astype({"Subject": str}), seen], ignore_index=True)
+    both = pd.concat([sleepstudy.astype({"Subject": str}), seen], ignore_index=True)
     other = blm.LMM("Reaction ~ Days + (Days | Subject)", both).design
     case = case_of(other)
-    factors = list(reml.fit.factors)
-    beta, _ = fixed_moments(case, factors, reml.sigma, np.zeros(2), np.zeros((2, 2)))
-    modes, _ = random_moments(case, factors, reml.sigma, beta)
+    factors = list(sleepstudy_reml.fit.factors)
+    beta, _ = fixed_moments(case, factors, sleepstudy_reml.sigma, np.zeros(2), np.zeros((2, 2)))
+    modes, _ = random_moments(case, factors, sleepstudy_reml.sigma, beta)
     modes = modes.reshape(-1, 2)
     levels = list(other.random[0].levels)
     u = np.array([modes[levels.index("new")], modes[levels.index("308")], [0.0, 0.0]])
     z = np.column_stack([np.ones(3), new["Days"]])
     expected = z @ beta + np.sum(z * u, axis=1)
     size = 4000
-    table = reml.predict(
+    table = sleepstudy_reml.predict(
         new, target="new", observed=seen, uncertainty="plugin", draws=size, random_seed=1
     )
     assert table["estimate"].to_numpy() == pytest.approx(expected, rel=1e-7)
-    assert reml.predict(new, target="new", observed=seen, terms=[], draws=2)[
+    assert sleepstudy_reml.predict(new, target="new", observed=seen, terms=[], draws=2)[
         "estimate"
     ].to_numpy() == pytest.approx(z @ beta, rel=1e-7)
 
     fit = blm.Estimate(
-        model=Model(other, reml.priors), fit=replace(reml.fit, plan=marginal_system(other))
+        model=Model(other, sleepstudy_reml.priors),
+        fit=replace(sleepstudy_reml.fit, plan=marginal_system(other)),
     )
     variances = henderson(fit, prediction_rows(other, new, "new"))
     error = DEVIATIONS / np.sqrt(2 * EFFICIENCY * size)
@@ -225,11 +211,11 @@ def test_laplace_draws_near_the_estimate(lme4_fits, id_):
     assert_second_moments(away, fit.fit.parameter_cov)
 
 
-def test_laplace_adds_the_uncertainty_of_the_covariance_parameters(reml):
+def test_laplace_adds_the_uncertainty_of_the_covariance_parameters(sleepstudy_reml):
     new = {"Days": [9.0], "Subject": ["x"]}
     options = {"target": "new", "draws": 4000, "random_seed": 1}
-    plain = reml.predict(new, uncertainty="plugin", **options)
-    wide = reml.predict(new, **options)
+    plain = sleepstudy_reml.predict(new, uncertainty="plugin", **options)
+    wide = sleepstudy_reml.predict(new, **options)
     assert wide["std_error"].item() > 1.02 * plain["std_error"].item()
     assert wide["estimate"].item() == plain["estimate"].item()
 
@@ -315,8 +301,8 @@ def test_singular_correlations_keep_their_covariance():
         assert covariance == pytest.approx(reml._covariances[0], rel=1e-9, abs=1e-12)
 
 
-def test_map_estimates(model):
-    estimate = model.map()
+def test_map_estimates(sleepstudy_model):
+    estimate = sleepstudy_model.map()
     new = {"Days": [9.0, 9.0], "Subject": ["308", "x"]}
     table = estimate.predict(new, target="new", random_seed=1)
     u = estimate.ranef()["Subject"].loc["308"].to_numpy()
@@ -341,24 +327,26 @@ def test_singular_correlations_of_four_coefficients_can_be_drawn_around():
 # --- closed forms ----------------------------------------------------------------------
 
 
-def test_the_average_has_the_exact_error_and_interval_of_its_mean(reml):
+def test_the_average_has_the_exact_error_and_interval_of_its_mean(sleepstudy_reml):
     new = pd.DataFrame({"Days": [0.0, 3.5, 12.0], "id": ["a", "b", "c"]})
-    found = reml.predict(new, target="average")
+    found = sleepstudy_reml.predict(new, target="average")
     for seed in (1, 2):
-        pd.testing.assert_frame_equal(found, reml.predict(new, target="average", random_seed=seed))
+        pd.testing.assert_frame_equal(
+            found, sleepstudy_reml.predict(new, target="average", random_seed=seed)
+        )
     for i, days in enumerate(new["Days"]):
-        mean = reml.means(at={"Days": days}).table().iloc[0]
+        mean = sleepstudy_reml.means(at={"Days": days}).table().iloc[0]
         for column in found:
             assert found[column].iloc[i] == pytest.approx(mean[column], rel=EXACT)
-    wide = reml.predict(new, target="average", level=0.5)
+    wide = sleepstudy_reml.predict(new, target="average", level=0.5)
     assert (wide["conf_low"] > found["conf_low"]).all()
 
 
 @pytest.mark.parametrize("method", ["reml", "ml", "map"])
 @pytest.mark.parametrize("kind", ["linpred", "epred", "response"])
 @pytest.mark.parametrize("target", ["average", "population", "new"])
-def test_closed_forms_are_what_draws_come_to(model, method, kind, target):
-    fit = getattr(model, method)()
+def test_closed_forms_are_what_draws_come_to(sleepstudy_model, method, kind, target):
+    fit = getattr(sleepstudy_model, method)()
     new = pd.DataFrame({"Days": [0.0, 9.0], "Subject": ["one", "two"]})
     options = {"target": target, "kind": kind, "uncertainty": "plugin"}
     exact = fit.predict(new, **options)
@@ -375,15 +363,15 @@ def test_closed_forms_are_what_draws_come_to(model, method, kind, target):
     np.testing.assert_allclose(margin, norm.isf(0.025) * np.sqrt(variance), rtol=EXACT)
 
 
-def test_refits_stay_draws(model):
+def test_refits_stay_draws(sleepstudy_model):
     reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
     options = {"target": "average", "uncertainty": "bootstrap", "draws": 20, "progressbar": False}
     found = reml.predict(**options, random_seed=1)
     assert not found["std_error"].equals(reml.predict(target="average")["std_error"])
 
 
-def test_weights_are_in_the_error_of_a_response(sleep):
-    reml = blm.LMM("Reaction ~ Days + (1 | Subject)", sleep, weights=np.full(180, 2.0)).reml()
+def test_weights_are_in_the_error_of_a_response(sleepstudy):
+    reml = blm.LMM("Reaction ~ Days + (1 | Subject)", sleepstudy, weights=np.full(180, 2.0)).reml()
     new = pd.DataFrame({"Days": [1.0, 1.0]})
     options = {"target": "average", "uncertainty": "plugin", "weights": [1.0, 4.0]}
     mean = reml.predict(new, **options)["std_error"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from monte_carlo import DEVIATIONS, EXACT, assert_mean, assert_second_moments, draws_of
-from reference_data import load_reference_data
 from scipy.stats import multivariate_normal
 
 import bayeslmm as blm
@@ -13,44 +12,6 @@ from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.prediction.rows import observe, prediction_rows
 from bayeslmm.sampling.engine import sample_posterior
-
-
-@pytest.fixture(scope="module")
-def sleep():
-    return blm.load_dataset("sleepstudy")
-
-
-@pytest.fixture(scope="module")
-def model(sleep):
-    return blm.LMM("Reaction ~ Days + (Days | Subject)", sleep)
-
-
-@pytest.fixture(scope="module")
-def post(model):
-    return model.fit(random_seed=1)
-
-
-@pytest.fixture(scope="module")
-def reml(model):
-    return model.reml()
-
-
-@pytest.fixture(scope="module")
-def pastes():
-    model = blm.LMM("strength ~ 1 + (1 | batch / cask)", blm.load_dataset("Pastes"))
-    return model.fit(random_seed=1)
-
-
-@pytest.fixture(scope="module")
-def penicillin():
-    model = blm.LMM("diameter ~ 1 + (1 | plate) + (1 | sample)", blm.load_dataset("Penicillin"))
-    return model.fit(random_seed=1)
-
-
-@pytest.fixture(scope="module")
-def weighted():
-    data = load_reference_data("sim_weights")
-    return blm.LMM("y ~ x + (x | g)", data, weights="w").fit(random_seed=1)
 
 
 def dense_update(post, joint, seen, s):
@@ -85,22 +46,22 @@ def dense_update(post, joint, seen, s):
 
 
 OBSERVED = {
-    "post": {
+    "sleepstudy_fit": {
         "Days": [0, 1, 4, 2, 9, 3],
         "Subject": ["new", "new", "new", "other", "other", "308"],
         "Reaction": [300.0, 310.0, 380.0, 250.0, 200.0, 260.0],
     },
-    "pastes": {
+    "pastes_fit": {
         "batch": ["A", "A", "K", "K", "L"],
         "cask": ["d", "d", "a", "b", "a"],
         "strength": [61.0, 62.0, 58.0, 59.0, 60.0],
     },
-    "penicillin": {
+    "penicillin_fit": {
         "plate": ["y", "y", "a", "z", "a"],
         "sample": ["A", "G", "G", "B", "B"],
         "diameter": [24.0, 25.0, 26.0, 22.0, 21.0],
     },
-    "weighted": {
+    "weighted_fit": {
         "x": [0.0, 1.0, 2.0],
         "g": ["new", "new", "other"],
         "y": [1.0, 2.0, 0.0],
@@ -157,16 +118,18 @@ EFFICIENCY = 0.5
 
 
 @pytest.mark.parametrize("subject", ["309", "330"])
-def test_observed_rows_are_as_good_as_a_refit(sleep, subject):
-    old = sleep[sleep["Subject"] != subject]
-    seen = sleep[(sleep["Subject"] == subject) & (sleep["Days"] < 5)]
+def test_observed_rows_are_as_good_as_a_refit(sleepstudy, subject):
+    old = sleepstudy[sleepstudy["Subject"] != subject]
+    seen = sleepstudy[(sleepstudy["Subject"] == subject) & (sleepstudy["Days"] < 5)]
     model = blm.LMM("Reaction ~ Days + (Days | Subject)", old)
     post = model.fit(random_seed=1, draws=2000)
     full = refit(
         model,
         blm.LMM(
             "Reaction ~ Days + (Days | Subject)",
-            sleep.drop(sleep.index[(sleep["Subject"] == subject) & (sleep["Days"] >= 5)]),
+            sleepstudy.drop(
+                sleepstudy.index[(sleepstudy["Subject"] == subject) & (sleepstudy["Days"] >= 5)]
+            ),
         ).design,
     )
     new = {"Days": [5.0, 9.0, 9.0, 9.0], "Subject": [subject, subject, "308", "unseen"]}
@@ -205,24 +168,24 @@ def test_observed_rows_update_the_known_levels_in_them(store_u):
     assert_same_posterior(found, draws_of(expected, new, **options), EFFICIENCY)
 
 
-def test_observed_rows_that_surprise(post, caplog):
+def test_observed_rows_that_surprise(sleepstudy_fit, caplog):
     seen = {"Days": [0.0, 9.0], "Subject": ["x", "x"], "Reaction": [250.0, 1500.0]}
-    table = post.predict({"Days": [1], "Subject": ["x"]}, target="new", observed=seen)
+    table = sleepstudy_fit.predict({"Days": [1], "Subject": ["x"]}, target="new", observed=seen)
     assert table.attrs["pareto_k"] > 0.7
     assert "Refit the model" in caplog.text
 
 
-def test_observed_needs_new_levels_and_responses(post, reml, sleep):
+def test_observed_needs_new_levels_and_responses(sleepstudy_fit, sleepstudy_reml, sleepstudy):
     new = {"Days": [1], "Subject": ["x"]}
     seen = {"Days": [0.0, 9.0], "Subject": ["x", "x"], "Reaction": [250.0, np.nan]}
-    for fit in (post, reml):
+    for fit in (sleepstudy_fit, sleepstudy_reml):
         with pytest.raises(DataError, match="response Reaction in every row"):
             fit.predict(new, target="new", observed=seen)
         without = {k: v for k, v in seen.items() if k != "Reaction"}
         with pytest.raises(DataError, match="response Reaction in every row"):
             fit.predict(new, target="new", observed=without)
         with pytest.raises(DataError, match="known levels only"):
-            fit.predict(new, target="new", observed=sleep.head(3))
+            fit.predict(new, target="new", observed=sleepstudy.head(3))
         for target in ("conditional", "population", "average"):
             with pytest.raises(ValueError, match="target='new'"):
                 fit.predict(new, target=target, observed=seen)

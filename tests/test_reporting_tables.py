@@ -66,21 +66,6 @@ def parsed(html):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
-
-
-@pytest.fixture(scope="module")
-def reml(model):
-    return model.reml()
-
-
-@pytest.fixture(scope="module")
-def post(model):
-    return model.fit(random_seed=1)
-
-
-@pytest.fixture(scope="module")
 def hostile():
     """A model whose grouping factor and covariate have every special character."""
     data = blm.load_dataset("sleepstudy").rename(columns={"Subject": "s<&|_%#", "Days": "d<i>&_%"})
@@ -90,68 +75,74 @@ def hostile():
 # --- the frame -------------------------------------------------------------------------
 
 
-def test_frame_has_the_numbers_of_the_fits(reml, post):
-    frame = model_table({"REML": reml, "Bayes": post}, format="frame")
-    own = reml.summary(0.89)
+def test_frame_has_the_numbers_of_the_fits(sleepstudy_reml, sleepstudy_fit):
+    frame = model_table({"REML": sleepstudy_reml, "Bayes": sleepstudy_fit}, format="frame")
+    own = sleepstudy_reml.summary(0.89)
     parameters = frame.loc[["fixed", "random", "residual"]]
     for name in ("estimate", "std_error", "conf_low", "conf_high", "p_value"):
         np.testing.assert_array_equal(parameters["REML", name], own[name])
-    tidy = post.tidy()
+    tidy = sleepstudy_fit.tidy()
     for name in ("estimate", "std_error", "conf_low", "conf_high"):
         np.testing.assert_array_equal(parameters["Bayes", name], tidy[name])
     fit = frame.xs("fit", level="part")
-    assert fit.loc[("", "aic"), ("REML", "estimate")] == reml.aic
-    assert fit.loc[("", "bic"), ("REML", "estimate")] == reml.bic
-    assert fit.loc[("", "loglik"), ("REML", "estimate")] == reml.loglik
+    assert fit.loc[("", "aic"), ("REML", "estimate")] == sleepstudy_reml.aic
+    assert fit.loc[("", "bic"), ("REML", "estimate")] == sleepstudy_reml.bic
+    assert fit.loc[("", "loglik"), ("REML", "estimate")] == sleepstudy_reml.loglik
     assert fit.loc[("", "nobs"), ("Bayes", "estimate")] == 180
     assert fit.loc[("Subject", "levels"), ("Bayes", "estimate")] == 18
-    assert fit.loc[("", "log_evidence"), ("Bayes", "estimate")] == post.log_evidence.value
+    assert fit.loc[("", "log_evidence"), ("Bayes", "estimate")] == sleepstudy_fit.log_evidence.value
     assert np.isnan(fit.loc[("", "log_evidence"), ("REML", "estimate")])
-    icc, shown = post.icc().iloc[0], fit.loc[("Subject", "icc"), "Bayes"]
+    icc, shown = sleepstudy_fit.icc().iloc[0], fit.loc[("Subject", "icc"), "Bayes"]
     np.testing.assert_array_equal(shown[["estimate", "conf_low"]], [icc["mean"], icc.iloc[-2]])
-    assert fit.loc[("Subject", "icc"), ("REML", "estimate")] == reml.icc()["estimate"].iloc[0]
+    assert (
+        fit.loc[("Subject", "icc"), ("REML", "estimate")]
+        == sleepstudy_reml.icc()["estimate"].iloc[0]
+    )
     for name in ("marginal", "conditional"):
-        assert fit.loc[(name, "r2"), ("Bayes", "estimate")] == post.r2().loc[name, "mean"]
-        assert fit.loc[(name, "r2"), ("REML", "estimate")] == reml.r2().loc[name, "estimate"]
+        assert fit.loc[(name, "r2"), ("Bayes", "estimate")] == sleepstudy_fit.r2().loc[name, "mean"]
+        assert (
+            fit.loc[(name, "r2"), ("REML", "estimate")]
+            == sleepstudy_reml.r2().loc[name, "estimate"]
+        )
 
 
 @pytest.mark.parametrize("options", [{"level": 0.8}, {"prob": 0.8}, {"level": 0.8, "prob": 0.8}])
-def test_one_level_by_either_name(reml, post, options):
-    frame = model_table({"a": reml, "b": post}, format="frame", **options)
+def test_one_level_by_either_name(sleepstudy_reml, sleepstudy_fit, options):
+    frame = model_table({"a": sleepstudy_reml, "b": sleepstudy_fit}, format="frame", **options)
     days = frame.loc[("fixed", "", "Days")]
-    assert days["a", "conf_low"] == reml.fixef(level=0.8).loc["Days", "conf_low"]
-    assert days["b", "conf_low"] == post.fixef(prob=0.8).loc["Days"].iloc[-2]
+    assert days["a", "conf_low"] == sleepstudy_reml.fixef(level=0.8).loc["Days", "conf_low"]
+    assert days["b", "conf_low"] == sleepstudy_fit.fixef(prob=0.8).loc["Days"].iloc[-2]
     assert frame.attrs["level"] == 0.8
 
 
-def test_two_levels_are_refused(reml, post):
+def test_two_levels_are_refused(sleepstudy_reml, sleepstudy_fit):
     with pytest.raises(ValueError, match=r"level=0\.8 and prob=0\.5: all intervals of a table"):
-        model_table([reml, post], level=0.8, prob=0.5)
+        model_table([sleepstudy_reml, sleepstudy_fit], level=0.8, prob=0.5)
 
 
-def test_the_default_level_is_one_and_stands_in_the_headings(reml, post):
+def test_the_default_level_is_one_and_stands_in_the_headings(sleepstudy_reml, sleepstudy_fit):
     """ArviZ's beside a posterior; 95 % of estimates alone."""
-    both = {"a": reml, "b": post}
+    both = {"a": sleepstudy_reml, "b": sleepstudy_fit}
     with az.rc_context({"stats.ci_prob": 0.7}):
         days = model_table(both, format="frame").loc[("fixed", "", "Days")]
-        assert days["a", "conf_low"] == reml.fixef(level=0.7).loc["Days", "conf_low"]
-        assert days["b", "conf_low"] == post.fixef(prob=0.7).loc["Days"].iloc[-2]
+        assert days["a", "conf_low"] == sleepstudy_reml.fixef(level=0.7).loc["Days", "conf_low"]
+        assert days["b", "conf_low"] == sleepstudy_fit.fixef(prob=0.7).loc["Days"].iloc[-2]
         assert "| Term | a [70 %] | b [70 %] |" in model_table(both)
-        assert "| Term | REML [95 %] |" in model_table([reml])
-        assert "REML [95 %]" in reml.to_html()
-        assert "[70 %]" in post.to_latex().replace("\\%", "%")
+        assert "| Term | REML [95 %] |" in model_table([sleepstudy_reml])
+        assert "REML [95 %]" in sleepstudy_reml.to_html()
+        assert "[70 %]" in sleepstudy_fit.to_latex().replace("\\%", "%")
     assert "| Term | a | b |" in model_table(both, statistic="std_error")
 
 
-def test_models_with_other_terms_are_aligned(model, reml):
+def test_models_with_other_terms_are_aligned(sleepstudy_model, sleepstudy_reml):
     data = blm.load_dataset("sleepstudy")
     small = blm.LMM("Reaction ~ 1 + (1 | Subject)", data).reml()
-    frame = model_table({"small": small, "large": reml}, format="frame")
+    frame = model_table({"small": small, "large": sleepstudy_reml}, format="frame")
     assert np.isnan(frame.loc[("fixed", "", "Days"), ("small", "estimate")])
     terms = list(frame.loc["random"].index.get_level_values("term"))
     assert terms == ["sd(Intercept)", "sd(Days)", "cor(Intercept, Days)"]
     assert frame.index.is_unique
-    text = model_table({"small": small, "large": reml})
+    text = model_table({"small": small, "large": sleepstudy_reml})
     row = next(line for line in text.splitlines() if line.startswith("| Days "))
     assert re.match(r"\| Days \|  \| 10\.47 \[", row)
 
@@ -165,9 +156,11 @@ def cells(text, label):
     return [cell.strip() for cell in row.strip("|").split(" | ")][1:]
 
 
-def test_markdown_cells_are_the_rounded_numbers(reml, post):
-    text = model_table({"REML": reml, "Bayes": post}, statistic=("std_error", "interval"))
-    own, posterior = reml.summary(0.89).loc["beta[Days]"], post.tidy().iloc[1]
+def test_markdown_cells_are_the_rounded_numbers(sleepstudy_reml, sleepstudy_fit):
+    text = model_table(
+        {"REML": sleepstudy_reml, "Bayes": sleepstudy_fit}, statistic=("std_error", "interval")
+    )
+    own, posterior = sleepstudy_reml.summary(0.89).loc["beta[Days]"], sleepstudy_fit.tidy().iloc[1]
     expected = [
         f"{row['estimate']:.2f} ({row['std_error']:.2f}) "
         f"[{row['conf_low']:.2f}, {row['conf_high']:.2f}]"
@@ -175,21 +168,23 @@ def test_markdown_cells_are_the_rounded_numbers(reml, post):
     ]
     assert cells(text, "Days") == expected
     assert cells(text, "Rows") == ["180", "180"]
-    assert cells(text, "AIC") == [f"{reml.aic:.2f}", ""]
-    evidence = f"{post.log_evidence.value:.2f}".replace("-", "−")
+    assert cells(text, "AIC") == [f"{sleepstudy_reml.aic:.2f}", ""]
+    evidence = f"{sleepstudy_fit.log_evidence.value:.2f}".replace("-", "−")
     assert cells(text, "Log evidence") == ["", evidence]
 
 
-def test_statistics_and_p_values(reml):
-    text = reml.to_markdown(statistic=("statistic", "p_value"), goodness=())
+def test_statistics_and_p_values(sleepstudy_reml):
+    text = sleepstudy_reml.to_markdown(statistic=("statistic", "p_value"), goodness=())
     assert cells(text, "Days") == [r"10.47 t = 6.77 p \< 0.001"]
     assert cells(text, r"sd(Days)") == ["5.92"]
     assert "Rows" not in text
-    assert cells(reml.to_markdown(statistic=None), "Days") == ["10.47"]
+    assert cells(sleepstudy_reml.to_markdown(statistic=None), "Days") == ["10.47"]
 
 
-def test_footnotes_tell_confidence_from_credibility(reml, post):
-    text = model_table({"R": reml, "B": post}, statistic=("interval", "std_error"), prob=0.9)
+def test_footnotes_tell_confidence_from_credibility(sleepstudy_reml, sleepstudy_fit):
+    text = model_table(
+        {"R": sleepstudy_reml, "B": sleepstudy_fit}, statistic=("interval", "std_error"), prob=0.9
+    )
     assert "R: restricted maximum likelihood estimates, 90 % confidence intervals" in text
     assert "B: posterior means, 90 % equal-tailed credible intervals" in text
     assert "of posteriors, posterior standard deviations" in text
@@ -199,7 +194,7 @@ def test_footnotes_tell_confidence_from_credibility(reml, post):
 UNLIKE = "not all of the same rows, response and weights"
 
 
-def test_fits_of_other_data_are_told(model, reml):
+def test_fits_of_other_data_are_told(sleepstudy_model, sleepstudy_reml):
     """Also where the number of rows and the name of the response are the same."""
     data = blm.load_dataset("sleepstudy").assign(w=lambda d: 1.0 + d["Days"])
     formula = "Reaction ~ Days + (Days | Subject)"
@@ -207,42 +202,44 @@ def test_fits_of_other_data_are_told(model, reml):
     assert halves[0].design.n == halves[1].design.n
     assert UNLIKE in model_table(halves)
     weighted = blm.LMM(formula, data, weights="w").reml()
-    assert UNLIKE in model_table([reml, weighted])
-    assert UNLIKE in model_table([reml, model.ml(), weighted])
-    assert UNLIKE not in model_table([reml, blm.LMM(formula, data).reml()])
-    assert "comparable" not in model_table([reml, blm.LMM(formula, data).reml()])
+    assert UNLIKE in model_table([sleepstudy_reml, weighted])
+    assert UNLIKE in model_table([sleepstudy_reml, sleepstudy_model.ml(), weighted])
+    assert UNLIKE not in model_table([sleepstudy_reml, blm.LMM(formula, data).reml()])
+    assert "comparable" not in model_table([sleepstudy_reml, blm.LMM(formula, data).reml()])
 
 
-def test_restricted_likelihoods_of_other_columns_of_the_same_names(reml):
+def test_restricted_likelihoods_of_other_columns_of_the_same_names(sleepstudy_reml):
     data = blm.load_dataset("sleepstudy").assign(Days=lambda d: 2.0 * d["Days"])
     other = blm.LMM("Reaction ~ Days + (Days | Subject)", data).reml()
-    assert list(other.design.coefs) == list(reml.design.coefs)
-    text = model_table([reml, other])
+    assert list(other.design.coefs) == list(sleepstudy_reml.design.coefs)
+    text = model_table([sleepstudy_reml, other])
     assert "different fixed effects" in text
     assert UNLIKE not in text
 
 
-def test_a_mode_is_no_confidence_interval(model, reml):
-    fit = model.map()
+def test_a_mode_is_no_confidence_interval(sleepstudy_model, sleepstudy_reml):
+    fit = sleepstudy_model.map()
     text = fit.to_markdown(statistic=("interval", "std_error", "statistic", "p_value"))
     assert "means of the fixed effects given them, 95 % intervals of a normal approx" in text
     assert "of MAP, posterior standard deviations" in text
     for word in ("confidence", "p =", "p \\<", "t ="):
         assert word not in text
-    frame = model_table({"a": fit, "b": reml}, format="frame")
+    frame = model_table({"a": fit, "b": sleepstudy_reml}, format="frame")
     assert frame["a"][["df", "statistic", "p_value"]].isna().all(axis=None)
     assert frame.loc[("fixed", "", "Days"), ("b", "p_value")] < 0.001
 
 
-def test_what_cannot_be_compared_is_said(model, reml):
+def test_what_cannot_be_compared_is_said(sleepstudy_model, sleepstudy_reml):
     data = blm.load_dataset("sleepstudy")
     small = blm.LMM("Reaction ~ 1 + (1 | Subject)", data).reml()
-    assert "different fixed effects" in model_table([reml, small])
-    assert "of REML and of ML are not comparable" in model_table([reml, model.ml()])
+    assert "different fixed effects" in model_table([sleepstudy_reml, small])
+    assert "of REML and of ML are not comparable" in model_table(
+        [sleepstudy_reml, sleepstudy_model.ml()]
+    )
     fewer = blm.LMM("Reaction ~ Days + (Days | Subject)", data.iloc[:-1]).reml()
-    assert UNLIKE in model_table([reml, fewer])
-    assert "comparable" not in model_table([reml])
-    assert "comparable" not in model_table([reml, small], goodness=["nobs"])
+    assert UNLIKE in model_table([sleepstudy_reml, fewer])
+    assert "comparable" not in model_table([sleepstudy_reml])
+    assert "comparable" not in model_table([sleepstudy_reml, small], goodness=["nobs"])
 
 
 def test_an_estimate_at_the_boundary_has_no_interval():
@@ -252,20 +249,20 @@ def test_an_estimate_at_the_boundary_has_no_interval():
     assert "without an interval is at the boundary" in text
 
 
-def test_several_grouping_factors(post):
+def test_several_grouping_factors(sleepstudy_fit):
     data = blm.load_dataset("Penicillin")
     fit = blm.LMM("diameter ~ 1 + (1 | plate) + (1 | sample)", data).fit(
         method="laplace", random_seed=1
     )
-    text = model_table({"two": fit, "one": post})
+    text = model_table({"two": fit, "one": sleepstudy_fit})
     assert text.index("Random effects by plate") < text.index("Random effects by sample")
     assert cells(text, "Levels of plate") == ["24", ""]
     assert "Models of diameter, Reaction" in text
 
 
-def test_labels(reml):
+def test_labels(sleepstudy_reml):
     labels = {"Days": "Days awake", "Subject": "person", "sigma": "residual", "nobs": "N"}
-    text = reml.to_markdown(labels=labels, caption="A caption")
+    text = sleepstudy_reml.to_markdown(labels=labels, caption="A caption")
     assert text.startswith("**A caption**")
     assert cells(text, "cor(Intercept, Days awake)") == ["0.066 [−0.518, 0.608]"]
     assert "Random effects by person" in text
@@ -273,15 +270,17 @@ def test_labels(reml):
     assert cells(text, "N") == ["180"]
 
 
-def test_headings_say_how_a_fit_was_made(reml, post):
-    assert "| Term | REML [89 %] | Posterior (collapsed) [89 %] |" in model_table([reml, post])
-    assert "Method" not in model_table([reml, post])
-    named = model_table({"a": reml, "b": post})
+def test_headings_say_how_a_fit_was_made(sleepstudy_reml, sleepstudy_fit):
+    assert "| Term | REML [89 %] | Posterior (collapsed) [89 %] |" in model_table(
+        [sleepstudy_reml, sleepstudy_fit]
+    )
+    assert "Method" not in model_table([sleepstudy_reml, sleepstudy_fit])
+    named = model_table({"a": sleepstudy_reml, "b": sleepstudy_fit})
     assert cells(named, "Method") == ["REML", "Posterior (collapsed)"]
 
 
-def test_headings_are_unique(reml):
-    frame = model_table([reml, reml], format="frame")
+def test_headings_are_unique(sleepstudy_reml):
+    frame = model_table([sleepstudy_reml, sleepstudy_reml], format="frame")
     assert list(frame.columns.get_level_values(0).unique()) == ["REML", "REML 2"]
 
 
@@ -297,9 +296,9 @@ def test_headings_are_unique(reml):
         ({"level": 95}, "level=95"),
     ],
 )
-def test_wrong_options(reml, options, message):
+def test_wrong_options(sleepstudy_reml, options, message):
     with pytest.raises(ValueError, match=message):
-        model_table(reml, **options)
+        model_table(sleepstudy_reml, **options)
 
 
 @pytest.mark.parametrize("fits", ["REML", {"a": 3}, [None], 5])
@@ -329,8 +328,8 @@ def test_html_is_accessible_and_escaped(hostile):
     assert sum(tag == "caption" for tag, _ in reader.tags) == 1
 
 
-def test_html_rows_have_as_many_cells(reml, post):
-    html = model_table({"a": reml, "b": post}, format="html")
+def test_html_rows_have_as_many_cells(sleepstudy_reml, sleepstudy_fit):
+    html = model_table({"a": sleepstudy_reml, "b": sleepstudy_fit}, format="html")
     for row in re.findall(r"<tr>(.*?)</tr>", html):
         spans = [int(n) for n in re.findall(r'colspan="(\d)"', row)]
         assert row.count("<t") - len(spans) + sum(spans) - row.count("<tfoot") == 3
@@ -374,8 +373,8 @@ def test_markdown_is_read_back_by_another_parser(hostile):
     assert "Random effects by s<&|_%#" in reader.text
 
 
-def test_markup_shows_itself_in_notebooks(reml):
-    html, latex = reml.to_html(), reml.to_latex()
+def test_markup_shows_itself_in_notebooks(sleepstudy_reml):
+    html, latex = sleepstudy_reml.to_html(), sleepstudy_reml.to_latex()
     assert html._repr_mimebundle_() == {"text/plain": str(html), "text/html": str(html)}
     assert set(latex._repr_mimebundle_()) == {"text/plain"}
     for again in (copy.copy(html), pickle.loads(pickle.dumps(html))):
@@ -448,15 +447,15 @@ def test_glance_and_augment_are_those_of_broom_mixed(name):
         np.testing.assert_allclose(own[column], table[column], atol=OPTIMUM * scale, rtol=0)
 
 
-def test_glance_of_a_posterior(post, model):
-    row = post.glance().iloc[0]
-    assert row["log_evidence"] == post.log_evidence.value
-    assert row["max_rhat"] == post.diagnostics.max_rhat
-    assert row["min_ess_bulk"] == post.diagnostics.min_ess_bulk
-    assert row["sigma"] == post.sigma
+def test_glance_of_a_posterior(sleepstudy_fit, sleepstudy_model):
+    row = sleepstudy_fit.glance().iloc[0]
+    assert row["log_evidence"] == sleepstudy_fit.log_evidence.value
+    assert row["max_rhat"] == sleepstudy_fit.diagnostics.max_rhat
+    assert row["min_ess_bulk"] == sleepstudy_fit.diagnostics.min_ess_bulk
+    assert row["sigma"] == sleepstudy_fit.sigma
     assert (row["chains"], row["draws"], row["ngrps_Subject"]) == (4, 4000, 18)
     assert np.isnan(row["divergences"])
-    laplace = model.fit(method="laplace", random_seed=1)
+    laplace = sleepstudy_model.fit(method="laplace", random_seed=1)
     other = laplace.glance().iloc[0]
     assert np.isnan(other["log_evidence"])
     assert other["pareto_k"] == laplace.diagnostics.pareto_k
@@ -468,34 +467,34 @@ def test_glance_has_a_column_per_grouping_factor():
     assert (row["ngrps_batch"], row["ngrps_batch_cask"]) == (10, 30)
 
 
-def test_augment_of_a_posterior_is_computed_on_draws(post):
-    table = post.augment(prob=0.9)
-    draws = post.data["posterior"].to_dataset().stack(sample=("chain", "draw"))
-    x = post.design.X
+def test_augment_of_a_posterior_is_computed_on_draws(sleepstudy_fit):
+    table = sleepstudy_fit.augment(prob=0.9)
+    draws = sleepstudy_fit.data["posterior"].to_dataset().stack(sample=("chain", "draw"))
+    x = sleepstudy_fit.design.X
     mu = x @ draws["beta"].transpose("coef", "sample").to_numpy()
     u = draws["u_Subject"].transpose("Subject", "Subject_coef", "sample").to_numpy()
-    codes = post.design.random[0].codes
+    codes = sleepstudy_fit.design.random[0].codes
     mu += np.einsum("nk,nks->ns", x, u[codes])
-    y = post.design.y[:, None]
+    y = sleepstudy_fit.design.y[:, None]
     low, high = np.quantile(mu, [0.05, 0.95], axis=1)
     np.testing.assert_allclose(table[".fitted"], mu.mean(axis=1))
     np.testing.assert_allclose(table[".fitted_low"], low)
     np.testing.assert_allclose(table[".fitted_high"], high)
     sigma = draws["sigma"].to_numpy()
     np.testing.assert_allclose(table[".pearson_resid"], ((y - mu) / sigma).mean(axis=1), atol=1e-12)
-    np.testing.assert_array_equal(table[".fitted"], post.fitted())
-    np.testing.assert_array_equal(table[".fixed"], post.fitted(random_effects=False))
+    np.testing.assert_array_equal(table[".fitted"], sleepstudy_fit.fitted())
+    np.testing.assert_array_equal(table[".fixed"], sleepstudy_fit.fitted(random_effects=False))
 
 
-def test_augment_in_parts_is_the_same(post, monkeypatch):
-    whole = post.augment()
+def test_augment_in_parts_is_the_same(sleepstudy_fit, monkeypatch):
+    whole = sleepstudy_fit.augment()
     monkeypatch.setattr("bayeslmm.report.broom.AT_ONCE", 7 * 4000)
-    pd.testing.assert_frame_equal(post.augment(), whole)
+    pd.testing.assert_frame_equal(sleepstudy_fit.augment(), whole)
 
 
-def test_augment_without_stored_effects(model):
-    lean = model.fit(random_seed=1, store_u=False)
-    full = model.fit(random_seed=1)
+def test_augment_without_stored_effects(sleepstudy_model):
+    lean = sleepstudy_model.fit(random_seed=1, store_u=False)
+    full = sleepstudy_model.fit(random_seed=1)
     table, other = lean.augment(), full.augment()
     # quantiles of 4,000 draws: errors of about sd / 30, the sd being below 15
     np.testing.assert_allclose(table[".fitted_low"], other[".fitted_low"], atol=2.5)
@@ -528,7 +527,7 @@ def test_augment_keeps_data_index_and_gaps(gappy):
     assert "note" not in fit.augment()
 
 
-def test_augment_refuses_other_data(gappy, post):
+def test_augment_refuses_other_data(gappy, sleepstudy_fit):
     fit = blm.LMM("Reaction ~ Days + (Days | Subject)", gappy).reml()
     with pytest.raises(blm.DataError, match="have 179 rows"):
         fit.augment(gappy.iloc[1:])
@@ -540,15 +539,15 @@ def test_augment_refuses_other_data(gappy, post):
         fit.augment(gappy.assign(**{".fitted": 1.0}))
     with pytest.raises(blm.DataError, match="give the data"):
         fit.augment(incomplete="keep")
-    for either in (fit, post):
+    for either in (fit, sleepstudy_fit):
         with pytest.raises(ValueError, match="incomplete='drop'"):
             either.augment(incomplete="drop")
     with pytest.raises(ValueError, match="prob=2"):
-        post.augment(prob=2)
+        sleepstudy_fit.augment(prob=2)
 
 
-def test_augment_with_influence(model, gappy):
-    for fit in (model.reml(), model.map()):
+def test_augment_with_influence(sleepstudy_model, gappy):
+    for fit in (sleepstudy_model.reml(), sleepstudy_model.map()):
         table, rows = fit.augment(influence=True), fit.check.influence().table
         np.testing.assert_array_equal(table[".hat"], rows["leverage"])
         np.testing.assert_array_equal(table[".cooksd"], rows["cooks_distance"])

@@ -16,21 +16,11 @@ FORMULA = "Reaction ~ Days + (Days | Subject)"
 
 
 @pytest.fixture(scope="module")
-def model():
-    return blm.LMM(FORMULA, blm.load_dataset("sleepstudy"))
-
-
-@pytest.fixture(scope="module")
 def flat():
     return blm.LMM(FORMULA, blm.load_dataset("sleepstudy"), priors="flat")
 
 
-@pytest.fixture(scope="module")
-def collapsed(model):
-    return model.fit(random_seed=1)
-
-
-def test_model_in_words(model, collapsed):
+def test_model_in_words(sleepstudy_model, sleepstudy_fit):
     shared = [
         "A linear mixed model of Reaction was fitted to 180 observations",
         f"(formula: {FORMULA})",
@@ -41,7 +31,7 @@ def test_model_in_words(model, collapsed):
         f"Python {platform.python_version()}",
         f"NumPy {np.__version__}",
     ]
-    for text in (collapsed.methods_paragraph(), model.reml().methods_paragraph()):
+    for text in (sleepstudy_fit.methods_paragraph(), sleepstudy_model.reml().methods_paragraph()):
         for phrase in shared:
             assert phrase in text
         assert "left out" not in text
@@ -57,18 +47,18 @@ def test_model_in_words(model, collapsed):
         ("map", "mode of their posterior density", ["Satterthwaite", "REML"]),
     ],
 )
-def test_estimates(model, method, done, not_done):
-    text = getattr(model, method)().methods_paragraph()
+def test_estimates(sleepstudy_model, method, done, not_done):
+    text = getattr(sleepstudy_model, method)().methods_paragraph()
     assert done in text
     assert "The optimiser converged." in text
     for word in ["draws", "R-hat", "ArviZ", "PyMC", *not_done]:
         assert word not in text
 
 
-def test_priors_of_map_are_named(model):
-    named = f"Days ~ {model.priors.records()['Days']}"
-    assert named in model.map().methods_paragraph()
-    assert named not in model.reml().methods_paragraph()
+def test_priors_of_map_are_named(sleepstudy_model):
+    named = f"Days ~ {sleepstudy_model.priors.records()['Days']}"
+    assert named in sleepstudy_model.map().methods_paragraph()
+    assert named not in sleepstudy_model.reml().methods_paragraph()
 
 
 def test_a_singular_fit_is_said():
@@ -76,11 +66,11 @@ def test_a_singular_fit_is_said():
     assert "sd[Batch, Intercept] is estimated at zero." in fit.methods_paragraph()
 
 
-def test_priors_with_their_values(model, collapsed):
-    text = collapsed.methods_paragraph()
+def test_priors_with_their_values(sleepstudy_model, sleepstudy_fit):
+    text = sleepstudy_fit.methods_paragraph()
     assert "weakly informative defaults" in text
-    for key, record in model.priors.records().items():
-        place = model.priors.where.get(key, "") if key != "Intercept" else ""
+    for key, record in sleepstudy_model.priors.records().items():
+        place = sleepstudy_model.priors.where.get(key, "") if key != "Intercept" else ""
         assert f"{key} {place} ~ {record}".replace("  ", " ") in text
     assert "sd[Subject, Intercept] at Days = 4.5 ~" in text
     assert "joint normal prior" in text
@@ -108,8 +98,8 @@ def test_given_priors_are_told_from_defaults():
     assert "Other priors were the weakly informative defaults" in text
 
 
-def test_collapsed(collapsed):
-    text, found = collapsed.methods_paragraph(), collapsed.diagnostics
+def test_collapsed(sleepstudy_fit):
+    text, found = sleepstudy_fit.methods_paragraph(), sleepstudy_fit.diagnostics
     assert "independence Metropolis-Hastings" in text
     assert "(4 chains of 1,000 draws)" in text
     assert f"largest R-hat was {found.max_rhat:.3f}" in text
@@ -121,8 +111,8 @@ def test_collapsed(collapsed):
         assert word not in text
 
 
-def test_laplace(model):
-    post = model.fit(method="laplace", draws=500, chains=2, random_seed=1)
+def test_laplace(sleepstudy_model):
+    post = sleepstudy_model.fit(method="laplace", draws=500, chains=2, random_seed=1)
     text = post.methods_paragraph()
     assert "1,000 independent draws" in text
     assert f"Pareto k {post.diagnostics.pareto_k:.2f}" in text
@@ -132,8 +122,8 @@ def test_laplace(model):
 
 
 @pytest.mark.slow
-def test_nuts_and_poor_convergence(model):
-    post = model.fit(
+def test_nuts_and_poor_convergence(sleepstudy_model):
+    post = sleepstudy_model.fit(
         method="nuts", draws=20, tune=30, chains=2, cores=1, random_seed=1, progressbar=False
     )
     text, found = post.methods_paragraph(references=True), post.diagnostics
@@ -152,9 +142,9 @@ def test_nuts_and_poor_convergence(model):
     assert "No check gave reason" not in text
 
 
-def test_divergences_are_said(collapsed):
+def test_divergences_are_said(sleepstudy_fit):
     """A tree as NUTS makes it, without its compilation."""
-    data = collapsed.data.copy()
+    data = sleepstudy_fit.data.copy()
     data.attrs |= {"method": "nuts", "form": "centered", "inference_library": "nutpie"}
     data.attrs["inference_library_version"] = "0.0.test"
     diverging = np.zeros((4, 1000), dtype=bool)
@@ -162,7 +152,7 @@ def test_divergences_are_said(collapsed):
     stats = (
         data["sample_stats"].to_dataset()[["lp"]].assign(diverging=(("chain", "draw"), diverging))
     )
-    post = blm.Posterior(collapsed.model, data).with_groups(sample_stats=stats)
+    post = blm.Posterior(sleepstudy_fit.model, data).with_groups(sample_stats=stats)
     text = post.methods_paragraph()
     assert "and 3 transitions diverged." in text
     assert "3 of 4000 transitions diverged, so the draws may miss part" in text
@@ -172,20 +162,20 @@ def test_divergences_are_said(collapsed):
     assert "Metropolis" not in text
 
 
-def test_the_fallback_is_named(collapsed):
-    data = collapsed.data.copy()
+def test_the_fallback_is_named(sleepstudy_fit):
+    data = sleepstudy_fit.data.copy()
     data.attrs |= {"method": "nuts", "form": "marginal", "fallback": "Its proposals do not fit."}
     data.attrs["inference_library"] = "pymc"
-    text = blm.Posterior(collapsed.model, data).methods_paragraph()
+    text = blm.Posterior(sleepstudy_fit.model, data).methods_paragraph()
     assert "refused this posterior (Its proposals do not fit), so NUTS was used instead." in text
     assert "random effects integrated out and drawn exactly afterwards" in text
-    assert "refused" not in collapsed.methods_paragraph()
+    assert "refused" not in sleepstudy_fit.methods_paragraph()
 
 
-def test_a_surrogate_is_named(collapsed):
-    data = collapsed.data.copy()
+def test_a_surrogate_is_named(sleepstudy_fit):
+    data = sleepstudy_fit.data.copy()
     data.attrs["surrogate_error"] = 0.004
-    text = blm.Posterior(collapsed.model, data).methods_paragraph()
+    text = blm.Posterior(sleepstudy_fit.model, data).methods_paragraph()
     assert "standard deviation of 0.004" in text
 
 
@@ -221,17 +211,17 @@ def test_several_grouping_factors_and_blocks():
     assert "correlated within {Intercept, Days} and independent otherwise" in text
 
 
-def test_references_follow_only_on_demand(model, collapsed):
-    assert "References" not in collapsed.methods_paragraph()
-    text = collapsed.methods_paragraph(references=True)
+def test_references_follow_only_on_demand(sleepstudy_model, sleepstudy_fit):
+    assert "References" not in sleepstudy_fit.methods_paragraph()
+    text = sleepstudy_fit.methods_paragraph(references=True)
     paragraph, heading, *references = text.split("\n\n")
-    assert paragraph == collapsed.methods_paragraph()
+    assert paragraph == sleepstudy_fit.methods_paragraph()
     assert heading == "References"
     assert references == sorted(references)
     assert set(references) == {
         CITATIONS[key] for key in ("independence", "lmm", "lkj", "half_t", "psis", "rhat")
     }
-    reml = model.reml().methods_paragraph(references=True)
+    reml = sleepstudy_model.reml().methods_paragraph(references=True)
     assert CITATIONS["satterthwaite"] in reml
     assert CITATIONS["rhat"] not in reml
 
@@ -241,7 +231,7 @@ def no_fixed():
     return blm.LMM("I(Reaction - 300) ~ 0 + (1 | Subject)", blm.load_dataset("sleepstudy"))
 
 
-def test_no_fixed_effects_no_tests_of_them(no_fixed, model):
+def test_no_fixed_effects_no_tests_of_them(no_fixed, sleepstudy_model):
     for fit in (no_fixed.reml(), no_fixed.ml()):
         text = fit.methods_paragraph(references=True)
         assert "There were no fixed effects." in text
@@ -249,7 +239,7 @@ def test_no_fixed_effects_no_tests_of_them(no_fixed, model):
         for word in ("Satterthwaite", "Tests", CITATIONS["satterthwaite"], "correlations"):
             assert word not in text
         assert "Satterthwaite" not in fit.to_markdown()
-    text = model.reml().methods_paragraph()
+    text = sleepstudy_model.reml().methods_paragraph()
     assert "other confidence intervals are Wald intervals (standard" in text
     assert "correlations on the inverse hyperbolic tangent scale" in text
     for text in (
@@ -260,8 +250,8 @@ def test_no_fixed_effects_no_tests_of_them(no_fixed, model):
         assert "fixed effects are" not in text
 
 
-def test_a_mode_has_a_normal_approximation(model):
-    text = model.map().methods_paragraph()
+def test_a_mode_has_a_normal_approximation(sleepstudy_model):
+    text = sleepstudy_model.map().methods_paragraph()
     assert "with the fixed and random effects integrated out (MAP); fixed effects are their" in text
     assert "those of a normal approximation to the posterior at the mode" in text
     assert "onfidence" not in text
@@ -278,15 +268,15 @@ def test_a_mode_of_fixed_effects_too():
     assert "posterior modes, 95 % intervals of a normal approximation" in fit.to_markdown()
 
 
-def test_versions_are_those_that_made_the_draws(collapsed):
-    assert collapsed.data.attrs["python_version"] == platform.python_version()
-    assert collapsed.data.attrs["numpy_version"] == np.__version__
-    data = collapsed.data.copy()
+def test_versions_are_those_that_made_the_draws(sleepstudy_fit):
+    assert sleepstudy_fit.data.attrs["python_version"] == platform.python_version()
+    assert sleepstudy_fit.data.attrs["numpy_version"] == np.__version__
+    data = sleepstudy_fit.data.copy()
     recorded = {"modeling_interface_version": "0.0.7", "python_version": "3.0.1"}
     data.attrs |= recorded | {"numpy_version": "1.0.5"}
-    text = blm.Posterior(collapsed.model, data).methods_paragraph()
+    text = blm.Posterior(sleepstudy_fit.model, data).methods_paragraph()
     assert "Software: bayeslmm 0.0.7, Python 3.0.1, NumPy 1.0.5, ArviZ" in text
     for name in ("python_version", "numpy_version"):
         del data.attrs[name]
-    text = blm.Posterior(collapsed.model, data).methods_paragraph()
+    text = blm.Posterior(sleepstudy_fit.model, data).methods_paragraph()
     assert "Software: bayeslmm 0.0.7, ArviZ" in text

@@ -15,21 +15,11 @@ SHARED += ["G", "R", "V", "fitted", "residuals"]
 
 
 @pytest.fixture(scope="module")
-def model():
-    return blm.LMM(FORMULA, blm.load_dataset("sleepstudy"))
+def post(sleepstudy_model):
+    return sleepstudy_model.fit(method="laplace", draws=500, random_seed=2)
 
 
-@pytest.fixture(scope="module")
-def reml(model):
-    return model.reml()
-
-
-@pytest.fixture(scope="module")
-def post(model):
-    return model.fit(method="laplace", draws=500, random_seed=2)
-
-
-@pytest.fixture(params=["reml", "post"])
+@pytest.fixture(params=["sleepstudy_reml", "post"])
 def fit(request):
     return request.getfixturevalue(request.param)
 
@@ -39,7 +29,7 @@ def test_both_answer_to_every_name(fit, name):
     assert getattr(fit, name)() is not None
 
 
-def test_labels_are_the_same(reml, post):
+def test_labels_are_the_same(sleepstudy_reml, post):
     expected = [
         "beta[Intercept]",
         "beta[Days]",
@@ -48,7 +38,7 @@ def test_labels_are_the_same(reml, post):
         "cor[Subject, Intercept, Days]",
         "sigma",
     ]
-    assert list(reml.summary().index) == expected
+    assert list(sleepstudy_reml.summary().index) == expected
     assert list(post.summary().index) == expected
 
 
@@ -67,21 +57,23 @@ def test_coef_of_a_term_without_a_random_counterpart():
     assert frame["Days"].to_numpy() == pytest.approx(slopes.ranef()["Subject"]["Days"].to_numpy())
 
 
-def test_fitted_plus_residual_is_the_response(fit, model):
-    assert (fit.fitted() + fit.residuals()).to_numpy() == pytest.approx(model.y.to_numpy())
+def test_fitted_plus_residual_is_the_response(fit, sleepstudy_model):
+    assert (fit.fitted() + fit.residuals()).to_numpy() == pytest.approx(
+        sleepstudy_model.y.to_numpy()
+    )
     fixed = fit.fitted(random_effects=False)
-    assert fixed.to_numpy() == pytest.approx((model.X @ fit.beta).to_numpy())
+    assert fixed.to_numpy() == pytest.approx((sleepstudy_model.X @ fit.beta).to_numpy())
     u = np.concatenate([frame.to_numpy().ravel() for frame in fit.ranef().values()])
-    assert fit.fitted().to_numpy() == pytest.approx(fixed.to_numpy() + model.Z @ u)
+    assert fit.fitted().to_numpy() == pytest.approx(fixed.to_numpy() + sleepstudy_model.Z @ u)
 
 
-def test_v_is_zgz_plus_r(fit, model):
-    z = model.Z.toarray()
+def test_v_is_zgz_plus_r(fit, sleepstudy_model):
+    z = sleepstudy_model.Z.toarray()
     expected = z @ fit.G().to_numpy() @ z.T + fit.R().to_numpy()
     assert fit.V().to_numpy() == pytest.approx(expected)
     assert fit.V(sparse=True).toarray() == pytest.approx(expected)
     assert fit.G().index.names == ["group", "level", "term"]
-    assert list(fit.G().index) == list(model.effect_labels)
+    assert list(fit.G().index) == list(sleepstudy_model.effect_labels)
 
 
 def test_posterior_mean_of_g_is_the_mean_over_draws(post):
@@ -97,17 +89,17 @@ def test_icc_of_a_random_intercept_is_its_share():
     assert reml.icc().loc["Batch", "estimate"] == pytest.approx(between / (between + within))
 
 
-def test_varcorr_is_lme4s_table(reml):
-    table = reml.varcorr()
+def test_varcorr_is_lme4s_table(sleepstudy_reml):
+    table = sleepstudy_reml.varcorr()
     assert table["group"].tolist() == ["Subject"] * 3 + ["Residual"]
     assert table["sdcor"].round(2).tolist() == [24.74, 5.92, 0.07, 25.59]
     assert table.loc[2, ["term", "term_2"]].tolist() == ["Intercept", "Days"]
 
 
-def test_what_is_missing_in_varcorr_is_missing_alike(reml, post):
+def test_what_is_missing_in_varcorr_is_missing_alike(sleepstudy_reml, post):
     """Also where no covariance is modelled, so that no row has a second term."""
     alone = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
-    for table in (reml.varcorr(), post.varcorr(), alone.varcorr()):
+    for table in (sleepstudy_reml.varcorr(), post.varcorr(), alone.varcorr()):
         text = table["group"].dtype
         assert table["term"].dtype == table["term_2"].dtype == text
         assert table["term_2"].isna().tolist() == [True] * len(table) or len(table) == 4
@@ -115,11 +107,11 @@ def test_what_is_missing_in_varcorr_is_missing_alike(reml, post):
         assert len(missing) == 1
 
 
-def test_tidy_has_broom_mixeds_columns(reml, post):
+def test_tidy_has_broom_mixeds_columns(sleepstudy_reml, post):
     columns = ["effect", "group", "level", "term", "estimate", "std_error"]
     columns += ["conf_low", "conf_high"]
     every = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
-    for table in (reml.tidy(every), post.tidy(every)):
+    for table in (sleepstudy_reml.tidy(every), post.tidy(every)):
         assert list(table.columns[:8]) == columns
         assert table["effect"].value_counts().to_dict() == {
             "fixed": 2,
@@ -127,7 +119,7 @@ def test_tidy_has_broom_mixeds_columns(reml, post):
             "ran_vals": 36,
             "ran_coefs": 36,
         }
-    terms = reml.tidy(("ran_pars",))["term"].tolist()
+    terms = sleepstudy_reml.tidy(("ran_pars",))["term"].tolist()
     assert terms == ["sd__Intercept", "sd__Days", "cor__Intercept.Days", "sd__Observation"]
 
 
@@ -149,15 +141,15 @@ def test_ran_coefs_of_a_posterior_are_summed_on_draws(post):
     assert row["std_error"] == pytest.approx(sums.std(ddof=1))
 
 
-def test_reml_counts_as_lme4_does(reml):
-    assert reml.n_parameters == 6
-    assert reml.loglik == pytest.approx(-871.8141, abs=1e-4)
-    assert reml.aic == pytest.approx(1755.6283, abs=1e-4)
-    assert reml.bic == pytest.approx(1774.7861, abs=1e-4)
+def test_reml_counts_as_lme4_does(sleepstudy_reml):
+    assert sleepstudy_reml.n_parameters == 6
+    assert sleepstudy_reml.loglik == pytest.approx(-871.8141, abs=1e-4)
+    assert sleepstudy_reml.aic == pytest.approx(1755.6283, abs=1e-4)
+    assert sleepstudy_reml.bic == pytest.approx(1774.7861, abs=1e-4)
 
 
-def test_repr_is_lme4s_print(reml):
-    assert repr(reml).splitlines()[:10] == [
+def test_repr_is_lme4s_print(sleepstudy_reml):
+    assert repr(sleepstudy_reml).splitlines()[:10] == [
         "Linear mixed model fit by REML",
         "Formula: Reaction ~ Days + (Days | Subject)",
         "REML criterion at convergence: 1743.6283",
@@ -171,11 +163,11 @@ def test_repr_is_lme4s_print(reml):
     ]
 
 
-def test_reprs_exist_in_html(fit, model):
+def test_reprs_exist_in_html(fit, sleepstudy_model):
     assert "<table" in fit._repr_html_()
-    assert "Subject, 18" in repr(model)
-    assert "HalfStudentT" in repr(model.priors)
-    assert "<table" in model.priors._repr_html_()
+    assert "Subject, 18" in repr(sleepstudy_model)
+    assert "HalfStudentT" in repr(sleepstudy_model.priors)
+    assert "<table" in sleepstudy_model.priors._repr_html_()
 
 
 def test_intervals_follow_arvizs_rcparams(post):
@@ -219,11 +211,11 @@ def test_correlation_of_one_is_reported_in_words():
     assert reml.notes[0] == "cor[g, Intercept, x] is estimated at -1."
 
 
-def test_unknown_methods_list_the_known_ones(model, reml):
+def test_unknown_methods_list_the_known_ones(sleepstudy_model, sleepstudy_reml):
     with pytest.raises(ValueError, match="'auto', 'collapsed', 'nuts', 'laplace'"):
-        model.fit(method="gibbs")
+        sleepstudy_model.fit(method="gibbs")
     with pytest.raises(ValueError, match="'wald', 'profile' or 'bootstrap'"):
-        reml.confint("boot")
+        sleepstudy_reml.confint("boot")
 
 
 def test_a_model_that_reproduces_the_data_is_refused():
@@ -233,11 +225,11 @@ def test_a_model_that_reproduces_the_data_is_refused():
         blm.LMM("y ~ 1 + (1 | g)", data).reml()
 
 
-def test_huge_matrices_are_offered_sparse(reml, monkeypatch):
+def test_huge_matrices_are_offered_sparse(sleepstudy_reml, monkeypatch):
     monkeypatch.setattr("bayeslmm.summaries.parameters.MAX_DENSE", 10)
     with pytest.raises(DataError, match=r"V\(sparse=True\)"):
-        reml.V()
-    assert reml.V(sparse=True).shape == (180, 180)
+        sleepstudy_reml.V()
+    assert sleepstudy_reml.V(sparse=True).shape == (180, 180)
 
 
 def test_log_likelihood_and_log_prior_on_request(post):
@@ -267,16 +259,21 @@ def test_rows_dropped_are_counted_and_logged(caplog):
     assert "2 incomplete rows dropped" in repr(model)
 
 
-def test_results_are_frozen(reml, post, model):
-    for value in (reml, post, model):
+def test_results_are_frozen(sleepstudy_reml, post, sleepstudy_model):
+    for value in (sleepstudy_reml, post, sleepstudy_model):
         with pytest.raises(AttributeError):
             value.design = None
 
 
 @pytest.mark.parametrize("value", [95, 0, 1.0, "x", True])
-def test_coverage_lies_between_0_and_1(reml, post, value):
+def test_coverage_lies_between_0_and_1(sleepstudy_reml, post, value):
     message = "a number between 0 and 1 is expected, such as 0.95"
-    for call in (reml.confint, reml.summary, reml.tidy, reml.fixef):
+    for call in (
+        sleepstudy_reml.confint,
+        sleepstudy_reml.summary,
+        sleepstudy_reml.tidy,
+        sleepstudy_reml.fixef,
+    ):
         with pytest.raises(ValueError, match=message):
             call(level=value)
     for call in (post.fixef, post.tidy, post.icc, post.varcorr):
@@ -284,9 +281,9 @@ def test_coverage_lies_between_0_and_1(reml, post, value):
             call(prob=value)
 
 
-def test_intervals_of_some_kinds(reml):
-    some = reml.confint("profile", kinds=("sd", "sigma"))
-    everything = reml.confint("profile")
+def test_intervals_of_some_kinds(sleepstudy_reml):
+    some = sleepstudy_reml.confint("profile", kinds=("sd", "sigma"))
+    everything = sleepstudy_reml.confint("profile")
     assert list(some.index) == ["sd[Subject, Intercept]", "sd[Subject, Days]", "sigma"]
     assert some["conf_low"].to_numpy() == pytest.approx(
         everything.loc[some.index, "conf_low"].to_numpy()
@@ -327,14 +324,14 @@ def test_without_fixed_effects(small):
 
 @pytest.mark.parametrize("argument", ["draws", "chains"])
 @pytest.mark.parametrize("value", [0, "10", 2.5, True])
-def test_counts_are_checked_before_anything_runs(model, argument, value):
+def test_counts_are_checked_before_anything_runs(sleepstudy_model, argument, value):
     with pytest.raises(ValueError, match="a whole number of at least 1"):
-        model.fit(method="laplace", **{argument: value})
+        sleepstudy_model.fit(method="laplace", **{argument: value})
 
 
-def test_target_accept_is_checked(model):
+def test_target_accept_is_checked(sleepstudy_model):
     with pytest.raises(ValueError, match="target_accept=2"):
-        model.fit(method="nuts", target_accept=2)
+        sleepstudy_model.fit(method="nuts", target_accept=2)
 
 
 def test_a_copy_of_the_response_is_refused(small):
@@ -357,7 +354,7 @@ def test_a_poor_approximation_says_so():
     assert "Pareto k" in str(found.diagnostics)
 
 
-def test_a_mode_joint_in_beta_says_so(model):
+def test_a_mode_joint_in_beta_says_so(sleepstudy_model):
     import pymc as pm
 
     priors = {"Days": pm.StudentT.dist(nu=5, mu=0, sigma=50)}
@@ -382,15 +379,17 @@ def test_a_correlated_term_without_any_variance_is_exactly_zero():
     )
 
 
-def test_kinds_of_intervals(reml):
-    assert list(reml.confint(kinds="beta").index) == ["beta[Intercept]", "beta[Days]"]
+def test_kinds_of_intervals(sleepstudy_reml):
+    assert list(sleepstudy_reml.confint(kinds="beta").index) == ["beta[Intercept]", "beta[Days]"]
     with pytest.raises(ValueError, match=r"kinds=\('fixed',\): any of 'beta', 'sd'"):
-        reml.confint(kinds=("fixed",))
+        sleepstudy_reml.confint(kinds=("fixed",))
 
 
-def test_evidence_is_of_posteriors(model, reml):
+def test_evidence_is_of_posteriors(sleepstudy_model, sleepstudy_reml):
     with pytest.raises(TypeError, match="Estimate has no evidence"):
-        blm.bayes_factor(model.fit(method="laplace", draws=10, random_seed=1), reml)
+        blm.bayes_factor(
+            sleepstudy_model.fit(method="laplace", draws=10, random_seed=1), sleepstudy_reml
+        )
 
 
 # --- ordered categories ----------------------------------------------------------------

@@ -24,26 +24,6 @@ BOOTSTRAP = json.loads((FOLDER / "prediction" / "prediction.json").read_text(enc
 
 
 @pytest.fixture(scope="module")
-def sleep():
-    return blm.load_dataset("sleepstudy")
-
-
-@pytest.fixture(scope="module")
-def model(sleep):
-    return blm.LMM("Reaction ~ Days + (Days | Subject)", sleep)
-
-
-@pytest.fixture(scope="module")
-def post(model):
-    return model.fit(random_seed=1)
-
-
-@pytest.fixture(scope="module")
-def reml(model):
-    return model.reml()
-
-
-@pytest.fixture(scope="module")
 def crossed():
     return blm.LMM(
         "diameter ~ 1 + (1 | plate) + (1 | sample)", blm.load_dataset("Penicillin")
@@ -56,8 +36,8 @@ def weighted():
 
 
 @pytest.fixture(scope="module")
-def checked(post):
-    return post.with_posterior_predictive(random_seed=2)
+def checked(sleepstudy_fit):
+    return sleepstudy_fit.with_posterior_predictive(random_seed=2)
 
 
 # --- simulate --------------------------------------------------------------------------
@@ -67,7 +47,7 @@ CHOSEN = [0, 1, 5, 10, 12, 30]
 """Rows of the same and of other levels."""
 
 
-@pytest.mark.parametrize("name", ["reml", "crossed"])
+@pytest.mark.parametrize("name", ["sleepstudy_reml", "crossed"])
 def test_simulations_of_an_estimate_have_the_covariance_v(name, request):
     fit = request.getfixturevalue(name)
     y = fit.simulate(4000, random_seed=1).to_numpy().T
@@ -76,7 +56,7 @@ def test_simulations_of_an_estimate_have_the_covariance_v(name, request):
     assert_second_moments((y - mean)[:, CHOSEN], fit.V().to_numpy()[np.ix_(CHOSEN, CHOSEN)])
 
 
-@pytest.mark.parametrize("name", ["reml", "crossed"])
+@pytest.mark.parametrize("name", ["sleepstudy_reml", "crossed"])
 def test_conditional_simulations_hold_the_modes(name, request):
     fit = request.getfixturevalue(name)
     y = fit.simulate(4000, target="conditional", random_seed=1).to_numpy().T
@@ -98,19 +78,19 @@ def test_simulations_know_weights(weighted):
     assert_second_moments(y, np.array([[expected]]))
 
 
-def test_simulations_of_a_posterior(post):
-    y = post.simulate(4000, random_seed=1).to_numpy().T
-    design = post.design
-    v = np.cov(post._joint.beta.T)
-    mean = design.X @ post.beta.to_numpy()
-    expected = design.X @ v @ design.X.T + post.V().to_numpy()
+def test_simulations_of_a_posterior(sleepstudy_fit):
+    y = sleepstudy_fit.simulate(4000, random_seed=1).to_numpy().T
+    design = sleepstudy_fit.design
+    v = np.cov(sleepstudy_fit._joint.beta.T)
+    mean = design.X @ sleepstudy_fit.beta.to_numpy()
+    expected = design.X @ v @ design.X.T + sleepstudy_fit.V().to_numpy()
     # draws without replacement, so their mean is that of the posterior
     assert_mean(y[:, CHOSEN], mean[CHOSEN])
     assert_second_moments((y - mean)[:, CHOSEN], expected[np.ix_(CHOSEN, CHOSEN)])
 
 
-def test_tables_of_simulations(post, reml):
-    for fit in (post, reml):
+def test_tables_of_simulations(sleepstudy_fit, sleepstudy_reml):
+    for fit in (sleepstudy_fit, sleepstudy_reml):
         table = fit.simulate(3, random_seed=1)
         assert table.columns.tolist() == ["sim_1", "sim_2", "sim_3"]
         assert table.index.equals(fit.design.index)
@@ -124,13 +104,13 @@ def test_tables_of_simulations(post, reml):
                 fit.simulate(n)
         with pytest.raises(ValueError, match="target='old'"):
             fit.simulate(target="old")
-    assert post.simulate(5000, {"Days": [0.0]}, random_seed=1).shape == (1, 5000)
+    assert sleepstudy_fit.simulate(5000, {"Days": [0.0]}, random_seed=1).shape == (1, 5000)
 
 
-def test_a_single_row_of_a_new_level_is_simulated(reml):
+def test_a_single_row_of_a_new_level_is_simulated(sleepstudy_reml):
     with pytest.raises(DataError, match="has not seen: 'x'"):
-        reml.simulate(1, {"Days": [1], "Subject": ["x"]}, target="conditional")
-    y = reml.simulate(2, {"Days": [1], "Subject": ["x"]}, target="new", random_seed=1)
+        sleepstudy_reml.simulate(1, {"Days": [1], "Subject": ["x"]}, target="conditional")
+    y = sleepstudy_reml.simulate(2, {"Days": [1], "Subject": ["x"]}, target="new", random_seed=1)
     assert y.shape == (1, 2)
 
 
@@ -139,11 +119,11 @@ def test_a_single_row_of_a_new_level_is_simulated(reml):
 
 @pytest.mark.reference
 @pytest.mark.slow
-def test_bootstrap_is_that_of_lme4(reml):
+def test_bootstrap_is_that_of_lme4(sleepstudy_reml):
     """Against 4000 refits of bootMer: means, and shares below its quantiles."""
     size = 150
-    table = reml.bootstrap(size, random_seed=1, progressbar=False).dropna()
-    assert list(table.columns) == list(reml.summary().index)
+    table = sleepstudy_reml.bootstrap(size, random_seed=1, progressbar=False).dropna()
+    assert list(table.columns) == list(sleepstudy_reml.summary().index)
     for name, column in table.items():
         error = BOOTSTRAP["sd"][name] * np.sqrt(1 / len(column) + 1 / BOOTSTRAP["nsim"])
         assert abs(column.mean() - BOOTSTRAP["mean"][name]) < DEVIATIONS * error
@@ -153,10 +133,12 @@ def test_bootstrap_is_that_of_lme4(reml):
             error = np.sqrt(p * (1 - p) * (1 / len(column) + 1 / BOOTSTRAP["nsim"]))
             assert abs(np.mean(column < bound) - p) < DEVIATIONS * error
     # the standard error of beta, by the algebra of REML
-    ratio = table[["beta[Intercept]", "beta[Days]"]].std() / np.sqrt(np.diag(reml.fit.vcov))
+    ratio = table[["beta[Intercept]", "beta[Days]"]].std() / np.sqrt(
+        np.diag(sleepstudy_reml.fit.vcov)
+    )
     assert ratio.to_numpy() == pytest.approx(np.ones(2), abs=DEVIATIONS / np.sqrt(2 * size))
     low, high = table.quantile([0.025, 0.975]).to_numpy()
-    points = reml.summary()["estimate"].to_numpy()
+    points = sleepstudy_reml.summary()["estimate"].to_numpy()
     assert np.all((low < points) & (points < high))
 
 
@@ -194,9 +176,9 @@ def test_bootstrap_of_weights_offsets_and_ml():
     assert p == 2
 
 
-def test_bootstrap_refuses_map(model):
+def test_bootstrap_refuses_map(sleepstudy_model):
     with pytest.raises(SamplingError, match="this one is MAP"):
-        model.map().bootstrap(2, progressbar=False)
+        sleepstudy_model.map().bootstrap(2, progressbar=False)
 
 
 def fails_at(monkeypatch, numbers):
@@ -237,24 +219,30 @@ def test_bootstrap_is_quiet_about_singular_refits(caplog):
 # --- posterior predictive group and ArviZ ----------------------------------------------
 
 
-def test_replicates_have_the_moments_of_the_model(post, checked, sleep):
+def test_replicates_have_the_moments_of_the_model(sleepstudy_fit, checked, sleepstudy):
     group = checked.data["posterior_predictive"]
     assert dict(group["y"].sizes) == {"chain": 4, "draw": 1000, "obs_id": 180}
-    assert group["obs_id"].equals(post.data["observed_data"]["obs_id"])
+    assert group["obs_id"].equals(sleepstudy_fit.data["observed_data"]["obs_id"])
     assert group["y"].attrs["label"] == "Reaction"
     y = group["y"].to_numpy().reshape(-1, 180)
-    u = post._draws["u_Subject"].transpose(..., "Subject", "Subject_coef").to_numpy()
-    u = u.reshape(-1, 18, 2)[:, post.design.random[0].codes]
-    mean = post._joint.beta @ post.design.X.T + u[..., 0] + u[..., 1] * post.design.X[:, 1]
-    noise = ((y - mean) / post._joint.sigma[:, None])[:, CHOSEN]
+    u = sleepstudy_fit._draws["u_Subject"].transpose(..., "Subject", "Subject_coef").to_numpy()
+    u = u.reshape(-1, 18, 2)[:, sleepstudy_fit.design.random[0].codes]
+    mean = (
+        sleepstudy_fit._joint.beta @ sleepstudy_fit.design.X.T
+        + u[..., 0]
+        + u[..., 1] * sleepstudy_fit.design.X[:, 1]
+    )
+    noise = ((y - mean) / sleepstudy_fit._joint.sigma[:, None])[:, CHOSEN]
     assert_mean(noise, 0.0)
     assert_second_moments(noise, np.eye(len(CHOSEN)))
-    assert "posterior_predictive" not in post.data
-    assert set(checked.data.children) == set(post.data.children) | {"posterior_predictive"}
+    assert "posterior_predictive" not in sleepstudy_fit.data
+    assert set(checked.data.children) == set(sleepstudy_fit.data.children) | {
+        "posterior_predictive"
+    }
 
 
-def test_the_target_of_replicates(model):
-    post = model.fit(method="laplace", draws=500, random_seed=1)
+def test_the_target_of_replicates(sleepstudy_model):
+    post = sleepstudy_model.fit(method="laplace", draws=500, random_seed=1)
     new = post.with_posterior_predictive(target="population", random_seed=1)
     old = post.with_posterior_predictive(random_seed=1)
     means = [
@@ -279,8 +267,8 @@ def test_arviz_takes_the_group_as_it_is(checked, plot):
 
 
 @pytest.mark.parametrize("plot", ["plot_ppc_dist", "plot_ppc_tstat"])
-def test_arviz_takes_the_prior_predictive_group(model, plot):
-    tree = model.prior_predictive(50, random_seed=1)
+def test_arviz_takes_the_prior_predictive_group(sleepstudy_model, plot):
+    tree = sleepstudy_model.prior_predictive(50, random_seed=1)
     collection = getattr(arviz_plots, plot)(tree, group="prior_predictive", backend="none")
     assert "y" in collection.viz[DRAWN[plot][0]]
 
@@ -294,8 +282,8 @@ def test_arviz_takes_them_with_the_log_likelihood(checked):
     assert np.all((values >= 0) & (values <= 1 + 1e-12))  # sums of ArviZ's weights, rounded
 
 
-def test_prior_predictive_of_a_posterior(post):
-    tree = post.with_prior(50, random_seed=1).data
+def test_prior_predictive_of_a_posterior(sleepstudy_fit):
+    tree = sleepstudy_fit.with_prior(50, random_seed=1).data
     collection = arviz_plots.plot_ppc_dist(tree, group="prior_predictive", backend="none")
     assert "y" in collection.viz["predictive_dist"]
 
@@ -314,17 +302,17 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("statistic", ["mean", "max", slow("sd"), slow("min"), slow("median")])
 @pytest.mark.parametrize("by", [None, "Subject", "Days"])
-def test_tables_of_checks(post, checked, sleep, statistic, by):
+def test_tables_of_checks(sleepstudy_fit, checked, sleepstudy, statistic, by):
     function = FUNCTIONS[statistic]
-    table = post.check.predictive(statistic, by=by, prob=0.5, random_seed=2)
+    table = sleepstudy_fit.check.predictive(statistic, by=by, prob=0.5, random_seed=2)
     y = checked.data["posterior_predictive"]["y"].to_numpy().reshape(-1, 180)
-    labels = pd.Series("all", sleep.index) if by is None else sleep[by]
+    labels = pd.Series("all", sleepstudy.index) if by is None else sleepstudy[by]
     levels = sorted(set(labels))
     assert table.index.tolist() == ([statistic] if by is None else levels)
     for level, (_, row) in zip(levels, table.iterrows(), strict=True):
         rows = np.flatnonzero(labels == level)
         draws = np.array([function(sample[rows]) for sample in y])
-        observed = function(sleep["Reaction"].to_numpy()[rows])
+        observed = function(sleepstudy["Reaction"].to_numpy()[rows])
         expected = {
             "n": len(rows),
             "observed": observed,
@@ -338,32 +326,36 @@ def test_tables_of_checks(post, checked, sleep, statistic, by):
         assert row.to_dict() == pytest.approx(expected, rel=EXACT)
 
 
-def test_checks_by_a_function_of_the_response(post, checked, sleep):
+def test_checks_by_a_function_of_the_response(sleepstudy_fit, checked, sleepstudy):
     def spread(y):
         return y.max() - y.min()
 
-    table = post.check.predictive(spread, by="Subject", random_seed=2)
+    table = sleepstudy_fit.check.predictive(spread, by="Subject", random_seed=2)
     y = checked.data["posterior_predictive"]["y"].to_numpy().reshape(-1, 180)
     assert table["mean"].iloc[0] == pytest.approx(np.ptp(y[:, :10], axis=1).mean(), rel=EXACT)
-    assert post.check.predictive(spread, random_seed=2).index.tolist() == ["spread"]
+    assert sleepstudy_fit.check.predictive(spread, random_seed=2).index.tolist() == ["spread"]
 
 
-def test_several_checks_are_of_the_same_responses(post):
-    both = post.check.predictive(["max", "sd"], random_seed=2)
+def test_several_checks_are_of_the_same_responses(sleepstudy_fit):
+    both = sleepstudy_fit.check.predictive(["max", "sd"], random_seed=2)
     assert both.index.tolist() == ["max", "sd"]
     for name in both.index:
-        pd.testing.assert_frame_equal(both.loc[[name]], post.check.predictive(name, random_seed=2))
-    by_subject = post.check.predictive(["max", "sd"], by="Subject", random_seed=2)
+        pd.testing.assert_frame_equal(
+            both.loc[[name]], sleepstudy_fit.check.predictive(name, random_seed=2)
+        )
+    by_subject = sleepstudy_fit.check.predictive(["max", "sd"], by="Subject", random_seed=2)
     assert by_subject.index.names == ["check", "Subject"] and len(by_subject) == 36
 
 
-def test_ties_count_half(post):
-    table = post.check.predictive(lambda y: 1.0, random_seed=2)
+def test_ties_count_half(sleepstudy_fit):
+    table = sleepstudy_fit.check.predictive(lambda y: 1.0, random_seed=2)
     assert table["p_value"].item() == 0.5
 
 
-def test_checks_of_levels_with_a_single_row(sleep):
-    data = pd.concat([sleep.astype({"Subject": str}), sleep.head(1).assign(Subject="single")])
+def test_checks_of_levels_with_a_single_row(sleepstudy):
+    data = pd.concat(
+        [sleepstudy.astype({"Subject": str}), sleepstudy.head(1).assign(Subject="single")]
+    )
     post = blm.LMM("Reaction ~ Days + (1 | Subject)", data).fit(method="laplace", random_seed=1)
     table = post.check.predictive("sd", by="Subject", random_seed=2)
     assert table.loc["single"].drop("n").isna().all()
@@ -382,9 +374,9 @@ def test_checks_by_nested_levels_and_without_stored_effects():
     assert post.check.predictive("mean", by="batch", random_seed=2).shape[0] == 10
 
 
-def test_a_misfit_shows(sleep):
+def test_a_misfit_shows(sleepstudy):
     """A covariate that the model lacks: its values are given, rows that were dropped included."""
-    data = sleep.assign(Reaction=sleep["Reaction"].where(sleep.index != 4))
+    data = sleepstudy.assign(Reaction=sleepstudy["Reaction"].where(sleepstudy.index != 4))
     post = blm.LMM("Reaction ~ 1 + (1 | Subject)", data).fit(method="laplace", random_seed=1)
     table = post.check.predictive("mean", by=data["Days"], random_seed=2)
     assert table.index.name == "Days" and table["n"].tolist() == [18] * 4 + [17] + [18] * 5
@@ -400,10 +392,10 @@ def test_a_misfit_shows(sleep):
     assert table["p_value"].iloc[0] > 0.99 and table["p_value"].iloc[-1] < 0.01
 
 
-def test_bad_checks(post):
+def test_bad_checks(sleepstudy_fit):
     with pytest.raises(ValueError, match="statistic='variance': one of 'mean', 'sd'"):
-        post.check.predictive("variance")
+        sleepstudy_fit.check.predictive("variance")
     with pytest.raises(DataError, match="by='Item' is no variable of the model; it has Subject"):
-        post.check.predictive(by="Item")
+        sleepstudy_fit.check.predictive(by="Item")
     with pytest.raises(ValueError, match="target='old'"):
-        post.check.predictive(target="old")
+        sleepstudy_fit.check.predictive(target="old")
