@@ -16,7 +16,8 @@ import pytest
 from test_reporting_tables import parsed
 
 import bayeslmm as blm
-from bayeslmm.report.page import FLAGS, picture
+from bayeslmm.comparison import reml
+from bayeslmm.report.page import picture
 from bayeslmm.report.tables import decimals_of, number
 
 BROWSER = next(
@@ -179,8 +180,16 @@ def test_a_given_estimate_is_compared(dyestuff, tmp_path, monkeypatch):
     post.report(tmp_path / "ml.html", reml=dyestuff.ml())
     text = html.unescape((tmp_path / "ml.html").read_text(encoding="utf-8"))
     assert "ML fit that was given" in text
-    assert FLAGS["at the boundary"] in text
+    assert "at the boundary: the estimate is at the boundary of its range" in text
     assert "sd[Batch, Intercept] is estimated at zero." in text
+
+
+def test_every_verdict_on_an_estimate_has_words():
+    template = resources.files("bayeslmm.report") / "templates" / "report.html"
+    words = template.read_text(encoding="utf-8")
+    verdicts = [reml.AGREES, reml.PRIOR, reml.PULLED_UP, reml.PULLED_DOWN, reml.NARROWED]
+    verdicts += [reml.FAR, reml.BOUNDARY, reml.POORLY_SAMPLED, reml.DIFFERS]
+    assert all(f'"{verdict}": "' in words for verdict in verdicts)
 
 
 def test_a_defect_is_not_hidden():

@@ -223,21 +223,19 @@ def _goodness(rows: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
 def glance_estimate(fit: Fit, design: Design) -> pd.DataFrame:
     """One row about a REML, ML or MAP fit."""
     count, aic, bic = information_criteria(fit)
-    row = {
-        "method": fit.method,
-        "nobs": design.n,
-        "rows_dropped": len(design.dropped),
-        "sigma": fit.sigma,
-        "loglik": fit.log_likelihood,
-        "aic": aic,
-        "bic": bic,
-        "criterion": fit.criterion,
-        "n_parameters": count,
-        "df_residual": design.n - count,
-        "singular": fit.singular,
-        "converged": fit.optimum.converged,
-    }
-    return pd.DataFrame([row | _groups(design)])
+    return _glance(
+        fit.method,
+        design,
+        fit.sigma,
+        loglik=fit.log_likelihood,
+        aic=aic,
+        bic=bic,
+        criterion=fit.criterion,
+        n_parameters=count,
+        df_residual=design.n - count,
+        singular=fit.singular,
+        converged=fit.optimum.converged,
+    )
 
 
 def glance_posterior(
@@ -245,27 +243,29 @@ def glance_posterior(
 ) -> pd.DataFrame:
     """One row about a posterior."""
     evidence, error = evidence_of(data.attrs, priors) or (np.nan, np.nan)
-    row = {
-        "method": str(data.attrs["method"]),
-        "nobs": design.n,
-        "rows_dropped": len(design.dropped),
-        "sigma": float(sigma_draws(data["posterior"].to_dataset()).mean()),
-        "log_evidence": evidence,
-        "log_evidence_error": error,
-        "chains": found.chains,
-        "draws": found.chains * found.draws,
-        "max_rhat": found.max_rhat,
-        "min_ess_bulk": found.min_ess_bulk,
-        "min_ess_tail": found.min_ess_tail,
-        "pareto_k": found.pareto_k if found.approximate else found.proposal_k,
-        "divergences": found.divergences if str(data.attrs["method"]) == "nuts" else np.nan,
-        "ok": found.ok,
-    }
-    return pd.DataFrame([row | _groups(design)])
+    method = str(data.attrs["method"])
+    return _glance(
+        method,
+        design,
+        float(sigma_draws(data["posterior"].to_dataset()).mean()),
+        log_evidence=evidence,
+        log_evidence_error=error,
+        chains=found.chains,
+        draws=found.chains * found.draws,
+        max_rhat=found.max_rhat,
+        min_ess_bulk=found.min_ess_bulk,
+        min_ess_tail=found.min_ess_tail,
+        pareto_k=found.pareto_k if found.approximate else found.proposal_k,
+        divergences=found.divergences if method == "nuts" else np.nan,
+        ok=found.ok,
+    )
 
 
-def _groups(design: Design) -> dict[str, int]:
-    return {f"ngrps_{factor.key}": factor.n_levels for factor in design.random}
+def _glance(method: str, design: Design, sigma: float, **measures: Any) -> pd.DataFrame:
+    """A row of method, data, measures and numbers of levels."""
+    first = {"nobs": design.n, "rows_dropped": len(design.dropped), "sigma": sigma}
+    levels = {f"ngrps_{factor.key}": factor.n_levels for factor in design.random}
+    return pd.DataFrame([{"method": method, **first, **measures, **levels}])
 
 
 # --- the data with fitted values beside them: augment of broom.mixed ---------------------

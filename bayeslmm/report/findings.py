@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -112,15 +112,12 @@ def residuals(source: Any, random_seed: int | None) -> Finding:
         return Finding(topic="residuals", severity="none", verdict=verdict)
     named = listed(f"{name} ({_p(value, found.draws)})" for name, value in failed.items())
     beyond = bool(failed.iloc[0] * len(p_values) < CHANCE)
-    verdict = f"{len(failed)} of {count} {_fails(len(failed))}: {named}"
+    fail = "fails" if len(failed) == 1 else "fail"
+    verdict = f"{len(failed)} of {count} {fail}: {named}"
     verdict += "." if beyond else f"; one in {round(1 / SUSPECT)} does of a right model."
     details = tuple(text for text in found.messages if text.startswith(tuple(failed.index)))
     severity: Severity = "alarm" if beyond else "note"
     return Finding(topic="residuals", severity=severity, verdict=verdict, details=details)
-
-
-def _fails(count: int) -> str:
-    return "fails" if count == 1 else "fail"
 
 
 def _p(value: float, draws: int) -> str:
@@ -183,7 +180,7 @@ def _cases(source: Any, by: str | None) -> _Cases:
     poor = int((table["pareto_k"] > MAX_PARETO_K).sum())
     what, one = ("row", "row {}") if by is None else ("level", f"level {{}} of {by}")
     return _Cases(
-        what=f"{what if poor == 1 else f'{what}s'}" + ("" if by is None else f" of {by}"),
+        what=(what if poor == 1 else f"{what}s") + ("" if by is None else f" of {by}"),
         worst=one.format(worst),
         largest=float(table["max_shift"].max()),
         limit=expected_shift(len(table), found.shift.shape[1]),
@@ -328,8 +325,7 @@ def loo(source: Any, _: int | None = None) -> Finding:
 
 
 def _worst(severities: Sequence[Severity]) -> Severity:
-    order: tuple[Severity, ...] = ("alarm", "note", "none")
-    return next(severity for severity in order if severity in severities)
+    return min(severities, key=get_args(Severity).index)
 
 
 TOPIC_CHECKS: dict[Topic, Callable[[Any, int | None], Finding]] = {

@@ -134,9 +134,10 @@ def model_table(
     chosen = GOODNESS if goodness is None else tuple(goodness)
     if format == "frame":
         return _frame(columns, chosen, level)
+    percent = f" [{100 * level:g} %]" if "interval" in shown else ""
     table = TextTable(
         caption=default_caption(columns) if caption is None else caption,
-        header=("Term", *_headings(columns, shown, level)),
+        header=("Term", *(f"{name}{percent}" for name in columns)),
         groups=row_groups(columns, chosen, shown, digits, Texts(labels or {})),
         notes=footnotes(columns, chosen, shown),
     )
@@ -188,10 +189,11 @@ def _named(fits: Any) -> dict[str | int, Tabulated]:
     """Fits by the names that the user gave them, or by their places."""
     if isinstance(fits, Tabulated):
         fits = [fits]
+    listed = isinstance(fits, Sequence) and not isinstance(fits, str)
     named: dict[str | int, Any] = (
         {str(name): fit for name, fit in fits.items()}
         if isinstance(fits, Mapping)
-        else dict(enumerate(_listed(fits)))
+        else dict(enumerate(fits if listed else [fits]))
     )
     for fit in named.values():
         if not isinstance(fit, Tabulated):
@@ -202,16 +204,6 @@ def _named(fits: Any) -> dict[str | int, Tabulated]:
     if not named:
         raise ValueError("No fit is given: at least one estimate or posterior is expected.")
     return named
-
-
-def _headings(columns: Mapping[str, Column], shown: Sequence[Statistic], level: float) -> list[str]:
-    """Names of the columns, with the coverage of what stands in brackets below."""
-    percent = f" [{100 * level:g} %]" if "interval" in shown else ""
-    return [f"{name}{percent}" for name in columns]
-
-
-def _listed(fits: Any) -> Sequence[Any]:
-    return list(fits) if isinstance(fits, Sequence) and not isinstance(fits, str) else [fits]
 
 
 def _free(taken: Mapping[str, Any], name: str) -> str:

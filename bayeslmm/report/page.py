@@ -13,17 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.comparison.reml import (
-    AGREES,
-    BOUNDARY,
-    DIFFERS,
-    FAR,
-    NARROWED,
-    POORLY_SAMPLED,
-    PRIOR,
-    PULLED_DOWN,
-    PULLED_UP,
-)
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
@@ -100,7 +89,11 @@ def report_page(
     prob, kind = interval_defaults(prob)
     findings = find(source, random_seed=random_seed) if findings is None else findings
     context = {
-        **_heading(source, title),
+        "title": title or f"Linear mixed model of {source.design.response}",
+        "design": source.design,
+        "found": source.diagnostics,
+        "attrs": source.data.attrs,
+        "made_at": source.data["posterior"].attrs.get("created_at"),
         **_sections(source, reml, findings, prob, kind, random_seed),
         "percent": f"{100 * prob:g} %",
         "wide": WIDE,
@@ -108,28 +101,8 @@ def report_page(
     return templates().get_template("report.html").render(context)
 
 
-def _heading(source: Any, title: str | None) -> dict[str, str]:
-    found, design = source.diagnostics, source.design
-    groups = ", ".join(f"{f.n_levels:,} levels of {f.name}" for f in design.random)
-    stamp = str(source.data["posterior"].attrs.get("created_at", ""))
-    return {
-        "title": title or f"Linear mixed model of {design.response}",
-        "lead": (
-            f"{design.formula.source}: {design.n:,} rows, {groups}; "
-            f"{found.chains * found.draws:,} posterior draws by the method "
-            f"“{source.data.attrs['method']}”."
-        ),
-        "made_at": f"{stamp[:10]} {stamp[11:16]} UTC" if stamp else "an unknown time",
-    }
-
-
 def _sections(
-    source: Any,
-    reml: Any,
-    findings: Findings,
-    prob: float,
-    kind: str,
-    seed: int,
+    source: Any, reml: Any, findings: Findings, prob: float, kind: str, seed: int
 ) -> dict[str, Context]:
     """What the template of each section is filled with."""
     design, own = source.design, reml is None
@@ -159,24 +132,6 @@ def _sections(
 Array = NDArray[np.float64]
 Context = dict[str, Any]
 """What the template of a section is filled with."""
-
-FLAGS = {
-    AGREES: "posterior and estimate say the same.",
-    PRIOR: (
-        "too few levels: the data do not bound this parameter, and what is reported is mostly its "
-        "prior."
-    ),
-    PULLED_UP: "the prior makes it noticeably larger than the estimate.",
-    PULLED_DOWN: "the prior makes it noticeably smaller than the estimate.",
-    NARROWED: "the prior makes it noticeably more certain than the data do.",
-    FAR: "posterior and estimate differ, by the prior or by the shape of the posterior.",
-    BOUNDARY: (
-        "the estimate is at the boundary of its range and has no standard error; the posterior is "
-        "the better summary."
-    ),
-    POORLY_SAMPLED: "R-hat or effective sample size is not good enough to compare.",
-    DIFFERS: "the estimate is not the maximum that this package finds: other data or model?",
-}
 
 RHAT = "R\N{NON-BREAKING HYPHEN}hat"
 KINDS = {"eti": "equal-tailed", "hdi": "highest-density"}
@@ -274,10 +229,9 @@ def findings_section(found: Findings) -> Context:
         "headline": headline(found, TITLES),
         "table": text_table("What the checks found", ("Check", "Result", "Verdict"), rows),
         "details": [
-            (f"{TITLES[item.topic]}: {WORDS[severity]}", item.details, severity)
-            for severity in ("alarm", "note")
-            for item in found
-            if item.severity == severity and item.details
+            (f"{TITLES[item.topic]}: {WORDS[item.severity]}", item.details, item.severity)
+            for item in sorted(found, key=lambda item: item.severity)
+            if item.severity != "none" and item.details
         ],
     }
 
@@ -414,7 +368,7 @@ def reml_section(source: Any, reml: Any, prob: float, *, own: bool) -> Context:
         "name": name,
         "own": own,
         "table": _beside_estimate(table, name, prob),
-        "flags": [f"{flag}: {FLAGS[flag]}" for flag in FLAGS if flag in set(table["flag"])],
+        "flags": set(table["flag"]),
         "densities": picture(densities),
     }
 
