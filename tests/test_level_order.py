@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bayeslmm import LMM
-from bayeslmm.plots.level_order import level_order, natural_key
+from bayeslmm.plots.common import level_order, natural_key
 
 NATURAL = ["s1", "s2", "s10", "s11"]
 

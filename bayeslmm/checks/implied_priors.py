@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.checks.report import Report
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
-from bayeslmm.summaries.text import percent
+from bayeslmm.summaries.text import Report, percent
 from bayeslmm.summaries.variance_explained import (
     intraclass_correlation,
     r_squared,

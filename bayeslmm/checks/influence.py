@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bayeslmm.checks.integrated import affordable, leave_out_densities
-from bayeslmm.checks.report import Report
 from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design, group_names, row_groups
@@ -27,7 +26,7 @@ from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.parameters import covariance_parameters, joint_parameter, parameters
-from bayeslmm.summaries.text import counted, listed
+from bayeslmm.summaries.text import Report, counted, listed
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -19,7 +19,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.checks.report import Report
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
 from bayeslmm.checks.residuals import (
     Standardised,
@@ -41,7 +40,7 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.estimate_tables import satterthwaite
-from bayeslmm.summaries.text import listed
+from bayeslmm.summaries.text import Report, listed
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]

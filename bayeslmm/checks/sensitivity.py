@@ -10,7 +10,6 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.checks.report import Report
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
@@ -20,7 +19,7 @@ from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Kind, covariance_parameters, joint_parameter, parameters
-from bayeslmm.summaries.text import listed, percent
+from bayeslmm.summaries.text import Report, listed, percent
 
 Array = NDArray[np.float64]
 

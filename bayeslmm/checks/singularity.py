@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from bayeslmm.checks.report import Report
 from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
@@ -31,7 +30,7 @@ from bayeslmm.summaries.parameters import (
     probability,
 )
 from bayeslmm.summaries.posterior_tables import summarise
-from bayeslmm.summaries.text import listed, percent, singular_notes
+from bayeslmm.summaries.text import Report, listed, percent, singular_notes
 
 Array = NDArray[np.float64]
 

@@ -18,10 +18,11 @@ from bayeslmm.plots.common import (
     TICK_SIZE,
     Drawing,
     Visuals,
+    level_order,
     picture,
     set_yticks,
+    shown_levels,
 )
-from bayeslmm.plots.level_order import level_order, shown_levels
 from bayeslmm.summaries.parameters import random_covariance
 
 if TYPE_CHECKING:

@@ -37,9 +37,9 @@ from bayeslmm.plots.common import (
     picture,
     points,
     segments,
+    shown_levels,
     titles,
 )
-from bayeslmm.plots.level_order import shown_levels
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults

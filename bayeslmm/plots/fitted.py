@@ -34,9 +34,10 @@ from bayeslmm.plots.common import (
     picture,
     points,
     segments,
+    shown_levels,
     titles,
+    value_order,
 )
-from bayeslmm.plots.level_order import shown_levels, value_order
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults

@@ -26,6 +26,7 @@ from bayeslmm.plots.common import (
     arviz_plots,
     dataset,
     draw,
+    group_order,
     height_of,
     levels_upwards,
     outer,
@@ -35,7 +36,6 @@ from bayeslmm.plots.common import (
     segments,
     variable_name,
 )
-from bayeslmm.plots.level_order import group_order
 from bayeslmm.prediction.checks import (
     STATISTICS,
     Statistic,

@@ -24,11 +24,11 @@ from bayeslmm.plots.common import (
     plain,
     points,
     segments,
+    shown_levels,
     thinned,
     titles,
     variable_name,
 )
-from bayeslmm.plots.level_order import shown_levels
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection

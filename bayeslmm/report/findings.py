@@ -11,14 +11,13 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayeslmm.checks.influence import LARGE_SHIFT
-from bayeslmm.checks.report import Report
 from bayeslmm.checks.residual_checks import SUSPECT
 from bayeslmm.checks.sensitivity import LITTLE, TAIL
 from bayeslmm.checks.singularity import COMPATIBLE, LIKELY
 from bayeslmm.comparison.reml import FAR, NARROWED, PULLED_DOWN, PULLED_UP
 from bayeslmm.exceptions import BayesLMMError
 from bayeslmm.sampling.pareto import MAX_PARETO_K
-from bayeslmm.summaries.text import counted, listed
+from bayeslmm.summaries.text import Report, counted, listed
 
 Topic = Literal["convergence", "residuals", "influence", "sensitivity", "singularity", "loo"]
 Severity = Literal["alarm", "note", "none"]

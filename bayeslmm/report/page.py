@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
-from bayeslmm.plots.common import Backend, drawing
-from bayeslmm.plots.level_order import level_order
+from bayeslmm.plots.common import Backend, drawing, level_order
 from bayeslmm.plots.parameters import plot_compared
 from bayeslmm.plots.predictive import replicated
 from bayeslmm.prediction.checks import check_table

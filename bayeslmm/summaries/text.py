@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -186,9 +187,16 @@ def _cell(value: object) -> str:
 def html_page(heading: str, table: pd.DataFrame, notes: Sequence[str]) -> str:
     """HTML fragment: heading lines, a table and notes."""
     lines = "<br>".join(escape(line) for line in heading.strip().splitlines())
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    body = table.to_html(float_format=number, na_rep="", border=0)
-    return f"<p>{lines}</p>{body}" + (f"<ul>{items}</ul>" if items else "")
+    return f"<p>{lines}</p>{_html_table(table)}{_html_list(notes)}"
+
+
+def _html_table(table: pd.DataFrame) -> str:
+    return str(table.to_html(float_format=number, na_rep="", border=0))
+
+
+def _html_list(lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def posterior_notes(
@@ -245,3 +253,63 @@ def percent(share: float) -> str:
 def coverage(prob: float) -> str:
     """A nominal probability in per cent: "95 %", without a line break before the sign."""
     return f"{100.0 * prob:g}\N{NO-BREAK SPACE}%"
+
+
+# --- results made of tables and sentences -------------------------------------------
+
+WIDTH = 88
+"""Columns to which printed sentences are wrapped."""
+
+
+class Report:
+    """A result made of tables and findings in words: prints both, also in notebooks."""
+
+    __slots__ = ()
+
+    @property
+    def heading(self) -> str:
+        """First line of the printed form."""
+        raise NotImplementedError
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Findings and advice, a sentence or two each."""
+        raise NotImplementedError
+
+    def _tables(self) -> Mapping[str, pd.DataFrame]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return report_text(self.heading, self._tables(), self.messages)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return report_html(self.heading, self._tables(), self.messages)
+
+
+def report_text(heading: str, tables: Mapping[str, pd.DataFrame], messages: Sequence[str]) -> str:
+    """Heading, tables at four significant digits and messages as wrapped paragraphs."""
+    parts = [heading]
+    for title, table in tables.items():
+        if len(table):
+            parts += ["", title, _frame_text(table)]
+    if messages:
+        parts.append("")
+    parts += [fill(line, WIDTH, initial_indent="- ", subsequent_indent="  ") for line in messages]
+    return "\n".join(parts)
+
+
+def report_html(heading: str, tables: Mapping[str, pd.DataFrame], messages: Sequence[str]) -> str:
+    """HTML fragment of the same."""
+    body = "".join(
+        f"<p>{escape(title)}</p>{_html_table(table)}"
+        for title, table in tables.items()
+        if len(table)
+    )
+    return f"<p>{escape(heading)}</p>{body}{_html_list(messages)}"
+
+
+def _frame_text(table: pd.DataFrame) -> str:
+    return table.to_string(float_format=number, na_rep="", index_names=table.index.nlevels > 1)
