@@ -22,7 +22,7 @@ from scipy.special import logsumexp
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import batch_system
-from bayeslmm.likelihood.batch_posterior import log_likelihood_batch, log_prior_batch, reduce_at
+from bayeslmm.likelihood.log_posterior import log_likelihood_batch, log_prior_batch, reduce_at
 from bayeslmm.sampling.joint_draws import points_of
 
 # What a sampler may differ from the reference by: a median in units of half the central 68%, the

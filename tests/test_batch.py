@@ -25,12 +25,17 @@ from bayeslmm.likelihood.batch import (
     chunks_of,
     reduce_equations,
 )
-from bayeslmm.likelihood.batch_posterior import fixed_effects_at, log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.draws import LARGEST_HYPERCUBE, draw_random, normal_draws
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
-from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
+from bayeslmm.likelihood.log_posterior import (
+    beta_prior,
+    fixed_effects_at,
+    log_posterior_batch,
+    log_posterior_unconstrained,
+    reduce_at,
+)
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 from bayeslmm.sampling.tree import draw_beta

@@ -22,8 +22,11 @@ from bayeslmm.data.design import build_design
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.batch import batch_system
-from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
-from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
+from bayeslmm.likelihood.log_posterior import (
+    log_posterior_batch,
+    log_posterior_unconstrained,
+    reduce_at,
+)
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import default_priors
 from bayeslmm.sampling.collapsed import fit_collapsed, fit_laplace

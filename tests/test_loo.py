@@ -24,10 +24,9 @@ from bayeslmm.checks.resampled import Resampler
 from bayeslmm.checks.row_forms import leverages, row_forms, row_system
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.likelihood.batch import batch_system
-from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
-from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_batch, reduce_at
 from bayeslmm.priors import Flat, HalfStudentT, Normal
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_columns

@@ -84,7 +84,7 @@ def test_formulas(old, new, expected):
         (". + z", "has one `~`"),
         ("~ . ~ .", "has one `~`"),
         ("~ ", "nothing on the right"),
-        ("~ . -", "missing after this sign"),
+        ("~ . -", "nothing after this"),
     ],
 )
 def test_formulas_that_make_no_sense(new, message):

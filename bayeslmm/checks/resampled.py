@@ -18,10 +18,10 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
-from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.likelihood.log_posterior import log_posterior_batch, reduce_at
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.collapsed import require_proper
 from bayeslmm.sampling.importance import ATTEMPTS, Adapter, is_reliable

@@ -14,9 +14,9 @@ from bayeslmm.checks.report import Report
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
-from bayeslmm.likelihood.batch_posterior import log_likelihood_batch
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Kind, covariance_parameters, joint_parameter, parameters

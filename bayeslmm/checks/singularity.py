@@ -17,9 +17,9 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.estimation.model import Model
 from bayeslmm.likelihood.batch import BatchSystem, batch_system, reduce_equations
-from bayeslmm.likelihood.batch_posterior import log_likelihood_batch
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.families import Prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.priors.working import column_scales

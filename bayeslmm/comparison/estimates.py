@@ -373,7 +373,9 @@ def tidy_mixedlm(result: Any) -> pd.DataFrame:
     values, errors = _parameters(result)
     terms = [("ran_pars", group, f"sd__{name}") for name in names]
     terms += [("ran_pars", group, f"cor__{names[j]}.{names[i]}") for i, j in _pairs(len(names))]
-    terms += [(VARIANCE_COMPONENT, name, "sd__(Intercept)") for name in _component_names(result)]
+    terms += [
+        (VARIANCE_COMPONENT, str(name), "sd__(Intercept)") for name in result.model.exog_vc.names
+    ]
     terms.append(("ran_pars", "Residual", "sd__Observation"))
     for (effect, factor, term), value, error in zip(terms, values, errors, strict=True):
         fixed_at_zero = term.startswith("cor__") and value == 0.0 and not error > 0.0
@@ -394,29 +396,21 @@ def _random_names(result: Any) -> tuple[str, list[str]]:
     return (group, ["(Intercept)", *names[1:]]) if intercept else (GROUP, names)
 
 
-def _component_names(result: Any) -> list[str]:
-    return [str(name) for name in result.model.exog_vc.names]
-
-
 def _pairs(size: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(size) for j in range(i)]
 
 
 def _parameters(result: Any) -> tuple[Array, Array]:
     """Sds, correlations, sds of components and sigma, with standard errors."""
-    ratios = np.concatenate(
-        [np.asarray(result.cov_re_unscaled)[np.tril_indices(result.k_re)], _vcomp(result)]
-    )
+    random = np.asarray(result.cov_re_unscaled)[np.tril_indices(result.k_re)]
+    components = np.atleast_1d(np.asarray(result.vcomp, dtype=float)) / result.scale
+    ratios = np.concatenate([random, components])
     covariance = _covariance(result, ratios)
     values, gradients = _values_and_gradients(result, ratios)
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(np.einsum("ij,jk,ik->i", gradients, covariance, gradients))
     inside = np.isfinite(gradients).all(axis=1)
     return values, np.where(inside, errors, np.nan)
-
-
-def _vcomp(result: Any) -> Array:
-    return np.atleast_1d(np.asarray(result.vcomp, dtype=float)) / result.scale
 
 
 def _covariance(result: Any, ratios: Array) -> Array:

@@ -307,8 +307,11 @@ def _flags(
     unbounded: NDArray[np.bool_],
 ) -> Array:
     estimates = table["estimate"].to_numpy()
-    unit = _natural_errors(table, rows, reference)
     own = np.array([natural(p.kind, v) for p, v in zip(rows, reference.values, strict=True)])
+    slopes = np.array([slope(p.kind, v) for p, v in zip(rows, own, strict=True)])
+    with np.errstate(invalid="ignore"):
+        unit = reference.errors / slopes
+    unit = np.where(np.isfinite(unit), unit, table["sd"])  # at a boundary the posterior's sd
     shift, prior = table["shift"].to_numpy(), reference.prior_shift
     boundary = at_boundary(on_scale(estimates, rows), rows) | np.isnan(reference.errors)
     with np.errstate(invalid="ignore"):
@@ -323,12 +326,3 @@ def _flags(
             FAR: np.isnan(prior) & (np.abs(shift) >= FAR_SHIFT),
         }
     return np.select(list(conditions.values()), list(conditions), AGREES)
-
-
-def _natural_errors(table: pd.DataFrame, rows: list[Parameter], reference: Reference) -> Array:
-    """Own standard errors as tables show them; at a boundary the posterior's sd."""
-    own = [natural(p.kind, v) for p, v in zip(rows, reference.values, strict=True)]
-    slopes = np.array([slope(p.kind, v) for p, v in zip(rows, own, strict=True)])
-    with np.errstate(invalid="ignore"):
-        errors = reference.errors / slopes
-    return np.where(np.isfinite(errors), errors, table["sd"].to_numpy())

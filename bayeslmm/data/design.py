@@ -227,8 +227,7 @@ class Design:
 
 
 def _blocks(factor: RandomFactor) -> str:
-    blocks = [shortened([factor.coefs[i] for i in block]) for block in factor.blocks]
-    return " + ".join(f"({block})" for block in blocks)
+    return " + ".join(f"({shortened([factor.coefs[i] for i in b])})" for b in factor.blocks)
 
 
 def _sparse_z(n: int, random: Sequence[RandomFactor]) -> sp.csr_array:

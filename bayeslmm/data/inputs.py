@@ -109,7 +109,9 @@ def _closest(name: str, names: Sequence[str]) -> str:
 
 def check_varies(label: str, y: Array, offset: Array) -> None:
     """Raise DataError for a constant response, or one that is far too large or small."""
-    check_response_scale(label, y, offset)
+    for what, values in ((f"The response `{label}`", y), ("The offset", offset)):
+        if np.any(values):
+            _check_size(what, values)
     if len(y) == 1:
         raise DataError("There is only 1 complete row; a model needs more.")
     if not np.ptp(y):
@@ -212,16 +214,6 @@ def precision_weights(
     return values
 
 
-def _never_weights(dtype: Any) -> bool:
-    """Whether values of a dtype would turn into numbers that nobody meant as weights."""
-    return (
-        pd.api.types.is_bool_dtype(dtype)
-        or pd.api.types.is_complex_dtype(dtype)
-        or dtype.kind in "mM"
-        or isinstance(dtype, pd.CategoricalDtype)
-    )
-
-
 def _weights_column(weights: Any, frame: pd.DataFrame, data: Any) -> pd.Series:
     if isinstance(weights, pd.Series):
         column = weights
@@ -300,13 +292,6 @@ LARGEST_RATIO = 1e15
 """Largest weight over smallest: rows with less weight are lost in the rounding of the others."""
 
 
-def check_response_scale(label: str, y: Array, offset: Array) -> None:
-    """Raise DataError for a response (less offset) that is far too large or small."""
-    for what, values in ((f"The response `{label}`", y), ("The offset", offset)):
-        if np.any(values):
-            _check_size(what, values)
-
-
 def check_column_scales(names: Sequence[str], columns: Array, where: str) -> None:
     """Raise DataError for a column (n, k) far too large or small, or nearly constant.
 
@@ -323,10 +308,12 @@ def check_column_scales(names: Sequence[str], columns: Array, where: str) -> Non
         if np.any(values):
             _check_size(f"The column `{name}` of {where}", values)
     for j, (name, values) in enumerate(zip(names, columns.T, strict=True)):
-        if _is_nearly_constant(values) and _has_constant(np.delete(columns, j, axis=1)):
+        size, spread = float(np.max(np.abs(values))), np.ptp(values)
+        nearly_constant = ROUNDING * size < spread < NEARLY_CONSTANT * size
+        if nearly_constant and _has_constant(np.delete(columns, j, axis=1)):
             centre = float(np.median(values))
             raise DataError(
-                f"The column `{name}` of {where} varies by {np.ptp(values):.2g} about "
+                f"The column `{name}` of {where} varies by {spread:.2g} about "
                 f"{centre:.6g}: double precision has too few digits for its effect beside a "
                 f"constant. Subtract the constant in the data, {name} - {centre:.17g}, or leave "
                 "the column out."
@@ -351,20 +338,12 @@ def _check_size(what: str, values: Array) -> None:
     if not SMALLEST <= size <= LARGEST:
         verb = "reach" if what.startswith("The weights") else "reaches"
         extreme = "large" if size > LARGEST else "small"
+        power = int(np.floor(np.log10(size)))
         raise DataError(
             f"{what} {verb} {size:.3g} at most, which is too {extreme} for double precision, as "
             f"variances are squares: the largest absolute value must lie between {SMALLEST:g} and "
-            f"{LARGEST:g}. Change the units, for example divide by {_power(size)}."
+            f"{LARGEST:g}. Change the units, for example divide by 1e{power}."
         )
-
-
-def _power(size: float) -> str:
-    return f"1e{int(np.floor(np.log10(size)))}"
-
-
-def _is_nearly_constant(values: Array) -> bool:
-    size = float(np.max(np.abs(values)))
-    return bool(ROUNDING * size < np.ptp(values) < NEARLY_CONSTANT * size)
 
 
 def _has_constant(columns: Array) -> bool:

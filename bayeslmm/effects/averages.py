@@ -147,61 +147,48 @@ def average_rows(
     DataError
         If random effects are wanted of a level that the model has not seen.
     """
-    total: Array | None = None
-    constant = np.zeros(len(groups.labels))
-    effects = _EffectWeights(design, len(groups.labels))
+    count = len(groups.labels)
+    total, constant = np.zeros((count, len(design.coefs_full))), np.zeros(count)
+    effects = sp.csr_array((count, sum(f.n_levels * f.n_coefs for f in design.random)))
     for frame, weights in evaluations:
         encoded = design.encode(frame, random="none" if joint is None else "levels")
         share = groups.matrix * weights
-        part = share @ encoded.X_full
-        total = part if total is None else total + part
+        total = total + share @ encoded.X_full
         constant = constant + share @ encoded.offset
         if joint is not None:
-            effects.add(encoded, share)
-    assert total is not None
-    averages = Combinations(labels=groups.labels, weights=total, constant=constant)
-    if joint is None:
-        return averages
-    return replace(averages, constant=constant + effects.draws(joint))
+            _check_known_levels(encoded)
+            effects = effects + share @ encoded.Z_matrix()
+    if joint is not None:
+        constant = constant + _effect_draws(design, sp.csr_array(effects), joint)
+    return Combinations(labels=groups.labels, weights=total, constant=constant)
 
 
-class _EffectWeights:
-    """Weights of the random effects in averages, gathered over evaluations."""
+def _check_known_levels(encoded: Design) -> None:
+    for factor in encoded.random:
+        if np.any(factor.codes < 0):
+            raise DataError(
+                f"target='conditional' needs known levels of `{factor.name}`; the rows have "
+                f"new ones ({', '.join(map(str, factor.new_levels[:5]))}). Take "
+                "target='average'."
+            )
 
-    def __init__(self, design: Design, count: int) -> None:
-        self.factors = design.random
-        self.weights = [
-            sp.csr_array((count, factor.n_levels * factor.n_coefs)) for factor in design.random
-        ]
 
-    def add(self, encoded: Design, share: sp.csr_array) -> None:
-        for f, factor in enumerate(encoded.random):
-            if np.any(factor.codes < 0):
-                raise DataError(
-                    f"target='conditional' needs known levels of `{factor.name}`; the rows have "
-                    f"new ones ({', '.join(map(str, factor.new_levels[:5]))}). Take "
-                    "target='average'."
-                )
-            k = factor.n_coefs
-            columns = factor.codes[:, None] * k + np.arange(k)
-            rows = np.repeat(np.arange(len(columns)), k)
-            entries = (factor.Z.ravel(), (rows, columns.ravel()))
-            z = sp.csr_array(entries, shape=(len(columns), factor.n_levels * k))
-            self.weights[f] = sp.csr_array(self.weights[f] + share @ z)
-
-    def draws(self, joint: JointDraws) -> Array:
-        """Draws (S, count) of the random part of the averages."""
-        used = [
-            np.unique(w.indices // factor.n_coefs)
-            for w, factor in zip(self.weights, self.factors, strict=True)
-        ]
-        total = np.zeros((joint.size, self.weights[0].shape[0]))
-        for factor, weights, levels, u in zip(
-            self.factors, self.weights, used, joint.effects(used), strict=True
-        ):
-            columns = (levels[:, None] * factor.n_coefs + np.arange(factor.n_coefs)).ravel()
-            total += (weights[:, columns] @ u.reshape(joint.size, -1).T).T
-        return total
+def _effect_draws(design: Design, weights: sp.csr_array, joint: JointDraws) -> Array:
+    """Draws (S, groups) of weighted sums of random effects; weights by the columns of Z."""
+    sizes = [factor.n_levels * factor.n_coefs for factor in design.random]
+    ends = zip(sizes, np.cumsum(sizes), strict=True)
+    blocks = [weights[:, end - size : end] for size, end in ends]
+    used = [
+        np.unique(block.indices // factor.n_coefs)
+        for block, factor in zip(blocks, design.random, strict=True)
+    ]
+    total = np.zeros((joint.size, weights.shape[0]))
+    for factor, block, levels, u in zip(
+        design.random, blocks, used, joint.effects(used), strict=True
+    ):
+        columns = (levels[:, None] * factor.n_coefs + np.arange(factor.n_coefs)).ravel()
+        total += (block[:, columns] @ u.reshape(joint.size, -1).T).T
+    return total
 
 
 def stacked(parts: Sequence[Combinations], labels: pd.DataFrame) -> Combinations:

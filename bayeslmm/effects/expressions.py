@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -472,34 +472,19 @@ def symbols_of(design: Design) -> Symbols:
     size = len(design.coefs_full)
     linear: dict[str, Callable[[], LinearForm]] = {}
     for name, levels in variables_of(design).levels.items():
-        forms = _mean_forms(design, name)
+        mean = _mean_form(design, name)
         for i, level in enumerate(levels):
-            linear[f"{name}[{level}]"] = _item(forms, i)
+            linear[f"{name}[{level}]"] = partial(mean, i)
     for name in design.coefs:
-        form = LinearForm(np.eye(size)[design.coefs_full.index(name)], 0.0)
-        for label in (name, f"beta[{name}]"):
-            linear[label] = _constant(form)
+        form = partial(LinearForm, np.eye(size)[design.coefs_full.index(name)], 0.0)
+        linear |= {name: form, f"beta[{name}]": form}
     return Symbols(linear=linear, parameters=_covariance_labels(design))
 
 
-def _mean_forms(design: Design, name: str) -> Callable[[], Sequence[LinearForm]]:
-    """Marginal means of a factor, computed when first needed."""
-
-    @cache
-    def forms() -> list[LinearForm]:
-        means = mean_combinations(design, name, at=None, weights="equal", by=None)
-        pairs = zip(means.weights, means.constant, strict=True)
-        return [LinearForm(weights, float(constant)) for weights, constant in pairs]
-
-    return forms
-
-
-def _item(forms: Callable[[], Sequence[LinearForm]], i: int) -> Callable[[], LinearForm]:
-    return lambda: forms()[i]
-
-
-def _constant(form: LinearForm) -> Callable[[], LinearForm]:
-    return lambda: form
+def _mean_form(design: Design, name: str) -> Callable[[int], LinearForm]:
+    """Marginal mean of a level of a factor; those of all levels are computed when first needed."""
+    means = cache(partial(mean_combinations, design, name, at=None, weights="equal", by=None))
+    return lambda i: LinearForm(means().weights[i], float(means().constant[i]))
 
 
 def _covariance_labels(design: Design) -> dict[str, Parameter]:

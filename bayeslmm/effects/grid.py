@@ -23,7 +23,6 @@ from bayeslmm.effects.quantities import (
 )
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import holds_levels
-from bayeslmm.formula.terms import Side
 
 Array = NDArray[np.float64]
 Weights = Literal["equal", "proportional", "outer", "cells"]
@@ -62,7 +61,8 @@ class Variables:
 def variables_of(design: Design) -> Variables:
     """Find the factors and the covariates of the fixed part and of the offsets."""
     formula = design.formula
-    as_factors = _made_factors(formula.right)
+    makers = (part for part in formula.right.operands if _FACTOR_CALLS & part.functions)
+    as_factors = frozenset[str]().union(*(part.variables for part in makers))
     levels: dict[str, list[Any]] = {}
     centres: dict[str, float] = {}
     for name in sorted(formula.predictors(effects=False, groups=False), key=formula.source.find):
@@ -89,12 +89,6 @@ def levels_of(column: pd.Series) -> list[Any]:
     if pd.api.types.is_numeric_dtype(column.dtype):
         return sorted(column.unique().tolist())
     return column_levels(column)[1].tolist()
-
-
-def _made_factors(side: Side) -> frozenset[str]:
-    """Variables that a formula makes factors, as in ``C(day)``."""
-    makers = (part.variables for part in side.operands if _FACTOR_CALLS & part.functions)
-    return frozenset[str]().union(*makers)
 
 
 # --- grids -----------------------------------------------------------------------------

@@ -34,20 +34,19 @@ from bayeslmm.effects.quantities import (
     fit_notes,
     one_level,
     refuse_level,
+    summarise_known,
 )
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import FormulaError, SamplingError
 from bayeslmm.likelihood.batch import batch_system, reduce_equations
-from bayeslmm.likelihood.batch_posterior import fixed_cholesky, fixed_effects_at
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.log_posterior import beta_prior, fixed_cholesky, fixed_effects_at
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.parameters import joint_parameter, probability
-from bayeslmm.summaries.posterior_tables import summarise
 from bayeslmm.summaries.text import frame_text, html_page
 
 Array = NDArray[np.float64]
@@ -100,10 +99,7 @@ class Hypotheses:
         if self.draws is None:
             return self._tests(one_level(prob, level, self.level))
         refuse_level(level)
-        known = np.isfinite(self.draws).all(axis=0)
-        summary = summarise(self.draws[:, known], self.columns.index[known], prob)
-        places = pd.RangeIndex(len(known))
-        summary = summary.set_axis(places[known]).reindex(places).set_axis(self.columns.index)
+        summary = summarise_known(self.draws, self.columns.index, prob)
         return pd.concat([summary, self.columns], axis=1)
 
     def _tests(self, level: float) -> pd.DataFrame:
@@ -177,23 +173,13 @@ def estimate_hypotheses(
         weights=np.array([form.weights for form in forms]),
         constant=np.array([form.constant for form in forms]),
     )
-    value, error, df = EstimateSource(row_space(design), fit).moments(quantities)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where(error > 0, value / error, np.nan)
-    tails = {"=": lambda t, v: 2.0 * stats.t.sf(abs(t), v), ">": stats.t.sf, "<": stats.t.cdf}
+    source, families = EstimateSource(row_space(design), fit), [(np.arange(len(forms)), 0)]
+    table = source.table(quantities, _index(comparisons), level, "none", families)
     relations = [comparison.relation for comparison in comparisons]
-    columns = pd.DataFrame(
-        {
-            "estimate": value,
-            "std_error": error,
-            "df": df,
-            "statistic": statistic,
-            "p_value": [
-                float(tails[relation](t, v))
-                for relation, t, v in zip(relations, statistic, df, strict=True)
-            ],
-        },
-        index=_index(comparisons),
+    above, below = (tail(table["statistic"], table["df"]) for tail in (stats.t.sf, stats.t.cdf))
+    p_value = {"=": table["p_value"].to_numpy(), ">": above, "<": below}
+    columns = table.drop(columns=["conf_low", "conf_high"]).assign(
+        p_value=[p_value[relation][i] for i, relation in enumerate(relations)]
     )
     return Hypotheses(columns=columns, level=level, notes=fit_notes(fit))
 

@@ -187,16 +187,22 @@ class PosteriorSource:
         self, quantities: Combinations, index: pd.Index, prob: float | None, *, joint: bool
     ) -> pd.DataFrame:
         """Summaries of the draws; with `joint`, intervals that hold all quantities at once."""
-        draws = self.values(quantities)
-        known = np.isfinite(draws).all(axis=0)
-        places = pd.RangeIndex(len(known))
-        table = summarise(draws[:, known], places[known], prob)
-        if joint and known.any():
-            chosen, _ = interval_defaults(prob)
-            lower, upper = simultaneous_interval(draws[:, known], chosen)
-            names = [f"joint{100 * chosen:g}_lb", f"joint{100 * chosen:g}_ub"]
-            table = table.iloc[:, :-2].assign(**dict(zip(names, (lower, upper), strict=True)))
-        return table.reindex(places).set_axis(index)
+        return summarise_known(self.values(quantities), index, prob, joint=joint)
+
+
+def summarise_known(
+    draws: Array, index: pd.Index, prob: float | None, *, joint: bool = False
+) -> pd.DataFrame:
+    """Summaries of draws (S, m), NaN where some are not finite; `joint` as in `PosteriorSource`."""
+    known = np.isfinite(draws).all(axis=0)
+    places = pd.RangeIndex(len(known))
+    table = summarise(draws[:, known], places[known], prob)
+    if joint and known.any():
+        chosen, _ = interval_defaults(prob)
+        lower, upper = simultaneous_interval(draws[:, known], chosen)
+        names = [f"joint{100 * chosen:g}_lb", f"joint{100 * chosen:g}_ub"]
+        table = table.iloc[:, :-2].assign(**dict(zip(names, (lower, upper), strict=True)))
+    return table.reindex(places).set_axis(index)
 
 
 Source = EstimateSource | PosteriorSource

@@ -194,13 +194,13 @@ def terms_of(design: Design) -> list[Term]:
     frame = design.data
     functions = design.recipe.functions
     written = unreduced_terms(design.formula.right, frame, functions)
-    pieces = {piece for term in written for piece in term.pieces}
-    columns_of = {text: evaluate(f"0 + {text}", frame, functions).values for text in pieces}
+    texts = {text for pieces, _ in written for text in pieces}
+    columns_of = {text: evaluate(f"0 + {text}", frame, functions).values for text in texts}
     categorical = {text for text, columns in columns_of.items() if _is_indicators(columns)}
-    centred = any(not term.pieces for term in written)
+    centred = any(not pieces for pieces, _ in written)
     found = []
-    for term in written:
-        columns, names = term.values, frozenset(term.pieces)
+    for pieces, term in written:
+        columns, names = term.values, frozenset(pieces)
         factors, covariates = names & categorical, names - categorical
         if centred and covariates and not factors:
             columns = columns - columns.mean(axis=0)
@@ -208,7 +208,7 @@ def terms_of(design: Design) -> list[Term]:
         empty = [name for name, filled in pairs if len(factors) > 1 and not filled]
         found.append(
             Term(
-                label=":".join(term.pieces) or "Intercept",
+                label=":".join(pieces) or "Intercept",
                 factors=factors,
                 covariates=covariates,
                 columns=columns,

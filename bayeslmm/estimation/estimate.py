@@ -19,7 +19,6 @@ from bayeslmm.covariance.structure import (
 )
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.exceptions import NoEstimateError
-from bayeslmm.likelihood.batch_criteria import criteria_system, profiled_criteria
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -30,7 +29,9 @@ from bayeslmm.likelihood.factorise import (
 )
 from bayeslmm.likelihood.marginal import (
     EXACT_RESPONSE,
+    criteria_system,
     ml_criterion,
+    profiled_criteria,
     reml_criterion,
     rss_gradient,
     score,

@@ -250,12 +250,9 @@ def _materialize(
 def _reason(error: Exception, columns: Variables, readings: Readings) -> str:
     text = re.sub(_COLOURS, "", str(error))
     nulls = re.search(r"checking for nulls in `(.*)`: `.* contains null values", text)
-    return undefined(nulls[1]) if nulls else not_evaluated(text, columns, _used(readings))
-
-
-def _used(readings: Readings) -> set[str]:
     python = (reading.variables for reading in readings.values() if reading is not None)
-    return {label for label in readings if readings[label] is None}.union(*python)
+    used = {label for label in readings if readings[label] is None}.union(*python)
+    return undefined(nulls[1]) if nulls else not_evaluated(text, columns, used)
 
 
 def is_factor(values: Any) -> bool:

@@ -344,39 +344,21 @@ def _centred_coordinates(matrix: Array) -> tuple[Array, Array]:
 # --- an indicator for every level of every factor ----------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class UnreducedTerm:
-    """A term without contrasts.
-
-    Attributes
-    ----------
-    pieces : tuple of str
-        Its factors and covariates as written; none for the intercept.
-    values : ndarray (n, k)
-        An indicator of every combination of levels, times the covariates.
-    names : tuple of str
-        Of the k columns.
-    """
-
-    pieces: tuple[str, ...]
-    values: NDArray[np.float64]
-    names: tuple[str, ...]
-
-
 def unreduced_terms(
     side: Side, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
-) -> list[UnreducedTerm]:
+) -> list[tuple[tuple[str, ...], Columns]]:
     """Evaluate a right-hand side term by term, lower orders first, without contrasts.
 
-    Arguments as in :func:`unreduced_columns`.
+    Arguments as in :func:`unreduced_columns`. With each term come its factors and covariates as
+    written, none for the intercept; its columns are an indicator of every combination of levels,
+    times the covariates.
     """
     variables = as_variables(frame)
-    found = []
-    for single in sorted(map(side.product, side.terms), key=lambda single: len(single.operands)):
-        columns = evaluate(single, variables, functions)
-        pieces = tuple(part.text for part in single.operands)
-        found.append(UnreducedTerm(pieces=pieces, values=columns.values, names=columns.names))
-    return found
+    singles = sorted(map(side.product, side.terms), key=lambda single: len(single.operands))
+    return [
+        (tuple(part.text for part in single.operands), evaluate(single, variables, functions))
+        for single in singles
+    ]
 
 
 def unreduced_columns(
@@ -405,11 +387,9 @@ def unreduced_columns(
     ('Intercept', 'f[a]', 'f[b]')
     """
     side = read_side(side) if isinstance(side, str) else side
-    found = unreduced_terms(side, frame, functions)
-    if not found:
-        return np.empty((len(frame), 0)), ()
-    values = np.hstack([term.values for term in found])
-    return values, tuple(name for term in found for name in term.names)
+    found = [columns for _, columns in unreduced_terms(side, frame, functions)]
+    values = np.hstack([np.empty((len(frame), 0)), *(columns.values for columns in found)])
+    return values, tuple(name for columns in found for name in columns.names)
 
 
 # --- plain sides: columns and expressions of each row by itself ---------------------------
@@ -485,7 +465,11 @@ def plain_columns(
     values = _values(operands, columns)
     if not all(map(_is_usable, values.values())):
         return None
-    levels = {label: _levels(found) for label, found in values.items() if holds_levels(found)}
+    levels = {
+        label: pd.Series(found).astype("category").cat.categories
+        for label, found in values.items()
+        if holds_levels(found)
+    }
     products = tuple(_products(side.terms, levels))
     try:
         _check_size(products, levels)
@@ -527,15 +511,6 @@ def _value(part: Operand, columns: Variables) -> Any:
 def _is_usable(values: Any) -> bool:
     numeric = np.ndim(values) == 1 and np.asarray(values).dtype.kind in "biuf"
     return numeric or holds_levels(values)
-
-
-def _levels(values: Any) -> pd.Index:
-    return pd.Series(values).astype("category").cat.categories
-
-
-def _codes(values: Any, levels: pd.Index) -> NDArray[np.intp]:
-    coded = pd.Series(values).astype(pd.CategoricalDtype(levels))
-    return coded.cat.codes.to_numpy().astype(np.intp)
 
 
 # --- which columns there are ----------------------------------------------------------------
@@ -597,7 +572,10 @@ def _names(product: Product, levels: Mapping[str, pd.Index]) -> Iterator[str]:
 
 def _matrix(builder: PlainBuilder, values: Mapping[str, Any], n: int) -> NDArray[np.float64]:
     levels = builder.levels
-    codes = {label: _codes(values[label], levels[label]) for label in levels}
+    codes = {}
+    for label, known in levels.items():
+        coded = pd.Series(values[label]).astype(pd.CategoricalDtype(known))
+        codes[label] = coded.cat.codes.to_numpy().astype(np.intp)
     result = np.zeros((n, len(builder.names)))
     start = 0
     for product in builder.products:

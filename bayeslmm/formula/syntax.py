@@ -387,7 +387,7 @@ def flat(items: Sequence[Item]) -> Iterator[Token]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """One signed term of a sum; `sign_at` is the position of its sign, if written."""
 
     negative: bool
@@ -400,7 +400,7 @@ class Sum:
     """A sum read: its intercept (None if not mentioned), terms, bar groups and offsets."""
 
     intercept: bool | None
-    terms: tuple[_Part, ...]
+    terms: tuple[Part, ...]
     bars: tuple[Group, ...]
     offsets: tuple[Token, ...]
 
@@ -413,7 +413,7 @@ class Sum:
         return " ".join(pieces)
 
 
-def _split_sum(source: str, items: Sequence[Item]) -> Iterator[_Part]:
+def split_sum(source: str, items: Sequence[Item]) -> Iterator[Part]:
     """Split at the top-level ``+`` and ``-``; signs in a row multiply."""
     negative, sign_at, current = False, None, list[Item]()
     for item in items:
@@ -421,14 +421,14 @@ def _split_sum(source: str, items: Sequence[Item]) -> Iterator[_Part]:
             current.append(item)
             continue
         if current:
-            yield _Part(negative, sign_at, tuple(current))
+            yield Part(negative, sign_at, tuple(current))
             negative, current = False, []
         negative ^= is_operator(item, "-")
         sign_at = item.start
     if not current:
         last = source[items[-1].start : items[-1].end]
         fail(f"There is nothing after this `{last}`.", source, items[-1:])
-    yield _Part(negative, sign_at, tuple(current))
+    yield Part(negative, sign_at, tuple(current))
 
 
 def read_sum(source: str, items: Sequence[Item]) -> Sum:
@@ -441,10 +441,10 @@ def read_sum(source: str, items: Sequence[Item]) -> Sum:
                 [item],
             )
     intercept: bool | None = None
-    terms: list[_Part] = []
+    terms: list[Part] = []
     bars: list[Group] = []
     offsets: list[Token] = []
-    for part in _split_sum(source, items):
+    for part in split_sum(source, items):
         only = part.items[0] if len(part.items) == 1 else None
         inner = _inside(source, part)
         opened = None if inner is None else _opened(part, inner)
@@ -467,7 +467,7 @@ def read_sum(source: str, items: Sequence[Item]) -> Sum:
     return Sum(intercept, tuple(terms), tuple(bars), tuple(offsets))
 
 
-def _inside(source: str, part: _Part) -> Sum | None:
+def _inside(source: str, part: Part) -> Sum | None:
     """The sum inside a part that is one parenthesised sum and no random-effects term."""
     only = part.items[0]
     if len(part.items) > 1 or not isinstance(only, Group) or has_bar(only):
@@ -475,13 +475,13 @@ def _inside(source: str, part: _Part) -> Sum | None:
     return read_sum(source, only.items)
 
 
-def _opened(part: _Part, inner: Sum) -> Sum | None:
+def _opened(part: Part, inner: Sum) -> Sum | None:
     """The terms of a parenthesised sum without its parentheses; None where they must stay."""
     if part.negative or any(term.negative for term in inner.terms):
         return None
     terms = list(inner.terms)
     if terms and terms[0].sign_at is None:
-        terms[0] = _Part(False, part.sign_at, terms[0].items)
+        terms[0] = Part(False, part.sign_at, terms[0].items)
     return Sum(inner.intercept, tuple(terms), inner.bars, inner.offsets)
 
 
@@ -495,12 +495,12 @@ def is_offset(token: Token) -> bool:
     return token.kind == "python" and token.text.startswith("offset(")
 
 
-def _check_added(message: str, source: str, part: _Part) -> None:
+def _check_added(message: str, source: str, part: Part) -> None:
     if part.negative:
         fail(message, source, part.items)
 
 
-def _check_plain(source: str, part: _Part, inner: Sum | None) -> None:
+def _check_plain(source: str, part: Part, inner: Sum | None) -> None:
     """Reject bars and offsets inside products, and operators without an operand."""
     operator_before = True
     for i, item in enumerate(part.items):

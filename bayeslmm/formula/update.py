@@ -19,6 +19,7 @@ from bayeslmm.formula.syntax import (
     is_offset,
     is_operator,
     nest,
+    split_sum,
     tokens,
 )
 from bayeslmm.formula.terms import check_expansion, read_side
@@ -92,7 +93,7 @@ def update_formula(old: Formula, new: str) -> str:
             parts += _old_parts(old)
         elif part.negative and part.role != "intercept":
             parts = _without(parts, part, new)
-        elif part.role != "fixed" or not _present(part, parts):
+        elif part.role != "fixed" or not _terms(part) <= _fixed_terms(parts):
             parts.append(part)
     return f"{response} ~ {_joined(parts)}"
 
@@ -111,19 +112,9 @@ def _response(old: str, left: str) -> str:
 
 
 def _parts(source: str, items: Sequence[Item]) -> Iterator[_Part]:
-    """Split at the top-level ``+`` and ``-``; signs in a row multiply."""
-    negative, current = False, list[Item]()
-    for item in items:
-        if not is_operator(item, "+", "-"):
-            current.append(item)
-            continue
-        if current:
-            yield _part(source, negative, current)
-            negative, current = False, []
-        negative ^= is_operator(item, "-")
-    if not current:
-        fail("A term is missing after this sign.", source, items[-1:])
-    yield _part(source, negative, current)
+    """The top-level terms of a sum."""
+    for part in split_sum(source, items):
+        yield _part(source, part.negative, part.items)
 
 
 def _part(source: str, negative: bool, items: Sequence[Item]) -> _Part:
@@ -196,10 +187,6 @@ def _same(one: _Part, two: _Part) -> bool:
     if one.role == "fixed":
         return _terms(one) == _terms(two)
     return "".join(one.text.split()) == "".join(two.text.split())
-
-
-def _present(part: _Part, parts: Sequence[_Part]) -> bool:
-    return _terms(part) <= _fixed_terms(parts)
 
 
 def _terms(part: _Part) -> frozenset[str]:

@@ -19,8 +19,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.elimination import Plan, TailBlock, level_classes
+from bayeslmm.likelihood.elimination import Plan, level_classes
 from bayeslmm.likelihood.factorise import Factorisation, factorise_working
+from bayeslmm.likelihood.tail import scaled, scaled_both
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -237,9 +238,9 @@ def bordered_cholesky(system: BatchSystem, working: Sequence[Array], kernel: Arr
     schur = schur.reshape(batch, q, q)
     mixed = plan.tail_mixed - (system.mixed_map @ flat).T.reshape(batch, q, width)
     matrix = np.empty((batch, q + width, q + width))
-    matrix[:, :q, :q] = _scale_both(schur, plan.tail, working)
+    matrix[:, :q, :q] = scaled_both(schur, plan.tail, working, transposed=True)
     matrix[:, range(q), range(q)] += 1.0
-    matrix[:, q:, :q] = scale_tail(mixed, plan.tail, working).transpose(0, 2, 1)
+    matrix[:, q:, :q] = scaled(mixed, plan.tail, working, transposed=True).transpose(0, 2, 1)
     matrix[:, q:, q:] = lead_equations(system, kernel)
     return batched_cholesky(matrix)
 
@@ -256,30 +257,6 @@ def batched_cholesky(matrices: Array) -> Array:
             except np.linalg.LinAlgError:
                 continue
         return result
-
-
-def scale_tail(rows: Array, tail: tuple[TailBlock, ...], working: Sequence[Array]) -> Array:
-    """Lambda' rows for the tail: (S, q, m)."""
-    result = np.empty_like(rows)
-    for block in tail:
-        t = working[block.factor]
-        part = rows[:, block.columns].reshape(len(rows), block.n_levels, block.n_coefs, -1)
-        scaled = t.transpose(0, 2, 1)[:, None] @ part
-        result[:, block.columns] = scaled.reshape(len(rows), -1, rows.shape[2])
-    return result
-
-
-def _scale_both(schur: Array, tail: tuple[TailBlock, ...], working: Sequence[Array]) -> Array:
-    """Lambda' schur Lambda from lower triangles."""
-    if all(block.n_coefs == 1 for block in tail):
-        scale = np.concatenate(
-            [np.repeat(working[b.factor][:, 0], b.n_levels, axis=1) for b in tail], axis=1
-        )
-        return schur * scale[:, :, None] * scale[:, None, :]
-    strict = np.tril(schur, -1)
-    full = np.tril(schur) + strict.transpose(0, 2, 1)
-    half = scale_tail(full, tail, working)
-    return scale_tail(half.transpose(0, 2, 1), tail, working)
 
 
 def _reduce_chunk(system: BatchSystem, working: Sequence[Array]) -> Reduced:

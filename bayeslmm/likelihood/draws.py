@@ -20,7 +20,7 @@ from bayeslmm.likelihood.batch import (
     run_chunks,
     to_working,
 )
-from bayeslmm.likelihood.elimination import Plan, TailBlock
+from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
     GaussianBeta,
@@ -29,7 +29,7 @@ from bayeslmm.likelihood.factorise import (
 )
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.nested import without_later
-from bayeslmm.likelihood.shrinkage import apply_tail
+from bayeslmm.likelihood.tail import scaled
 
 Array = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ def _draw_random(
         spherical = solve_triangular(
             fact.tail_chol, right, lower=True, trans="T", check_finite=False
         )
-        tail_u = apply_tail(spherical, plan.tail, fact.factors)
+        tail_u = scaled(spherical, plan.tail, fact.factors)
     for block in plan.tail:
         shape = (block.n_levels, block.n_coefs, size)
         working[block.factor] = tail_u[block.columns].reshape(shape)
@@ -226,22 +226,12 @@ class _Job:
         right += self.points.sigma[rows, None] * noise
         for i in range(len(right)):
             right[i] = dtrtrs(lower[i, : plan.n_tail, : plan.n_tail].T, right[i], lower=0)[0]
-        tail = scale_up(right, plan.tail, working)
+        tail = scaled(right[:, :, None], plan.tail, working)[:, :, 0]
         for block in plan.tail:
             part = tail[:, block.columns].reshape(len(tail), block.n_levels, block.n_coefs)
             basis = plan.products.basis.random[block.factor]
             self.result[block.factor][rows] = part @ basis.T
         return tail
-
-
-def scale_up(spherical: Array, tail: tuple[TailBlock, ...], working: Sequence[Array]) -> Array:
-    """Lambda v for the tail: (S, q)."""
-    result = np.empty_like(spherical)
-    for block in tail:
-        part = spherical[:, block.columns].reshape(-1, block.n_levels, block.n_coefs)
-        scaled = part @ working[block.factor].transpose(0, 2, 1)
-        result[:, block.columns] = scaled.reshape(len(spherical), -1)
-    return result
 
 
 def _draw_lead(whiten: Array, rest: Array, noise: Array) -> Array:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.crossprod import CrossProducts, Split
 from bayeslmm.likelihood.nested import Stage, choose_stages, make_stages
+from bayeslmm.likelihood.tail import TailBlock, symmetric
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -31,21 +32,6 @@ MAX_PRODUCTS = 50_000_000
 
 SAME_DIGITS = 13
 """Decimal digits to which the blocks of two levels agree that are taken for equal."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TailBlock:
-    """Place of one grouping factor in the tail: columns ``start : start + n_levels * n_coefs``."""
-
-    factor: int
-    start: int
-    n_levels: int
-    n_coefs: int
-
-    @property
-    def columns(self) -> slice:
-        """Columns of this factor in the tail."""
-        return slice(self.start, self.start + self.n_levels * self.n_coefs)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -129,8 +115,7 @@ class Plan:
             entries[rows == columns] *= 0.5
             half = (self.products_map.T @ entries).reshape(levels, k, k)
             return half + half.transpose(0, 2, 1)
-        symmetric = np.tril(inner) + np.tril(inner, -1).T
-        return _diagonal_blocks_sparse(self.coupling, symmetric, levels, k)
+        return _diagonal_blocks_sparse(self.coupling, symmetric(inner), levels, k)
 
 
 def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:

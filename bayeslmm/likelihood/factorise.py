@@ -25,9 +25,10 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
 
 from bayeslmm.likelihood.crossprod import Basis, CrossProducts
-from bayeslmm.likelihood.elimination import Plan, TailBlock
+from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.nested import Pivot, reduced, tail_products
 from bayeslmm.likelihood.shrinkage import Shrinkage, shrink
+from bayeslmm.likelihood.tail import TailBlock, scaled, scaled_both
 
 Array = NDArray[np.float64]
 
@@ -232,8 +233,8 @@ def eliminate_random(
     if plan.n_tail:
         schur, mixed = _tail_system(plan, pivots)
         chol = _tail_cholesky(schur, plan.tail, factors, overwrite=overwrite)
-        scaled = scale_rows(mixed, plan.tail, factors)
-        half = solve_triangular(chol, scaled, lower=True, check_finite=False)
+        right = scaled(mixed, plan.tail, factors, transposed=True)
+        half = solve_triangular(chol, right, lower=True, check_finite=False)
         fixed = fixed - half.T @ half
         log_det += 2.0 * float(np.sum(np.log(np.diag(chol))))
     return Eliminated(pivots, schur, chol, half, mixed, fixed, log_det)
@@ -311,7 +312,7 @@ def _tail_cholesky(
     schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array], *, overwrite: bool
 ) -> Array:
     """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`."""
-    system = _scale_both(schur, tail, factors, overwrite=overwrite)
+    system = scaled_both(schur, tail, factors, transposed=True, overwrite=overwrite)
     system[np.diag_indices_from(system)] += 1.0
     # LAPACK itself: SciPy's wrapper of it holds the interpreter lock.
     lower, info = dpotrf(system, lower=1, overwrite_a=1, clean=0)
@@ -320,36 +321,6 @@ def _tail_cholesky(
             "the tail of the mixed-model equations is not positive definite"
         )
     return np.asarray(lower)
-
-
-def _scale_both(
-    schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array], *, overwrite: bool
-) -> Array:
-    """Lambda' schur Lambda from the lower triangle of `schur`."""
-    if all(block.n_coefs == 1 for block in tail):
-        scale = np.concatenate([np.full(b.n_levels, factors[b.factor][0, 0]) for b in tail])
-        system = np.multiply(schur, scale[:, None], out=schur if overwrite else None)
-        system *= scale
-        return system
-    system = np.tril(schur) + np.tril(schur, -1).T
-    for block in tail:
-        t = factors[block.factor]
-        shape = (block.n_levels, block.n_coefs, -1)
-        rows = system[block.columns]
-        system[block.columns] = (t.T @ rows.reshape(shape)).reshape(rows.shape)
-        cols = system[:, block.columns].reshape(len(system), block.n_levels, block.n_coefs)
-        system[:, block.columns] = (cols @ t).reshape(len(system), -1)
-    return system
-
-
-def scale_rows(rows: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
-    """Lambda' rows for the tail: (q, m)."""
-    scaled = np.empty_like(rows)
-    for block in tail:
-        t = factors[block.factor]
-        part = rows[block.columns].reshape(block.n_levels, block.n_coefs, -1)
-        scaled[block.columns] = (t.T @ part).reshape(-1, rows.shape[1])
-    return scaled
 
 
 def to_working_beta(products: CrossProducts, beta: Array) -> Array:

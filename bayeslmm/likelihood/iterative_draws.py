@@ -30,8 +30,9 @@ from bayeslmm.likelihood.batch import (
     small_cholesky,
     to_working,
 )
-from bayeslmm.likelihood.elimination import Plan, TailBlock
+from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise_working
+from bayeslmm.likelihood.tail import TailBlock
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -7,16 +7,34 @@ coordinates of :class:`~bayeslmm.covariance.coordinates.Coordinates` the Jacobia
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import Slopes, WorkingPoints
+from bayeslmm.covariance.coordinates import Coordinates, Points, Slopes, WorkingPoints
+from bayeslmm.likelihood.batch import (
+    BatchSystem,
+    Reduced,
+    batched_cholesky,
+    reduce_equations,
+    small_cholesky,
+)
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
-from bayeslmm.likelihood.marginal import log_density_given_beta_grad, log_density_grad
+from bayeslmm.likelihood.marginal import LOG_2PI, log_density_given_beta_grad, log_density_grad
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
+
+ENTRIES = 1 << 22
+"""Entries of the fixed effects' equations held at once: 32 MB."""
+
+SMALL = 12
+"""Number of fixed effects from which LAPACK factorises their equations one by one."""
+
+Reduce = Callable[[Array], Reduced]
+"""Eliminates the random effects at unconstrained coordinates (S, d), exactly or nearly so."""
 
 
 def beta_prior(priors: Priors) -> GaussianBeta | None:
@@ -48,23 +66,20 @@ def log_posterior(plan: Plan, priors: Priors, point: WorkingPoints) -> tuple[flo
         value, d_factors, d_sigma, d_beta = log_density_given_beta_grad(
             plan, factors, sigma, point.beta[0]
         )
-        prior_value, d_gamma = _gamma_log_prior(priors, point.gamma[0])
-        value, d_gamma = (
-            value + prior_value,
-            d_gamma + np.linalg.solve(priors.fixed_map.T, d_beta),
-        )
+        rows = zip(priors.beta, point.gamma[0], strict=True)
+        d_gamma = np.array([float(prior.dlogpdf(gamma)) for prior, gamma in rows])
+        d_gamma += np.linalg.solve(priors.fixed_map.T, d_beta)
     else:
         value, d_factors, d_sigma = log_density_grad(plan, factors, sigma, beta_prior(priors))
     d_sds, d_chols = [], []
     for f, (d_t, t) in enumerate(zip(d_factors, factors, strict=True)):
         sds, chol = point.sds[f][0], point.chols[f][0]
-        prior_value, d_sd, d_chol = _factor_log_prior(priors, f, sds, chol)
-        value += prior_value
         d_sigma -= float(np.sum(d_t * t)) / sigma
         d_root = priors.mixing[f].T @ d_t / sigma
+        d_sd, d_chol = _log_prior_slopes(priors, f, sds, chol)
         d_sds.append(np.sum(d_root * chol, axis=1) + d_sd)
         d_chols.append(d_root * sds[:, None] + d_chol)
-    value += float(priors.sigma.logpdf(sigma))
+    value += float(log_prior_batch(priors, point)[0])
     d_sigma += float(priors.sigma.dlogpdf(sigma))
     return value, Slopes(sds=tuple(d_sds), chols=tuple(d_chols), sigma=d_sigma, gamma=d_gamma)
 
@@ -98,23 +113,153 @@ def log_posterior_unconstrained(
     return value, coordinates.pull_back(x, slope, jacobian=jacobian)
 
 
-def _gamma_log_prior(priors: Priors, gamma: Array) -> tuple[float, Array]:
-    pairs = list(zip(priors.beta, gamma, strict=True))
-    value = sum(float(p.logpdf(g)) for p, g in pairs)
-    return value, np.array([float(p.dlogpdf(g)) for p, g in pairs])
-
-
-def _factor_log_prior(
-    priors: Priors, factor: int, sds: Array, chol: Array
-) -> tuple[float, Array, Array]:
-    """Log prior of one factor's parameters and derivatives by sds (k,) and Cholesky (k, k)."""
-    rows = list(zip(priors.sd[factor], np.abs(sds), strict=True))
-    value = sum(float(prior.logpdf(sd)) for prior, sd in rows)
+def _log_prior_slopes(priors: Priors, factor: int, sds: Array, chol: Array) -> tuple[Array, Array]:
+    """Derivatives of one factor's log prior by sds (k,) and Cholesky factor (k, k)."""
+    rows = zip(priors.sd[factor], np.abs(sds), strict=True)
     d_sd = np.sign(sds) * [float(prior.dlogpdf(sd)) for prior, sd in rows]
     d_chol = np.zeros_like(chol)
     for block, lkj in zip(priors.blocks[factor], priors.cor[factor], strict=True):
         if lkj is not None:
             index = np.ix_(block, block)
-            value += float(lkj.logpdf(chol[index]))
             d_chol[index] = lkj.dlogpdf(chol[index])
-    return value, d_sd, d_chol
+    return d_sd, d_chol
+
+
+# --- many points at once, and the fixed effects given each of them ---
+
+
+def reduce_at(system: BatchSystem, coordinates: Coordinates, x: Array) -> Reduced:
+    """Eliminate the random effects at unconstrained coordinates (S, d).
+
+    Where the arithmetic breaks down the result is not finite.
+    """
+    with np.errstate(all="ignore"):
+        return reduce_equations(system, coordinates.points(x).factors)
+
+
+def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:
+    """Log density (S,) of the data and the unconstrained coordinates, Jacobian included.
+
+    Parameters
+    ----------
+    plan : Plan
+        The data.
+    priors : Priors
+        The priors.
+    reduce : callable
+        Eliminates the random effects at coordinates (S, d).
+    x : ndarray (S, d)
+        Coordinates, of ``priors.coordinates``.
+
+    Returns
+    -------
+    ndarray (S,)
+        Minus infinity where the arithmetic breaks down.
+    """
+    step = max(1, ENTRIES // (plan.products.n_fixed + 1) ** 2)
+    parts = [x[start : start + step] for start in range(0, len(x), step)]
+    with np.errstate(all="ignore"):
+        values = [log_posterior_of(plan, priors, reduce(part), part) for part in parts]
+    return np.concatenate(values) if values else np.zeros(0)
+
+
+def log_posterior_of(plan: Plan, priors: Priors, reduced: Reduced, x: Array) -> Array:
+    """The density of :func:`log_posterior_batch` where the random effects are eliminated."""
+    points = priors.coordinates.points(x)
+    with np.errstate(all="ignore"):
+        value = log_likelihood_batch(plan, priors, reduced, points)
+        value = value + log_prior_batch(priors, points) + priors.coordinates.log_jacobian(x)
+    return np.where(np.isfinite(value), value, -np.inf)
+
+
+def log_likelihood_batch(
+    plan: Plan, priors: Priors, reduced: Reduced, points: Points | WorkingPoints
+) -> Array:
+    """Log p(y | covariance parameters), or log p(y | these, beta) where beta is sampled: (S,)."""
+    products = plan.products
+    n, p = products.n_obs, products.n_fixed
+    sigma = points.sigma
+    if priors.beta_sampled:
+        rss = _rss_at(plan, reduced.fixed, points.beta)
+        log_det, dof = reduced.log_det_random, n
+    else:
+        prior = beta_prior(priors)
+        lower, log_det_fixed = fixed_cholesky(plan, reduced.fixed, sigma, prior)
+        rss = lower[p, p] ** 2
+        log_det = reduced.log_det_random + log_det_fixed - 2.0 * products.basis.log_det_fixed
+        if prior is not None:
+            log_det = log_det + p * LOG_2PI - prior.log_det
+        dof = n - p
+    constants = dof * (LOG_2PI + 2.0 * np.log(sigma)) - products.log_weights
+    return np.asarray(-0.5 * (constants + log_det + rss / sigma**2))
+
+
+def fixed_cholesky(
+    plan: Plan, fixed: Array, sigma: Array, prior: GaussianBeta | None
+) -> tuple[Array, Array]:
+    """Cholesky factor of the fixed effects' equations bordered by y.
+
+    Returns
+    -------
+    lower : ndarray (p + 1, p + 1, S)
+        Its last pivot is r.
+    log_det : ndarray (S,)
+        Log of the product of the squares of the first p diagonal entries.
+    """
+    p = plan.products.n_fixed
+    if prior is not None:
+        own = prior.cross_products(plan.products.basis)
+        fixed = fixed + sigma[:, None, None] ** 2 * own
+    if p >= SMALL:
+        lower = np.moveaxis(batched_cholesky(fixed), 0, 2)
+    else:
+        entries = {(i, j): fixed[:, i, j] for i in range(p + 1) for j in range(i + 1)}
+        small_cholesky(entries, p + 1)
+        lower = np.zeros((p + 1, p + 1, len(fixed)))
+        for place, entry in entries.items():
+            lower[place] = entry
+    return lower, 2.0 * np.sum(np.log(np.diagonal(lower)[:, :p]), axis=1)
+
+
+def log_prior_batch(priors: Priors, points: WorkingPoints) -> Array:
+    """Log prior density of sds, correlation entries, sigma, and beta where it is sampled: (S,)."""
+    value = np.asarray(priors.sigma.logpdf(points.sigma))
+    for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
+        for i, prior in enumerate(priors.sd[f]):
+            value = value + prior.logpdf(np.abs(sds[:, i]))
+        for block, lkj in zip(priors.blocks[f], priors.cor[f], strict=True):
+            if lkj is not None:
+                rows = np.array(block)
+                value = value + lkj.logpdf(chols[:, rows[:, None], rows])
+    if priors.beta_sampled:
+        for j, prior in enumerate(priors.beta):
+            value = value + prior.logpdf(points.gamma[:, j])
+    return value
+
+
+def fixed_effects_at(
+    plan: Plan, prior: GaussianBeta | None, reduced: Reduced, sigma: Array, noise: Array
+) -> Array:
+    """Fixed effects (S, p) where they are integrated out, drawn with normal noise (S, p).
+
+    With noise of zero they are the conditional means.
+    """
+    p = plan.products.n_fixed
+    lower, _ = fixed_cholesky(plan, reduced.fixed, sigma, prior)
+    working = np.empty((p, len(sigma)))
+    noise = sigma * noise.T
+    for i in reversed(range(p)):
+        right = lower[p, i] + noise[i]
+        for m in range(i + 1, p):
+            right = right - lower[m, i] * working[m]
+        working[i] = right / lower[i, i]
+    basis = plan.products.basis
+    return (basis.fixed @ working).T + basis.shift
+
+
+def _rss_at(plan: Plan, fixed: Array, beta: Array) -> Array:
+    """Penalised residual sum of squares at given fixed effects (S, p)."""
+    basis = plan.products.basis
+    working = np.linalg.solve(basis.fixed, (beta - basis.shift).T).T
+    contrast = np.concatenate([-working, np.ones((len(beta), 1))], axis=1)
+    return np.einsum("sa,sab,sb->s", contrast, fixed, contrast)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dsymm, dsymv
 
-from bayeslmm.likelihood.elimination import TailBlock
-from bayeslmm.likelihood.factorise import Factorisation, scale_rows, tail_inverse
-from bayeslmm.likelihood.nested import Pivot, without_later
-from bayeslmm.likelihood.nested_inverse import later_covariances
-from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, apply_tail, invertible_part
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.factorise import Factorisation, tail_inverse
+from bayeslmm.likelihood.nested import Pivot, Stage, batches, is_filled, without_later
+from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, invertible_part
+from bayeslmm.likelihood.tail import TailBlock, scaled, scaled_both, symmetric
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ def conditional_modes(
         spherical = solve_triangular(
             fact.tail_chol, fact.tail_half @ contrast, lower=True, trans="T", check_finite=False
         )
-        tail_u = apply_tail(spherical, plan.tail, fact.factors)
+        tail_u = scaled(spherical[:, None], plan.tail, fact.factors)[:, 0]
         tail_q = fact.tail_mixed @ contrast - _symmetric_product(fact.tail_schur, tail_u)
     modes: list[Array] = [np.zeros(0)] * len(products.random)
     residuals: list[Array] = [np.zeros(0)] * len(products.random)
@@ -179,7 +179,7 @@ def _tail_solution(fact: Factorisation) -> Array:
     spherical = solve_triangular(
         fact.tail_chol, fact.tail_half[:, :p], lower=True, trans="T", check_finite=False
     )
-    return apply_tail(spherical, fact.plan.tail, fact.factors)
+    return scaled(spherical, fact.plan.tail, fact.factors)
 
 
 def _tail_spread(fact: Factorisation) -> Array:
@@ -197,9 +197,9 @@ def _right_solve(matrix: Array, lower: Array) -> Array:
 def _stage_inners(fact: Factorisation, inverse: Array, *, with_beta: bool) -> list[Array]:
     """Blocks A_jt Q A_tj (J, k, k) of each stage, Q the covariance of all that comes later."""
     plan = fact.plan
-    cov = _scale_inverse(inverse, plan.tail, fact.factors) if plan.n_tail else inverse
+    cov = scaled_both(inverse, plan.tail, fact.factors) if plan.n_tail else inverse
     if plan.nested:
-        inners = later_covariances(plan, fact.pivots, _symmetric_matrix(cov))
+        inners = later_covariances(plan, fact.pivots, symmetric(cov))
     elif plan.n_tail:
         inners = [plan.diagonal_of_congruence(cov)]
     else:
@@ -225,17 +225,6 @@ def _stage_crosses(fact: Factorisation) -> list[Array]:
     return crosses[::-1]
 
 
-def _scale_inverse(inverse: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
-    """Lambda C_tt^-1 Lambda' from the lower triangle of the inverse."""
-    if all(block.n_coefs == 1 for block in tail):
-        scale = np.concatenate(
-            [np.full(block.n_levels, factors[block.factor][0, 0]) for block in tail]
-        )
-        return inverse * scale * scale[:, None]
-    half = apply_tail(_symmetric_matrix(inverse), tail, factors)
-    return apply_tail(half.T.copy(), tail, factors)
-
-
 def _tail_precision(fact: Factorisation, block: TailBlock, inverse: Array) -> Array:
     """Sum of the diagonal blocks of Z'V^-1 Z of one tail factor (k, k)."""
     t = fact.factors[block.factor]
@@ -243,8 +232,8 @@ def _tail_precision(fact: Factorisation, block: TailBlock, inverse: Array) -> Ar
         total = block.n_levels * np.eye(block.n_coefs)
         total = total - _diagonal_blocks(inverse, block).sum(axis=0)
         return np.linalg.solve(t.T, np.linalg.solve(t.T, total.T).T)
-    schur = _symmetric_matrix(fact.tail_schur)
-    columns = scale_rows(schur[:, block.columns].copy(), fact.plan.tail, fact.factors)
+    schur = symmetric(fact.tail_schur)
+    columns = scaled(schur[:, block.columns], fact.plan.tail, fact.factors, transposed=True)
     half = solve_triangular(fact.tail_chol, columns, lower=True, check_finite=False)
     half = half.reshape(len(half), block.n_levels, block.n_coefs)
     own = _diagonal_blocks(fact.tail_schur, block).sum(axis=0)
@@ -255,11 +244,112 @@ def _diagonal_blocks(lower: Array, block: TailBlock) -> Array:
     """Diagonal blocks (J, k, k) of one factor from the lower triangle of a (q, q) array."""
     index = block.start + np.arange(block.n_levels)[:, None] * block.n_coefs
     index = index + np.arange(block.n_coefs)
-    blocks = lower[index[:, :, None], index[:, None, :]]
-    strict = np.tril(blocks, -1)
-    return np.tril(blocks) + strict.transpose(0, 2, 1)
+    return symmetric(lower[index[:, :, None], index[:, None, :]])
 
 
-def _symmetric_matrix(lower: Array) -> Array:
-    strict = np.tril(lower, -1)
-    return np.tril(lower) + strict.T
+# --- nested stages: the inverse of the equations on the pattern of their factor ---
+#
+# A level of a stage and everything later that it meets are coupled with each other after its
+# elimination, so the inverse on the pattern of the factor follows backwards from the tail, one
+# stage after the other, without the rest of the inverse (Takahashi, Fagan, Chin, 1973, 8th PICA
+# Conference Proceedings, 63-69).
+
+
+def later_covariances(plan: Plan, pivots: Sequence[Pivot], tail_cov: Array) -> list[Array]:
+    """Covariance over sigma^2, beta given, of what later effects add to each level of a stage.
+
+    Parameters
+    ----------
+    plan : Plan
+        The data.
+    pivots : sequence of Pivot
+        The eliminated stages.
+    tail_cov : ndarray (q, q)
+        Conditional covariance of the tail over sigma^2, symmetric.
+
+    Returns
+    -------
+    list of ndarray (J, k, k)
+        Blocks ``C_j Q C_j'`` of each stage, C_j its couplings with all later random effects and Q
+        their conditional covariance.
+    """
+    pairs: dict[tuple[int, int], Array] = {}
+    with_tail: dict[int, Array] = {}
+    result = []
+    for stage, pivot in reversed(list(zip(plan.stages, pivots, strict=True))):
+        cross = _later_products(stage, pivot, pairs, with_tail)
+        if stage.factor == plan.lead:
+            inner = _from_tail(plan, pivot, tail_cov)
+        else:
+            own = _tail_rows(stage, pivot, tail_cov)
+            inner = _by_level(stage, own[:, :, None] * pivot.block.cells[:, None, :])
+            own = own + _tail_from_later(stage, pivot, with_tail)
+            with_tail[stage.factor] = -_times(pivot.kernel[stage.cells.level], own)
+        for parent, link, part in zip(stage.parents, pivot.block.links, cross, strict=True):
+            back = _tail_by_level(stage, pivot, with_tail[parent.factor][parent.cell])
+            inner = inner + (part + back) @ link.transpose(0, 2, 1)
+            inner = inner + link @ back.transpose(0, 2, 1)
+            pairs[stage.factor, parent.factor] = -pivot.kernel @ (part + back)
+        pairs[stage.factor, stage.factor] = pivot.kernel + pivot.kernel @ inner @ pivot.kernel
+        result.append(inner)
+    return result[::-1]
+
+
+def _later_products(
+    stage: Stage, pivot: Pivot, pairs: dict[tuple[int, int], Array], with_tail: dict[int, Array]
+) -> list[Array]:
+    """Couplings with later stages times the covariance of these with each later stage."""
+    result = []
+    for column, target in enumerate(stage.parents):
+        total = np.zeros_like(pivot.block.links[column])
+        for row, source in enumerate(stage.parents):
+            inner, outer = (source, target) if row <= column else (target, source)
+            cov = pairs[inner.factor, outer.factor][inner.level]
+            if row > column:
+                cov = cov.transpose(0, 2, 1)
+            total = total + pivot.block.links[row] @ cov
+        result.append(total)
+    return result
+
+
+def _from_tail(plan: Plan, pivot: Pivot, tail_cov: Array) -> Array:
+    """What the tail alone adds to each level of the leading factor: (J, k, k)."""
+    return plan.diagonal_of_congruence(tail_cov) if plan.n_tail else np.zeros_like(pivot.kernel)
+
+
+def _tail_rows(stage: Stage, pivot: Pivot, tail_cov: Array) -> Array:
+    """Coupling with the tail times the tail's covariance, at the cells: (n_cells, k)."""
+    levels, k = pivot.kernel.shape[:2]
+    rows = pivot.coupling.T.tocsr()
+    result = np.empty_like(pivot.block.cells)
+    for batch in batches(levels, k * len(tail_cov)):
+        part = rows[batch.start * k : batch.stop * k]
+        product = part.toarray() @ tail_cov if is_filled(part) else part @ tail_cov
+        cells = slice(*np.searchsorted(stage.cells.level, (batch.start, batch.stop)))
+        index = (stage.cells.level[cells, None] - batch.start) * k + np.arange(k)
+        result[cells] = product[index, stage.cells.column[cells, None]]
+    return result
+
+
+def _tail_from_later(stage: Stage, pivot: Pivot, with_tail: dict[int, Array]) -> Array:
+    """Couplings with later stages times the covariance of these with the tail: (n_cells, k)."""
+    total = np.zeros_like(pivot.block.cells)
+    for parent, link in zip(stage.parents, pivot.block.links, strict=True):
+        total = total + _times(link[stage.cells.level], with_tail[parent.factor][parent.cell])
+    return total
+
+
+def _tail_by_level(stage: Stage, pivot: Pivot, covariances: Array) -> Array:
+    """Coupling with the tail times its covariances (n_cells, l) with a later stage: (J, k, l)."""
+    return _by_level(stage, pivot.block.cells[:, :, None] * covariances[:, None, :])
+
+
+def _by_level(stage: Stage, blocks: Array) -> Array:
+    """Sums (J, k, l) of the blocks (n_cells, k, l) of the cells of each level."""
+    flat = stage.cells.by_level @ blocks.reshape(len(blocks), blocks.shape[1] * blocks.shape[2])
+    return flat.reshape(-1, *blocks.shape[1:])
+
+
+def _times(blocks: Array, vectors: Array) -> Array:
+    """Products (n, k) of blocks (n, k, l) and vectors (n, l)."""
+    return np.einsum("nkl,nl->nk", blocks, vectors)

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from bayeslmm.likelihood.crossprod import CrossProducts
-from bayeslmm.likelihood.elimination import Plan, TailBlock
+from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.nested import Pivot, without_later
+from bayeslmm.likelihood.tail import scaled
 
 Array = NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def spherical_modes(
     tail = np.zeros((plan.n_tail, width))
     if plan.n_tail:
         white = solve_triangular(tail_chol, tail_half, lower=True, trans="T", check_finite=False)
-        tail = apply_tail(white, plan.tail, factors)
+        tail = scaled(white, plan.tail, factors)
         for block in plan.tail:
             shape = (block.n_levels, block.n_coefs, width)
             modes[block.factor] = white[block.columns].reshape(shape)
@@ -117,14 +118,4 @@ def _times_gram(products: CrossProducts, columns: Sequence[Array]) -> list[Array
         f, g = c.factors
         np.add.at(result[f], c.first, c.blocks @ columns[g][c.second])
         np.add.at(result[g], c.second, c.blocks.transpose(0, 2, 1) @ columns[f][c.first])
-    return result
-
-
-def apply_tail(spherical: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array]) -> Array:
-    """Lambda v for the tail; `spherical` is (q,) or (q, m)."""
-    result = np.empty_like(spherical)
-    for block in tail:
-        part = spherical[block.columns].reshape(block.n_levels, block.n_coefs, -1)
-        scaled = factors[block.factor] @ part
-        result[block.columns] = scaled.reshape(result[block.columns].shape)
     return result

@@ -33,10 +33,13 @@ from bayeslmm.estimation.start import (
 )
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.batch import BatchSystem, batch_system
-from bayeslmm.likelihood.batch_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
+from bayeslmm.likelihood.log_posterior import (
+    log_posterior_batch,
+    log_posterior_unconstrained,
+    reduce_at,
+)
 from bayeslmm.priors.record import Priors, sd_label
 from bayeslmm.sampling.groups import effect_group, summarise_effects
 from bayeslmm.sampling.importance import LogDensity

@@ -21,10 +21,10 @@ from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, user_factors, working_factors
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import batch_system, batched_cholesky, reduce_equations
-from bayeslmm.likelihood.batch_posterior import fixed_effects_at
 from bayeslmm.likelihood.draws import draw_random, normal_draws
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
+from bayeslmm.likelihood.log_posterior import fixed_effects_at
 from bayeslmm.sampling.tree import effect_arrays
 from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
 

@@ -20,14 +20,14 @@ from scipy.linalg import solve_triangular
 
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import BatchSystem, Reduced
-from bayeslmm.likelihood.batch_posterior import (
+from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.log_posterior import (
     Reduce,
     log_posterior_batch,
     log_posterior_of,
     reduce_at,
 )
-from bayeslmm.likelihood.crossprod import CrossProducts
-from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.importance import Chains, sample_density
 from bayeslmm.sampling.pareto import log_mean

@@ -26,9 +26,8 @@ from bayeslmm.covariance.unstructured import structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import BatchSystem, Reduced
-from bayeslmm.likelihood.batch_posterior import Reduce, fixed_effects_at
 from bayeslmm.likelihood.draws import draw_random, normal_draws
-from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.log_posterior import Reduce, beta_prior, fixed_effects_at
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import (
     BETA,

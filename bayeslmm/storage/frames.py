@@ -50,7 +50,8 @@ def unpack_frame(description: Description, arrays: Mapping[str, NDArray[Any]]) -
     """The data frame that :func:`pack_frame` described."""
     index = _unpack_index(description["index"], arrays)
     columns = description["columns"]
-    series = {name: _series(_unpack(columns[name], arrays), index) for name in columns}
+    unpacked = {name: _unpack(columns[name], arrays) for name in columns}
+    series = {name: pd.Series(v, dtype=v.dtype, index=index) for name, v in unpacked.items()}
     frame = pd.DataFrame(series, index=index)
     frame.columns = pd.Index(list(columns), dtype=object)
     return frame
@@ -103,10 +104,6 @@ def _check_codes(codes: NDArray[Any], size: int) -> None:
 
 def _as_index(values: Any, name: Hashable = None) -> pd.Index:
     return pd.Index(values, dtype=values.dtype, name=name)
-
-
-def _series(values: Any, index: pd.Index) -> pd.Series:
-    return pd.Series(values, dtype=values.dtype, index=index)
 
 
 # --- values ----------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def _evaluated_arrays(design: Design) -> Arrays:
 def _check_arrays(stored: Design, found: Design) -> None:
     """Raise StorageError where the formula gives other numbers than those that were fitted."""
     fitted, evaluated = _evaluated_arrays(stored), _evaluated_arrays(found)
-    differing = [name for name in fitted if not _equal(evaluated[name], fitted[name])]
+    differing = [name for name in fitted if not np.array_equal(evaluated[name], fitted[name])]
     for name in differing:
         _check_close(stored, name, evaluated[name], fitted[name])
     if differing:
@@ -239,10 +239,6 @@ def _check_arrays(stored: Design, found: Design) -> None:
             "the formula gives %s with other last digits on this computer: the model keeps its own",
             ", ".join(differing),
         )
-
-
-def _equal(one: NDArray[Any], two: NDArray[Any]) -> bool:
-    return one.shape == two.shape and bool(np.array_equal(one, two))
 
 
 def _check_close(design: Design, name: str, found: NDArray[Any], saved: NDArray[Any]) -> None:

@@ -212,7 +212,8 @@ def fitted_variance(design: Design, joint: JointDraws) -> Array:
     for wanted, rows in _level_blocks(design, joint.size):
         # draws last, so that picking the level of a row copies one stretch of memory
         effects = [np.ascontiguousarray(u.transpose(2, 1, 0)) for u in joint.effects(wanted)]
-        for part in _row_blocks(rows, joint.size):
+        step = max(1, AT_ONCE // joint.size)
+        for part in (rows[first : first + step] for first in range(0, len(rows), step)):
             values = design.X[part] @ joint.beta.T - centre
             for factor, levels, u in zip(design.random, wanted, effects, strict=True):
                 places = np.searchsorted(levels, factor.codes[part])
@@ -243,12 +244,6 @@ def _level_blocks(design: Design, size: int) -> Iterator[tuple[list[Indices], In
         levels = np.arange(first, min(first + step, factor.n_levels))
         start, stop = np.searchsorted(codes, [levels[0], levels[-1] + 1])
         yield [levels], order[start:stop]
-
-
-def _row_blocks(rows: Indices, size: int) -> Iterator[Indices]:
-    step = max(1, AT_ONCE // size)
-    for first in range(0, len(rows), step):
-        yield rows[first : first + step]
 
 
 # --- covariates to evaluate at ---------------------------------------------------------
