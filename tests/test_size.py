@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 144
-MOST_LINES = 27_020
+MOST_FILES = 140
+MOST_LINES = 25_830
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 700
