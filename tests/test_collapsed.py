@@ -101,7 +101,7 @@ def assert_healthy(tree: xr.DataTree) -> None:
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", one_in(2, REFERENCES))
+@pytest.mark.parametrize("name", one_in(4, REFERENCES))
 def test_posterior_is_that_of_stan(name):
     reference = reference_model(name)[0]
     for key, draws in ours(precise(name), name).items():

@@ -10,7 +10,7 @@ from dense import relative_factor
 from reference_data import list_fits, load_reference_data
 from scipy.optimize import minimize
 from scipy.stats import chi2
-from slow_cases import one_in, slow, some
+from slow_cases import one_in, some
 
 from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.covariance.structure import sds_and_correlation
@@ -127,7 +127,8 @@ def assert_limits_lose_the_quantile(model, kinds):
                 assert drop == pytest.approx(chi2.ppf(0.95, 1), abs=DEVIANCE), interval
 
 
-@pytest.mark.parametrize("method", ["REML", slow("ML")])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["REML", "ML"])
 def test_limits_lose_the_quantile_three_correlated_coefficients(method):
     machines = load_reference_data("Machines")
     model = fit("score ~ Machine + (0 + Machine | Worker)", machines, method)
