@@ -4,9 +4,10 @@ import pytest
 from pin_estimates import ESTIMATES, record
 from pin_posteriors import read
 from pin_tables import CLOSE, differences
+from slow_cases import one_in
 
 
-@pytest.mark.parametrize("name", ESTIMATES)
+@pytest.mark.parametrize("name", one_in(2, ESTIMATES))
 def test_estimate(name):
     case, old = ESTIMATES[name], read("estimates", name)
     description = case.description()

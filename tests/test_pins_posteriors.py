@@ -3,7 +3,7 @@
 import pytest
 from pin_models import DEFAULTS, POSTERIORS, STATED
 from pin_posteriors import read, record, scores
-from slow_cases import slow
+from slow_cases import one_in, slow
 
 import bayeslmm as blm
 
@@ -25,7 +25,11 @@ def check(pin, group, name):
     assert not off, f"{len(off)} of {len(found)} figures are off by so many errors: {off}"
 
 
-@pytest.mark.parametrize("name", [slow(n) if p.slow else n for n, p in POSTERIORS.items()])
+QUICK = [name for name, pin in POSTERIORS.items() if not pin.slow]
+LONG = [slow(name) for name, pin in POSTERIORS.items() if pin.slow]
+
+
+@pytest.mark.parametrize("name", [*one_in(2, QUICK), *LONG])
 def test_posterior(name):
     check(POSTERIORS[name], "posteriors", name)
 

@@ -57,13 +57,13 @@ def slope(sleepstudy):
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", one_in(4, filter(checks.has_own_profile, SMALL)))
+@pytest.mark.parametrize("name", one_in(6, filter(checks.has_own_profile, SMALL)))
 def test_criterion_of_the_fit_is_profiled(name):
     assert checks.profile(checks.load_case(name)) <= OWN
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", one_in(4, filter(checks.has_lme4_profile, SMALL)))
+@pytest.mark.parametrize("name", one_in(6, filter(checks.has_lme4_profile, SMALL)))
 def test_likelihood_is_profiled_for_fixed_effects(name):
     assert checks.profile_ml(checks.load_case(name)) <= LME4
 
