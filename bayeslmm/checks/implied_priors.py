@@ -146,7 +146,7 @@ def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) ->
     """Sample standard deviation (S,) over the rows of a response simulated per draw."""
     size = len(prior.sigma)
     spread = np.empty(size)
-    scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
+    scale = 1.0 / np.sqrt(design.row_weights)
     step = max(1, AT_ONCE // design.n)
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))

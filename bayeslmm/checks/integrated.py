@@ -31,12 +31,12 @@ from bayeslmm.likelihood.batch import run_parallel
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior
+from bayeslmm.likelihood.marginal import LOG_2PI
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
-LOG_2PI = float(np.log(2.0 * np.pi))
 
 LARGEST_SCORES = 1 << 26
 """Most densities that are held at once: 512 MB."""

@@ -104,7 +104,7 @@ def residual_table(
     """Residuals of every kind by row, means over draws: over fewer where each is dear."""
     joint = thinned(design, plan, joint)
     pearson, leverage = row_residuals(design, plan, prior, joint, given_beta=given_beta)
-    scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
+    scale = 1.0 / np.sqrt(design.row_weights)
     response = np.mean(pearson * joint.sigma[:, None], axis=0) * scale
     marginal = marginal_residuals(design, joint)
     left = np.where(1.0 - leverage > UNKNOWN, 1.0 - leverage, np.nan)
@@ -140,7 +140,7 @@ def whitening_draws(design: Design, joint: JointDraws) -> JointDraws | None:
 
 def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
     """Columns (S or 1, n, q) times the inverse Cholesky root of V at S draws: (S, n, q)."""
-    variance = np.ones(design.n) if design.weights is None else 1.0 / design.weights
+    variance = 1.0 / design.row_weights
     result = np.empty((joint.size, *columns.shape[1:]))
     columns = np.broadcast_to(columns, result.shape)
     roots, sigma = joint.roots, joint.sigma[:, None, None]
@@ -262,21 +262,7 @@ def standard_units(
     *,
     given_beta: bool = False,
 ) -> Iterator[tuple[JointDraws, StandardUnits]]:
-    """Standard units at each draw in turn, with that draw.
-
-    Parameters
-    ----------
-    design : Design
-        The design.
-    plan : Plan
-        Its cross-products.
-    prior : GaussianBeta or None
-        Normal prior on beta; None for a flat one.
-    joint : JointDraws
-        Draws of the covariance parameters, and of beta where it is given.
-    given_beta : bool
-        Whether beta is not integrated out.
-    """
+    """Standard units at each draw in turn, with that draw; arguments as of :func:`row_residuals`."""
     system = row_system(design, plan, prior, given_beta=given_beta)
     for s in range(joint.size):
         draw = _draw(joint, s)
@@ -302,7 +288,7 @@ def simulated(
     design: Design, draw: JointDraws, size: int, rng: np.random.Generator
 ) -> Iterator[Array]:
     """Responses (R, n) of the model at one draw of its parameters, `size` in all, in parts."""
-    scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
+    scale = 1.0 / np.sqrt(design.row_weights)
     total = design.n + sum(factor.n_levels * factor.n_coefs for factor in design.random)
     step = max(1, AT_ONCE // total)
     for start in range(0, size, step):

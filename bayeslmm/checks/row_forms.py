@@ -186,7 +186,7 @@ def row_system(
         plan=plan,
         prior=None if given_beta else prior,
         given_beta=given_beta,
-        weights=np.ones(design.n) if design.weights is None else np.asarray(design.weights),
+        weights=design.row_weights,
         codes=tuple(factor.codes for factor in design.random),
         Z=tuple(factor.Z @ columns for factor, columns in pairs),
         X=design.X @ basis.fixed,

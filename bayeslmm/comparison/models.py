@@ -337,7 +337,7 @@ def check_same_data(first: Design, second: Design) -> None:
             f"The models have different responses: {first.response} in {_quoted(first)} and "
             f"{second.response} in {_quoted(second)}, or their rows are in another order."
         )
-    if not np.allclose(_weights(first), _weights(second), rtol=1e-12, atol=0.0):
+    if not np.allclose(first.row_weights, second.row_weights, rtol=1e-12, atol=0.0):
         raise ValueError(f"{_quoted(first)} and {_quoted(second)} have different weights.")
 
 
@@ -397,7 +397,7 @@ def _in_span(columns: Array, basis: Array) -> bool:
 def _directions(design: Design, rows: NDArray[np.intp]) -> Iterator[Array]:
     """Upper triangles of the matrices whose combinations are the covariances of the response."""
     upper = np.triu_indices(len(rows))
-    yield np.diag(1.0 / _weights(design)[rows])[upper]
+    yield np.diag(1.0 / design.row_weights[rows])[upper]
     for factor in design.random:
         codes, Z = factor.codes[rows], factor.Z[rows]
         same = codes[upper[0]] == codes[upper[1]]
@@ -422,10 +422,6 @@ def _some_rows(designs: Sequence[Design]) -> NDArray[np.intp]:
         for factor in factors.values()
     ]
     return np.unique(np.concatenate(chosen))
-
-
-def _weights(design: Design) -> Array:
-    return np.ones(design.n) if design.weights is None else design.weights
 
 
 def _rows(design: Design) -> str:

@@ -133,7 +133,7 @@ def _unconstrained(fit: Fit, rows: Sequence[Parameter]) -> tuple[Array, Array]:
     return values, np.where(at_boundary(values, rows), np.nan, errors)
 
 
-# --- a posterior beside a reml estimate; likelihood-ratio tests between estimates ---
+# --- a posterior beside a REML estimate; likelihood-ratio tests between estimates ---
 
 _log = logging.getLogger(__name__)
 

@@ -134,6 +134,11 @@ class Design:
         return len(self.y)
 
     @property
+    def row_weights(self) -> Array:
+        """Precision weights (n,): ones where none were given."""
+        return np.ones(self.n) if self.weights is None else self.weights
+
+    @property
     def p(self) -> int:
         """Number of fixed effects."""
         return len(self.coefs)

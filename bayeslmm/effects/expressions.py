@@ -18,6 +18,8 @@ from bayeslmm.effects.grid import mean_combinations, variables_of
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters
 
+Array = NDArray[np.float64]
+
 LONGEST = 10_000
 """Characters of a hypothesis."""
 
@@ -329,8 +331,6 @@ class _Parser:
 
 
 # --- what the labels in hypotheses stand for ----------------------------------------
-
-Array = NDArray[np.float64]
 
 
 class NotLinearError(Exception):

@@ -23,7 +23,7 @@ MOST_FAILURES = 0.1
 
 def simulate_responses(design: Design, fit: Fit, size: int, rng: np.random.Generator) -> Array:
     """Simulate responses (size, n) at the estimate, with new random effects."""
-    scale = 1.0 if design.weights is None else 1.0 / np.sqrt(design.weights)
+    scale = 1.0 / np.sqrt(design.row_weights)
     result = np.empty((size, design.n))
     for row in result:
         effects = [

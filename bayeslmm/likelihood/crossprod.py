@@ -294,9 +294,10 @@ def cross_products(
         ties = Ties.of(precisions)
         for f in factors:
             ties.check_within(f.codes)
-        fixed = np.stack([columns.T @ (P @ columns) for P in precisions])
+        weighted = [P @ columns for P in precisions]
+        fixed = np.stack([columns.T @ part for part in weighted])
         random = [np.stack([_sum_by_level(f, z, P @ z) for P in precisions]) for f, z in terms]
-        mixed = [np.stack([_sum_by_level(f, z, P @ columns) for P in precisions]) for f, z in terms]
+        mixed = [np.stack([_sum_by_level(f, z, part) for part in weighted]) for f, z in terms]
     return CrossProducts(
         n_obs=len(y),
         log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 Backend = Literal["matplotlib", "bokeh", "plotly", "none"]
 Visuals = dict[str, tuple[Any, dict[str, Any]] | None]
 """Functions and settings by visual, in the order of drawing; None for what these data lack."""
@@ -390,9 +391,6 @@ def thinned(labels: Sequence[Any], limit: int) -> tuple[Array, list[str]]:
 
 
 # --- the order of levels: text naturally, s2 before s10 --------------------------------
-
-
-Indices = NDArray[np.intp]
 
 
 def shown_levels(

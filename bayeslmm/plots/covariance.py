@@ -90,7 +90,7 @@ def covariance_matrix(
         matrix, labels, axis = _of_effects(design, covariances, place, positions)
     else:
         kept = _rows(design, which, place, positions, rows)
-        scale = np.ones(len(kept)) if design.weights is None else 1.0 / design.weights[kept]
+        scale = 1.0 / design.row_weights[kept]
         values = sp.csr_array(sp.diags_array(sigma_squared * scale))
         if which == "V":
             z = design.Z_matrix()[kept]

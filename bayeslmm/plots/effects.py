@@ -424,7 +424,7 @@ def _matched(design: Design, place: int, beta: Array) -> Array:
 def _separate(design: Design, place: int, response: Array) -> Array:
     """Weighted least squares of the response on the covariates, level by level."""
     factor = design.random[place]
-    root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
+    root = np.sqrt(design.row_weights)
     z, y = factor.Z * root[:, None], response * root
     result = np.full((factor.n_levels, factor.n_coefs), np.nan)
     by_level = np.argsort(factor.codes, kind="stable")

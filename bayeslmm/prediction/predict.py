@@ -378,8 +378,7 @@ def _exact_predictions(
     for member, covariance in pairs:
         variance = variance + np.einsum("ni,ij,nj->n", member.Z, covariance, member.Z)
     if kind == "response":
-        weights = np.ones(design.n) if design.weights is None else design.weights
-        variance = variance + fit.sigma**2 / weights
+        variance = variance + fit.sigma**2 / design.row_weights
     error = np.sqrt(np.maximum(variance, 0.0))
     df = np.full(design.n, np.inf)
     if uncertainty == "laplace":

@@ -429,7 +429,7 @@ def observe(rows: Rows, joint: JointDraws) -> Update:
     -------
     Update
     """
-    scale = np.ones(rows.design.n) if rows.design.weights is None else rows.design.weights**-0.5
+    scale = rows.design.row_weights**-0.5
     white = _residuals(rows, joint) / (joint.sigma[:, None] * scale)
     clusters = []
     for here in _row_sets(rows):
@@ -579,7 +579,7 @@ def _extended(design: Design, seen: Design) -> Design:
     """The rows of a design followed by those of the same model on other data."""
     weights = None
     if design.weights is not None or seen.weights is not None:
-        weights = np.concatenate([_weights(design), _weights(seen)])
+        weights = np.concatenate([design.row_weights, seen.row_weights])
     pairs = zip(design.random, seen.random, strict=True)
     return replace(
         design,
@@ -598,7 +598,3 @@ def _extended_factor(factor: RandomFactor, other: RandomFactor) -> RandomFactor:
         codes=np.concatenate([factor.codes, other.extended_codes]),
         Z=np.concatenate([factor.Z, other.Z]),
     )
-
-
-def _weights(design: Design) -> Array:
-    return np.ones(design.n) if design.weights is None else design.weights

@@ -347,7 +347,7 @@ def estimate_values(
         ".fitted": fitted,
         ".fixed": fixed,
         ".resid": residual,
-        ".pearson_resid": residual * _root_weights(design) / fit.sigma,
+        ".pearson_resid": residual * np.sqrt(design.row_weights) / fit.sigma,
     }
     if influence:
         table = row_influence(design, fit).table
@@ -379,7 +379,7 @@ def posterior_values(
     fitted, fixed = (linear_predictor(design, beta, effects) for effects in (u, None))
     n = design.n
     lower, upper, standard = np.empty(n), np.empty(n), np.empty(n)
-    roots = _root_weights(design)
+    roots = np.sqrt(design.row_weights)
     step = max(1, AT_ONCE // joint.size)
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
@@ -407,10 +407,6 @@ def _draws_of(design: Design, joint: JointDraws, rows: slice) -> Array:
         for c in range(factor.n_coefs):
             result += u[:, places, c] * factor.Z[rows, c]
     return np.asarray(result)
-
-
-def _root_weights(design: Design) -> Array:
-    return np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
 
 
 def _given(design: Design) -> dict[str, Array]:

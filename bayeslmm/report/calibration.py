@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from arviz_plots import PlotCollection
 
+Array = NDArray[np.float64]
+
 OK, MISCALIBRATED = "ok", "miscalibrated"
 
 
@@ -264,8 +266,6 @@ def check_calibration(
 # --- what a calibration check ranks of every simulation ---
 
 
-Array = NDArray[np.float64]
-
 LEVELS_RANKED = 3
 """Levels of each grouping factor whose random effects are ranked."""
 
@@ -300,9 +300,8 @@ def log_likelihood(dataset: xr.Dataset, design: Design) -> Array:
     """Log density (chain, draw) of the response given all parameters, up to a constant."""
     beta, sigma = dataset[BETA].to_numpy(), dataset[SIGMA].to_numpy()
     random = effect_arrays(design, dataset)
-    weights = 1.0 if design.weights is None else design.weights
     rss = np.empty(sigma.shape)
     for chain in range(len(sigma)):  # one at a time for the memory of (draw, n) arrays
         mean = linear_predictor(design, beta[chain], [u[chain] for u in random])
-        rss[chain] = np.sum(weights * (design.y - mean) ** 2, axis=-1)
+        rss[chain] = np.sum(design.row_weights * (design.y - mean) ** 2, axis=-1)
     return np.asarray(-0.5 * rss / sigma**2 - design.n * np.log(sigma))

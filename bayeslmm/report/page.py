@@ -38,6 +38,8 @@ from bayeslmm.summaries.posterior_tables import interval_defaults, parameter_tab
 from bayeslmm.summaries.text import counted, estimate_notes, listed
 from bayeslmm.writing import check_replaceable, replacing
 
+Array = NDArray[np.float64]
+
 WIDE = 680
 """Pixels of the page above which a picture scrolls on a narrow screen rather than shrink."""
 
@@ -128,7 +130,6 @@ def _sections(
     }
 
 
-Array = NDArray[np.float64]
 Context = dict[str, Any]
 """What the template of a section is filled with."""
 

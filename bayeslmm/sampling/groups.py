@@ -87,7 +87,7 @@ def prior_predictive(
         z = rng.standard_normal((draws, factor.n_levels, factor.n_coefs))
         random.append(np.einsum("sjl,skl,sk->sjk", z, chol, sd))
     mean = linear_predictor(design, prior.beta, random)
-    scale = np.ones(design.n) if design.weights is None else 1.0 / np.sqrt(design.weights)
+    scale = 1.0 / np.sqrt(design.row_weights)
     response = mean + prior.sigma[:, None] * scale * rng.standard_normal(mean.shape)
     values = covariance_variables(design, prior) | {BETA: prior.beta}
     values |= effect_variables(design, random)
