@@ -262,7 +262,7 @@ def standard_units(
     *,
     given_beta: bool = False,
 ) -> Iterator[tuple[JointDraws, StandardUnits]]:
-    """Standard units at each draw in turn, with that draw; arguments as of :func:`row_residuals`."""
+    """Standard units at each draw, with that draw; arguments as of :func:`row_residuals`."""
     system = row_system(design, plan, prior, given_beta=given_beta)
     for s in range(joint.size):
         draw = _draw(joint, s)
