@@ -39,7 +39,8 @@ CIRCLE, TRIANGLE, CROSS, DIAMOND, SQUARE = "C0", "C2", "C3", "C4", "C5"
 OWN = ("legend", "figure_title")
 """Visuals of this package, of which ArviZ's functions know nothing."""
 
-UNSTORED = ("xticks", "yticks", "ticklabels", "xlim", "ylim")
+LIMITS = ("xlim", "ylim")
+UNSTORED = ("xticks", "yticks", "ticklabels", *LIMITS)
 BAND_ALPHA = 0.2
 TITLE_SIZE = 12
 PANEL_TITLE_SIZE = 10
@@ -210,8 +211,16 @@ def picture(
         )
     layout = how.layout(len(data.data_vars), size, columns, **share)
     collection: PlotCollection = azp.PlotCollection.wrap(data, backend=how.backend, **layout)
+    shared = how.backend == "matplotlib" and any(share.values())
+    panels = collection.viz["figure"].item().axes if shared else ()
+    for axes in panels:
+        axes.set_autoscale_on(False)  # which would scale all of them at each artist
     for drawn in layers:
-        draw(collection, drawn, how.visuals)
+        draw(collection, {k: v for k, v in drawn.items() if k not in LIMITS}, how.visuals)
+    for axes in panels:
+        axes.autoscale()
+    for drawn in layers:
+        draw(collection, {k: v for k, v in drawn.items() if k in LIMITS}, how.visuals)
     if legend is not None:
         add_legend(collection, legend, how.visuals)
     add_title(collection, title, how.visuals)
@@ -336,6 +345,45 @@ def _width(collection: PlotCollection) -> float:
     if width is None:
         return 10.0
     return float(width) if units == "inches" else float(width) / 100.0
+
+
+def lay_out(figure: Any, dpi: float) -> None:
+    """Place the panels of a Matplotlib figure for good, as its constrained layout would.
+
+    Panels without labels are as wide and high as those with labels in their row and column, which
+    alone are measured.
+    """
+    from matplotlib.transforms import Bbox
+
+    engine = figure.get_layout_engine()
+    across, down, inner = {}, {}, []
+    for axes in figure.axes:
+        if (cell := axes.get_subplotspec()) is None:
+            continue
+        column, row = cell.colspan.start, cell.rowspan.start
+        if _labelled(axes):
+            across[column] = down[row] = axes
+        else:
+            inner.append((axes, column, row))
+    inner = [(axes, column, row) for axes, column, row in inner if column in across and row in down]
+    if engine is None or not inner:
+        return
+    for axes, _, _ in inner:
+        axes.set_in_layout(False)
+    figure.set_dpi(dpi)
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    for axes, column, row in inner:
+        x, y = across[column].get_position(), down[row].get_position()
+        axes.set_position(Bbox([[x.x0, y.y0], [x.x1, y.y1]]))
+
+
+def _labelled(axes: Any) -> bool:
+    """Whether an axis of a panel has numbers or a label."""
+    sides = ((axes.xaxis, "labelbottom"), (axes.yaxis, "labelleft"))
+    return any(
+        axis.get_tick_params().get(side, True) or axis.get_label_text() for axis, side in sides
+    )
 
 
 # --- data and visuals ------------------------------------------------------------------

@@ -58,6 +58,9 @@ Kind = Literal["dist", "interval", "tstat", "pit", "loo_pit"]
 
 GROUP = "posterior_predictive"
 MOST_PANELS = 24
+REPLICATES = 50
+"""Replicates of which densities are drawn, as many as ArviZ draws by default."""
+
 DENSITIES = {
     "predictive_dist": {"color": MAIN, "alpha": 0.25},
     "observed_dist": {"color": STRONG, "width": 2.0},
@@ -106,6 +109,8 @@ def plot_predictive(
     if kind == "tstat" and by is not None:
         table = check_table(design, replicated(data), statistic, by, prob)
         return _by_level(design, table, _statistic_name(statistic), prob, how)
+    if kind == "dist":
+        data = _few(data, how.pc_kwargs.get("num_samples", REPLICATES))
     if kind == "dist" and by is not None:
         return _densities(design, data, by, how)
     if kind == "loo_pit":
@@ -176,6 +181,15 @@ def replicated(data: xr.DataTree) -> Array:
     """Replicated responses (S, n)."""
     values = data[GROUP][RESPONSE].to_numpy()
     return np.asarray(values.reshape(-1, values.shape[-1]))
+
+
+def _few(data: xr.DataTree, wanted: int) -> xr.DataTree:
+    """Observed data and as many replicates as are drawn: ArviZ looks at all that it is given."""
+    group = data[GROUP].to_dataset()
+    each = min(-(-wanted // group.sizes["chain"]), group.sizes["draw"])
+    places = np.linspace(0, group.sizes["draw"] - 1, each).round().astype(np.intp)
+    groups = {GROUP: group.isel(draw=places), "observed_data": data["observed_data"].to_dataset()}
+    return xr.DataTree.from_dict(groups)
 
 
 def _by_arviz(

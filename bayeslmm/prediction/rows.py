@@ -293,7 +293,8 @@ def linear_draws(
 ) -> Array:
     """Draws (S, n) of offset + X beta + Z u at some of the rows."""
     design = rows.design
-    result = np.asarray(joint.beta @ design.X[part].T + design.offset[part])
+    result = joint.beta @ design.X[part].T
+    result += design.offset[part]
     for member, (known, fresh) in zip(rows.members, effects, strict=bool(effects)):
         add_effects(result, member, known, fresh, part)
     return result
@@ -301,22 +302,25 @@ def linear_draws(
 
 def add_effects(result: Array, member: Membership, known: Array, fresh: Array, part: slice) -> None:
     """Add the effects of one grouping factor to draws (S, n) of its rows."""
-    for codes, u in (
-        (np.searchsorted(member.wanted, member.known[part]), known),
-        (member.fresh[part], fresh),
+    k = known.shape[2]
+    level = member.known[part]
+    for u, places, used in (
+        (known, np.searchsorted(member.wanted, level), level >= 0),
+        (fresh, member.fresh[part], member.fresh[part] >= 0),
     ):
-        here = member.known[part] >= 0 if u is known else member.fresh[part] >= 0
-        if here.any():
-            at = np.flatnonzero(here)
-            for c in range(u.shape[2]):
-                result[:, at] += u[:, codes[at], c] * member.Z[part][at, c]
+        if used.any():
+            entries, Z = u.reshape(len(u), -1), np.where(used[:, None], member.Z[part], 0.0)
+            for c in range(k):
+                added = np.take(entries, np.where(used, places * k + c, 0), axis=1)
+                added *= Z[:, c]
+                result += added
 
 
 def response_noise(rows: Rows, joint: JointDraws, part: slice, rng: np.random.Generator) -> Array:
     """Draws (S, n) of the residuals at some of the rows."""
     weights = rows.design.weights
-    n = len(rows.design.y[part])
-    noise = rng.standard_normal((joint.size, n)) * joint.sigma[:, None]
+    noise = rng.standard_normal((joint.size, len(rows.design.y[part])))
+    noise *= joint.sigma[:, None]
     return noise if weights is None else noise / np.sqrt(weights[part])
 
 

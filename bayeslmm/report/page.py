@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
-from bayeslmm.plots.common import Backend, drawing, level_order
+from bayeslmm.plots.common import Backend, drawing, lay_out, level_order
 from bayeslmm.plots.parameters import plot_compared
 from bayeslmm.plots.predictive import replicated
 from bayeslmm.prediction.checks import check_table
@@ -200,6 +200,7 @@ def _png(draw: Callable[[], Any]) -> tuple[str, int, int]:
     try:
         with pyplot.style.context("default"):
             figure = draw().viz["figure"].item()
+            lay_out(figure, RESOLUTION)
             figure.savefig(buffer, format="png", dpi=RESOLUTION, metadata={"Software": None})
             width, height = (round(96 * inches) for inches in figure.get_size_inches())
     finally:

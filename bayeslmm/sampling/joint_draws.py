@@ -139,7 +139,8 @@ def posterior_draws(
     def stored(wanted: Sequence[Indices]) -> list[Array]:
         arrays = effect_arrays(design, posterior)
         return [
-            u.reshape(-1, *u.shape[2:])[:, levels] for u, levels in zip(arrays, wanted, strict=True)
+            np.ascontiguousarray(u.reshape(-1, *u.shape[2:])[:, levels])
+            for u, levels in zip(arrays, wanted, strict=True)
         ]
 
     def drawn(wanted: Sequence[Indices]) -> list[Array]:
