@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
-from bayeslmm.checks.integrated import leave_out_densities
+from bayeslmm.checks.integrated import leave_out
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.sampling.engine import sample_posterior
@@ -124,13 +124,13 @@ def test_density_of_a_level_given_beta_is_the_dense_one(sleepstudy_fit):
     design, joint = sleepstudy_fit.design, sleepstudy_fit._joint.thin(5)
     codes = design.random[0].codes
     points = replace(joint.points, beta=joint.beta)
-    found = leave_out_densities(
+    found = leave_out(
         design,
         sleepstudy_fit.model.system,
         replace(sleepstudy_fit.priors, beta_sampled=True),
         replace(joint, points=points),
         codes,
-    )
+    ).log_density
     rows = codes == 4
     for s in range(5):
         z = design.random[0].Z[rows]

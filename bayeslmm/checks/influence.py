@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.checks.integrated import affordable, leave_out_densities
+from bayeslmm.checks.integrated import affordable, case_groups, leave_out
 from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import Design, group_names, row_groups
+from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError
@@ -206,7 +206,8 @@ def group_influence(
         raise ValueError(
             'Influence by refits is for REML and ML; for "MAP", use post.check.influence().'
         )
-    codes, levels = case_groups(design, by)
+    groups = case_groups(design, by)
+    codes, levels = groups.codes, groups.values.rename(by)
     if len(levels) < 2:
         raise DataError(f"by={by!r} has one level; without it no row is left to refit.")
     method: Literal["REML", "ML"] = "REML" if fit.method == "REML" else "ML"
@@ -240,28 +241,6 @@ def _on_fixed_effects(fit: Fit, refit: Fit, gap: Array) -> tuple[float, float]:
     cook = float(gap @ np.linalg.solve(fit.vcov, gap)) / len(gap)
     ratio = np.linalg.slogdet(refit.vcov)[1] - np.linalg.slogdet(fit.vcov)[1]
     return cook, float(np.exp(ratio))
-
-
-def case_groups(design: Design, by: str) -> tuple[Indices, pd.Index]:
-    """Codes (n,) from 0 without gaps, and labels, of the levels that rows are grouped by.
-
-    Raises
-    ------
-    DataError
-        If `by` names no grouping factor and no variable of the formula.
-    """
-    allowed = f"one of {', '.join(group_names(design))}, or None for single rows"
-    if not isinstance(by, str):
-        raise DataError(
-            f"by= takes the name of a grouping factor or of a variable of the formula, got "
-            f"{type(by).__name__}: {allowed}."
-        )
-    groups = row_groups(design, by)
-    if groups is None:
-        raise DataError(
-            f"by={by!r} is neither a grouping factor nor a variable of the formula: {allowed}."
-        )
-    return groups.codes, groups.values.rename(by)
 
 
 def _refit_rows(
@@ -609,11 +588,14 @@ def posterior_influence(
     Bradlow, Zaslavsky (1997), doi:10.1080/10618600.1997.10474746, for case influence by
     importance sampling. Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv:1507.02646.
     """
-    groups, labels = (None, design.index) if by is None else case_groups(design, by)
+    groups, labels = None, design.index
+    if by is not None:
+        cases = case_groups(design, by)
+        groups, labels = cases.codes, cases.values.rename(by)
     joint = joint.thin(affordable(design, plan, joint.size, len(labels)))
     points = replace(joint.points, beta=joint.beta)
     given = replace(priors, beta_sampled=True)
-    log_density = leave_out_densities(
+    scores = leave_out(
         design, plan, given, replace(joint, points=points), groups, progressbar=progressbar
     )
     rows = parameters(design)
@@ -622,7 +604,7 @@ def posterior_influence(
     shifts = np.empty((len(labels), len(rows)))
     records = []
     for g in tracked(range(len(labels)), "Weights", progressbar):
-        log_weights, k = smooth_weights(-log_density[:, g])
+        log_weights, k = smooth_weights(-scores.log_density[:, g])
         shifts[g] = np.exp(log_weights) @ centred
         records.append(
             {

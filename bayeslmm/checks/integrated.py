@@ -23,9 +23,9 @@ from bayeslmm.checks.row_forms import (
     row_forms,
     row_system,
 )
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, RowGroups, group_names, row_groups
 from bayeslmm.estimation.progress import tracked
-from bayeslmm.exceptions import SamplingError
+from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.batch import run_parallel
 from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.likelihood.elimination import Plan
@@ -71,17 +71,26 @@ class LeaveOut:
     sd: Array | None
 
 
-def leave_out_densities(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
-    joint: JointDraws,
-    groups: Indices | None = None,
-    *,
-    progressbar: bool = False,
-) -> Array:
-    """Log densities (S, m) of rows or groups given all others: see :func:`leave_out`."""
-    return leave_out(design, plan, priors, joint, groups, progressbar=progressbar).log_density
+def case_groups(design: Design, by: str) -> RowGroups:
+    """Rows by what is left out at once: a level, or a cell of several variables.
+
+    Raises
+    ------
+    DataError
+        If the model has no such grouping factor or variable.
+    """
+    allowed = f"one of {', '.join(group_names(design))}, or None for single rows"
+    if not isinstance(by, str):
+        raise DataError(
+            "by= takes the name of a grouping factor or of a variable of the formula, or several "
+            f"joined by a colon, such as 'site:plot', got {type(by).__name__}: {allowed}."
+        )
+    groups = row_groups(design, by)
+    if groups is None:
+        raise DataError(
+            f"by={by!r} is neither a grouping factor nor a variable of the formula: {allowed}."
+        )
+    return groups
 
 
 def leave_out(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import fields
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from bayeslmm.checks.integrated import LeaveOut, affordable, leave_out
+from bayeslmm.checks.integrated import LeaveOut, affordable, case_groups, leave_out
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
-from bayeslmm.data.design import Design, group_names, row_groups
+from bayeslmm.data.design import Design
 from bayeslmm.estimation.model import Model
-from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.groups import log_likelihood
@@ -28,6 +26,7 @@ from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import MAX_PARETO_K, log_sums, smooth_columns, smooth_weights
 from bayeslmm.sampling.tree import RESPONSE, SAMPLE_DIMS, obs_coord, with_groups
 from bayeslmm.schema import OBS_DIM, level_dim
+from bayeslmm.summaries.parameters import whole_number
 from bayeslmm.summaries.posterior_tables import require_draws
 
 if TYPE_CHECKING:
@@ -137,46 +136,11 @@ def conditional_loo(tree: xr.DataTree) -> ELPDData:
 
 
 def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray[Any], str]:
-    """Group of each row (None where each is its own), labels of the groups, name of a dimension.
-
-    Raises
-    ------
-    DataError
-        If the model has no such grouping factor or variable.
-    """
+    """Group of each row (None where each is its own), labels of the groups, name of a dimension."""
     if by is None:
         return None, obs_coord(design), OBS_DIM
-    if not isinstance(by, str):
-        raise DataError(
-            f"by={by!r}: the name of a grouping factor or variable is expected, or several joined "
-            "by a colon, such as 'site:plot'."
-        )
-    groups = row_groups(design, by)
-    if groups is None:
-        raise DataError(
-            f"by={by!r} is no grouping factor or variable of the model; it has "
-            f"{', '.join(group_names(design))}."
-        )
+    groups = case_groups(design, by)
     return groups.codes, groups.labels.astype(str), level_dim(groups.key)
-
-
-def loo_pit(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
-    joint: JointDraws,
-    *,
-    log_ratio: Array | None = None,
-    progressbar: bool = False,
-) -> Array:
-    """Probability (n,) of a value below each row's in its leave-one-out predictive distribution."""
-    joint, log_ratio = _affordable(design, plan, joint, log_ratio, None, design.n)
-    scores = leave_out(design, plan, priors, joint, moments=True, progressbar=progressbar)
-    weights, k = loo_weights(scores.log_density, log_ratio)
-    _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), MAX_PARETO_K), None)
-    assert scores.mean is not None and scores.sd is not None
-    below = norm.cdf((design.y - scores.mean) / scores.sd)
-    return np.asarray(np.sum(weights * below, axis=0))
 
 
 def loo_pit_series(
@@ -187,17 +151,16 @@ def loo_pit_series(
     *,
     progressbar: bool = False,
 ) -> pd.Series:
-    """:func:`loo_pit` of a posterior by row, from at most so many draws."""
+    """Probability of a value below each row's in its leave-one-out predictive distribution."""
+    design, plan, priors = model.design, model.system, model.priors
     joint, log_ratio = scored_draws(data, joint, draws)
-    values = loo_pit(
-        model.design,
-        model.system,
-        model.priors,
-        joint,
-        log_ratio=log_ratio,
-        progressbar=progressbar,
-    )
-    return pd.Series(values, index=model.design.index, name="loo_pit")
+    joint, log_ratio = _affordable(design, plan, joint, log_ratio, None, design.n)
+    scores = leave_out(design, plan, priors, joint, moments=True, progressbar=progressbar)
+    weights, k = loo_weights(scores.log_density, log_ratio)
+    _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), MAX_PARETO_K), None)
+    assert scores.mean is not None and scores.sd is not None
+    below = norm.cdf((design.y - scores.mean) / scores.sd)
+    return pd.Series(np.sum(weights * below, axis=0), index=design.index, name="loo_pit")
 
 
 def loo_weights(log_density: Array, log_ratio: Array | None = None) -> tuple[Array, Array]:
@@ -231,14 +194,11 @@ def scored_draws(
     ValueError
         If `draws` is no positive whole number.
     """
-    if draws is not None and (
-        isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 1
-    ):
-        raise ValueError(f"draws={draws!r}: a whole number of at least 1 is expected.")
+    wanted = joint.size if draws is None else whole_number(draws, "draws")
     log_ratio = None
     if data.attrs["method"] == "laplace":
         log_ratio = data["sample_stats"]["log_weight"].to_numpy().ravel()
-    return thin(joint, log_ratio, joint.size if draws is None else int(draws))
+    return thin(joint, log_ratio, wanted)
 
 
 def thin(joint: JointDraws, log_ratio: Array | None, size: int) -> tuple[JointDraws, Array | None]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -40,6 +39,7 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.estimate_tables import satterthwaite
+from bayeslmm.summaries.parameters import whole_number
 from bayeslmm.summaries.text import Report, listed
 
 Array = NDArray[np.float64]
@@ -149,7 +149,7 @@ def check_estimate(
     design: Design, fit: Fit, draws: int, random_seed: int | np.random.Generator | None
 ) -> ResidualChecks:
     """Check an estimate at its covariance parameters."""
-    _check_draws(draws)
+    whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     rng = np.random.default_rng(random_seed)
     joint = point_draws(fit, ())
     units = standard_units(design, fit.plan, fit.prior, joint, given_beta=fit.given_beta)
@@ -174,7 +174,7 @@ def check_posterior(
     random_seed: int | np.random.Generator | None,
 ) -> ResidualChecks:
     """Check a posterior on some of its draws."""
-    _check_draws(draws)
+    whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     rng = np.random.default_rng(random_seed)
     prior, given = None if priors.beta_sampled else beta_prior(priors), priors.beta_sampled
     few = thinned(design, plan, joint.thin(min(draws, MOST_POINTS)))
@@ -251,13 +251,6 @@ EFFECT_CHECKS: dict[str, Callable[[Array], Array]] = {
     "normality of random effects": normal_misfit,
     LARGEST_EFFECT: largest_share,
 }
-
-
-def _check_draws(draws: object) -> None:
-    if isinstance(draws, bool) or not isinstance(draws, Integral) or draws < FEWEST_DRAWS:
-        raise ValueError(
-            f"draws={draws!r}: a whole number of at least {FEWEST_DRAWS} is expected, for p-values."
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

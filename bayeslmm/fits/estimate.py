@@ -17,7 +17,7 @@ from bayeslmm.estimation.estimate import Fit
 from bayeslmm.fits.predictions import Names, Predictions, Seed
 from bayeslmm.plots.accessors import EstimatePlots
 from bayeslmm.summaries import estimate_tables, text
-from bayeslmm.summaries.parameters import Kind
+from bayeslmm.summaries.parameters import Kind, whole_number
 
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
@@ -347,10 +347,9 @@ class Estimate(Predictions):
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
-        from bayeslmm.prediction import predict
         from bayeslmm.sampling.joint_draws import point_draws
 
-        repeated = np.zeros(predict.count(n), dtype=np.intp)
+        repeated = np.zeros(whole_number(n, "n"), dtype=np.intp)
         return point_draws(self.fit, self._u).take(repeated)
 
     # --- effects ----------------------------------------------------------------------

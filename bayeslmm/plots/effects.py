@@ -42,6 +42,7 @@ from bayeslmm.plots.common import (
 )
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds
+from bayeslmm.summaries.parameters import check_choice
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults
 from bayeslmm.summaries.text import coverage
 
@@ -142,10 +143,8 @@ def _order(
         return np.arange(len(effects.centre))[::-1]
     if order == "estimate":
         return np.argsort(effects.centre[:, columns[0]], kind="stable")
-    if order in known:
-        return np.argsort(effects.centre[:, list(known).index(order)], kind="stable")
-    allowed = ", ".join(map(repr, ["estimate", "label", *known]))
-    raise ValueError(f"order={order!r}: one of {allowed} is expected.")
+    check_choice(order, ["estimate", "label", *known], "order")
+    return np.argsort(effects.centre[:, list(known).index(order)], kind="stable")
 
 
 # --- points and intervals --------------------------------------------------------------

@@ -47,6 +47,7 @@ from bayeslmm.prediction.checks import (
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.tree import RESPONSE, with_groups
 from bayeslmm.schema import OBS_DIM
+from bayeslmm.summaries.parameters import check_choice
 from bayeslmm.summaries.posterior_tables import interval_defaults
 from bayeslmm.summaries.text import coverage
 
@@ -146,9 +147,7 @@ def with_replicates(
 
 
 def _check(data: xr.DataTree, kind: str, by: str | None, statistic: str | Statistic) -> None:
-    if kind not in get_args(Kind):
-        allowed = ", ".join(map(repr, get_args(Kind)))
-        raise ValueError(f"kind={kind!r}: one of {allowed} is expected.")
+    check_choice(kind, get_args(Kind), "kind")
     if kind == "tstat":
         check_statistic(statistic)
     if by is not None and kind not in ("dist", "tstat"):

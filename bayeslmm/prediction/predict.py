@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -43,7 +42,14 @@ from bayeslmm.summaries.estimate_tables import (
     summary_table,
 )
 from bayeslmm.summaries.parameters import Kind as ParameterKind
-from bayeslmm.summaries.parameters import check_kinds, natural, parameters, probability
+from bayeslmm.summaries.parameters import (
+    check_choice,
+    check_kinds,
+    natural,
+    parameters,
+    probability,
+    whole_number,
+)
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 
 if TYPE_CHECKING:
@@ -135,9 +141,7 @@ def predict(
     -------
     Prediction
     """
-    if kind not in get_args(Kind):
-        allowed = ", ".join(map(repr, get_args(Kind)))
-        raise ValueError(f"kind={kind!r}: one of {allowed} is expected.")
+    check_choice(kind, get_args(Kind), "kind")
     seen = None if observed is None else observed_rows(design, observed, target)
     rows = prediction_rows(design, new, target, terms, weights)
     report_undetermined(design, rows)
@@ -266,19 +270,6 @@ def prediction_tree(prediction: Prediction, kind: Kind) -> xr.DataTree:
 Options = Mapping[str, Any]
 
 
-def count(n: Any, name: str = "n", least: int = 1) -> int:
-    """Check a number of draws.
-
-    Raises
-    ------
-    ValueError
-        If it is not a whole number of at least `least`.
-    """
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
-        raise ValueError(f"{name}={n!r}: a whole number of at least {least} is expected.")
-    return int(n)
-
-
 def options_of(target: Target, kind: Kind, terms: Any, observed: Any, weights: Any) -> Options:
     """Options that predictions of estimates and posteriors share, by name."""
     return {
@@ -303,7 +294,7 @@ def posterior_predictions(
 ) -> pd.DataFrame | xr.DataTree:
     """Mean, sd, median and interval of each predicted row, or the draws themselves."""
     if draws is not None:
-        joint = joint.thin(count(draws, "draws", least=2 if summary else 1))
+        joint = joint.thin(whole_number(draws, "draws", least=2 if summary else 1))
     prediction = predict(design, joint, new, rng=rng, **options)
     if not summary:
         return prediction_tree(prediction, options["kind"])
@@ -313,7 +304,7 @@ def posterior_predictions(
 
 def sampled(joint: JointDraws, n: Any, rng: np.random.Generator) -> JointDraws:
     """So many of the draws, with replacement where there are fewer."""
-    return joint.take(rng.choice(joint.size, count(n), replace=n > joint.size))
+    return joint.take(rng.choice(joint.size, whole_number(n, "n"), replace=n > joint.size))
 
 
 def estimate_predictions(
@@ -333,7 +324,7 @@ def estimate_predictions(
 
     These are exact too where a closed form has them, and from draws elsewhere.
     """
-    size = count(draws, "draws", least=2)
+    size = whole_number(draws, "draws", least=2)
     tail = (1.0 - probability(level, "level")) / 2.0
     estimate = point_predictions(design, fit, modes, new, options)
     rows = prediction_rows(design, new, options["target"], options["terms"], options["weights"])
@@ -471,7 +462,7 @@ def bootstrap_table(
     progressbar: bool,
 ) -> pd.DataFrame:
     """Parameters of refits to simulated responses: one row per refit, one column per parameter."""
-    fits = bootstrap_fits(design, fit, count(n), random_seed, progressbar=progressbar)
+    fits = bootstrap_fits(design, fit, whole_number(n, "n"), random_seed, progressbar=progressbar)
     rows = parameters(design)
     table = np.array([np.concatenate([fit.beta, fit.parameters]) for fit in fits])  # (fits, m)
     columns = [natural(p.kind, values) for p, values in zip(rows, table.T, strict=True)]

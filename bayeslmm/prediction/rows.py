@@ -28,6 +28,7 @@ from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import MAX_PARETO_K, smooth_weights
 from bayeslmm.summaries.estimate_tables import mode_arrays
+from bayeslmm.summaries.parameters import check_choice
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -110,9 +111,7 @@ def prediction_rows(
     DataError
         If the new rows cannot be used, or have unknown levels under "conditional".
     """
-    if target not in get_args(Target):
-        allowed = ", ".join(map(repr, get_args(Target)))
-        raise ValueError(f"target={target!r}: one of {allowed} is expected.")
+    check_choice(target, get_args(Target), "target")
     if new is None and weights is not None:
         raise ValueError("weights= is for new rows; those of the model keep their own weights.")
     included = included_coefs(design, terms)

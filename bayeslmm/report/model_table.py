@@ -23,7 +23,7 @@ from bayeslmm.report.tables import (
     significant,
 )
 from bayeslmm.summaries import is_posterior
-from bayeslmm.summaries.parameters import probability
+from bayeslmm.summaries.parameters import check_choice, probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
 
 LEVEL = 0.95
@@ -215,8 +215,7 @@ def _free(taken: Mapping[str, Any], name: str) -> str:
 
 
 def _checked(format: Any, statistic: Any, digits: object, goodness: Any) -> tuple[Statistic, ...]:
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r}: one of {', '.join(map(repr, FORMATS))} is expected.")
+    check_choice(format, FORMATS, "format")
     if (
         isinstance(digits, bool)
         or not isinstance(digits, Integral)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -71,6 +71,26 @@ def probability(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < 1.0:
         raise ValueError(f"{name}={value!r}: a number between 0 and 1 is expected, such as 0.95.")
     return float(value)
+
+
+def whole_number(value: Any, name: str, least: int = 1, why: str = "") -> int:
+    """Check a count.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number of at least `least`; `why` ends the sentence.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}: a whole number of at least {least} is expected{why}.")
+    return int(value)
+
+
+def check_choice(value: Any, allowed: Sequence[Any], name: str) -> None:
+    """Raise ValueError, which says what is allowed, unless a value is one of these."""
+    if value not in allowed:
+        known = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name}={value!r}: one of {known} is expected.")
 
 
 def check_kinds(kinds: Kind | Sequence[Kind]) -> tuple[Kind, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +16,7 @@ from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels, estimate_draws, point_draws
-from bayeslmm.summaries.parameters import probability
+from bayeslmm.summaries.parameters import probability, whole_number
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 
 Array = NDArray[np.float64]
@@ -349,18 +348,13 @@ class Uncertainty:
         if self.method is not None and self.method not in get_args(Spread):
             allowed = ", ".join(map(repr, get_args(Spread)))
             raise ValueError(f"uncertainty={self.method!r}: None, {allowed} are allowed")
-        _check_draws(self.draws)
+        whole_number(self.draws, "draws", least=2)
 
     def around(self, design: Design, fit: Fit) -> JointDraws | None:
         """Draws around an estimate."""
         if self.method is None:
             return None
         return estimate_draws(design, fit, self.method, self.draws, self.random_seed)
-
-
-def _check_draws(draws: object) -> None:
-    if isinstance(draws, bool) or not isinstance(draws, Integral) or int(draws) < 2:
-        raise ValueError(f"draws={draws!r}: a whole number of at least 2 is expected")
 
 
 # --- quantities ------------------------------------------------------------------------
