@@ -195,12 +195,12 @@ def test_models_come_back_exactly(saved, loaded):
             assert np.array_equal(getattr(one, field), getattr(two, field)), (name, field)
             assert not getattr(two, field).flags.writeable
         assert np.array_equal(one.weights, two.weights) or one.weights is two.weights is None
-        assert one.recipe.weights == two.recipe.weights
+        assert one.spec.weights == two.spec.weights
         for a, b in zip(one.random, two.random, strict=True):
             assert (a.name, a.key, a.coefs, a.blocks) == (b.name, b.key, b.coefs, b.blocks)
             assert a.levels.tolist() == b.levels.tolist()
             assert np.array_equal(a.Z, b.Z) and np.array_equal(a.codes, b.codes)
-            assert b.grouping.keys == a.grouping.keys
+            assert b.spec.keys == a.spec.keys
         assert one.aliased == two.aliased
 
 

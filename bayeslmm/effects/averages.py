@@ -151,7 +151,7 @@ def average_rows(
     total, constant = np.zeros((count, len(design.coefs_full))), np.zeros(count)
     effects = sp.csr_array((count, sum(f.n_levels * f.n_coefs for f in design.random)))
     for frame, weights in evaluations:
-        encoded = design.encode(frame, random="none" if joint is None else "levels")
+        encoded = design.spec.rows(frame, random="none" if joint is None else "levels")
         share = groups.matrix * weights
         total = total + share @ encoded.X_full
         constant = constant + share @ encoded.offset

@@ -188,7 +188,7 @@ def encode_grid(
 
     The offset is the mean offset of the data unless one of its variables is set (`explicit`).
     """
-    encoded = design.encode(frame, random="none")
+    encoded = design.spec.rows(frame, random="none")
     if variables.offsets & set(explicit):
         constant = encoded.offset
     else:

@@ -405,7 +405,7 @@ def shown_levels(
     """
     place, positions = locate_levels(design, group, levels)
     if levels is None:
-        positions = level_order(design, design.random[place].grouping)
+        positions = level_order(design, design.spec.random[place])
     return place, positions
 
 
@@ -453,9 +453,9 @@ def group_order(design: Design, by: Any, labels: Sequence[Any]) -> Indices:
     """
     if not isinstance(by, str):
         return value_order(labels, pd.Series(by))
-    known = {factor.name: factor.grouping for factor in design.random}
+    known = {factor.name: factor for factor in design.spec.random}
     names = [by] if by in design.data.columns else by.split(":")
-    grouping = known[by] if by in known else grouping_factor(design.data, names)
+    grouping = known[by] if by in known else grouping_factor(design.data, names)[1]
     order = level_order(design, grouping)
     rank = {str(grouping.levels[place]): position for position, place in enumerate(order)}
     return np.argsort([rank[str(label)] for label in labels])
