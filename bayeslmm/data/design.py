@@ -50,7 +50,7 @@ from bayeslmm.formula.rank import RowSpace, row_space
 from bayeslmm.formula.terms import Side
 from bayeslmm.schema import sanitise
 
-__all__ = ["Design", "RandomFactor", "Spec", "build_design"]
+__all__ = ["Design", "FactorSpec", "RandomFactor", "Spec", "build_design"]
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]

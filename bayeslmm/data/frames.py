@@ -78,7 +78,7 @@ def to_frame(data: Any, columns: Collection[str] | None = None) -> pd.DataFrame:
     if not len(frame):
         raise DataError("The data have no rows.")
     if isinstance(frame, pd.DataFrame):
-        own = {text: frame[written[text]].copy() for text in texts}
+        own = {text: frame[written[text]].array.copy() for text in texts}
         taken = pd.DataFrame(own, index=frame.index, copy=False)
         taken.columns = pd.Index(texts, dtype=object)
         return taken
