@@ -157,7 +157,7 @@ def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray
             f"by={by!r} is no grouping factor or variable of the model; it has "
             f"{', '.join(group_names(design))}."
         )
-    return groups.codes, groups.labels.astype(str), level_dim(groups.key)
+    return groups.codes, groups.factor.levels.astype(str), level_dim(groups.key)
 
 
 def loo_pit(

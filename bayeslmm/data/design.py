@@ -20,7 +20,7 @@ from bayeslmm.data.frames import (
     plain_frame,
     read_only,
 )
-from bayeslmm.data.grouping import grouping_factor
+from bayeslmm.data.grouping import GroupingFactor, grouping_factor
 from bayeslmm.data.inputs import (
     Expression,
     check_column_scales,
@@ -45,7 +45,7 @@ from bayeslmm.data.random_factors import (
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, parse
-from bayeslmm.formula.matrices import Encoding, evaluate, reevaluate, unreduced_columns
+from bayeslmm.formula.matrices import Columns, Encoding, evaluate, reevaluate, unreduced_columns
 from bayeslmm.formula.rank import RowSpace, row_space
 from bayeslmm.formula.terms import Side
 from bayeslmm.schema import sanitise
@@ -373,16 +373,7 @@ def _evaluate(
     offset = sum((values for values, _ in shifts), np.zeros(len(frame)))
     check_varies(formula.response, y, offset)
     check_fixed_factors(formula, frame)
-    full = evaluate(formula.right, variables, functions)
-    check_labels(full.names)
-    check_column_scales(full.names, full.values, "the fixed effects")
-    check_rows(len(frame), int(full.kept.sum()))
-    fixed = row_space(full.values, full.names, read_only(full.kept))
-    if fixed.aliased:
-        _log.warning(
-            "Fixed effects dropped as linear combinations of earlier ones: %s.",
-            ", ".join(fixed.aliased),
-        )
+    full, fixed = _fixed_effects(formula, variables, functions)
     columns = {formula.right: full}
     for term in formula.random:
         if term.left not in columns:
@@ -412,6 +403,23 @@ def _evaluate(
         dropped=read_only(dropped),
         data=frame,
     )
+
+
+def _fixed_effects(
+    formula: Formula, variables: Variables, functions: UserFunctions
+) -> tuple[Columns, RowSpace]:
+    """All columns of the fixed effects, and those among them that are independent."""
+    full = evaluate(formula.right, variables, functions)
+    check_labels(full.names)
+    check_column_scales(full.names, full.values, "the fixed effects")
+    check_rows(variables.n, int(full.kept.sum()))
+    fixed = row_space(full.values, full.names, read_only(full.kept))
+    if fixed.aliased:
+        _log.warning(
+            "Fixed effects dropped as linear combinations of earlier ones: %s.",
+            ", ".join(fixed.aliased),
+        )
+    return full, fixed
 
 
 # --- other rows ------------------------------------------------------------------------
@@ -478,16 +486,16 @@ class RowGroups:
     ----------
     codes : ndarray of int (n,)
         Group of each row, from 0 without gaps.
-    labels : ndarray of str (m,), object
-        Labels of the groups, those of the levels of a grouping factor.
+    factor : GroupingFactor
+        The groups (m,) as levels.
     values : pandas.Index
-        The same, but the values of a variable where it is one.
+        Their labels, but the values of a variable where it is one.
     key : str
         Name made of letters, digits and ``_``.
     """
 
     codes: NDArray[np.intp]
-    labels: NDArray[np.object_]
+    factor: GroupingFactor
     values: pd.Index
     key: str
 
@@ -500,15 +508,13 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
     for factor in design.random:
         if factor.name == by:
             values = pd.Index(factor.levels)
-            return RowGroups(
-                codes=factor.codes, labels=factor.levels, values=values, key=factor.key
-            )
+            return RowGroups(codes=factor.codes, factor=factor.spec, values=values, key=factor.key)
     names = [by] if by in design.data.columns else by.split(":")
     if not set(names) <= set(design.data.columns):
         return None
     codes, found = grouping_factor(design.data, names)
     values = pd.Index(found.levels) if len(names) > 1 else found.parts[0]
-    return RowGroups(codes=codes, labels=found.levels, values=values, key=sanitise(by))
+    return RowGroups(codes=codes, factor=found, values=values, key=sanitise(by))
 
 
 def group_names(design: Design) -> list[str]:

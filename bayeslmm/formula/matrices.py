@@ -148,8 +148,6 @@ def reevaluate(encoding: Encoding, frame: Rows) -> Columns:
         As `evaluate`; also for a level that was absent when the columns were first built,
         and for a factor that has become numeric or the reverse.
     """
-    if not isinstance(encoding, Encoding):
-        raise TypeError(f"encoding must come from evaluate(), got {type(encoding).__name__}")
     columns = as_variables(frame)
     columns.require(encoding.variables)
     conformed, builder = conform(columns, encoding.categories), encoding.builder

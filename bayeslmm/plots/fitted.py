@@ -152,8 +152,7 @@ def _factor_levels(design: Design) -> dict[str, list[Any]]:
     formula = design.formula
     found: dict[str, list[Any]] = {}
     for part in (formula.right, *(term.left for term in formula.random)):
-        spec = replace(design.spec, formula=replace(formula, right=part))
-        found |= variables_of(replace(design, spec=spec)).levels
+        found |= variables_of(replace(formula, right=part), design.data).levels
     return found
 
 
