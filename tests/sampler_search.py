@@ -21,7 +21,6 @@ from scipy.special import logsumexp
 
 import bayeslmm as blm
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch, log_prior_batch, reduce_at
 from bayeslmm.sampling.joint_draws import points_of
 
@@ -225,7 +224,7 @@ def bridged(case: Case, particles: int, rounds: int = 14, seed: int = 0) -> Refe
 def tempered(case: Case, particles: int, rng: np.random.Generator) -> Particles:
     """Draws of the prior, taken to the posterior in steps."""
     model = case.model
-    system = batch_system(model.system)
+    system = model.system
     priors = model.priors
     likelihood = partial(_log_likelihood, system, priors)
 
@@ -284,7 +283,7 @@ def _log_likelihood(system: Any, priors: Any, x: np.ndarray) -> np.ndarray:
     points = priors.coordinates.points(x)
     with np.errstate(all="ignore"):
         value = log_likelihood_batch(
-            system.plan, priors, reduce_at(system, priors.coordinates, x), points
+            system, priors, reduce_at(system, priors.coordinates, x), points
         )
     return np.where(np.isfinite(value), value, -1e300)
 

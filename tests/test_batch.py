@@ -16,18 +16,11 @@ from scipy.stats import kstest
 
 import bayeslmm as blm
 from bayeslmm.covariance.coordinates import WorkingPoints
-from bayeslmm.likelihood import batch
-from bayeslmm.likelihood.batch import (
-    CHUNK,
-    THREADED_CELLS,
-    BatchSystem,
-    batch_system,
-    chunks_of,
-    reduce_equations,
-)
+from bayeslmm.likelihood import batch, elimination
+from bayeslmm.likelihood.batch import CHUNK, THREADED_CELLS, chunks_of, reduce_equations
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.draws import LARGEST_HYPERCUBE, draw_random, normal_draws
-from bayeslmm.likelihood.elimination import make_plan
+from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
 from bayeslmm.likelihood.log_posterior import (
     beta_prior,
@@ -110,10 +103,8 @@ def coordinates(model: blm.LMM, size: int, seed: int, scale: float = 1.0) -> np.
     return x
 
 
-def densities(system: BatchSystem, priors, x: np.ndarray) -> np.ndarray:
-    return log_posterior_batch(
-        system.plan, priors, partial(reduce_at, system, priors.coordinates), x
-    )
+def densities(plan: Plan, priors, x: np.ndarray) -> np.ndarray:
+    return log_posterior_batch(plan, priors, partial(reduce_at, plan, priors.coordinates), x)
 
 
 def one_by_one(plan, priors, x: np.ndarray) -> np.ndarray:
@@ -123,7 +114,7 @@ def one_by_one(plan, priors, x: np.ndarray) -> np.ndarray:
 def assert_same_as_one_by_one(plan, priors, x, tolerance=VALUE):
     expected = one_by_one(plan, priors, x)
     assert np.isfinite(expected).all()
-    found = densities(batch_system(plan), priors, x)
+    found = densities(plan, priors, x)
     assert found == pytest.approx(expected, abs=tolerance, rel=tolerance)
 
 
@@ -143,8 +134,8 @@ def test_density_with_weights(frame, name):
     model = blm.LMM(FORMULAS[name], frame, weights="w")
     x = coordinates(model, 7, seed=2)
     assert_same_as_one_by_one(model.system, model.priors, x)
-    unweighted = densities(batch_system(plain.system), plain.priors, x)
-    assert np.abs(densities(batch_system(model.system), model.priors, x) - unweighted).min() > 1e-3
+    unweighted = densities(plain.system, plain.priors, x)
+    assert np.abs(densities(model.system, model.priors, x) - unweighted).min() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["intercept", "two-slopes", "crossed-slopes", "nested"])
@@ -206,9 +197,7 @@ def test_density_at_unused_levels_is_that_without_them():
         )
         rng = np.random.default_rng(6)
         factors = [np.tril(rng.normal(size=(5, len(c.Z[0]), len(c.Z[0])))) for c in case.random]
-        few, many = (
-            reduce_equations(batch_system(marginal_system(c)), factors) for c in (case, padded)
-        )
+        few, many = (reduce_equations(marginal_system(c), factors) for c in (case, padded))
         assert few.log_det_random == pytest.approx(many.log_det_random, abs=VALUE)
         assert few.fixed == pytest.approx(many.fixed, abs=VALUE)
 
@@ -220,7 +209,7 @@ def test_broken_arithmetic_is_no_density_and_spares_the_other_points(frame):
         expected = one_by_one(model.system, model.priors, x)
         k = model.system.products.structures[0].n_coefs
         x[1, :k], x[3, :k], x[2] = 400.0, 50.0, np.nan
-        found = densities(batch_system(model.system), model.priors, x)
+        found = densities(model.system, model.priors, x)
         assert not np.isnan(found).any()
         assert np.isneginf(found[2])
         # A density that is not refused there is at most that of an absurd point.
@@ -246,7 +235,7 @@ def test_equations_are_those_of_dense_algebra(seed, levels, shapes, weighted, si
     plan = marginal_system(case)
     rng = np.random.default_rng(seed)
     factors = [np.tril(rng.normal(size=(size, c.Z.shape[1], c.Z.shape[1]))) for c in case.random]
-    found = reduce_equations(batch_system(plan), factors)
+    found = reduce_equations(plan, factors)
     basis = plan.products.basis
     right = np.column_stack([case.X @ basis.fixed, case.y - case.X @ basis.shift])
     for s in range(size):
@@ -289,21 +278,21 @@ def small_chunks(monkeypatch):
 @pytest.mark.parametrize("name", PATHS)
 def test_chunks_and_threads_change_nothing(frame, name, small_chunks, monkeypatch):
     model = blm.LMM(FORMULAS[name], frame)
-    system = batch_system(model.system)
-    assert system.batched
+    plan = model.system
+    assert plan.sums is not None
     x = coordinates(model, 301, seed=8)
-    chunks = list(chunks_of(system, len(x)))
+    chunks = list(chunks_of(plan, len(x)))
     assert len(chunks) > 2
     assert np.array_equal(np.concatenate([np.arange(301)[c] for c in chunks]), np.arange(301))
-    found = densities(system, model.priors, x)
+    found = densities(plan, model.priors, x)
     assert small_chunks() == 1
     monkeypatch.setattr(batch, "THREADED_CELLS", THREADED_CELLS)
-    assert densities(system, model.priors, x) == pytest.approx(found, abs=0.0, rel=0.0)
+    assert densities(plan, model.priors, x) == pytest.approx(found, abs=0.0, rel=0.0)
     assert small_chunks() == 1
     monkeypatch.setattr(batch, "CHUNK", 1 << 30)
-    assert len(list(chunks_of(system, len(x)))) == 1
-    assert densities(system, model.priors, x) == pytest.approx(found, abs=VALUE, rel=VALUE)
-    alone = np.concatenate([densities(system, model.priors, row[None]) for row in x[::50]])
+    assert len(list(chunks_of(plan, len(x)))) == 1
+    assert densities(plan, model.priors, x) == pytest.approx(found, abs=VALUE, rel=VALUE)
+    alone = np.concatenate([densities(plan, model.priors, row[None]) for row in x[::50]])
     assert alone == pytest.approx(found[::50], abs=VALUE, rel=VALUE)
 
 
@@ -311,31 +300,31 @@ def test_chunks_and_threads_change_nothing(frame, name, small_chunks, monkeypatc
 def test_large_tails_agree_with_small_ones(frame, name, monkeypatch):
     model = blm.LMM(FORMULAS[name], frame)
     x = coordinates(model, 9, seed=9)
-    expected = densities(batch_system(model.system), model.priors, x)
-    monkeypatch.setattr(batch, "LARGEST_TAIL", 2)
-    system = batch_system(model.system)
-    assert not system.batched
-    assert densities(system, model.priors, x) == pytest.approx(expected, abs=VALUE, rel=VALUE)
-    assert densities(system, model.priors, x[:1]) == pytest.approx(expected[:1], rel=VALUE)
+    expected = densities(model.system, model.priors, x)
+    monkeypatch.setattr(elimination, "LARGEST_TAIL", 2)
+    plan = replace(model.system)
+    assert plan.sums is None
+    assert densities(plan, model.priors, x) == pytest.approx(expected, abs=VALUE, rel=VALUE)
+    assert densities(plan, model.priors, x[:1]) == pytest.approx(expected[:1], rel=VALUE)
 
 
-def test_maps_that_do_not_fit_are_done_without(frame, monkeypatch):
+def test_sums_that_do_not_fit_are_done_without(frame, monkeypatch):
     model = blm.LMM(FORMULAS["two-slopes"], frame)
     x = coordinates(model, 9, seed=9)
-    expected = densities(batch_system(model.system), model.priors, x)
-    monkeypatch.setattr(batch, "LARGEST_MAP", 3)
-    system = batch_system(model.system)
-    assert not system.batched
-    assert densities(system, model.priors, x) == pytest.approx(expected, abs=VALUE, rel=VALUE)
+    expected = densities(model.system, model.priors, x)
+    monkeypatch.setattr(elimination, "LARGEST_SUMS", 3)
+    plan = replace(model.system)
+    assert plan.sums is None
+    assert densities(plan, model.priors, x) == pytest.approx(expected, abs=VALUE, rel=VALUE)
 
 
-def nested_and_dense(model: blm.LMM) -> tuple[BatchSystem, BatchSystem]:
+def nested_and_dense(model: blm.LMM) -> tuple[Plan, Plan]:
     design = model.design
     assert not design.offset.any()
     products = cross_products(design.y, design.X, design.random, weights=design.weights)
     plans = [make_plan(products, nested=nested) for nested in (True, False)]
     assert [plan.nested for plan in plans] == [True, False]
-    return batch_system(plans[0]), batch_system(plans[1])
+    return plans[0], plans[1]
 
 
 @pytest.mark.parametrize("name", ["nested-slopes", "nested-and-crossed", "nested"])
@@ -350,14 +339,14 @@ def test_nested_stages_agree_with_the_dense_tail(frame, name):
 
 def test_equal_levels_are_eliminated_once():
     model = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy"))
-    assert batch_system(model.system).counts.tolist() == [18.0]
+    assert model.system.classes.counts.tolist() == [18.0]
 
 
 def test_levels_share_a_class_by_their_counts(frame):
-    system = batch_system(blm.LMM(FORMULAS["intercept-few-classes"], frame).system)
-    assert sorted(system.counts.tolist()) == [15.0, 15.0, 15.0]
-    distinct = batch_system(blm.LMM(FORMULAS["slope-distinct-levels"], frame).system)
-    assert distinct.counts.tolist() == [1.0] * 11
+    plan = blm.LMM(FORMULAS["intercept-few-classes"], frame).system
+    assert sorted(plan.classes.counts.tolist()) == [15.0, 15.0, 15.0]
+    distinct = blm.LMM(FORMULAS["slope-distinct-levels"], frame).system
+    assert distinct.classes.counts.tolist() == [1.0] * 11
 
 
 def test_levels_that_differ_in_the_ninth_digit_are_told_apart():
@@ -372,7 +361,7 @@ def test_levels_that_differ_in_the_ninth_digit_are_told_apart():
         (Columns(np.repeat(np.arange(6), 5), Z, ((0, 1),), 6),),
         None,
     )
-    assert sorted(batch_system(marginal_system(case)).counts.tolist()) == [1.0, 5.0]
+    assert sorted(marginal_system(case).classes.counts.tolist()) == [1.0, 5.0]
 
 
 # --- fixed effects given the covariance parameters -----------------------------------------------
@@ -402,11 +391,11 @@ def test_fixed_effects_are_affine_in_the_noise_with_exact_moments(frame, name, p
     """Without noise the mean; with the unit vectors as noise a root of the covariance matrix."""
     formula, weights = DRAWN[name]
     model = blm.LMM(formula, frame, weights=weights, priors=PRIORS[priors])
-    case, system, p = case_of(model.design), batch_system(model.system), model.design.p
+    case, plan, p = case_of(model.design), model.system, model.design.p
     noise = np.vstack([np.zeros(p), np.eye(p)])
     for x in coordinates(model, 3, seed=12, scale=0.5):
         points = points_of(model, np.repeat(x[None], p + 1, axis=0))
-        reduced = reduce_equations(system, points.factors)
+        reduced = reduce_equations(plan, points.factors)
         found = fixed_effects_at(
             model.system, beta_prior(model.priors), reduced, points.sigma, noise
         )
@@ -426,23 +415,23 @@ def test_sampled_fixed_effects_are_left_alone(frame):
     model = blm.LMM(FORMULAS["intercept"], frame, priors={"x": pm.Laplace.dist(0.0, 0.3)})
     x = coordinates(model, 4, seed=13)
     points = points_of(model, x)
-    system = batch_system(model.system)
-    found = draw_beta(model.priors, system, None, points, np.random.default_rng(1))
+    plan = model.system
+    found = draw_beta(model.priors, plan, None, points, np.random.default_rng(1))
     np.testing.assert_allclose(found @ model.priors.fixed_map.T, x[:, -2:], rtol=1e-12)
 
 
 # --- random effects given everything else --------------------------------------------------------
 
 
-def drawing(model: blm.LMM, path: str, monkeypatch) -> BatchSystem:
-    """The system of a model on one of the paths that draws can take."""
+def drawing(model: blm.LMM, path: str, monkeypatch) -> Plan:
+    """The plan of a model on one of the paths that draws can take."""
     if path == "single":
-        monkeypatch.setattr(batch, "LARGEST_MAP", 0)
+        monkeypatch.setattr(elimination, "LARGEST_SUMS", 0)
     if path == "nested":
         return nested_and_dense(model)[0]
-    system = batch_system(model.system)
-    assert system.batched == (path == "batch")
-    return system
+    plan = replace(model.system)
+    assert (plan.sums is not None) == (path == "batch")
+    return plan
 
 
 def flat(effects: list[np.ndarray]) -> np.ndarray:
@@ -454,14 +443,14 @@ def test_random_effects_are_affine_in_the_noise_with_exact_moments(frame, name, 
     """Points differ from one another: each must get the moments of its own parameters."""
     formula, weights = DRAWN[name]
     model = blm.LMM(formula, frame, weights=weights)
-    case, system, p = case_of(model.design), batch_system(model.system), model.design.p
+    case, plan, p = case_of(model.design), model.system, model.design.p
     q = all_z(case).shape[1]
     noise = np.tile(np.vstack([np.zeros(q), np.eye(q)]), (2, 1))
     monkeypatch.setattr("bayeslmm.likelihood.draws.normal_draws", given_noise(noise))
     x = coordinates(model, 2, seed=14, scale=0.5)
     points = points_of(model, np.repeat(x, q + 1, axis=0))
     beta = np.repeat(np.random.default_rng(15).normal(2.0, 1.0, (2, p)), q + 1, axis=0)
-    found = flat(draw_random(system, points, beta, np.random.default_rng(0)))
+    found = flat(draw_random(plan, points, beta, np.random.default_rng(0)))
     for start in (0, q + 1):
         factors = [t[start] for t in points.factors]
         sigma = float(points.sigma[start])
@@ -501,12 +490,12 @@ DRAWS = 4000
 )
 def test_draws_have_the_exact_moments(frame, formula, path, monkeypatch):
     model = blm.LMM(formula, frame, weights="w")
-    case, system = case_of(model.design), drawing(model, path, monkeypatch)
+    case, plan = case_of(model.design), drawing(model, path, monkeypatch)
     size = DRAWS // 4 if path == "nested" else DRAWS  # that path goes from draw to draw
     x = np.repeat(coordinates(model, 1, seed=16, scale=0.5), size, axis=0)
     points = points_of(model, x)
     beta = np.array([1.5, 0.6])
-    effects = draw_random(system, points, np.tile(beta, (size, 1)), np.random.default_rng(17))
+    effects = draw_random(plan, points, np.tile(beta, (size, 1)), np.random.default_rng(17))
     draws = flat(effects)
     sigma = float(points.sigma[0])
     mean, cov = random_moments(case, [t[0] for t in points.factors], sigma, beta)
@@ -523,7 +512,6 @@ def test_draws_have_the_exact_moments(frame, formula, path, monkeypatch):
     # The largest of about thirty p-values: one in a thousand runs of this test has a smaller one.
     assert min(kstest(row, "norm").pvalue for row in white) > 1e-3 / len(white)
 
-    plan = system.plan
     fact = factorise(plan, [t[0] for t in points.factors])
     modes, _ = conditional_modes(fact, to_working_beta(plan.products, beta))
     covs = conditional_covariances(fact, given_beta=True)
@@ -539,12 +527,12 @@ def test_draws_have_the_exact_moments(frame, formula, path, monkeypatch):
 def test_draws_depend_on_the_seed_alone(frame, path, small_chunks, monkeypatch):
     """Neither the number of cores nor the number of threads matters."""
     model = blm.LMM(FORMULAS["nested-and-crossed"], frame)
-    system = drawing(model, path, monkeypatch)
+    plan = drawing(model, path, monkeypatch)
     points = points_of(model, coordinates(model, 120, seed=18))
     beta = np.ones((120, 2))
 
     def run(seed: int) -> np.ndarray:
-        return flat(draw_random(system, points, beta, np.random.default_rng(seed)))
+        return flat(draw_random(plan, points, beta, np.random.default_rng(seed)))
 
     first = run(19)
     assert small_chunks() == 1
@@ -558,7 +546,7 @@ def test_draws_depend_on_the_seed_alone(frame, path, small_chunks, monkeypatch):
     assert np.mean(other == first) < 0.01
     # Successive calls with one generator go on where the last one ended.
     rng = np.random.default_rng(19)
-    twice = [flat(draw_random(system, points, beta, rng)) for _ in range(2)]
+    twice = [flat(draw_random(plan, points, beta, rng)) for _ in range(2)]
     assert np.array_equal(twice[0], first)
     assert np.mean(twice[1] == first) < 0.01
 

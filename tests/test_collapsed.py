@@ -21,7 +21,6 @@ import bayeslmm as blm
 from bayeslmm.data.design import build_design
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
-from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.log_posterior import (
     log_posterior_batch,
     log_posterior_unconstrained,
@@ -479,7 +478,7 @@ def assert_reweighting_agrees(model: blm.LMM, tree: xr.DataTree, spread: float) 
     value = log_posterior_batch(
         model.system,
         model.priors,
-        partial(reduce_at, batch_system(model.system), model.priors.coordinates),
+        partial(reduce_at, model.system, model.priors.coordinates),
         points,
     )
     ratios = np.exp(value - proposal.logpdf(points) - value.max())

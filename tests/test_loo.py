@@ -23,7 +23,6 @@ from bayeslmm.checks.loo import group_codes, integrated_loo, thin
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.checks.row_forms import leverages, row_forms, row_system
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.likelihood.batch import batch_system
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_batch, reduce_at
@@ -306,10 +305,8 @@ def log_integral(design, priors):
     """Log evidence of a model of two covariance parameters on a grid, which is exact to 1e-6."""
     axes = np.linspace(-4.0, 10.0, 281), np.linspace(2.0, 7.0, 141)
     x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=2).reshape(-1, 2)
-    system = batch_system(make_plan(products_of(design)))
-    values = log_posterior_batch(
-        system.plan, priors, partial(reduce_at, system, priors.coordinates), x
-    )
+    plan = make_plan(products_of(design))
+    values = log_posterior_batch(plan, priors, partial(reduce_at, plan, priors.coordinates), x)
     return logsumexp(values) + np.log((axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
 
 

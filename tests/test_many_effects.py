@@ -8,8 +8,7 @@ from slow_cases import slow
 import bayeslmm as blm
 from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.exceptions import DataError, SamplingError
-from bayeslmm.likelihood import batch, iterative_draws
-from bayeslmm.likelihood.batch import batch_system
+from bayeslmm.likelihood import elimination, iterative_draws
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
@@ -112,14 +111,13 @@ def test_conjugate_gradients_draw_from_the_conditional_distribution(spread, monk
     """With spread, every point has its own covariance matrix: scores use each point's moments."""
     size = 1500
     plan = blm.LMM(CROSSED, crossed()).system
-    system = batch_system(plan)
     rng = np.random.default_rng(3)
     x = np.array([-0.2, 0.0, -0.7, 0.2, 0.0]) + spread * rng.uniform(-1, 1, (size, 5))
     x = np.repeat(x[:: size // 15], size // 15, axis=0)
     points = plain_coordinates(plan.products.structures).points(x)
     beta = np.tile([1.0, 0.5], (size, 1))
     monkeypatch.setattr(iterative_draws, "PER_NODE", 400)
-    drawn = draw_iteratively(system, points, beta, rng)
+    drawn = draw_iteratively(plan, points, beta, rng)
     scores = [np.empty_like(u) for u in drawn]
     for i in range(0, size, size // 15):
         rows = slice(i, i + size // 15)
@@ -138,23 +136,23 @@ def test_conjugate_gradients_draw_from_the_conditional_distribution(spread, monk
 
 def test_conjugate_gradients_keep_the_correlations_of_the_random_effects():
     plan = blm.LMM(CROSSED, crossed()).system
-    system, size = batch_system(plan), 4000
+    size = 4000
     x = np.tile([-0.2, 0.0, -0.7, 0.2, 0.0], (size, 1))
     points = plain_coordinates(plan.products.structures).points(x)
     beta = np.tile([1.0, 0.5], (size, 1))
     samples = []
     for seed, draw in enumerate((draw_iteratively, _draw_directly)):
-        effects = draw(system, points, beta, np.random.default_rng(seed))
+        effects = draw(plan, points, beta, np.random.default_rng(seed))
         samples.append(np.concatenate([u.reshape(size, -1) for u in effects], axis=1))
     gap = np.corrcoef(samples[0].T) - np.corrcoef(samples[1].T)
     assert np.abs(gap).max() * np.sqrt(size / 2) < MAX_SCORE + 0.5  # 6,000 correlations
 
 
-def _draw_directly(system, points, beta, rng):
+def _draw_directly(plan, points, beta, rng):
     from bayeslmm.likelihood.draws import draw_random
 
-    assert system.batched
-    return draw_random(system, points, beta, rng)
+    assert plan.sums is not None
+    return draw_random(plan, points, beta, rng)
 
 
 def test_conjugate_gradients_start_at_a_singular_node():
@@ -162,7 +160,7 @@ def test_conjugate_gradients_start_at_a_singular_node():
     x = np.tile([-0.2, -60.0, -60.0, 0.2, 0.0], (40, 1))
     points = plain_coordinates(plan.products.structures).points(x)
     beta = np.tile([1.0, 0.5], (40, 1))
-    effects = draw_iteratively(batch_system(plan), points, beta, np.random.default_rng(0))
+    effects = draw_iteratively(plan, points, beta, np.random.default_rng(0))
     assert all(np.all(np.isfinite(u)) for u in effects)
     assert np.abs(effects[1]).max() < 1e-20
 
@@ -171,7 +169,7 @@ def test_conjugate_gradients_start_at_a_singular_node():
 def test_a_large_dense_tail_gives_the_same_posterior(monkeypatch):
     data = crossed(500)
     small = blm.LMM(CROSSED, data).fit(random_seed=1)
-    monkeypatch.setattr(batch, "LARGEST_TAIL", 0)
+    monkeypatch.setattr(elimination, "LARGEST_TAIL", 0)
     monkeypatch.setattr(surrogate, "is_dear", lambda system: True)
     large = blm.LMM(CROSSED, data).fit(random_seed=2)
     assert gaps(small, large).max() < MEAN_GAP

@@ -9,7 +9,6 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +27,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import run_parallel
+from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -294,7 +294,7 @@ def _spread(place: Indices, part: Array) -> Array:
 def _low_rank(columns: Array, white: Array, sign: float) -> Array:
     """From U (C, G, n_g, R) with R less than n_g."""
     turned = columns.transpose(0, 1, 3, 2)
-    lower = _cholesky(np.eye(columns.shape[3]) + sign * turned @ columns)
+    lower = batched_cholesky(np.eye(columns.shape[3]) + sign * turned @ columns)
     half = np.linalg.solve(lower, turned @ white[..., None])[..., 0]
     square = np.sum(white**2, axis=2) - sign * np.sum(half**2, axis=2)
     return np.asarray(square + sign * _log_det(lower))
@@ -302,21 +302,9 @@ def _low_rank(columns: Array, white: Array, sign: float) -> Array:
 
 def _full_rank(cov: Array, white: Array, sign: float) -> Array:
     """From UU' (C, G, n_g, n_g)."""
-    lower = _cholesky(np.eye(cov.shape[2]) + sign * cov)
+    lower = batched_cholesky(np.eye(cov.shape[2]) + sign * cov)
     half = np.linalg.solve(lower, white[..., None])[..., 0]
     return np.asarray(np.sum(half**2, axis=2) + sign * _log_det(lower))
-
-
-def _cholesky(matrices: Array) -> Array:
-    """Lower roots; NaN where a matrix is not positive definite."""
-    try:
-        return np.linalg.cholesky(matrices)
-    except np.linalg.LinAlgError:
-        roots = np.full_like(matrices, np.nan)
-        for place in np.ndindex(matrices.shape[:-2]):
-            with suppress(np.linalg.LinAlgError):
-                roots[place] = np.linalg.cholesky(matrices[place])
-        return roots
 
 
 def _log_det(lower: Array) -> Array:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
@@ -64,7 +63,7 @@ class Resampler:
         rng: np.random.Generator,
     ) -> None:
         self.design, self.priors, self.rng = design, priors, rng
-        self.full = batch_system(plan)
+        self.full = plan
         coordinates = priors.coordinates
         x = coordinates.vector(coordinates.to_working(replace(joint.points, beta=joint.beta)))
         self.x = x[np.isfinite(x).all(axis=1)]
@@ -80,7 +79,7 @@ class Resampler:
 
         None where the posterior without them is improper, or cannot be sampled.
         """
-        rest = batch_system(self._plan_without(rows))
+        rest = self._plan_without(rows)
         try:
             self._require_proper(rest)
             return self.log_evidence[0] - self._log_evidence(rest)[0]
@@ -100,7 +99,7 @@ class Resampler:
 
     def draws(self, rows: Indices, size: int) -> Points | None:
         """At most `size` draws from the posterior without some rows; None as for `score`."""
-        rest = batch_system(self._plan_without(rows))
+        rest = self._plan_without(rows)
         try:
             self._require_proper(rest)
             x, log_ratios = self._sample(rest)
@@ -111,16 +110,16 @@ class Resampler:
         coordinates = self.priors.coordinates
         return coordinates.to_user(coordinates.points(x[chosen]))
 
-    def _require_proper(self, rest: BatchSystem) -> None:
+    def _require_proper(self, rest: Plan) -> None:
         start = self.x.mean(axis=0)
-        require_proper(partial(self._density, rest), rest.plan, self.priors, start)
+        require_proper(partial(self._density, rest), rest, self.priors, start)
 
-    def _log_evidence(self, system: BatchSystem) -> tuple[float, float]:
-        return log_mean(self._sample(system)[1])
+    def _log_evidence(self, plan: Plan) -> tuple[float, float]:
+        return log_mean(self._sample(plan)[1])
 
-    def _sample(self, system: BatchSystem) -> tuple[Array, Array]:
+    def _sample(self, plan: Plan) -> tuple[Array, Array]:
         """Draws (S, d) and log importance ratios (S,) whose mean is the evidence."""
-        target = partial(self._density, system)
+        target = partial(self._density, plan)
         root = np.linalg.cholesky(np.atleast_2d(np.cov(self.x, rowvar=False)))
         with single_threaded():
             adapter = Adapter(target, self.x.mean(axis=0), root, self.rng)
@@ -134,9 +133,9 @@ class Resampler:
                 adapter.learn(x, value)
         raise SamplingError("The importance ratios of the covariance parameters have heavy tails.")
 
-    def _density(self, system: BatchSystem, x: Array) -> Array:
+    def _density(self, plan: Plan, x: Array) -> Array:
         return log_posterior_batch(
-            system.plan, self.priors, partial(reduce_at, system, self.priors.coordinates), x
+            plan, self.priors, partial(reduce_at, plan, self.priors.coordinates), x
         )
 
     def _plan_without(self, out: Indices) -> Plan:
@@ -152,7 +151,7 @@ class Resampler:
             design.X[kept],
             factors,
             weights=None if design.weights is None else design.weights[kept],
-            basis=self.full.plan.products.basis,
+            basis=self.full.products.basis,
         )
         return make_plan(products)
 

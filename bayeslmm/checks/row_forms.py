@@ -23,7 +23,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.likelihood.batch import lower_pairs, to_working
+from bayeslmm.likelihood.batch import to_working
+from bayeslmm.likelihood.blocks import lower_pairs
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.sampling.joint_draws import JointDraws

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import PriorError
-from bayeslmm.likelihood.batch import batch_system, reduce_equations
+from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
@@ -143,7 +143,7 @@ def marginal_log_likelihood(plan: Plan, priors: Priors, joint: JointDraws) -> Ar
     points = replace(joint.points, beta=joint.beta)
     given = replace(priors, beta_sampled=True)
     with single_threaded():
-        reduced = reduce_equations(batch_system(plan), points.factors)
+        reduced = reduce_equations(plan, points.factors)
         return log_likelihood_batch(plan, given, reduced, points)
 
 

@@ -15,7 +15,7 @@ from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.estimation.model import Model
-from bayeslmm.likelihood.batch import BatchSystem, batch_system, reduce_equations
+from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
@@ -592,14 +592,13 @@ def integrated_likelihood(
     curve : ndarray (m,)
         Log of posterior over prior density. Relative only where the prior is improper.
     """
-    system = batch_system(plan)
-    points = _slices(plan, system, priors, joint)
+    points = _slices(plan, priors, joint)
     values, weights = _grid(
         joint_parameter(working_points(priors, joint), parameter), parameter.kind
     )
     with single_threaded():
         log_lik = np.array(
-            [_log_likelihood(system, priors, _moved(points, parameter, v)) for v in values]
+            [_log_likelihood(plan, priors, _moved(points, parameter, v)) for v in values]
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         log_mass = _log_prior(priors, parameter)(values) + np.log(weights)
@@ -622,9 +621,9 @@ def working_points(priors: Priors, joint: JointDraws) -> WorkingPoints:
     return priors.coordinates.to_working(points)
 
 
-def _slices(plan: Plan, system: BatchSystem, priors: Priors, joint: JointDraws) -> WorkingPoints:
+def _slices(plan: Plan, priors: Priors, joint: JointDraws) -> WorkingPoints:
     """Points at which the other parameters are held: fewer where an evaluation is dear."""
-    cells = len(system.counts) + sum(len(block) for block in plan.products.random[1:])
+    cells = len(plan.classes.counts) + sum(len(block) for block in plan.products.random[1:])
     cells += plan.n_tail**3 // 30
     size = int(np.clip(CELLS / (GRID * cells), FEWEST_SLICES, SLICES))
     return working_points(priors, joint.thin(size))
@@ -666,9 +665,9 @@ def _moved(points: WorkingPoints, parameter: Parameter, value: float) -> Working
     return replace(points, chols=(*points.chols[:f], chols, *points.chols[f + 1 :]))
 
 
-def _log_likelihood(system: BatchSystem, priors: Priors, points: WorkingPoints) -> Array:
-    reduced = reduce_equations(system, points.factors)
-    return log_likelihood_batch(system.plan, priors, reduced, points)
+def _log_likelihood(plan: Plan, priors: Priors, points: WorkingPoints) -> Array:
+    reduced = reduce_equations(plan, points.factors)
+    return log_likelihood_batch(plan, priors, reduced, points)
 
 
 def _sd_prior(priors: Priors, parameter: Parameter) -> Prior:

@@ -39,7 +39,7 @@ from bayeslmm.effects.quantities import (
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import FormulaError, SamplingError
 from bayeslmm.formula.rank import RowSpace
-from bayeslmm.likelihood.batch import batch_system, reduce_equations
+from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior, fixed_cholesky, fixed_effects_at
@@ -293,7 +293,7 @@ def conditional_moments(
     """
     p, prior = len(weights), beta_prior(priors)
     with single_threaded():
-        reduced = reduce_equations(batch_system(plan), points.factors)
+        reduced = reduce_equations(plan, points.factors)
         lower, _ = fixed_cholesky(plan, reduced.fixed, points.sigma, prior)
         noise = np.zeros((len(points.sigma), p))
         beta = fixed_effects_at(plan, prior, reduced, points.sigma, noise)

@@ -29,7 +29,7 @@ from bayeslmm.likelihood.factorise import (
 )
 from bayeslmm.likelihood.marginal import (
     EXACT_RESPONSE,
-    criteria_system,
+    has_criteria,
     ml_criterion,
     profiled_criteria,
     reml_criterion,
@@ -157,8 +157,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
     if plan.products.fixed[-1, -1] == 0.0:
         raise NoEstimateError(EXACT_RESPONSE)
     with single_threaded():
-        system = criteria_system(plan)
-        batch = None if system is None else partial(profiled_criteria, system, reml=reml)
+        batch = partial(profiled_criteria, plan, reml=reml) if has_criteria(plan) else None
         optimum = minimise(
             lambda x: _criterion_and_gradient(plan, x, reml),
             _start(plan),

@@ -12,14 +12,8 @@ from scipy.linalg.lapack import dtrtrs
 from scipy.special import ndtri
 
 from bayeslmm.covariance.coordinates import AnyPoints
-from bayeslmm.likelihood.batch import (
-    BatchSystem,
-    bordered_cholesky,
-    chunks_of,
-    eliminate_lead,
-    run_chunks,
-    to_working,
-)
+from bayeslmm.likelihood.batch import bordered_cholesky, chunks_of, run_chunks, to_working
+from bayeslmm.likelihood.blocks import eliminate_levels, scaled
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -29,7 +23,6 @@ from bayeslmm.likelihood.factorise import (
 )
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.nested import without_later
-from bayeslmm.likelihood.tail import scaled
 
 Array = NDArray[np.float64]
 
@@ -122,13 +115,13 @@ LARGEST_HYPERCUBE = 4_000_000
 
 
 def draw_random(
-    system: BatchSystem, points: AnyPoints, beta: Array, rng: np.random.Generator
+    plan: Plan, points: AnyPoints, beta: Array, rng: np.random.Generator
 ) -> list[Array]:
     """Draw u from p(u | y, beta, covariance parameters), one for each point.
 
     Parameters
     ----------
-    system : BatchSystem
+    plan : Plan
         The data.
     points : AnyPoints
         S covariance parameters.
@@ -142,20 +135,19 @@ def draw_random(
     list of ndarray (S, J, k)
         One array per grouping factor, on the scale of the response.
     """
-    plan = system.plan
-    if not system.batched and not plan.nested and plan.split is None and len(beta) > FEW:
-        return draw_iteratively(system, points, beta, rng)
-    sizes = [(len(beta), s.shape[0], s.shape[1]) for s in system.plan.products.random]
+    if plan.sums is None and not plan.nested and plan.split is None and len(beta) > FEW:
+        return draw_iteratively(plan, points, beta, rng)
+    sizes = [(len(beta), s.shape[0], s.shape[1]) for s in plan.products.random]
     result = [np.empty(size) for size in sizes]
-    chunks = list(chunks_of(system, len(beta)))
+    chunks = list(chunks_of(plan, len(beta)))
     seeds = dict(zip([c.start for c in chunks], rng.spawn(len(chunks)), strict=True))
-    job = _Job(system, points, beta, to_working(system.plan, points.factors), result)
-    if not system.batched:
-        run_chunks(system, lambda rows: job.singly(rows, seeds[rows.start]), chunks)
+    job = _Job(plan, points, beta, to_working(plan, points.factors), result)
+    if plan.sums is None:
+        run_chunks(plan, lambda rows: job.singly(rows, seeds[rows.start]), chunks)
         return result
     for array in result:
         array[:] = normal_draws(rng, array.size // len(beta), len(beta)).reshape(array.shape)
-    run_chunks(system, job.together, chunks)
+    run_chunks(plan, job.together, chunks)
     return result
 
 
@@ -183,14 +175,14 @@ def normal_draws(rng: np.random.Generator, coordinates: int, size: int) -> Array
 class _Job:
     """Inputs and outputs of the draws, of which each chunk fills its rows."""
 
-    system: BatchSystem
+    plan: Plan
     points: AnyPoints
     beta: Array
     working: Sequence[Array]
     result: Sequence[Array]
 
     def singly(self, rows: slice, rng: np.random.Generator) -> None:
-        plan, factors = self.system.plan, self.points.factors
+        plan, factors = self.plan, self.points.factors
         for i in range(rows.start, rows.stop):
             here = [t[i] for t in factors]
             effects = draw_given_beta(plan, here, float(self.points.sigma[i]), self.beta[i], rng)
@@ -199,25 +191,25 @@ class _Job:
 
     def together(self, rows: slice) -> None:
         """Turn the noise in the rows of the result into random effects."""
-        system, plan = self.system, self.system.plan
+        plan = self.plan
         basis, working = plan.products.basis, [t[rows] for t in self.working]
         sigma = self.points.sigma[rows]
         centred = np.linalg.solve(basis.fixed, (self.beta[rows] - basis.shift).T).T
         contrast = np.column_stack([-centred, np.ones(len(sigma))])
-        whiten, kernel, _ = eliminate_lead(system, working[plan.lead])
+        whiten, kernel, _ = eliminate_levels(plan.classes.gram, working[plan.lead])
         mixed = plan.products.mixed[plan.lead]
         rest = contrast @ mixed.reshape(-1, mixed.shape[2]).T
         if plan.n_tail:
-            tail = self._tail(rows, bordered_cholesky(system, working, kernel), contrast)
+            tail = self._tail(rows, bordered_cholesky(plan, working, kernel), contrast)
             rest = rest - (plan.coupling.T @ tail.T).T
         rest = rest.reshape(len(sigma), *mixed.shape[:2])
         noise = sigma[:, None, None] * self.result[plan.lead][rows]
-        effects = _draw_lead(whiten[..., system.level_class], rest, noise)
+        effects = _draw_lead(whiten[..., plan.classes.level], rest, noise)
         self.result[plan.lead][rows] = effects @ basis.random[plan.lead].T
 
     def _tail(self, rows: slice, lower: Array, contrast: Array) -> Array:
         """Draw the random effects of the tail: (S, q) in the working basis."""
-        plan = self.system.plan
+        plan = self.plan
         working = [t[rows] for t in self.working]
         noise = np.concatenate(
             [self.result[b.factor][rows].reshape(len(contrast), -1) for b in plan.tail], axis=1

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.blocks import TailBlock, lower_pairs, symmetric
 from bayeslmm.likelihood.crossprod import CrossProducts, Split
-from bayeslmm.likelihood.nested import Stage, choose_stages, make_stages
-from bayeslmm.likelihood.tail import TailBlock, symmetric
+from bayeslmm.likelihood.nested import Stage, batches, choose_stages, make_stages
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -29,12 +32,55 @@ MAX_TAIL = 20_000
 MAX_PRODUCTS = 50_000_000
 """Most pairwise products of couplings held in memory: 0.6 GB."""
 
+LARGEST_TAIL = 128
+"""Largest dense tail that is factorised at many points at once."""
+
+LARGEST_SUMS = 50_000_000
+"""Most entries of sums of products of Z'[X y] that are held in memory: 0.4 GB."""
 
 SAME_DIGITS = 13
 """Decimal digits to which the blocks of two levels agree that are taken for equal."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Classes(NamedTuple):
+    """Levels by their block of Z'Z.
+
+    Attributes
+    ----------
+    level : ndarray (J,) or slice
+        Class of each level; all of them in order where no two levels share their block.
+    counts : ndarray (C,)
+        Levels of each class.
+    gram : ndarray (k, k, C)
+        Block of each class.
+    """
+
+    level: Indices | slice
+    counts: Array
+    gram: Array
+
+    @classmethod
+    def each(cls, blocks: Array) -> Classes:
+        """A class for each of the blocks (J, k, k)."""
+        return cls(slice(None), np.ones(len(blocks)), blocks.transpose(1, 2, 0))
+
+
+class Sums(NamedTuple):
+    """What the W of the classes take from the equations, as linear maps.
+
+    Attributes
+    ----------
+    fixed : ndarray (n_pairs, C, (p + 1)^2)
+        From [X y]'[X y].
+    mixed : scipy.sparse.csr_array (q * (p + 1), n_pairs * C) or None
+        From the tail's Z'[X y], where there is a tail.
+    """
+
+    fixed: Array
+    mixed: sp.csr_array | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
     """Cross-products arranged for elimination.
 
@@ -63,10 +109,10 @@ class Plan:
         too large.
     filled : ndarray (n_filled,)
         Places of these entries: column times q plus row.
-    class_map : scipy.sparse.csr_array (n_filled, C * k * k) or None
-        The same map with the levels added up that share their block of Z'Z, and so their W_j.
-    representatives : ndarray (C,)
-        A level of each of these classes.
+    classes : Classes
+        Levels of the leading factor that share their block of Z'Z, and so their W_j.
+    class_map : scipy.sparse.csr_array (n_filled, n_pairs * C) or None
+        `products_map` from the lower triangles of one W per class.
     split : Split or None
         [X y] split into what the random effects can reproduce and the rest, where little is left:
         see :mod:`bayeslmm.likelihood.shrinkage`.
@@ -82,8 +128,8 @@ class Plan:
     coupling: sp.csr_array
     products_map: sp.csr_array | None
     filled: Indices
+    classes: Classes
     class_map: sp.csr_array | None
-    representatives: Indices
     split: Split | None = None
 
     @property
@@ -91,17 +137,37 @@ class Plan:
         """Whether more than the leading grouping factor is eliminated level by level."""
         return len(self.stages) > 1
 
-    def without_congruence(self, blocks: Array) -> Array:
-        """tail_gram - coupling @ blockdiag(blocks) @ coupling.T: (q, q), lower triangle at least.
+    @cached_property
+    def sums(self) -> Sums | None:
+        """Sums of products over classes of levels; None where points are taken one by one.
 
-        A new array in Fortran order, as LAPACK likes its lower triangles best.
+        That is where they would not fit, or would cancel (`split`), or where factorising a large
+        tail takes all of the time.
         """
+        width, size = self.products.n_fixed + 1, len(self.classes.counts)
+        pairs = len(lower_pairs(self.classes.gram.shape[0])[0])
+        fits = pairs * size * width**2 <= LARGEST_SUMS and self.split is None
+        small = not self.n_tail or (self.n_tail <= LARGEST_TAIL and self.class_map is not None)
+        return _sums(self) if fits and small and not self.nested else None
+
+    def without_congruence(self, kernel: Array) -> Array:
+        """tail_gram - coupling @ blockdiag(W) @ coupling.T at S points: (S, q, q).
+
+        From the lower triangles of the W of the classes, (n_pairs, S, C). Lower triangles are
+        valid at least, and in Fortran order, as LAPACK likes them best.
+        """
+        batch = kernel.shape[1]
+        schur = np.repeat(self.tail_gram.reshape(1, -1), batch, axis=0)
         if self.class_map is not None:
-            schur = self.tail_gram.copy()
-            schur.reshape(-1)[self.filled] -= self.class_map @ blocks[self.representatives].ravel()
-            return schur.T
-        product = self.coupling @ _block_diagonal(blocks) @ self.coupling.T
-        return self.tail_gram.T - product.toarray().T
+            flat = kernel.transpose(0, 2, 1).reshape(-1, batch)
+            for own, taken in zip(schur, (self.class_map @ flat).T, strict=True):
+                own[self.filled] -= taken
+        else:
+            for own, pairs in zip(schur, kernel.swapaxes(0, 1), strict=True):
+                blocks = _full_blocks(pairs)[self.classes.level]
+                product = self.coupling @ _block_diagonal(blocks) @ self.coupling.T
+                own -= product.toarray().ravel()
+        return schur.reshape(batch, self.n_tail, self.n_tail).swapaxes(1, 2)
 
     def diagonal_of_congruence(self, inner: Array) -> Array:
         """Diagonal blocks (J, k, k) of coupling.T @ inner @ coupling for a symmetric inner.
@@ -149,7 +215,8 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
     couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
     coupling = couplings[0]
     products_map, filled = _products_map(coupling, products.random[lead].shape[1])
-    class_map, representatives = _class_map(products_map, products.random[lead])
+    classes = level_classes(products.random[lead])
+    expand = _expansion(classes, *products.random[lead].shape[:2])
     return Plan(
         products=products,
         lead=lead,
@@ -164,24 +231,26 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
         coupling=coupling,
         products_map=products_map,
         filled=filled,
-        class_map=class_map,
-        representatives=representatives,
+        classes=classes,
+        class_map=None if products_map is None else sp.csr_array(products_map @ expand),
     )
 
 
-def level_classes(blocks: Array) -> Indices:
-    """Class of each level, levels with the same block sharing one."""
+def level_classes(blocks: Array) -> Classes:
+    """Classes of levels with blocks (J, k, k), in the order of their first members."""
     levels, k = blocks.shape[:2]
     size = np.einsum("jaa->j", blocks)
     scaled = np.round(blocks / np.where(size > 0, size, 1.0)[:, None, None], SAME_DIGITS)
     magnitude = np.round(size / np.max(size), SAME_DIGITS)
-    key = np.column_stack([scaled.reshape(levels, k * k), magnitude])
     codes = np.zeros(levels, dtype=np.int64)
-    for column in key.T:
-        distinct, inverse = np.unique(column, return_inverse=True)
-        codes = codes * len(distinct) + inverse
-        codes = np.unique(codes, return_inverse=True)[1]
-    return codes.astype(np.intp)
+    for column in (magnitude, *scaled.reshape(levels, k * k).T):
+        own, distinct = pd.factorize(column)
+        codes = pd.factorize(codes * len(distinct) + own)[0]
+        if codes[-1] == levels - 1:  # all levels differ
+            return Classes.each(blocks)
+    first = np.unique(codes, return_index=True)[1]
+    gram = np.ascontiguousarray(blocks[first].transpose(1, 2, 0))
+    return Classes(codes.astype(np.intp), np.bincount(codes).astype(float), gram)
 
 
 def _tail_blocks(products: CrossProducts, chain: Sequence[int]) -> Iterator[TailBlock]:
@@ -290,20 +359,60 @@ def _products_map(coupling: sp.csr_array, k: int) -> tuple[sp.csr_array | None, 
     return sp.csr_array(stored, shape=(len(filled), shape[1])), filled
 
 
-def _class_map(
-    products_map: sp.csr_array | None, blocks: Array
-) -> tuple[sp.csr_array | None, Indices]:
-    """The map of the products from one W per class of levels, and a level of each class."""
-    if products_map is None:
-        return None, np.zeros(0, dtype=np.intp)
-    classes = level_classes(blocks)
-    _, representatives = np.unique(classes, return_index=True)
-    levels, size = blocks.shape[0], blocks.shape[1] ** 2
-    columns = (classes[:, None] * size + np.arange(size)).ravel()
-    index = (np.arange(levels * size), columns)
-    shape = (levels * size, len(representatives) * size)
-    gather = sp.csr_array((np.ones(levels * size), index), shape=shape)
-    return sp.csr_array(products_map @ gather), representatives
+def _expansion(classes: Classes, levels: int, k: int) -> sp.csr_array:
+    """Map (J * k * k, n_pairs * C) from lower triangles of the classes to blocks of the levels."""
+    rows, cols = lower_pairs(k)
+    pair = np.empty((k, k), dtype=np.intp)
+    pair[rows, cols] = pair[cols, rows] = np.arange(len(rows))
+    size = len(classes.counts)
+    column = (pair.ravel() * size + np.arange(size)[:, None])[classes.level]
+    n = levels * k * k
+    index = (np.arange(n), column.ravel())
+    return sp.csr_array((np.ones(n), index), shape=(n, len(rows) * size))
+
+
+def _sums(plan: Plan) -> Sums:
+    """The maps of :class:`Sums`; symmetric pairs count once, with both halves."""
+    mixed = plan.products.mixed[plan.lead]
+    levels, k, width = mixed.shape
+    size = len(plan.classes.counts)
+    code = np.arange(size)[plan.classes.level]
+    gather = sp.csr_array((np.ones(levels), (code, np.arange(levels))), shape=(size, levels))
+    fixed = np.zeros((k * (k + 1) // 2, size, width**2))
+    for number, (a, b) in enumerate(zip(*lower_pairs(k), strict=True)):
+        for batch in batches(levels, width**2):
+            products = mixed[batch, a, :, None] * mixed[batch, b, None, :]
+            if a != b:
+                products = products + products.transpose(0, 2, 1)
+            fixed[number] += gather[:, batch] @ products.reshape(-1, width**2)
+    if not plan.n_tail:
+        return Sums(fixed, None)
+    return Sums(fixed, _mixed_map(plan) @ _expansion(plan.classes, levels, k))
+
+
+def _mixed_map(plan: Plan) -> sp.csr_array:
+    """Map (q * (p + 1), J * k * k) from leading blocks to their part of the tail's mixed."""
+    mixed = plan.products.mixed[plan.lead]
+    levels, k, width = mixed.shape
+    coupling = plan.coupling.tocoo()
+    tail, (level, a) = coupling.row, np.divmod(coupling.col, k)
+    shape = (len(tail), k, width)
+    row = np.broadcast_to(tail[:, None, None] * width + np.arange(width), shape)
+    column = np.broadcast_to((level * k * k + a * k)[:, None, None] + np.arange(k)[:, None], shape)
+    values = coupling.data[:, None, None] * mixed[level]
+    return sp.csr_array(
+        (values.ravel(), (row.ravel(), column.ravel())),
+        shape=(plan.n_tail * width, levels * k * k),
+    )
+
+
+def _full_blocks(pairs: Array) -> Array:
+    """Symmetric blocks (C, k, k) from their lower triangles (n_pairs, C)."""
+    k = int(np.sqrt(2 * len(pairs)))
+    rows, cols = lower_pairs(k)
+    blocks = np.empty((pairs.shape[1], k, k))
+    blocks[:, rows, cols] = blocks[:, cols, rows] = pairs.T
+    return blocks
 
 
 def _block_diagonal(blocks: Array) -> sp.bsr_array:

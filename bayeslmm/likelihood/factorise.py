@@ -24,11 +24,11 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
 
+from bayeslmm.likelihood.blocks import TailBlock, eliminate_levels, scaled, scaled_both
 from bayeslmm.likelihood.crossprod import Basis, CrossProducts
-from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.nested import Pivot, reduced, tail_products
+from bayeslmm.likelihood.elimination import Classes, Plan
+from bayeslmm.likelihood.nested import Block, Pivot, reduced, tail_products
 from bayeslmm.likelihood.shrinkage import Shrinkage, shrink
-from bayeslmm.likelihood.tail import TailBlock, scaled, scaled_both
 
 Array = NDArray[np.float64]
 
@@ -184,11 +184,7 @@ def factorise_working(
 ) -> Factorisation:
     """Factorise as :func:`factorise`, with relative factors in the working basis."""
     rest = eliminate_random(plan, factors, overwrite=value_only)
-    fixed, shrinkage = rest.fixed, None
-    if plan.split is not None:
-        shrinkage = shrink(plan, factors, rest.pivots, rest.chol, rest.half)
-        fixed = shrinkage.fixed
-    fixed_chol, fixed_half, rss = _fixed_cholesky(plan, fixed, prior, sigma)
+    fixed_chol, fixed_half, rss = _fixed_cholesky(plan, rest.fixed, prior, sigma)
     log_det_fixed = 2.0 * float(np.sum(np.log(np.diag(fixed_chol))))
     return Factorisation(
         plan=plan,
@@ -203,7 +199,7 @@ def factorise_working(
         log_det_random=rest.log_det,
         log_det_fixed=log_det_fixed - 2.0 * plan.products.basis.log_det_fixed,
         rss=rss,
-        shrinkage=shrinkage,
+        shrinkage=rest.shrinkage,
     )
 
 
@@ -217,6 +213,7 @@ class Eliminated(NamedTuple):
     mixed: Array
     fixed: Array
     log_det: float
+    shrinkage: Shrinkage | None
 
 
 def eliminate_random(
@@ -224,68 +221,47 @@ def eliminate_random(
 ) -> Eliminated:
     """Eliminate the random effects for relative factors in the working basis."""
     products = plan.products
-    pivots, log_det = _eliminate_stages(plan, factors)
-    fixed = products.fixed
-    for pivot in pivots:
+    fixed, schur, mixed = products.fixed, plan.tail_gram, plan.tail_mixed
+    blocks = [stage.block for stage in plan.stages]
+    pivots, log_det = [], 0.0
+    for i, stage in enumerate(plan.stages):
+        pivot, own_log_det, pairs = _eliminate_stage(plan, i, blocks[i], factors[stage.factor])
+        for position, later in enumerate(blocks[i + 1 :]):
+            blocks[i + 1 + position] = reduced(stage, pivot, later, position)
         white = (pivot.whiten @ pivot.block.mixed).reshape(-1, products.n_fixed + 1)
         fixed = fixed - white.T @ white
-    schur, chol, half, mixed = plan.tail_gram, plan.tail_gram, plan.tail_mixed, plan.tail_mixed
+        if plan.n_tail:
+            schur = schur - tail_products(pivot) if i else plan.without_congruence(pairs)[0]
+            weighted = (pivot.kernel @ pivot.block.mixed).reshape(-1, mixed.shape[1])
+            mixed = mixed - pivot.coupling @ weighted
+        pivots.append(pivot)
+        log_det += own_log_det
+    chol, half, shrinkage = schur, mixed, None
     if plan.n_tail:
-        schur, mixed = _tail_system(plan, pivots)
         chol = _tail_cholesky(schur, plan.tail, factors, overwrite=overwrite)
         right = scaled(mixed, plan.tail, factors, transposed=True)
         half = solve_triangular(chol, right, lower=True, check_finite=False)
         fixed = fixed - half.T @ half
         log_det += 2.0 * float(np.sum(np.log(np.diag(chol))))
-    return Eliminated(pivots, schur, chol, half, mixed, fixed, log_det)
+    if plan.split is not None:
+        shrinkage = shrink(plan, factors, pivots, chol, half)
+        fixed = shrinkage.fixed
+    return Eliminated(tuple(pivots), schur, chol, half, mixed, fixed, log_det, shrinkage)
 
 
-def _eliminate_stages(plan: Plan, factors: Sequence[Array]) -> tuple[tuple[Pivot, ...], float]:
-    """The stages as they are eliminated one after the other, and their log determinant."""
-    blocks = [stage.block for stage in plan.stages]
-    pivots, total = [], 0.0
-    for i, stage in enumerate(plan.stages):
-        whiten, log_det = _eliminate(blocks[i].gram, factors[stage.factor])
-        coupling = plan.coupling if i == 0 else stage.cells.matrix(blocks[i].cells)
-        pivot = Pivot(blocks[i], coupling, whiten, whiten.transpose(0, 2, 1) @ whiten)
-        for position, later in enumerate(blocks[i + 1 :]):
-            blocks[i + 1 + position] = reduced(stage, pivot, later, position)
-        pivots.append(pivot)
-        total += log_det
-    return tuple(pivots), total
-
-
-def _tail_system(plan: Plan, pivots: Sequence[Pivot]) -> tuple[Array, Array]:
-    """Z'Z and Z'[X y] of the tail after eliminating the stages."""
-    gram, mixed = plan.tail_gram, plan.tail_mixed
-    for i, pivot in enumerate(pivots):
-        gram = plan.without_congruence(pivot.kernel) if i == 0 else gram - tail_products(pivot)
-        weighted = (pivot.kernel @ pivot.block.mixed).reshape(-1, mixed.shape[1])
-        mixed = mixed - pivot.coupling @ weighted
-    return gram, mixed
-
-
-def _eliminate(gram: Array, factor: Array) -> tuple[Array, float]:
-    """H_j = L_j^-1 T' and the log determinant for the levels of a stage."""
-    k = factor.shape[0]
-    if k == 1:
-        pivot = 1.0 + gram[:, 0, 0] * factor[0, 0] ** 2
-        return (factor[0, 0] / np.sqrt(pivot))[:, None, None], float(np.sum(np.log(pivot)))
-    system = factor.T @ gram @ factor
-    system[:, np.arange(k), np.arange(k)] += 1.0
-    lower = np.linalg.cholesky(system)
-    log_det = 2.0 * float(np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2))))
-    return _forward_substitute(lower, factor.T), log_det
-
-
-def _forward_substitute(lower: Array, right: Array) -> Array:
-    """Solve lower_j H_j = right for a batch of small triangular systems."""
-    k = lower.shape[1]
-    result = np.empty((lower.shape[0], k, right.shape[1]))
-    for i in range(k):
-        known = np.einsum("jl,jlm->jm", lower[:, i, :i], result[:, :i, :])
-        result[:, i, :] = (right[i] - known) / lower[:, i, i, None]
-    return result
+def _eliminate_stage(
+    plan: Plan, number: int, block: Block, factor: Array
+) -> tuple[Pivot, float, Array]:
+    """A stage at its elimination, its log determinant, and its kernel as ``Levels`` has it."""
+    classes = Classes.each(block.gram) if number else plan.classes
+    levels = eliminate_levels(classes.gram, factor[None])
+    log_det = float(levels.log_det[0] @ classes.counts)
+    if not np.isfinite(log_det):
+        raise np.linalg.LinAlgError("the equations of a grouping factor break down")
+    whiten = levels.of_each(classes.level)
+    coupling = plan.stages[number].cells.matrix(block.cells) if number else plan.coupling
+    pivot = Pivot(block, coupling, whiten, whiten.transpose(0, 2, 1) @ whiten)
+    return pivot, log_det, levels.kernel
 
 
 def _fixed_cholesky(

@@ -23,16 +23,10 @@ from scipy.linalg import cholesky
 from scipy.linalg.blas import dtrsm
 
 from bayeslmm.covariance.coordinates import AnyPoints
-from bayeslmm.likelihood.batch import (
-    BatchSystem,
-    eliminate_lead,
-    run_parallel,
-    small_cholesky,
-    to_working,
-)
+from bayeslmm.likelihood.batch import run_parallel, to_working
+from bayeslmm.likelihood.blocks import TailBlock, eliminate_levels, small_cholesky
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise_working
-from bayeslmm.likelihood.tail import TailBlock
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -113,13 +107,13 @@ def _semidefinite_root(matrix: Array, diagonal: Array) -> Array:
 
 
 def draw_iteratively(
-    system: BatchSystem, points: AnyPoints, beta: Array, rng: np.random.Generator
+    plan: Plan, points: AnyPoints, beta: Array, rng: np.random.Generator
 ) -> list[Array]:
     """Draw u from p(u | y, beta, covariance parameters), one for each point.
 
     Parameters
     ----------
-    system : BatchSystem
+    plan : Plan
         The data, without nested stages.
     points : AnyPoints
         S covariance parameters.
@@ -132,7 +126,6 @@ def draw_iteratively(
     -------
     list of ndarray (S, J, k)
     """
-    plan = system.plan
     working = to_working(plan, points.factors)
     result = [np.empty((len(beta), *gram.shape[:2])) for gram in plan.products.random]
     nodes, nearest = _choose_nodes(working, rng)
@@ -146,7 +139,7 @@ def draw_iteratively(
         for rows in _pieces(groups[n]):
             here = [t[rows] for t in working]
             near = Preconditioner(chol, [_ratios(t, t0) for t, t0 in zip(here, node, strict=True)])
-            batch = _Batch(system, parts, here, points.sigma[rows], near)
+            batch = _Batch(plan, parts, here, points.sigma[rows], near)
             for array, effects in zip(result, batch.draw(beta[rows], seeds[n]), strict=True):
                 array[rows] = effects
 
@@ -234,18 +227,18 @@ class _Batch:
 
     def __init__(
         self,
-        system: BatchSystem,
+        plan: Plan,
         parts: Parts,
         working: Sequence[Array],
         sigma: Array,
         preconditioner: Preconditioner,
     ) -> None:
-        self.system, self.plan = system, system.plan
+        self.plan = plan
         self.parts, self.working, self.sigma = parts, working, sigma
         self.preconditioner = preconditioner
-        whiten, _, _ = eliminate_lead(system, working[self.plan.lead])
+        whiten, _, _ = eliminate_levels(plan.classes.gram, working[plan.lead])
         columns = whiten.transpose(0, 1, 3, 2)
-        self.whiten = np.ascontiguousarray(columns[:, :, system.level_class])
+        self.whiten = np.ascontiguousarray(columns[:, :, plan.classes.level])
 
     def draw(self, beta: Array, rng: np.random.Generator) -> list[Array]:
         """Random effects (B, J, k) per grouping factor."""

@@ -13,13 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, Points, Slopes, WorkingPoints
-from bayeslmm.likelihood.batch import (
-    BatchSystem,
-    Reduced,
-    batched_cholesky,
-    reduce_equations,
-    small_cholesky,
-)
+from bayeslmm.likelihood.batch import Reduced, reduce_equations
+from bayeslmm.likelihood.blocks import batched_cholesky, small_cholesky
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.marginal import LOG_2PI, log_density_given_beta_grad, log_density_grad
@@ -128,13 +123,13 @@ def _log_prior_slopes(priors: Priors, factor: int, sds: Array, chol: Array) -> t
 # --- many points at once, and the fixed effects given each of them ---
 
 
-def reduce_at(system: BatchSystem, coordinates: Coordinates, x: Array) -> Reduced:
+def reduce_at(plan: Plan, coordinates: Coordinates, x: Array) -> Reduced:
     """Eliminate the random effects at unconstrained coordinates (S, d).
 
     Where the arithmetic breaks down the result is not finite.
     """
     with np.errstate(all="ignore"):
-        return reduce_equations(system, coordinates.points(x).factors)
+        return reduce_equations(plan, coordinates.points(x).factors)
 
 
 def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:

@@ -17,16 +17,10 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.batch import (
-    BatchSystem,
-    batch_system,
-    batched_cholesky,
-    eliminate_lead,
-    lead_equations,
-    lower_pairs,
-)
+from bayeslmm.likelihood.batch import lead_equations
+from bayeslmm.likelihood.blocks import batched_cholesky, eliminate_levels, lower_pairs
 from bayeslmm.likelihood.crossprod import CrossProducts, RandomColumns, cross_products
-from bayeslmm.likelihood.elimination import Plan, level_classes, make_plan
+from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
     GaussianBeta,
@@ -300,28 +294,18 @@ def _log_density(fact: Factorisation, sigma: float, prior: GaussianBeta | None) 
 LARGEST = 512
 """Distinct blocks of Z'Z up to which a batch takes less time than its members one by one."""
 
-MOST_LEVELS = 20_000
-"""Levels up to which arranging a plan for batches takes little of the time of a search."""
+
+def has_criteria(plan: Plan) -> bool:
+    """Whether :func:`profiled_criteria` serves a plan, and pays."""
+    return not plan.n_tail and len(plan.classes.counts) <= LARGEST and plan.sums is not None
 
 
-def criteria_system(plan: Plan) -> BatchSystem | None:
-    """The plan arranged for :func:`profiled_criteria`; None where that does not serve, or pay."""
-    blocks = plan.products.random[plan.lead]
-    if plan.n_tail or plan.nested or plan.split is not None or len(blocks) > MOST_LEVELS:
-        return None
-    classes = level_classes(blocks)
-    if classes.max() >= LARGEST:
-        return None
-    system = batch_system(plan, classes)
-    return system if system.batched else None
-
-
-def profiled_criteria(system: BatchSystem, theta: Array, reml: bool) -> tuple[Array, Array]:
+def profiled_criteria(plan: Plan, theta: Array, reml: bool) -> tuple[Array, Array]:
     """Criteria, -2 log likelihood with beta and sigma profiled out, and their gradients.
 
     Parameters
     ----------
-    system : BatchSystem
+    plan : Plan
         A plan with one grouping factor.
     theta : ndarray (S, d)
         Free entries of relative factors in the working basis.
@@ -334,17 +318,18 @@ def profiled_criteria(system: BatchSystem, theta: Array, reml: bool) -> tuple[Ar
     gradients : ndarray (S, d)
         Both not finite where the arithmetic broke down.
     """
-    products = system.plan.products
+    products = plan.products
     p, factor = products.n_fixed, products.theta.factors(theta)[0]
     with np.errstate(all="ignore"):
-        _, kernel, value = eliminate_lead(system, factor)
-        lower = batched_cholesky(lead_equations(system, kernel))
+        _, kernel, log_dets = eliminate_levels(plan.classes.gram, factor)
+        lower = batched_cholesky(lead_equations(plan, kernel))
         dof = products.n_obs - (p if reml else 0)
         diagonal = np.diagonal(lower, axis1=1, axis2=2)
+        value = log_dets @ plan.classes.counts
         value = value + dof * (1.0 + LOG_2PI + 2.0 * np.log(diagonal[:, p]) - np.log(dof))
         if reml:
             value += 2.0 * np.log(diagonal[:, :p]).sum(axis=1) - 2.0 * products.basis.log_det_fixed
-        by_square = _by_square(system, kernel, _by_equations(lower, float(reml), dof))
+        by_square = _by_square(plan, kernel, _by_equations(lower, float(reml), dof))
         gradients = products.theta.gradient(theta, [2.0 * by_square @ factor])
     return value - products.log_weights, gradients
 
@@ -367,18 +352,19 @@ def _by_equations(lower: Array, of_log_det: float, dof: int) -> Array:
     return inverse.swapaxes(1, 2) @ (scale[:, None] * inverse)
 
 
-def _by_square(system: BatchSystem, kernel: Array, by_equations: Array) -> Array:
+def _by_square(plan: Plan, kernel: Array, by_equations: Array) -> Array:
     """Derivative (S, k, k) by S = TT' at blocks W (n_pairs, S, C) and Q (S, p + 1, p + 1)."""
-    assert system.fixed_map is not None
-    k, size = system.gram.shape[0], len(by_equations)
+    assert plan.sums is not None
+    classes, size = plan.classes, len(by_equations)
+    k = classes.gram.shape[0]
     rows, cols = lower_pairs(k)
-    gram = system.gram.transpose(2, 0, 1)
+    gram = classes.gram.transpose(2, 0, 1)
     flat = by_equations.reshape(size, -1)
-    blocks = np.empty((2, size, len(system.counts), k, k))
+    blocks = np.empty((2, size, len(classes.counts), k, k))
     for pair, (a, b) in enumerate(zip(rows, cols, strict=True)):
-        seen = flat @ system.fixed_map[pair].T  # the map has both halves of a symmetric pair
+        seen = flat @ plan.sums.fixed[pair].T  # the map has both halves of a symmetric pair
         blocks[0, :, :, a, b] = blocks[0, :, :, b, a] = kernel[pair]
         blocks[1, :, :, a, b] = blocks[1, :, :, b, a] = seen if a == b else 0.5 * seen
     rest = np.eye(k) - gram @ blocks[0]
-    determinants = np.einsum("c,scab->sab", system.counts, rest @ gram)
+    determinants = np.einsum("c,scab->sab", classes.counts, rest @ gram)
     return determinants - (rest @ blocks[1] @ rest.swapaxes(2, 3)).sum(axis=1)

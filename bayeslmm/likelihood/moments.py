@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dsymm, dsymv
 
+from bayeslmm.likelihood.blocks import TailBlock, scaled, scaled_both, symmetric
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import Factorisation, tail_inverse
 from bayeslmm.likelihood.nested import Pivot, Stage, batches, is_filled, without_later
 from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, invertible_part
-from bayeslmm.likelihood.tail import TailBlock, scaled, scaled_both, symmetric
 
 Array = NDArray[np.float64]
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.likelihood.blocks import scaled
 from bayeslmm.likelihood.crossprod import CrossProducts
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.nested import Pivot, without_later
-from bayeslmm.likelihood.tail import scaled
 
 Array = NDArray[np.float64]
 

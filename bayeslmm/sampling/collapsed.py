@@ -32,7 +32,6 @@ from bayeslmm.estimation.start import (
     starting_point,
 )
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.likelihood.batch import BatchSystem, batch_system
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import (
@@ -108,17 +107,17 @@ def fit_collapsed(
     began = time.perf_counter()
     rng = np.random.default_rng(random_seed)
     design, priors = model.design, model.priors
-    system = batch_system(model.system)
-    with single_threaded(), stages(progressbar and is_dear(system)) as stage:
+    plan = model.system
+    with single_threaded(), stages(progressbar and is_dear(plan)) as stage:
         stage("Searching the mode")
-        centre, root = starting_approximation(model, system)
+        centre, root = starting_approximation(model)
         stage("Sampling the covariance parameters")
-        run = sample_covariance(system, priors, centre, root, chains, draws, rng)
+        run = sample_covariance(plan, priors, centre, root, chains, draws, rng)
         x = run.chains.x.reshape(chains * draws, -1)
         if store_u is None:
             store_u = effects_fit(design, chains * draws)
         stage("Drawing the effects")
-        variables = complete(design, priors, system, run.reduce, x, rng, random_effects=store_u)
+        variables = complete(design, priors, plan, run.reduce, x, rng, random_effects=store_u)
         extra = {} if store_u else {EFFECT_GROUP: _summaries(model, x)}
     shaped = as_chains(variables, chains, draws)
     attrs = {
@@ -142,7 +141,7 @@ def _summaries(model: Model, x: Array) -> xr.Dataset:
     return effect_group(model.design, summarise_effects(model.system, model.priors, points))
 
 
-def starting_approximation(model: Model, system: BatchSystem) -> tuple[Array, Array]:
+def starting_approximation(model: Model) -> tuple[Array, Array]:
     """Middle (d,) of the log density and lower root (d, d) of a covariance matrix.
 
     The REML estimate and its asymptotic covariance matrix where the data determine them well and
@@ -156,14 +155,14 @@ def starting_approximation(model: Model, system: BatchSystem) -> tuple[Array, Ar
         If the posterior is improper.
     """
     plan, priors = model.system, model.priors
-    exact = partial(reduce_at, system, priors.coordinates)
+    exact = partial(reduce_at, plan, priors.coordinates)
     target = partial(log_posterior_batch, plan, priors, exact)
     reml = likelihood_start(plan, priors, lambda: model.reml)
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
     ranges = prior_ranges(priors)
     if isinstance(reml, Fit) and not reml.singular and _is_pairwise(plan):
         centre, cov = parameters_of_columns(reml, priors.mixing)
-        if _is_determined(cov, DEAR_START_SD if is_dear(system) else START_SD):
+        if _is_determined(cov, DEAR_START_SD if is_dear(plan) else START_SD):
             root = np.linalg.cholesky(cov)
             if priors.beta_sampled:
                 centre = np.concatenate([centre, priors.fixed_map @ reml.beta])
@@ -250,12 +249,11 @@ def fit_laplace(
     design, priors = model.design, model.priors
     with single_threaded():
         mode = find_mode(model)
-        system = batch_system(model.system)
-        reduce = partial(reduce_at, system, priors.coordinates)
+        reduce = partial(reduce_at, model.system, priors.coordinates)
         noise = rng.standard_normal((draws * chains, len(mode.x)))
         coordinates = mode.x + noise @ gaussian_root(mode).T
         density = log_posterior_batch(model.system, priors, reduce, coordinates)
-        variables = complete(design, priors, system, reduce, coordinates, rng)
+        variables = complete(design, priors, model.system, reduce, coordinates, rng)
     weights = density + 0.5 * np.sum(noise**2, axis=1)
     stats = {"lp": density, "log_weight": weights - np.max(weights)}
     attrs = {

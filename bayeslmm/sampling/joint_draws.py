@@ -20,7 +20,8 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, user_factors, working_factors
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.batch import batch_system, batched_cholesky, reduce_equations
+from bayeslmm.likelihood.batch import reduce_equations
+from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.likelihood.draws import draw_random, normal_draws
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
@@ -196,14 +197,13 @@ def draw_effects(
         return [np.empty((len(beta), 0, k)) for k in coefs]
     with single_threaded():
         if len(wanted) == 1:
-            return draw_random(batch_system(restrict(plan, wanted[0])), points, beta, rng)
-        system = batch_system(plan)
+            return draw_random(restrict(plan, wanted[0]), points, beta, rng)
         total = sum(block.shape[0] * block.shape[1] for block in plan.products.random)
         step = max(1, AT_ONCE // total)
         result = [np.empty((len(beta), len(at), k)) for at, k in zip(wanted, coefs, strict=True)]
         for start in range(0, len(beta), step):
             rows = slice(start, start + step)
-            drawn = draw_random(system, points.take(rows), beta[rows], rng)
+            drawn = draw_random(plan, points.take(rows), beta[rows], rng)
             for array, u, levels in zip(result, drawn, wanted, strict=True):
                 array[rows] = u[:, levels]
         return result
@@ -356,7 +356,7 @@ def _draw_beta(fit: Fit, points: Points, rng: np.random.Generator) -> Array:
     if fit.given_beta:
         return fit.beta + noise @ fit.vcov_root.T
     with single_threaded():
-        reduced = reduce_equations(batch_system(fit.plan), points.factors)
+        reduced = reduce_equations(fit.plan, points.factors)
         return fixed_effects_at(fit.plan, fit.prior, reduced, points.sigma, noise)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import WorkingPoints, is_identity
 from bayeslmm.data.design import Design
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.batch import batch_system, reduce_equations
+from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.draws import draw_random
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
@@ -294,12 +294,11 @@ def complete_draws(
     """
     shape = values[SIGMA].shape
     points = _points(design, priors, values)
-    batch = batch_system(system)
     with single_threaded():
         sampled = priors.beta_sampled
-        reduced = None if sampled else reduce_equations(batch, points.factors)
-        beta = draw_beta(priors, batch, reduced, points, rng)
-        effects = draw_random(batch, points, beta, rng)
+        reduced = None if sampled else reduce_equations(system, points.factors)
+        beta = draw_beta(priors, system, reduced, points, rng)
+        effects = draw_random(system, points, beta, rng)
     return as_chains({BETA: beta, **effect_variables(design, effects)}, *shape)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.batch import BatchSystem, Reduced
+from bayeslmm.likelihood.batch import Reduced
 from bayeslmm.likelihood.crossprod import CrossProducts
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import (
@@ -486,27 +486,26 @@ class CovarianceDraws:
     log_evidence_error: float
 
 
-def operations(system: BatchSystem) -> float:
+def operations(plan: Plan) -> float:
     """Rough number of operations of one evaluation."""
-    plan = system.plan
     p = plan.products.n_fixed
-    if system.batched:
-        k = len(system.gram)
+    if plan.sums is not None:
+        k = len(plan.classes.gram)
         per_class = 10.0 * k**3 + k * (k + 1) * (p + 1) ** 2
-        return per_class * len(system.counts) + (plan.n_tail + p) ** 3 / 3.0
+        return per_class * len(plan.classes.counts) + (plan.n_tail + p) ** 3 / 3.0
     blocks = sum(gram.size * gram.shape[1] for gram in plan.products.random)
     return 100.0 * blocks + plan.n_tail**3 / 3.0 + 20.0 * plan.coupling.nnz
 
 
-def is_dear(system: BatchSystem) -> bool:
+def is_dear(plan: Plan) -> bool:
     """Whether a surrogate takes much less time than the exact density."""
-    m = sum(s.n_theta for s in system.plan.products.structures)
+    m = sum(s.n_theta for s in plan.products.structures)
     terms = design_size(m) / POINTS_PER_TERM
-    return operations(system) > max(CHEAP, OVERHEAD * terms * m)
+    return operations(plan) > max(CHEAP, OVERHEAD * terms * m)
 
 
 def sample_covariance(
-    system: BatchSystem,
+    plan: Plan,
     priors: Priors,
     centre: Array,
     root: Array,
@@ -518,7 +517,7 @@ def sample_covariance(
 
     Parameters
     ----------
-    system : BatchSystem
+    plan : Plan
         The data.
     priors : Priors
         The priors.
@@ -540,10 +539,10 @@ def sample_covariance(
     SamplingError
         If the importance density does not fit.
     """
-    exact = _Counted(partial(reduce_at, system, priors.coordinates))
-    density = partial(log_posterior_batch, system.plan, priors)
-    if is_dear(system):
-        sampler = SurrogateSampler(exact, system.plan, priors, centre, root, rng)
+    exact = _Counted(partial(reduce_at, plan, priors.coordinates))
+    density = partial(log_posterior_batch, plan, priors)
+    if is_dear(plan):
+        sampler = SurrogateSampler(exact, plan, priors, centre, root, rng)
         found = sampler.run(chains, draws)
         if found is not None:
             value, error = log_mean(found.chains.log_ratios)

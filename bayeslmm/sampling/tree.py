@@ -25,8 +25,9 @@ from bayeslmm.covariance.coordinates import Points, WorkingPoints
 from bayeslmm.covariance.unstructured import structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.likelihood.batch import BatchSystem, Reduced
+from bayeslmm.likelihood.batch import Reduced
 from bayeslmm.likelihood.draws import draw_random, normal_draws
+from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import Reduce, beta_prior, fixed_effects_at
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import (
@@ -185,7 +186,7 @@ def _exact_correlations(matrix: xr.Variable) -> xr.Variable:
 def complete(
     design: Design,
     priors: Priors,
-    system: BatchSystem,
+    plan: Plan,
     reduce: Reduce,
     x: Array,
     rng: np.random.Generator,
@@ -198,7 +199,7 @@ def complete(
     ----------
     design, priors : Design, Priors
         The model.
-    system : BatchSystem
+    plan : Plan
         Its cross-products.
     reduce : callable
         Eliminates the random effects.
@@ -215,16 +216,16 @@ def complete(
     """
     points = priors.coordinates.points(x)
     reduced = None if priors.beta_sampled else reduce(x)
-    beta = draw_beta(priors, system, reduced, points, rng)
+    beta = draw_beta(priors, plan, reduced, points, rng)
     result = covariance_variables(design, priors.coordinates.to_user(points)) | {BETA: beta}
     if random_effects:
-        result |= effect_variables(design, draw_random(system, points, beta, rng))
+        result |= effect_variables(design, draw_random(plan, points, beta, rng))
     return result
 
 
 def draw_beta(
     priors: Priors,
-    system: BatchSystem,
+    plan: Plan,
     reduced: Reduced | None,
     points: WorkingPoints,
     rng: np.random.Generator,
@@ -232,8 +233,8 @@ def draw_beta(
     """Fixed effects (S, p) at each point: those sampled, or one exact draw where it is reduced."""
     if reduced is None:
         return points.beta
-    noise = normal_draws(rng, system.plan.products.n_fixed, len(points.sigma))
-    return fixed_effects_at(system.plan, beta_prior(priors), reduced, points.sigma, noise)
+    noise = normal_draws(rng, plan.products.n_fixed, len(points.sigma))
+    return fixed_effects_at(plan, beta_prior(priors), reduced, points.sigma, noise)
 
 
 def effect_variables(design: Design, effects: Sequence[Array]) -> dict[str, Array]:
