@@ -160,7 +160,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
         batch = partial(profiled_criteria, plan, reml=reml) if has_criteria(plan) else None
         optimum = minimise(
             lambda x: _criterion_and_gradient(plan, x, reml),
-            _start(plan),
+            _start(plan, reml),
             plan.products.n_obs,
             information=_level_counts(plan),
             on_log_scale=plan.products.theta.sds,
@@ -221,10 +221,28 @@ def _dof(plan: Plan, reml: bool) -> int:
     return plan.products.n_obs - (plan.products.n_fixed if reml else 0)
 
 
-def _start(plan: Plan) -> Array:
-    """Covariance matrices equal to the residual variance in the working basis."""
+def _start(plan: Plan, reml: bool) -> Array:
+    """Covariance matrices after one step of the EM algorithm from the residual variance.
+
+    In the working basis, from S = TT' = I: ``S - S G S / J`` with 2 G the derivative of the
+    criterion by S, J the number of levels (Laird, Ware, 1982, doi:10.2307/2529876).
+    """
     theta = plan.products.theta
-    return theta.vector([np.eye(s.n_coefs) for s in theta.structures])
+    factors = [np.eye(s.n_coefs) for s in theta.structures]
+    try:
+        fact = factorise_working(plan, factors)
+        slopes = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
+    except np.linalg.LinAlgError:
+        return theta.vector(factors)
+    levels = [len(gram) for gram in plan.products.random]
+    for f, (structure, slope, count) in enumerate(
+        zip(theta.structures, slopes, levels, strict=True)
+    ):
+        square = np.eye(structure.n_coefs) - 0.5 * slope / count
+        if not structure.mixes:
+            square = np.diag(np.diag(square))
+        factors[f] = lower_factor(structure, np.linalg.cholesky(0.5 * (square + square.T)))
+    return theta.vector(factors)
 
 
 def _level_counts(plan: Plan) -> Array:
