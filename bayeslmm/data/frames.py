@@ -78,7 +78,7 @@ def to_frame(data: Any, columns: Collection[str] | None = None) -> pd.DataFrame:
     if not len(frame):
         raise DataError("The data have no rows.")
     if isinstance(frame, pd.DataFrame):
-        own = {text: frame[written[text]].array.copy() for text in texts}
+        own = {text: frame[written[text]].copy() for text in texts}
         taken = pd.DataFrame(own, index=frame.index, copy=False)
         taken.columns = pd.Index(texts, dtype=object)
         return taken
@@ -129,11 +129,12 @@ def plain_frame(data: Any, columns: Collection[str]) -> pd.DataFrame:
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    pairs = [(column, plain(column)) for _, column in frame.items()]
-    if all(new is old for old, new in pairs):
-        return frame
-    read = {old.name: new for old, new in pairs}
-    return pd.DataFrame(read, index=frame.index, columns=frame.columns)
+    """The same frame, its columns made plain in place."""
+    for place, (_, column) in enumerate(frame.items()):
+        new = plain(column)
+        if new is not column:
+            frame.isetitem(place, new)
+    return frame
 
 
 def to_column(values: Any, name: str) -> Any:
