@@ -204,6 +204,16 @@ def test_models_come_back_exactly(saved, loaded):
         assert one.aliased == two.aliased
 
 
+def test_a_spec_that_was_loaded_makes_the_same_rows(saved, loaded):
+    for name, (_, posterior, _) in saved.items():
+        rows = posterior.design.data.iloc[::2]
+        one, two = (fit.design.spec.rows(rows) for fit in (posterior, loaded[name]))
+        for field in ("y", "offset", "X", "X_full"):
+            assert np.array_equal(getattr(one, field), getattr(two, field)), (name, field)
+        for a, b in zip(one.random, two.random, strict=True):
+            assert np.array_equal(a.Z, b.Z) and np.array_equal(a.codes, b.codes)
+
+
 def test_priors_come_back_exactly(saved, loaded):
     points = np.linspace(-5.0, 60.0, 131)
     for name, (_, posterior, _) in saved.items():

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.design import Design, RandomFactor, Spec
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.keys import INTERCEPT, Slot, priors_by_slot, slot_names
@@ -133,20 +133,21 @@ def resolve_priors(
             f"priors={user!r} is not understood: give 'default', 'flat' or a mapping from "
             "parameters to distributions."
         )
-    return _assemble(design, preset, priors_by_slot(_labels(design), user))
+    return _assemble(design, preset, priors_by_slot(labels_of(design.spec), user))
 
 
-def _labels(design: Design) -> Labels:
+def labels_of(spec: Spec) -> Labels:
+    """The names of a model's parameters."""
     return Labels(
-        coefs=design.coefs,
-        factors=tuple(factor.name for factor in design.random),
-        factor_coefs=tuple(factor.coefs for factor in design.random),
-        blocks=tuple(factor.blocks for factor in design.random),
+        coefs=spec.fixed.coefs,
+        factors=tuple(factor.name for factor in spec.random),
+        factor_coefs=tuple(factor.coefs for factor in spec.random),
+        blocks=tuple(factor.blocks for factor in spec.random),
     )
 
 
 def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
-    labels = _labels(design)
+    labels = labels_of(design.spec)
     scale = _response_scale(design) if preset == "default" else 1.0
     fixed = _fixed(design, preset, given, scale)
     terms = [_random(f, factor, preset, given, scale) for f, factor in enumerate(design.random)]

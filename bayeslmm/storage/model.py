@@ -23,6 +23,7 @@ from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
 from bayeslmm.formula.rank import row_space
 from bayeslmm.priors import families
+from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.families import LKJ, Prior, Record
 from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
 from bayeslmm.priors.record import Priors
@@ -93,7 +94,7 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
         "formula": design.formula.source,
         "weights": design.spec.weights,
         "data": data,
-        "labels": _labels(design),
+        "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
     }
     return description, arrays | _evaluated_arrays(design)
@@ -163,7 +164,7 @@ class _Evaluation:
             raise StorageError(
                 f"The formula of the saved model cannot be evaluated on its data any more: {error}"
             ) from error
-        _check_labels(self.labels, _labels(found))
+        _check_labels(self.labels, _labels(found.spec))
         _check_arrays(self.formula.response, self.arrays, _evaluated_arrays(found))
         assert isinstance(found.spec.encodings, Encodings)
         return found.spec.encodings
@@ -178,7 +179,7 @@ def _check_functions(absent: list[str]) -> None:
         )
 
 
-def _labels(design: Design) -> Description:
+def _labels(spec: Spec) -> Description:
     """Names that draws are tied to."""
     factors = [
         {
@@ -188,13 +189,13 @@ def _labels(design: Design) -> Description:
             "blocks": [list(block) for block in factor.blocks],
             "levels": text_hash(factor.levels.tolist()),
         }
-        for factor in design.random
+        for factor in spec.random
     ]
     return {
-        "response": design.response,
-        "coefs": list(design.coefs),
-        "coefs_full": list(design.coefs_full),
-        "aliased": list(design.aliased),
+        "response": spec.formula.response,
+        "coefs": list(spec.fixed.coefs),
+        "coefs_full": list(spec.fixed.coefs_full),
+        "aliased": list(spec.fixed.aliased),
         "factors": factors,
     }
 
@@ -404,20 +405,16 @@ def _dropped(arrays: Stored) -> NDArray[np.intp]:
 
 def check_priors(priors: Priors, design: Design) -> None:
     """Raise StorageError for priors of another model."""
-    p = design.p
-    names = tuple(factor.name for factor in design.random)
-    coefs = tuple(factor.coefs for factor in design.random)
-    blocks = tuple(factor.blocks for factor in design.random)
-    labels = (priors.coefs, priors.factors, priors.factor_coefs, priors.blocks)
+    p, labels = design.p, labels_of(design.spec)
     _check(
-        labels == (design.coefs, names, coefs, blocks)
+        all(getattr(priors, name) == known for name, known in vars(labels).items())
         and priors.fixed_map.shape == (p, p)
         and len(priors.beta) == len(priors.alone) == p
         and priors.beta_mean.shape == (p,)
         and (priors.beta_root is None or priors.beta_root.shape == (p, p))
-        and [w.shape for w in priors.mixing] == [2 * (len(labels),) for labels in coefs]
-        and [len(row) for row in priors.sd] == [len(labels) for labels in coefs]
-        and [len(row) for row in priors.cor] == [len(row) for row in blocks]
+        and [w.shape for w in priors.mixing] == [2 * (len(coefs),) for coefs in labels.factor_coefs]
+        and [len(row) for row in priors.sd] == [len(coefs) for coefs in labels.factor_coefs]
+        and [len(row) for row in priors.cor] == [len(row) for row in labels.blocks]
         and set(priors.sources) >= set(priors.records())
         and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
         "priors",
