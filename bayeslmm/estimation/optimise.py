@@ -30,6 +30,9 @@ REUSE = 1e-8
 CURVATURE = 1e-7
 """Most negative eigenvalue of the Hessian, relative to the largest, taken for rounding."""
 
+FIRM = 1e-4
+"""Curvature, relative to the largest, from which a step too short to be checked is taken."""
+
 FLAT = 1e-8
 """Curvature below which a criterion counts as flat everywhere."""
 
@@ -254,6 +257,8 @@ def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
             break
         step, decrement, saddle = _newton_step(curvature, gradient)
         if decrement < NEWTON_DECREMENT and not saddle:
+            last = _firm_part(curvature, step)
+            x, gradient = x + last, gradient + curvature @ last
             break
         moved = _line_search(counted, x, value, step)
         if moved is None:
@@ -308,6 +313,16 @@ def _newton_step(curvature: Array, gradient: Array) -> tuple[Array, float, bool]
     step = -vectors @ (along / safe)
     step *= min(1.0, LONGEST_STEP / max(float(np.linalg.norm(step)), LONGEST_STEP))
     return step, float(0.5 * np.sum(along**2 / safe)), False
+
+
+def _firm_part(curvature: Array, step: Array) -> Array:
+    """The part of a step along which the curvature is not nearly flat.
+
+    It changes the criterion by less than its rounding, but takes the optimum to its own.
+    """
+    values, vectors = np.linalg.eigh(curvature)
+    firm = vectors[:, values > FIRM * np.max(np.abs(values), initial=0.0)]
+    return np.asarray(firm @ (firm.T @ step))
 
 
 def _line_search(
