@@ -77,12 +77,11 @@ print(json.dumps({"file": blm.__file__, "times": {"cold REML summary": [seconds]
 """
 
 GLMM = """
-import csv, json, os, sys, time
+import json, os, sys, time
 import glmm
+import pandas as pd
 clock = {"wall": time.perf_counter, "core": time.process_time}[os.environ["BAYESLMM_GATE_CLOCK"]]
-rows = list(csv.DictReader(open(sys.argv[1])))
-data = {c: [float(r[c]) for r in rows] for c in ("Reaction", "Days")}
-data["Subject"] = [r["Subject"] for r in rows]
+data = pd.read_csv(sys.argv[1], dtype={"Subject": str})
 def seconds(**options):
     found = []
     for i in range(203):

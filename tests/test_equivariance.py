@@ -199,6 +199,27 @@ def test_posteriors_under_default_priors_are_the_same(name):
     assert other.log_evidence.value == pytest.approx(one.log_evidence.value, abs=EVIDENCE)
 
 
+# Days and their square 7e5 days away from the origin have a condition number of 3e11, of which double
+# precision leaves 6e-5 of a column of the working basis.
+FAR = 1e-4
+
+
+def test_a_square_far_from_its_origin(caplog):
+    """The columns of Z are nearly dependent, but not counted as such."""
+    one, other = (
+        blm.LMM(QUADRATIC, data())
+        for data in (plain("sleepstudy"), moved("sleepstudy", "Days", SHIFTS["- 7e5"]))
+    )
+    assert other.reml().criterion == pytest.approx(one.reml().criterion, abs=FAR)
+    assert "REML did not converge" not in caplog.text
+    for method in ("reml", "map"):
+        a, b = (getattr(model, method)() for model in (one, other))
+        assert b.sigma == pytest.approx(a.sigma, rel=FAR)
+        np.testing.assert_allclose(b.residuals(), a.residuals(), atol=FAR * a.sigma)
+    a, b = (model.fit(draws=500, random_seed=4) for model in (one, other))
+    assert b.log_evidence.value == pytest.approx(a.log_evidence.value, abs=EVIDENCE)
+
+
 def test_an_origin_far_away_leaves_the_interaction_to_the_data():
     data = blm.load_dataset("Orthodont")
     year = blm.LMM(INTERACTION, data.assign(age=data["age"] + 2000))

@@ -27,12 +27,10 @@ from scipy.linalg import solve_triangular
 from bayeslmm.covariance.coordinates import Theta
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.covariance.unstructured import Unstructured
+from bayeslmm.priors.working import DEPENDENT
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
-
-RANK_TOLERANCE = 1e-10
-"""Relative residual length below which a column of Z counts as dependent on earlier ones."""
 
 
 class RandomColumns(Protocol):
@@ -334,7 +332,7 @@ def _block_basis(z: Array, structure: Structure) -> Array:
         columns = list(block)
         r = np.linalg.qr(z[:, columns], mode="r")
         lengths = np.linalg.norm(r, axis=0)
-        if structure.mixes and np.all(np.abs(np.diag(r)) > RANK_TOLERANCE * lengths):
+        if structure.mixes and np.all(np.abs(np.diag(r)) > DEPENDENT * lengths):
             basis[np.ix_(columns, columns)] = _solve_upper(r, np.eye(len(block))) * scale
         else:
             basis[columns, columns] = scale / np.where(lengths > 0, lengths, scale)
