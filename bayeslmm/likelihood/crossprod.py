@@ -27,7 +27,7 @@ from scipy.linalg import solve_triangular
 from bayeslmm.covariance.coordinates import Theta
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.covariance.unstructured import Unstructured
-from bayeslmm.priors.working import DEPENDENT
+from bayeslmm.priors.defaults import DEPENDENT
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
