@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.structure import DEPENDENT
 from bayeslmm.data.design import Design, RandomFactor, Spec
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
@@ -306,13 +307,6 @@ def _places(
 
 # --- the columns about which default priors speak ----------------------------------------
 
-
-DEPENDENT = 1e-12
-"""Length of a column's residual, relative to the column, below which it counts as dependent.
-
-A square of years in units of a day away from their origin leaves 2e-11; rounding in long columns of
-dependent ones about 1e-14.
-"""
 
 IN_SPAN = 1e-8
 """Largest distance of a combination of columns from the constant that counts as being it."""
