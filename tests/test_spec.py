@@ -201,3 +201,11 @@ def test_columns_are_evaluated_once():
     assert calls == [N] * 3  # the response, the offset, and x once for both of its sides
     assert design.X_full is design.X
     assert design.random[0].Z is design.X
+
+
+def test_an_offset_is_one_column():
+    data = {"y": [1.0, 2.0, 4.0, 3.0], "x": [0.0, 1.0, 2.0, 4.0], "g": ["a", "a", "b", "b"]}
+    with pytest.raises(
+        DataError, match=r"`poly\(x, 2\)` must be one numeric column, got 2 columns"
+    ):
+        build_design("y ~ 1 + offset(poly(x, 2)) + (1 | g)", data)
