@@ -65,7 +65,7 @@ def plain(column: pd.Series) -> pd.Series:
         from bayeslmm.arrow import from_arrow
 
         return _like(column, plain(from_arrow(column.array.__arrow_array__(), str(column.name))))
-    if dtype == np.float64 or isinstance(dtype, pd.StringDtype):
+    if dtype in (np.float64, np.int64, np.bool_) or isinstance(dtype, pd.StringDtype):
         return column
     if isinstance(dtype, np.dtype) and dtype.kind == "O":
         return _plain_objects(column)

@@ -1,13 +1,17 @@
-"""Exceptions raised by bayeslmm, and the import that raises one of them."""
+"""Exceptions raised by bayeslmm, how they list names, and the import that raises one of them."""
 
 import importlib
 import re
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 # half characters, controls and marks of direction, which files refuse or terminals obey
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+_MAX_LISTED = 40
 
 
 class BayesLMMError(Exception):
@@ -86,6 +90,13 @@ class StorageError(BayesLMMError, RuntimeError):
 
 class OptionalDependencyError(BayesLMMError, ImportError):
     """A feature that needs a package which is not installed."""
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Join names for a message, at most 40 of them."""
+    shown = ", ".join(f"`{name}`" for name in names[:_MAX_LISTED])
+    more = len(names) - _MAX_LISTED
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -8,7 +8,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from bayeslmm.data.frames import check_infinite, column_names, complete_cases, missing, to_frame
+from bayeslmm.data.frames import (
+    check_infinite,
+    column_names,
+    complete_cases,
+    missing,
+    plain_frame,
+    to_frame,
+)
 from bayeslmm.exceptions import DataError
 
 
@@ -79,6 +86,21 @@ def test_to_frame_is_a_copy():
     frame = to_frame(shared)
     values[:] = -1
     assert frame["v"].tolist() == [0, 1, 2]
+
+
+def test_to_frame_infers_no_types():
+    columns = {"s": ["a", "b"], "t": [pd.Timestamp("2026-01-01")] * 2, "v": [1, 2]}
+    frame = pd.DataFrame(columns, dtype=object)
+    assert to_frame(frame).dtypes.tolist() == [object] * 3
+
+
+def test_plain_frame_keeps_order_and_index():
+    frame = pd.DataFrame({"a": ["x", "y"], "b": [1.5, 2.5], "c": [1, 2]}, index=[7, 7])
+    frame = frame.astype({"a": object, "b": "float32", "c": "int8"})
+    read = plain_frame(frame, ["c", "a", "b"])
+    assert read.dtypes.to_dict() == {"c": np.int64, "a": object, "b": np.float64}
+    assert read.index.tolist() == [7, 7] and read["b"].tolist() == [1.5, 2.5]
+    assert frame.dtypes["b"] == np.float32
 
 
 def test_to_frame_takes_only_the_columns_asked_for():

@@ -17,7 +17,7 @@ from bayeslmm.comparison.names import from_r
 from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.grammar import parse
-from bayeslmm.formula.matrices import independent_columns
+from bayeslmm.formula.rank import independent_columns
 
 X_RTOL = 1e-8  # the reference matrices are written with ten digits
 X_ATOL = 1e-9
@@ -369,7 +369,7 @@ def test_user_data_are_neither_changed_nor_shared():
 def test_designs_can_be_pickled():
     design = build_design("y ~ poly(x, 2) + h + (x | g)", make_frame())
     again = pickle.loads(pickle.dumps(design))
-    np.testing.assert_array_equal(again.encode(make_frame()).X, design.X)
+    np.testing.assert_array_equal(again.spec.rows(make_frame()).X, design.X)
 
 
 @pytest.mark.parametrize(
@@ -558,7 +558,7 @@ def test_encode_gives_the_same_design_for_the_same_data():
     data = make_frame()
     formula = "scale(y) ~ poly(x, 2) * f + bs(z, df=4) + h + offset(center(w)) + (scale(x) | g/k)"
     design = build_design(formula, pd.concat([data] * 4), weights="w")
-    new = design.encode(data.iloc[5:9])
+    new = design.spec.rows(data.iloc[5:9])
     np.testing.assert_allclose(new.X, design.X[5:9], rtol=1e-10)
     np.testing.assert_allclose(new.y, design.y[5:9], rtol=1e-10)
     np.testing.assert_allclose(new.offset, design.offset[5:9], rtol=1e-10)
@@ -577,7 +577,7 @@ def test_encode_gives_the_same_design_for_the_same_data():
 def test_new_levels():
     design = build_design("y ~ x + (x | g) + (1 | g:k)", make_frame())
     new = make_frame()[["x", "g", "k"]].iloc[[0, 8, 20, 30]].assign(g=[0, 99, 7, 99])
-    encoded = design.encode(new)
+    encoded = design.spec.rows(new)
     first, second = encoded.random
     assert first.codes.tolist() == [0, -1, 7, -1]
     assert first.extended_codes.tolist() == [0, 8, 7, 8]
@@ -596,34 +596,34 @@ def test_new_levels():
 def test_what_new_data_need():
     design = build_design("y ~ x + (z | g)", make_frame(), weights="w")
     new = make_frame()[["x", "z"]]
-    covariates = design.encode(new, random="covariates")
+    covariates = design.spec.rows(new, random="covariates")
     assert np.isnan(covariates.y).all()
     assert covariates.weights is None
     assert set(covariates.random[0].codes) == {-1}
     assert set(covariates.random[0].extended_codes) == {8}
     np.testing.assert_array_equal(covariates.random[0].Z[:, 1], new["z"])
-    fixed = design.encode(new[["x"]], random="none", weights=np.full(48, 3.0))
+    fixed = design.spec.rows(new[["x"]], random="none", weights=np.full(48, 3.0))
     assert fixed.random == ()
     assert fixed.weights.tolist() == [3.0] * 48
     assert fixed.Z_matrix().shape == (48, 0)
     with pytest.raises(ValueError, match="random must be one of"):
-        design.encode(new, random="some")
+        design.spec.rows(new, random="some")
 
 
 def test_response_of_new_data_may_be_incomplete():
     data = make_frame()
     design = build_design("exp(y) ~ x + (1 | g)", data)
     data.loc["row1", "y"] = np.nan
-    y = design.encode(data).y
+    y = design.spec.rows(data).y
     assert np.flatnonzero(np.isnan(y)).tolist() == [1]
     np.testing.assert_array_equal(np.delete(y, 1), np.delete(design.y, 1))
-    assert np.isnan(design.encode(data.assign(y=None)).y).all()
+    assert np.isnan(design.spec.rows(data.assign(y=None)).y).all()
 
 
 def test_aliased_columns_stay_dropped_in_new_data():
     data = make_frame().assign(x2=lambda d: 2 * d["x"])
     design = build_design("y ~ x + x2 + z + (1 | g)", data)
-    new = design.encode(data.assign(x2=5.0))
+    new = design.spec.rows(data.assign(x2=5.0))
     assert new.coefs == ("Intercept", "x", "z")
     np.testing.assert_array_equal(new.X, design.X)
     assert new.X_full[0, 2] == 5.0
@@ -676,7 +676,7 @@ def test_new_data_that_cannot_be_used(change, expected):
     design = build_design("y ~ x * f + (h | g)", pd.concat([make_frame()] * 2))
     new = change(make_frame()[["x", "f", "g", "h", "flag"]].iloc[:4])
     with pytest.raises(DataError) as caught:
-        design.encode(new)
+        design.spec.rows(new)
     assert str(caught.value) == expected
 
 
@@ -725,7 +725,7 @@ def test_invariants(columns, formula):
         raw = list(used[list(factor.factors)].itertuples(index=False, name=None))
         assert len(set(zip(raw, factor.codes.tolist(), strict=True))) == len(set(raw))
         assert len(set(raw)) == factor.n_levels
-    again = design.encode(used)
+    again = design.spec.rows(used)
     np.testing.assert_array_equal(again.X, design.X)
     np.testing.assert_array_equal(again.y, design.y)
     assert (again.Z_matrix() != design.Z_matrix()).nnz == 0
@@ -829,4 +829,4 @@ def test_levels_of_mixed_kinds_have_one_order():
     data = make_frame().assign(t=pd.Series(cells, index=make_frame().index))
     design = build_design("y ~ t + (1 | g)", data)
     assert design.coefs[1:] == ("t[T.(1, 2)]", "t[T.(2,)]")
-    np.testing.assert_array_equal(design.encode(data).X, design.X)
+    np.testing.assert_array_equal(design.spec.rows(data).X, design.X)

@@ -153,7 +153,7 @@ def test_shifts_are_those_of_another_posterior(sleepstudy_fit, by, case):
         codes=codes,
         extended_codes=codes,
         Z=design.random[0].Z[kept],
-        levels=design.random[0].levels[present],
+        spec=replace(design.random[0].spec, levels=design.random[0].levels[present]),
     )
     part = replace(
         design,

@@ -199,8 +199,8 @@ def test_posteriors_under_default_priors_are_the_same(name):
     assert other.log_evidence.value == pytest.approx(one.log_evidence.value, abs=EVIDENCE)
 
 
-# Days and their square 7e5 days away from the origin have a condition number of 3e11, of which double
-# precision leaves 6e-5 of a column of the working basis.
+# Days and their square 7e5 days away from the origin have a condition number of 3e11: in double
+# precision the columns of the working basis are off by up to 6e-5.
 FAR = 1e-4
 
 

@@ -221,7 +221,7 @@ def test_nothing_is_evaluated_by_python(frame, monkeypatch):
         monkeypatch.setattr(builtins, name, fail)
     right = "I(x^2) + log(`a b` + 10) + poly(z, 2) + C(f, contr.sum) + {x / z} + np.tanh(n)"
     model = blm.LMM(f"log(y + 10) ~ {right} + Q('a b') + (scale(x) | g)", frame)
-    model.design.encode(frame[:5])
+    model.design.spec.rows(frame[:5])
     model.update("~ . - I(x ** 2)")
 
 

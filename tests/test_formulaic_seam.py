@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula import expressions
 from bayeslmm.formula.formulaic_seam import parsed_terms
-from bayeslmm.formula.matrices import evaluate, evaluate_response, reevaluate, unseen_categories
+from bayeslmm.formula.matrices import evaluate, evaluate_response, reevaluate
 from bayeslmm.formula.syntax import read_operand, tokens
 from bayeslmm.formula.terms import read_side
 
@@ -159,7 +159,7 @@ def test_columns_and_their_re_evaluation(rhs, names):
     assert list(columns.names) == names
     assert columns.values.shape == (6, len(names))
     assert columns.values.dtype == np.float64
-    spec = pickle.loads(pickle.dumps(columns.spec))
+    spec = pickle.loads(pickle.dumps(columns.encoding))
     again = reevaluate(spec, frame.iloc[[4, 0]])
     assert again.names == columns.names
     np.testing.assert_allclose(again.values, columns.values[[4, 0]], atol=1e-14)
@@ -298,30 +298,35 @@ def test_evaluation_errors(rhs, message):
 
 
 @pytest.mark.parametrize(
-    ("rhs", "unseen"),
+    ("rhs", "factor", "unseen", "known"),
     [
-        ("1 + f", {"f": ["q"]}),
-        ("1 + size", {"size": ["XS", "XL"]}),
-        ("1 + code", {"code": [4]}),
-        ("1 + C(f, contr.sum)", {"C(f, contr.sum)": ["q"]}),
-        ("1 + C(size)*x", {"size": ["XS", "XL"]}),
-        ("1 + x + I(f == 'q')", {"I(f == 'q')": [True]}),
-        ("1 + x", {}),
+        ("1 + f", "f", ["q"], ["a", "b", "c"]),
+        ("1 + size", "size", ["XS", "XL"], ["S", "M", "L"]),
+        ("1 + code", "code", [4.0], [1, 2, 3]),
+        ("1 + C(f, contr.sum)", "C(f, contr.sum)", ["q"], ["a", "b", "c"]),
+        ("1 + C(size)*x", "size", ["XS", "XL"], ["S", "M", "L"]),
+        ("1 + x + I(f == 'q')", "I(f == 'q')", [True], [False]),
     ],
 )
-def test_unseen_categories(rhs, unseen):
+def test_unseen_levels(rhs, factor, unseen, known):
     columns = evaluate(rhs, make_frame())
     new = make_frame().iloc[:2].assign(f=["q", "a"], size=["XS", "XL"], code=[4, 1])
-    assert unseen_categories(columns.spec, new) == unseen
-    if unseen:
-        with pytest.raises(DataError, match="levels that the model has not seen"):
-            reevaluate(columns.spec, new)
-    else:
-        reevaluate(columns.spec, new)
+    message = (
+        f"The factor `{factor}` has levels that the model has not seen: {listed(unseen)}. The "
+        f"known ones are {listed(known)}. A coefficient of a new level cannot be known"
+    )
+    with pytest.raises(DataError, match=re.escape(message)):
+        reevaluate(columns.encoding, new)
+
+
+def test_only_levels_of_the_side_must_be_known():
+    new = make_frame().iloc[:2].assign(f=["q", "a"], size=["XS", "XL"], code=[4, 1])
+    columns = evaluate("1 + x", make_frame())
+    np.testing.assert_array_equal(reevaluate(columns.encoding, new).values, columns.values[:2])
 
 
 def test_formulaic_would_have_been_silent():
-    """The trap that `unseen_categories` is for; if this fails, formulaic has fixed it."""
+    """The trap that the check of levels is for; if this fails, formulaic has fixed it."""
     formulaic = pytest.importorskip("formulaic")
     spec = formulaic.model_matrix("1 + f", make_frame()).model_spec
     with pytest.warns() as caught:
@@ -333,13 +338,13 @@ def test_formulaic_would_have_been_silent():
 def test_new_data_may_lose_the_categorical_type():
     columns = evaluate("1 + code*x + size", make_frame())
     new = make_frame().assign(code=[3, 1, 3, 1, 2, 2], size=list("SLSLSM"))
-    np.testing.assert_array_equal(reevaluate(columns.spec, new).values, columns.values)
+    np.testing.assert_array_equal(reevaluate(columns.encoding, new).values, columns.values)
 
 
 def test_new_data_may_hold_one_level():
     columns = evaluate("1 + size + f", make_frame())
     one = make_frame().iloc[[5]]
-    np.testing.assert_array_equal(reevaluate(columns.spec, one).values, columns.values[[5]])
+    np.testing.assert_array_equal(reevaluate(columns.encoding, one).values, columns.values[[5]])
 
 
 @pytest.mark.parametrize(
@@ -353,13 +358,13 @@ def test_new_data_may_hold_one_level():
 def test_new_data_errors(rhs, change, message):
     columns = evaluate(rhs, make_frame())
     with pytest.raises(DataError, match=re.escape(message)):
-        reevaluate(columns.spec, make_frame().assign(**change))
+        reevaluate(columns.encoding, make_frame().assign(**change))
 
 
 def test_new_data_need_every_column():
     columns = evaluate("1 + x", make_frame())
     with pytest.raises(DataError, match="`x` not found in the data"):
-        reevaluate(columns.spec, make_frame()[["y"]])
+        reevaluate(columns.encoding, make_frame()[["y"]])
 
 
 # --- responses and offsets -------------------------------------------------------------

@@ -24,8 +24,14 @@ def levels_of(values, **kwargs):
     return column_levels(pd.Series(values, **kwargs))[1].tolist()
 
 
+def factor_of(columns):
+    """The grouping factor of all columns."""
+    frame = pd.DataFrame(columns)
+    return grouping_factor(frame, list(frame.columns))[1]
+
+
 def labels_of(values, **kwargs):
-    return grouping_factor(pd.DataFrame({"g": pd.Series(values, **kwargs)}), ["g"]).levels.tolist()
+    return factor_of({"g": pd.Series(values, **kwargs)}).levels.tolist()
 
 
 # --- one variable ----------------------------------------------------------------------
@@ -109,25 +115,25 @@ def test_is_continuous(values, expected):
 
 def test_cells_are_in_lexicographic_order_and_occur():
     frame = pd.DataFrame({"a": ["y", "x", "y", "y"], "b": [10, 9, 2, 10]})
-    factor = grouping_factor(frame, ["a", "b"])
+    codes, factor = grouping_factor(frame, ["a", "b"])
     assert factor.name == "a:b"
     assert factor.levels.tolist() == ["x:9", "y:2", "y:10"]
-    assert factor.codes.tolist() == [2, 0, 1, 2]
+    assert codes.tolist() == [2, 0, 1, 2]
     assert factor.keys == (("x", 9), ("y", 2), ("y", 10))
 
 
 def test_cells_with_equal_labels_stay_apart():
     frame = pd.DataFrame({"f1": ["a:b", "a", "a", "a:b"], "f2": ["c", "b:c", "c", "c"]})
-    factor = grouping_factor(frame, ["f1", "f2"])
+    codes, factor = grouping_factor(frame, ["f1", "f2"])
     assert factor.keys == (("a", "b:c"), ("a", "c"), ("a:b", "c"))
     assert factor.levels.tolist() == ["a:'b:c'", "a:c", "'a:b':c"]
-    assert factor.codes.tolist() == [2, 0, 1, 2]
+    assert codes.tolist() == [2, 0, 1, 2]
 
 
 def test_labels_are_unique_even_against_quoting():
     first = ["a:b", "a", "'a:b'", "a:'b"]
     second = ["c", "b:c", "c", "c"]
-    factor = grouping_factor(pd.DataFrame({"f": first, "g": second}), ["f", "g"])
+    factor = factor_of({"f": first, "g": second})
     assert len(set(factor.levels)) == len(factor.levels) == 4
 
 
@@ -143,25 +149,26 @@ def test_many_variables_do_not_overflow():
     rng = np.random.default_rng(1)
     frame = pd.DataFrame(rng.integers(0, 10**6, (500, 6)), columns=list("abcdef"))
     frame = pd.concat([frame, frame])
-    factor = grouping_factor(frame, list("abcdef"))
+    codes, factor = grouping_factor(frame, list("abcdef"))
     assert len(factor.levels) == 500
-    np.testing.assert_array_equal(factor.codes[:500], factor.codes[500:])
-    np.testing.assert_array_equal(lookup_levels(factor, frame), factor.codes)
+    np.testing.assert_array_equal(codes[:500], codes[500:])
+    np.testing.assert_array_equal(lookup_levels(factor, frame), codes)
 
 
 @pytest.mark.reference
 def test_labels_of_the_reference_sets():
     frame = load_reference_data("sim_labels")
-    assert set(grouping_factor(frame, ["site"]).levels) == set(frame["site"].cat.categories)
-    pad = grouping_factor(frame, ["pad"])
+    assert set(factor_of(frame[["site"]]).levels) == set(frame["site"].cat.categories)
+    pad = factor_of(frame[["pad"]])
     assert pad.levels.tolist() == frame["pad"].cat.categories.tolist()
     assert {"7", "07", "007"} <= set(pad.levels)
-    numbers, text = grouping_factor(frame, ["id"]), grouping_factor(frame, ["id_str"])
+    numbers, text = factor_of(frame[["id"]]), factor_of(frame[["id_str"]])
     assert set(numbers.levels) == set(text.levels)
     collide = load_reference_data("sim_labels_collide")
-    cells, true = grouping_factor(collide, ["f1", "f2"]), grouping_factor(collide, ["cell"])
+    codes, cells = grouping_factor(collide, ["f1", "f2"])
+    others, true = grouping_factor(collide, ["cell"])
     assert len(cells.levels) == len(true.levels) == 12
-    assert len(set(zip(cells.codes, true.codes, strict=True))) == 12
+    assert len(set(zip(codes, others, strict=True))) == 12
 
 
 # --- new data --------------------------------------------------------------------------
@@ -169,7 +176,7 @@ def test_labels_of_the_reference_sets():
 
 def test_lookup():
     frame = pd.DataFrame({"a": ["y", "x", "y"], "b": [10, 9, 2]})
-    factor = grouping_factor(frame, ["a", "b"])
+    factor = factor_of(frame)
     new = pd.DataFrame({"a": ["y", "y", "z", "x", "z", "y"], "b": [2, 9, 9, 9, 9, 9]})
     codes = lookup_levels(factor, new)
     assert codes.tolist() == [1, -1, -1, 0, -1, -1]
@@ -179,20 +186,20 @@ def test_lookup():
 
 
 def test_lookup_with_other_types_of_the_same_values():
-    factor = grouping_factor(pd.DataFrame({"g": [3.0, 1.0, 2.0]}), ["g"])
+    factor = factor_of({"g": [3.0, 1.0, 2.0]})
     for dtype in ("int64", "float64", "Int64", "category", object, "int64[pyarrow]", "uint8"):
         new = pd.DataFrame({"g": pd.Series([2, 4, 3], dtype=dtype)})
         assert lookup_levels(factor, new).tolist() == [1, -1, 2], dtype
-    text = grouping_factor(pd.DataFrame({"g": pd.Categorical(["b", "a"])}), ["g"])
+    text = factor_of({"g": pd.Categorical(["b", "a"])})
     for dtype in (object, "str", "string[pyarrow]", "category"):
         new = pd.DataFrame({"g": pd.Series(["c", "a"], dtype=dtype)})
         assert lookup_levels(text, new).tolist() == [-1, 0], dtype
-    flags = grouping_factor(pd.DataFrame({"g": [True, False]}), ["g"])
+    flags = factor_of({"g": [True, False]})
     assert lookup_levels(flags, pd.DataFrame({"g": [False, True]})).tolist() == [0, 1]
 
 
 def test_new_labels_differ_from_known_ones():
-    factor = grouping_factor(pd.DataFrame({"f": ["a", "a"], "g": ["b:c", "d"]}), ["f", "g"])
+    factor = factor_of({"f": ["a", "a"], "g": ["b:c", "d"]})
     new = pd.DataFrame({"f": ["a:b", "a"], "g": ["c", "b:c"]})
     codes = lookup_levels(factor, new)
     assert codes.tolist() == [-1, 0]
@@ -204,7 +211,7 @@ def test_new_labels_differ_from_known_ones():
     [([1, 2], ["1", "2"], ("numbers", "text")), (["1", "2"], [1.0, 2.0], ("text", "numbers"))],
 )
 def test_numbers_are_not_looked_up_among_text(known, new, kinds):
-    factor = grouping_factor(pd.DataFrame({"g": known}), ["g"])
+    factor = factor_of({"g": known})
     with pytest.raises(DataError) as caught:
         lookup_levels(factor, pd.DataFrame({"g": new}))
     assert str(caught.value) == (
@@ -223,9 +230,9 @@ rows = st.lists(st.tuples(values, values), min_size=1, max_size=25)
 @given(known=rows, new=rows)
 def test_levels_are_the_distinct_tuples(known, new):
     frame = pd.DataFrame(known, columns=["a", "b"], dtype=object)
-    factor = grouping_factor(frame, ["a", "b"])
+    codes, factor = grouping_factor(frame, ["a", "b"])
     assert len(set(factor.levels)) == len(factor.levels) == len(set(known))
-    assert [factor.keys[code] for code in factor.codes] == known
+    assert [factor.keys[code] for code in codes] == known
     assert all(isinstance(label, str) for label in factor.levels)
 
     frame = pd.DataFrame(new, columns=["a", "b"], dtype=object)
@@ -247,6 +254,7 @@ def test_levels_are_the_distinct_tuples(known, new):
 def test_levels_do_not_depend_on_the_order_of_rows(known, seed):
     frame = pd.DataFrame(known, columns=["a", "b"], dtype=object)
     shuffled = frame.sample(frac=1, random_state=seed)
-    first, second = grouping_factor(frame, ["a", "b"]), grouping_factor(shuffled, ["a", "b"])
+    codes, first = grouping_factor(frame, ["a", "b"])
+    others, second = grouping_factor(shuffled, ["a", "b"])
     assert first.levels.tolist() == second.levels.tolist()
-    np.testing.assert_array_equal(first.codes[shuffled.index], second.codes)
+    np.testing.assert_array_equal(codes[shuffled.index], others)

@@ -44,7 +44,7 @@ def model(levels, dtype=None):
 
 def shown(built):
     factor = built.design.random[0]
-    return [str(factor.levels[i]) for i in level_order(built.design, factor.grouping)]
+    return [str(factor.levels[i]) for i in level_order(built.design, factor.spec)]
 
 
 def test_text_numbers_and_categories():

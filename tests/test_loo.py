@@ -481,7 +481,9 @@ def test_a_factor_and_a_variable_have_their_levels_in_one_order():
 
 
 def test_wrong_arguments(penicillin):
-    with pytest.raises(DataError, match=r"by='batch' is neither .*: one of plate, sample, diameter"):
+    with pytest.raises(
+        DataError, match=r"by='batch' is neither .*: one of plate, sample, diameter"
+    ):
         penicillin.loo("batch")
     with pytest.raises(ValueError, match="single rows"):
         penicillin.loo("plate", conditional=True)

@@ -155,7 +155,7 @@ def test_slopes_of_splines_stay_within_the_knots(term):
     got = reml.slopes("x", at={"x": at}, by="x").table()["estimate"]
     step = 1e-5
     inner = np.clip(at, at[0] + step, at[2] - step)
-    ends = [reml.design.encode({"x": inner + s * step}, random="none").X for s in (1, -1)]
+    ends = [reml.design.spec.rows({"x": inner + s * step}, random="none").X for s in (1, -1)]
     expected = (ends[0] - ends[1]) @ reml.beta.to_numpy() / (2.0 * step)
     # the differences at the ends are taken 1e-5 away from them
     np.testing.assert_allclose(got, expected, rtol=2e-4)

@@ -66,7 +66,7 @@ def test_powers_in_every_part_of_a_formula():
     assert ours.design.random[0].coefs == ("Intercept", "I(Days ** 2)")
     reduced = ours.update("~ . - I(Days^2)")
     assert reduced.design.coefs == ("Intercept",)
-    new = ours.design.encode(sleep[5:8])
+    new = ours.design.spec.rows(sleep[5:8])
     np.testing.assert_array_equal(new.X, ours.X.to_numpy()[5:8])
     hypothesis = python.reml().hypothesis(["I(Days^2) > 0", "I(Days ** 2) > 0"]).table()
     assert hypothesis["statistic"].nunique() == 1
@@ -114,7 +114,7 @@ def test_quoted_names_do_not_disturb_each_other(frame):
     columns = evaluate("0 + center(`a b`) + I(`if` * exp(x)) + I(`x` * exp(x))", data)
     assert columns.names == ("center(`a b`)", "I(`if` * exp(x))", "I(x * exp(x))")
     np.testing.assert_allclose(columns.values[:, 0], Z - Z.mean(), atol=1e-15)
-    again = reevaluate(columns.spec, data[:2])
+    again = reevaluate(columns.encoding, data[:2])
     np.testing.assert_array_equal(again.values, columns.values[:2])
 
 
@@ -127,7 +127,7 @@ def test_levels_left_out_are_an_error(frame):
 def test_responses_remember_their_scale(response):
     rail = blm.load_dataset("Rail").rename(columns={"travel": "y"})
     design = build_design(f"{response} ~ 1 + (1 | Rail)", rail)
-    np.testing.assert_array_equal(design.encode(rail[3:7]).y, design.y[3:7])
+    np.testing.assert_array_equal(design.spec.rows(rail[3:7]).y, design.y[3:7])
 
 
 # --- the user's own functions ----------------------------------------------------------
@@ -169,7 +169,7 @@ def test_own_functions_and_new_data():
     model = own_model()
     check_columns(model.design, SLEEP[SLEEP.Days > 0])
     new = SLEEP[4:9]
-    check_columns(model.design.encode(new), new)
+    check_columns(model.design.spec.rows(new), new)
     fit = model.reml()
     assert np.isfinite(fit.predict(new)["estimate"]).all()
     assert "from_least(Days)" in str(fit.anova())
@@ -180,7 +180,7 @@ def test_own_functions_in_an_update():
     assert model.update("~ . - from_least(Days)").design.coefs == ("Intercept", "cap(Days)")
     changed = model.update("~ . + last(Days)", functions={"last": last})
     assert changed.design.coefs[-1] == "last(Days)"
-    assert set(changed.update("~ . - cap(Days)").design.recipe.functions) == {*OWN, "last"}
+    assert set(changed.update("~ . - cap(Days)").design.spec.functions) == {*OWN, "last"}
     other = model.update(functions={"cap": last}).X["cap(Days)"]
     np.testing.assert_array_equal(other, np.minimum(SLEEP.Days[SLEEP.Days > 0], 7))
     with pytest.raises(FormulaError, match="Unknown function `last`"):
@@ -200,7 +200,7 @@ def test_own_functions_and_files(tmp_path):
 
 def test_own_functions_are_pickled_by_reference():
     design = pickle.loads(pickle.dumps(own_model().design))
-    check_columns(design.encode(SLEEP[4:9]), SLEEP[4:9])
+    check_columns(design.spec.rows(SLEEP[4:9]), SLEEP[4:9])
     model = blm.LMM("Reaction ~ f(Days) + (1 | Subject)", SLEEP, functions={"f": lambda x: x})
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(model.design)

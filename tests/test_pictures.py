@@ -346,7 +346,7 @@ def test_fitted_lines_average_over_what_they_do_not_show(oats):
     rows = data[data["Block"] == "III"]
     nitro = drawn(collection, "fitted", "III")["x"]
     for place in (0, 17, len(nitro) - 1):
-        changed = post.design.encode(rows.assign(nitro=nitro[place]))
+        changed = post.design.spec.rows(rows.assign(nitro=nitro[place]))
         average = (changed.X @ beta).mean()
         both = u["Block"].loc["III"].item() + np.mean(
             [u["Block:Variety"].loc[f"III:{v}"].item() for v in rows["Variety"]]
@@ -363,7 +363,7 @@ def test_fitted_values_of_a_factor(oats):
     assert texts(collection, "xticks") == [sorted(load_dataset("Oats")["Variety"].unique())]
     rows = load_dataset("Oats").query("Block == 'II'")
     for place, variety in enumerate(sorted(rows["Variety"].unique())):
-        changed = post.design.encode(rows.assign(Variety=variety))
+        changed = post.design.spec.rows(rows.assign(Variety=variety))
         expected = (changed.X @ post.beta.to_numpy()).mean() + post.ranef()["Block"].loc[
             "II"
         ].item()

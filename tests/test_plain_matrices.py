@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.evaluation import Variables
 from bayeslmm.formula.formulaic_seam import formulaic_columns, parsed_terms
-from bayeslmm.formula.matrices import Spec, evaluate, plain_columns, reevaluate
+from bayeslmm.formula.matrices import Encoding, evaluate, plain_columns, reevaluate
 from bayeslmm.formula.syntax import tokens
 from bayeslmm.formula.terms import read_side
 
@@ -102,18 +102,18 @@ def test_new_data_are_read_as_formulaic_reads_them(text, frame, new):
     assume(len(side.terms) <= 15 and max(map(len, side.terms), default=0) <= 4)
     columns = evaluate(side, frame)
     _, builder = of_formulaic(side, frame)
-    spec = pickle.loads(pickle.dumps(columns.spec))
-    other = Spec(builder=builder, variables=spec.variables, categories=spec.categories)
-    outcomes = [outcome(spec, new), outcome(other, new)]
+    own = pickle.loads(pickle.dumps(columns.encoding))
+    other = Encoding(builder=builder, variables=own.variables, categories=own.categories)
+    outcomes = [outcome(own, new), outcome(other, new)]
     if isinstance(outcomes[0], str):
         assert outcomes[0] == outcomes[1]
     else:
         np.testing.assert_array_equal(outcomes[0], outcomes[1])
 
 
-def outcome(spec, new):
+def outcome(encoding, new):
     try:
-        return reevaluate(spec, new).values
+        return reevaluate(encoding, new).values
     except DataError as error:
         return str(error)
 

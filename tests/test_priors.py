@@ -10,7 +10,13 @@ from scipy import integrate, stats
 
 from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.defaults import default_priors, flat_priors, resolve_priors
+from bayeslmm.priors.defaults import (
+    default_priors,
+    fixed_coordinates,
+    flat_priors,
+    resolve_priors,
+    working_columns,
+)
 from bayeslmm.priors.families import (
     LKJ,
     Exponential,
@@ -26,7 +32,6 @@ from bayeslmm.priors.families import (
     Prior,
 )
 from bayeslmm.priors.pymc_priors import PymcPrior
-from bayeslmm.priors.working import fixed_coordinates, working_columns
 
 FAMILIES = {
     "normal": (Normal(1.5, 2.0), stats.norm(1.5, 2.0)),

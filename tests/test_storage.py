@@ -195,13 +195,23 @@ def test_models_come_back_exactly(saved, loaded):
             assert np.array_equal(getattr(one, field), getattr(two, field)), (name, field)
             assert not getattr(two, field).flags.writeable
         assert np.array_equal(one.weights, two.weights) or one.weights is two.weights is None
-        assert one.recipe.weights == two.recipe.weights
+        assert one.spec.weights == two.spec.weights
         for a, b in zip(one.random, two.random, strict=True):
             assert (a.name, a.key, a.coefs, a.blocks) == (b.name, b.key, b.coefs, b.blocks)
             assert a.levels.tolist() == b.levels.tolist()
             assert np.array_equal(a.Z, b.Z) and np.array_equal(a.codes, b.codes)
-            assert b.grouping.keys == a.grouping.keys
+            assert b.spec.keys == a.spec.keys
         assert one.aliased == two.aliased
+
+
+def test_a_spec_that_was_loaded_makes_the_same_rows(saved, loaded):
+    for name, (_, posterior, _) in saved.items():
+        rows = posterior.design.data.iloc[::2]
+        one, two = (fit.design.spec.rows(rows) for fit in (posterior, loaded[name]))
+        for field in ("y", "offset", "X", "X_full"):
+            assert np.array_equal(getattr(one, field), getattr(two, field)), (name, field)
+        for a, b in zip(one.random, two.random, strict=True):
+            assert np.array_equal(a.Z, b.Z) and np.array_equal(a.codes, b.codes)
 
 
 def test_priors_come_back_exactly(saved, loaded):

@@ -110,7 +110,7 @@ def same_model(one, two):
     assert np.array_equal(one.design.weights, two.design.weights) or (
         one.design.weights is two.design.weights is None
     )
-    assert one.design.recipe.weights == two.design.recipe.weights
+    assert one.design.spec.weights == two.design.spec.weights
     assert one.design.dropped.tolist() == two.design.dropped.tolist()
     assert one.priors.table().equals(two.priors.table())
     assert np.array_equal(one.priors.fixed_map, two.priors.fixed_map)

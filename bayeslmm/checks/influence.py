@@ -18,7 +18,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.matrices import independent_columns
+from bayeslmm.formula.rank import independent_columns
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
@@ -258,7 +258,8 @@ def _refit_rows(
                 f"A refit would have one level of {factor.name} left, {levels[0]!r}; a variance "
                 "between levels needs at least two. post.check.influence() needs no refits."
             )
-        factors.append(replace(factor, codes=codes, Z=factor.Z[kept], levels=levels))
+        spec = replace(factor.spec, levels=levels)
+        factors.append(replace(factor, spec=spec, codes=codes, Z=factor.Z[kept]))
     part = replace(
         design,
         y=design.y[kept],

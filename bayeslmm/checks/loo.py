@@ -140,7 +140,7 @@ def group_codes(design: Design, by: str | None) -> tuple[Indices | None, NDArray
     if by is None:
         return None, obs_coord(design), OBS_DIM
     groups = case_groups(design, by)
-    return groups.codes, groups.labels.astype(str), level_dim(groups.key)
+    return groups.codes, groups.factor.levels.astype(str), level_dim(groups.key)
 
 
 def loo_pit_series(

@@ -19,9 +19,9 @@ from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
+from bayeslmm.priors.defaults import column_scales
 from bayeslmm.priors.families import Prior
 from bayeslmm.priors.record import Priors
-from bayeslmm.priors.working import column_scales
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import (
     Parameter,

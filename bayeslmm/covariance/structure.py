@@ -22,6 +22,13 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Blocks = tuple[tuple[int, ...], ...]
 
+DEPENDENT = 1e-12
+"""Length of a column's residual, relative to the column, below which it counts as dependent.
+
+A square of years in units of a day away from their origin leaves 2e-11; rounding in long columns of
+dependent ones about 1e-14.
+"""
+
 
 class Structure(Protocol):
     """Covariance structure of one grouping factor: to add one, write a class with these members.

@@ -1,5 +1,5 @@
-"""Designs: a formula and data made into response, X and random effects."""
+"""A formula and data to what a model knows without rows, a spec, and rows under it, a design."""
 
-from bayeslmm.data.design import Design, RandomFactor, build_design
+from bayeslmm.data.design import Design, RandomFactor, Spec, build_design
 
-__all__ = ["Design", "RandomFactor", "build_design"]
+__all__ = ["Design", "RandomFactor", "Spec", "build_design"]

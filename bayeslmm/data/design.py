@@ -1,10 +1,10 @@
-"""Formula and data to the arrays of a model, labelled and re-evaluable on new data."""
+"""A formula on data: what a model knows without rows, and rows under it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,7 +20,7 @@ from bayeslmm.data.frames import (
     plain_frame,
     read_only,
 )
-from bayeslmm.data.grouping import grouping_factor
+from bayeslmm.data.grouping import GroupingFactor, grouping_factor
 from bayeslmm.data.inputs import (
     Expression,
     check_column_scales,
@@ -30,28 +30,27 @@ from bayeslmm.data.inputs import (
     check_not_own_predictor,
     check_present,
     check_rows,
-    check_seen,
     check_variables,
     check_varies,
-    expression_value,
-    numeric_expression,
+    first_value,
     precision_weights,
-    sum_of,
 )
-from bayeslmm.data.random_factors import RandomFactor, encode_factor, random_factors, shortened
+from bayeslmm.data.random_factors import (
+    FactorSpec,
+    RandomFactor,
+    other_rows,
+    random_factors,
+    shortened,
+)
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, parse
-from bayeslmm.formula.matrices import (
-    Spec,
-    evaluate,
-    evaluate_response,
-    reevaluate,
-    unreduced_columns,
-)
+from bayeslmm.formula.matrices import Columns, Encoding, evaluate, reevaluate, unreduced_columns
+from bayeslmm.formula.rank import RowSpace, row_space
+from bayeslmm.formula.terms import Side
 from bayeslmm.schema import sanitise
 
-__all__ = ["Design", "RandomFactor", "build_design"]
+__all__ = ["Design", "FactorSpec", "RandomFactor", "Spec", "build_design"]
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -59,16 +58,83 @@ RandomPart = Literal["levels", "covariates", "none"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Recipe:
-    """How a design is evaluated on new data."""
+class Encodings:
+    """How the columns of a model are evaluated on other data.
 
-    fixed: Spec | None
-    kept: NDArray[np.bool_]
+    Attributes
+    ----------
+    sides : mapping of Side to Encoding
+        The fixed effects and the left-hand sides of the random-effects terms.
+    response : Expression
+    offsets : tuple of Expression
+    """
+
+    sides: Mapping[Side, Encoding]
     response: Expression
     offsets: tuple[Expression, ...]
-    weights: str | None
-    seen: pd.DataFrame
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Spec:
+    """What a model knows without rows: its size does not depend on how many there were.
+
+    Attributes
+    ----------
+    formula : Formula
+    functions : mapping of str to callable
+        The user's own functions.
+    weights : str or None
+        The column of the precision weights; None without one.
+    fixed : RowSpace
+        Labels of the fixed effects, and which combinations of them the rows determine.
+    random : tuple of FactorSpec
+        Grouping factors in the order of first appearance in the formula.
+    encodings : Encodings or callable
+        How columns are evaluated on other data. A model that was read from a file has a function
+        that evaluates the formula on its data when there are new data.
+    """
+
+    formula: Formula
     functions: UserFunctions
+    weights: str | None
+    fixed: RowSpace
+    random: tuple[FactorSpec, ...]
+    encodings: Encodings | Callable[[], Encodings]
+
+    def rows(self, data: Any, *, weights: Any = None, random: RandomPart = "levels") -> Design:
+        """Evaluate the columns of the model on other data.
+
+        Parameters
+        ----------
+        data : data frame or mapping
+            Complete rows of the variables on the right of the formula. If the variables of the
+            response are there, it is evaluated too.
+        weights : str or array-like, optional
+            Precision weights of the rows; default the column given when the model was built, if
+            the data have it, else none.
+        random : {"levels", "covariates", "none"}
+            What is needed of the random effects: their covariates and levels; the covariates
+            alone, every row being of a new level; or nothing, so that the result has no `random`.
+
+        Returns
+        -------
+        Design
+            With the coefficients and levels of the model, and no row dropped.
+
+        Raises
+        ------
+        DataError
+            If a variable is absent, missing or infinite in some row, or a factor among the
+            covariates has a level that the model has not seen.
+
+        Examples
+        --------
+        >>> data = {"y": [1.0, 2.0, 4.0, 3.0], "x": [0, 1, 0, 1], "g": ["a", "a", "b", "b"]}
+        >>> spec = build_design("y ~ x + (1 | g)", data).spec
+        >>> spec.rows({"x": [2, 5], "g": ["b", "c"]}).X.tolist()
+        [[1.0, 2.0], [1.0, 5.0]]
+        """
+        return _other_rows(self, data, weights, random)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -77,9 +143,8 @@ class Design:
 
     Attributes
     ----------
-    formula : Formula
-    response : str
-        Label of the response.
+    spec : Spec
+        What the model knows without these rows.
     y : ndarray, shape (n,)
         Response, transformed as the formula says; the offset is not subtracted. NaN where new
         data have no response.
@@ -89,13 +154,8 @@ class Design:
         Precision weights: the residual variance is sigma^2 / weight.
     X : ndarray, shape (n, p)
         Fixed-effects covariates, of full column rank.
-    coefs : tuple of str, length p
-        Labels of the fixed effects.
     X_full : ndarray, shape (n, p_full)
         X before columns were dropped; X itself if none was.
-    coefs_full : tuple of str
-    aliased : tuple of str
-        Columns dropped because they are linear combinations of earlier ones.
     random : tuple of RandomFactor
         In the order of first appearance in the formula.
     index : pandas.Index
@@ -104,29 +164,43 @@ class Design:
         Positions of the rows of the data that were dropped as incomplete.
     data : pandas.DataFrame
         The variables of the formula in the rows used; not to be changed.
-    recipe : Recipe
-        How the design is evaluated on new data.
-    evaluated : callable, optional
-        Gives the same design with a complete recipe, by evaluating the formula on the data: a
-        design that was read from a file does so when there are new data.
     """
 
-    formula: Formula
-    response: str
+    spec: Spec
     y: Array
     offset: Array
     weights: Array | None
     X: Array
-    coefs: tuple[str, ...]
     X_full: Array
-    coefs_full: tuple[str, ...]
-    aliased: tuple[str, ...]
     random: tuple[RandomFactor, ...]
     index: pd.Index
     dropped: NDArray[np.intp]
     data: pd.DataFrame
-    recipe: Recipe
-    evaluated: Callable[[], Design] | None = None
+
+    @property
+    def formula(self) -> Formula:
+        """The formula, read."""
+        return self.spec.formula
+
+    @property
+    def response(self) -> str:
+        """Label of the response."""
+        return self.spec.formula.response
+
+    @property
+    def coefs(self) -> tuple[str, ...]:
+        """Labels (p,) of the fixed effects."""
+        return self.spec.fixed.coefs
+
+    @property
+    def coefs_full(self) -> tuple[str, ...]:
+        """Labels (p_full,) of the columns of `X_full`."""
+        return self.spec.fixed.coefs_full
+
+    @property
+    def aliased(self) -> tuple[str, ...]:
+        """Labels of the columns of `X_full` that are not in `X`."""
+        return self.spec.fixed.aliased
 
     @property
     def n(self) -> int:
@@ -142,40 +216,6 @@ class Design:
     def p(self) -> int:
         """Number of fixed effects."""
         return len(self.coefs)
-
-    def encode(
-        self,
-        new_data: Any,
-        *,
-        weights: Any = None,
-        random: RandomPart = "levels",
-    ) -> Design:
-        """Evaluate the same columns on new data.
-
-        Parameters
-        ----------
-        new_data : data frame or mapping
-            Complete rows of the variables on the right of the formula. If the variables of the
-            response are there, it is evaluated too.
-        weights : str or array-like, optional
-            Precision weights of the new rows; default the column given when the design was built,
-            if the new data have it, else none.
-        random : {"levels", "covariates", "none"}
-            What is needed of the random effects: their covariates and levels; the covariates
-            alone, every row being of a new level; or nothing, so that the result has no `random`.
-
-        Returns
-        -------
-        Design
-            With the coefficients and levels of this one, and no row dropped.
-
-        Raises
-        ------
-        DataError
-            If a variable is absent, missing or infinite in some row, or a factor among the
-            covariates has a level that the model has not seen.
-        """
-        return _encode(self, new_data, weights, random)
 
     def X_frame(self) -> pd.DataFrame:
         """X as a data frame of rows by coefficients."""
@@ -214,7 +254,7 @@ class Design:
         pandas.DataFrame
             Rows by columns, usually not of full rank; `X` is a full-rank version of it.
         """
-        values, names = unreduced_columns(self.formula.right, self.data, self.recipe.functions)
+        values, names = unreduced_columns(self.formula.right, self.data, self.spec.functions)
         return pd.DataFrame(values, index=self.index, columns=list(names))
 
     def __repr__(self) -> str:
@@ -327,109 +367,111 @@ def _evaluate(
     weights_name: str | None,
     functions: UserFunctions,
 ) -> Design:
-    columns, label = Variables(frame), formula.response
-    y = evaluate_response(formula.left, columns, functions)
-    offsets = tuple(numeric_expression(shift, columns, functions) for shift in formula.shifts)
-    offset = sum_of(offsets, columns)
-    check_varies(label, y, offset)
+    variables = Variables(frame)
+    y, response = first_value(formula.left, variables, functions)
+    shifts = [first_value(shift, variables, functions) for shift in formula.shifts]
+    offset = sum((values for values, _ in shifts), np.zeros(len(frame)))
+    check_varies(formula.response, y, offset)
     check_fixed_factors(formula, frame)
-    full = evaluate(formula.right, columns, functions)
-    check_labels(full.names)
-    check_column_scales(full.names, full.values, "the fixed effects")
-    kept = full.kept
-    check_rows(len(frame), int(kept.sum()))
-    aliased = _chosen(full.names, ~kept)
-    if aliased:
-        _log.warning(
-            "Fixed effects dropped as linear combinations of earlier ones: %s.", ", ".join(aliased)
-        )
+    full, fixed = _fixed_effects(formula, variables, functions)
+    columns = {formula.right: full}
+    for term in formula.random:
+        if term.left not in columns:
+            columns[term.left] = evaluate(term.left, variables, functions)
+    random = random_factors(formula, frame, columns)
+    encodings = Encodings(
+        sides={side: found.encoding for side, found in columns.items()},
+        response=response,
+        offsets=tuple(expression for _, expression in shifts),
+    )
     return Design(
-        formula=formula,
-        response=label,
+        spec=Spec(
+            formula=formula,
+            functions=functions,
+            weights=weights_name,
+            fixed=fixed,
+            random=tuple(factor.spec for factor in random),
+            encodings=encodings,
+        ),
         y=read_only(y),
         offset=read_only(offset),
         weights=None if weights is None else read_only(weights),
-        X=_full_rank(full.values, kept),
-        coefs=_chosen(full.names, kept),
+        X=read_only(fixed.full_rank(full.values)),
         X_full=read_only(full.values),
-        coefs_full=full.names,
-        aliased=aliased,
-        random=random_factors(formula, columns, functions, {formula.right: full}),
+        random=random,
         index=frame.index,
         dropped=read_only(dropped),
         data=frame,
-        recipe=Recipe(
-            fixed=full.spec,
-            kept=read_only(kept),
-            response=numeric_expression(formula.left, columns, functions),
-            offsets=offsets,
-            weights=weights_name,
-            seen=frame,
-            functions=functions,
-        ),
     )
 
 
-def _full_rank(columns: Array, kept: NDArray[np.bool_]) -> Array:
-    return read_only(columns if kept.all() else np.ascontiguousarray(columns[:, kept]))
+def _fixed_effects(
+    formula: Formula, variables: Variables, functions: UserFunctions
+) -> tuple[Columns, RowSpace]:
+    """All columns of the fixed effects, and those among them that are independent."""
+    full = evaluate(formula.right, variables, functions)
+    check_labels(full.names)
+    check_column_scales(full.names, full.values, "the fixed effects")
+    check_rows(variables.n, int(full.kept.sum()))
+    fixed = row_space(full.values, full.names, read_only(full.kept))
+    if fixed.aliased:
+        _log.warning(
+            "Fixed effects dropped as linear combinations of earlier ones: %s.",
+            ", ".join(fixed.aliased),
+        )
+    return full, fixed
 
 
-def _chosen(names: Sequence[str], which: NDArray[np.bool_]) -> tuple[str, ...]:
-    return tuple(name for name, chosen in zip(names, which, strict=True) if chosen)
+# --- other rows ------------------------------------------------------------------------
 
 
-# --- new data --------------------------------------------------------------------------
-
-
-def _encode(design: Design, new_data: Any, weights: Any, random: RandomPart) -> Design:
+def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart) -> Design:
     if random not in get_args(RandomPart):
         raise ValueError(f"random must be one of {get_args(RandomPart)}, got {random!r}")
-    whole = design if design.evaluated is None else design.evaluated()
-    formula, recipe = design.formula, whole.recipe
-    names = column_names(new_data)
+    encodings = spec.encodings if isinstance(spec.encodings, Encodings) else spec.encodings()
+    formula, names = spec.formula, column_names(data)
     needed = formula.predictors(effects=random != "none", groups=random == "levels")
     check_present(needed, names)
     response = formula.left.variables
     response = response if response.issubset(names) else frozenset[str]()
-    if weights is None and recipe.weights in names:
-        weights = recipe.weights
+    if weights is None and spec.weights in names:
+        weights = spec.weights
     named = {weights} if isinstance(weights, str) else set[str]()
-    frame = plain_frame(new_data, needed | response | named)
-    values = precision_weights(weights, frame, new_data, names)
+    frame = plain_frame(data, needed | response | named)
+    values = precision_weights(weights, frame, data, names)
     check_complete(frame, needed)
     check_infinite(frame, needed)
     if values is not None and np.isnan(values).any():
         raise DataError("The weights of the new data are missing in some rows.")
-    specs = {factor.key: factor.specs for factor in whole.random}
-    factors = tuple(replace(f, specs=specs[f.key]) for f in design.random if random != "none")
-    columns = Variables(frame)
-    assert recipe.fixed is not None
-    check_seen([recipe.fixed, *(s for f in factors for s in f.specs)], columns, recipe.seen)
-    x_full = read_only(reevaluate(recipe.fixed, columns).values)
-    return replace(
-        design,
-        y=read_only(_new_response(recipe, response, frame)),
-        offset=read_only(sum_of(recipe.offsets, columns)),
+    variables = Variables(frame)
+    factors = spec.random if random != "none" else ()
+    sides = dict.fromkeys([formula.right, *(side for factor in factors for side in factor.sides)])
+    columns = {side: reevaluate(encodings.sides[side], variables) for side in sides}
+    x_full = read_only(columns[formula.right].values)
+    offset = sum((part.value(variables) for part in encodings.offsets), np.zeros(len(frame)))
+    groups = random == "levels"
+    return Design(
+        spec=spec,
+        y=read_only(_new_response(encodings.response, response, frame)),
+        offset=read_only(offset),
         weights=None if values is None else read_only(values),
-        X=_full_rank(x_full, recipe.kept),
+        X=read_only(spec.fixed.full_rank(x_full)),
         X_full=x_full,
-        random=tuple(encode_factor(f, columns, groups=random == "levels") for f in factors),
+        random=tuple(other_rows(factor, frame, columns, groups=groups) for factor in factors),
         index=frame.index,
         dropped=read_only(np.empty(0, dtype=np.intp)),
         data=frame,
-        recipe=recipe,
-        evaluated=None,
     )
 
 
-def _new_response(recipe: Recipe, variables: frozenset[str], frame: pd.DataFrame) -> Array:
+def _new_response(response: Expression, variables: frozenset[str], frame: pd.DataFrame) -> Array:
     """The response where the new data have it, else NaN."""
     y = np.full(len(frame), np.nan)
     rows = np.full(len(frame), bool(variables))
     for name in variables:
         rows &= ~missing(frame[name])
     if rows.any():
-        y[rows] = expression_value(recipe.response, frame[rows])
+        y[rows] = response.value(Variables(frame[rows]))
     return y
 
 
@@ -444,16 +486,16 @@ class RowGroups:
     ----------
     codes : ndarray of int (n,)
         Group of each row, from 0 without gaps.
-    labels : ndarray of str (m,), object
-        Labels of the groups, those of the levels of a grouping factor.
+    factor : GroupingFactor
+        The groups (m,) as levels.
     values : pandas.Index
-        The same, but the values of a variable where it is one.
+        Their labels, but the values of a variable where it is one.
     key : str
         Name made of letters, digits and ``_``.
     """
 
     codes: NDArray[np.intp]
-    labels: NDArray[np.object_]
+    factor: GroupingFactor
     values: pd.Index
     key: str
 
@@ -466,72 +508,16 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
     for factor in design.random:
         if factor.name == by:
             values = pd.Index(factor.levels)
-            return RowGroups(
-                codes=factor.codes, labels=factor.levels, values=values, key=factor.key
-            )
+            return RowGroups(codes=factor.codes, factor=factor.spec, values=values, key=factor.key)
     names = [by] if by in design.data.columns else by.split(":")
     if not set(names) <= set(design.data.columns):
         return None
-    found = grouping_factor(design.data, names)
+    codes, found = grouping_factor(design.data, names)
     values = pd.Index(found.levels) if len(names) > 1 else found.parts[0]
-    return RowGroups(codes=found.codes, labels=found.levels, values=values, key=sanitise(by))
+    return RowGroups(codes=codes, factor=found, values=values, key=sanitise(by))
 
 
 def group_names(design: Design) -> list[str]:
     """Grouping factors and variables that rows can be grouped by."""
     names = [*(factor.name for factor in design.random), *map(str, design.data.columns)]
     return list(dict.fromkeys(names))
-
-
-# --- which linear combinations of the fixed effects the data determine --------------------
-
-
-ESTIMABLE = 1e-8
-"""Squared share of a combination outside the row space of X that counts as nothing (emmeans)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RowSpace:
-    """Which combinations of the columns of X the data can say anything about.
-
-    Attributes
-    ----------
-    kept : ndarray of bool (p_full,)
-        Columns of the model.
-    scale : ndarray (p_full,)
-        Size of each column.
-    null : ndarray (p_full, r)
-        Orthonormal basis of the combinations of scaled columns that vanish in every row.
-    coefs : tuple of str, length p
-        Labels of the columns of the model.
-    """
-
-    kept: NDArray[np.bool_]
-    scale: Array
-    null: Array
-    coefs: tuple[str, ...]
-
-    def estimable(self, weights: Array) -> NDArray[np.bool_]:
-        """Which rows of weights (m, p_full) are combinations of rows of X."""
-        scaled = weights / self.scale
-        outside = np.sum((scaled @ self.null) ** 2, axis=1)
-        return outside <= ESTIMABLE * np.sum(scaled**2, axis=1)
-
-    def reduce(self, weights: Array) -> Array:
-        """Weights (m, p) of the coefficients that the model has, NaN where not estimable."""
-        return np.where(self.estimable(weights)[:, None], weights[:, self.kept], np.nan)
-
-
-def row_space(design: Design) -> RowSpace:
-    """Row space of the fixed effects of a design."""
-    kept = np.array([name not in design.aliased for name in design.coefs_full], dtype=bool)
-    scale = np.sqrt(np.mean(design.X_full**2, axis=0))
-    scale = np.where(scale > 0, scale, 1.0)
-    null = np.zeros((len(kept), int(np.sum(~kept))))
-    if null.size:
-        scaled = design.X_full / scale
-        solution = np.linalg.lstsq(scaled[:, kept], scaled[:, ~kept])[0]
-        null[kept] = -solution
-        null[~kept] = np.eye(null.shape[1])
-        null = np.linalg.qr(null)[0]
-    return RowSpace(kept=kept, scale=scale, null=null, coefs=design.coefs)

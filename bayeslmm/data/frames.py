@@ -10,13 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.column_types import check_usable, plain
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, listed
 
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw
 
 Codes = NDArray[np.intp]
-_MAX_LISTED = 40
 
 
 # --- frames ----------------------------------------------------------------------------
@@ -130,11 +129,12 @@ def plain_frame(data: Any, columns: Collection[str]) -> pd.DataFrame:
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    pairs = [(column, plain(column)) for _, column in frame.items()]
-    if all(new is old for old, new in pairs):
-        return frame
-    read = {old.name: new for old, new in pairs}
-    return pd.DataFrame(read, index=frame.index, columns=frame.columns)
+    """The same frame, its columns made plain in place."""
+    for place, (_, column) in enumerate(frame.items()):
+        new = plain(column)
+        if new is not column:
+            frame.isetitem(place, new)
+    return frame
 
 
 def to_column(values: Any, name: str) -> Any:
@@ -217,13 +217,6 @@ def read_only[A: NDArray[Any]](array: A) -> A:
     """Return the array itself, which can no longer be written to."""
     array.setflags(write=False)
     return array
-
-
-def listed(names: Sequence[Any]) -> str:
-    """Join names for a message, at most 40 of them."""
-    shown = ", ".join(f"`{name}`" for name in names[:_MAX_LISTED])
-    more = len(names) - _MAX_LISTED
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 # --- rows ------------------------------------------------------------------------------

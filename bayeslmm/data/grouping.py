@@ -34,8 +34,6 @@ class GroupingFactor:
     levels : ndarray of str, shape (J,), object
         Unique labels. The values are joined by ``:``; where labels would be equal, the parts that
         contain ``:`` are quoted, then all parts, then a number is added.
-    codes : ndarray of int, shape (n,)
-        The level of each row.
     parts : tuple of pandas.Index
         The levels of each variable.
     cells : ndarray of int, shape (J, m)
@@ -45,7 +43,6 @@ class GroupingFactor:
     name: str
     factors: tuple[str, ...]
     levels: NDArray[np.object_]
-    codes: Codes
     parts: tuple[pd.Index, ...]
     cells: Codes
 
@@ -140,8 +137,8 @@ def is_continuous(column: pd.Series) -> bool:
 
 def grouping_factor(
     frame: pd.DataFrame, factors: Sequence[str], taken: Iterable[str] = ()
-) -> GroupingFactor:
-    """Find the levels of a grouping factor.
+) -> tuple[Codes, GroupingFactor]:
+    """Find the levels of a grouping factor and the level of each row.
 
     Parameters
     ----------
@@ -154,7 +151,8 @@ def grouping_factor(
 
     Returns
     -------
-    GroupingFactor
+    codes : ndarray of int, shape (n,)
+    factor : GroupingFactor
 
     Raises
     ------
@@ -168,14 +166,14 @@ def grouping_factor(
         size = len(levels)
         codes, occurring = _compress(codes * size + part_codes, len(cells) * size)
         cells = np.column_stack([cells[occurring // size], occurring % size])
-    return GroupingFactor(
+    factor = GroupingFactor(
         name=":".join(factors),
         factors=tuple(factors),
         levels=read_only(_labels(parts, cells, set(taken))),
-        codes=read_only(codes),
         parts=parts,
         cells=read_only(cells),
     )
+    return read_only(codes), factor
 
 
 def _compress(codes: Codes, size: int) -> tuple[Codes, Codes]:
@@ -301,11 +299,11 @@ def new_levels(
     rows = np.flatnonzero(codes < 0)
     if not len(rows):
         return codes, np.empty(0, dtype=object)
-    fresh = grouping_factor(
+    found, fresh = grouping_factor(
         frame[list(factor.factors)].iloc[rows], factor.factors, taken=factor.levels.tolist()
     )
     extended = codes.copy()
-    extended[rows] = len(factor.levels) + fresh.codes
+    extended[rows] = len(factor.levels) + found
     return extended, fresh.levels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.column_types import kind_of, plain, refused, to_floats
-from bayeslmm.data.frames import listed, missing, to_column
+from bayeslmm.data.frames import missing, to_column
 from bayeslmm.data.grouping import column_levels
-from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.evaluation import UserFunctions, Variables
-from bayeslmm.formula.expressions import STATEFUL, read
 from bayeslmm.formula.grammar import Formula, locate
-from bayeslmm.formula.matrices import (
-    Rows,
-    Spec,
-    evaluate,
-    evaluate_response,
-    reevaluate,
-    unseen_categories,
-)
+from bayeslmm.formula.matrices import conform, evaluate_response
 from bayeslmm.formula.syntax import Operand
-from bayeslmm.formula.terms import product_of
 
 Array = NDArray[np.float64]
 
@@ -38,36 +29,41 @@ NUMBERS_AS_TEXT = 10
 """Distinct values from which a text column of numbers is taken for a mistake, not a factor."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Expression:
-    """A numeric expression, with the state of its transforms if it has any."""
+    """A numeric expression as it was first evaluated: a response or an offset.
+
+    Attributes
+    ----------
+    operand : Operand
+    functions : mapping of str to callable
+        The user's.
+    categories : mapping of str to pandas.Index
+        Those of the columns that the user's functions read.
+    state : dict
+        What transforms remember.
+    """
 
     operand: Operand
-    spec: Spec | None
     functions: UserFunctions
+    categories: Mapping[str, pd.Index]
+    state: dict[str, Any]
+
+    def value(self, columns: Variables) -> Array:
+        """Evaluate the expression on other data, shape (n,)."""
+        known = conform(columns, self.categories)
+        return evaluate_response(self.operand, known, self.functions, self.state)
 
 
-def numeric_expression(operand: Operand, frame: Rows, functions: UserFunctions) -> Expression:
-    """Prepare a response or an offset for evaluation on new data."""
-    # a user's function may remember rows too
-    stateful = not operand.functions.isdisjoint(STATEFUL | functions.keys())
-    spec = evaluate(product_of((operand,)), frame, functions).spec if stateful else None
-    return Expression(operand, spec, functions)
-
-
-def expression_value(expression: Expression, frame: Rows) -> Array:
-    """Evaluate an expression, shape (n,), with the state that it has."""
-    if expression.spec is None:
-        return evaluate_response(expression.operand, frame, expression.functions)
-    return reevaluate(expression.spec, frame).values[:, 0]
-
-
-def sum_of(expressions: Iterable[Expression], columns: Variables) -> Array:
-    """Evaluate a sum of expressions, shape (n,); zeros if there is none."""
-    total = np.zeros(columns.n)
-    for expression in expressions:
-        total += expression_value(expression, columns)
-    return total
+def first_value(
+    operand: Operand, columns: Variables, functions: UserFunctions
+) -> tuple[Array, Expression]:
+    """Evaluate a response or an offset, shape (n,), and keep how it is done on other data."""
+    state: dict[str, Any] = {}
+    values = evaluate_response(operand, columns, functions, state)
+    own = not operand.functions.isdisjoint(functions)
+    categories = columns.categories(sorted(operand.variables)) if own else {}
+    return values, Expression(operand, functions, categories, state)
 
 
 # --- variables and checks --------------------------------------------------------------
@@ -259,20 +255,6 @@ def check_complete(frame: pd.DataFrame, variables: frozenset[str]) -> None:
             f"The new data have missing values in variables that are needed: {', '.join(counts)}. "
             "Fill them in or drop the rows."
         )
-
-
-def check_seen(specs: Iterable[Spec], frame: Rows, known: pd.DataFrame) -> None:
-    """Raise DataError for a level of a fixed-effects factor that `known` data do not have."""
-    for spec in specs:
-        for factor, unseen in unseen_categories(spec, frame).items():
-            columns = {factor} if factor in known else read(factor).variables
-            seen = [column_levels(known[name])[1].tolist() for name in sorted(columns)]
-            allowed = f" The known ones are {listed(seen[0])}." if len(seen) == 1 else ""
-            raise DataError(
-                f"The factor `{factor}` has levels that the model has not seen: {listed(unseen)}."
-                f"{allowed} A coefficient of a new level cannot be known; a grouping factor of a "
-                "random-effects term can have new levels."
-            )
 
 
 # --- numbers that double precision has no room for ---------------------------------------

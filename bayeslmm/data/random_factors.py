@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.data.frames import listed, read_only
+from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import (
     GroupingFactor,
     grouping_factor,
@@ -19,31 +19,27 @@ from bayeslmm.data.grouping import (
     new_levels,
 )
 from bayeslmm.data.inputs import check_column_scales
-from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.formula.evaluation import NO_FUNCTIONS, UserFunctions, Variables
+from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
-from bayeslmm.formula.matrices import Columns, Rows, Spec, as_variables, evaluate, reevaluate
+from bayeslmm.formula.matrices import Columns
 from bayeslmm.formula.terms import Side
 from bayeslmm.schema import group_keys
 
 _log = logging.getLogger(__name__)
 
+Indices = NDArray[np.intp]
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RandomFactor:
-    """All random-effects terms on one grouping factor, amalgamated as in lme4.
+class FactorSpec(GroupingFactor):
+    """A grouping factor of a model, and what varies over its levels, without rows.
+
+    All random-effects terms on one grouping factor are amalgamated, as in lme4.
 
     Attributes
     ----------
-    name : str
-        The grouping factor as first written: ``"Subject"``, ``"batch:cask"``.
     key : str
         The name made of letters, digits and ``_``, unique in the model.
-    factors : tuple of str
-        Variables of the grouping factor.
-    levels : ndarray of str, shape (J,), object
-    codes : ndarray of int, shape (n,)
-        Level of each row; -1 for a level that the model has not seen.
     coefs : tuple of str, length k
         Labels of the coefficients that vary by level.
     blocks : tuple of tuple of int
@@ -51,40 +47,79 @@ class RandomFactor:
         between blocks. A term with ``|`` is one block. A term with ``||`` has one block per
         column, so the columns of a factor are independent too, as in brms: ``(f || g)`` has an
         intercept and treatment-coded columns of `f`, all independent.
+    sides : tuple of Side
+        What varies in each term; their columns side by side are the covariates.
+    """
+
+    key: str
+    coefs: tuple[str, ...]
+    blocks: tuple[tuple[int, ...], ...]
+    sides: tuple[Side, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class RandomFactor:
+    """Rows by the levels of one grouping factor, and their covariates.
+
+    Attributes
+    ----------
+    spec : FactorSpec
+        The levels and coefficients of the model.
+    codes : ndarray of int, shape (n,)
+        Level of each row; -1 for a level that the model has not seen.
     Z : ndarray, shape (n, k)
         Covariate of each coefficient in each row.
     extended_codes : ndarray of int, shape (n,)
         As `codes`, with J, J + 1, ... for the new levels: rows of one new level share a number.
     new_levels : ndarray of str, object
         Labels of the new levels; empty for the data of the model.
-    grouping : GroupingFactor
-        The raw values behind the levels.
-    specs : tuple
-        How the columns of each term are evaluated on new data.
     """
 
-    name: str
-    key: str
-    factors: tuple[str, ...]
-    levels: NDArray[np.object_]
-    codes: NDArray[np.intp]
-    coefs: tuple[str, ...]
-    blocks: tuple[tuple[int, ...], ...]
+    spec: FactorSpec
+    codes: Indices
     Z: NDArray[np.float64]
-    extended_codes: NDArray[np.intp]
+    extended_codes: Indices
     new_levels: NDArray[np.object_]
-    grouping: GroupingFactor
-    specs: tuple[Spec, ...]
+
+    @property
+    def name(self) -> str:
+        """The grouping factor as first written: ``"Subject"``, ``"batch:cask"``."""
+        return self.spec.name
+
+    @property
+    def key(self) -> str:
+        """The name as variables of the posterior have it."""
+        return self.spec.key
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Variables of the grouping factor."""
+        return self.spec.factors
+
+    @property
+    def levels(self) -> NDArray[np.object_]:
+        """Labels (J,) of the levels that the model knows."""
+        return self.spec.levels
 
     @property
     def n_levels(self) -> int:
         """Number of levels J that the model knows."""
-        return len(self.levels)
+        return len(self.spec.levels)
+
+    @property
+    def coefs(self) -> tuple[str, ...]:
+        """Labels (k,) of the coefficients."""
+        return self.spec.coefs
 
     @property
     def n_coefs(self) -> int:
         """Number of coefficients k per level."""
-        return len(self.coefs)
+        return len(self.spec.coefs)
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Places of the coefficients that are correlated with each other."""
+        return self.spec.blocks
 
     def __repr__(self) -> str:
         new = f", {len(self.new_levels)} new" if len(self.new_levels) else ""
@@ -97,24 +132,33 @@ def shortened(names: Sequence[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + (f", ... ({more} more)" if more > 0 else "")
 
 
+# --- the data of a model ---------------------------------------------------------------
+
+
+def amalgamated(formula: Formula) -> dict[str, list[RandomTerm]]:
+    """The random-effects terms of each grouping factor, by key, in the order of first appearance.
+
+    Terms on the same variables, in whatever order (``a:b`` and ``b:a``), share a factor.
+    """
+    groups: dict[frozenset[str], list[RandomTerm]] = {}
+    for term in formula.random:
+        groups.setdefault(frozenset(term.factors), []).append(term)
+    keys = group_keys([terms[0].group for terms in groups.values()])
+    return dict(zip(keys, groups.values(), strict=True))
+
+
 def random_factors(
-    formula: Formula,
-    frame: Rows,
-    functions: UserFunctions = NO_FUNCTIONS,
-    known: Mapping[Side, Columns] | None = None,
+    formula: Formula, frame: pd.DataFrame, columns: Mapping[Side, Columns]
 ) -> tuple[RandomFactor, ...]:
-    """Evaluate the random-effects terms of a formula.
+    """Find the grouping factors of a formula and what varies over their levels.
 
     Parameters
     ----------
     formula : Formula
-        Terms on the same variables, in whatever order (``a:b`` and ``b:a``), share a factor.
-    frame : pandas.DataFrame or Variables
+    frame : pandas.DataFrame
         n complete rows.
-    functions : mapping of str to callable, optional
-        The user's own functions.
-    known : mapping of Side to Columns, optional
-        Sides that are evaluated already.
+    columns : mapping of Side to Columns
+        The left-hand side of each term, evaluated there.
 
     Returns
     -------
@@ -128,20 +172,9 @@ def random_factors(
     DataError
         If a grouping factor has one level, or a term has as many random effects as rows or more.
     """
-    groups: dict[frozenset[str], list[RandomTerm]] = {}
-    for term in formula.random:
-        groups.setdefault(frozenset(term.factors), []).append(term)
-    variables = as_variables(frame)
-    columns = dict(known or {})
-    for term in formula.random:
-        if term.left not in columns:
-            columns[term.left] = evaluate(term.left, variables, functions)
-    for found in columns.values():
-        read_only(found.values)
-    keys = group_keys([terms[0].group for terms in groups.values()])
     return tuple(
-        _random_factor(formula.source, terms, key, variables.frame, columns)
-        for terms, key in zip(groups.values(), keys, strict=True)
+        _random_factor(formula.source, terms, key, frame, columns)
+        for key, terms in amalgamated(formula).items()
     )
 
 
@@ -153,7 +186,7 @@ def _random_factor(
     columns: Mapping[Side, Columns],
 ) -> RandomFactor:
     _check_discrete(source, terms[0], frame)
-    grouping = grouping_factor(frame, terms[0].factors)
+    codes, grouping = grouping_factor(frame, terms[0].factors)
     _check_levels(terms[0], grouping, len(frame))
     coefs: list[str] = []
     blocks: list[tuple[int, ...]] = []
@@ -165,46 +198,46 @@ def _random_factor(
         _check_count(term, len(grouping.levels), len(added[0]), len(frame))
         coefs += names
         blocks += added
-    z = _beside([columns[term.left] for term in terms])
+    spec = factor_spec(grouping, key, terms, coefs, blocks)
+    z = _covariates(spec, columns)
     for block in blocks:
-        columns_of = [coefs[b] for b in block]
         check_column_scales(
-            columns_of, z[:, list(block)], f"the random effects of `{grouping.name}`"
+            [coefs[b] for b in block], z[:, list(block)], f"the random effects of `{grouping.name}`"
         )
     _report_deficient(grouping.name, terms, columns)
-    specs = tuple(columns[term.left].spec for term in terms)
-    return random_factor(grouping, key, tuple(coefs), blocks, z, specs)
+    return known_rows(spec, codes, z)
 
 
-def random_factor(
+def factor_spec(
     grouping: GroupingFactor,
     key: str,
-    coefs: tuple[str, ...],
+    terms: Sequence[RandomTerm],
+    coefs: Sequence[str],
     blocks: Sequence[tuple[int, ...]],
-    z: NDArray[np.float64],
-    specs: tuple[Spec, ...] = (),
-) -> RandomFactor:
-    """A grouping factor of the data, in which no level is new."""
-    return RandomFactor(
+) -> FactorSpec:
+    """A grouping factor with the coefficients of its terms."""
+    return FactorSpec(
         name=grouping.name,
-        key=key,
         factors=grouping.factors,
         levels=grouping.levels,
-        codes=grouping.codes,
-        coefs=coefs,
+        parts=grouping.parts,
+        cells=grouping.cells,
+        key=key,
+        coefs=tuple(coefs),
         blocks=tuple(blocks),
-        Z=z,
-        extended_codes=grouping.codes,
-        new_levels=read_only(np.empty(0, dtype=object)),
-        grouping=grouping,
-        specs=specs,
+        sides=tuple(term.left for term in terms),
     )
 
 
-def _beside(columns: Sequence[Columns]) -> NDArray[np.float64]:
-    if len(columns) == 1:
-        return read_only(columns[0].values)
-    return read_only(np.hstack([found.values for found in columns]))
+def known_rows(spec: FactorSpec, codes: Indices, z: NDArray[np.float64]) -> RandomFactor:
+    """Rows in which no level is new."""
+    fresh = read_only(np.empty(0, dtype=object))
+    return RandomFactor(spec=spec, codes=codes, Z=z, extended_codes=codes, new_levels=fresh)
+
+
+def _covariates(spec: FactorSpec, columns: Mapping[Side, Columns]) -> NDArray[np.float64]:
+    found = [columns[side].values for side in spec.sides]
+    return read_only(found[0] if len(found) == 1 else np.hstack(found))
 
 
 # --- checks ----------------------------------------------------------------------------
@@ -284,18 +317,22 @@ def _report_deficient(
         )
 
 
-# --- new data --------------------------------------------------------------------------
+# --- other rows ------------------------------------------------------------------------
 
 
-def encode_factor(factor: RandomFactor, columns: Variables, *, groups: bool) -> RandomFactor:
-    """Evaluate a grouping factor and its covariates on new data.
+def other_rows(
+    spec: FactorSpec, frame: pd.DataFrame, columns: Mapping[Side, Columns], *, groups: bool
+) -> RandomFactor:
+    """Find the levels and covariates of other rows.
 
     Parameters
     ----------
-    factor : RandomFactor
+    spec : FactorSpec
         Of the model.
-    columns : Variables
-        n new complete rows.
+    frame : pandas.DataFrame
+        n complete rows.
+    columns : mapping of Side to Columns
+        The sides of the factor, evaluated there.
     groups : bool
         Whether the frame has the variables of the grouping factor; if not, every row is of one
         unnamed new level.
@@ -303,20 +340,18 @@ def encode_factor(factor: RandomFactor, columns: Variables, *, groups: bool) -> 
     Returns
     -------
     RandomFactor
-        With the levels and coefficients of the model.
     """
-    frame = columns.frame
     if groups:
-        codes = lookup_levels(factor.grouping, frame)
-        extended, labels = new_levels(factor.grouping, frame, codes)
+        codes = lookup_levels(spec, frame)
+        extended, labels = new_levels(spec, frame, codes)
     else:
         codes = np.full(len(frame), -1, dtype=np.intp)
-        extended, labels = np.full_like(codes, factor.n_levels), np.array(["new"], dtype=object)
-    z = _beside([reevaluate(spec, columns) for spec in factor.specs])
-    return replace(
-        factor,
+        extended = np.full_like(codes, len(spec.levels))
+        labels = np.array(["new"], dtype=object)
+    return RandomFactor(
+        spec=spec,
         codes=read_only(codes),
+        Z=_covariates(spec, columns),
         extended_codes=read_only(extended),
         new_levels=read_only(labels),
-        Z=z,
     )

@@ -151,7 +151,7 @@ def average_rows(
     total, constant = np.zeros((count, len(design.coefs_full))), np.zeros(count)
     effects = sp.csr_array((count, sum(f.n_levels * f.n_coefs for f in design.random)))
     for frame, weights in evaluations:
-        encoded = design.encode(frame, random="none" if joint is None else "levels")
+        encoded = design.spec.rows(frame, random="none" if joint is None else "levels")
         share = groups.matrix * weights
         total = total + share @ encoded.X_full
         constant = constant + share @ encoded.offset
@@ -239,7 +239,7 @@ def slopes(
     -------
     LinearQuantities
     """
-    known = variables_of(design)
+    known = variables_of(design.formula, design.data)
     check_numeric(variable, known)
     overall = pd.DataFrame({"slope": [variable]})
     groups = names_of(by)
@@ -381,7 +381,7 @@ def comparisons(
     joint: JointDraws | None = None,
 ) -> LinearQuantities:
     """Average differences of predictions; arguments as in ``fit.comparisons()``."""
-    known = variables_of(design)
+    known = variables_of(design.formula, design.data)
     check_known([variable], known.names, "The comparison")
     frame = rows_frame(design, new)
     check_columns([variable], frame)

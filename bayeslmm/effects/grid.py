@@ -23,6 +23,7 @@ from bayeslmm.effects.quantities import (
 )
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import holds_levels
+from bayeslmm.formula.grammar import Formula
 
 Array = NDArray[np.float64]
 Weights = Literal["equal", "proportional", "outer", "cells"]
@@ -58,15 +59,14 @@ class Variables:
         return (*self.levels, *self.centres)
 
 
-def variables_of(design: Design) -> Variables:
+def variables_of(formula: Formula, data: pd.DataFrame) -> Variables:
     """Find the factors and the covariates of the fixed part and of the offsets."""
-    formula = design.formula
     makers = (part for part in formula.right.operands if _FACTOR_CALLS & part.functions)
     as_factors = frozenset[str]().union(*(part.variables for part in makers))
     levels: dict[str, list[Any]] = {}
     centres: dict[str, float] = {}
     for name in sorted(formula.predictors(effects=False, groups=False), key=formula.source.find):
-        column = design.data[name]
+        column = data[name]
         if is_factor(column) or name in as_factors:
             levels[name] = levels_of(column)
         else:
@@ -188,7 +188,7 @@ def encode_grid(
 
     The offset is the mean offset of the data unless one of its variables is set (`explicit`).
     """
-    encoded = design.encode(frame, random="none")
+    encoded = design.spec.rows(frame, random="none")
     if variables.offsets & set(explicit):
         constant = encoded.offset
     else:
@@ -330,7 +330,7 @@ def mean_combinations(
     by: str | Sequence[str] | None,
 ) -> Combinations:
     """Weights of the coefficients in marginal means."""
-    known = variables_of(design)
+    known = variables_of(design.formula, design.data)
     groups = names_of(by)
     wanted = [n for n in names_of(variables) if n not in groups] + list(groups)
     check_known(wanted, known.names, "means()")

@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.data.design import Design, RowSpace, row_space
+from bayeslmm.data.design import Design
 from bayeslmm.effects.expressions import (
     Comparison,
     LinearForm,
@@ -38,6 +38,7 @@ from bayeslmm.effects.quantities import (
 )
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import FormulaError, SamplingError
+from bayeslmm.formula.rank import RowSpace
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
@@ -173,7 +174,7 @@ def estimate_hypotheses(
         weights=np.array([form.weights for form in forms]),
         constant=np.array([form.constant for form in forms]),
     )
-    source, families = EstimateSource(row_space(design), fit), [(np.arange(len(forms)), 0)]
+    source, families = EstimateSource(design.spec.fixed, fit), [(np.arange(len(forms)), 0)]
     table = source.table(quantities, _index(comparisons), level, "none", families)
     relations = [comparison.relation for comparison in comparisons]
     above, below = (tail(table["statistic"], table["df"]) for tail in (stats.t.sf, stats.t.cdf))
@@ -236,7 +237,7 @@ def posterior_hypotheses(
         priors=priors,
         joint=joint,
         plan=plan,
-        space=row_space(design),
+        space=design.spec.fixed,
         symbols=symbols_of(design),
         rope=_checked_rope(rope),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm.data.design import Design, RowSpace, row_space
+from bayeslmm.data.design import Design
 from bayeslmm.effects.contrasts import (
     Adjust,
     adjusted_p,
@@ -21,6 +21,7 @@ from bayeslmm.effects.contrasts import (
 )
 from bayeslmm.effects.tests_of_fixed import f_test, noted
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.formula.rank import RowSpace
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.parameters import probability
@@ -210,12 +211,12 @@ Source = EstimateSource | PosteriorSource
 
 def source_of_fit(design: Design, fit: Fit) -> EstimateSource:
     """What stands behind the combinations of an estimate."""
-    return EstimateSource(row_space(design), fit)
+    return EstimateSource(design.spec.fixed, fit)
 
 
 def source_of_draws(design: Design, joint: JointDraws) -> PosteriorSource:
     """What stands behind the combinations of a posterior."""
-    return PosteriorSource(row_space(design), joint.beta, joint.shape)
+    return PosteriorSource(design.spec.fixed, joint.beta, joint.shape)
 
 
 # --- marginal means, contrasts, slopes and average predictions ----------------------

@@ -192,7 +192,7 @@ class Term:
 def terms_of(design: Design) -> list[Term]:
     """The terms of the fixed part, lower orders first, in over-parameterised form."""
     frame = design.data
-    functions = design.recipe.functions
+    functions = design.spec.functions
     written = unreduced_terms(design.formula.right, frame, functions)
     texts = {text for pieces, _ in written for text in pieces}
     columns_of = {text: evaluate(f"0 + {text}", frame, functions).values for text in texts}

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints
 from bayeslmm.covariance.structure import lower_factor
-from bayeslmm.data.frames import listed
 from bayeslmm.estimation.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.estimation.optimise import Optimum, hessian, minimise
 from bayeslmm.estimation.start import Start, likelihood_start, starting_point
-from bayeslmm.exceptions import SamplingError
+from bayeslmm.exceptions import SamplingError, listed
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise, single_threaded
 from bayeslmm.likelihood.log_posterior import (

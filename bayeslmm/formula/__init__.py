@@ -13,7 +13,7 @@ From a string to arrays a reader passes:
 9. `matrices.plain_columns`, or `formulaic_seam.formulaic_columns` for what is not plain;
 10. `evaluation.evaluate_expression`: the values of the Python of an operand.
 
-`matrices.Spec` keeps what is needed for the same columns on other data.
+`matrices.Encoding` is how the same columns are built on other data.
 """
 
 from bayeslmm.formula.grammar import Formula, RandomTerm, parse

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.column_types import kind_of, level_order, plain, refused, to_floats
-from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula import expressions
 from bayeslmm.formula.expressions import Reading
 
@@ -462,13 +462,6 @@ def holds_levels(values: Any) -> bool:
     )
 
 
-def outside(values: Any, known: Iterable[Any]) -> list[Any]:
-    """List the distinct values, in order of appearance, that are not among `known`."""
-    allowed = set(known)
-    found = pd.Series(values).dropna().unique().tolist()
-    return [value for value in found if value not in allowed]
-
-
 # --- what a model matrix may be -----------------------------------------------------------
 
 
@@ -527,8 +520,3 @@ def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
             f"`{names[column]}` is missing, undefined or infinite in {rows.size} of "
             f"{len(values)} rows (first at position {rows[0]})."
         )
-
-
-def listed(values: Iterable[Any]) -> str:
-    """Join names or levels for a message."""
-    return ", ".join(f"`{value}`" for value in values)

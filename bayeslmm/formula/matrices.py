@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.evaluation import (
     NO_FUNCTIONS,
     Known,
@@ -29,11 +29,10 @@ from bayeslmm.formula.evaluation import (
     evaluate_expression,
     holds_levels,
     is_marked,
-    listed,
     not_evaluated,
-    outside,
     undefined,
 )
+from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.syntax import Operand, read_operand
 from bayeslmm.formula.terms import Side, Term, read_side
 
@@ -47,8 +46,8 @@ type Builder = PlainBuilder | FormulaicBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Spec:
-    """What is needed to build the columns of a side on other data.
+class Encoding:
+    """How the columns of a side are built on other data.
 
     Attributes
     ----------
@@ -71,7 +70,7 @@ class Columns:
 
     values: Array
     names: tuple[str, ...]
-    spec: Spec
+    encoding: Encoding
 
     @cached_property
     def kept(self) -> NDArray[np.bool_]:
@@ -96,7 +95,7 @@ def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTI
     Returns
     -------
     Columns
-        `values` has shape (n, k); `spec` re-evaluates the same columns on new data.
+        `values` has shape (n, k); `encoding` re-evaluates the same columns on new data.
 
     Raises
     ------
@@ -109,8 +108,8 @@ def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTI
     columns.check_kinds(side.names)
     values, builder = _built(side, columns, functions)
     categories = columns.categories(sorted(side.variables))
-    spec = Spec(builder=builder, variables=side.variables, categories=categories)
-    return Columns(values=values, names=builder.names, spec=spec)
+    encoding = Encoding(builder=builder, variables=side.variables, categories=categories)
+    return Columns(values=values, names=builder.names, encoding=encoding)
 
 
 def _built(side: Side, columns: Variables, functions: UserFunctions) -> tuple[Array, Builder]:
@@ -128,13 +127,13 @@ def as_variables(frame: Rows) -> Variables:
     return frame if isinstance(frame, Variables) else Variables(frame)
 
 
-def reevaluate(spec: Spec, frame: Rows) -> Columns:
+def reevaluate(encoding: Encoding, frame: Rows) -> Columns:
     """Build the same columns on new data, keeping knots, centres, scales and levels.
 
     Parameters
     ----------
-    spec : Spec
-        The `spec` of an earlier `Columns`.
+    encoding : Encoding
+        That of earlier `Columns`.
     frame : pandas.DataFrame or Variables
         New complete rows.
 
@@ -150,58 +149,45 @@ def reevaluate(spec: Spec, frame: Rows) -> Columns:
         and for a factor that has become numeric or the reverse.
     """
     columns = as_variables(frame)
-    conformed, factors = _factors(spec, columns)
-    unseen = _unseen(spec, columns, factors)
-    if unseen:
-        found = "; ".join(f"`{name}`: {listed(values)}" for name, values in unseen.items())
-        raise DataError(f"The new data hold levels that the model has not seen ({found}).")
+    columns.require(encoding.variables)
+    conformed, builder = conform(columns, encoding.categories), encoding.builder
+    factors = list(builder.factors(conformed))
+    for factor in factors:
+        if factor.levels is not None and factor.label not in encoding.categories:
+            _check_seen(factor.label, factor.values, factor.levels)
     for factor in factors:
         if (factor.kind == "categorical") != factor.is_factor:
             now = "numerical" if factor.kind == "categorical" else "categorical"
             raise DataError(
                 f"`{factor.label}` was {factor.kind} when the model was built and is {now} here."
             )
-    return Columns(values=spec.builder.matrix(conformed), names=spec.builder.names, spec=spec)
+    return Columns(values=builder.matrix(conformed), names=builder.names, encoding=encoding)
 
 
-def unseen_categories(spec: Spec, frame: Rows) -> dict[str, list[Any]]:
-    """List the levels of fixed-effect factors that were absent when a spec was built.
-
-    Parameters
-    ----------
-    spec : Spec
-        The `spec` of an earlier `Columns`.
-    frame : pandas.DataFrame or Variables
-        New rows.
-
-    Returns
-    -------
-    dict
-        From a factor (a column or an expression such as ``"C(f)"``) to its unseen levels
-        in order of appearance; empty if there are none.
-    """
-    columns = as_variables(frame)
-    return _unseen(spec, columns, _factors(spec, columns)[1])
+def conform(columns: Variables, categories: Mapping[str, pd.Index]) -> Variables:
+    """Give columns the categories of earlier data; DataError for a value outside them."""
+    for name, known in categories.items():
+        _check_seen(name, columns[name], known)
+    return columns.conform(categories)
 
 
-def _factors(spec: Spec, columns: Variables) -> tuple[Variables, list[Known]]:
-    if not isinstance(spec, Spec):
-        raise TypeError(f"spec must come from evaluate(), got {type(spec).__name__}")
-    columns.require(spec.variables)
-    conformed = columns.conform(spec.categories)
-    return conformed, list(spec.builder.factors(conformed))
-
-
-def _unseen(spec: Spec, columns: Variables, factors: Iterable[Known]) -> dict[str, list[Any]]:
-    unseen = {name: outside(columns[name], known) for name, known in spec.categories.items()}
-    for factor in factors:
-        if factor.levels is not None and factor.label not in unseen:
-            unseen[factor.label] = outside(factor.values, factor.levels)
-    return {name: values for name, values in unseen.items() if values}
+def _check_seen(label: str, values: Any, known: Sequence[Any] | pd.Index) -> None:
+    """Raise DataError for levels of a factor, a column or ``"C(f)"``, that are not known."""
+    allowed = set(known)
+    unseen = [v for v in pd.Series(values).dropna().unique().tolist() if v not in allowed]
+    if unseen:
+        raise DataError(
+            f"The factor `{label}` has levels that the model has not seen: {listed(unseen)}. The "
+            f"known ones are {listed(list(known))}. A coefficient of a new level cannot be known; "
+            "a grouping factor of a random-effects term can have new levels."
+        )
 
 
 def evaluate_response(
-    response: Operand | str, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
+    response: Operand | str,
+    frame: Rows,
+    functions: UserFunctions = NO_FUNCTIONS,
+    state: dict[str, Any] | None = None,
 ) -> Array:
     """Evaluate one numeric expression: a response, an offset or weights.
 
@@ -213,6 +199,8 @@ def evaluate_response(
         n complete rows.
     functions : mapping of str to callable, optional
         The user's.
+    state : dict, optional
+        What transforms remember, as in `evaluate_expression`.
 
     Returns
     -------
@@ -226,7 +214,7 @@ def evaluate_response(
     part = read_operand(response) if isinstance(response, str) else response
     columns = as_variables(frame)
     columns.require(part.variables)
-    values = _response_values(part, columns, functions)
+    values = _response_values(part, columns, functions, {} if state is None else state)
     if _is_factor(values):
         raise DataError(
             f"`{part.text}` must be one numeric column, but it is categorical or boolean; "
@@ -244,12 +232,14 @@ def evaluate_response(
     return array
 
 
-def _response_values(part: Operand, columns: Variables, functions: UserFunctions) -> Any:
+def _response_values(
+    part: Operand, columns: Variables, functions: UserFunctions, state: dict[str, Any]
+) -> Any:
     if part.reading is None:
         return columns[part.label]
     try:
         with np.errstate(all="ignore"):
-            return evaluate_expression(part.reading, columns, functions, {})
+            return evaluate_expression(part.reading, columns, functions, state)
     except FormulaError:
         raise
     except Exception as error:
@@ -263,82 +253,6 @@ def _is_factor(values: Any) -> bool:
     from bayeslmm.formula.formulaic_seam import is_factor
 
     return is_factor(values)
-
-
-# --- which columns to keep ---------------------------------------------------------------
-
-
-TOLERANCE = 1e-7
-"""Relative length below which what is left of a column counts as nothing, as in R's ``qr``."""
-
-_ROUNDING = 16 * float(np.finfo(np.float64).eps)
-_CHUNK = 1 << 15
-
-
-def independent_columns(matrix: Array) -> NDArray[np.bool_]:
-    """Find the columns that are not linear combinations of earlier ones.
-
-    Parameters
-    ----------
-    matrix : ndarray, shape (n, p)
-        Finite values.
-
-    Returns
-    -------
-    ndarray of bool, shape (p,)
-        In exact arithmetic, the columns that R's ``lm`` and lme4 keep.
-
-    Notes
-    -----
-    R drops a column if what is left of it after projection on the earlier ones is shorter than
-    1e-7 of its length, so that after an intercept it drops a covariate of 1e8 give or take 1. Here
-    the constant is put first and columns are measured from their means, so that neither scale nor
-    origin of a covariate matters; the first column that a constant would make redundant, if
-    any, is the one that carries the constant and is kept.
-    """
-    centred, means = _centred_coordinates(matrix)
-    lengths = np.linalg.norm(centred, axis=0)
-    full_lengths = np.hypot(lengths, means)
-    kept = np.zeros(matrix.shape[1], dtype=bool)
-    carrier = None
-    basis = np.zeros((len(centred), 0))
-    for j, column in enumerate(centred.T):
-        left = _residual(_residual(column, basis), basis)
-        length = np.linalg.norm(left)
-        if length > max(TOLERANCE * lengths[j], _ROUNDING * full_lengths[j]):
-            kept[j] = True
-            basis = np.column_stack([basis, left / length])
-        elif carrier is None:
-            constant = means[j] - means[kept] @ _solve(centred[:, kept], column)
-            carrier = j if abs(constant) > TOLERANCE * full_lengths[j] else None
-    if carrier is not None:
-        kept[carrier] = True
-    return kept
-
-
-def _residual(vector: Array, basis: Array) -> Array:
-    return vector - basis @ (basis.T @ vector)
-
-
-def _solve(columns: Array, target: Array) -> Array:
-    """Least squares coefficients, with the columns brought to one scale."""
-    scale = np.linalg.norm(columns, axis=0)
-    return np.asarray(np.linalg.lstsq(columns / scale, target)[0]) / scale
-
-
-def _centred_coordinates(matrix: Array) -> tuple[Array, Array]:
-    """Columns in at most p + 1 dimensions, lengths and angles kept.
-
-    Returns the part orthogonal to the constant, (<= p, p), and the part along it, (p,). Means are
-    subtracted before the factorisation, so that large ones cost no digits.
-    """
-    means = matrix.mean(axis=0)
-    triangle = np.zeros((0, matrix.shape[1] + 1))
-    for start in range(0, len(matrix), _CHUNK):
-        block = matrix[start : start + _CHUNK] - means
-        block = np.column_stack([np.ones(len(block)), block])
-        triangle = np.linalg.qr(np.vstack([triangle, block]), mode="r")
-    return triangle[1:, 1:], triangle[0, 1:] + means * triangle[0, 0]
 
 
 # --- an indicator for every level of every factor ----------------------------------------

@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from bayeslmm.covariance.coordinates import Theta
-from bayeslmm.covariance.structure import Structure
+from bayeslmm.covariance.structure import DEPENDENT, Structure
 from bayeslmm.covariance.unstructured import Unstructured
-from bayeslmm.priors.working import DEPENDENT
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm.data.design import Design
-from bayeslmm.data.grouping import GroupingFactor, grouping_factor
+from bayeslmm.data.design import Design, row_groups
+from bayeslmm.data.grouping import GroupingFactor
 from bayeslmm.exceptions import require
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, locate_levels
@@ -453,7 +453,7 @@ def shown_levels(
     """
     place, positions = locate_levels(design, group, levels)
     if levels is None:
-        positions = level_order(design, design.random[place].grouping)
+        positions = level_order(design, design.spec.random[place])
     return place, positions
 
 
@@ -501,11 +501,10 @@ def group_order(design: Design, by: Any, labels: Sequence[Any]) -> Indices:
     """
     if not isinstance(by, str):
         return value_order(labels, pd.Series(by))
-    known = {factor.name: factor.grouping for factor in design.random}
-    names = [by] if by in design.data.columns else by.split(":")
-    grouping = known[by] if by in known else grouping_factor(design.data, names)
-    order = level_order(design, grouping)
-    rank = {str(grouping.levels[place]): position for position, place in enumerate(order)}
+    groups = row_groups(design, by)
+    assert groups is not None
+    order = level_order(design, groups.factor)
+    rank = {str(groups.factor.levels[place]): position for position, place in enumerate(order)}
     return np.argsort([rank[str(label)] for label in labels])
 
 

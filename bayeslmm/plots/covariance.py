@@ -115,7 +115,7 @@ def _of_effects(
     labels: list[str] = []
     start = 0
     for f, factor in enumerate(design.random):
-        levels = level_order(design, factor.grouping)
+        levels = level_order(design, factor.spec)
         if positions is not None:
             levels = positions if f == place else levels[:0]
         for level in levels:
@@ -147,7 +147,7 @@ def _rows(
     if positions is not None:
         kept = np.flatnonzero(np.isin(factor.codes, positions))
     _check_order(which, len(kept))
-    ranks = [np.argsort(level_order(design, f.grouping))[f.codes[kept]] for f in design.random]
+    ranks = [np.argsort(level_order(design, f.spec))[f.codes[kept]] for f in design.random]
     first = ranks.pop(place)
     return kept[np.lexsort([*ranks[::-1], first])]
 

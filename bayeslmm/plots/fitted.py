@@ -152,7 +152,7 @@ def _factor_levels(design: Design) -> dict[str, list[Any]]:
     formula = design.formula
     found: dict[str, list[Any]] = {}
     for part in (formula.right, *(term.left for term in formula.random)):
-        found |= variables_of(replace(design, formula=replace(formula, right=part))).levels
+        found |= variables_of(replace(formula, right=part), design.data).levels
     return found
 
 
@@ -194,7 +194,7 @@ def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid
     frame = distinct.iloc[np.tile(np.arange(len(distinct)), grid)].reset_index(drop=True)
     new = np.repeat(along.values, len(distinct))
     frame[along.name] = new if along.numeric else pd.Series(new).astype(rows[along.name].dtype)
-    found = design.encode(frame, random="levels")
+    found = design.spec.rows(frame, random="levels")
     wanted, means = [], []
     for random in found.random:
         if (random.codes < 0).any():

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from bayeslmm.data.design import Design, row_space
+from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.prediction.rows import (
@@ -204,7 +204,7 @@ def report_undetermined(design: Design, rows: Rows) -> None:
     """Say which rows are combinations of the fixed effects that the data do not determine."""
     if not design.aliased:
         return
-    lost = np.flatnonzero(~row_space(design).estimable(rows.design.X_full))
+    lost = np.flatnonzero(~design.spec.fixed.estimable(rows.design.X_full))
     if len(lost):
         shown = ", ".join(str(label) for label in rows.design.index[lost[:5]])
         _log.warning(

@@ -116,12 +116,12 @@ def prediction_rows(
         raise ValueError("weights= is for new rows; those of the model keep their own weights.")
     included = included_coefs(design, terms)
     if target == "average" or not any(mask.any() for mask in included):
-        encoded = design if new is None else design.encode(new, weights=weights, random="none")
+        encoded = design if new is None else design.spec.rows(new, weights=weights, random="none")
         return Rows(design=encoded, members=())
     partial = _partial(design, included)
     if target == "population":
         return _population_rows(design, partial, new, weights, included)
-    encoded = partial if new is None else partial.encode(new, weights=weights)
+    encoded = partial if new is None else partial.spec.rows(new, weights=weights)
     if target == "conditional":
         _refuse_unknown(encoded.random)
     found = {factor.name: _membership(factor) for factor in encoded.random}
@@ -134,7 +134,9 @@ def _partial(design: Design, included: Sequence[NDArray[np.bool_]]) -> Design:
     kept = tuple(factor for factor, mask in pairs if mask.any())
     groups = [set(factor.factors) for factor in kept]
     terms = tuple(term for term in design.formula.random if set(term.factors) in groups)
-    return replace(design, random=kept, formula=replace(design.formula, random=terms))
+    formula = replace(design.formula, random=terms)
+    spec = replace(design.spec, formula=formula, random=tuple(factor.spec for factor in kept))
+    return replace(design, spec=spec, random=kept)
 
 
 def _membership(factor: RandomFactor) -> Membership:
@@ -209,7 +211,7 @@ def _population_rows(
     if new is None:
         encoded, source, names = partial, design.data, list(design.data.columns)
     else:
-        encoded = partial.encode(new, weights=weights, random="covariates")
+        encoded = partial.spec.rows(new, weights=weights, random="covariates")
         names = column_names(new)
         grouping = {name for factor in partial.random for name in factor.factors}
         source = plain_frame(new, grouping & set(names))
@@ -232,7 +234,7 @@ def _units(source: pd.DataFrame, factor: RandomFactor, names: Sequence[str]) -> 
     frame = source[list(factor.factors)]
     if frame.isna().to_numpy().any():
         raise DataError(f"The grouping factor `{factor.name}` is missing in some of the new rows.")
-    return grouping_factor(frame, factor.factors).codes
+    return grouping_factor(frame, factor.factors)[0]
 
 
 def _refuse_unknown(random: Sequence[RandomFactor]) -> None:
@@ -597,7 +599,7 @@ def _extended(design: Design, seen: Design) -> Design:
 def _extended_factor(factor: RandomFactor, other: RandomFactor) -> RandomFactor:
     return replace(
         factor,
-        levels=np.concatenate([factor.levels, other.new_levels]),
+        spec=replace(factor.spec, levels=np.concatenate([factor.levels, other.new_levels])),
         codes=np.concatenate([factor.codes, other.extended_codes]),
         Z=np.concatenate([factor.Z, other.Z]),
     )

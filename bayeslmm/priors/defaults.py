@@ -1,25 +1,34 @@
 """Default and user priors of a design.
 
 One principle: a prior speaks about the linear predictor, in the units of the response. Then neither
-units, origin, contrasts nor basis of the columns change what the model says. What is not invariant
-is the coding of a factor inside a block of correlated random effects, ``(f | g)`` against
+units, origin, contrasts nor basis of the columns change what the model says. For fixed effects it
+is a joint normal prior on orthonormal combinations of the columns; for a block of correlated random
+effects it is a prior on the working columns, each of which is what a column adds to those before
+it. What is not invariant is the coding of a factor inside such a block, ``(f | g)`` against
 ``(0 + f | g)``, because half-t standard deviations and uniform correlations depend on the axes.
+
+References
+----------
+Goodrich, Gabry, Ali, Brilleman: rstanarm's ``QR = TRUE``; Buerkner (2017),
+doi:10.18637/jss.v080.i01, brms's ``decomp = "QR"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
-from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.covariance.structure import DEPENDENT
+from bayeslmm.data.design import Design, RandomFactor, Spec
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.keys import INTERCEPT, Slot, priors_by_slot, slot_names
 from bayeslmm.priors.record import Labels, Priors, sd_label
-from bayeslmm.priors.working import fixed_coordinates, root_mean_squares, working_columns
 
 Array = NDArray[np.float64]
 Preset = Literal["default", "flat"]
@@ -125,20 +134,21 @@ def resolve_priors(
             f"priors={user!r} is not understood: give 'default', 'flat' or a mapping from "
             "parameters to distributions."
         )
-    return _assemble(design, preset, priors_by_slot(_labels(design), user))
+    return _assemble(design, preset, priors_by_slot(labels_of(design.spec), user))
 
 
-def _labels(design: Design) -> Labels:
+def labels_of(spec: Spec) -> Labels:
+    """The names of a model's parameters."""
     return Labels(
-        coefs=design.coefs,
-        factors=tuple(factor.name for factor in design.random),
-        factor_coefs=tuple(factor.coefs for factor in design.random),
-        blocks=tuple(factor.blocks for factor in design.random),
+        coefs=spec.fixed.coefs,
+        factors=tuple(factor.name for factor in spec.random),
+        factor_coefs=tuple(factor.coefs for factor in spec.random),
+        blocks=tuple(factor.blocks for factor in spec.random),
     )
 
 
 def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
-    labels = _labels(design)
+    labels = labels_of(design.spec)
     scale = _response_scale(design) if preset == "default" else 1.0
     fixed = _fixed(design, preset, given, scale)
     terms = [_random(f, factor, preset, given, scale) for f, factor in enumerate(design.random)]
@@ -293,3 +303,127 @@ def _places(
         parts = [f"{factor.coefs[columns[j]]} = {follow[i, j]:.4g}" for j in others]
         words = f"at {', '.join(parts)}" if constant else f"per unit, with {', '.join(parts)}"
         yield sd_label(factor.name, factor.coefs[column]), words
+
+
+# --- the columns about which default priors speak ----------------------------------------
+
+
+IN_SPAN = 1e-8
+"""Largest distance of a combination of columns from the constant that counts as being it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkingColumns:
+    """Working columns ``z @ mixing`` of one block of k random-effects columns z (n, k).
+
+    Attributes
+    ----------
+    mixing : ndarray (k, k)
+        One on the diagonal: a working column is a column less its part along earlier ones.
+    scales : ndarray (k,)
+        Standard deviation of each working column where the block has the constant, which itself
+        counts one; root mean square where it has not.
+    """
+
+    mixing: Array
+    scales: Array
+
+
+def working_columns(z: Array) -> WorkingColumns:
+    """Orthogonalise the columns (n, k) of a block in the order written, the constant first.
+
+    A single column, and a block whose columns depend on each other, stays as it is.
+    """
+    constant = np.ptp(z, axis=0) == 0
+    has_constant = bool(np.any(constant & (z[0] != 0.0)))
+    order = np.argsort(~constant, kind="stable") if has_constant else np.arange(z.shape[1])
+    r = np.linalg.qr(z[:, order], mode="r")
+    diagonal = np.abs(np.diag(r))
+    if z.shape[1] == 1 or np.any(diagonal <= DEPENDENT * np.linalg.norm(r, axis=0)):
+        return WorkingColumns(np.eye(z.shape[1]), root_mean_squares(z))
+    inverse = solve_triangular(r / np.diag(r)[:, None], np.eye(len(r)), unit_diagonal=True)
+    mixing, scales = np.empty_like(r), np.empty(len(r))
+    mixing[np.ix_(order, order)] = inverse
+    scales[order] = diagonal / np.sqrt(len(z) - 1.0 if has_constant else len(z))
+    if has_constant:
+        scales[order[0]] = 1.0
+    return WorkingColumns(mixing, scales)
+
+
+def column_scales(columns: Array) -> Array:
+    """Standard deviation (k,) of each column, one for a constant one."""
+    if len(columns) < 2:
+        return np.ones(columns.shape[1])
+    constant = np.ptp(columns, axis=0) == 0
+    return np.where(constant, 1.0, np.std(columns, axis=0, ddof=1))
+
+
+def root_mean_squares(columns: Array) -> Array:
+    """Root mean square (k,) of each column; one for a constant one, and where all is zero."""
+    rms = np.sqrt(np.mean(columns**2, axis=0))
+    return np.where((np.ptp(columns, axis=0) == 0) | (rms == 0), 1.0, rms)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedCoordinates:
+    """Combinations ``gamma = rows @ beta`` that are worth one unit of the linear predictor each.
+
+    Attributes
+    ----------
+    rows : ndarray (p, p)
+    centred : bool
+        Whether the first row of `rows` is the linear predictor at the column means, and the others
+        have standard deviation one; otherwise all have root mean square one.
+    """
+
+    rows: Array
+    centred: bool
+
+
+def fixed_coordinates(x: Array) -> FixedCoordinates:
+    """Coordinates of the coefficients of columns x (n, p) of full rank.
+
+    With the constant in their span the first is the linear predictor at the column means, and the
+    others are orthonormal combinations of the centred columns; else of the columns themselves.
+    """
+    n, p = x.shape
+    if p == 0:
+        return FixedCoordinates(np.empty((0, 0)), False)
+    lengths = np.linalg.norm(x, axis=0)
+    scaled = x / lengths
+    if not _spans_constant(scaled):
+        return FixedCoordinates(np.linalg.qr(scaled, mode="r") * lengths / np.sqrt(n), False)
+    means = x.mean(axis=0)
+    constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    rows = np.empty((p, p))
+    if constant.size:
+        others = np.delete(np.arange(p), constant[0])
+        order = np.concatenate([constant[:1], others])
+        rows[:, constant[0]] = 0.0
+        rows[np.ix_(order[1:], others)] = _centred_root(x[:, others] - means[others], n)
+        rows[constant[0]] = means
+        return FixedCoordinates(rows[order], True)
+    rows[0] = means
+    rows[1:] = _reduced_root(x - means, n)
+    return FixedCoordinates(rows, True)
+
+
+def _spans_constant(scaled: Array) -> bool:
+    ones = np.ones(len(scaled))
+    if np.any(np.ptp(scaled, axis=0) == 0):
+        return True
+    weights = np.linalg.lstsq(scaled, ones, rcond=None)[0]
+    return bool(np.allclose(scaled @ weights, ones, rtol=0.0, atol=IN_SPAN))
+
+
+def _centred_root(centred: Array, n: int) -> Array:
+    """Upper triangular R (q, q) with R'R the covariance matrix of centred columns."""
+    return np.asarray(np.linalg.qr(centred, mode="r")) / np.sqrt(n - 1.0)
+
+
+def _reduced_root(centred: Array, n: int) -> Array:
+    """Root (p - 1, p) of the covariance matrix of centred columns of rank p - 1."""
+    lengths = np.linalg.norm(centred, axis=0)
+    safe = np.where(lengths > 0, lengths, 1.0)
+    _, values, vectors = np.linalg.svd(centred / safe, full_matrices=False)
+    return values[:-1, None] * vectors[:-1] * safe / np.sqrt(n - 1.0)

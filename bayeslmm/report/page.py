@@ -251,7 +251,7 @@ def model_section(design: Design) -> Context:
     """The model in words, and its grouping factors."""
     weights = "none"
     if design.weights is not None:
-        weights = f"precision weights {design.recipe.weights or '(given as values)'}"
+        weights = f"precision weights {design.spec.weights or '(given as values)'}"
     facts = [
         ("Formula", design.formula.source),
         ("Response", design.response),
@@ -451,7 +451,7 @@ def effects_section(source: Any, prob: float) -> Context:
 
 
 def _factor_parts(source: Any, factor: RandomFactor, prob: float) -> Context:
-    places = level_order(source.design, factor.grouping)
+    places = level_order(source.design, factor.spec)
     chosen = ""
     if factor.n_levels > MOST_LEVELS:
         places = places[np.linspace(0, factor.n_levels - 1, MOST_LEVELS).round().astype(int)]
@@ -501,7 +501,7 @@ def fitted_section(source: Any, prob: float) -> Context:
 def _levels_to_show(design: Design) -> list[str]:
     """First levels of the first grouping factor that one picture can show; at least one."""
     factor = design.random[0]
-    order = level_order(design, factor.grouping)
+    order = level_order(design, factor.spec)
     counts = np.cumsum(np.bincount(factor.codes, minlength=factor.n_levels)[order])
     number_of = max(1, min(3, int(np.searchsorted(counts, MOST_ROWS, side="right"))))
     return [str(label) for label in factor.levels[order[:number_of]]]

@@ -12,9 +12,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, build_design
-from bayeslmm.data.frames import column_names, listed, read_only
+from bayeslmm.data.frames import column_names, read_only
 from bayeslmm.estimation.model import Model
-from bayeslmm.exceptions import DataError, PriorError, SamplingError
+from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.update import update_formula
@@ -294,7 +294,7 @@ def updated_design(
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
     if data is None and formula is None and weights is None and not functions:
         return design
-    own = {**design.recipe.functions, **own_functions(functions)}
+    own = {**design.spec.functions, **own_functions(functions)}
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
     if data is not None:
         new = _new_weights(design, data, weights)
@@ -314,7 +314,7 @@ def _new_weights(design: Design, data: Any, weights: Any) -> Any:
         return None
     if weights is not None:
         return weights
-    column = design.recipe.weights
+    column = design.spec.weights
     if column is None:
         raise DataError(
             "The weights of the model were given as values, not as a column, so new data need new "
@@ -344,8 +344,8 @@ def _on_own_data(
             len(design.dropped),
         )
     values, column = weights, weights if isinstance(weights, str) else None
-    if weights is None or (isinstance(weights, str) and weights == design.recipe.weights):
-        values, column = design.weights, design.recipe.weights
+    if weights is None or (isinstance(weights, str) and weights == design.spec.weights):
+        values, column = design.weights, design.spec.weights
     elif weights is False:
         values = None
     elif isinstance(weights, str) and weights not in design.data:
@@ -353,8 +353,8 @@ def _on_own_data(
             f"The model does not keep the column `{weights}`: give data= too, or the values."
         )
     built = build_design(formula, design.data, weights=values, functions=functions)
-    recipe = replace(built.recipe, weights=column)
-    return replace(built, dropped=_all_dropped(design, built.dropped), recipe=recipe)
+    spec = replace(built.spec, weights=column)
+    return replace(built, spec=spec, dropped=_all_dropped(design, built.dropped))
 
 
 def _all_dropped(design: Design, more: NDArray[np.intp]) -> NDArray[np.intp]:

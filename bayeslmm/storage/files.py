@@ -59,7 +59,7 @@ def save(design: Design, priors: Priors, tree: xr.DataTree, path: Path, *, overw
     check_target(path, overwrite=overwrite)
     model, arrays = pack_model(design, priors)
     contents = Contents(tree=tree, model=model, arrays=arrays)
-    write(contents, path, overwrite=overwrite, functions=design.recipe.functions)
+    write(contents, path, overwrite=overwrite, functions=design.spec.functions)
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:

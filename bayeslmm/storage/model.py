@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -14,20 +14,21 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, Recipe, build_design
+from bayeslmm.data.design import Design, Encodings, Spec, build_design
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import grouping_factor
-from bayeslmm.data.inputs import Expression
-from bayeslmm.data.random_factors import RandomFactor, random_factor
+from bayeslmm.data.random_factors import RandomFactor, amalgamated, factor_spec, known_rows
 from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
-from bayeslmm.formula.grammar import Formula, absent_functions, parse
+from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
+from bayeslmm.formula.rank import row_space
 from bayeslmm.priors import families
+from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.families import LKJ, Prior, Record
 from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.tree import SAMPLE_DIMS, level_first, parameter_dataset, parameter_dims
-from bayeslmm.schema import group_keys, u_name
+from bayeslmm.schema import u_name
 from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
 from bayeslmm.storage.layout import from_plain, to_plain
 
@@ -86,14 +87,14 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
             "to numbers, text or categories and build the model again."
         )
     arrays["dropped"] = np.asarray(design.dropped)
-    arrays["kept"] = np.asarray(design.recipe.kept)
+    arrays["kept"] = np.asarray(design.spec.fixed.kept)
     if design.weights is not None:
         arrays["weights"] = design.weights
     description = {
         "formula": design.formula.source,
-        "weights": design.recipe.weights,
+        "weights": design.spec.weights,
         "data": data,
-        "labels": _labels(design),
+        "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
     }
     return description, arrays | _evaluated_arrays(design)
@@ -136,38 +137,37 @@ def unpack_model(
     priors = unpack_priors(description["priors"], arrays)
     check_priors(priors, design)
     check_draws(posterior, design)
-    return replace(design, evaluated=_Evaluation(design)), priors
+    return design, priors
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Evaluation:
-    """The design of a file with what the formula gives on its data, evaluated once."""
+    """What the formula of a file gives on its data, evaluated when there are new data."""
 
-    def __init__(self, design: Design) -> None:
-        self._stored = design
+    formula: Formula
+    functions: UserFunctions
+    data: pd.DataFrame
+    weights: NDArray[np.float64] | None
+    labels: Description
+    arrays: Stored
 
-    def __call__(self) -> Design:
-        return self._design
+    def __call__(self) -> Encodings:
+        return self._encodings
 
     @cached_property
-    def _design(self) -> Design:
-        stored = self._stored
+    def _encodings(self) -> Encodings:
         try:
             found = build_design(
-                stored.formula,
-                stored.data,
-                weights=stored.weights,
-                functions=stored.recipe.functions,
+                self.formula, self.data, weights=self.weights, functions=self.functions
             )
         except BayesLMMError as error:
             raise StorageError(
                 f"The formula of the saved model cannot be evaluated on its data any more: {error}"
             ) from error
-        _check_labels(_labels(stored), _labels(found))
-        _check_arrays(stored, found)
-        recipe = replace(found.recipe, weights=stored.recipe.weights)
-        pairs = zip(stored.random, found.random, strict=True)
-        random = tuple(replace(factor, specs=other.specs) for factor, other in pairs)
-        return replace(stored, recipe=recipe, random=random)
+        _check_labels(self.labels, _labels(found.spec))
+        _check_arrays(self.formula.response, self.arrays, _evaluated_arrays(found))
+        assert isinstance(found.spec.encodings, Encodings)
+        return found.spec.encodings
 
 
 def _check_functions(absent: list[str]) -> None:
@@ -179,7 +179,7 @@ def _check_functions(absent: list[str]) -> None:
         )
 
 
-def _labels(design: Design) -> Description:
+def _labels(spec: Spec) -> Description:
     """Names that draws are tied to."""
     factors = [
         {
@@ -189,13 +189,13 @@ def _labels(design: Design) -> Description:
             "blocks": [list(block) for block in factor.blocks],
             "levels": text_hash(factor.levels.tolist()),
         }
-        for factor in design.random
+        for factor in spec.random
     ]
     return {
-        "response": design.response,
-        "coefs": list(design.coefs),
-        "coefs_full": list(design.coefs_full),
-        "aliased": list(design.aliased),
+        "response": spec.formula.response,
+        "coefs": list(spec.fixed.coefs),
+        "coefs_full": list(spec.fixed.coefs_full),
+        "aliased": list(spec.fixed.aliased),
         "factors": factors,
     }
 
@@ -228,12 +228,11 @@ def _evaluated_arrays(design: Design) -> Arrays:
     return result
 
 
-def _check_arrays(stored: Design, found: Design) -> None:
+def _check_arrays(response: str, fitted: Stored, evaluated: Arrays) -> None:
     """Raise StorageError where the formula gives other numbers than those that were fitted."""
-    fitted, evaluated = _evaluated_arrays(stored), _evaluated_arrays(found)
-    differing = [name for name in fitted if not np.array_equal(evaluated[name], fitted[name])]
+    differing = [name for name in evaluated if not np.array_equal(evaluated[name], fitted[name])]
     for name in differing:
-        _check_close(stored, name, evaluated[name], fitted[name])
+        _check_close(response, name, evaluated[name], fitted[name])
     if differing:
         _log.info(
             "the formula gives %s with other last digits on this computer: the model keeps its own",
@@ -241,12 +240,12 @@ def _check_arrays(stored: Design, found: Design) -> None:
         )
 
 
-def _check_close(design: Design, name: str, found: NDArray[Any], saved: NDArray[Any]) -> None:
+def _check_close(response: str, name: str, found: NDArray[Any], saved: NDArray[Any]) -> None:
     if not name.startswith("codes") and found.shape == saved.shape:
         scale = np.max(np.abs(saved), axis=0, initial=0.0)
         if np.all(np.abs(found - saved) <= ROUNDING * scale):
             return
-    what = {"y": f"the response {design.response}", "X": "the fixed-effects columns"}.get(name)
+    what = {"y": f"the response {response}", "X": "the fixed-effects columns"}.get(name)
     what = what or ("the offset" if name == "offset" else "the random-effects columns or levels")
     raise StorageError(
         f"The installed libraries evaluate {what} of the saved formula to other values than when "
@@ -260,7 +259,7 @@ def _check_close(design: Design, name: str, found: NDArray[Any], saved: NDArray[
 def stored_design(
     formula: Formula, description: Description, arrays: Stored, functions: UserFunctions
 ) -> Design:
-    """The design of a file; its recipe is complete but for what evaluating the formula gives.
+    """The design of a file; its formula is not evaluated until there are new data.
 
     Parameters
     ----------
@@ -287,68 +286,71 @@ def stored_design(
     coefs, full = _texts(labels["coefs"]), _texts(labels["coefs_full"])
     _check(labels["response"] == formula.response, "response")
     kept = _array(arrays, "kept", (len(full),), "b")
-    _check(tuple(np.array(full, dtype=object)[kept]) == coefs, "fixed effects")
     X = _numbers(arrays, "X", (n, len(coefs)))
-    return Design(
+    X_full = X if kept.all() else _numbers(arrays, "X_full", (n, len(full)))
+    fixed = row_space(X_full, full, kept)
+    _check((fixed.coefs, fixed.aliased) == (coefs, _texts(labels["aliased"])), "fixed effects")
+    random, weights = _random(formula, labels["factors"], data, arrays), _weights(arrays, n)
+    evaluation = _Evaluation(
         formula=formula,
-        response=formula.response,
+        functions=functions,
+        data=data,
+        weights=weights,
+        labels=labels,
+        arrays=arrays,
+    )
+    column = description["weights"]
+    return Design(
+        spec=Spec(
+            formula=formula,
+            functions=functions,
+            weights=None if column is None else str(column),
+            fixed=fixed,
+            random=tuple(factor.spec for factor in random),
+            encodings=evaluation,
+        ),
         y=_numbers(arrays, "y", (n,)),
         offset=_numbers(arrays, "offset", (n,)),
-        weights=_weights(arrays, n),
+        weights=weights,
         X=X,
-        coefs=coefs,
-        X_full=X if kept.all() else _numbers(arrays, "X_full", (n, len(full))),
-        coefs_full=full,
-        aliased=_texts(labels["aliased"]),
-        random=_random(formula, labels["factors"], data, arrays),
+        X_full=X_full,
+        random=random,
         index=data.index,
         dropped=_dropped(arrays),
         data=data,
-        recipe=Recipe(
-            fixed=None,
-            kept=kept,
-            response=Expression(formula.left, None, functions),
-            offsets=(),
-            weights=None if description["weights"] is None else str(description["weights"]),
-            seen=data,
-            functions=functions,
-        ),
     )
 
 
 def _random(
     formula: Formula, labels: Sequence[Description], data: pd.DataFrame, arrays: Stored
 ) -> tuple[RandomFactor, ...]:
-    groups = {frozenset(term.factors): term for term in reversed(formula.random)}
-    terms = [term for term in formula.random if groups[frozenset(term.factors)] is term]
-    _check(len(terms) == len(labels), "grouping factors")
-    keys = group_keys([term.group for term in terms])
+    groups = amalgamated(formula)
+    _check(len(groups) == len(labels), "grouping factors")
     return tuple(
-        _factor(i, terms[i].factors, keys[i], labels[i], data, arrays) for i in range(len(terms))
+        _factor(i, key, groups[key], labels[i], data, arrays) for i, key in enumerate(groups)
     )
 
 
 def _factor(
     i: int,
-    factors: Sequence[str],
     key: str,
+    terms: Sequence[RandomTerm],
     labels: Description,
     data: pd.DataFrame,
     arrays: Stored,
 ) -> RandomFactor:
-    grouping = grouping_factor(data, factors)
+    found, grouping = grouping_factor(data, terms[0].factors)
     coefs, n = _texts(labels["coefs"]), len(data)
     codes = _array(arrays, f"codes {i}", (n,), "i")
     blocks = tuple(tuple(block) for block in labels["blocks"])
     _check(sorted(place for block in blocks for place in block) == [*range(len(coefs))], "blocks")
     _check((labels["name"], labels["key"]) == (grouping.name, key), "grouping factors")
     _check(
-        labels["levels"] == text_hash(grouping.levels.tolist())
-        and np.array_equal(codes, grouping.codes),
+        labels["levels"] == text_hash(grouping.levels.tolist()) and np.array_equal(codes, found),
         f"levels of {grouping.name}",
     )
     z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
-    return random_factor(grouping, key, coefs, blocks, z)
+    return known_rows(factor_spec(grouping, key, terms, coefs, blocks), found, z)
 
 
 def text_hash(texts: Sequence[str]) -> str:
@@ -403,20 +405,16 @@ def _dropped(arrays: Stored) -> NDArray[np.intp]:
 
 def check_priors(priors: Priors, design: Design) -> None:
     """Raise StorageError for priors of another model."""
-    p = design.p
-    names = tuple(factor.name for factor in design.random)
-    coefs = tuple(factor.coefs for factor in design.random)
-    blocks = tuple(factor.blocks for factor in design.random)
-    labels = (priors.coefs, priors.factors, priors.factor_coefs, priors.blocks)
+    p, labels = design.p, labels_of(design.spec)
     _check(
-        labels == (design.coefs, names, coefs, blocks)
+        all(getattr(priors, name) == known for name, known in vars(labels).items())
         and priors.fixed_map.shape == (p, p)
         and len(priors.beta) == len(priors.alone) == p
         and priors.beta_mean.shape == (p,)
         and (priors.beta_root is None or priors.beta_root.shape == (p, p))
-        and [w.shape for w in priors.mixing] == [2 * (len(labels),) for labels in coefs]
-        and [len(row) for row in priors.sd] == [len(labels) for labels in coefs]
-        and [len(row) for row in priors.cor] == [len(row) for row in blocks]
+        and [w.shape for w in priors.mixing] == [2 * (len(coefs),) for coefs in labels.factor_coefs]
+        and [len(row) for row in priors.sd] == [len(coefs) for coefs in labels.factor_coefs]
+        and [len(row) for row in priors.cor] == [len(row) for row in labels.blocks]
         and set(priors.sources) >= set(priors.records())
         and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
         "priors",

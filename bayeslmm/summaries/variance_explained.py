@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.data.frames import column_names, listed, plain_frame
+from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, listed
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels, estimate_draws, point_draws
 from bayeslmm.summaries.parameters import probability, whole_number
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
@@ -277,7 +277,7 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     needed = design.formula.predictors(groups=False)
     effects = frozenset[str]().union(*(term.left.variables for term in design.formula.random))
     check_present(effects, names)
-    weights = {design.recipe.weights} if design.recipe.weights in names else set()
+    weights = {design.spec.weights} if design.spec.weights in names else set()
     own = [name for name in names if name in needed | weights]
     if not own:
         allowed = f"they are {listed(sorted(needed))}" if needed else "it has none"
@@ -290,7 +290,7 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     for name in needed.difference(names):
         # variables of the fixed effects alone: any value gives the same result
         frame[name] = design.data[name].iloc[[0] * len(frame)].reset_index(drop=True)
-    return design.encode(frame, random="covariates"), labels
+    return design.spec.rows(frame, random="covariates"), labels
 
 
 def _repeated(at: Mapping[Any, Any]) -> Mapping[Any, Any]:
