@@ -5,10 +5,8 @@ import logging
 import numpy as np
 import pytest
 import xarray as xr
-from arviz_base import rcParams
-from arviz_stats.base import array_stats
 
-from bayeslmm.sampling.diagnostics import MAX_ENTRIES, Diagnostics, check, mixing
+from bayeslmm.sampling.diagnostics import MAX_ENTRIES, Diagnostics, check
 
 CHAINS, DRAWS = 4, 250
 
@@ -147,23 +145,3 @@ def test_advice_is_about_options_that_the_engine_has():
     messages = check(tree(sigma=apart, energy=None, **stats)).messages()
     assert any("raise draws" in message for message in messages)
     assert not any("tune" in message for message in messages)
-
-
-@pytest.mark.parametrize("decimals", [1, 15], ids=["ties", "no ties"])
-@pytest.mark.parametrize("chains", [1, 4])
-@pytest.mark.parametrize("draws", [3, 4, 5, 7, 8, 51, 400])
-def test_mixing_of_all_entries_at_once_is_that_of_arviz(draws, chains, decimals):
-    values = np.random.default_rng(1).normal(size=(60, chains, draws))
-    memory = np.repeat([0.0, 0.5, -0.7, 0.95, 1.0], 12)[:, None]  # of chains that go on from before
-    for t in range(1, draws):
-        values[:, :, t] += memory * values[:, :, t - 1]
-    values[::5] += 3.0 * np.arange(chains)[:, None]  # chains that lie apart
-    values = values.round(decimals)
-    unknown = np.full(len(values), np.nan)
-    expected = (
-        array_stats.rhat(values) if chains > 1 else unknown,
-        array_stats.ess(values, method="bulk"),
-        array_stats.ess(values, method="tail", prob=rcParams["stats.ci_prob"]),
-    )
-    for found, arviz in zip(mixing(values), expected, strict=True):
-        np.testing.assert_allclose(found, arviz, rtol=1e-10)

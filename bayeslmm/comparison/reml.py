@@ -9,21 +9,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.checks.sensitivity import unbounded_parameters
 from bayeslmm.comparison.estimates import Reported, own_fit, read_estimate
+from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.map_estimate import fit_map
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
-from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN, mixing
+from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
 from bayeslmm.summaries import PosteriorLike, is_estimate, is_posterior
 from bayeslmm.summaries.parameters import Parameter, natural, parameters, slope, unconstrained
 from bayeslmm.summaries.posterior_tables import (
     interval_defaults,
     parameter_matrix,
     summarise,
+    summary_table,
 )
 
 Array = NDArray[np.float64]
@@ -251,7 +254,7 @@ def compare_reml(
     table = pd.concat([reported.table, summary], axis=1)
     table["shift"] = _shift(reported.table, rows, draws, reference)
     table["prior_shift"] = reference.prior_shift
-    sampled = _poorly_sampled(draws.T.reshape(len(rows), dataset.sizes["chain"], -1))
+    sampled = _poorly_sampled(dataset, post.design)
     unbounded = table.index.isin(list(unbounded_parameters(post.design)))
     table["flag"] = _flags(table, rows, reference, sampled, unbounded)
     table.attrs = {
@@ -289,17 +292,18 @@ def _shift(table: pd.DataFrame, rows: list[Parameter], draws: Array, reference: 
     return np.where(at_boundary(centers, rows), np.nan, shift)
 
 
-def _poorly_sampled(draws: Array) -> NDArray[np.bool_]:
-    """Which parameters have draws (parameter, chain, draw) that did not mix or are too few."""
-    rhat, bulk, tail = mixing(draws)
-    return (rhat > MAX_RHAT) | (np.fmin(bulk, tail) < MIN_ESS_PER_CHAIN * draws.shape[1])
+def _poorly_sampled(dataset: xr.Dataset, design: Design) -> pd.Series:
+    summary = summary_table(dataset, design)
+    needed = MIN_ESS_PER_CHAIN * dataset.sizes["chain"]
+    ess = summary[["ess_bulk", "ess_tail"]].min(axis=1)
+    return (summary["r_hat"] > MAX_RHAT) | (ess < needed)
 
 
 def _flags(
     table: pd.DataFrame,
     rows: list[Parameter],
     reference: Reference,
-    sampled: NDArray[np.bool_],
+    sampled: pd.Series,
     unbounded: NDArray[np.bool_],
 ) -> Array:
     estimates = table["estimate"].to_numpy()
@@ -312,7 +316,7 @@ def _flags(
     boundary = at_boundary(on_scale(estimates, rows), rows) | np.isnan(reference.errors)
     with np.errstate(invalid="ignore"):
         conditions = {
-            POORLY_SAMPLED: sampled,
+            POORLY_SAMPLED: sampled.loc[table.index].to_numpy(),
             DIFFERS: np.abs(estimates - own) >= MAX_DIFFERENCE * unit,
             PRIOR: unbounded,
             BOUNDARY: boundary,

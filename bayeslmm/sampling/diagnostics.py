@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
-from scipy.fft import next_fast_len
-from scipy.special import ndtri
 
 from bayeslmm.sampling.pareto import MAX_PARETO_K, effective_fraction, smooth_weights
 from bayeslmm.sampling.tree import SAMPLE_DIMS
 
-Array = NDArray[np.float64]
 _log = logging.getLogger(__name__)
 
 MAX_RHAT = 1.01
@@ -26,9 +22,6 @@ MIN_EBFMI = 0.3
 MAX_DEPTH = "reached_max_treedepth"
 MIN_EFFICIENCY = 0.7
 """Share of effective draws below which an approximation is visibly off."""
-
-FEWEST_DRAWS = 4
-"""Draws per chain below which nothing is known of their mixing."""
 
 LONGEST_STAY = 20
 """Draws for which a whole chain may stay where it is."""
@@ -233,11 +226,21 @@ def check(dt: xr.DataTree) -> Diagnostics:
     Of a variable with more than 200 entries, such as the random effects of a large grouping factor,
     200 entries spread over it are checked.
     """
+    from arviz_base import rcParams
+    from arviz_stats.base import array_stats
+
     posterior = dt["posterior"].dataset
     stats = dt["sample_stats"].dataset if "sample_stats" in dt else xr.Dataset()
     labels, values, stuck = _entries(posterior)
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
-    rhat, bulk, tail = mixing(values) if labels else np.empty((3, 0))
+    unknown = np.full(len(labels), np.nan)
+    bulk = array_stats.ess(values, method="bulk") if labels else unknown
+    tail = (
+        array_stats.ess(values, method="tail", prob=rcParams["stats.ci_prob"])
+        if labels
+        else unknown
+    )
+    rhat = array_stats.rhat(values) if labels and chains > 1 else unknown
     max_rhat, max_rhat_parameter = _largest(rhat, labels)
     min_ess_bulk, min_ess_bulk_parameter = _largest(-bulk, labels)
     min_ess_tail, min_ess_tail_parameter = _largest(-tail, labels)
@@ -260,75 +263,6 @@ def check(dt: xr.DataTree) -> Diagnostics:
     for message in found.messages():
         _log.warning(message)
     return found
-
-
-def mixing(values: Array) -> tuple[Array, Array, Array]:
-    """R-hat, bulk and tail effective sample sizes (entry,) of draws (entry, chain, draw).
-
-    They are ArviZ's by default, of all entries at once; NaN with fewer than four draws, and R-hat
-    with one chain.
-
-    References
-    ----------
-    Vehtari, Gelman, Simpson, Carpenter, Bürkner (2021), doi:10.1214/20-BA1221.
-    """
-    from arviz_base import rcParams
-
-    entries, chains, draws = values.shape
-    unknown = np.full(entries, np.nan)
-    if draws < FEWEST_DRAWS:
-        return unknown, unknown, unknown
-    half = draws // 2
-    halves = np.concatenate([values[:, :, :half], values[:, :, -half:]], axis=1)
-    normal = _rank_normal(halves)
-    folded = _rank_normal(np.abs(halves - np.median(halves, axis=(1, 2), keepdims=True)))
-    prob = rcParams["stats.ci_prob"]
-    tails = np.quantile(values, [prob, 1.0 - prob], axis=(1, 2))[..., None, None]
-    rhat = np.maximum(_rhat(normal), _rhat(folded)) if chains > 1 else unknown
-    ess = [_effective_size((halves <= tail).astype(float)) for tail in tails]
-    return rhat, _effective_size(normal), np.minimum(*ess)
-
-
-def _rank_normal(values: Array) -> Array:
-    """Normal quantiles of the ranks of draws (entry, chain, draw) within each entry."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(values.reshape(len(values), -1), axis=1).reshape(values.shape)
-    return np.asarray(ndtri((ranks - 0.375) / (values[0].size + 0.25)))
-
-
-def _rhat(values: Array) -> Array:
-    """Root of the variance of all draws (entry, chain, draw) over that within chains."""
-    n = values.shape[2]
-    between = n * values.mean(axis=2).var(axis=1, ddof=1)
-    within = values.var(axis=2, ddof=1).mean(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.sqrt((between / within + n - 1) / n))
-
-
-def _effective_size(values: Array) -> Array:
-    """Draws (entry, chain, draw) over their autocorrelation time, by Geyer's monotone sequence."""
-    chains, n = values.shape[1:]
-    means, length = values.mean(axis=2, keepdims=True), next_fast_len(2 * n)
-    spectrum = np.fft.rfft(values - means, length)
-    covariances = np.fft.irfft((np.abs(spectrum) ** 2).mean(axis=1), length)[:, :n] / n
-    total = covariances[:, :1] + means.var(axis=1, ddof=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rho = 1.0 - (covariances[:, :1] * n / (n - 1) - covariances) / total
-    rho[:, 0] = 1.0
-    most = max(0, (n - 3) // 2)
-    pairs = rho[:, 0 : 2 * most + 2 : 2] + rho[:, 1 : 2 * most + 2 : 2]
-    pairs[:, most] = np.where(pairs[:, most] > 0.0, 0.0, pairs[:, most])  # at most so many
-    stop = np.argmax(pairs <= 0.0, axis=1)
-    kept = np.arange(most + 1) < stop[:, None]
-    even = rho[np.arange(len(rho)), 2 * stop]
-    last = np.where((even > 0.0) | (pairs[np.arange(len(rho)), stop] >= 0.0), even, 0.0)
-    summed = np.sum(np.minimum.accumulate(pairs, axis=1), axis=1, where=kept)
-    size = chains * n
-    time = np.maximum(2.0 * summed + last - 1.0, 1.0 / np.log10(size))
-    time[np.isnan(total[:, 0])] = np.nan
-    constant = np.ptp(values, axis=(1, 2)) < np.finfo(float).resolution
-    return np.where(constant, size, size / time)
 
 
 def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any], str]:
