@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import kstest
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.covariance.coordinates import WorkingPoints
@@ -481,10 +482,10 @@ DRAWS = 4000
 @pytest.mark.parametrize(
     ("formula", "path"),
     [
-        ("y ~ x + (x | g)", "batch"),
+        slow("y ~ x + (x | g)", "batch"),
         ("y ~ x + (x | g)", "single"),
         ("y ~ x + (x | g) + (1 | h)", "batch"),
-        ("y ~ x + (1 | a) + (z | b)", "batch"),
+        slow("y ~ x + (1 | a) + (z | b)", "batch"),
         ("y ~ x + (1 | a) + (z | b)", "nested"),
     ],
 )
@@ -523,7 +524,7 @@ def test_draws_have_the_exact_moments(frame, formula, path, monkeypatch):
         assert np.abs(ratio - 1.0).max() < MAX_Z / np.sqrt(2 * size)
 
 
-@pytest.mark.parametrize("path", ["batch", "single", "nested"])
+@pytest.mark.parametrize("path", ["batch", "single", slow("nested")])
 def test_draws_depend_on_the_seed_alone(frame, path, small_chunks, monkeypatch):
     """Neither the number of cores nor the number of threads matters."""
     model = blm.LMM(FORMULAS["nested-and-crossed"], frame)

@@ -100,7 +100,7 @@ def checked(conjugate, refit, n=100, seed=1):
 
 @pytest.fixture(scope="module")
 def exact(conjugate):
-    return checked(conjugate, conjugate.refit, n=200)
+    return checked(conjugate, conjugate.refit)
 
 
 # --- verdicts --------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def exact(conjugate):
 def test_an_exact_sampler_passes(exact):
     assert exact.passed
     assert (exact.table()["verdict"] == "ok").all()
-    assert exact.ranks.shape == (200, 8)
+    assert exact.ranks.shape == (100, 8)
     assert exact.ranks.to_numpy().min() == 0
     assert exact.ranks.to_numpy().max() == exact.draws == OUT_OF
 
@@ -145,7 +145,7 @@ def test_wrong_standard_deviations_are_found(conjugate, factor):
         sigma, effects, _ = conjugate.posterior(design, rng, CHAINS * DRAWS)
         return conjugate.tree(design, factor * sigma, effects)
 
-    table = checked(conjugate, refit).table()
+    table = checked(conjugate, refit, n=60).table()
     assert not table.loc[["sigma", "sd[g, Intercept]", "log_likelihood"], "inside"].any()
 
 
@@ -157,7 +157,7 @@ def test_a_sampler_that_ignores_the_data_is_found_by_the_likelihood(conjugate):
         u = prior.sds[0] * rng.standard_normal((CHAINS * DRAWS, 8))
         return conjugate.tree(design, prior.sigma, np.column_stack([prior.beta, u]))
 
-    table = checked(conjugate, refit).table()
+    table = checked(conjugate, refit, n=60).table()
     assert list(table.index[table["verdict"] == "miscalibrated"]) == ["log_likelihood"]
 
 
@@ -386,7 +386,7 @@ def test_progress_is_shown_on_a_terminal_on_request(conjugate, capsys, monkeypat
 
 def test_texts(exact):
     text = repr(exact)
-    assert "200 simulations, ranks among 99 draws" in text
+    assert "100 simulations, ranks among 99 draws" in text
     assert "No miscalibration found in 8 parameters" in text
     assert "<table" in exact._repr_html_()
     table = exact.table()
@@ -398,10 +398,10 @@ def test_the_plot_shows_ranks_and_band(exact):
     collection = exact.plot(backend="none", labels=["sigma", "log_likelihood"])
     assert isinstance(collection, PlotCollection)
     line = collection.viz["ecdf"]["sigma"].item()
-    share = np.concatenate([[0], counts_below(exact.ranks["sigma"], OUT_OF) / 200, [1]])
+    share = np.concatenate([[0], counts_below(exact.ranks["sigma"], OUT_OF) / 100, [1]])
     np.testing.assert_allclose(line["y"], share - line["x"])
     region = collection.viz["band"]["sigma"].item()
-    lower, upper = band(200, OUT_OF, exact.level)
+    lower, upper = band(100, OUT_OF, exact.level)
     np.testing.assert_allclose(region["y_bottom"][1:-1], lower - region["x"][1:-1])
     np.testing.assert_allclose(region["y_top"][1:-1], upper - region["x"][1:-1])
     assert np.all((line["y"] >= region["y_bottom"]) & (line["y"] <= region["y_top"]))

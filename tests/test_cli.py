@@ -12,6 +12,7 @@ from importlib.metadata import version
 import arviz as az
 import numpy as np
 import pytest
+from slow_cases import slow
 
 from bayeslmm import SamplingError, list_datasets, load_dataset
 from bayeslmm.__main__ import WIDTH, main
@@ -230,7 +231,7 @@ def test_list_of_data_sets(run):
 # --- writing ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fit.nc", "fit.zarr"])
+@pytest.mark.parametrize("name", [slow("fit.nc"), "fit.zarr"])
 def test_draws_are_written(run, tmp_path, name):
     if name.endswith(".zarr"):
         pytest.importorskip("zarr")

@@ -14,7 +14,7 @@ from dense import case_of, fixed_moments, log_posterior_dense, random_moments
 from reference_data import list_posteriors, load_posterior, load_posterior_data
 from sampler_search import Case, bridged, coordinates, difference
 from scipy.stats import kstest, laplace, multivariate_t, skew
-from slow_cases import one_in
+from slow_cases import one_in, slow
 from test_stan import draws_by_reference_name
 
 import bayeslmm as blm
@@ -118,7 +118,7 @@ def test_posterior_is_that_of_stan(name):
 
 @pytest.mark.reference
 @pytest.mark.parametrize(
-    "name", one_in(2, [n for n in REFERENCES if "quadrature" in load_posterior(n)])
+    "name", one_in(4, [n for n in REFERENCES if "quadrature" in load_posterior(n)])
 )
 def test_moments_are_those_of_quadrature(name):
     exact = load_posterior(name)["quadrature"]
@@ -136,7 +136,7 @@ def test_moments_are_those_of_quadrature(name):
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", one_in(3, REFERENCES))
 def test_evidence_is_that_of_importance_sampling(name):
     other = load_posterior(name)["crosscheck"]
     tree = precise(name)
@@ -146,7 +146,7 @@ def test_evidence_is_that_of_importance_sampling(name):
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", one_in(2, REFERENCES))
+@pytest.mark.parametrize("name", one_in(4, REFERENCES))
 def test_default_size_converges(name):
     _, design, _, priors = reference_model(name)
     assert_healthy(fit_collapsed(Model(design, priors), random_seed=33))
@@ -227,7 +227,7 @@ def test_the_seed_decides(sleepstudy_model):
 MAX_AVERAGE = 4.5
 
 
-@pytest.mark.parametrize("weights", [None, "w"])
+@pytest.mark.parametrize("weights", [slow(None), "w"])
 def test_beta_and_u_are_exact_given_the_covariance_parameters(weights):
     """Draws standardised by their own conditional moments from dense algebra are normal."""
     data = blm.load_dataset("Penicillin").iloc[::2].copy()
@@ -350,7 +350,7 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize("name", one_in(2, GRIDS))
+@pytest.mark.parametrize("name", one_in(3, GRIDS))
 def test_hard_posteriors_are_those_of_dense_integration(name):
     data, priors, log_sd, log_sigma = GRIDS[name]
     model = blm.LMM("y ~ 1 + (1 | g)", data(), priors=priors)
@@ -499,7 +499,7 @@ def assert_reweighting_agrees(model: blm.LMM, tree: xr.DataTree, spread: float) 
     assert abs(tree.attrs["log_evidence"] - evidence) < 4 * error
 
 
-@pytest.mark.parametrize("correlation", [-1.0, 1.0])
+@pytest.mark.parametrize("correlation", [-1.0, slow(1.0)])
 def test_correlations_near_one(correlation):
     """The posterior piles up at the end of the range."""
     model = blm.LMM("y ~ x1 + (x1 | g)", slopes([1.5, 1.0], correlation, 25, 12, 46))

@@ -14,6 +14,7 @@ import statsmodels.formula.api as smf
 import xarray as xr
 from numpy.testing import assert_allclose
 from reference_data import FOLDER, load_fit, load_reference_data
+from slow_cases import one_in, slow
 
 from bayeslmm import LMM, DataError, Posterior, compare_reml, load_dataset, lrt
 from bayeslmm.comparison.reml import (
@@ -231,7 +232,7 @@ def test_two_levels_leave_it_to_the_prior(formula):
 @pytest.mark.parametrize(
     ("key", "prior", "labels", "at_the_limit"),
     [
-        (
+        slow(
             "sigma",
             pm.Uniform.dist(45, 60),
             ["sd[Subject, Days]", "sigma"],
@@ -343,7 +344,7 @@ def test_another_model(post):
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", one_in(2, CASES))
 def test_tables_of_r(name):
     formula, data = CASES[name]
     model = LMM(formula, load_reference_data(data))

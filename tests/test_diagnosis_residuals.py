@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.checks.residual_checks import (
@@ -149,7 +150,7 @@ def test_words(sleepstudy_model):
     assert "No check finds fault" in " ".join(clean.check.residuals(random_seed=1).messages)
 
 
-@pytest.mark.parametrize("store_u", [True, False])
+@pytest.mark.parametrize("store_u", [True, slow(False)])
 def test_posterior_checks(sleepstudy_model, store_u):
     post = sleepstudy_model.fit(random_seed=1, store_u=store_u)
     found = post.check.residuals(random_seed=1)

@@ -12,7 +12,7 @@ import bayeslmm as blm
 from bayeslmm.data.design import build_design
 from bayeslmm.exceptions import BayesLMMError
 
-SEEDS = 80
+SEEDS = 50
 SEEDS_SLOW = 3000
 EXTREME = {"huge", "tiny"}  # their sums and squares are not those of float64
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from slow_cases import slow
 
 HEAVY = ["arviz", "arviz_base", "matplotlib", "nutpie", "pymc", "pytensor"]
 
@@ -61,7 +62,7 @@ def loaded_by(code):
 @pytest.mark.parametrize(
     "formula",
     [
-        "Reaction ~ Days + (Days | Subject)",
+        slow("Reaction ~ Days + (Days | Subject)"),
         "log(Reaction) ~ half * I(Days^2) + offset(np.sqrt(Days)) + (0 + half || Subject)",
     ],
 )

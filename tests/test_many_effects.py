@@ -70,7 +70,7 @@ def gaps(first: blm.Posterior, second: blm.Posterior) -> pd.Series:
     return (a["mean"] - b["mean"]).abs() / a["sd"]
 
 
-@pytest.mark.parametrize(("formula", "data"), [(SLOPES, slopes(300)), slow(CROSSED, crossed())])
+@pytest.mark.parametrize(("formula", "data"), [(SLOPES, slopes(150)), slow(CROSSED, crossed())])
 def test_a_surrogate_gives_the_exact_posterior(formula, data, monkeypatch):
     model = blm.LMM(formula, data)
     monkeypatch.setattr(surrogate, "is_dear", lambda system: False)

@@ -5,6 +5,7 @@ import pandas as pd
 import pymc as pm
 import pytest
 from scipy import stats
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.exceptions import FormulaError
@@ -194,9 +195,7 @@ def evidence_at(value):
     return held.fit(draws=2000, random_seed=99).log_evidence
 
 
-@pytest.mark.parametrize(
-    ("value", "fits"), [(8, 10), (5, 10), (0, 3), pytest.param(40, 10, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("value", "fits"), [(8, 10), slow(5, 10), (0, 3), slow(40, 10)])
 def test_errors_of_evidence_ratios_cover_the_difference_of_evidences(
     sleepstudy_model, ten_fits, value, fits
 ):

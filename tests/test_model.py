@@ -169,7 +169,7 @@ def reml_log_density(design, cov) -> float:
     return float(-0.5 * (constants + log_dets + gap @ inverse @ gap))
 
 
-@pytest.mark.parametrize(("name", "prior", "weights"), one_in(3, CASES))
+@pytest.mark.parametrize(("name", "prior", "weights"), one_in(4, CASES))
 def test_marginal_density(name, prior, weights):
     design, priors = make(name, prior, weights)
     model = build_model(design, priors, "marginal")

@@ -31,14 +31,14 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sleepstudy():
     return build_design("Reaction ~ Days + (Days | Subject)", load_reference_data("sleepstudy"))
 
 
-@pytest.fixture(scope="session")
-def run(sleepstudy):
-    """A real run with nutpie, its compilation included."""
+@pytest.fixture(scope="module")
+def real(sleepstudy):
+    """A run with nutpie, of whose time nearly all is compilation."""
     return sample_nuts(
         sleepstudy,
         default_priors(sleepstudy),
@@ -48,6 +48,17 @@ def run(sleepstudy):
         random_seed=1,
         progressbar=False,
     )
+
+
+@pytest.fixture(scope="module")
+def few(sleepstudy):
+    """A few draws by PyMC's own sampler."""
+    return quick(sleepstudy, default_priors(sleepstudy))
+
+
+@pytest.fixture(params=["few", slow("real")])
+def run(request):
+    return request.getfixturevalue(request.param)
 
 
 def quick(design, priors, form="marginal", **changes):
@@ -67,12 +78,13 @@ def quick(design, priors, form="marginal", **changes):
         )
 
 
-# --- a real run ------------------------------------------------------------------------
+# --- runs ------------------------------------------------------------------------
 
 
-def test_run_agrees_with_stan(run):
+@pytest.mark.slow
+def test_run_agrees_with_stan(real):
     reference = load_posterior("sleepstudy__slope")["parameters"]
-    posterior = run["posterior"].dataset
+    posterior = real["posterior"].dataset
     means = posterior.mean(("chain", "draw"))
     found = {
         "beta[Intercept]": means["beta"][0],
@@ -89,8 +101,9 @@ def test_run_agrees_with_stan(run):
         )
 
 
-def test_run_has_no_divergences(run):
-    found = check(run)
+@pytest.mark.slow
+def test_run_has_no_divergences(real):
+    found = check(real)
     assert found.divergences == 0
     assert found.max_rhat < 1.05
     assert np.isfinite(found.min_ebfmi)
@@ -103,11 +116,13 @@ def test_run_follows_the_schema(run):
     statistics = run["sample_stats"].dataset
     assert set(statistics.data_vars) == SCHEMA
     assert all(values.dtype.kind in "fib" for values in statistics.data_vars.values())
-    assert run.attrs["method"] == "nuts" and run.attrs["form"] == "noncentered"
-    assert run["posterior"].attrs["inference_library"] == "nutpie"
+    assert run.attrs["method"] == "nuts"
+    library = run["posterior"].attrs["inference_library"]
+    assert (run.attrs["form"], library) in {("marginal", "pymc"), ("noncentered", "nutpie")}
     assert run["posterior"].attrs["sampling_time"] > 0
     diagonal = np.diagonal(run["posterior"]["cor_Subject"].to_numpy(), axis1=2, axis2=3)
     assert np.all(diagonal == 1.0)
+    assert np.all(np.isfinite(run["posterior"]["u_Subject"]))
 
 
 def test_run_can_be_saved(run, tmp_path):
@@ -126,10 +141,11 @@ def test_run_works_with_arviz(run):
 # --- other samplers and forms ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["marginal", slow("noncentered"), slow("centered")])
-def test_forms_give_the_same_variables(sleepstudy, run, form):
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["marginal", "noncentered", "centered"])
+def test_forms_give_the_same_variables(sleepstudy, real, form):
     dt = quick(sleepstudy, default_priors(sleepstudy), form)
-    expected = run["posterior"].dataset.isel(chain=[0, 1], draw=slice(0, 4))
+    expected = real["posterior"].dataset.isel(chain=[0, 1], draw=slice(0, 4))
     posterior = dt["posterior"].dataset
     assert dict(posterior.sizes) == dict(expected.sizes)
     for name, values in expected.data_vars.items():

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from arviz_plots import PlotCollection
+from slow_cases import one_in
 
 from bayeslmm import LMM, load_dataset
 from bayeslmm.exceptions import DataError, PriorError
@@ -742,7 +743,7 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("picture", one_in(2, PICTURES))
 def test_matplotlib_draws_all_text_inside_the_figure(sleep, canvas, tmp_path, picture):
     collection = PICTURES[picture](sleep[0])
     collection.savefig(tmp_path / "plot.png")

@@ -7,7 +7,7 @@ from pin_tables import CLOSE, differences
 from slow_cases import one_in
 
 
-@pytest.mark.parametrize("name", one_in(2, ESTIMATES))
+@pytest.mark.parametrize("name", one_in(3, ESTIMATES))
 def test_estimate(name):
     case, old = ESTIMATES[name], read("estimates", name)
     description = case.description()

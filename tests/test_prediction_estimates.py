@@ -13,7 +13,7 @@ from monte_carlo import DEVIATIONS, EXACT, assert_mean, assert_second_moments
 from reference_data import FOLDER, load_reference_data
 from scipy import stats
 from scipy.stats import norm
-from slow_cases import one_in
+from slow_cases import one_in, slow
 
 import bayeslmm as blm
 from bayeslmm.estimation.bootstrap import bootstrap_fits
@@ -220,7 +220,7 @@ def test_laplace_adds_the_uncertainty_of_the_covariance_parameters(sleepstudy_re
     assert wide["estimate"].item() == plain["estimate"].item()
 
 
-@pytest.mark.parametrize("name", ["Dyestuff", "Dyestuff2"])
+@pytest.mark.parametrize("name", [slow("Dyestuff"), "Dyestuff2"])
 def test_bootstrap_draws_mix_over_refits(name):
     """Variance by the law of total variance over the refits, each by dense algebra."""
     reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset(name)).reml()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from monte_carlo import DEVIATIONS, EXACT, assert_mean, assert_second_moments, draws_of
 from scipy.stats import multivariate_normal
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.estimation.model import Model
@@ -117,7 +118,7 @@ HEAVY = 1.4
 EFFICIENCY = 0.5
 
 
-@pytest.mark.parametrize("subject", ["309", "330"])
+@pytest.mark.parametrize("subject", ["309", slow("330")])
 def test_observed_rows_are_as_good_as_a_refit(sleepstudy, subject):
     old = sleepstudy[sleepstudy["Subject"] != subject]
     seen = sleepstudy[(sleepstudy["Subject"] == subject) & (sleepstudy["Days"] < 5)]
@@ -149,7 +150,7 @@ def test_observed_rows_are_as_good_as_a_refit(sleepstudy, subject):
     assert dict(tree["predictions"].sizes) == {"chain": 4, "draw": 2000, "pred_id": 4}
 
 
-@pytest.mark.parametrize("store_u", [True, False])
+@pytest.mark.parametrize("store_u", [slow(True), False])
 def test_observed_rows_update_the_known_levels_in_them(store_u):
     """Rows of a new plate tell of the samples, in which the model has only two plates."""
     data = blm.load_dataset("Penicillin")

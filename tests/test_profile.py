@@ -10,7 +10,7 @@ from dense import relative_factor
 from reference_data import list_fits, load_reference_data
 from scipy.optimize import minimize
 from scipy.stats import chi2
-from slow_cases import one_in, some
+from slow_cases import one_in, slow, some
 
 from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.covariance.structure import sds_and_correlation
@@ -57,13 +57,13 @@ def slope(sleepstudy):
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", one_in(6, filter(checks.has_own_profile, SMALL)))
+@pytest.mark.parametrize("name", one_in(12, filter(checks.has_own_profile, SMALL)))
 def test_criterion_of_the_fit_is_profiled(name):
     assert checks.profile(checks.load_case(name)) <= OWN
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", one_in(6, filter(checks.has_lme4_profile, SMALL)))
+@pytest.mark.parametrize("name", one_in(12, filter(checks.has_lme4_profile, SMALL)))
 def test_likelihood_is_profiled_for_fixed_effects(name):
     assert checks.profile_ml(checks.load_case(name)) <= LME4
 
@@ -207,7 +207,7 @@ def test_higher_level_is_wider(slope):
     assert all(w.lower < n.lower < n.upper < w.upper for n, w in zip(narrow, wide, strict=True))
 
 
-@pytest.mark.parametrize(("shift", "scale"), [(2000.0, 1.0), (0.0, 1e6), (1e3, 1e-6)])
+@pytest.mark.parametrize(("shift", "scale"), [slow(2000.0, 1.0), slow(0.0, 1e6), (1e3, 1e-6)])
 def test_origin_and_units_of_a_covariate(sleepstudy, slope, shift, scale):
     frame = sleepstudy.assign(time=(sleepstudy["Days"] + shift) * scale)
     moved = by_parameter(profile_intervals(fit("Reaction ~ time + (time | Subject)", frame)))

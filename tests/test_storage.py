@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from forged_files import forge
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.estimation.model import Model
@@ -565,7 +566,9 @@ def test_files_that_another_program_changed(file):
         load(file)
 
 
-@pytest.mark.parametrize(("schema", "hint"), [(1, "or fit the model again"), (99, "Install the")])
+@pytest.mark.parametrize(
+    ("schema", "hint"), [(1, "or fit the model again"), slow(99, "Install the")]
+)
 def test_other_layouts(saved, file, tmp_path, monkeypatch, schema, hint):
     for path in (tmp_path / "a.zarr", tmp_path / "a.nc"):
         with monkeypatch.context() as other:

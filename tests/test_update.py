@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
@@ -412,7 +413,9 @@ def test_root_attributes_of_runs():
     assert joined == {**one, **expected}
 
 
-@pytest.mark.parametrize("priors", [None, {"Days": "StudentT"}], ids=["normal", "sampled beta"])
+@pytest.mark.parametrize(
+    "priors", [slow(None), {"Days": "StudentT"}], ids=["normal", "sampled beta"]
+)
 def test_laplace_weights_have_one_constant(sleep, priors):
     """log_weight is lp plus half the squared Mahalanobis distance, up to one constant."""
     import pymc as pm

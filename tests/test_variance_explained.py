@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from reference_data import FOLDER, load_reference_data
+from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError
@@ -188,7 +189,7 @@ def by_hand(post):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_in(2, MODELS))
 def test_posterior_tables_summarise_what_each_draw_gives(posts, name):
     post = posts[name]
     hand = by_hand(post)
@@ -218,7 +219,7 @@ def test_posterior_tables_summarise_what_each_draw_gives(posts, name):
         assert line["eti80_ub"] == pytest.approx(np.quantile(values, 0.9), rel=EXACT, abs=EXACT)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_in(2, MODELS))
 def test_partition_summarises_variances_and_shares_of_each_draw(posts, name):
     post = posts[name]
     parts = by_hand(post)[:, :-1]
@@ -450,7 +451,7 @@ def test_fitted_variance_does_not_depend_on_how_it_is_split(posts, monkeypatch):
 def test_posteriors_without_stored_random_effects(models):
     """Other draws of the random effects given the same draws of everything else."""
     stored, bare = (
-        models["slopes"].fit(method="collapsed", random_seed=4, store_u=u) for u in (True, False)
+        models["slopes"].fit(draws=250, random_seed=4, store_u=u) for u in (True, False)
     )
     assert "u_Subject" not in bare.data["posterior"]
     size = bare._joint.size
