@@ -229,7 +229,7 @@ def test_different_data(models, posts, sleepstudy):
 
 
 def test_levels_that_a_model_does_not_know(posts):
-    with pytest.raises(blm.DataError, match="by='Batch' is no grouping factor"):
+    with pytest.raises(blm.DataError, match="by='Batch' is neither a grouping factor nor"):
         compare(posts, by="Batch")
 
 
