@@ -110,8 +110,8 @@ class RowSpace:
         Columns of the model.
     scale : ndarray (p_full,)
         Size of each column.
-    null : ndarray (p_full, r)
-        Orthonormal basis of the combinations of scaled columns that vanish in every row.
+    basis : ndarray (p_full, p) or None
+        Orthonormal basis of the rows of scaled columns; None where they span everything.
     """
 
     coefs: tuple[str, ...]
@@ -119,7 +119,7 @@ class RowSpace:
     aliased: tuple[str, ...]
     kept: NDArray[np.bool_]
     scale: Array
-    null: Array
+    basis: Array | None
 
     def full_rank(self, columns: Array) -> Array:
         """The columns (n, p) of the model among all columns (n, p_full): the same where all are."""
@@ -127,9 +127,11 @@ class RowSpace:
 
     def estimable(self, weights: Array) -> NDArray[np.bool_]:
         """Which rows of weights (m, p_full) are combinations of rows of X."""
+        if self.basis is None:
+            return np.ones(len(weights), dtype=bool)
         scaled = weights / self.scale
-        outside = np.sum((scaled @ self.null) ** 2, axis=1)
-        return outside <= ESTIMABLE * np.sum(scaled**2, axis=1)
+        outside = scaled - (scaled @ self.basis) @ self.basis.T
+        return np.sum(outside**2, axis=1) <= ESTIMABLE * np.sum(scaled**2, axis=1)
 
     def reduce(self, weights: Array) -> Array:
         """Weights (m, p) of the coefficients that the model has, NaN where not estimable."""
@@ -140,18 +142,18 @@ def row_space(columns: Array, names: Sequence[str], kept: NDArray[np.bool_]) -> 
     """Row space of columns (n, p_full) with their names, of which those `kept` are independent."""
     scale = np.sqrt(np.mean(columns**2, axis=0))
     scale = np.where(scale > 0, scale, 1.0)
-    null = np.zeros((len(kept), int(np.sum(~kept))))
-    if null.size:
+    basis = None
+    if not kept.all():
         scaled = columns / scale
-        solution = np.linalg.lstsq(scaled[:, kept], scaled[:, ~kept])[0]
-        null[kept] = -solution
-        null[~kept] = np.eye(null.shape[1])
-        null = np.linalg.qr(null)[0]
+        rows = np.empty((len(kept), int(kept.sum())))
+        rows[kept] = np.eye(rows.shape[1])
+        rows[~kept] = np.linalg.lstsq(scaled[:, kept], scaled[:, ~kept])[0].T
+        basis = np.linalg.qr(rows)[0]
     return RowSpace(
         coefs=tuple(itertools.compress(names, kept)),
         coefs_full=tuple(names),
         aliased=tuple(itertools.compress(names, ~kept)),
         kept=kept,
         scale=scale,
-        null=null,
+        basis=basis,
     )
