@@ -56,9 +56,16 @@ def few(sleepstudy):
     return quick(sleepstudy, default_priors(sleepstudy))
 
 
+MADE_BY = {"few": ("marginal", "pymc"), "real": ("noncentered", "nutpie")}
+"""Form and sampler of each run."""
+
+
 @pytest.fixture(params=["few", slow("real")])
 def run(request):
-    return request.getfixturevalue(request.param)
+    found = request.getfixturevalue(request.param)
+    library = found["posterior"].attrs["inference_library"]
+    assert (found.attrs["form"], library) == MADE_BY[request.param]
+    return found
 
 
 def quick(design, priors, form="marginal", **changes):
@@ -117,8 +124,6 @@ def test_run_follows_the_schema(run):
     assert set(statistics.data_vars) == SCHEMA
     assert all(values.dtype.kind in "fib" for values in statistics.data_vars.values())
     assert run.attrs["method"] == "nuts"
-    library = run["posterior"].attrs["inference_library"]
-    assert (run.attrs["form"], library) in {("marginal", "pymc"), ("noncentered", "nutpie")}
     assert run["posterior"].attrs["sampling_time"] > 0
     diagonal = np.diagonal(run["posterior"]["cor_Subject"].to_numpy(), axis1=2, axis2=3)
     assert np.all(diagonal == 1.0)

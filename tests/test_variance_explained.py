@@ -451,7 +451,8 @@ def test_fitted_variance_does_not_depend_on_how_it_is_split(posts, monkeypatch):
 def test_posteriors_without_stored_random_effects(models):
     """Other draws of the random effects given the same draws of everything else."""
     stored, bare = (
-        models["slopes"].fit(draws=250, random_seed=4, store_u=u) for u in (True, False)
+        models["slopes"].fit(method="collapsed", draws=250, random_seed=4, store_u=u)
+        for u in (True, False)
     )
     assert "u_Subject" not in bare.data["posterior"]
     size = bare._joint.size
