@@ -195,6 +195,21 @@ def test_aliased_columns_are_logged(caplog):
     np.testing.assert_array_equal(design.X, design.X_full[:, :2])
 
 
+def test_a_message_names_some_of_many_dropped_columns(caplog):
+    data = {"y": np.random.default_rng(1).normal(size=60), "g": np.arange(60) % 6}
+    cells = [f"c{i}" for i in range(12)]
+    data |= {name: (np.arange(60) + i) % 5 for i, name in enumerate(cells)}
+    formula = f"y ~ {' + '.join(f'C({name})' for name in cells)} + (1 | g)"
+    design = build_design(formula, data)
+    assert len(design.aliased) == 44
+    assert "more)" not in caplog.text and all(name in caplog.text for name in design.aliased)
+    caplog.clear()
+    more = [f"d{i}" for i in range(12)]
+    data |= {name: (np.arange(60) + i) % 5 for i, name in enumerate(more)}
+    design = build_design(formula.replace("y ~", f"y ~ {' + '.join(more)} +"), data)
+    assert f"... ({len(design.aliased) - 50} more)." in caplog.text
+
+
 # --- parts -----------------------------------------------------------------------------
 
 

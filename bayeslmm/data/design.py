@@ -56,6 +56,9 @@ _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 RandomPart = Literal["levels", "covariates", "none"]
 
+MOST_NAMED = 50
+"""Dropped columns that a log message names; `Design.aliased` has them all."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Encodings:
@@ -417,7 +420,7 @@ def _fixed_effects(
     if fixed.aliased:
         _log.warning(
             "Fixed effects dropped as linear combinations of earlier ones: %s.",
-            ", ".join(fixed.aliased),
+            shortened(fixed.aliased, limit=MOST_NAMED),
         )
     return full, fixed
 
