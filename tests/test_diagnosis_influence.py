@@ -124,13 +124,8 @@ def test_density_of_a_level_given_beta_is_the_dense_one(sleepstudy_fit):
     design, joint = sleepstudy_fit.design, sleepstudy_fit._joint.thin(5)
     codes = design.random[0].codes
     points = replace(joint.points, beta=joint.beta)
-    found = leave_out(
-        design,
-        sleepstudy_fit.model.system,
-        replace(sleepstudy_fit.priors, beta_sampled=True),
-        replace(joint, points=points),
-        codes,
-    ).log_density
+    given = sleepstudy_fit.model.with_priors(replace(sleepstudy_fit.priors, beta_sampled=True))
+    found = leave_out(given, replace(joint, points=points), codes).log_density
     rows = codes == 4
     for s in range(5):
         z = design.random[0].Z[rows]

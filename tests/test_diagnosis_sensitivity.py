@@ -51,9 +51,7 @@ def test_marginal_log_likelihood_is_the_dense_density(sleepstudy_fit, case):
         sleepstudy_fit = blm.LMM(formula, blm.load_dataset("Penicillin")).fit(
             method="laplace", draws=20, chains=1, random_seed=1
         )
-    found = marginal_log_likelihood(
-        sleepstudy_fit.model.system, sleepstudy_fit.priors, sleepstudy_fit._joint
-    )
+    found = marginal_log_likelihood(sleepstudy_fit.model, sleepstudy_fit._joint)
     expected = [_dense_log_density(sleepstudy_fit, s) for s in range(5)]
     np.testing.assert_allclose(found[:5], expected, rtol=1e-8)
 
@@ -71,9 +69,7 @@ def test_log_prior_parts_are_those_of_the_log_prior_group(sleepstudy_fit):
 def test_table_is_that_of_arviz(sleepstudy_fit):
     parts = log_prior_parts(sleepstudy_fit.priors, sleepstudy_fit._joint)
     shape, dims = sleepstudy_fit._joint.shape, ("chain", "draw")
-    likelihood = marginal_log_likelihood(
-        sleepstudy_fit.model.system, sleepstudy_fit.priors, sleepstudy_fit._joint
-    )
+    likelihood = marginal_log_likelihood(sleepstudy_fit.model, sleepstudy_fit._joint)
     tree = xr.DataTree.from_dict(
         {
             "posterior": sleepstudy_fit._draws[["beta", "sigma"]],

@@ -23,6 +23,7 @@ from bayeslmm.checks.loo import group_codes, integrated_loo, thin
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.checks.row_forms import leverages, row_forms, row_system
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.estimation.model import Model
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_batch, reduce_at
@@ -166,12 +167,13 @@ def assert_scores(model, by=None, nested=None):
     """Scores of rows, or of the levels of a variable, are those of dense algebra."""
     design = model.design
     joint = random_draws(design)
-    plan = make_plan(products_of(design), nested=nested)
+    planned = Model(design, model.priors)
+    planned.__dict__["system"] = make_plan(products_of(design), nested=nested)
     codes = None if by is None else pd.factorize(small_data()[by])[0]
     groups = [np.array([i]) for i in range(design.n)]
     if codes is not None:
         groups = [np.flatnonzero(codes == g) for g in range(codes.max() + 1)]
-    found = leave_out(design, plan, model.priors, joint, codes, moments=True)
+    found = leave_out(planned, joint, codes, moments=True)
     wanted = dense_scores(design, model.priors, joint, groups)
     assert_allclose(found.log_density, wanted[0], rtol=ALGEBRA, atol=ALGEBRA)
     assert_allclose(found.in_sample, wanted[1], rtol=ALGEBRA, atol=ALGEBRA)
@@ -223,7 +225,7 @@ def test_all_rows_in_one_group():
     model = LMM(FORMULAS["crossed"], small_data())
     joint = random_draws(model.design)
     codes = np.zeros(ROWS, dtype=np.intp)
-    found = leave_out(model.design, model.system, model.priors, joint, codes).log_density[:, 0]
+    found = leave_out(model.model, joint, codes).log_density[:, 0]
     for draw in range(joint.size):
         dense = Dense(model.design, model.priors, joint, draw)
         wanted = multivariate_normal(dense.mean, dense.effects + dense.noise).logpdf(dense.y)
@@ -269,9 +271,7 @@ def test_flat_priors_of_sampled_fixed_effects():
 def test_proper_priors_determine_what_the_rest_does_not():
     data = with_lonely_columns(0)
     post = LMM("y ~ x + t + (1 | a)", data).fit(random_seed=1)
-    out = Resampler(
-        post.design, post.model.system, post.priors, post._joint, np.random.default_rng(1)
-    )
+    out = Resampler(post.model, post._joint, np.random.default_rng(1))
     rows = np.flatnonzero(data["a"] == "a2")
     level = sorted(data["a"].unique()).index("a2")
     found = post.loo("a")
@@ -340,7 +340,7 @@ def test_scores_equal_quadrature(dyestuff_model, exact, method, by):
 
 def test_laplace_draws_need_their_weights(dyestuff_model, exact):
     post = dyestuff_model.fit(method="laplace", random_seed=1)
-    plain = integrated_loo(post.design, post.model.system, post.priors, post._joint)
+    plain = integrated_loo(post.model, post._joint)
     weighted = post.loo()
     errors = [np.sqrt(np.mean((loo.elpd_i - exact[None]) ** 2)) for loo in (plain, weighted)]
     assert errors[1] < 0.5 * errors[0]
@@ -394,7 +394,7 @@ def test_no_score_where_the_rest_has_an_improper_posterior():
     levels = np.repeat(["a", "b", "c"], 6)
     y = rng.normal(size=18) + 3.0 * np.repeat([0.0, 1.0, -1.0], 6)
     post = LMM("y ~ 1 + (1 | g)", {"y": y, "g": levels}, priors="flat").fit(random_seed=1)
-    out = Resampler(post.design, post.model.system, post.priors, post._joint, rng)
+    out = Resampler(post.model, post._joint, rng)
     assert out.score(np.arange(6)) is None
     assert out.score(np.arange(2)) is not None
 
@@ -404,9 +404,7 @@ def test_resampled_scores_equal_weighted_ones(formula):
     """Left-out levels have no rows at all in the rest."""
     post = LMM(formula, small_data(), weights="w").fit(random_seed=1)
     weighted = post.loo("a")
-    out = Resampler(
-        post.design, post.model.system, post.priors, post._joint, np.random.default_rng(1)
-    )
+    out = Resampler(post.model, post._joint, np.random.default_rng(1))
     codes = post.design.random[0].codes
     found = [out.score(np.flatnonzero(codes == g)) for g in range(5)]
     assert_allclose(found, weighted.elpd_i, atol=3 * CARLO)
@@ -429,8 +427,7 @@ def test_summaries_and_labels(penicillin):
     assert found.elpd == pytest.approx(values.sum())
     assert found.se == pytest.approx(np.sqrt(6 * np.var(values)))
     codes = penicillin.design.random[1].codes
-    parts = (penicillin.design, penicillin.model.system, penicillin.priors, penicillin._joint)
-    scores = leave_out(*parts, codes)
+    scores = leave_out(penicillin.model, penicillin._joint, codes)
     in_sample = logsumexp(scores.in_sample, axis=0) - np.log(1000)
     assert found.p == pytest.approx(np.sum(in_sample - values))
     assert (found.n_samples, found.n_data_points, found.scale) == (1000, 6, "log")

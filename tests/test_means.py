@@ -525,7 +525,7 @@ def test_savage_dickey_is_the_ratio_of_evidences():
 def test_conditional_moments_by_dense_algebra(sleep):
     design, points = sleep.design, sleep._joint.thin(5).points
     weights = np.array([1.0, 4.0])
-    mean, sd = conditional_moments(sleep.model.system, sleep.priors, points, weights)
+    mean, sd = conditional_moments(sleep.model, points, weights)
     z = design.Z_matrix().toarray()
     for s in range(5):
         root = points.sds[0][s][:, None] * points.chols[0][s]
@@ -539,9 +539,7 @@ def test_conditional_moments_by_dense_algebra(sleep):
 
 
 def test_savage_dickey_at_any_value(sleep):
-    mean, sd = conditional_moments(
-        sleep.model.system, sleep.priors, sleep._joint.points, np.array([0.0, 2.0])
-    )
+    mean, sd = conditional_moments(sleep.model, sleep._joint.points, np.array([0.0, 2.0]))
     width = 2.0 * sleep.priors.records()["Days"].sigma
     expected = stats.norm.pdf(17.0, mean, sd).mean() / stats.norm.pdf(17.0, 0.0, width)
     got = sleep.hypothesis("2 * Days - 1 = 16").table()["evidence_ratio"].iloc[0]

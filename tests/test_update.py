@@ -517,3 +517,14 @@ def test_nuts_is_run_again_in_its_form(form):
 def test_index_of_new_data(model, sleep):
     data = sleep.set_index(pd.Index(range(1000, 1180)))
     assert model.update(data=data).design.index.tolist() == list(range(1000, 1180))
+
+
+def test_a_model_under_other_priors_shares_the_cross_products():
+    from bayeslmm.estimation.model import Model
+
+    model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).model
+    flat = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"), priors="flat").priors
+    other = model.with_priors(flat)
+    assert isinstance(other, Model) and other.priors is flat
+    assert other.system is model.system and other.design is model.design
+    assert model.priors is not flat

@@ -235,19 +235,13 @@ class PosteriorChecks(Checks):
     def influence(self, by: str | None = None, *, progressbar: bool = True) -> PosteriorInfluence:
         from bayeslmm.checks.influence import posterior_influence
 
-        model = self._fit.model
-        return posterior_influence(
-            model.design, model.system, model.priors, self._fit._joint, by, progressbar=progressbar
-        )
+        return posterior_influence(self._fit.model, self._fit._joint, by, progressbar=progressbar)
 
     @override
     def residuals(self, draws: int = 200, *, random_seed: Seed = None) -> ResidualChecks:
         from bayeslmm.checks.residual_checks import check_posterior
 
-        model = self._fit.model
-        return check_posterior(
-            model.design, model.system, model.priors, self._fit._joint, draws, random_seed
-        )
+        return check_posterior(self._fit.model, self._fit._joint, draws, random_seed)
 
     @override
     def singularity(
@@ -306,8 +300,7 @@ class PosteriorChecks(Checks):
         """
         from bayeslmm.checks.sensitivity import power_scaling
 
-        model = self._fit.model
-        return power_scaling(model.design, model.system, model.priors, self._fit._joint, threshold)
+        return power_scaling(self._fit.model, self._fit._joint, threshold)
 
     def contraction(self, draws: int = 20_000, *, random_seed: Seed = None) -> Contraction:
         """Prior against posterior: how much the data have added, parameter by parameter.

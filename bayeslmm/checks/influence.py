@@ -16,12 +16,11 @@ from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.rank import independent_columns
-from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
@@ -544,9 +543,7 @@ class PosteriorInfluence(Report):
 
 
 def posterior_influence(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
+    model: Model,
     joint: JointDraws,
     by: str | None,
     *,
@@ -556,12 +553,8 @@ def posterior_influence(
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    plan : Plan
-        Its cross-products.
-    priors : Priors
-        Its priors.
+    model : Model
+        The model.
     joint : JointDraws
         Posterior draws; fewer are used where memory or time demand it.
     by : str or None
@@ -589,16 +582,15 @@ def posterior_influence(
     Bradlow, Zaslavsky (1997), doi:10.1080/10618600.1997.10474746, for case influence by
     importance sampling. Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv:1507.02646.
     """
+    design = model.design
     groups, labels = None, design.index
     if by is not None:
         cases = case_groups(design, by)
         groups, labels = cases.codes, cases.values.rename(by)
-    joint = joint.thin(affordable(design, plan, joint.size, len(labels)))
+    joint = joint.thin(affordable(design, model.system, joint.size, len(labels)))
     points = replace(joint.points, beta=joint.beta)
-    given = replace(priors, beta_sampled=True)
-    scores = leave_out(
-        design, plan, given, replace(joint, points=points), groups, progressbar=progressbar
-    )
+    given = model.with_priors(replace(model.priors, beta_sampled=True))
+    scores = leave_out(given, replace(joint, points=points), groups, progressbar=progressbar)
     rows = parameters(design)
     draws = np.column_stack([joint_parameter(joint, row) for row in rows])
     centred = (draws - draws.mean(axis=0)) / draws.std(axis=0, ddof=1)

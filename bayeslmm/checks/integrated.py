@@ -24,6 +24,7 @@ from bayeslmm.checks.row_forms import (
     row_system,
 )
 from bayeslmm.data.design import Design, RowGroups, group_names, row_groups
+from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.batch import run_parallel
@@ -94,9 +95,7 @@ def case_groups(design: Design, by: str) -> RowGroups:
 
 
 def leave_out(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
+    model: Model,
     joint: JointDraws,
     groups: Indices | None = None,
     *,
@@ -110,12 +109,8 @@ def leave_out(
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    plan : Plan
-        Its cross-products.
-    priors : Priors
-        Its priors.
+    model : Model
+        The model.
     joint : JointDraws
         S draws.
     groups : ndarray of int (n,), optional
@@ -134,10 +129,11 @@ def leave_out(
     SamplingError
         If a flat prior leaves beta undetermined without some of the rows.
     """
+    design, priors = model.design, model.priors
     _check_determined(design, priors, groups)
     given = priors.beta_sampled
     prior = None if given else beta_prior(priors)
-    system = row_system(design, plan, prior, given_beta=given)
+    system = row_system(design, model.system, prior, given_beta=given)
     members = None if groups is None else _members(groups)
     count = design.n if members is None else len(members)
     # Scores of one row or group lie side by side in memory.

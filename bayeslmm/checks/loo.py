@@ -19,8 +19,6 @@ from bayeslmm.checks.integrated import LeaveOut, affordable, case_groups, leave_
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.model import Model
-from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.groups import log_likelihood
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import MAX_PARETO_K, log_sums, smooth_columns, smooth_weights
@@ -54,15 +52,7 @@ def posterior_loo(
     """Cross-validation of a posterior: see :meth:`bayeslmm.Posterior.loo`."""
     if not conditional:
         joint, log_ratio = scored_draws(data, joint, draws)
-        return integrated_loo(
-            model.design,
-            model.system,
-            model.priors,
-            joint,
-            by,
-            log_ratio=log_ratio,
-            progressbar=progressbar,
-        )
+        return integrated_loo(model, joint, by, log_ratio=log_ratio, progressbar=progressbar)
     if by is not None or draws is not None:
         raise ValueError(
             "conditional=True scores single rows by all draws: leave by= and draws= out."
@@ -72,9 +62,7 @@ def posterior_loo(
 
 
 def integrated_loo(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
+    model: Model,
     joint: JointDraws,
     by: str | None = None,
     *,
@@ -85,7 +73,7 @@ def integrated_loo(
 
     Parameters
     ----------
-    design, plan, priors : Design, Plan, Priors
+    model : Model
         The model.
     joint : JointDraws
         S draws of its posterior, or of an approximation.
@@ -101,14 +89,14 @@ def integrated_loo(
     arviz_stats.ELPDData
         With pointwise values. `p` is the difference to the log predictive density in the sample.
     """
-    codes, labels, dim = group_codes(design, by)
-    joint, log_ratio = _affordable(design, plan, joint, log_ratio, codes, len(labels))
-    scores = leave_out(design, plan, priors, joint, codes, progressbar=progressbar)
+    codes, labels, dim = group_codes(model.design, by)
+    joint, log_ratio = _affordable(model, joint, log_ratio, codes, len(labels))
+    scores = leave_out(model, joint, codes, progressbar=progressbar)
     result = _psis(scores, joint, log_ratio, labels, dim)
     poor = np.flatnonzero(np.asarray(result.pareto_k) > RESAMPLE_K)
     if len(poor):
         rng = np.random.default_rng(0)
-        _resample(result, Resampler(design, plan, priors, joint, rng), poor, codes)
+        _resample(result, Resampler(model, joint, rng), poor, codes)
     _report(np.asarray(result.pareto_k), result.good_k, by)
     if by is None:
         return result
@@ -152,10 +140,10 @@ def loo_pit_series(
     progressbar: bool = False,
 ) -> pd.Series:
     """Probability of a value below each row's in its leave-one-out predictive distribution."""
-    design, plan, priors = model.design, model.system, model.priors
+    design = model.design
     joint, log_ratio = scored_draws(data, joint, draws)
-    joint, log_ratio = _affordable(design, plan, joint, log_ratio, None, design.n)
-    scores = leave_out(design, plan, priors, joint, moments=True, progressbar=progressbar)
+    joint, log_ratio = _affordable(model, joint, log_ratio, None, design.n)
+    scores = leave_out(model, joint, moments=True, progressbar=progressbar)
     weights, k = loo_weights(scores.log_density, log_ratio)
     _report(k, min(1.0 - 1.0 / np.log10(max(joint.size, 2)), MAX_PARETO_K), None)
     assert scores.mean is not None and scores.sd is not None
@@ -171,14 +159,13 @@ def loo_weights(log_density: Array, log_ratio: Array | None = None) -> tuple[Arr
 
 
 def _affordable(
-    design: Design,
-    plan: Plan,
+    model: Model,
     joint: JointDraws,
     log_ratio: Array | None,
     codes: Indices | None,
     scores: int,
 ) -> tuple[JointDraws, Array | None]:
-    size = affordable(design, plan, joint.size, scores, codes)
+    size = affordable(model.design, model.system, joint.size, scores, codes)
     if size < joint.size:
         _log.info("Leave-out densities use %d of %d draws, equally spaced.", size, joint.size)
     return thin(joint, log_ratio, size)

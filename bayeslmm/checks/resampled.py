@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.data.design import Design
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_posterior_batch, reduce_at
-from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.collapsed import require_proper
 from bayeslmm.sampling.importance import ATTEMPTS, Adapter, is_reliable
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -46,7 +45,7 @@ class Resampler:
 
     Parameters
     ----------
-    design, plan, priors : Design, Plan, Priors
+    model : Model
         The model.
     joint : JointDraws
         Its posterior draws, from which the search starts.
@@ -54,17 +53,10 @@ class Resampler:
         Source of randomness.
     """
 
-    def __init__(
-        self,
-        design: Design,
-        plan: Plan,
-        priors: Priors,
-        joint: JointDraws,
-        rng: np.random.Generator,
-    ) -> None:
-        self.design, self.priors, self.rng = design, priors, rng
-        self.full = plan
-        coordinates = priors.coordinates
+    def __init__(self, model: Model, joint: JointDraws, rng: np.random.Generator) -> None:
+        self.design, self.priors, self.rng = model.design, model.priors, rng
+        self.full = model.system
+        coordinates = model.priors.coordinates
         x = coordinates.vector(coordinates.to_working(replace(joint.points, beta=joint.beta)))
         self.x = x[np.isfinite(x).all(axis=1)]
 

@@ -31,11 +31,11 @@ from bayeslmm.checks.residuals import (
 )
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.marginal import marginal_system
-from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.estimate_tables import satterthwaite
@@ -166,9 +166,7 @@ def check_estimate(
 
 
 def check_posterior(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
+    model: Model,
     joint: JointDraws,
     draws: int,
     random_seed: int | np.random.Generator | None,
@@ -176,7 +174,8 @@ def check_posterior(
     """Check a posterior on some of its draws."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     rng = np.random.default_rng(random_seed)
-    prior, given = None if priors.beta_sampled else beta_prior(priors), priors.beta_sampled
+    design, plan, given = model.design, model.system, model.priors.beta_sampled
+    prior = None if given else beta_prior(model.priors)
     few = thinned(design, plan, joint.thin(min(draws, MOST_POINTS)))
     each = -(-min(draws, joint.size) // few.size)
     units = standard_units(design, plan, prior, few, given_beta=given)
@@ -185,7 +184,7 @@ def check_posterior(
     row, test = extreme(compared.residuals), None
     if row is not None:
         log_sd = compared.log_sd[:, row.at]
-        test = left_out_test(design, plan, priors, joint, row, log_sd, rng)
+        test = left_out_test(model, joint, row, log_sd, rng)
     residuals = residual_table(design, plan, prior, joint.thin(draws), given_beta=given)
     return _result(design, compared, whitened, test, residuals, each * few.size)
 
@@ -577,19 +576,13 @@ def shift_test(design: Design, row: Extreme) -> Outlier:
 
 
 def left_out_test(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
-    joint: JointDraws,
-    row: Extreme,
-    log_sd: Array,
-    rng: np.random.Generator,
+    model: Model, joint: JointDraws, row: Extreme, log_sd: Array, rng: np.random.Generator
 ) -> Outlier:
     """Test a row by its predictive distribution given all others.
 
     Parameters
     ----------
-    design, plan, priors : Design, Plan, Priors
+    model : Model
         The model.
     joint : JointDraws
         Its posterior draws.
@@ -605,7 +598,7 @@ def left_out_test(
     values = row.values
     log_weights, k = smooth_weights(0.5 * values**2 + log_sd)
     if k > RESAMPLE_K:
-        fresh = _without(design, plan, priors, joint, row.at, rng)
+        fresh = _without(model, joint, row.at, rng)
         if fresh is not None:
             values, log_weights = fresh, np.full(len(fresh), -np.log(len(fresh)))
     weights = np.exp(log_weights)
@@ -617,23 +610,17 @@ def left_out_test(
     )
 
 
-def _without(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
-    joint: JointDraws,
-    at: int,
-    rng: np.random.Generator,
-) -> Array | None:
+def _without(model: Model, joint: JointDraws, at: int, rng: np.random.Generator) -> Array | None:
     """Deviations of a row at draws from the posterior without it."""
-    resampler = Resampler(design, plan, priors, joint, rng)
+    resampler = Resampler(model, joint, rng)
     points = resampler.draws(np.array([at]), RESAMPLED) if resampler.affordable else None
     if points is None:
         return None
-    beta = points.beta if priors.beta_sampled else np.zeros((RESAMPLED, design.p))
+    given = model.priors.beta_sampled
+    beta = points.beta if given else np.zeros((RESAMPLED, model.design.p))
     fresh = replace(joint, shape=(1, RESAMPLED), beta=beta, points=points)
-    prior = None if priors.beta_sampled else beta_prior(priors)
-    units = standard_units(design, plan, prior, fresh, given_beta=priors.beta_sampled)
+    prior = None if given else beta_prior(model.priors)
+    units = standard_units(model.design, model.system, prior, fresh, given_beta=given)
     return np.array([unit.observed().residuals[0, at] for _, unit in units])
 
 

@@ -11,9 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.batch import reduce_equations
-from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.record import Priors
@@ -138,13 +138,13 @@ KIND_WORDS = {
 }
 
 
-def marginal_log_likelihood(plan: Plan, priors: Priors, joint: JointDraws) -> Array:
+def marginal_log_likelihood(model: Model, joint: JointDraws) -> Array:
     """Log p(y | beta, covariance parameters) of each draw, random effects integrated out: (S,)."""
     points = replace(joint.points, beta=joint.beta)
-    given = replace(priors, beta_sampled=True)
+    given = replace(model.priors, beta_sampled=True)
     with single_threaded():
-        reduced = reduce_equations(plan, points.factors)
-        return log_likelihood_batch(plan, given, reduced, points)
+        reduced = reduce_equations(model.system, points.factors)
+        return log_likelihood_batch(model.system, given, reduced, points)
 
 
 def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
@@ -164,23 +164,13 @@ def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
     return {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}
 
 
-def power_scaling(
-    design: Design,
-    plan: Plan,
-    priors: Priors,
-    joint: JointDraws,
-    threshold: float = THRESHOLD,
-) -> Sensitivity:
+def power_scaling(model: Model, joint: JointDraws, threshold: float = THRESHOLD) -> Sensitivity:
     """Power-scaling sensitivity of every parameter but the random effects.
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    plan : Plan
-        Its cross-products.
-    priors : Priors
-        Its priors.
+    model : Model
+        The model.
     joint : JointDraws
         Posterior draws.
     threshold : float
@@ -197,15 +187,15 @@ def power_scaling(
     """
     if not np.isfinite(threshold) or threshold <= 0:
         raise ValueError(f"threshold={threshold!r}: a positive number is expected, such as 0.05.")
-    log_priors = log_prior_parts(priors, joint)
+    log_priors = log_prior_parts(model.priors, joint)
     if not any(np.ptp(part) > 0 for part in log_priors.values()):
         raise PriorError(
             "Every prior is flat, so there is no prior to be sensitive to. Fit the model with "
             "proper priors."
         )
-    rows = parameters(design)
+    rows = parameters(model.design)
     draws = np.stack([joint_parameter(joint, row) for row in rows], axis=-1)
-    likelihood = marginal_log_likelihood(plan, priors, joint)
+    likelihood = marginal_log_likelihood(model, joint)
     labels = pd.Index([row.label for row in rows], name="parameter")
 
     def sense(log_density: Array) -> Array:
@@ -224,7 +214,7 @@ def power_scaling(
         table=table,
         by_prior=by_prior,
         threshold=threshold,
-        unbounded=unbounded_parameters(design),
+        unbounded=unbounded_parameters(model.design),
     )
 
 

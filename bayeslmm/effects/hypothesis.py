@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -37,10 +37,9 @@ from bayeslmm.effects.quantities import (
     summarise_known,
 )
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import FormulaError, SamplingError
-from bayeslmm.formula.rank import RowSpace
 from bayeslmm.likelihood.batch import reduce_equations
-from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior, fixed_cholesky, fixed_effects_at
 from bayeslmm.priors.record import Priors
@@ -204,10 +203,8 @@ def _linear_form(symbols: Symbols, comparison: Comparison) -> LinearForm:
 
 
 def posterior_hypotheses(
-    design: Design,
-    priors: Priors,
+    model: Model,
     joint: JointDraws,
-    plan: Callable[[], Plan],
     expressions: str | Sequence[str],
     rope: float | Sequence[float] | None,
 ) -> Hypotheses:
@@ -215,14 +212,10 @@ def posterior_hypotheses(
 
     Parameters
     ----------
-    design : Design
-        The design of the model.
-    priors : Priors
-        Its priors.
+    model : Model
+        The model.
     joint : JointDraws
         Draws.
-    plan : callable
-        Returns the cross-products.
     expressions : str or sequence of str
         Hypotheses.
     rope : float or pair of float or None
@@ -233,12 +226,9 @@ def posterior_hypotheses(
     Hypotheses
     """
     evidence = PosteriorEvidence(
-        design=design,
-        priors=priors,
+        model=model,
         joint=joint,
-        plan=plan,
-        space=design.spec.fixed,
-        symbols=symbols_of(design),
+        symbols=symbols_of(model.design),
         rope=_checked_rope(rope),
     )
     comparisons = read_hypotheses(expressions, evidence.symbols)
@@ -270,17 +260,13 @@ def _index(comparisons: Sequence[Comparison]) -> pd.Index:
 # --- probabilities, odds and evidence ratios ----------------------------------------------
 
 
-def conditional_moments(
-    plan: Plan, priors: Priors, points: Points, weights: Array
-) -> tuple[Array, Array]:
+def conditional_moments(model: Model, points: Points, weights: Array) -> tuple[Array, Array]:
     """Mean and sd (S,) of ``weights @ beta`` given the data and covariance parameters.
 
     Parameters
     ----------
-    plan : Plan
-        The data.
-    priors : Priors
-        Normal or flat on beta.
+    model : Model
+        A model whose priors on beta are normal or flat.
     points : Points
         S covariance parameters.
     weights : ndarray (p,)
@@ -291,7 +277,7 @@ def conditional_moments(
     mean, sd : ndarray (S,)
         Of a normal distribution.
     """
-    p, prior = len(weights), beta_prior(priors)
+    plan, p, prior = model.system, len(weights), beta_prior(model.priors)
     with single_threaded():
         reduced = reduce_equations(plan, points.factors)
         lower, _ = fixed_cholesky(plan, reduced.fixed, points.sigma, prior)
@@ -383,11 +369,8 @@ class Known:
 class PosteriorEvidence:
     """What hypotheses about a posterior are judged by."""
 
-    design: Design
-    priors: Priors
+    model: Model
     joint: JointDraws
-    plan: Callable[[], Plan]
-    space: RowSpace
     symbols: Symbols
     rope: Rope | None
 
@@ -433,12 +416,12 @@ class PosteriorEvidence:
             full = self.symbols.form(comparison.difference)
         except NotLinearError:
             return None
-        return LinearForm(self.space.reduce(full.weights[None])[0], full.constant)
+        return LinearForm(self.model.design.spec.fixed.reduce(full.weights[None])[0], full.constant)
 
     def log_prior_odds(self, comparison: Comparison, form: LinearForm | None) -> Known:
         """Log prior odds of an inequality: exact where it is linear under normal priors."""
         sign = 1.0 if comparison.relation == ">" else -1.0
-        if form is not None and self.priors.beta_root is not None:
+        if form is not None and self.model.priors.beta_root is not None:
             mean, sd = self._prior_moments(form)
             if sd == 0.0:
                 return Known(np.nan, "it does not depend on the parameters.")
@@ -447,8 +430,8 @@ class PosteriorEvidence:
                 side = "surely false" if odds < 0 else "surely true"
                 return Known(np.nan, f"no evidence ratio; it is {side} under the priors.")
             return Known(odds, error=0.0)
-        if not self.priors.proper:
-            names = ", ".join(self.priors.improper())
+        if not self.model.priors.proper:
+            names = ", ".join(self.model.priors.improper())
             return Known(np.nan, f"no prior odds, the priors of {names} being improper.")
         return _log_odds(sign * self._prior_differences(comparison))
 
@@ -456,15 +439,15 @@ class PosteriorEvidence:
         """Log posterior over prior density of a linear form at zero."""
         if form is None:
             return Known(np.nan, self._no_density(comparison))
-        if self.priors.beta_root is None:
-            if self.priors.beta_sampled:
+        if self.model.priors.beta_root is None:
+            if self.model.priors.beta_sampled:
                 why = "the priors of the fixed effects are not all normal"
             else:
                 why = "the priors of the fixed effects are flat"
             return Known(np.nan, f"no evidence ratio, because {why}.")
         if not np.any(form.weights):
             return Known(np.nan, "it does not depend on the parameters.")
-        mean, sd = conditional_moments(self.plan(), self.priors, self.joint.points, form.weights)
+        mean, sd = conditional_moments(self.model, self.joint.points, form.weights)
         posterior, error = mixture_density(-form.constant, mean, sd, self.joint.shape)
         if not error < LARGEST_ERROR:
             return self._evidence_ratio(form, float(np.mean(sd**2)))
@@ -481,7 +464,8 @@ class PosteriorEvidence:
         held = self._held_at_zero(form, variance)
         rng = np.random.default_rng(0)
         models = [
-            Resampler(self.design, self.plan(), p, self.joint, rng) for p in (held, self.priors)
+            Resampler(model, self.joint, rng)
+            for model in (self.model.with_priors(held), self.model)
         ]
         if not all(model.affordable for model in models):
             return Known(np.nan, f"no evidence ratio, {FAR_OUT}, and further ones are dear.")
@@ -495,26 +479,27 @@ class PosteriorEvidence:
 
     def _held_at_zero(self, form: LinearForm, variance: float) -> Priors:
         """Priors given that a linear form, whose posterior variance is given, is all but zero."""
-        root, weights = self.priors.beta_root, form.weights
+        root, weights = self.model.priors.beta_root, form.weights
         assert root is not None
         mean, sd = self._prior_moments(form)
         shift = np.linalg.solve(root, np.linalg.solve(root.T, weights)) * (mean / sd**2)
         tight = np.linalg.qr(np.vstack([root, weights * np.sqrt(HELD / variance)]), mode="r")
-        return replace(self.priors, beta_mean=self.priors.beta_mean - shift, beta_root=tight)
+        priors = self.model.priors
+        return replace(priors, beta_mean=priors.beta_mean - shift, beta_root=tight)
 
     def _linear(self, beta: Array, form: LinearForm) -> Array:
-        weights = self.space.reduce(form.weights[None])[0]
+        weights = self.model.design.spec.fixed.reduce(form.weights[None])[0]
         return np.asarray(beta @ weights + form.constant)
 
     def _prior_differences(self, comparison: Comparison) -> Array:
-        draws = self.priors.sample(np.random.default_rng(0), PRIOR_DRAWS)
+        draws = self.model.priors.sample(np.random.default_rng(0), PRIOR_DRAWS)
         parameter = partial(joint_parameter, draws)
         return self.symbols.values(comparison, partial(self._linear, draws.beta), parameter)
 
     def _prior_moments(self, form: LinearForm) -> tuple[float, float]:
-        mean = form.weights @ self.priors.beta_mean + form.constant
-        assert self.priors.beta_root is not None
-        sd = np.linalg.norm(np.linalg.solve(self.priors.beta_root.T, form.weights))
+        mean = form.weights @ self.model.priors.beta_mean + form.constant
+        assert self.model.priors.beta_root is not None
+        sd = np.linalg.norm(np.linalg.solve(self.model.priors.beta_root.T, form.weights))
         return float(mean), float(sd)
 
     def _no_density(self, comparison: Comparison) -> str:

@@ -55,6 +55,12 @@ class Model:
         except DataError:
             return None
 
+    def with_priors(self, priors: Priors) -> Model:
+        """The same data under other priors; what is computed without them is shared."""
+        other = Model(self.design, priors)
+        other.__dict__.update(system=self.system)
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         return field_values(self)
 

@@ -281,9 +281,7 @@ class Posterior(PosteriorDraws):
     ) -> Hypotheses:
         from bayeslmm.effects.hypothesis import posterior_hypotheses
 
-        return posterior_hypotheses(
-            self.design, self.priors, self._joint, lambda: self.model.system, expressions, rope
-        )
+        return posterior_hypotheses(self.model, self._joint, expressions, rope)
 
     # --- criticism --------------------------------------------------------------------
 
