@@ -37,10 +37,6 @@ SINGULAR = 1e-5
 SMALL = 0.1
 """A figure near zero may be off by this share of what the largest of its column may be off by."""
 
-HUGE = 1e15
-"""Confidence limits of sds beyond are compared on the log scale, on which Wald limits are set: it
-is the error of the logarithm that the curvature makes, and exp magnifies it by the logarithm."""
-
 P_CLOSE = 1e-3
 """Relative difference of p-values, which magnify a difference of t by t^2."""
 
@@ -118,6 +114,4 @@ def _same(one: Any, two: Any, column: str, size: float, close: float) -> bool:
         return math.isclose(max(one, P_LEAST), max(two, P_LEAST), rel_tol=P_CLOSE)
     if column in OF_CURVATURE:
         close = max(close, DIFFERENCED)
-    if min(one, two) > HUGE and column == "conf_high":
-        one, two = math.log(one), math.log(two)
     return math.isclose(one, two, rel_tol=close, abs_tol=SMALL * close * size)

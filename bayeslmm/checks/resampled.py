@@ -54,8 +54,7 @@ class Resampler:
     """
 
     def __init__(self, model: Model, joint: JointDraws, rng: np.random.Generator) -> None:
-        self.design, self.priors, self.rng = model.design, model.priors, rng
-        self.full = model.system
+        self.model, self.rng = model, rng
         coordinates = model.priors.coordinates
         x = coordinates.vector(coordinates.to_working(replace(joint.points, beta=joint.beta)))
         self.x = x[np.isfinite(x).all(axis=1)]
@@ -64,7 +63,7 @@ class Resampler:
     def affordable(self) -> bool:
         """Whether evaluations are cheap enough, and there are draws enough to start from."""
         enough = len(self.x) >= PER_COORDINATE * self.x.shape[1]
-        return enough and not is_dear(self.full)
+        return enough and not is_dear(self.model.system)
 
     def score(self, rows: Indices) -> float | None:
         """Log p(y_g | y without g) of some rows.
@@ -87,7 +86,7 @@ class Resampler:
         SamplingError
             If the posterior cannot be sampled.
         """
-        return self._log_evidence(self.full)
+        return self._log_evidence(self.model.system)
 
     def draws(self, rows: Indices, size: int) -> Points | None:
         """At most `size` draws from the posterior without some rows; None as for `score`."""
@@ -99,12 +98,12 @@ class Resampler:
             return None
         weights = np.exp(log_ratios - np.max(log_ratios))
         chosen = self.rng.choice(len(x), size, p=weights / weights.sum())
-        coordinates = self.priors.coordinates
+        coordinates = self.model.priors.coordinates
         return coordinates.to_user(coordinates.points(x[chosen]))
 
     def _require_proper(self, rest: Plan) -> None:
         start = self.x.mean(axis=0)
-        require_proper(partial(self._density, rest), rest, self.priors, start)
+        require_proper(partial(self._density, rest), rest, self.model.priors, start)
 
     def _log_evidence(self, plan: Plan) -> tuple[float, float]:
         return log_mean(self._sample(plan)[1])
@@ -127,12 +126,12 @@ class Resampler:
 
     def _density(self, plan: Plan, x: Array) -> Array:
         return log_posterior_batch(
-            plan, self.priors, partial(reduce_at, plan, self.priors.coordinates), x
+            plan, self.model.priors, partial(reduce_at, plan, self.model.priors.coordinates), x
         )
 
     def _plan_without(self, out: Indices) -> Plan:
         """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
-        design = self.design
+        design = self.model.design
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
@@ -143,7 +142,7 @@ class Resampler:
             design.X[kept],
             factors,
             weights=None if design.weights is None else design.weights[kept],
-            basis=self.full.products.basis,
+            basis=self.model.system.products.basis,
         )
         return make_plan(products)
 

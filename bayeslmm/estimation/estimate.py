@@ -224,25 +224,23 @@ def _dof(plan: Plan, reml: bool) -> int:
 def _start(plan: Plan, reml: bool) -> Array:
     """Covariance matrices after one step of the EM algorithm from the residual variance.
 
-    In the working basis, from S = TT' = I: ``S - S G S / J`` with 2 G the derivative of the
-    criterion by S, J the number of levels (Laird, Ware, 1982, doi:10.2307/2529876).
+    In the working basis, from S = TT' = I: ``S - S G S / J`` with G the derivative of the criterion
+    by S, half of that by T, and J the number of levels (Laird, Ware, 1982, doi:10.2307/2529876).
+    Where the arithmetic breaks down the search starts from I.
     """
-    theta = plan.products.theta
-    factors = [np.eye(s.n_coefs) for s in theta.structures]
+    theta, grams = plan.products.theta, plan.products.random
+    identity, moved = [np.eye(s.n_coefs) for s in theta.structures], []
     try:
-        fact = factorise_working(plan, factors)
+        fact = factorise_working(plan, identity)
         slopes = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
+        for structure, slope, gram in zip(theta.structures, slopes, grams, strict=True):
+            square = np.eye(structure.n_coefs) - 0.5 * slope / len(gram)
+            if not structure.mixes:
+                square = np.diag(np.diag(square))
+            moved.append(lower_factor(structure, np.linalg.cholesky(0.5 * (square + square.T))))
     except np.linalg.LinAlgError:
-        return theta.vector(factors)
-    levels = [len(gram) for gram in plan.products.random]
-    for f, (structure, slope, count) in enumerate(
-        zip(theta.structures, slopes, levels, strict=True)
-    ):
-        square = np.eye(structure.n_coefs) - 0.5 * slope / count
-        if not structure.mixes:
-            square = np.diag(np.diag(square))
-        factors[f] = lower_factor(structure, np.linalg.cholesky(0.5 * (square + square.T)))
-    return theta.vector(factors)
+        return theta.vector(identity)
+    return theta.vector(moved)
 
 
 def _level_counts(plan: Plan) -> Array:

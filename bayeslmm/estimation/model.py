@@ -56,7 +56,7 @@ class Model:
             return None
 
     def with_priors(self, priors: Priors) -> Model:
-        """The same data under other priors; what is computed without them is shared."""
+        """The same design and cross-products under other priors."""
         other = Model(self.design, priors)
         other.__dict__.update(system=self.system)
         return other

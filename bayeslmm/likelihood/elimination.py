@@ -145,8 +145,8 @@ class Plan:
         tail takes all of the time.
         """
         width, size = self.products.n_fixed + 1, len(self.classes.counts)
-        pairs = len(lower_pairs(self.classes.gram.shape[0])[0])
-        fits = pairs * size * width**2 <= LARGEST_SUMS and self.split is None
+        k = self.classes.gram.shape[0]
+        fits = k * (k + 1) // 2 * size * width**2 <= LARGEST_SUMS and self.split is None
         small = not self.n_tail or (self.n_tail <= LARGEST_TAIL and self.class_map is not None)
         return _sums(self) if fits and small and not self.nested else None
 
@@ -216,7 +216,11 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
     coupling = couplings[0]
     products_map, filled = _products_map(coupling, products.random[lead].shape[1])
     classes = level_classes(products.random[lead])
-    expand = _expansion(classes, *products.random[lead].shape[:2])
+    class_map = None
+    if products_map is not None:
+        class_map = sp.csr_array(
+            products_map @ _expansion(classes, *products.random[lead].shape[:2])
+        )
     return Plan(
         products=products,
         lead=lead,
@@ -232,7 +236,7 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
         products_map=products_map,
         filled=filled,
         classes=classes,
-        class_map=None if products_map is None else sp.csr_array(products_map @ expand),
+        class_map=class_map,
     )
 
 
