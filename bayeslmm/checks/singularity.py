@@ -666,7 +666,7 @@ def _moved(points: WorkingPoints, parameter: Parameter, value: float) -> Working
 
 
 def _log_likelihood(plan: Plan, priors: Priors, points: WorkingPoints) -> Array:
-    reduced = reduce_equations(plan, points.factors)
+    reduced = reduce_equations(plan, points)
     return log_likelihood_batch(plan, priors, reduced, points)
 
 

@@ -315,17 +315,20 @@ class Theta:
     def vector(self, factors: Sequence[Array]) -> Array:
         """Theta (..., m) of lower triangular relative factors (..., k, k)."""
         pairs = zip(self.structures, factors, strict=True)
-        return np.concatenate([s.theta(t) for s, t in pairs], axis=-1)
+        parts = [s.theta(t) for s, t in pairs]
+        return np.concatenate(parts, axis=-1) if parts else np.zeros(0)
 
     def gradient(self, theta: Array, slopes: Sequence[Array]) -> Array:
         """Derivatives (..., m) from those by the entries of the relative factors (..., k, k)."""
         parts = zip(self.structures, self.parts(theta), slopes, strict=True)
-        return np.concatenate([s.theta_gradient(x, d) for s, x, d in parts], axis=-1)
+        gradients = [s.theta_gradient(x, d) for s, x, d in parts]
+        return np.concatenate(gradients, axis=-1) if gradients else np.zeros_like(theta)
 
     @cached_property
     def sds(self) -> NDArray[np.bool_]:
         """Which entries are zero at a singular fit and positive elsewhere: (m,)."""
-        return np.concatenate([structure.theta_sds for structure in self.structures])
+        none = np.zeros(0, dtype=bool)
+        return np.concatenate([none, *(structure.theta_sds for structure in self.structures)])
 
     def negligible(self, theta: Array, tolerance: float) -> Iterator[NDArray[np.intp]]:
         """Sets of entries so small that a relative factor may be singular."""

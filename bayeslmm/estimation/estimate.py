@@ -246,12 +246,8 @@ def _start(plan: Plan, reml: bool) -> Array:
 def _level_counts(plan: Plan) -> Array:
     """Number of levels behind each entry of theta: its information is of that order."""
     products = plan.products
-    return np.concatenate(
-        [
-            np.full(s.n_theta, float(len(gram)))
-            for s, gram in zip(products.structures, products.random, strict=True)
-        ]
-    )
+    levels = [len(gram) for gram in products.random]
+    return np.repeat(np.array(levels, dtype=float), [s.n_theta for s in products.structures])
 
 
 def _factorise_at(plan: Plan, theta: Array) -> Factorisation:
@@ -414,7 +410,7 @@ def report(
         blocks.append(block)
     last = np.zeros((1, theta.size + 1))
     last[0, -1] = 1.0
-    return np.append(np.concatenate(values), np.log(sigma)), np.vstack([*blocks, last])
+    return np.concatenate([*values, [np.log(sigma)]]), np.vstack([*blocks, last])
 
 
 def _report_factor(structure: Structure, basis: Array, working: Array) -> tuple[Array, Array]:

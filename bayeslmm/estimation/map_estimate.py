@@ -226,7 +226,7 @@ class _SignedSearch:
         plain[self.log_sds] = 0.0
         plain[self.coordinates.beta] *= self.gamma_scale
         point = self.coordinates.points(plain[None])
-        signed = np.split(x[self.log_sds] * self.scales, np.cumsum(self._sizes)[:-1])
+        signed = np.split(x[self.log_sds] * self.scales, np.cumsum(self._sizes, dtype=int))[:-1]
         return replace(point, sds=tuple(sds[None] for sds in signed))
 
     @property

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,23 +47,41 @@ class Reduced:
     fixed: Array
 
 
-def reduce_equations(plan: Plan, factors: Sequence[Array]) -> Reduced:
-    """Eliminate the random effects for a batch of relative factors.
+class RelativePoints(Protocol):
+    """S points as the equations see them, free of scale (``coordinates.Points`` has it)."""
+
+    @property
+    def factors(self) -> Sequence[Array]:
+        """Relative factors (S, k, k) of the user's columns per grouping factor."""
+        ...
+
+    @property
+    def sigma(self) -> Array:
+        """Residual standard deviations (S,)."""
+        ...
+
+
+def reduce_equations(plan: Plan, points: RelativePoints) -> Reduced:
+    """Eliminate the random effects for a batch of points.
 
     Parameters
     ----------
     plan : Plan
         The data.
-    factors : sequence of ndarray (S, k, k)
-        Relative factors in the user's coordinates, one batch per grouping factor.
+    points : RelativePoints
+        The covariance parameters.
 
     Returns
     -------
     Reduced
     """
-    working = to_working(plan, factors)
+    size = len(points.sigma)
+    if not plan.stages:
+        fixed = np.broadcast_to(plan.products.fixed, (size, *plan.products.fixed.shape))
+        return Reduced(log_det_random=np.zeros(size), fixed=fixed)
+    working = to_working(plan, points.factors)
     reduce = _reduce_singly if plan.sums is None else _reduce_chunk
-    chunks = list(chunks_of(plan, len(working[0])))
+    chunks = list(chunks_of(plan, size))
     parts = run_chunks(plan, lambda rows: reduce(plan, [t[rows] for t in working]), chunks)
     return Reduced(
         log_det_random=np.concatenate([part.log_det_random for part in parts]),

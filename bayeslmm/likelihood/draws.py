@@ -135,6 +135,8 @@ def draw_random(
     list of ndarray (S, J, k)
         One array per grouping factor, on the scale of the response.
     """
+    if not plan.stages:
+        return []
     if plan.sums is None and not plan.nested and plan.split is None and len(beta) > FEW:
         return draw_iteratively(plan, points, beta, rng)
     sizes = [(len(beta), s.shape[0], s.shape[1]) for s in plan.products.random]

@@ -89,7 +89,7 @@ class Plan:
     products : CrossProducts
         The data.
     lead : int
-        Index of the leading grouping factor.
+        Index of the leading grouping factor; -1 where there are no random effects.
     stages : tuple of Stage
         What is eliminated level by level: the leading grouping factor and, in their order, those
         that it is nested in and that are not left to the tail.
@@ -144,6 +144,8 @@ class Plan:
         That is where they would not fit, or would cancel (`split`), or where factorising a large
         tail takes all of the time.
         """
+        if not self.stages:
+            return None
         width, size = self.products.n_fixed + 1, len(self.classes.counts)
         k = self.classes.gram.shape[0]
         fits = k * (k + 1) // 2 * size * width**2 <= LARGEST_SUMS and self.split is None
@@ -203,6 +205,8 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
     DataError
         If the dense part would be too large for memory.
     """
+    if not products.random:
+        return _without_random(products)
     chain = choose_stages(products, nested)
     lead = chain[0]
     tail = tuple(_tail_blocks(products, chain))
@@ -237,6 +241,24 @@ def make_plan(products: CrossProducts, *, nested: bool | None = None) -> Plan:
         filled=filled,
         classes=classes,
         class_map=class_map,
+    )
+
+
+def _without_random(products: CrossProducts) -> Plan:
+    """The plan of a model without random effects: nothing is eliminated."""
+    return Plan(
+        products=products,
+        lead=-1,
+        stages=(),
+        tail=(),
+        n_tail=0,
+        tail_gram=np.zeros((0, 0)),
+        tail_mixed=np.zeros((0, products.n_fixed + 1)),
+        coupling=sp.csr_array((0, 0)),
+        products_map=None,
+        filled=np.zeros(0, dtype=np.intp),
+        classes=Classes(slice(None), np.zeros(0), np.zeros((0, 0, 0))),
+        class_map=None,
     )
 
 

@@ -129,7 +129,7 @@ def reduce_at(plan: Plan, coordinates: Coordinates, x: Array) -> Reduced:
     Where the arithmetic breaks down the result is not finite.
     """
     with np.errstate(all="ignore"):
-        return reduce_equations(plan, coordinates.points(x).factors)
+        return reduce_equations(plan, coordinates.points(x))
 
 
 def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:

@@ -203,7 +203,7 @@ def _stage_inners(fact: Factorisation, inverse: Array, *, with_beta: bool) -> li
     elif plan.n_tail:
         inners = [plan.diagonal_of_congruence(cov)]
     else:
-        inners = [np.zeros_like(plan.products.random[plan.lead])]
+        inners = [np.zeros_like(stage.block.gram) for stage in plan.stages]
     if not with_beta:
         return inners
     crosses = _stage_crosses(fact)

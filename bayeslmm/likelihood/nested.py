@@ -173,6 +173,8 @@ def choose_stages(products: CrossProducts, nested: bool | None = None) -> tuple[
         otherwise there is one stage, the largest grouping factor.
     """
     sizes = [gram.shape[0] * gram.shape[1] for gram in products.random]
+    if not sizes:
+        return ()
     largest = int(np.argmax(sizes))
     chain = _largest_chain(_nestings(products), sizes)
     if nested is None:

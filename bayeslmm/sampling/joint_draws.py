@@ -357,7 +357,7 @@ def _draw_beta(fit: Fit, points: Points, rng: np.random.Generator) -> Array:
     if fit.given_beta:
         return fit.beta + noise @ fit.vcov_root.T
     with single_threaded():
-        reduced = reduce_equations(fit.plan, points.factors)
+        reduced = reduce_equations(fit.plan, points)
         return fixed_effects_at(fit.plan, fit.prior, reduced, points.sigma, noise)
 
 

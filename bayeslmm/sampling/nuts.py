@@ -296,7 +296,7 @@ def complete_draws(
     points = _points(design, priors, values)
     with single_threaded():
         sampled = priors.beta_sampled
-        reduced = None if sampled else reduce_equations(system, points.factors)
+        reduced = None if sampled else reduce_equations(system, points)
         beta = draw_beta(priors, system, reduced, points, rng)
         effects = draw_random(system, points, beta, rng)
     return as_chains({BETA: beta, **effect_variables(design, effects)}, *shape)

@@ -179,11 +179,11 @@ def parameter_matrix(dataset: xr.Dataset, design: Design, rows: Sequence[Paramet
 
 def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -> Array:
     """Draws (chain, draw) of a parameter from a dataset with the names of the schema."""
-    key = design.random[parameter.factor].key
     if parameter.kind == "beta":
         return dataset[BETA].values[..., parameter.index[0]]
     if parameter.kind == "sigma":
         return dataset[SIGMA].values
+    key = design.random[parameter.factor].key
     name = sd_name(key) if parameter.kind == "sd" else cor_name(key)
     values = dataset[name].values
     for position in reversed(parameter.index):
