@@ -29,6 +29,7 @@ class Case:
     X: np.ndarray
     random: tuple[Columns, ...]
     weights: np.ndarray | None
+    residual: Any = None
 
     @property
     def offset(self) -> np.ndarray:

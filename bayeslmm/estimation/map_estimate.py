@@ -26,7 +26,7 @@ from bayeslmm.likelihood.log_posterior import (
     log_posterior,
     log_posterior_unconstrained,
 )
-from bayeslmm.priors.families import LKJ
+from bayeslmm.priors.families import LKJ, Uniform
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
@@ -92,8 +92,10 @@ def fit_map(plan: Plan, priors: Priors, reml: Fit | None = None) -> Fit:
 
 def is_flat(priors: Priors) -> bool:
     """Whether the posterior mode is the REML estimate."""
-    scalars = [*priors.beta, priors.sigma, *(p for row in priors.sd for p in row)]
-    uniform = (lkj is None or lkj == LKJ(1.0) for row in priors.cor for lkj in row)
+    own = priors.residuals
+    scalars = [*priors.beta, *own.sd, *own.power, *(p for row in priors.sd for p in row)]
+    cors = [*own.cor, *(prior for row in priors.cor for prior in row)]
+    uniform = (p is None or p == LKJ(1.0) or isinstance(p, Uniform) for p in cors)
     return not any(p.proper for p in scalars) and all(uniform)
 
 
@@ -105,7 +107,7 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
         lower_factor(s, t[0]) for s, t in zip(coordinates.structures, point.factors, strict=True)
     )
     sigma, d = float(point.sigma[0]), coordinates.n_covariance
-    prior = beta_prior(priors)
+    prior, plan = beta_prior(priors), plan.at(point.shapes[0])
     fact = factorise(plan, factors, prior, sigma)
     cov = _covariance(plan, priors, x) if optimum.converged else np.full((len(x), len(x)), np.nan)
     if priors.beta_sampled:
@@ -136,18 +138,21 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
 
 def _edges(search: _SignedSearch, x: Array) -> list[str]:
     """Labels of the parameters beside which their prior vanishes, but for sds beside zero."""
-    priors, point = search.priors, search.point(x)
-    labels = [key for key, p in priors.records().items() if not isinstance(p, LKJ)]
-    scalars = [*priors.beta, *(p for row in priors.sd for p in row), priors.sigma]
-    positive = np.abs(np.concatenate([*(sds[0] for sds in point.sds), point.sigma]))
-    values = np.concatenate([point.gamma[0], positive])
-    steps = EDGE * np.concatenate([search.gamma_scale, positive])
+    priors, point, own = search.priors, search.point(x), search.priors.residuals
+    names = list(priors.records())
+    sampled = point.gamma.shape[1]
+    sds = [prior for row in priors.sd for prior in row]
+    labels = [*names[:sampled], *names[len(priors.coefs) :][: len(sds)]]
+    labels += [*own.structure.sd_names, *own.structure.power_names]
+    scalars = [*priors.beta[:sampled], *sds, *own.sd, *own.power]
+    positive = np.abs(np.concatenate([*(part[0] for part in point.sds), point.natural[0][0]]))
+    powers = point.natural[1][0]
+    values = np.concatenate([point.gamma[0], positive, powers])
+    steps = EDGE * np.concatenate([search.gamma_scale, positive, np.ones(len(powers))])
     beside = values[:, None] + steps[:, None] * [-1.0, 1.0]  # (parameters, 2)
     return [
         key
-        for key, prior, pair in zip(
-            labels[-len(values) :], scalars[-len(values) :], beside, strict=True
-        )
+        for key, prior, pair in zip(labels, scalars, beside, strict=True)
         if np.any(prior.logpdf(pair) == -np.inf)
     ]
 
@@ -179,7 +184,7 @@ def _covariance(plan: Plan, priors: Priors, x: Array) -> Array:
 
 
 def _report(coordinates: Coordinates, x: Array) -> tuple[Array, Array]:
-    """Log sds, atanh correlations and log sigma of the user's columns, and their Jacobian by x."""
+    """Parameters of the user's columns as ``Fit`` has them, and their Jacobian by x."""
     d = coordinates.n_covariance
     shifts = np.zeros((d, coordinates.size))
     shifts[:, :d] = DIFFERENCE * np.eye(d)
@@ -198,7 +203,8 @@ def _reported(coordinates: Coordinates, x: Array) -> Array:
             corr = chol @ chol.swapaxes(1, 2)
             rho = [np.clip(corr[:, i, j], -1.0, 1.0) for i, j in structure.pairs]
             pieces += [np.log(sds), *(np.arctanh(r)[:, None] for r in rho)]
-        return np.concatenate([*pieces, np.log(user.sigma)[:, None]], axis=1)
+        sds, powers, cors = user.natural
+        return np.concatenate([*pieces, np.log(sds), powers, np.arctanh(cors)], axis=1)
 
 
 class _SignedSearch:
@@ -211,7 +217,7 @@ class _SignedSearch:
     def __init__(self, plan: Plan, priors: Priors, estimate: Fit | Start) -> None:
         self.plan, self.priors, self.coordinates = plan, priors, priors.coordinates
         start = starting_point(plan, priors, estimate)
-        self.log_sds = self.coordinates.logs[:-1]
+        self.log_sds = self.coordinates.logs[: -len(self.coordinates.residual.scales)]
         self.scales = np.exp(start[self.log_sds])
         rows = priors.fixed_map if priors.beta_sampled else np.empty((0, 0))
         moved = rows @ estimate.vcov @ rows.T if len(rows) else rows

@@ -11,9 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, Points
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Normal, Prior
+from bayeslmm.priors.residual import ResidualPriors
 
 Array = NDArray[np.float64]
 
@@ -35,12 +37,15 @@ class Labels:
         Labels of the coefficients per grouping factor.
     blocks : tuple of tuple of tuple of int
         Blocks of correlated coefficients per grouping factor.
+    residual : Residual
+        Structure of the residuals, with the names of its parameters.
     """
 
     coefs: tuple[str, ...]
     factors: tuple[str, ...]
     factor_coefs: tuple[tuple[str, ...], ...]
     blocks: tuple[tuple[tuple[int, ...], ...], ...]
+    residual: Residual
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,8 +75,8 @@ class Priors(Labels):
         Priors on the standard deviations, per grouping factor and working column.
     cor : tuple of tuple of (LKJ or None)
         Priors on the correlations, per grouping factor and block; None for a block of one.
-    sigma : Prior
-        Prior on the residual standard deviation.
+    residuals : ResidualPriors
+        Priors on the parameters of the residuals.
     sources : mapping of str to str
         Where each row of the table comes from: "default", "flat" or "user".
     where : mapping of str to str
@@ -92,7 +97,7 @@ class Priors(Labels):
     mixing: tuple[Array, ...]
     sd: tuple[tuple[Prior, ...], ...]
     cor: tuple[tuple[LKJ | None, ...], ...]
-    sigma: Prior
+    residuals: ResidualPriors
     sources: Mapping[str, str]
     where: Mapping[str, str]
 
@@ -104,7 +109,13 @@ class Priors(Labels):
             structures=tuple(Unstructured(len(coefs), b) for coefs, b in blocks),
             mixing=self.mixing,
             fixed=self.fixed_map if self.beta_sampled else np.empty((0, 0)),
+            residual=self.residual,
         )
+
+    @property
+    def sigma(self) -> Prior:
+        """Prior on the residual standard deviation, the first where there are several."""
+        return self.residuals.sd[0]
 
     @property
     def beta_precision(self) -> Array | None:
@@ -159,8 +170,7 @@ class Priors(Labels):
             for b, lkj in enumerate(self.cor[f]):
                 if lkj is not None:
                     records[cor_label(self, f, b)] = lkj
-        records["sigma"] = self.sigma
-        return records
+        return records | self.residuals.records()
 
     def _marginal_beta(self) -> list[Prior]:
         """Marginal normal priors of the coefficients; of those with a joint prior only."""
@@ -203,10 +213,10 @@ class Priors(Labels):
             gamma[:, j] = prior.sample(rng, size)
         sds = [np.stack([p.sample(rng, size) for p in row], axis=1) for row in self.sd]
         chols = [self._sample_chol(f, rng, size) for f in range(len(self.factors))]
-        sigma = self.sigma.sample(rng, size)
+        sigma, shapes = self.residuals.sample(rng, size)
         coordinates = self.coordinates
         none = np.empty((size, len(coordinates.fixed)))
-        points = coordinates.to_user(coordinates.working(sds, chols, sigma, none))
+        points = coordinates.to_user(coordinates.working(sds, chols, sigma, shapes, none))
         beta = np.linalg.solve(self.fixed_map, gamma.T).T
         return replace(points, beta=beta)
 

@@ -18,10 +18,12 @@ from bayeslmm.data.design import Design, Encodings, Spec, build_design
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.data.random_factors import RandomFactor, amalgamated, factor_spec, known_rows
+from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
 from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
 from bayeslmm.formula.rank import row_space
+from bayeslmm.formula.residual import parse_residual
 from bayeslmm.priors import families
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.families import LKJ, Prior, Record
@@ -93,6 +95,7 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
     description = {
         "formula": design.formula.source,
         "weights": design.spec.weights,
+        "residual": None if design.spec.residual is None else design.spec.residual.formula.source,
         "data": data,
         "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
@@ -300,6 +303,7 @@ def stored_design(
         arrays=arrays,
     )
     column = description["weights"]
+    residual = _residual(description["residual"], data)
     return Design(
         spec=Spec(
             formula=formula,
@@ -307,6 +311,7 @@ def stored_design(
             weights=None if column is None else str(column),
             fixed=fixed,
             random=tuple(factor.spec for factor in random),
+            residual=residual,
             encodings=evaluation,
         ),
         y=_numbers(arrays, "y", (n,)),
@@ -315,10 +320,22 @@ def stored_design(
         X=X,
         X_full=X_full,
         random=random,
+        residual_rows=None if residual is None else residual.rows(data),
         index=data.index,
         dropped=_dropped(arrays),
         data=data,
     )
+
+
+def _residual(source: str | None, data: pd.DataFrame) -> ResidualSpec | None:
+    if source is None:
+        return None
+    try:
+        return residual_spec(parse_residual(source), data)
+    except BayesLMMError as error:
+        raise StorageError(
+            f"The residual structure of the saved model cannot be had on its data: {error}"
+        ) from error
 
 
 def _random(
