@@ -139,9 +139,7 @@ def batched(repeat):
         found = [eliminate_random(plan, [t]) for t in to_working(plan, [factors])[0]]
         return [rest.log_det for rest in found], [rest.fixed for rest in found]
 
-    points = SimpleNamespace(
-        factors=[factors], sigma=np.ones(BATCH), shapes=np.empty((BATCH, 0))
-    )
+    points = SimpleNamespace(factors=[factors], sigma=np.ones(BATCH), shapes=np.empty((BATCH, 0)))
     together = reduce_equations(plan, points)
     log_dets, fixed = singly()
     gap = np.max(np.abs(together.log_det - log_dets) / (1 + np.abs(log_dets)))

@@ -280,6 +280,7 @@ def test_coordinates_serve_any_structure(seed):
         sds=tuple(rng.normal(size=s.n_coefs) for s in structures),
         chols=tuple(rng.normal(size=(s.n_coefs, s.n_coefs)) for s in structures),
         sigma=0.7,
+        shapes=np.empty(0),
         gamma=np.empty(0),
     )
 

@@ -13,7 +13,6 @@ from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Residual, ResidualRows
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.likelihood.factorise import GaussianBeta
-from bayeslmm.likelihood.log_posterior import log_posterior_batch
 from bayeslmm.likelihood.marginal import (
     log_density_given_beta_grad,
     log_density_grad,

@@ -25,7 +25,7 @@ from bayeslmm.estimation.estimate import (
     user_factors,
     working_factors,
 )
-from bayeslmm.exceptions import SamplingError
+from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.likelihood.draws import draw_random, normal_draws
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+
+STRUCTURED = (
+    "This is not there yet for a model whose residuals have a structure (residual=...): it is for "
+    "independent residuals of one variance."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -73,7 +79,15 @@ class JointDraws:
 
     @property
     def sigma(self) -> Array:
-        """Residual standard deviations (S,), of a row with weight one."""
+        """Residual standard deviations (S,), of a row with weight one.
+
+        Raises
+        ------
+        DataError
+            If residuals have a structure, so that rows differ.
+        """
+        if not self.points.residual.plain:
+            raise DataError(STRUCTURED)
         return self.points.sigma
 
     @property

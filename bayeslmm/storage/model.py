@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.data.design import Design, Encodings, Spec, build_design
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import grouping_factor
@@ -29,6 +30,7 @@ from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.families import LKJ, Prior, Record
 from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
 from bayeslmm.priors.record import Priors
+from bayeslmm.priors.residual import ResidualPriors
 from bayeslmm.sampling.tree import SAMPLE_DIMS, level_first, parameter_dataset, parameter_dims
 from bayeslmm.schema import u_name
 from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
@@ -42,8 +44,10 @@ _FAMILIES: dict[str, Any] = {
     "LKJ": LKJ,
     **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
     **{name: getattr(families, name) for name in ("HalfStudentT", "HalfCauchy", "Exponential")},
-    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal")},
+    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal", "Uniform")},
 }
+
+RESIDUAL_PRIORS = ("sd", "power", "cor")
 
 PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
 """Points at which the density of a prior remade by PyMC must be what it was."""
@@ -137,7 +141,7 @@ def unpack_model(
     except BayesLMMError as error:
         raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
     design = stored_design(formula, description, arrays, functions)
-    priors = unpack_priors(description["priors"], arrays)
+    priors = unpack_priors(description["priors"], arrays, design.spec.residual_structure)
     check_priors(priors, design)
     check_draws(posterior, design)
     return design, priors
@@ -432,6 +436,9 @@ def check_priors(priors: Priors, design: Design) -> None:
         and [w.shape for w in priors.mixing] == [2 * (len(coefs),) for coefs in labels.factor_coefs]
         and [len(row) for row in priors.sd] == [len(coefs) for coefs in labels.factor_coefs]
         and [len(row) for row in priors.cor] == [len(row) for row in labels.blocks]
+        and len(priors.residuals.sd) == len(labels.residual.scales)
+        and len(priors.residuals.power) == len(labels.residual.powers)
+        and len(priors.residuals.cor) == len(labels.residual.arms) * (labels.residual.n_cors > 0)
         and set(priors.sources) >= set(priors.records())
         and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
         "priors",
@@ -493,13 +500,18 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
             return [packed(item, f"{name} {i}") for i, item in enumerate(value)]
         if isinstance(value, Mapping):
             return {"mapping": dict(value)}
+        if isinstance(value, ResidualPriors):
+            return [packed(getattr(value, kind), f"{name} {kind}") for kind in RESIDUAL_PRIORS]
         return _record(value, next(names))
 
-    return {field.name: packed(getattr(priors, field.name), field.name) for field in fields(Priors)}
+    stored = [field.name for field in fields(Priors) if field.name != "residual"]
+    return {name: packed(getattr(priors, name), name) for name in stored}
 
 
-def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) -> Priors:
-    """The priors that :func:`pack_priors` described.
+def unpack_priors(
+    description: Description, arrays: Mapping[str, NDArray[Any]], residual: Residual
+) -> Priors:
+    """The priors that :func:`pack_priors` described, of residuals with a structure.
 
     Raises
     ------
@@ -516,7 +528,11 @@ def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) 
             return arrays[f"prior {value['array']}"]
         return value["mapping"] if "mapping" in value else _remade(value)
 
-    return Priors(**{field.name: unpacked(description[field.name]) for field in fields(Priors)})
+    names = [field.name for field in fields(Priors) if field.name != "residual"]
+    values = {name: unpacked(description[name]) for name in names}
+    own = dict(zip(RESIDUAL_PRIORS, values.pop("residuals"), strict=True))
+    residuals = ResidualPriors(structure=residual, **own)
+    return Priors(**values, residual=residual, residuals=residuals)
 
 
 def _record(prior: Prior | LKJ, name: str) -> Description:
