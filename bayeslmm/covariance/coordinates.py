@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import Structure, lower_factor
+from bayeslmm.covariance.structure import Structure, lower_factor, sd_leaders
 
 Array = NDArray[np.float64]
 
@@ -135,7 +135,7 @@ class Coordinates:
 
     @cached_property
     def _starts(self) -> list[int]:
-        sizes = [structure.n_coefs + structure.n_cors for structure in self.structures]
+        sizes = [structure.n_sds + structure.n_cors for structure in self.structures]
         return [int(start) for start in np.cumsum([0, *sizes])]
 
     @property
@@ -161,7 +161,7 @@ class Coordinates:
     def sds(self, factor: int) -> slice:
         """Places of the log standard deviations of a grouping factor."""
         start = self._starts[factor]
-        return slice(start, start + self.structures[factor].n_coefs)
+        return slice(start, start + self.structures[factor].n_sds)
 
     def cors(self, factor: int) -> slice:
         """Places of the correlation coordinates of a grouping factor."""
@@ -179,9 +179,9 @@ class Coordinates:
         scales = np.exp(logs)
         sds, chols, start = [], [], 0
         for f, structure in enumerate(self.structures):
-            sds.append(scales[:, start : start + structure.n_coefs])
+            sds.append(scales[:, start + structure.sd_places])
             chols.append(structure.cholesky(x[:, self.cors(f)]))
-            start += structure.n_coefs
+            start += structure.n_sds
         return self.working(sds, chols, scales[:, -1], x[:, self.beta])
 
     def working(
@@ -203,7 +203,7 @@ class Coordinates:
         pieces: list[Array] = []
         with np.errstate(divide="ignore"):
             for f, structure in enumerate(self.structures):
-                pieces.append(np.log(points.sds[f]))
+                pieces.append(np.log(points.sds[f][:, sd_leaders(structure)]))
                 pieces.append(structure.coordinates(points.chols[f]))
             pieces.append(np.log(points.sigma)[:, None])
         return np.concatenate([*pieces, points.gamma], axis=1)
@@ -260,11 +260,14 @@ class Coordinates:
         """
         gradient = np.empty(self.size)
         scales = np.exp(np.clip(x[self.logs], -LARGEST_LOG, LARGEST_LOG))
-        derivatives = np.concatenate([*slope.sds, [slope.sigma]])
+        shared = zip(self.structures, slope.sds, strict=True)
+        sums = [np.bincount(s.sd_places, by_sd, s.n_sds) for s, by_sd in shared]
+        derivatives = np.concatenate([*sums, [slope.sigma]])
         gradient[self.logs] = derivatives * scales + float(jacobian)
         for f, structure in enumerate(self.structures):
             z = x[self.cors(f)]
             gradient[self.cors(f)] = structure.pull_back(z, slope.chols[f])
+            gradient[self.cors(f)] += structure.parameter_slopes(z) * slope.cors[f]
             if jacobian:
                 gradient[self.cors(f)] += structure.log_jacobian_slope(z)
         gradient[self.beta] = slope.gamma
@@ -327,11 +330,13 @@ class Theta:
         """Which entries are zero at a singular fit and positive elsewhere: (m,)."""
         return np.concatenate([structure.theta_sds for structure in self.structures])
 
-    def negligible(self, theta: Array, tolerance: float) -> Iterator[NDArray[np.intp]]:
-        """Sets of entries so small that a relative factor may be singular."""
+    def negligible(
+        self, theta: Array, tolerance: float
+    ) -> Iterator[tuple[NDArray[np.intp], Array]]:
+        """Sets of entries near to values of a singular relative factor, with these values."""
         for f, (structure, part) in enumerate(zip(self.structures, self.parts(theta), strict=True)):
-            for entries in structure.negligible(part, tolerance):
-                yield self.places(f).start + entries
+            for entries, values in structure.negligible(part, tolerance):
+                yield self.places(f).start + entries, values
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -343,12 +348,15 @@ class Slopes:
     sds : tuple of ndarray (k,)
     chols : tuple of ndarray (k, k)
         By the entries of the Cholesky factors of the correlations.
+    cors : tuple of ndarray (n_cors,)
+        By the parameters of patterns, where they do not enter through `chols`.
     sigma : float
     gamma : ndarray (p,) or (0,)
     """
 
     sds: tuple[Array, ...]
     chols: tuple[Array, ...]
+    cors: tuple[Array, ...]
     sigma: float
     gamma: Array
 

@@ -103,7 +103,8 @@ def make_frame(
     structures, bases = plan.products.structures, plan.products.basis.random
     rotations = [np.eye(s.n_coefs) for s in structures]
     first, root = plan.products.theta.places(factor).start, np.eye(0)
-    for block in structures[factor].blocks if leading else ():
+    parts = zip(structures[factor].blocks, structures[factor].parts, strict=True)
+    for block, part in parts if leading else ():
         if leading[0] in block:
             order = [*leading, *(i for i in block if i not in leading)]
             q, r = np.linalg.qr(bases[factor][np.ix_(order, block)].T)
@@ -111,7 +112,7 @@ def make_frame(
             rotations[factor][np.ix_(block, block)] = q * signs
             root = (r * signs[:, None]).T
             break
-        first += len(block) * (len(block) + 1) // 2
+        first += part.n_theta
     return Frame(
         plan=plan, restricted=restricted, rotations=tuple(rotations), root=root, first=first
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, Points, unit_rows
-from bayeslmm.covariance.structure import lower_factor
+from bayeslmm.covariance.structure import lower_factor, sd_leaders
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, user_factors
 from bayeslmm.exceptions import NoEstimateError
 from bayeslmm.likelihood.elimination import Plan
@@ -162,5 +162,6 @@ def log_units(plan: Plan, coordinates: Coordinates) -> Array:
     """
     units = np.zeros(coordinates.size)
     for f, (w, a) in enumerate(zip(coordinates.mixing, plan.products.basis.random, strict=True)):
-        units[coordinates.sds(f)] = np.log(np.abs(np.diag(np.linalg.solve(w, a))))
+        own = np.log(np.abs(np.diag(np.linalg.solve(w, a))))
+        units[coordinates.sds(f)] = own[sd_leaders(coordinates.structures[f])]
     return units
