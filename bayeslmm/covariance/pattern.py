@@ -139,7 +139,8 @@ class Pattern(ABC):
     def coordinates_at(self, parameters: Array) -> Array:
         """Coordinates (..., n_cors) of parameters."""
         with np.errstate(divide="ignore"):
-            return np.arctanh((parameters - 1.0) / (0.5 * (1.0 - self.lowest)) + 1.0)
+            sines = (parameters - 1.0) / (0.5 * (1.0 - self.lowest)) + 1.0
+            return np.asarray(np.arctanh(np.clip(sines, -1.0, 1.0)))
 
     def parameter_slopes(self, z: Array) -> Array:
         """Derivative (..., n_cors) of each parameter by its coordinate."""

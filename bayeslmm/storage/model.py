@@ -40,7 +40,7 @@ _FAMILIES: dict[str, Any] = {
     "LKJ": LKJ,
     **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
     **{name: getattr(families, name) for name in ("HalfStudentT", "HalfCauchy", "Exponential")},
-    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal")},
+    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal", "Uniform")},
 }
 
 PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
@@ -421,7 +421,7 @@ def check_priors(priors: Priors, design: Design) -> None:
         and priors.beta_mean.shape == (p,)
         and (priors.beta_root is None or priors.beta_root.shape == (p, p))
         and [w.shape for w in priors.mixing] == [2 * (len(coefs),) for coefs in labels.factor_coefs]
-        and [len(row) for row in priors.sd] == [len(coefs) for coefs in labels.factor_coefs]
+        and [len(row) for row in priors.sd] == [s.n_sds for s in labels.structures]
         and [len(row) for row in priors.cor] == [len(row) for row in labels.blocks]
         and set(priors.sources) >= set(priors.records())
         and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
