@@ -205,7 +205,8 @@ def _random_factor(
         _check_coefs(source, term, names, coefs)
         positions = range(len(coefs), len(coefs) + len(names))
         added = [tuple(positions)] if term.correlated else [(i,) for i in positions]
-        _check_count(term, len(grouping.levels), len(added[0]), len(frame))
+        if term.structure in ("us", "homdiag"):  # correlations of a pattern tell it from residuals
+            _check_count(term, len(grouping.levels), len(added[0]), len(frame))
         _check_structure(source, term, columns[term.left])
         coefs += names
         blocks += added
