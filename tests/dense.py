@@ -19,6 +19,12 @@ class Columns:
     Z: np.ndarray
     blocks: tuple[tuple[int, ...], ...]
     n_levels: int
+    named: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the covariance structures, unstructured where none are given."""
+        return self.named or ("us",) * len(self.blocks)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> 
 
 def case_of(design: Any) -> Case:
     """The dense case of a design, its offset taken from the response."""
-    random = tuple(Columns(f.codes, f.Z, f.blocks, f.n_levels) for f in design.random)
+    random = tuple(Columns(f.codes, f.Z, f.blocks, f.n_levels, f.kinds) for f in design.random)
     return Case(design.y - design.offset, design.X, random, design.weights)
 
 

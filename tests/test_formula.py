@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula.expressions import FUNCTIONS
 from bayeslmm.formula.grammar import Formula, locate, parse
+from bayeslmm.formula.structures import STRUCTURES
 
 RANDOM = {
     "(1|g)": [("1", "g", True)],
@@ -330,7 +331,8 @@ ERRORS = [
     ),
     (
         "y ~ x(1 | g)",
-        "Unknown function `x`. A random-effects term needs `+` before its parenthesis. "
+        "Unknown function `x`. A random-effects term needs `+` before its parenthesis; the "
+        f"covariance structures around one are {', '.join(sorted(STRUCTURES))}. "
         f"The functions are {', '.join(sorted(FUNCTIONS))}; NumPy's are np.<name>. "
         "Your own: LMM(..., functions={'x': x}).",
         "x",

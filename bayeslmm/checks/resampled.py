@@ -135,7 +135,8 @@ class Resampler:
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
-            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.n_levels) for f in design.random
+            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.kinds, f.n_levels)
+            for f in design.random
         ]
         products = cross_products(
             (design.y - design.offset)[kept],
@@ -152,4 +153,5 @@ class _RestOfFactor:
     codes: Indices
     Z: Array
     blocks: tuple[tuple[int, ...], ...]
+    kinds: tuple[str, ...]
     n_levels: int

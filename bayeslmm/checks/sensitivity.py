@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.structure import sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
@@ -154,11 +155,11 @@ def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
     parts: dict[Kind, list[Array]] = {"beta": [], "sd": [], "cor": [], "sigma": []}
     parts["beta"] = [p.logpdf(gamma[:, j]) for j, p in enumerate(priors.beta) if p.proper]
     for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
-        parts["sd"] += [p.logpdf(sds[:, i]) for i, p in enumerate(priors.sd[f]) if p.proper]
-        for block, lkj in zip(priors.blocks[f], priors.cor[f], strict=True):
-            if lkj is not None:
-                rows = chols[:, list(block)]
-                parts["cor"].append(lkj.logpdf_correlation(rows @ rows.transpose(0, 2, 1)))
+        leaders = sd_leaders(priors.coordinates.structures[f])
+        scales = zip(leaders, priors.sd[f], strict=True)
+        parts["sd"] += [p.logpdf(sds[:, i]) for i, p in scales if p.proper]
+        if any(prior is not None for prior in priors.cor[f]):
+            parts["cor"].append(priors.log_cor(f, chols))
     if priors.sigma.proper:
         parts["sigma"] = [priors.sigma.logpdf(joint.sigma)]
     return {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.residual import LARGEST_LOG, PLAIN, Residual
-from bayeslmm.covariance.structure import Structure, lower_factor
+from bayeslmm.covariance.structure import Structure, lower_factor, sd_leaders
 
 Array = NDArray[np.float64]
 
@@ -156,7 +156,7 @@ class Coordinates:
 
     @cached_property
     def _starts(self) -> list[int]:
-        sizes = [structure.n_coefs + structure.n_cors for structure in self.structures]
+        sizes = [structure.n_sds + structure.n_cors for structure in self.structures]
         return [int(start) for start in np.cumsum([0, *sizes])]
 
     @property
@@ -187,7 +187,7 @@ class Coordinates:
     def sds(self, factor: int) -> slice:
         """Places of the log standard deviations of a grouping factor."""
         start = self._starts[factor]
-        return slice(start, start + self.structures[factor].n_coefs)
+        return slice(start, start + self.structures[factor].n_sds)
 
     def cors(self, factor: int) -> slice:
         """Places of the correlation coordinates of a grouping factor."""
@@ -206,9 +206,9 @@ class Coordinates:
         scales = np.exp(logs)
         sds, chols, start = [], [], 0
         for f, structure in enumerate(self.structures):
-            sds.append(scales[:, start : start + structure.n_coefs])
+            sds.append(scales[:, start + structure.sd_places])
             chols.append(structure.cholesky(x[:, self.cors(f)]))
-            start += structure.n_coefs
+            start += structure.n_sds
         sigma, shapes = self.residual.relative(x[:, self.sigma : self.n_covariance])
         return self.working(sds, chols, sigma, shapes, x[:, self.beta])
 
@@ -238,7 +238,7 @@ class Coordinates:
         pieces: list[Array] = []
         with np.errstate(divide="ignore"):
             for f, structure in enumerate(self.structures):
-                pieces.append(np.log(points.sds[f]))
+                pieces.append(np.log(points.sds[f][:, sd_leaders(structure)]))
                 pieces.append(structure.coordinates(points.chols[f]))
             pieces.append(self.residual.coordinates(points.sigma, points.shapes))
         return np.concatenate([*pieces, points.gamma], axis=1)
@@ -310,8 +310,9 @@ class Coordinates:
         scales = np.exp(np.clip(x[self.logs], -LARGEST_LOG, LARGEST_LOG))
         ratios = len(self.residual.scales) - 1
         by_log_sigma = slope.sigma * scales[-1 - ratios] - np.sum(slope.shapes[:ratios])
-        by_logs = np.concatenate(slope.sds) if slope.sds else np.zeros(0)
-        by_logs = by_logs * scales[: len(by_logs)]
+        shared = zip(self.structures, slope.sds, strict=True)
+        sums = [np.bincount(s.sd_places, by_sd, s.n_sds) for s, by_sd in shared]
+        by_logs = np.concatenate([np.zeros(0), *sums]) * scales[: len(scales) - 1 - ratios]
         gradient[self.shape] = slope.shapes
         gradient[self.logs] = np.concatenate([by_logs, [by_log_sigma], slope.shapes[:ratios]])
         gradient[self.logs] += float(jacobian)
@@ -321,6 +322,7 @@ class Coordinates:
         for f, structure in enumerate(self.structures):
             z = x[self.cors(f)]
             gradient[self.cors(f)] = structure.pull_back(z, slope.chols[f])
+            gradient[self.cors(f)] += structure.parameter_slopes(z) * slope.cors[f]
             if jacobian:
                 gradient[self.cors(f)] += structure.log_jacobian_slope(z)
         gradient[self.beta] = slope.gamma
@@ -392,11 +394,13 @@ class Theta:
         own = [structure.theta_sds for structure in self.structures]
         return np.concatenate([*own, np.zeros(self.n_shape, dtype=bool)])
 
-    def negligible(self, theta: Array, tolerance: float) -> Iterator[NDArray[np.intp]]:
-        """Sets of entries so small that a relative factor may be singular."""
+    def negligible(
+        self, theta: Array, tolerance: float
+    ) -> Iterator[tuple[NDArray[np.intp], Array]]:
+        """Sets of entries near to values of a singular relative factor, with these values."""
         for f, (structure, part) in enumerate(zip(self.structures, self.parts(theta), strict=True)):
-            for entries in structure.negligible(part, tolerance):
-                yield self.places(f).start + entries
+            for entries, values in structure.negligible(part, tolerance):
+                yield self.places(f).start + entries, values
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -408,6 +412,8 @@ class Slopes:
     sds : tuple of ndarray (k,)
     chols : tuple of ndarray (k, k)
         By the entries of the Cholesky factors of the correlations.
+    cors : tuple of ndarray (n_cors,)
+        By the parameters of patterns, where they do not enter through `chols`.
     sigma : float
         At fixed `shapes`.
     shapes : ndarray (r,)
@@ -417,6 +423,7 @@ class Slopes:
 
     sds: tuple[Array, ...]
     chols: tuple[Array, ...]
+    cors: tuple[Array, ...]
     sigma: float
     shapes: Array
     gamma: Array

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import (
     Entries,
     ResidualRows,
@@ -69,7 +70,7 @@ class OverOccasions:
     @property
     def separable(self) -> bool:
         """Whether each correlation is a function of one coordinate."""
-        return self.structure.n_cors == 1
+        return self.structure.n_cors == 1 or (self.structure.direct and not self.structure.mixes)
 
     @property
     def on_matrix(self) -> bool:
@@ -79,11 +80,11 @@ class OverOccasions:
     @property
     def lowest(self) -> float:
         """Lower end of the range of a parameter."""
-        return self.structure.lowest
+        return self._pattern.lowest
 
     def parameters(self, z: Array) -> Array:
         """Parameters (S, n) of the pattern of one arm."""
-        return self.structure.parameters(self.structure.cholesky(z))
+        return self._pattern.parameters(self.structure.cholesky(z))
 
     def parameter_slopes(self, z: Array) -> Array:
         """Derivative (n,) of each parameter by its coordinate."""
@@ -91,7 +92,12 @@ class OverOccasions:
 
     def from_parameters(self, parameters: Array) -> Array:
         """Inverse (S, n) of :meth:`parameters`."""
-        return self.structure.coordinates_at(parameters)
+        return self._pattern.coordinates_at(parameters)
+
+    @property
+    def _pattern(self) -> Pattern:
+        assert isinstance(self.structure, Pattern)
+        return self.structure
 
     def log_jacobian(self, z: Array) -> Array:
         """Log Jacobian (S,) of the correlations by the coordinates (S, n_cors)."""
@@ -104,7 +110,7 @@ class OverOccasions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pattern:
+class Subset:
     """Groups of one arm that were seen on the same occasions.
 
     Attributes
@@ -132,14 +138,14 @@ class BoundOccasions:
     ----------
     correlation : OverOccasions
         The structure.
-    patterns : tuple of Pattern
+    patterns : tuple of Subset
         Which occasions go together.
     entries : Entries
         Where the inverse is not zero.
     """
 
     correlation: OverOccasions
-    patterns: tuple[Pattern, ...]
+    patterns: tuple[Subset, ...]
     entries: Entries
 
     @classmethod
@@ -153,7 +159,7 @@ class BoundOccasions:
             return int(rows.arm[group[0]]), occasion[group]
 
         kinds, entries = blocks_of_groups(rows.group, order, kind_of)
-        return cls(correlation, tuple(Pattern(*kind) for kind in kinds), entries)
+        return cls(correlation, tuple(Subset(*kind) for kind in kinds), entries)
 
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
@@ -181,6 +187,6 @@ class BoundOccasions:
         return self.correlation.structure.pull_back(parts, by_lower).ravel()
 
 
-def _part(omega: Array, pattern: Pattern) -> Array:
+def _part(omega: Array, pattern: Subset) -> Array:
     """Correlations (S, o, o) of the occasions of a pattern from those of all (S, m, m)."""
     return omega[:, pattern.occasions[:, None], pattern.occasions]

@@ -305,7 +305,9 @@ class Design:
 
 
 def _blocks(factor: RandomFactor) -> str:
-    return " + ".join(f"({shortened([factor.coefs[i] for i in b])})" for b in factor.blocks)
+    named = zip(factor.kinds, factor.blocks, strict=True)
+    shown = ((kind, shortened([factor.coefs[i] for i in block])) for kind, block in named)
+    return " + ".join(f"{'' if kind == 'us' else kind}({coefs})" for kind, coefs in shown)
 
 
 def _sparse_z(n: int, random: Sequence[RandomFactor]) -> sp.csr_array:

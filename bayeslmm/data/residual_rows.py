@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.ante_dependence import AnteDependence
+from bayeslmm.covariance.compound_symmetry import CompoundSymmetry
 from bayeslmm.covariance.distance import Decay, OverDistance
 from bayeslmm.covariance.occasions import OverOccasions
+from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Correlation, Residual, ResidualRows
+from bayeslmm.covariance.toeplitz import Toeplitz
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.data.grouping import (
     GroupingFactor,
@@ -286,6 +290,11 @@ def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec
     )
 
 
+PATTERNS: dict[str, Callable[[int, bool], Pattern]] = {
+    "cs": CompoundSymmetry,
+    "toep": Toeplitz,
+    "ad": AnteDependence,
+}
 DECAYS: dict[str, Decay] = {"car1": "car1", "exp": "exp", "gau": "gau"}
 _OVER_LEVELS = ("us", "cs", "csh", "toep", "toeph", "ad", "adh", "ar1", "ar1h")
 
@@ -394,7 +403,9 @@ def _correlation(
     if term.kind in DECAYS:
         return OverDistance(DECAYS[term.kind], _typical_distance(term, frame, codes), n_arms)
     size = int(np.bincount(codes).max()) if occasions is None else len(occasions.levels)
-    return OverOccasions(Unstructured(size, (tuple(range(size)),)), n_arms)
+    if term.kind == "us":
+        return OverOccasions(Unstructured(size, (tuple(range(size)),)), n_arms)
+    return OverOccasions(PATTERNS[term.kind.removesuffix("h")](size, True), n_arms)
 
 
 def _typical_distance(term: ResidualTerm, frame: pd.DataFrame, codes: Indices) -> float:

@@ -2,7 +2,8 @@
 
 The coefficients of the random-effects term in question are reordered by an orthogonal rotation of
 the working basis, so that the relative factor stays lower triangular and the parameter held fixes
-its leading entries. What is left is smooth and unconstrained, also where the fit is singular.
+its leading entries. What is left is smooth and unconstrained, also where the fit is singular. A
+covariance pattern keeps its columns: the parameter held fixes an entry of its theta.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import lower_factor
 from bayeslmm.estimation.estimate import Fit, plan_at, working_factors
 from bayeslmm.estimation.optimise import hessian
@@ -36,6 +38,12 @@ NUDGE = 0.02
 LONGEST_STEP = 2.0
 """Longest step of a search, relative to one or to the length of the coordinates."""
 
+REACHED = 1e-9
+"""Error of a correlation of a pattern beyond which the others do not allow it."""
+
+SINGULAR_SLOPE = 1e-12
+"""Derivative of a correlation by its angle below which it is at an end of its range."""
+
 MAX_STEPS = 200
 MAX_SHORTENINGS = 20
 
@@ -53,9 +61,12 @@ class Frame:
     rotations : tuple of ndarray (k, k)
         Working factors are ``rotations[f] @ T_f`` with T_f lower triangular with entries theta.
     root : ndarray (b, b)
-        Lower triangular: ``root @ T`` is the user's relative factor of the reordered block.
+        Lower triangular: ``root @ T`` is the user's relative factor of the reordered block; of a
+        pattern, the unit of the standard deviation of the first coefficient.
     first : int
-        Place of that block in theta.
+        Place of that block in theta, or of that standard deviation.
+    power : float
+        Its power of the entry of theta.
     """
 
     plan: Plan
@@ -63,6 +74,7 @@ class Frame:
     rotations: tuple[Array, ...]
     root: Array
     first: int
+    power: float = 1.0
 
     @property
     def dof(self) -> int:
@@ -105,8 +117,14 @@ def make_frame(
     """Frame in which the coefficients `leading` of a grouping factor come first in their block."""
     structures, bases = plan.products.structures, plan.products.basis.random
     rotations = [np.eye(s.n_coefs) for s in structures]
-    first, root = plan.theta.places(factor).start if structures else 0, np.eye(0)
-    for block in structures[factor].blocks if leading else ():
+    first, root, power = plan.theta.places(factor).start if structures else 0, np.eye(0), 1.0
+    parts = zip(structures[factor].blocks, structures[factor].parts, strict=True) if leading else ()
+    for block, part in parts:
+        if leading[0] in block and isinstance(part, Pattern):
+            place = int(part.sd_places[block.index(leading[0])])
+            root = bases[factor][leading[0], leading[0]].reshape(1, 1)
+            first, power = first + place, 1.0 if part.even[place] else 2.0
+            break
         if leading[0] in block:
             order = [*leading, *(i for i in block if i not in leading)]
             q, r = np.linalg.qr(bases[factor][np.ix_(order, block)].T)
@@ -114,9 +132,14 @@ def make_frame(
             rotations[factor][np.ix_(block, block)] = q * signs
             root = (r * signs[:, None]).T
             break
-        first += len(block) * (len(block) + 1) // 2
+        first += part.n_theta
     return Frame(
-        plan=plan, restricted=restricted, rotations=tuple(rotations), root=root, first=first
+        plan=plan,
+        restricted=restricted,
+        rotations=tuple(rotations),
+        root=root,
+        first=first,
+        power=power,
     )
 
 
@@ -154,16 +177,19 @@ class StandardDeviation(Target):
 
     @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
-        entry = value * np.exp(-free[-1]) / self.unit
+        entry = (value * np.exp(-free[-1]) / self.unit) ** (1.0 / self.frame.power)
         return np.insert(free[:-1], self.frame.first, entry), float(free[-1])
 
     @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         theta, log_sigma = self.state(value, free)
         deviance, gradient, d_log_sigma = _deviance(self.frame, theta, log_sigma)
-        first = self.frame.first
-        d_log_sigma -= gradient[first] * theta[first]
+        first, power = self.frame.first, self.frame.power
+        d_log_sigma -= gradient[first] * theta[first] / power
         by_value = gradient[first] * np.exp(-log_sigma) / self.unit
+        if power != 1.0:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                by_value /= power * theta[first] ** (power - 1.0)
         return deviance, np.append(np.delete(gradient, first), d_log_sigma), float(by_value)
 
 
@@ -225,6 +251,81 @@ class Correlation(Target):
         subspace[entries, :2] = q * np.where(np.diag(r) < 0, -1.0, 1.0)
         subspace[others, np.arange(2, m - 1)] = 1.0
         return subspace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PatternCorrelation(Target):
+    """The angle whose cosine is a correlation of a pattern; free is theta without the entry for it.
+
+    Attributes
+    ----------
+    part : Pattern
+        The pattern.
+    number : int
+        Which of its correlations, of ``part.pairs``.
+    start_of_part : int
+        Place of the part in theta.
+    """
+
+    part: Pattern
+    number: int
+    start_of_part: int
+
+    @property
+    def place(self) -> int:
+        """The entry of theta that follows from the others and the correlation."""
+        return self.start_of_part + self.part.n_sds + self.number
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return np.delete(theta, self.place)
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        theta = np.insert(free, self.place, 0.0)
+        known = self._correlations(theta)[0]
+        known[self.number] = np.cos(value)
+        theta[self.place] = np.arcsin(np.clip(self.part.sines_of(known)[self.number], -1.0, 1.0))
+        return theta, np.nan
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        theta, _ = self.state(value, free)
+        found, slopes = self._correlations(theta)
+        deviance, gradient = _profiled_deviance(self.frame, theta)
+        own = slopes[:, self.number]  # (n_theta of the part,)
+        first, place = self.start_of_part, self.place
+        by_entry = own[place - first]
+        ratio = gradient[place] / by_entry if abs(by_entry) > SINGULAR_SLOPE else 0.0
+        gradient[first : first + len(own)] -= ratio * own
+        reached = abs(found[self.number] - np.cos(value)) < REACHED
+        by_value = -float(np.sin(value)) * ratio
+        return deviance if reached else np.inf, np.delete(gradient, place), by_value
+
+    def _correlations(self, theta: Array) -> tuple[Array, Array]:
+        """Correlations (n_cors,) at the pairs and their derivatives (n_theta, n_cors)."""
+        own = theta[self.start_of_part :][: self.part.n_theta].copy()
+        own[: self.part.n_sds] = 1.0
+        lower, slopes = self.part.factor(own), self.part.theta_slopes(own)
+        slopes[: self.part.n_sds] = 0.0
+        rows, cols = np.array(self.part.pairs).T
+        products = slopes[:, rows] * lower[cols] + slopes[:, cols] * lower[rows]
+        return np.sum(lower[rows] * lower[cols], axis=-1), np.sum(products, axis=-1)
+
+
+def correlation_target(
+    plan: Plan, restricted: bool, factor: int, pair: tuple[int, int]
+) -> Correlation | PatternCorrelation:
+    """The target for the correlation of a pair of coefficients, one of those of the structure."""
+    structure = plan.products.structures[factor]
+    start = plan.theta.places(factor).start
+    for block, part in zip(structure.blocks, structure.parts, strict=True):
+        if pair[0] in block and isinstance(part, Pattern):
+            number = part.pairs.index((block.index(pair[0]), block.index(pair[1])))
+            frame = make_frame(plan, restricted)
+            return PatternCorrelation(frame, part=part, number=number, start_of_part=start)
+        start += part.n_theta
+    return Correlation(make_frame(plan, restricted, factor, pair))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

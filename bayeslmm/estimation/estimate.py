@@ -18,6 +18,7 @@ from bayeslmm.covariance.structure import (
     is_singular,
     lower_factor,
     lower_root,
+    sd_leaders,
 )
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.exceptions import NoEstimateError
@@ -91,9 +92,10 @@ class Fit:
     log_likelihood : float
         Log (restricted) likelihood; NaN for "MAP".
     parameters : ndarray (d,)
-        Covariance parameters on the scale of `parameter_cov`: per grouping factor the log standard
-        deviations, then the inverse hyperbolic tangents of the correlations; last, log sigma and
-        the other parameters of the residuals (``Residual.report``).
+        Covariance parameters on the scale of `parameter_cov`: per grouping factor the logs of
+        distinct standard deviations, then the inverse hyperbolic tangents of the correlations that
+        determine the others (`Structure.pairs`); last, log sigma and the other parameters of the
+        residuals (``Residual.report``).
     parameter_cov : ndarray (d, d)
         Their asymptotic covariance matrix; NaN where the fit is at a boundary.
     vcov_gradient : ndarray (m, p, p)
@@ -273,8 +275,6 @@ def _start(plan: Plan, reml: bool) -> Array:
         slopes = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
         for structure, slope, gram in zip(theta.structures, slopes.factors, grams, strict=True):
             square = np.eye(structure.n_coefs) - 0.5 * slope / len(gram)
-            if not structure.mixes:
-                square = np.diag(np.diag(square))
             moved.append(lower_factor(structure, np.linalg.cholesky(0.5 * (square + square.T))))
     except np.linalg.LinAlgError:
         return theta.vector(identity, plan.shape)
@@ -313,12 +313,12 @@ def _criterion_and_gradient(plan: Plan, theta: Array, reml: bool) -> tuple[float
 
 
 def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
-    """Set negligible entries to exactly zero where the criterion permits."""
+    """Set entries near to a boundary to exactly there where the criterion permits."""
     x, value = optimum.x, optimum.value
-    for entries in plan.theta.negligible(optimum.x, SINGULAR):
-        if np.any(x[entries] != 0.0):
+    for entries, values in plan.theta.negligible(optimum.x, SINGULAR):
+        if np.any(x[entries] != values):
             trial = x.copy()
-            trial[entries] = 0.0
+            trial[entries] = values
             trial_value = attempt(lambda z: _criterion_and_gradient(plan, z, reml), trial)[0]
             if trial_value < value + SNAP_INCREASE:
                 x, value = trial, trial_value
@@ -455,10 +455,10 @@ def report(
     theta = plan.theta
     for f, (structure, a, t) in enumerate(zip(theta.structures, bases, working, strict=True)):
         value, jacobian = _report_factor(structure, a, t)
-        value[: structure.n_coefs] += np.log(sigma)
+        value[: structure.n_sds] += np.log(sigma)
         block = np.zeros((len(value), theta.size + 1))
         block[:, theta.places(f)] = jacobian
-        block[: structure.n_coefs, -1] = 1.0
+        block[: structure.n_sds, -1] = 1.0
         values.append(value)
         blocks.append(block)
     value, jacobian = plan.residual.report(sigma, plan.shape)
@@ -478,7 +478,8 @@ def _report_factor(structure: Structure, basis: Array, working: Array) -> tuple[
     with np.errstate(divide="ignore", invalid="ignore"):
         log_sds = 0.5 * np.log(variances)
         d_log_sds = 0.5 * np.diagonal(d_gram, axis1=1, axis2=2) / variances
-        values, rows = list(log_sds), list(d_log_sds.T)
+        leaders = sd_leaders(structure)
+        values, rows = list(log_sds[leaders]), list(d_log_sds.T[leaders])
         for i, j in structure.pairs:
             scale = np.sqrt(variances[i] * variances[j])
             rho = np.clip(gram[i, j] / scale, -1.0, 1.0)

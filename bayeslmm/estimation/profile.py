@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from bayeslmm.covariance.coordinates import plain_coordinates
-from bayeslmm.covariance.structure import sds_and_correlation
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.structure import sd_leaders, sds_and_correlation
 from bayeslmm.estimation.constrained import (
-    Correlation,
     Curve,
     Entry,
     FixedEffect,
     ResidualSd,
     StandardDeviation,
     StratumSd,
+    correlation_target,
     make_frame,
 )
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
@@ -111,7 +112,7 @@ def profile_intervals(
     Returns
     -------
     list of ProfileInterval
-        Per grouping factor the standard deviations, then the correlations in the order of
+        Per grouping factor the distinct standard deviations, then the correlations in the order of
         ``Structure.pairs``; standard deviations, powers and correlations of the residuals; the
         fixed effects.
 
@@ -138,7 +139,8 @@ def profile_intervals(
     with single_threaded():
         for factor, structure in enumerate(fit.plan.products.structures):
             if "sd" in kinds:
-                intervals += [_sd(fit, factor, i, cutoff) for i in range(structure.n_coefs)]
+                leaders = sd_leaders(structure).tolist()
+                intervals += [_sd(fit, factor, i, cutoff) for i in leaders]
             if "cor" in kinds:
                 intervals += [_cor(fit, factor, pair, cutoff) for pair in structure.pairs]
         intervals += _residuals(fit, kinds, cutoff)
@@ -174,24 +176,33 @@ def _sd(fit: Fit, factor: int, coef: int, cutoff: float) -> ProfileInterval:
 def _cor(fit: Fit, factor: int, pair: tuple[int, int], cutoff: float) -> ProfileInterval:
     _, corr = sds_and_correlation(fit.factors[factor])
     estimate = float(corr[pair])
-    lower, upper = (-1.0, True), (1.0, True)
+    lowest = _lowest(fit, factor, pair)
+    lower, upper = (lowest, True), (1.0, True)
     # A zero sd within the limits leaves the correlation free.
     free = np.isnan(estimate) or any(
         Curve(_sd_target(fit, factor, i), fit, 0.0)(0.0)[0] <= cutoff for i in pair
     )
     if not free:
-        angle = float(np.arccos(estimate))
-        frame = make_frame(fit.plan, fit.method == "REML", factor, pair)
-        curve = Curve(Correlation(frame), fit, angle)
-        if angle < np.pi:
-            guess = _cor_guess(fit, factor, pair, estimate, -cutoff)
-            end, at_bound = _search(curve, angle, guess, np.pi, cutoff)
+        angle, farthest = float(np.arccos(estimate)), float(np.arccos(lowest))
+        target = correlation_target(fit.plan, fit.method == "REML", factor, pair)
+        curve = Curve(target, fit, angle)
+        if angle < farthest:
+            guess = _cor_guess(fit, factor, pair, estimate, -cutoff, farthest)
+            end, at_bound = _search(curve, angle, guess, farthest, cutoff)
             lower = (float(np.cos(end)), at_bound)
         if angle > 0.0:
-            guess = _cor_guess(fit, factor, pair, estimate, cutoff)
+            guess = _cor_guess(fit, factor, pair, estimate, cutoff, 0.0)
             end, at_bound = _search(curve, angle, guess, 0.0, cutoff)
             upper = (float(np.cos(end)), at_bound)
     return _interval(fit, "cor", factor, pair, estimate, lower, upper)
+
+
+def _lowest(fit: Fit, factor: int, pair: tuple[int, int]) -> float:
+    """Lower end of the range of a correlation."""
+    structure = fit.plan.products.structures[factor]
+    parts = zip(structure.blocks, structure.parts, strict=True)
+    part = next(part for block, part in parts if pair[0] in block)
+    return part.lowest if isinstance(part, Pattern) else -1.0
 
 
 def _sigma(fit: Fit, cutoff: float) -> ProfileInterval:
@@ -295,14 +306,19 @@ def _log_sd_error(fit: Fit, factor: int, coef: int) -> float:
 
 
 def _cor_guess(
-    fit: Fit, factor: int, pair: tuple[int, int], estimate: float, distance: float
+    fit: Fit,
+    factor: int,
+    pair: tuple[int, int],
+    estimate: float,
+    distance: float,
+    bound: float,
 ) -> float:
     """Angle of a correlation some standard errors of its atanh away, else halfway to the bound."""
     structure = fit.plan.products.structures[factor]
     cors = plain_coordinates(fit.plan.products.structures).cors(factor)
     place = cors.start + structure.pairs.index(pair)
     variance = fit.parameter_cov[place, place]
-    angle, bound = float(np.arccos(estimate)), 0.0 if distance > 0.0 else np.pi
+    angle = float(np.arccos(estimate))
     guess = np.nan
     if abs(estimate) < 1.0 and variance > 0.0:
         guess = float(np.arccos(np.tanh(np.arctanh(estimate) + distance * np.sqrt(variance))))

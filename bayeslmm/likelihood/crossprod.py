@@ -21,8 +21,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import DEPENDENT, Structure
-from bayeslmm.covariance.unstructured import Unstructured
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -44,6 +44,11 @@ class RandomColumns(Protocol):
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
         """Partition of the coefficients into correlated ones."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Name of the covariance structure of each block."""
         ...
 
     @property
@@ -199,7 +204,7 @@ def working_basis(
     shift = _solve_upper(r, q.T @ (y * root))
     scale = np.sqrt(len(y))
     fixed = _solve_upper(r, np.eye(X.shape[1])) * scale
-    random = tuple(_block_basis(f.Z * root[:, None], structure_of_columns(f)) for f in factors)
+    random = tuple(_block_basis(f.Z * root[:, None], structure_of(f)) for f in factors)
     return Basis(fixed=fixed, shift=shift, random=random)
 
 
@@ -245,31 +250,29 @@ def cross_products(
             _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
             for i, j in combinations(range(len(factors)), 2)
         ),
-        structures=tuple(structure_of_columns(f) for f in factors),
+        structures=tuple(structure_of(f) for f in factors),
         basis=basis,
     )
-
-
-def structure_of_columns(factor: RandomColumns) -> Structure:
-    """Covariance structure of the columns of a grouping factor."""
-    return Unstructured(factor.Z.shape[1], factor.blocks)
 
 
 def _block_basis(z: Array, structure: Structure) -> Array:
     """Map (k, k) that orthonormalises each block, or only scales it.
 
     That is where its columns are dependent, or where its structure would not survive mixing them.
+    Coefficients of one standard deviation have one scale.
     """
     k = z.shape[1]
     basis = np.zeros((k, k))
     scale = np.sqrt(len(z))
-    for block in structure.blocks:
+    for block, part in zip(structure.blocks, structure.parts, strict=True):
         columns = list(block)
         r = np.linalg.qr(z[:, columns], mode="r")
         lengths = np.linalg.norm(r, axis=0)
-        if structure.mixes and np.all(np.abs(np.diag(r)) > DEPENDENT * lengths):
+        if part.mixes and np.all(np.abs(np.diag(r)) > DEPENDENT * lengths):
             basis[np.ix_(columns, columns)] = _solve_upper(r, np.eye(len(block))) * scale
         else:
+            if part.homogeneous:
+                lengths = np.full_like(lengths, np.sqrt(np.mean(lengths**2)))
             basis[columns, columns] = scale / np.where(lengths > 0, lengths, scale)
     return basis
 

@@ -128,7 +128,7 @@ def _is_learnable(plan: Plan) -> bool:
     It is of the order of all standard deviations together to the power p - n.
     """
     products = plan.products
-    n_sds = sum(s.n_coefs for s in products.structures)
+    n_sds = sum(s.n_sds for s in products.structures)
     return products.n_obs - products.n_fixed <= n_sds
 
 

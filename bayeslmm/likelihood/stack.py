@@ -17,13 +17,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.residual import Entries, Residual
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
     CrossProducts,
     RandomColumns,
-    structure_of_columns,
     working_basis,
 )
 
@@ -232,7 +232,7 @@ def stack_products(
             random=tuple(np.empty((levels, k, k)) for levels, k in sizes),
             mixed=tuple(np.empty((levels, k, width)) for levels, k in sizes),
             couplings=tuple(coupling for coupling, _ in meetings),
-            structures=tuple(structure_of_columns(f) for f in factors),
+            structures=tuple(structure_of(f) for f in factors),
             basis=basis,
         ),
         fixed=ties.map(columns, columns, np.zeros(len(ties.kind), dtype=np.intp), 1),

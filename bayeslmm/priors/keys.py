@@ -7,15 +7,19 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
 from bayeslmm.covariance.occasions import OverOccasions
+from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, Prior, Uniform
 from bayeslmm.priors.pymc_priors import as_prior, correlation_size
-from bayeslmm.priors.record import Labels, coef_label, cor_label, sd_label
+from bayeslmm.priors.record import Labels, coef_label, cor_label
 
 Slot = tuple[str, int, int]
-"""Kind of parameter, grouping factor, place: of a coefficient or of a block of correlations."""
+"""Kind of parameter, grouping factor, place: of a fixed effect, of a standard deviation, or of the
+correlations of a block."""
 
 INTERCEPT = "Intercept"
 
@@ -45,6 +49,9 @@ def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: st
     if kind == "cor_residual":
         return _residual_correlation(labels.residual, prior, given, key)
     if kind == "cor":
+        part = labels.structures[f].parts[place]
+        if isinstance(part, Pattern):
+            return _parameter_prior(prior, part, key)
         return _correlation_prior(prior, given, len(labels.blocks[f][place]), key)
     if isinstance(prior, LKJ):
         what = "coefficient" if kind == "beta" else "standard deviation"
@@ -71,13 +78,14 @@ def _residual_correlation(
 
 def _slots(labels: Labels) -> dict[str, list[Slot]]:
     """Parameters that each valid key addresses, from the general keys to the specific ones."""
+    structures = labels.structures
     betas: list[Slot] = [("beta", 0, j) for j in range(len(labels.coefs))]
     sds: list[list[Slot]] = [
-        [("sd", f, c) for c in range(len(row))] for f, row in enumerate(labels.factor_coefs)
+        [("sd", f, s) for s in range(structure.n_sds)] for f, structure in enumerate(structures)
     ]
     cors: list[list[Slot]] = [
-        [("cor", f, b) for b, block in enumerate(row) if len(block) > 1]
-        for f, row in enumerate(labels.blocks)
+        [("cor", f, b) for b, part in enumerate(structure.parts) if part.n_cors]
+        for f, structure in enumerate(structures)
     ]
     slots = {
         "beta": [s for s in betas if labels.coefs[s[2]] != INTERCEPT],
@@ -101,11 +109,11 @@ def slot_names(labels: Labels) -> dict[Slot, str]:
     names: dict[Slot, str] = {
         ("beta", 0, j): coef_label(coef) for j, coef in enumerate(labels.coefs)
     }
-    for f, factor in enumerate(labels.factors):
-        for c, coef in enumerate(labels.factor_coefs[f]):
-            names["sd", f, c] = sd_label(factor, coef)
-        for b, block in enumerate(labels.blocks[f]):
-            if len(block) > 1:
+    for f, structure in enumerate(labels.structures):
+        for place, name in enumerate(labels.sd_names(f)):
+            names["sd", f, place] = name
+        for b, part in enumerate(structure.parts):
+            if part.n_cors:
                 names["cor", f, b] = cor_label(labels, f, b)
     kinds = [("sigma", 0, j) for j in range(len(labels.residual.scales))]
     kinds += [("power", 0, j) for j in range(len(labels.residual.powers))]
@@ -157,6 +165,33 @@ def _scale_prior(prior: Prior, key: str) -> Prior:
             "deviation must live on the positive half line: use for example "
             "pm.HalfNormal.dist(1), or truncate it at 0 with "
             "pm.Truncated.dist(pm.Normal.dist(1, 2), lower=0)."
+        )
+    return prior
+
+
+BEYOND = np.logspace(-6, 8, 29)
+"""Distances from a range at which a prior that vanishes outside of it must be zero."""
+
+
+def _parameter_prior(prior: Prior | LKJ, part: Pattern, key: str) -> Prior:
+    """A prior on the correlation parameters of a pattern, within their range."""
+    low, high = part.lowest, 1.0
+    of = "each partial autocorrelation" if part.n_cors > 1 else "the correlation"
+    if type(prior) is Flat:
+        return Uniform(low, high)
+    if isinstance(prior, LKJ):
+        raise PriorError(
+            f"{prior} for {key!r} is a prior for correlation matrices without structure, and "
+            f"{part.name}() has {part.n_cors} parameter{'s' if part.n_cors > 1 else ''}: give "
+            f"{of} a distribution on ({low:.3g}, {high:.3g}), such as "
+            f"pm.Uniform.dist({low:.3g}, {high:.3g})."
+        )
+    outside = np.concatenate([low - BEYOND, high + BEYOND])
+    if np.any(prior.logpdf(outside) > -np.inf):
+        raise PriorError(
+            f"The prior {prior} for {key!r} allows values outside of ({low:.3g}, {high:.3g}), "
+            f"where the correlation matrix of {part.name}() is not positive definite. Truncate "
+            f"it, as in pm.TruncatedNormal.dist(0, 0.5, lower={low:.6g}, upper={high:g})."
         )
     return prior
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Correlation, Residual
 from bayeslmm.covariance.structure import Structure
-from bayeslmm.priors.families import LKJ, Prior
+from bayeslmm.priors.families import LKJ, Prior, Uniform
 
 Array = NDArray[np.float64]
 
@@ -35,6 +35,11 @@ class ResidualPriors:
     sd: tuple[Prior, ...]
     power: tuple[Prior, ...]
     cor: tuple[LKJ | Prior, ...]
+
+    @property
+    def uniform(self) -> LKJ | Prior | None:
+        """The default prior on the correlations of an arm; None where there are none."""
+        return uniform_residual_correlations(self.structure.correlation)
 
     def records(self) -> dict[str, Prior | LKJ]:
         """The priors by the names that tables show."""
@@ -109,6 +114,13 @@ class ResidualPriors:
         return law.from_parameters(
             np.stack([prior.sample(rng, size) for _ in range(count)], axis=1)
         )
+
+
+def uniform_residual_correlations(law: Correlation | None) -> LKJ | Prior | None:
+    """A uniform prior on the correlations of residuals; None where there are none."""
+    if law is None or not law.n_cors:
+        return None
+    return LKJ(1.0) if law.on_matrix else Uniform(law.lowest, 1.0)
 
 
 def _matrices(law: Correlation) -> Structure:

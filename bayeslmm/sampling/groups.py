@@ -156,10 +156,13 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
     for f, key in enumerate(keys):
         dim = coef_dim(key)
         sds = points.sds[f].reshape(*shape, -1)
-        variables[sd_name(key)] = ((*SAMPLE_DIMS, dim), _stacked(priors.sd[f], sds))
+        places = priors.coordinates.structures[f].sd_places
+        records = [priors.sd[f][place] for place in places]
+        shares = np.bincount(places)[places]  # of coefficients that share one density
+        variables[sd_name(key)] = ((*SAMPLE_DIMS, dim), _stacked(records, sds) / shares)
         coords[dim] = posterior[dim]
-        if any(lkj is not None for lkj in priors.cor[f]):
-            values = _correlation_density(priors, f, points.chols[f])
+        if any(prior is not None for prior in priors.cor[f]):
+            values = priors.log_cor(f, points.chols[f])
             variables[cor_name(key)] = (SAMPLE_DIMS, values.reshape(shape))
     sigma = priors.sigma.logpdf(posterior[SIGMA].to_numpy())
     variables[SIGMA] = (SAMPLE_DIMS, sigma)
@@ -172,16 +175,6 @@ def _stacked(records: Sequence[Any], values: Array) -> Array:
     for j, record in enumerate(records):
         result[..., j] = record.logpdf(values[..., j])
     return result
-
-
-def _correlation_density(priors: Priors, factor: int, chols: Array) -> Array:
-    """Log density (S,) of the correlations of working columns, from their roots (S, k, k)."""
-    total = np.zeros(len(chols))
-    for block, lkj in zip(priors.blocks[factor], priors.cor[factor], strict=True):
-        if lkj is not None:
-            rows = chols[:, list(block)]
-            total += lkj.logpdf_correlation(rows @ rows.swapaxes(1, 2))
-    return total
 
 
 def _draw_coords(posterior: xr.Dataset) -> dict[str, Any]:

@@ -457,10 +457,7 @@ def _unconstrained(coordinates: Coordinates, parameters: Array) -> Array:
     x = parameters.copy()
     for f, structure in enumerate(coordinates.structures):
         rho = np.tanh(parameters[:, coordinates.cors(f)])
-        corr = np.tile(np.eye(structure.n_coefs), (len(x), 1, 1))
-        for place, (i, j) in enumerate(structure.pairs):
-            corr[:, i, j] = corr[:, j, i] = rho[:, place]
-        x[:, coordinates.cors(f)] = structure.coordinates(np.linalg.cholesky(corr))
+        x[:, coordinates.cors(f)] = structure.from_correlations(rho)
     return x
 
 

@@ -52,8 +52,8 @@ class Axes:
 
     For a standard deviation it is log(1 + a ratio^2), with ratio its quotient by sigma and a the
     largest sum of squares of a level: the log determinant of that level, flat towards zero. For
-    the correlation of two coefficients it is the correlation, for more of them the inverse
-    hyperbolic tangents of the partial correlations.
+    a correlation that is the only one of its block it is the hyperbolic tangent of its coordinate,
+    the correlation itself where that may be anything; for several, their coordinates.
 
     Attributes
     ----------
@@ -104,12 +104,13 @@ def make_axes(products: CrossProducts, mixing: Sequence[Array], residual: Residu
     for s, gram, basis, w in zip(products.structures, products.random, bases, mixing, strict=True):
         inverse = np.linalg.solve(basis, w)
         diagonal = np.einsum("ai,jab,bi->ji", inverse, gram, inverse).max(axis=0)
-        kinds += ["sd"] * s.n_coefs
-        sizes += list(np.log(np.maximum(diagonal, 1e-300)))
-        for block in s.blocks:
-            pairs = len(block) * (len(block) - 1) // 2
-            kinds += ["cor" if pairs == 1 else "z"] * pairs
-            sizes += [0.0] * pairs
+        largest = np.zeros(s.n_sds)
+        np.maximum.at(largest, s.sd_places, diagonal)
+        kinds += ["sd"] * s.n_sds
+        sizes += list(np.log(np.maximum(largest, 1e-300)))
+        for part in s.parts:
+            kinds += ["cor" if part.n_cors == 1 else "z"] * part.n_cors
+            sizes += [0.0] * part.n_cors
     return Axes(kinds=tuple(kinds), log_size=np.array(sizes), residual=residual)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.covariance.coordinates import Points, WorkingPoints
-from bayeslmm.covariance.unstructured import structure_of
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import Reduced

@@ -194,6 +194,7 @@ def _labels(spec: Spec) -> Description:
             "key": factor.key,
             "coefs": list(factor.coefs),
             "blocks": [list(block) for block in factor.blocks],
+            "kinds": list(factor.kinds),
             "levels": text_hash(factor.levels.tolist()),
         }
         for factor in spec.random
@@ -370,8 +371,15 @@ def _factor(
         labels["levels"] == text_hash(grouping.levels.tolist()) and np.array_equal(codes, found),
         f"levels of {grouping.name}",
     )
+    kinds = [str(kind) for kind in labels["kinds"]]
+    _check(
+        len(kinds) == len(blocks)
+        and all(kind == "us" or len(b) > 1 for kind, b in zip(kinds, blocks, strict=True))
+        and list(dict.fromkeys(kinds)) == list(dict.fromkeys(t.structure for t in terms)),
+        "covariance structures",
+    )
     z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
-    return known_rows(factor_spec(grouping, key, terms, coefs, blocks), found, z)
+    return known_rows(factor_spec(grouping, key, terms, coefs, blocks, kinds), found, z)
 
 
 def text_hash(texts: Sequence[str]) -> str:
@@ -434,7 +442,7 @@ def check_priors(priors: Priors, design: Design) -> None:
         and priors.beta_mean.shape == (p,)
         and (priors.beta_root is None or priors.beta_root.shape == (p, p))
         and [w.shape for w in priors.mixing] == [2 * (len(coefs),) for coefs in labels.factor_coefs]
-        and [len(row) for row in priors.sd] == [len(coefs) for coefs in labels.factor_coefs]
+        and [len(row) for row in priors.sd] == [s.n_sds for s in labels.structures]
         and [len(row) for row in priors.cor] == [len(row) for row in labels.blocks]
         and len(priors.residuals.sd) == len(labels.residual.scales)
         and len(priors.residuals.power) == len(labels.residual.powers)

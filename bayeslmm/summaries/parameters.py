@@ -16,10 +16,11 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points, WorkingPoints
-from bayeslmm.covariance.structure import Structure
-from bayeslmm.covariance.unstructured import structure_of
+from bayeslmm.covariance.kinds import structure_of
+from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError
+from bayeslmm.priors.record import cor_labels, sd_labels
 from bayeslmm.schema import BETA, cor_name, sd_name
 
 if TYPE_CHECKING:
@@ -127,16 +128,20 @@ def fixed_parameters(design: Design) -> list[Parameter]:
 
 
 def covariance_parameters(design: Design) -> list[Parameter]:
-    """Standard deviations and correlations per grouping factor, then sigma."""
+    """Standard deviations and correlations per grouping factor, then sigma.
+
+    Those of covariance patterns are the distinct ones: one standard deviation of coefficients that
+    share it, and one pair for each correlation that determines others.
+    """
     result = []
     for f, (factor, structure) in enumerate(zip(design.random, structures(design), strict=True)):
-        for i, coef in enumerate(factor.coefs):
-            label = f"sd[{factor.name}, {coef}]"
-            result.append(Parameter(label, "sd", factor.name, (coef,), f, (i,)))
-        for row, col in structure.pairs:
-            first, second = sorted((row, col))
+        labels = sd_labels(factor.name, factor.coefs, structure)
+        for label, i in zip(labels, sd_leaders(structure).tolist(), strict=True):
+            result.append(Parameter(label, "sd", factor.name, (factor.coefs[i],), f, (i,)))
+        labels = cor_labels(factor.name, factor.coefs, structure)
+        for label, pair in zip(labels, structure.pairs, strict=True):
+            first, second = sorted(pair)
             terms = (factor.coefs[first], factor.coefs[second])
-            label = f"cor[{factor.name}, {terms[0]}, {terms[1]}]"
             result.append(Parameter(label, "cor", factor.name, terms, f, (first, second)))
     return result + residual_parameters(design)
 

@@ -13,6 +13,7 @@ import pandas as pd
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
+from bayeslmm.priors.record import sd_labels
 from bayeslmm.summaries.parameters import covariance_parameters, residual_parameters
 
 DIGITS = 4
@@ -87,14 +88,16 @@ def contrast_notes(design: Design) -> list[str]:
 def singular_notes(fit: Fit, design: Design) -> list[str]:
     """A singular fit in words: which standard deviation is zero, which correlation is one."""
     notes = []
-    for factor, t, a in zip(
-        design.random, fit.factors, fit.plan.products.basis.random, strict=True
+    products = fit.plan.products
+    for factor, structure, t, a in zip(
+        design.random, products.structures, fit.factors, products.basis.random, strict=True
     ):
         sds, corr = sds_and_correlation(t)
         working = np.linalg.norm(np.linalg.solve(a, t), axis=1)
         zero = [i for i in range(factor.n_coefs) if working[i] < SINGULAR]
-        for i in zero:
-            notes.append(f"sd[{factor.name}, {factor.coefs[i]}] is estimated at zero.")
+        names = sd_labels(factor.name, factor.coefs, structure)
+        for place in dict.fromkeys(structure.sd_places[zero].tolist()):
+            notes.append(f"{names[place]} is estimated at zero.")
         for block in factor.blocks:
             kept = [i for i in block if i not in zero]
             if any(abs(t[i, i]) < SINGULAR * sds[i] for i in kept):
