@@ -18,6 +18,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
+from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.rank import independent_columns
 from bayeslmm.likelihood.marginal import marginal_system
@@ -246,6 +247,7 @@ def _refit_rows(
     design: Design, kept: Indices, method: Literal["REML", "ML"]
 ) -> tuple[Fit, NDArray[np.bool_]]:
     """Fit to some of the rows; also the columns of X that these determine."""
+    require_plain_residuals(design, "A refit without some rows")
     X = design.X[kept]
     columns = np.asarray(independent_columns(X), dtype=bool) if design.p else np.zeros(0, bool)
     factors = []

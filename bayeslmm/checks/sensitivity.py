@@ -160,8 +160,8 @@ def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
         parts["sd"] += [p.logpdf(sds[:, i]) for i, p in scales if p.proper]
         if any(prior is not None for prior in priors.cor[f]):
             parts["cor"].append(priors.log_cor(f, chols))
-    if priors.sigma.proper:
-        parts["sigma"] = [priors.sigma.logpdf(joint.sigma)]
+    if all(prior.proper for prior in priors.residuals.sd):
+        parts["sigma"] = [priors.residuals.logpdf(joint.points.sigma, joint.points.shapes)]
     return {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}
 
 
