@@ -25,7 +25,7 @@ from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.summaries.parameters import covariance_parameters, joint_parameter, parameters
+from bayeslmm.summaries.parameters import joint_parameter, parameters, random_parameters
 from bayeslmm.summaries.text import Report, counted, listed
 
 Array = NDArray[np.float64]
@@ -278,7 +278,7 @@ def _all_parameters(design: Design, fit: Fit, columns: NDArray[np.bool_] | None 
     beta[slice(None) if columns is None else columns] = fit.beta
     moments = [sds_and_correlation(t) for t in fit.factors]
     values = []
-    for row in covariance_parameters(design)[:-1]:
+    for row in random_parameters(design):
         sds, corr = moments[row.factor]
         values.append(fit.sigma * sds[row.index[0]] if row.kind == "sd" else corr[row.index])
     return np.concatenate([beta, values, [fit.sigma]])
