@@ -362,6 +362,8 @@ def random_covariance(
     pandas.DataFrame or scipy.sparse.csr_array (q, q)
         Rows and columns in the order of the columns of Z: factor, level, coefficient.
     """
+    if not design.random:
+        return labelled_matrix(sp.csr_array((0, 0)), design.Z_labels(), "G", sparse)
     blocks = [
         sp.kron(sp.eye_array(factor.n_levels), sp.csr_array(sigma))
         for factor, sigma in zip(design.random, covariances, strict=True)

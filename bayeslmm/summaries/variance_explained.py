@@ -66,7 +66,7 @@ def block_variances(design: Design, joint: JointDraws) -> Array:
             # roots rather than Z'Z and Sigma: covariates far from zero would cancel
             mean_root = np.linalg.qr(factor.Z[:, columns], mode="r") / np.sqrt(design.n)
             result.append(np.sum((mean_root @ root[:, columns]) ** 2, axis=(1, 2)))
-    return np.stack(result, axis=1)
+    return np.stack(result, axis=1) if result else np.empty((joint.size, 0))
 
 
 def block_labels(design: Design) -> list[tuple[str, str]]:
@@ -81,6 +81,8 @@ def block_labels(design: Design) -> list[tuple[str, str]]:
 def factor_variances(design: Design, joint: JointDraws) -> Array:
     """Mean over the rows of z' Sigma z of each grouping factor (S, n_factors)."""
     blocks = block_variances(design, joint)
+    if not design.random:
+        return blocks
     starts = np.cumsum([0, *(len(factor.blocks) for factor in design.random[:-1])])
     return np.add.reduceat(blocks, starts, axis=1)
 
