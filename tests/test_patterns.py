@@ -121,31 +121,30 @@ def test_whole_numbers_are_occasions_and_those_between_are_too(data):
     model = blm.LMM("y ~ t + ar1(0 + t | g)", sparse)
     corr = model.reml().corrs["g"].to_numpy()
     assert corr[3, 1] == pytest.approx(corr[1, 0] ** 2, abs=1e-12)
-    new = model.design.spec.rows(sparse.head(3).assign(t=3.0)) if False else None
-    assert new is None
-    predicted = model.reml().predict(sparse.head(4).assign(t=2))
-    assert np.isfinite(predicted["mean"] if "mean" in predicted else predicted.iloc[:, 0]).all()
-    with pytest.raises(DataError, match="levels that the model has not seen: 9"):
+    between = model.reml().predict(sparse.head(4).assign(t=2), uncertainty="plugin")
+    assert np.isfinite(between.iloc[:, 0].to_numpy(dtype=float)).all()
+    with pytest.raises(DataError, match="levels that the model has not seen: `9.0`"):
         model.reml().predict(sparse.head(2).assign(t=9))
 
 
 @pytest.mark.parametrize(
     ("formula", "words"),
     [
-        ("y ~ t + ar1(x | g)", "needs a coefficient for each occasion"),
         ("y ~ t + ar1(f | g)", "needs a coefficient for each occasion"),
-        ("y ~ t + toep(0 + f:x | g)", "needs a coefficient for each occasion"),
+        ("y ~ t + toep(0 + f:log(w) | g)", "needs a coefficient for each occasion"),
         ("y ~ t + cs(1 | g)", "has one coefficient, Intercept"),
         ("y ~ t + homdiag(0 + x | g)", "has one coefficient, x"),
     ],
 )
 def test_structures_that_need_other_coefficients(data, formula, words):
     with pytest.raises(FormulaError, match=words) as caught:
-        blm.LMM(formula, data)
+        blm.LMM(formula, data.assign(w=np.exp(data["x"])))
     assert formula[caught.value.start : caught.value.end] == formula[8:]
 
 
 def test_occasions_that_are_no_whole_numbers(data):
+    with pytest.raises(DataError, match="such as 0.49.*: the occasions of"):
+        blm.LMM("y ~ 1 + ar1(x | g)", data)
     with pytest.raises(DataError, match="such as 0.5: the occasions of"):
         blm.LMM("y ~ 1 + ar1(0 + t | g)", data.assign(t=data["t"] / 2))
     with pytest.raises(DataError, match="at most 200 are allowed"):
@@ -245,7 +244,7 @@ def test_estimates_are_those_of_r(name):
 def test_one_variance_and_one_correlation_are_nested_intercepts(machines):
     nested = load_fit("Machines__nested_reml")
     estimate = blm.LMM("score ~ Machine + cs(0 + Machine | Worker, hom=True)", machines).reml()
-    assert estimate.criterion == pytest.approx(nested["criterion"], abs=CRITERION)
+    assert estimate.criterion == pytest.approx(nested["criterion"]["value"], abs=CRITERION)
 
 
 def test_a_larger_pattern_fits_better(machines):
@@ -301,7 +300,7 @@ def test_standard_deviations_of_zero():
     assert estimate.singular and estimate.converged
     assert estimate.sds["g"].to_numpy() == pytest.approx(0.0, abs=1e-12)
     assert "sd[g] is estimated at zero." in str(estimate)
-    assert np.isfinite(estimate.summary()["estimate"]).all()
+    assert estimate.summary()["estimate"].isna().sum() == 1  # the correlation
 
 
 # --- priors ---------------------------------------------------------------------------------------
@@ -335,7 +334,7 @@ def test_priors_of_the_user(machines):
     model = blm.LMM(formula, machines, priors={"cor[Worker]": truncated})
     draws = model.priors.sample(np.random.default_rng(1), 200)
     cor = draws.chols[0] @ draws.chols[0].swapaxes(1, 2)
-    assert np.all((-0.5 < cor[:, 2, 1]) & (cor[:, 2, 1] < 1.0))
+    assert np.all((cor[:, 2, 1] > -0.5) & (cor[:, 2, 1] < 1.0))
     assert cor[:, 2, 1] == pytest.approx(cor[:, 3, 1], abs=1e-12)
     posterior = model.fit(draws=200, chains=2, random_seed=1)
     assert posterior.data.attrs["method"] == "collapsed"
@@ -445,7 +444,7 @@ def test_the_posterior_is_that_of_stan(machines):
     assert compare_with_stan(posterior, STAN) < MAX_Z
     exact = STAN["crosscheck"]
     both = np.hypot(posterior.log_evidence.error, exact["log_marginal_likelihood_se"])
-    gap = posterior.log_evidence.log_value - exact["log_marginal_likelihood"]
+    gap = float(posterior.log_evidence) - exact["log_marginal_likelihood"]
     assert abs(gap) < MAX_Z * both
 
 
@@ -538,10 +537,8 @@ def test_tables_have_a_row_for_each_distinct_parameter(machines, posterior):
         "sd[Worker, Machine[A], Machine[B], Machine[C]]",
         "sigma",
     ]
-    compared = blm.compare_reml(
-        posterior,
-        posterior.model and blm.LMM("score ~ Machine + cs(0 + Machine | Worker)", machines).reml(),
-    )
+    same = blm.LMM("score ~ Machine + cs(0 + Machine | Worker)", machines).reml()
+    compared = blm.compare_reml(posterior, same)
     assert "cor[Worker]" in compared.index
 
 
@@ -551,7 +548,7 @@ def test_matrices_and_names_of_the_posterior(posterior):
     omega = draws["cor_Worker"].to_numpy()
     for i, j in combinations(range(3), 2):
         assert omega[..., i, j] == pytest.approx(omega[..., 1, 0], abs=1e-12)
-    G = posterior.model.reml().G() if hasattr(posterior.model, "reml_fit") else posterior.G()
+    (G,) = posterior.G().values() if isinstance(posterior.G(), dict) else (posterior.G(),)
     assert np.linalg.eigvalsh(np.asarray(G))[0] > 0
 
 
