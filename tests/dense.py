@@ -35,6 +35,7 @@ class Case:
     X: np.ndarray
     random: tuple[Columns, ...]
     weights: np.ndarray | None
+    residual: Any = None
 
     @property
     def offset(self) -> np.ndarray:

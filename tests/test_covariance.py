@@ -73,7 +73,7 @@ seeds = st.integers(0, 2**32 - 1)
 def test_unconstrained_coordinates_round_trip(structure, seed):
     eta = np.random.default_rng(seed).normal(size=structure.n_theta)
     factor = relative_factor(structure, eta, 0.3)
-    estimate = Start((factor,), np.exp(0.3), np.empty(0), np.empty((0, 0)))
+    estimate = Start((factor,), np.exp(0.3), np.empty(0), np.empty(0), np.empty((0, 0)))
     found = vector_of(plain_coordinates([structure]), estimate)
     assert found == pytest.approx(np.append(eta, 0.3), abs=1e-9)
 
@@ -290,6 +290,7 @@ def test_coordinates_serve_any_structure(seed):
         chols=tuple(rng.normal(size=(s.n_coefs, s.n_coefs)) for s in structures),
         cors=tuple(rng.normal(size=s.n_cors) for s in structures),
         sigma=0.7,
+        shapes=np.empty(0),
         gamma=np.empty(0),
     )
 

@@ -148,11 +148,6 @@ NUMERIC = (
 )
 # source, message, the text that the carets mark
 ERRORS = [
-    (
-        "y ~ x",
-        "There is no random-effects term, so this is not a mixed model; add e.g. (1 | group).",
-        "x",
-    ),
     ("y", "There is no `~` between response and predictors; write e.g. y ~ x + (x | group).", "y"),
     ("", "There is no `~` between response and predictors; write e.g. y ~ x + (x | group).", ""),
     ("y ~ x ~ z + (1 | g)", "There is more than one `~`; it stands once, after the response.", "~"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 140
-MOST_LINES = 25_730
+MOST_FILES = 160
+MOST_LINES = 31_000
 """Lines of code, without docstrings, comments and blank lines."""
 
-LONGEST_FILE = 700
+LONGEST_FILE = 720
 """Lines of a file, docstrings and all: one idea is not cut in two to obey a limit."""
 
 NO_CODE = {

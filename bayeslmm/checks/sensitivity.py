@@ -144,7 +144,7 @@ def marginal_log_likelihood(model: Model, joint: JointDraws) -> Array:
     points = replace(joint.points, beta=joint.beta)
     given = replace(model.priors, beta_sampled=True)
     with single_threaded():
-        reduced = reduce_equations(model.system, points.factors)
+        reduced = reduce_equations(model.system, points)
         return log_likelihood_batch(model.system, given, reduced, points)
 
 

@@ -685,7 +685,7 @@ def _moved(
 
 
 def _log_likelihood(plan: Plan, priors: Priors, points: WorkingPoints) -> Array:
-    reduced = reduce_equations(plan, points.factors)
+    reduced = reduce_equations(plan, points)
     return log_likelihood_batch(plan, priors, reduced, points)
 
 

@@ -19,11 +19,11 @@ from scipy.linalg import solve_triangular
 
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import lower_factor
-from bayeslmm.estimation.estimate import Fit, working_factors
+from bayeslmm.estimation.estimate import Fit, plan_at, working_factors
 from bayeslmm.estimation.optimise import hessian
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.factorise import factorise_working
-from bayeslmm.likelihood.marginal import LOG_2PI, ml_criterion, reml_criterion, score
+from bayeslmm.likelihood.factorise import Factorisation, factorise_working
+from bayeslmm.likelihood.marginal import LOG_2PI, Score, ml_criterion, reml_criterion, score
 
 Array = NDArray[np.float64]
 Evaluation = tuple[float, Array, float]
@@ -94,13 +94,12 @@ class Frame:
         parts = zip(
             products.structures, products.basis.random, self.rotations, factors, strict=True
         )
-        return products.theta.vector(
-            [lower_factor(s, q.T @ np.linalg.solve(a, t)) for s, a, q, t in parts]
-        )
+        lower = [lower_factor(s, q.T @ np.linalg.solve(a, t)) for s, a, q, t in parts]
+        return self.plan.theta.vector(lower, self.plan.shape)
 
     def nudged(self, theta: Array) -> Array:
         """Theta moved off the saddles at which a diagonal entry is zero."""
-        small = self.plan.products.theta.sds & (np.abs(theta) < NUDGE)
+        small = self.plan.theta.sds & (np.abs(theta) < NUDGE)
         return np.where(small, NUDGE, theta)
 
     def working(self, theta: Array) -> list[Array]:
@@ -108,10 +107,14 @@ class Frame:
         factors = working_factors(self.plan, theta)
         return [q @ t for q, t in zip(self.rotations, factors, strict=True)]
 
-    def pull_back(self, theta: Array, gradients: Sequence[Array]) -> Array:
-        """Gradient by theta from those by the working factors."""
-        rotated = [q.T @ g for q, g in zip(self.rotations, gradients, strict=True)]
-        return self.plan.products.theta.gradient(theta, rotated)
+    def pull_back(self, theta: Array, slopes: Score) -> Array:
+        """Gradient by theta from derivatives by the working factors and the residuals' shape."""
+        rotated = [q.T @ g for q, g in zip(self.rotations, slopes.factors, strict=True)]
+        return self.plan.theta.gradient(theta, rotated, slopes.shape)
+
+    def factorise(self, theta: Array) -> Factorisation:
+        """The equations factorised at theta."""
+        return factorise_working(plan_at(self.plan, theta), self.working(theta))
 
 
 def make_frame(
@@ -120,9 +123,9 @@ def make_frame(
     """Frame in which the coefficients `leading` of a grouping factor come first in their block."""
     structures, bases = plan.products.structures, plan.products.basis.random
     rotations = [np.eye(s.n_coefs) for s in structures]
-    first, root, power = plan.products.theta.places(factor).start, np.eye(0), 1.0
-    parts = zip(structures[factor].blocks, structures[factor].parts, strict=True)
-    for block, part in parts if leading else ():
+    first, root, power = plan.theta.places(factor).start if structures else 0, np.eye(0), 1.0
+    parts = zip(structures[factor].blocks, structures[factor].parts, strict=True) if leading else ()
+    for block, part in parts:
         if leading[0] in block and isinstance(part, Pattern):
             place = int(part.sd_places[block.index(leading[0])])
             root = bases[factor][leading[0], leading[0]].reshape(1, 1)
@@ -248,7 +251,7 @@ class Correlation(Target):
         root, entries = self.frame.root, self._entries()
         spanning = np.array([[root[1, 1], -root[1, 0], 0.0], [0.0, np.cos(angle), np.sin(angle)]])
         q, r = np.linalg.qr(spanning.T)
-        m = self.frame.plan.products.theta.size
+        m = self.frame.plan.theta.size
         others = np.delete(np.arange(m), entries)
         subspace = np.zeros((m, m - 1))
         subspace[entries, :2] = q * np.where(np.diag(r) < 0, -1.0, 1.0)
@@ -329,7 +332,7 @@ def correlation_target(
 ) -> Correlation | PatternCorrelation:
     """The target for the correlation of a pair of coefficients, one of those of the structure."""
     structure = plan.products.structures[factor]
-    start = plan.products.theta.places(factor).start
+    start = plan.theta.places(factor).start
     for block, part in zip(structure.blocks, structure.parts, strict=True):
         if pair[0] in block and isinstance(part, Pattern):
             number = part.pairs.index((block.index(pair[0]), block.index(pair[1])))
@@ -345,7 +348,9 @@ class ResidualSd(Target):
 
     @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
-        return theta * np.exp(log_sigma - value)  # the other sds stay
+        free = theta.copy()
+        free[: self.frame.plan.theta.shape.start] *= np.exp(log_sigma - value)
+        return free  # the sds of the random effects stay
 
     @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
@@ -354,6 +359,53 @@ class ResidualSd(Target):
     @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         return _deviance(self.frame, free, value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StratumSd(Target):
+    """Log sd of a stratum or occasion but the first; free are the rest of theta and log sigma.
+
+    `entry` is the place in theta of its log ratio to sigma.
+    """
+
+    entry: int
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return np.append(np.delete(theta, self.entry), log_sigma)
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        return np.insert(free[:-1], self.entry, value - free[-1]), float(free[-1])
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        theta, log_sigma = self.state(value, free)
+        deviance, gradient, d_log_sigma = _deviance(self.frame, theta, log_sigma)
+        by_value = gradient[self.entry]
+        rest = np.append(np.delete(gradient, self.entry), d_log_sigma - by_value)
+        return deviance, rest, float(by_value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry(Target):
+    """One entry of theta; free are the others, sigma is profiled out."""
+
+    entry: int
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return np.delete(theta, self.entry)
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        return np.insert(free, self.entry, value), np.nan
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        theta = np.insert(free, self.entry, value)
+        deviance, gradient = _profiled_deviance(self.frame, theta)
+        return deviance, np.delete(gradient, self.entry), float(gradient[self.entry])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -372,7 +424,7 @@ class FixedEffect(Target):
 
     @override
     def deviance(self, value: float, free: Array) -> Evaluation:
-        fact = factorise_working(self.frame.plan, self.frame.working(free))
+        fact = self.frame.factorise(free)
         row = fact.beta_root[self.coef]
         variance = float(row @ row)
         gap = value - float(fact.beta[self.coef])
@@ -427,9 +479,9 @@ class Curve:
 
 def _deviance(frame: Frame, theta: Array, log_sigma: float) -> Evaluation:
     """Deviance at given sigma; derivatives by theta and log sigma."""
-    fact = factorise_working(frame.plan, frame.working(theta))
+    fact = frame.factorise(theta)
     precision = float(np.exp(-2.0 * log_sigma))
-    value = frame.dof * (LOG_2PI + 2.0 * log_sigma) - frame.plan.products.log_weights
+    value = frame.dof * (LOG_2PI + 2.0 * log_sigma) - fact.plan.products.log_weights
     value += fact.log_det_random + fact.rss * precision
     if frame.restricted:
         value += fact.log_det_fixed
@@ -439,7 +491,7 @@ def _deviance(frame: Frame, theta: Array, log_sigma: float) -> Evaluation:
 
 def _profiled_deviance(frame: Frame, theta: Array) -> tuple[float, Array]:
     """Deviance with sigma profiled out, and its gradient."""
-    fact = factorise_working(frame.plan, frame.working(theta))
+    fact = frame.factorise(theta)
     value = reml_criterion(fact) if frame.restricted else ml_criterion(fact)
     gradients = score(fact, frame.dof / fact.rss, restricted=frame.restricted)
     return value, frame.pull_back(theta, gradients)

@@ -115,6 +115,7 @@ class Start(NamedTuple):
 
     factors: tuple[Array, ...]
     sigma: float
+    shape: Array
     beta: Array
     vcov: Array
 
@@ -143,6 +144,7 @@ def likelihood_start(
     return Start(
         factors=user_factors(plan, [np.eye(s.n_coefs) for s in plan.products.structures]),
         sigma=sigma,
+        shape=plan.shape,
         beta=basis.shift,
         vcov=sigma**2 * basis.fixed @ basis.fixed.T / plan.products.n_obs,
     )
@@ -165,7 +167,14 @@ def vector_of(coordinates: Coordinates, fit: Fit | Start) -> Array:
     roots = [fit.sigma * t[None] for t in fit.factors]
     lower = [lower_factor(s, t) for s, t in zip(coordinates.structures, roots, strict=True)]
     sds, chols = zip(*(unit_rows(root) for root in lower), strict=True) if lower else ((), ())
-    user = Points(sds=sds, chols=chols, sigma=np.array([fit.sigma]), beta=fit.beta[None])
+    user = Points(
+        sds=sds,
+        chols=chols,
+        sigma=np.array([fit.sigma]),
+        shapes=fit.shape[None],
+        residual=coordinates.residual,
+        beta=fit.beta[None],
+    )
     return coordinates.vector(coordinates.to_working(user))[0]
 
 

@@ -58,6 +58,10 @@ class LMM:
         (copies, as pandas Series) or what other functions made of them, and returns one value per
         row that depends on no other row. A formula can call nothing else than these and the listed
         functions.
+    residual : str, optional
+        Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
+        ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
+        variance.
 
     Attributes
     ----------
@@ -91,10 +95,11 @@ class LMM:
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        residual: str | None = None,
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
-        design = build_design(read, data, weights=weights, functions=functions)
+        design = build_design(read, data, weights=weights, functions=functions, residual=residual)
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
     @property

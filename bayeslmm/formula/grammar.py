@@ -173,12 +173,6 @@ def parse(source: str, functions: Collection[str] = ()) -> Formula:
     check_expansion(source, right)
     response = _response(source, left)
     fixed = read_sum(source, right)
-    if not fixed.bars:
-        fail(
-            "There is no random-effects term, so this is not a mixed model; add e.g. (1 | group).",
-            source,
-            right,
-        )
     _check_count(source, right, len(fixed.bars))
     random = tuple(itertools.chain.from_iterable(_random_terms(source, bar) for bar in fixed.bars))
     _check_count(source, right, len(random))

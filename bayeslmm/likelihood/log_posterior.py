@@ -59,18 +59,18 @@ def log_posterior(plan: Plan, priors: Priors, point: WorkingPoints) -> tuple[flo
     derivatives : Slopes
     """
     factors, sigma = [t[0] for t in point.factors], float(point.sigma[0])
-    d_gamma = np.zeros(0)
+    plan = plan.at(point.shapes[0])
     if priors.beta_sampled:
-        value, d_factors, d_sigma, d_beta = log_density_given_beta_grad(
-            plan, factors, sigma, point.beta[0]
-        )
+        slopes = log_density_given_beta_grad(plan, factors, sigma, point.beta[0])
         rows = zip(priors.beta, point.gamma[0], strict=True)
         d_gamma = np.array([float(prior.dlogpdf(gamma)) for prior, gamma in rows])
-        d_gamma += np.linalg.solve(priors.fixed_map.T, d_beta)
+        d_gamma += np.linalg.solve(priors.fixed_map.T, slopes.beta)
     else:
-        value, d_factors, d_sigma = log_density_grad(plan, factors, sigma, beta_prior(priors))
+        slopes = log_density_grad(plan, factors, sigma, beta_prior(priors))
+        d_gamma = np.zeros(0)
+    value, d_sigma = slopes.value, slopes.sigma
     d_sds, d_chols, d_cors = [], [], []
-    for f, (d_t, t) in enumerate(zip(d_factors, factors, strict=True)):
+    for f, (d_t, t) in enumerate(zip(slopes.factors, factors, strict=True)):
         sds, chol = point.sds[f][0], point.chols[f][0]
         d_sigma -= float(np.sum(d_t * t)) / sigma
         d_root = priors.mixing[f].T @ d_t / sigma
@@ -79,9 +79,14 @@ def log_posterior(plan: Plan, priors: Priors, point: WorkingPoints) -> tuple[flo
         d_chols.append(d_root * sds[:, None] + d_chol)
         d_cors.append(d_cor)
     value += float(log_prior_batch(priors, point)[0])
-    d_sigma += float(priors.sigma.dlogpdf(sigma))
+    by_sigma, by_shape = priors.residuals.slopes(sigma, point.shapes[0])
     return value, Slopes(
-        sds=tuple(d_sds), chols=tuple(d_chols), cors=tuple(d_cors), sigma=d_sigma, gamma=d_gamma
+        sds=tuple(d_sds),
+        chols=tuple(d_chols),
+        cors=tuple(d_cors),
+        sigma=d_sigma + by_sigma,
+        shapes=slopes.shape + by_shape,
+        gamma=d_gamma,
     )
 
 
@@ -148,7 +153,7 @@ def reduce_at(plan: Plan, coordinates: Coordinates, x: Array) -> Reduced:
     Where the arithmetic breaks down the result is not finite.
     """
     with np.errstate(all="ignore"):
-        return reduce_equations(plan, coordinates.points(x).factors)
+        return reduce_equations(plan, coordinates.points(x))
 
 
 def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:
@@ -195,16 +200,16 @@ def log_likelihood_batch(
     sigma = points.sigma
     if priors.beta_sampled:
         rss = _rss_at(plan, reduced.fixed, points.beta)
-        log_det, dof = reduced.log_det_random, n
+        log_det, dof = reduced.log_det, n
     else:
         prior = beta_prior(priors)
         lower, log_det_fixed = fixed_cholesky(plan, reduced.fixed, sigma, prior)
         rss = lower[p, p] ** 2
-        log_det = reduced.log_det_random + log_det_fixed - 2.0 * products.basis.log_det_fixed
+        log_det = reduced.log_det + log_det_fixed - 2.0 * products.basis.log_det_fixed
         if prior is not None:
             log_det = log_det + p * LOG_2PI - prior.log_det
         dof = n - p
-    constants = dof * (LOG_2PI + 2.0 * np.log(sigma)) - products.log_weights
+    constants = dof * (LOG_2PI + 2.0 * np.log(sigma))
     return np.asarray(-0.5 * (constants + log_det + rss / sigma**2))
 
 
@@ -237,7 +242,7 @@ def fixed_cholesky(
 
 def log_prior_batch(priors: Priors, points: WorkingPoints) -> Array:
     """Log prior density of sds, correlation entries, sigma, and beta where it is sampled: (S,)."""
-    value = np.asarray(priors.sigma.logpdf(points.sigma))
+    value = priors.residuals.logpdf(points.sigma, points.shapes)
     for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
         structure = priors.coordinates.structures[f]
         for i, scale_prior in zip(sd_leaders(structure), priors.sd[f], strict=True):

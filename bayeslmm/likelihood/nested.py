@@ -170,10 +170,17 @@ def choose_stages(products: CrossProducts, nested: bool | None = None) -> tuple[
     nested : bool, optional
         Whether to use nested grouping factors where there are some. By default they are used
         where that takes more than :data:`WORTHWHILE` random effects out of the dense tail;
-        otherwise there is one stage, the largest grouping factor.
+        otherwise there is one stage, the largest grouping factor whose levels are not tied by
+        correlated residuals; none where there is no such factor.
     """
     sizes = [gram.shape[0] * gram.shape[1] for gram in products.random]
-    largest = int(np.argmax(sizes))
+    tied = {c.factors[0] for c in products.couplings if c.factors[0] == c.factors[1]}
+    free = [factor for factor in range(len(sizes)) if factor not in tied]
+    if not free:
+        return ()
+    largest = max(free, key=lambda factor: sizes[factor])
+    if nested is False:
+        return (largest,)
     chain = _largest_chain(_nestings(products), sizes)
     if nested is None:
         nested = sum(sizes[factor] for factor in chain) - sizes[largest] > WORTHWHILE
@@ -184,6 +191,8 @@ def make_stages(
     products: CrossProducts, chain: Sequence[int], couplings: Sequence[sp.csr_array]
 ) -> tuple[Stage, ...]:
     """Index work for eliminating the factors of `chain`, coupled with the tail as given."""
+    if not chain:
+        return ()
     if len(chain) == 1:
         couplings = [couplings[0][:0]]
     cells, values = zip(

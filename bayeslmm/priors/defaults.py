@@ -25,12 +25,14 @@ from scipy.linalg import solve_triangular
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import DEPENDENT
 from bayeslmm.data.design import Design, RandomFactor, Spec
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.keys import INTERCEPT, Slot, priors_by_slot, slot_names
 from bayeslmm.priors.record import Labels, Priors, sd_label, uniform_correlations
+from bayeslmm.priors.residual import ResidualPriors, uniform_residual_correlations
 
 Array = NDArray[np.float64]
 Preset = Literal["default", "flat"]
@@ -57,7 +59,9 @@ def default_priors(design: Design) -> Priors:
       see: HalfStudentT(3, s_y / s) standard deviations with s the root mean square of a column
       where it is not zero, one for an indicator, and correlation parameters that are uniform over
       the range in which the matrix is positive definite;
-    - sigma is HalfStudentT(3, s_y).
+    - sigma is HalfStudentT(3, s_y), that of each stratum or occasion where there are several;
+      powers and exponents of covariates in it are Normal(0, 1), correlations of residuals uniform:
+      LKJ(1), or each parameter uniform on its range.
 
     Parameters
     ----------
@@ -150,6 +154,7 @@ def labels_of(spec: Spec) -> Labels:
         factor_coefs=tuple(factor.coefs for factor in spec.random),
         blocks=tuple(factor.blocks for factor in spec.random),
         kinds=tuple(factor.kinds for factor in spec.random),
+        residual=spec.residual_structure,
     )
 
 
@@ -158,8 +163,6 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
     scale = _response_scale(design) if preset == "default" else 1.0
     fixed = _fixed(design, preset, given, scale)
     terms = [_random(f, factor, preset, given, scale) for f, factor in enumerate(design.random)]
-    sigma = given.get(("sigma", 0, 0), _open_scale(preset, scale))
-    assert not isinstance(sigma, LKJ)
     mean, root, sampled = _beta_moments(fixed.priors, fixed.rows)
     names = slot_names(labels)
     return Priors(
@@ -173,9 +176,28 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
         mixing=tuple(term.mixing for term in terms),
         sd=tuple(term.sd for term in terms),
         cor=tuple(term.cor for term in terms),
-        sigma=sigma,
+        residuals=_residual(labels.residual, preset, given, scale),
         sources={name: "user" if slot in given else preset for slot, name in names.items()},
         where=fixed.where | {k: v for term in terms for k, v in term.where.items()},
+    )
+
+
+def _residual(structure: Residual, preset: Preset, given: Given, scale: float) -> ResidualPriors:
+    """Half-t standard deviations, Normal(0, 1) powers, uniform correlations."""
+    open_power = Flat() if preset == "flat" else Normal(0.0, 1.0)
+
+    def priors(kind: str, count: int, default: Prior) -> tuple[Prior, ...]:
+        found = [given.get((kind, 0, j), default) for j in range(count)]
+        return tuple(prior for prior in found if not isinstance(prior, LKJ))
+
+    uniform = uniform_residual_correlations(structure.correlation)
+    arms = () if uniform is None else structure.arms
+    cors = [given.get(("cor_residual", 0, arm), uniform) for arm in range(len(arms))]
+    return ResidualPriors(
+        structure=structure,
+        sd=priors("sigma", len(structure.scales), _open_scale(preset, scale)),
+        power=priors("power", len(structure.powers), open_power),
+        cor=tuple(prior for prior in cors if prior is not None),
     )
 
 

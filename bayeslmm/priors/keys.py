@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, Prior, Uniform
 from bayeslmm.priors.pymc_priors import as_prior, correlation_size
@@ -44,6 +46,8 @@ def priors_by_slot(labels: Labels, user: Mapping[str, Any]) -> dict[Slot, Prior 
 
 def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: str) -> Prior | LKJ:
     kind, f, place = slot
+    if kind == "cor_residual":
+        return _residual_correlation(labels.residual, prior, given, key)
     if kind == "cor":
         part = labels.structures[f].parts[place]
         if isinstance(part, Pattern):
@@ -52,7 +56,24 @@ def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: st
     if isinstance(prior, LKJ):
         what = "coefficient" if kind == "beta" else "standard deviation"
         raise PriorError(f"{prior} is a prior for correlations; {key!r} is a {what}.")
-    return prior if kind == "beta" else _scale_prior(prior, key)
+    return prior if kind in ("beta", "power") else _scale_prior(prior, key)
+
+
+def _residual_correlation(
+    structure: Residual, prior: Prior | LKJ, given: Any, key: str
+) -> Prior | LKJ:
+    law = structure.correlation
+    assert law is not None
+    if isinstance(law, OverOccasions) and law.on_matrix:
+        return _correlation_prior(prior, given, law.structure.n_coefs, key)
+    if type(prior) is Flat:
+        return Uniform(law.lowest, 1.0)
+    if isinstance(prior, LKJ):
+        raise PriorError(
+            f"{prior} is a prior for correlation matrices; {key!r} is a number between "
+            f"{law.lowest:.3g} and 1: give for example pm.Uniform.dist({law.lowest:.3g}, 1)."
+        )
+    return prior
 
 
 def _slots(labels: Labels) -> dict[str, list[Slot]]:
@@ -70,7 +91,9 @@ def _slots(labels: Labels) -> dict[str, list[Slot]]:
         "beta": [s for s in betas if labels.coefs[s[2]] != INTERCEPT],
         "sd": [slot for row in sds for slot in row],
         "cor": [slot for row in cors for slot in row],
-        "sigma": [("sigma", 0, 0)],
+        "sigma": [("sigma", 0, j) for j in range(len(labels.residual.scales))],
+        "power_residual": [("power", 0, j) for j in range(len(labels.residual.powers))],
+        "cor_residual": [("cor_residual", 0, arm) for arm in _arms(labels)],
     }
     for f, factor in enumerate(labels.factors):
         slots[f"sd[{factor}]"] = sds[f]
@@ -92,8 +115,15 @@ def slot_names(labels: Labels) -> dict[Slot, str]:
         for b, part in enumerate(structure.parts):
             if part.n_cors:
                 names["cor", f, b] = cor_label(labels, f, b)
-    names["sigma", 0, 0] = "sigma"
-    return names
+    kinds = [("sigma", 0, j) for j in range(len(labels.residual.scales))]
+    kinds += [("power", 0, j) for j in range(len(labels.residual.powers))]
+    kinds += [("cor_residual", 0, arm) for arm in _arms(labels)]
+    return names | dict(zip(kinds, labels.residual.prior_names, strict=True))
+
+
+def _arms(labels: Labels) -> range:
+    """Sets of correlations of residuals."""
+    return range(len(labels.residual.arms) if labels.residual.n_cors else 0)
 
 
 def _match_keys(slots: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:

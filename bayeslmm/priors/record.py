@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Coordinates, Points
 from bayeslmm.covariance.kinds import blocked
 from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Normal, Prior, Uniform
+from bayeslmm.priors.residual import ResidualPriors
 
 Array = NDArray[np.float64]
 
@@ -39,6 +41,8 @@ class Labels:
         Blocks of correlated coefficients per grouping factor.
     kinds : tuple of tuple of str
         Name of the covariance structure of each block, per grouping factor.
+    residual : Residual
+        Structure of the residuals, with the names of its parameters.
     """
 
     coefs: tuple[str, ...]
@@ -46,6 +50,7 @@ class Labels:
     factor_coefs: tuple[tuple[str, ...], ...]
     blocks: tuple[tuple[tuple[int, ...], ...], ...]
     kinds: tuple[tuple[str, ...], ...]
+    residual: Residual
 
     @property
     def structures(self) -> tuple[Structure, ...]:
@@ -88,8 +93,8 @@ class Priors(Labels):
     cor : tuple of tuple of (LKJ or Prior or None)
         Priors on the correlations, per grouping factor and block: of the matrix, or of each
         parameter of a pattern; None for a block without correlations.
-    sigma : Prior
-        Prior on the residual standard deviation.
+    residuals : ResidualPriors
+        Priors on the parameters of the residuals.
     sources : mapping of str to str
         Where each row of the table comes from: "default", "flat" or "user".
     where : mapping of str to str
@@ -110,7 +115,7 @@ class Priors(Labels):
     mixing: tuple[Array, ...]
     sd: tuple[tuple[Prior, ...], ...]
     cor: tuple[tuple[LKJ | Prior | None, ...], ...]
-    sigma: Prior
+    residuals: ResidualPriors
     sources: Mapping[str, str]
     where: Mapping[str, str]
 
@@ -121,7 +126,13 @@ class Priors(Labels):
             structures=self.structures,
             mixing=self.mixing,
             fixed=self.fixed_map if self.beta_sampled else np.empty((0, 0)),
+            residual=self.residual,
         )
+
+    @property
+    def sigma(self) -> Prior:
+        """Prior on the residual standard deviation, the first where there are several."""
+        return self.residuals.sd[0]
 
     @property
     def beta_precision(self) -> Array | None:
@@ -175,8 +186,7 @@ class Priors(Labels):
             for b, prior in enumerate(priors):
                 if prior is not None:
                     records[cor_label(self, f, b)] = prior
-        records["sigma"] = self.sigma
-        return records
+        return records | self.residuals.records()
 
     def _marginal_beta(self) -> list[Prior]:
         """Marginal normal priors of the coefficients; of those with a joint prior only."""
@@ -221,10 +231,10 @@ class Priors(Labels):
         sds = [np.stack([p.sample(rng, size) for p in row], axis=1) for row in self.sd]
         sds = [sd[:, s.sd_places] for sd, s in zip(sds, structures, strict=True)]
         chols = [self._sample_chol(f, rng, size) for f in range(len(self.factors))]
-        sigma = self.sigma.sample(rng, size)
+        sigma, shapes = self.residuals.sample(rng, size)
         coordinates = self.coordinates
         none = np.empty((size, len(coordinates.fixed)))
-        points = coordinates.to_user(coordinates.working(sds, chols, sigma, none))
+        points = coordinates.to_user(coordinates.working(sds, chols, sigma, shapes, none))
         beta = np.linalg.solve(self.fixed_map, gamma.T).T
         return replace(points, beta=beta)
 

@@ -17,7 +17,7 @@ from bayeslmm.comparison.models import log_evidence
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import plain_frame, to_frame
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
 from bayeslmm.report.methods import wald_scales
@@ -29,7 +29,6 @@ from bayeslmm.summaries.posterior_tables import (
     as_estimates,
     interval,
     interval_defaults,
-    sigma_draws,
 )
 from bayeslmm.summaries.posterior_tables import parameter_table as draws_table
 from bayeslmm.summaries.variance_explained import (
@@ -226,7 +225,7 @@ def glance_estimate(fit: Fit, design: Design) -> pd.DataFrame:
     return _glance(
         fit.method,
         design,
-        fit.sigma,
+        float(np.mean(points_of_fits([fit]).natural[0])),
         loglik=fit.log_likelihood,
         aic=aic,
         bic=bic,
@@ -247,7 +246,7 @@ def glance_posterior(
     return _glance(
         method,
         design,
-        float(sigma_draws(data["posterior"].to_dataset()).mean()),
+        float(data["posterior"]["sigma"].to_numpy().mean()),
         log_evidence=evidence,
         log_evidence_error=error,
         chains=found.chains,

@@ -152,7 +152,7 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
     coords = _draw_coords(posterior) | {COEF_DIM: posterior[COEF_DIM]}
     keys = group_keys(priors.factors)
     sizes = {k: len(coefs) for k, coefs in zip(keys, priors.factor_coefs, strict=True)}
-    points = priors.coordinates.to_working(points_of_variables(sizes, posterior))
+    points = priors.coordinates.to_working(points_of_variables(sizes, priors.residual, posterior))
     for f, key in enumerate(keys):
         dim = coef_dim(key)
         sds = points.sds[f].reshape(*shape, -1)

@@ -430,12 +430,10 @@ class MarginalOp(Op):
     def _differentiate(self, factors: list[Any], sigma: float, rest: Sequence[Any]) -> list[Any]:
         if self.given_beta:
             beta = np.asarray(rest[0])
-            value, d_factors, d_sigma, d_beta = log_density_given_beta_grad(
-                self.system, factors, sigma, beta
-            )
-            return [value, *d_factors, d_sigma, d_beta]
-        value, d_factors, d_sigma = log_density_grad(self.system, factors, sigma, self.prior)
-        return [value, *d_factors, d_sigma]
+            slopes = log_density_given_beta_grad(self.system, factors, sigma, beta)
+            return [slopes.value, *slopes.factors, slopes.sigma, slopes.beta]
+        slopes = log_density_grad(self.system, factors, sigma, self.prior)
+        return [slopes.value, *slopes.factors, slopes.sigma]
 
 
 @register_funcify_and_cache_key(MarginalOp)

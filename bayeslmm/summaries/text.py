@@ -15,13 +15,16 @@ from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.priors.record import sd_labels
-from bayeslmm.summaries.parameters import covariance_parameters
+from bayeslmm.summaries.parameters import covariance_parameters, residual_parameters
 
 DIGITS = 4
 
 
 def random_effects_block(
-    design: Design, sds: Mapping[str, pd.Series], corrs: Mapping[str, pd.DataFrame], sigma: float
+    design: Design,
+    sds: Mapping[str, pd.Series],
+    corrs: Mapping[str, pd.DataFrame],
+    residuals: Sequence[float],
 ) -> str:
     """lme4's table of standard deviations and correlations; blank where they are not modelled."""
     rows: list[list[str]] = [["Groups", "Name", "Std.Dev.", "Corr"]]
@@ -33,7 +36,9 @@ def random_effects_block(
             cells = [f"{corr[i, j]:5.2f}" if j in block_of[i] else " " * 5 for j in range(i)]
             group = factor.name if i == 0 else ""
             rows.append([group, str(name), number(sd), " ".join(cells)])
-    rows.append(["Residual", "", number(sigma), ""])
+    for i, (row, value) in enumerate(zip(residual_parameters(design), residuals, strict=True)):
+        name = "".join(row.terms) if row.kind == "sigma" else row.label
+        rows.append(["Residual" if i == 0 else "", name, number(value), ""])
     return _aligned(rows, right=(2,))
 
 
