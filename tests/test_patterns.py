@@ -123,7 +123,7 @@ def test_whole_numbers_are_occasions_and_those_between_are_too(data):
     assert corr[3, 1] == pytest.approx(corr[1, 0] ** 2, abs=1e-12)
     between = model.reml().predict(sparse.head(4).assign(t=2), uncertainty="plugin")
     assert np.isfinite(between.iloc[:, 0].to_numpy(dtype=float)).all()
-    with pytest.raises(DataError, match="levels that the model has not seen: `9.0`"):
+    with pytest.raises(DataError, match=r"levels that the model has not seen: `9\.0`"):
         model.reml().predict(sparse.head(2).assign(t=9))
 
 
@@ -143,9 +143,9 @@ def test_structures_that_need_other_coefficients(data, formula, words):
 
 
 def test_occasions_that_are_no_whole_numbers(data):
-    with pytest.raises(DataError, match="such as 0.49.*: the occasions of"):
+    with pytest.raises(DataError, match=r"such as 0\.49.*: the occasions of"):
         blm.LMM("y ~ 1 + ar1(x | g)", data)
-    with pytest.raises(DataError, match="such as 0.5: the occasions of"):
+    with pytest.raises(DataError, match=r"such as 0\.5: the occasions of"):
         blm.LMM("y ~ 1 + ar1(0 + t | g)", data.assign(t=data["t"] / 2))
     with pytest.raises(DataError, match="at most 200 are allowed"):
         blm.LMM("y ~ 1 + ar1(0 + t | g)", data.assign(t=data["t"] * 1000))
@@ -200,7 +200,9 @@ def test_reml_is_the_maximum_of_the_dense_criterion(data, kind):
     case, theta = case_of(model.design), fit.plan.products.theta
 
     def criterion(x):
-        factors = [a @ t for a, t in zip(fit.plan.products.basis.random, theta.factors(x))]
+        factors = [
+            a @ t for a, t in zip(fit.plan.products.basis.random, theta.factors(x), strict=True)
+        ]
         inverse = np.linalg.inv(case.covariance(factors))
         information = case.X.T @ inverse @ case.X
         rest = case.y - case.X @ np.linalg.solve(information, case.X.T @ inverse @ case.y)
@@ -377,7 +379,7 @@ def blm_points(fit):
     return points_of_fits([fit])
 
 
-# --- the model in PyMC, posteriors ------------------------------------------------------------------
+# --- the model in PyMC, posteriors ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("term", ["cs(0 + Machine | Worker)", "homtoep(0 + Machine | Worker)"])
@@ -512,7 +514,7 @@ def test_ranks_of_true_parameters_are_uniform(kind):
         assert np.sum((counts - 20) ** 2 / 20.0) < 18.5  # chi-squared, 4 df, 0.1 %
 
 
-# --- what fits are asked afterwards -------------------------------------------------------------------
+# --- what fits are asked afterwards ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -391,7 +391,7 @@ def check_nested(small: Design, large: Design) -> None:
 
 
 def _pattern_holds(factor: RandomFactor, small: Design) -> bool:
-    """Whether the covariance patterns of a factor of the larger model allow those of the smaller."""
+    """Whether the patterns of a factor of the larger model allow those of the smaller one."""
     same = (own for own in small.random if set(own.factors) == set(factor.factors))
     found = [
         ({own.coefs[i] for i in block}, part)
