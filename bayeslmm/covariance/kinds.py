@@ -21,6 +21,22 @@ PATTERNS: dict[str, tuple[type[Pattern], bool]] = {
 """Class, and whether there is one variance, of each name but "us"."""
 
 
+def describe(kind: str) -> str:
+    """A structure in words, such as "compound symmetric with one variance"."""
+    pattern, homogeneous = PATTERNS[kind]
+    variances = "one variance" if homogeneous else "a variance for each"
+    return f"{pattern.words} with {variances}"
+
+
+def is_within(small: Structure, large: Structure) -> bool:
+    """Whether the covariance matrices of one block include those of another structure."""
+    if not isinstance(large, Pattern):
+        return True
+    if not isinstance(small, Pattern) or (large.homogeneous and not small.homogeneous):
+        return False
+    return isinstance(small, (type(large), Independent)) or isinstance(large, Toeplitz)
+
+
 class HasBlocks(Protocol):
     """What a structure needs of a random-effects term."""
 

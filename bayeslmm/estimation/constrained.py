@@ -41,6 +41,12 @@ LONGEST_STEP = 2.0
 REACHED = 1e-9
 """Error of a correlation of a pattern beyond which the others do not allow it."""
 
+ROOM = 0.1
+"""Cosine of an angle at the start of a search: zero is a wall."""
+
+SHRINKING = 11
+"""Number of shares of the other angles that are tried until there is room."""
+
 SINGULAR_SLOPE = 1e-12
 """Derivative of a correlation by its angle below which it is at an end of its range."""
 
@@ -278,7 +284,15 @@ class PatternCorrelation(Target):
 
     @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
-        return np.delete(theta, self.place)
+        """The other angles, those before shrunk until they allow the correlation with room."""
+        before = slice(self.start_of_part + self.part.n_sds, self.place)
+        for shrunk in np.linspace(1.0, 0.0, SHRINKING):
+            free = np.delete(theta, self.place)
+            free[before] *= shrunk
+            at = self.state(value, free)[0]
+            if abs(np.cos(at[self.place])) > ROOM:
+                break
+        return free
 
     @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
@@ -29,7 +30,8 @@ def random_effects_block(
     rows: list[list[str]] = [["Groups", "Name", "Std.Dev.", "Corr"]]
     for factor in design.random:
         corr = corrs[factor.name].to_numpy()
-        block_of = {i: block for block in factor.blocks for i in block}
+        parts = zip(factor.blocks, structure_of(factor).parts, strict=True)
+        block_of = {i: block if part.n_cors else () for block, part in parts for i in block}
         for i, (name, sd) in enumerate(sds[factor.name].items()):
             cells = [f"{corr[i, j]:5.2f}" if j in block_of[i] else " " * 5 for j in range(i)]
             group = factor.name if i == 0 else ""
