@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bayeslmm.comparison.models import bayes_factor, compare, lrt
     from bayeslmm.comparison.reml import compare_reml
+    from bayeslmm.data.pedigree import pedigree
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
         BayesLMMError,
@@ -55,6 +56,7 @@ __all__ = [
     "lrt",
     "model_table",
     "parse_formula",
+    "pedigree",
 ]
 
 _SOURCES = {
@@ -79,6 +81,7 @@ _SOURCES = {
     "lrt": ("bayeslmm.comparison.models", "lrt"),
     "model_table": ("bayeslmm.report.model_table", "model_table"),
     "parse_formula": ("bayeslmm.formula.grammar", "parse"),
+    "pedigree": ("bayeslmm.data.pedigree", "pedigree"),
 }
 
 if not TYPE_CHECKING:  # a type checker would take any attribute to exist

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 140
-MOST_LINES = 25_730
+MOST_FILES = 142
+MOST_LINES = 26_500
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 700
