@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bayeslmm.comparison.models import bayes_factor, compare, lrt
     from bayeslmm.comparison.reml import compare_reml
     from bayeslmm.data.pedigree import pedigree
+    from bayeslmm.data.relationships import Relationship
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
         BayesLMMError,
@@ -43,6 +44,7 @@ __all__ = [
     "OptionalDependencyError",
     "Posterior",
     "PriorError",
+    "Relationship",
     "SamplingError",
     "StorageError",
     "__version__",
@@ -69,6 +71,7 @@ _SOURCES = {
     "OptionalDependencyError": ("bayeslmm.exceptions", "OptionalDependencyError"),
     "Posterior": ("bayeslmm.fits.posterior", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
+    "Relationship": ("bayeslmm.data.relationships", "Relationship"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
     "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),

@@ -119,6 +119,7 @@ class Term:
     Z: np.ndarray
     n_levels: int
     blocks: tuple
+    relationship: None = None
 
 
 ALL = [*STRUCTURES, Autoregressive(2), Autoregressive(4)]

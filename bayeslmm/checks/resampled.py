@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.crossprod import cross_products
@@ -135,7 +136,8 @@ class Resampler:
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
-            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.n_levels) for f in design.random
+            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.n_levels, f.relationship)
+            for f in design.random
         ]
         products = cross_products(
             (design.y - design.offset)[kept],
@@ -153,3 +155,4 @@ class _RestOfFactor:
     Z: Array
     blocks: tuple[tuple[int, ...], ...]
     n_levels: int
+    relationship: Relationship | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -42,6 +42,7 @@ from bayeslmm.data.random_factors import (
     random_factors,
     shortened,
 )
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, parse
@@ -103,6 +104,12 @@ class Spec:
     fixed: RowSpace
     random: tuple[FactorSpec, ...]
     encodings: Encodings | Callable[[], Encodings]
+
+    @property
+    def relationships(self) -> dict[str, Relationship]:
+        """Known covariances of levels by grouping factor."""
+        known = {factor.name: factor.relationship for factor in self.random}
+        return {name: value for name, value in known.items() if value is not None}
 
     def rows(self, data: Any, *, weights: Any = None, random: RandomPart = "levels") -> Design:
         """Evaluate the columns of the model on other data.
@@ -303,6 +310,7 @@ def build_design(
     *,
     weights: Any = None,
     functions: UserFunctions | None = None,
+    relationships: Mapping[str, Relationship] | None = None,
 ) -> Design:
     """Evaluate a formula on data.
 
@@ -319,6 +327,8 @@ def build_design(
         variance of a row is sigma^2 / weight. Rows where it is missing are dropped.
     functions : mapping of str to callable, optional
         The user's own functions by the names that the formula calls them.
+    relationships : mapping of str to Relationship, optional
+        Known covariances of the levels of grouping factors.
 
     Returns
     -------
@@ -359,7 +369,7 @@ def build_design(
     if len(dropped):
         _log.info("%d of %d rows are incomplete and dropped.", len(dropped), len(frame))
         values = None if values is None else np.delete(values, dropped)
-    return _evaluate(formula, complete, values, dropped, named, functions)
+    return _evaluate(formula, complete, values, dropped, named, functions, relationships or {})
 
 
 def _evaluate(
@@ -369,6 +379,7 @@ def _evaluate(
     dropped: NDArray[np.intp],
     weights_name: str | None,
     functions: UserFunctions,
+    relationships: Mapping[str, Relationship],
 ) -> Design:
     variables = Variables(frame)
     y, response = first_value(formula.left, variables, functions)
@@ -381,7 +392,7 @@ def _evaluate(
     for term in formula.random:
         if term.left not in columns:
             columns[term.left] = evaluate(term.left, variables, functions)
-    random = random_factors(formula, frame, columns)
+    random = random_factors(formula, frame, columns, relationships)
     encodings = Encodings(
         sides={side: found.encoding for side, found in columns.items()},
         response=response,
@@ -510,8 +521,14 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
     """
     for factor in design.random:
         if factor.name == by:
-            values = pd.Index(factor.levels)
-            return RowGroups(codes=factor.codes, factor=factor.spec, values=values, key=factor.key)
+            codes, spec = factor.codes, factor.spec
+            if factor.relationship is not None:  # which has levels without rows
+                present, codes = np.unique(codes, return_inverse=True)
+                spec = replace(
+                    spec, levels=spec.levels[present], cells=spec.cells[present], relationship=None
+                )
+            values = pd.Index(spec.levels)
+            return RowGroups(codes=codes, factor=spec, values=values, key=factor.key)
     names = [by] if by in design.data.columns else by.split(":")
     if not set(names) <= set(design.data.columns):
         return None

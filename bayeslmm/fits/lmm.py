@@ -12,6 +12,8 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.pedigree import Pedigree
+from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.fits.estimate import Estimate
@@ -58,6 +60,10 @@ class LMM:
         (copies, as pandas Series) or what other functions made of them, and returns one value per
         row that depends on no other row. A formula can call nothing else than these and the listed
         functions.
+    relationships : mapping of str to DataFrame, Pedigree or Relationship, optional
+        Known covariance A of the levels of a grouping factor, up to a variance: their random
+        effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
+        labels of rows and columns. Levels of A without rows have random effects too.
 
     Attributes
     ----------
@@ -91,10 +97,17 @@ class LMM:
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
-        design = build_design(read, data, weights=weights, functions=functions)
+        design = build_design(
+            read,
+            data,
+            weights=weights,
+            functions=functions,
+            relationships=relationships_of(relationships),
+        )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
     @property
@@ -409,6 +422,7 @@ class LMM:
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | Literal[False] | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
 
@@ -430,6 +444,8 @@ class LMM:
             weights is looked up in new data.
         functions : mapping of str to callable, optional
             Functions of your own that are new or replace those of the model.
+        relationships : mapping, optional
+            Relationships that are new or replace those of the model; None takes one away.
 
         Returns
         -------
@@ -459,7 +475,12 @@ class LMM:
         from bayeslmm.storage.changes import updated_design, updated_priors
 
         design = updated_design(
-            self.design, data=data, formula=formula, weights=weights, functions=functions
+            self.design,
+            data=data,
+            formula=formula,
+            weights=weights,
+            functions=functions,
+            relationships=relationships,
         )
         return self._of(Model(design, updated_priors(self.priors, design, priors)))
 

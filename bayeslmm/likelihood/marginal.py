@@ -231,7 +231,7 @@ def score(
 
     The criterion is ``log|L_ZZ|^2 + log|L_XX|^2 + inverse_variance * r^2``; its derivative by T_f
     is ``2 (sum_j [Z'PZ]_jj - inverse_variance sum_j q_j q_j') T_f`` with ``q = Z'P y``, finite
-    where T_f is singular.
+    where T_f is singular. Related levels have sums over pairs, weighted by their relationships.
 
     Parameters
     ----------
@@ -251,15 +251,23 @@ def score(
     blocks = precision_blocks(fact, restricted=restricted)
     _, residuals = conditional_modes(fact, beta_working)
     return [
-        2.0 * (block - inverse_variance * q.T @ q) @ factor
-        for block, q, factor in zip(blocks, residuals, fact.factors, strict=True)
+        2.0 * (block - inverse_variance * square) @ factor
+        for block, square, factor in zip(
+            blocks, _squares(fact.plan, residuals), fact.factors, strict=True
+        )
     ]
 
 
 def rss_gradient(fact: Factorisation) -> list[Array]:
     """Derivatives of r^2 by the working relative factors."""
     _, residuals = conditional_modes(fact)
-    return [-2.0 * q.T @ q @ t for q, t in zip(residuals, fact.factors, strict=True)]
+    squares = _squares(fact.plan, residuals)
+    return [-2.0 * square @ t for square, t in zip(squares, fact.factors, strict=True)]
+
+
+def _squares(plan: Plan, residuals: Sequence[Array]) -> list[Array]:
+    """Q'Aq (k, k) of each grouping factor with relationships A, q'q without."""
+    return [q.T @ plan.products.related(f, q) for f, q in enumerate(residuals)]
 
 
 def to_user_gradient(plan: Plan, gradients: Sequence[Array]) -> list[Array]:

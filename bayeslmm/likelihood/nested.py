@@ -170,11 +170,15 @@ def choose_stages(products: CrossProducts, nested: bool | None = None) -> tuple[
     nested : bool, optional
         Whether to use nested grouping factors where there are some. By default they are used
         where that takes more than :data:`WORTHWHILE` random effects out of the dense tail;
-        otherwise there is one stage, the largest grouping factor.
+        otherwise there is one stage, the largest grouping factor. Factors whose levels are
+        related are left to the tail; there is no stage if that is all of them.
     """
     sizes = [gram.shape[0] * gram.shape[1] for gram in products.random]
-    largest = int(np.argmax(sizes))
-    chain = _largest_chain(_nestings(products), sizes)
+    free = [f for f, known in enumerate(products.relationships) if known is None]
+    if not free:
+        return ()
+    largest = max(free, key=lambda factor: sizes[factor])
+    chain = _largest_chain(_nestings(products), sizes, free)
     if nested is None:
         nested = sum(sizes[factor] for factor in chain) - sizes[largest] > WORTHWHILE
     return chain if nested and len(chain) > 1 else (largest,)
@@ -184,6 +188,8 @@ def make_stages(
     products: CrossProducts, chain: Sequence[int], couplings: Sequence[sp.csr_array]
 ) -> tuple[Stage, ...]:
     """Index work for eliminating the factors of `chain`, coupled with the tail as given."""
+    if not chain:
+        return ()
     if len(chain) == 1:
         couplings = [couplings[0][:0]]
     cells, values = zip(
@@ -281,16 +287,19 @@ def _nestings(products: CrossProducts) -> list[list[int]]:
     return inside
 
 
-def _largest_chain(inside: Sequence[Sequence[int]], sizes: Sequence[int]) -> tuple[int, ...]:
-    """Factors, each nested in the next, with the most random effects together."""
+def _largest_chain(
+    inside: Sequence[Sequence[int]], sizes: Sequence[int], free: Sequence[int]
+) -> tuple[int, ...]:
+    """Factors among `free`, each nested in the next, with the most random effects together."""
 
     def size(chain: tuple[int, ...]) -> int:
         return sum(sizes[factor] for factor in chain)
 
     def chain_from(factor: int) -> tuple[int, ...]:
-        return (factor, *max(map(chain_from, inside[factor]), key=size, default=()))
+        outer = [other for other in inside[factor] if other in free]
+        return (factor, *max(map(chain_from, outer), key=size, default=()))
 
-    return max(map(chain_from, range(len(sizes))), key=size)
+    return max(map(chain_from, free), key=size)
 
 
 def _tail_cells(coupling: sp.csr_array, k: int) -> tuple[Cells, Array]:

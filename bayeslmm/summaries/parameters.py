@@ -331,10 +331,15 @@ def random_covariance(
         Rows and columns in the order of the columns of Z: factor, level, coefficient.
     """
     blocks = [
-        sp.kron(sp.eye_array(factor.n_levels), sp.csr_array(sigma))
+        sp.kron(_between_levels(factor), sp.csr_array(sigma))
         for factor, sigma in zip(design.random, covariances, strict=True)
     ]
     return _labelled(sp.csr_array(sp.block_diag(blocks)), design.Z_labels(), "G", sparse)
+
+
+def _between_levels(factor: RandomFactor) -> sp.sparray:
+    known = factor.relationship
+    return sp.eye_array(factor.n_levels) if known is None else sp.csr_array(known.covariance)
 
 
 def residual_covariance(
