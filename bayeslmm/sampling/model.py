@@ -329,13 +329,12 @@ def _centered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
     """Random effects (k, J)."""
     dims = (coef_dim(factor.key), level_dim(factor.key))
     if factor.relationship is not None:
-        rows = pm.MatrixNormal(
+        flat = pm.MvNormal(
             f"_{u_name(factor.key)}",
-            np.zeros((factor.n_levels, factor.n_coefs)),
-            rowchol=factor.relationship.root,
-            colchol=root,
-            shape=(factor.n_levels, factor.n_coefs),
+            np.zeros(factor.n_levels * factor.n_coefs),
+            chol=pt.linalg.kron(factor.relationship.root, root),
         )
+        rows = flat.reshape((factor.n_levels, factor.n_coefs))
         return pm.Deterministic(u_name(factor.key), mixed(mixing, rows.T), dims=dims)
     if all(len(block) == 1 for block in factor.blocks):
         return pm.Normal(u_name(factor.key), 0.0, pt.diagonal(root)[:, None], dims=dims)
