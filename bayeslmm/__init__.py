@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bayeslmm.comparison.models import bayes_factor, compare, lrt
     from bayeslmm.comparison.reml import compare_reml
+    from bayeslmm.data.pedigree import pedigree
+    from bayeslmm.data.relationships import Relationship
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
         BayesLMMError,
@@ -42,6 +44,7 @@ __all__ = [
     "OptionalDependencyError",
     "Posterior",
     "PriorError",
+    "Relationship",
     "SamplingError",
     "StorageError",
     "__version__",
@@ -55,6 +58,7 @@ __all__ = [
     "lrt",
     "model_table",
     "parse_formula",
+    "pedigree",
 ]
 
 _SOURCES = {
@@ -67,6 +71,7 @@ _SOURCES = {
     "OptionalDependencyError": ("bayeslmm.exceptions", "OptionalDependencyError"),
     "Posterior": ("bayeslmm.fits.posterior", "Posterior"),
     "PriorError": ("bayeslmm.exceptions", "PriorError"),
+    "Relationship": ("bayeslmm.data.relationships", "Relationship"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
     "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),
@@ -79,6 +84,7 @@ _SOURCES = {
     "lrt": ("bayeslmm.comparison.models", "lrt"),
     "model_table": ("bayeslmm.report.model_table", "model_table"),
     "parse_formula": ("bayeslmm.formula.grammar", "parse"),
+    "pedigree": ("bayeslmm.data.pedigree", "pedigree"),
 }
 
 if not TYPE_CHECKING:  # a type checker would take any attribute to exist

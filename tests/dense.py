@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bayeslmm.covariance.structure import Structure
+from bayeslmm.data.relationships import Relationship
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,19 @@ class Columns:
     Z: np.ndarray
     blocks: tuple[tuple[int, ...], ...]
     n_levels: int
+    relationship: Relationship | None = None
     named: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Names of the covariance structures, unstructured where none are given."""
         return self.named or ("us",) * len(self.blocks)
+
+    @property
+    def between(self) -> np.ndarray:
+        """Covariance of the levels, up to Sigma."""
+        known = self.relationship
+        return np.eye(self.n_levels) if known is None else known.covariance
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Case:
         v = np.eye(n) if self.weights is None else np.diag(1.0 / self.weights)
         for f, t in enumerate(factors):
             z = self.z_matrix(f)
-            v = v + z @ np.kron(np.eye(self.random[f].n_levels), t @ t.T) @ z.T
+            v = v + z @ np.kron(self.random[f].between, t @ t.T) @ z.T
         return v
 
 
@@ -106,7 +114,9 @@ def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> 
 
 def case_of(design: Any) -> Case:
     """The dense case of a design, its offset taken from the response."""
-    random = tuple(Columns(f.codes, f.Z, f.blocks, f.n_levels, f.kinds) for f in design.random)
+    random = tuple(
+        Columns(f.codes, f.Z, f.blocks, f.n_levels, f.relationship, f.kinds) for f in design.random
+    )
     return Case(design.y - design.offset, design.X, random, design.weights)
 
 
@@ -129,12 +139,11 @@ def random_moments(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean (q,) and covariance (q, q) of all random effects given beta and all else."""
     z = all_z(case)
-    sizes = [columns.n_levels for columns in case.random]
     g = np.zeros((z.shape[1], z.shape[1]))
     start = 0
-    for count, t in zip(sizes, factors, strict=True):
-        stop = start + count * len(t)
-        g[start:stop, start:stop] = np.kron(np.eye(count), sigma**2 * t @ t.T)
+    for columns, t in zip(case.random, factors, strict=True):
+        stop = start + columns.n_levels * len(t)
+        g[start:stop, start:stop] = np.kron(columns.between, sigma**2 * t @ t.T)
         start = stop
     gain = np.linalg.solve(sigma**2 * case.covariance(factors), z @ g).T
     return gain @ (case.y - case.X @ beta), g - gain @ z @ g

@@ -48,6 +48,7 @@ class Term:
     n_levels: int
     blocks: tuple
     kinds: tuple
+    relationship: None = None
 
 
 PATTERNS = [

@@ -124,7 +124,7 @@ def implied_priors(
         raise ValueError(f"draws={draws!r}: a whole number of at least 2 is expected.")
     rng = np.random.default_rng(random_seed)
     prior = priors.sample(rng, int(draws))
-    joint = _prior_joint(prior, rng)
+    joint = _prior_joint(design, prior, rng)
     variances = variance_parts(design, joint)
     shares = intraclass_correlation(design, joint)
     r2 = r_squared(design, joint, "nakagawa")
@@ -150,7 +150,7 @@ def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) ->
     step = max(1, AT_ONCE // design.n)
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
-        joint = _prior_joint(prior.take(rows), rng)
+        joint = _prior_joint(design, prior.take(rows), rng)
         effects = joint.effects(all_levels(design))
         response = linear_predictor(design, joint.beta, effects) - design.offset
         response += draw_residuals(design, joint.points, rng)
@@ -158,15 +158,18 @@ def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) ->
     return spread
 
 
-def _prior_joint(prior: Points, rng: np.random.Generator) -> JointDraws:
+def _prior_joint(design: Design, prior: Points, rng: np.random.Generator) -> JointDraws:
     """Draws from the prior as joint draws; each call for random effects draws anew."""
     size = len(prior.sigma)
 
     def effects(wanted: Sequence[NDArray[np.intp]]) -> list[Array]:
-        return [
-            rng.standard_normal((size, len(levels), root.shape[1])) @ root.transpose(0, 2, 1)
-            for levels, root in zip(wanted, prior.roots, strict=True)
-        ]
+        result = []
+        for factor, levels, root in zip(design.random, wanted, prior.roots, strict=True):
+            alone = factor.relationship is None
+            count = len(levels) if alone else factor.n_levels
+            drawn = rng.standard_normal((size, count, root.shape[1])) @ root.transpose(0, 2, 1)
+            result.append(drawn if alone else factor.effects(drawn)[:, levels])
+        return result
 
     return JointDraws(shape=(1, size), beta=prior.beta, points=prior, effects=effects)
 

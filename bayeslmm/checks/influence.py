@@ -260,6 +260,8 @@ def _refit_rows(
                 "between levels needs at least two. post.check.influence() needs no refits."
             )
         spec = replace(factor.spec, levels=levels)
+        if factor.relationship is not None:  # its levels stay, with rows or without
+            spec, codes = factor.spec, factor.codes[kept]
         factors.append(replace(factor, spec=spec, codes=codes, Z=factor.Z[kept]))
     part = replace(
         design,

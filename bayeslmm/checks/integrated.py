@@ -21,6 +21,7 @@ from bayeslmm.checks.row_forms import (
     RowSystem,
     leverages,
     row_forms,
+    row_plan,
     row_system,
 )
 from bayeslmm.data.design import Design, RowGroups, group_names, row_groups
@@ -167,6 +168,7 @@ def affordable(
     design: Design, plan: Plan, draws: int, scores: int, groups: Indices | None = None
 ) -> int:
     """How many draws the memory for their densities, and the time, allow."""
+    plan = row_plan(design, plan)
     border = float(plan.n_tail + design.p + 1)
     eliminated = [design.random[stage.factor] for stage in plan.stages]
     by_level = sum(float(factor.n_levels * factor.n_coefs) for factor in eliminated)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import PriorError, SamplingError
@@ -137,7 +138,7 @@ class Resampler:
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
-            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.kinds, f.n_levels)
+            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.kinds, f.n_levels, f.relationship)
             for f in design.random
         ]
         products = cross_products(
@@ -157,3 +158,4 @@ class _RestOfFactor:
     blocks: tuple[tuple[int, ...], ...]
     kinds: tuple[str, ...]
     n_levels: int
+    relationship: Relationship | None

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from bayeslmm.checks.row_forms import RowForms, leverages, row_forms, row_system
+from bayeslmm.checks.row_forms import RowForms, leverages, row_forms, row_plan, row_system
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import draw_residuals, require_plain_residuals
@@ -90,7 +90,7 @@ def row_residuals(
 
 def thinned(design: Design, plan: Plan, joint: JointDraws) -> JointDraws:
     """As many of the draws as residuals are affordable at."""
-    width = plan.n_tail + design.p + 1
+    width = row_plan(design, plan).n_tail + design.p + 1
     return joint.thin(max(FEWEST, int(WORK / (design.n * float(width) ** 2))))
 
 
@@ -154,18 +154,21 @@ def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
                 cov = sigma[draws] ** 2 * np.diag(variance[rows])
                 for factor, root in zip(design.random, roots, strict=True):
                     half = factor.Z[rows] @ root[draws]
-                    same = factor.codes[rows][:, None] == factor.codes[rows]
-                    cov += (half @ half.transpose(0, 2, 1)) * same
+                    codes = factor.codes[rows]
+                    cov += (half @ half.transpose(0, 2, 1)) * factor.similarity(
+                        codes[:, None], codes
+                    )
                 result[draws, rows] = np.linalg.solve(np.linalg.cholesky(cov), columns[draws, rows])
     return result
 
 
 def independent_parts(design: Design) -> list[NDArray[np.intp]]:
-    """Rows of each part of the data that shares no level with any other part."""
+    """Rows of each part of the data that shares no level, nor related ones, with any other."""
     rows, columns, start = [], [], 0
     for factor in design.random:
         rows.append(np.arange(design.n))
-        columns.append(start + factor.codes)
+        known = factor.relationship
+        columns.append(start + (factor.codes if known is None else known.families[factor.codes]))
         start += factor.n_levels
     index = (np.concatenate(rows), design.n + np.concatenate(columns))
     size = design.n + start
@@ -295,7 +298,9 @@ def simulated(
     for start in range(0, size, step):
         count = min(step, size - start)
         effects = [
-            rng.standard_normal((count, factor.n_levels, factor.n_coefs)) @ root[0].T
+            factor.effects(
+                rng.standard_normal((count, factor.n_levels, factor.n_coefs)) @ root[0].T
+            )
             for factor, root in zip(design.random, draw.roots, strict=True)
         ]
         beta = np.broadcast_to(draw.beta, (count, design.p))

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.likelihood.batch import to_working
-from bayeslmm.likelihood.blocks import lower_pairs
-from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.blocks import add_precisions, lower_pairs
+from bayeslmm.likelihood.crossprod import cross_products
+from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.sampling.joint_draws import JointDraws
 
@@ -176,6 +177,7 @@ def row_system(
 ) -> RowSystem:
     """Arrange a design for :func:`row_forms`; a prior on beta that is given does not count."""
     require_plain_residuals(design, "A check of single rows or groups")
+    plan = row_plan(design, plan)
     products = plan.products
     basis = products.basis
     mixed = []
@@ -197,6 +199,20 @@ def row_system(
         gram=np.block([[plan.tail_gram, plan.tail_mixed], [plan.tail_mixed.T, products.fixed]]),
         mixed=tuple(mixed),
     )
+
+
+def row_plan(design: Design, plan: Plan) -> Plan:
+    """The plan itself, or one in which related levels are as rows meet them, in the tail."""
+    if plan.products.basis.levels is None:
+        return plan
+    products = cross_products(
+        design.y - design.offset,
+        design.X,
+        design.random,
+        weights=design.weights,
+        basis=plan.products.basis,
+    )
+    return make_plan(products, diagonal=False)
 
 
 def row_forms(system: RowSystem, joint: JointDraws, draws: slice) -> RowForms:
@@ -317,8 +333,8 @@ def _border_equations(
     """Equations (C, m + 1, m + 1) of the border before the elimination of any factor."""
     half = _scaled(system, system.gram[None], relative, known)
     gram = _scaled(system, half.transpose(0, 2, 1), relative, known)
-    tail = np.arange(system.plan.n_tail)
-    gram[:, tail, tail] += 1.0
+    q = system.plan.n_tail
+    add_precisions(gram[:, :q, :q], system.plan.tail)
     if known is None and system.prior is not None:
         product = system.prior.cross_products(system.plan.products.basis)
         start = system.plan.n_tail

@@ -434,7 +434,7 @@ def _directions(design: Design, rows: NDArray[np.intp]) -> Iterator[Array]:
     yield np.diag(1.0 / design.row_weights[rows])[upper]
     for factor in design.random:
         codes, Z = factor.codes[rows], factor.Z[rows]
-        same = codes[upper[0]] == codes[upper[1]]
+        same = factor.similarity(codes[upper[0]], codes[upper[1]])
         for block, part in zip(factor.blocks, structure_of(factor).parts, strict=True):
             for i, a in enumerate(block):
                 for b in block[: i + 1] if part.n_cors else (a,):

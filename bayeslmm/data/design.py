@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -43,6 +43,7 @@ from bayeslmm.data.random_factors import (
     random_factors,
     shortened,
 )
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
@@ -114,6 +115,12 @@ class Spec:
     def residual_structure(self) -> Residual:
         """Structure of the residuals."""
         return PLAIN if self.residual is None else self.residual.structure
+
+    @property
+    def relationships(self) -> dict[str, Relationship]:
+        """Known covariances of levels by grouping factor."""
+        known = {factor.name: factor.relationship for factor in self.random}
+        return {name: value for name, value in known.items() if value is not None}
 
     def rows(
         self,
@@ -336,6 +343,7 @@ def build_design(
     weights: Any = None,
     functions: UserFunctions | None = None,
     residual: ResidualFormula | str | None = None,
+    relationships: Mapping[str, Relationship] | None = None,
 ) -> Design:
     """Evaluate a formula on data.
 
@@ -355,6 +363,8 @@ def build_design(
     residual : ResidualFormula or str, optional
         Structure of the residuals, for example ``"us(visit | id)"``. Rows with a missing value in
         one of its variables are dropped.
+    relationships : mapping of str to Relationship, optional
+        Known covariances of the levels of grouping factors.
 
     Returns
     -------
@@ -399,7 +409,13 @@ def build_design(
     if len(dropped):
         _log.info("%d of %d rows are incomplete and dropped.", len(dropped), len(frame))
         values = None if values is None else np.delete(values, dropped)
-    return _evaluate(formula, complete, values, dropped, named, functions, residual)
+    known = relationships or {}
+    if known and residual is not None:
+        raise DataError(
+            "Known relationships and a residual structure in one model are not there yet: give "
+            "relationships= or residual=."
+        )
+    return _evaluate(formula, complete, values, dropped, named, functions, residual, known)
 
 
 def _evaluate(
@@ -410,6 +426,7 @@ def _evaluate(
     weights_name: str | None,
     functions: UserFunctions,
     residual: ResidualFormula | None,
+    relationships: Mapping[str, Relationship],
 ) -> Design:
     variables = Variables(frame)
     y, response = first_value(formula.left, variables, functions)
@@ -422,7 +439,7 @@ def _evaluate(
     for term in formula.random:
         if term.left not in columns:
             columns[term.left] = evaluate(term.left, variables, functions)
-    random = random_factors(formula, frame, columns)
+    random = random_factors(formula, frame, columns, relationships)
     found = None if residual is None else residual_spec(residual, frame)
     encodings = Encodings(
         sides={side: found.encoding for side, found in columns.items()},
@@ -557,8 +574,14 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
     """
     for factor in design.random:
         if factor.name == by:
-            values = pd.Index(factor.levels)
-            return RowGroups(codes=factor.codes, factor=factor.spec, values=values, key=factor.key)
+            codes, spec = factor.codes, factor.spec
+            if factor.relationship is not None:  # which has levels without rows
+                present, codes = np.unique(codes, return_inverse=True)
+                spec = replace(
+                    spec, levels=spec.levels[present], cells=spec.cells[present], relationship=None
+                )
+            values = pd.Index(spec.levels)
+            return RowGroups(codes=codes, factor=spec, values=values, key=factor.key)
     names = [by] if by in design.data.columns else by.split(":")
     if not set(names) <= set(design.data.columns):
         return None

@@ -176,6 +176,52 @@ def grouping_factor(
     return read_only(codes), factor
 
 
+def with_levels(
+    codes: Codes, factor: GroupingFactor, values: pd.Index
+) -> tuple[Codes, GroupingFactor, Codes]:
+    """The same grouping by one variable with more levels than occur.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n,)
+        Level of each row.
+    factor : GroupingFactor
+        The levels that occur.
+    values : pandas.Index
+        Those that there are, in any order.
+
+    Returns
+    -------
+    codes : ndarray of int, shape (n,)
+        -1 for a level that is not among `values`.
+    factor : GroupingFactor
+    order : ndarray of int
+        Places of its levels among `values`.
+
+    Raises
+    ------
+    DataError
+        If the data hold numbers and `values` text, or the reverse.
+    """
+    (part,), name = factor.parts, factor.name
+    values = _canonical(values)
+    if {_kind(part), _kind(values)} == {"numbers", "text"}:
+        raise DataError(
+            f"`{name}` holds {_kind(part)} in the data and {_kind(values)} in its relationship, so "
+            "that no level would be recognised; convert one of them."
+        )
+    order = level_order(values)
+    part_of = values[order]
+    more = GroupingFactor(
+        name=name,
+        factors=factor.factors,
+        levels=read_only(_labels((part_of,), np.arange(len(order))[:, None], set())),
+        parts=(part_of,),
+        cells=read_only(np.arange(len(order), dtype=np.intp)[:, None]),
+    )
+    return read_only(part_of.get_indexer(part)[codes]), more, order
+
+
 def _compress(codes: Codes, size: int) -> tuple[Codes, Codes]:
     """Number the codes that occur among 0..size-1; return the new codes and the old values."""
     if size <= max(4 * len(codes), 1 << 16):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,10 @@ from bayeslmm.data.grouping import (
     is_continuous,
     lookup_levels,
     new_levels,
+    with_levels,
 )
 from bayeslmm.data.inputs import check_column_scales
+from bayeslmm.data.relationships import Relationship, missing_levels
 from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
 from bayeslmm.formula.matrices import Columns
@@ -52,6 +54,9 @@ class FactorSpec(GroupingFactor):
         Name of the covariance structure of each block, such as "us" or "homcs".
     sides : tuple of Side
         What varies in each term; their columns side by side are the covariates.
+    relationship : Relationship or None
+        Known covariance of the levels, in their order; the levels are then those that it has, with
+        rows or without.
     """
 
     key: str
@@ -59,6 +64,7 @@ class FactorSpec(GroupingFactor):
     blocks: tuple[tuple[int, ...], ...]
     kinds: tuple[str, ...]
     sides: tuple[Side, ...]
+    relationship: Relationship | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -130,6 +136,22 @@ class RandomFactor:
         """Name of the covariance structure of each block."""
         return self.spec.kinds
 
+    @property
+    def relationship(self) -> Relationship | None:
+        """Known covariance of the levels; None where they are independent."""
+        return self.spec.relationship
+
+    def effects(self, independent: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Random effects (..., J, k) from those of independent levels of the same Sigma."""
+        known = self.relationship
+        return independent if known is None else known.effects(independent)
+
+    def similarity(self, first: Indices, second: Indices) -> NDArray[np.float64]:
+        """Relationship of levels: one of a level with itself and zero else where there is none."""
+        if self.relationship is None:
+            return np.asarray(first == second, dtype=float)
+        return self.relationship.covariance[first, second]
+
     def __repr__(self) -> str:
         new = f", {len(self.new_levels)} new" if len(self.new_levels) else ""
         return f"RandomFactor({self.name}: {self.n_levels} levels{new} x {shortened(self.coefs)})"
@@ -157,7 +179,10 @@ def amalgamated(formula: Formula) -> dict[str, list[RandomTerm]]:
 
 
 def random_factors(
-    formula: Formula, frame: pd.DataFrame, columns: Mapping[Side, Columns]
+    formula: Formula,
+    frame: pd.DataFrame,
+    columns: Mapping[Side, Columns],
+    relationships: Mapping[str, Relationship],
 ) -> tuple[RandomFactor, ...]:
     """Find the grouping factors of a formula and what varies over their levels.
 
@@ -168,6 +193,8 @@ def random_factors(
         n complete rows.
     columns : mapping of Side to Columns
         The left-hand side of each term, evaluated there.
+    relationships : mapping of str to Relationship
+        Known covariances of levels by grouping factor.
 
     Returns
     -------
@@ -179,11 +206,16 @@ def random_factors(
     FormulaError
         If a grouping factor is continuous, or two terms give it the same coefficient.
     DataError
-        If a grouping factor has one level, or a term has as many random effects as rows or more.
+        If a grouping factor has one level, or a term has as many random effects as rows or more,
+        or a relationship is for no grouping factor of one variable or lacks levels.
     """
+    groups = amalgamated(formula)
+    _check_relationships(relationships, [terms[0].group for terms in groups.values()])
     return tuple(
-        _random_factor(formula.source, terms, key, frame, columns)
-        for key, terms in amalgamated(formula).items()
+        _random_factor(
+            formula.source, terms, key, frame, columns, relationships.get(terms[0].group)
+        )
+        for key, terms in groups.items()
     )
 
 
@@ -193,10 +225,18 @@ def _random_factor(
     key: str,
     frame: pd.DataFrame,
     columns: Mapping[Side, Columns],
+    relationship: Relationship | None,
 ) -> RandomFactor:
     _check_discrete(source, terms[0], frame)
     codes, grouping = grouping_factor(frame, terms[0].factors)
-    _check_levels(terms[0], grouping, len(frame))
+    independent = True
+    if relationship is None:
+        _check_levels(terms[0], grouping, len(frame))
+    else:
+        found = grouping
+        codes, grouping, relationship = related_levels(codes, grouping, relationship)
+        independent = _are_independent(relationship, np.unique(codes))
+        _check_levels(terms[0], found, len(frame) if independent else None)
     coefs: list[str] = []
     blocks: list[tuple[int, ...]] = []
     kinds: list[str] = []
@@ -205,13 +245,14 @@ def _random_factor(
         _check_coefs(source, term, names, coefs)
         positions = range(len(coefs), len(coefs) + len(names))
         added = [tuple(positions)] if term.correlated else [(i,) for i in positions]
-        if term.structure in ("us", "homdiag"):  # correlations of a pattern tell it from residuals
-            _check_count(term, len(grouping.levels), len(added[0]), len(frame))
+        if independent and term.structure in ("us", "homdiag"):
+            # correlations of a pattern tell it from residuals
+            _check_count(term, len(np.unique(codes)), len(added[0]), len(frame))
         _check_structure(source, term, columns[term.left])
         coefs += names
         blocks += added
         kinds += [term.structure] * len(added)
-    spec = factor_spec(grouping, key, terms, coefs, blocks, kinds)
+    spec = factor_spec(grouping, key, terms, coefs, blocks, kinds, relationship)
     z = _covariates(spec, columns)
     for block in blocks:
         check_column_scales(
@@ -228,6 +269,7 @@ def factor_spec(
     coefs: Sequence[str],
     blocks: Sequence[tuple[int, ...]],
     kinds: Sequence[str],
+    relationship: Relationship | None = None,
 ) -> FactorSpec:
     """A grouping factor with the coefficients of its terms."""
     return FactorSpec(
@@ -241,6 +283,7 @@ def factor_spec(
         blocks=tuple(blocks),
         kinds=tuple(kinds),
         sides=tuple(term.left for term in terms),
+        relationship=relationship,
     )
 
 
@@ -253,6 +296,46 @@ def known_rows(spec: FactorSpec, codes: Indices, z: NDArray[np.float64]) -> Rand
 def _covariates(spec: FactorSpec, columns: Mapping[Side, Columns]) -> NDArray[np.float64]:
     found = [columns[side].values for side in spec.sides]
     return read_only(found[0] if len(found) == 1 else np.hstack(found))
+
+
+# --- known relationships ---------------------------------------------------------------
+
+
+def related_levels(
+    codes: Indices, grouping: GroupingFactor, relationship: Relationship
+) -> tuple[Indices, GroupingFactor, Relationship]:
+    """Rows by the levels of a relationship, these levels, and it in their order.
+
+    Raises
+    ------
+    DataError
+        If the data have levels that the relationship has not.
+    """
+    places, more, order = with_levels(codes, grouping, relationship.labels)
+    absent = np.unique(codes[places < 0])
+    if len(absent):
+        raise missing_levels(grouping.name, grouping.levels[absent].tolist())
+    return places, more, relationship.reordered(order)
+
+
+def _are_independent(relationship: Relationship, used: Indices) -> bool:
+    """Whether the levels with rows are unrelated and alike, so that A says nothing of them."""
+    own = relationship.covariance[np.ix_(used, used)]
+    return bool(np.all(np.abs(own - own[0, 0] * np.eye(len(own))) <= 1e-12 * own[0, 0]))
+
+
+def _check_relationships(names: Iterable[str], groups: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in groups]
+    if unknown:
+        raise DataError(
+            f"relationships: the model has no grouping factor {listed(unknown)}; it has "
+            f"{listed(groups) or 'none'}."
+        )
+    if joint := [name for name in names if ":" in name]:
+        raise DataError(
+            f"relationships: {listed(joint)} groups by several variables; make one variable of "
+            "them whose values are the labels of the relationship."
+        )
 
 
 # --- checks ----------------------------------------------------------------------------
@@ -273,15 +356,16 @@ def _check_discrete(source: str, term: RandomTerm, frame: pd.DataFrame) -> None:
             )
 
 
-def _check_levels(term: RandomTerm, grouping: GroupingFactor, n: int) -> None:
+def _check_levels(term: RandomTerm, grouping: GroupingFactor, n: int | None) -> None:
+    """Refuse one level, or as many independent levels as n rows; None if they are related."""
     n_levels = len(grouping.levels)
     if n_levels == 1:
         raise DataError(
             f"The grouping factor `{grouping.name}` has one level, {grouping.levels[0]!r}, in the "
-            f"{n} complete rows; a variance between levels needs at least two. Take "
+            "complete rows; a variance between levels needs at least two. Take "
             f"{term.source} out of the formula."
         )
-    if n_levels >= n:
+    if n is not None and n_levels >= n:
         raise DataError(
             f"The grouping factor `{grouping.name}` has as many levels as there are complete rows "
             f"({n}), so the effects of {term.source} cannot be told from the residuals. Group by "

@@ -27,7 +27,9 @@ def simulate_responses(design: Design, fit: Fit, size: int, rng: np.random.Gener
     point, result = points_of_fits([fit]), np.empty((size, design.n))
     for row in result:
         effects = [
-            rng.standard_normal((factor.n_levels, factor.n_coefs)) @ (fit.sigma * t).T
+            factor.effects(
+                rng.standard_normal((factor.n_levels, factor.n_coefs)) @ (fit.sigma * t).T
+            )
             for factor, t in zip(design.random, fit.factors, strict=True)
         ]
         row[:] = linear_predictor(design, fit.beta, effects)

@@ -408,10 +408,11 @@ def _vcov_gradient(plan: Plan, theta: Array, fact: Factorisation, sigma: float) 
     As dC = C X'V^-1 Z dG Z'V^-1 X C, one pass over the levels serves every parameter.
     """
     rows, places = [], plan.theta
-    for structure, x, t, part in zip(
+    parts = zip(
         places.structures, places.parts(theta), fact.factors, fixed_sensitivities(fact), strict=True
-    ):
-        by_entry = np.einsum("jap,jbq->abpq", part, t.T @ part)
+    )
+    for f, (structure, x, t, part) in enumerate(parts):
+        by_entry = np.einsum("jap,jbq->abpq", part, t.T @ plan.products.related(f, part))
         half = np.tensordot(structure.theta_slopes(x), by_entry, 2)
         rows += list(half + half.transpose(0, 2, 1))
     root = fact.beta_root

@@ -12,6 +12,8 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.pedigree import Pedigree
+from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.fits.estimate import Estimate
@@ -62,6 +64,10 @@ class LMM:
         Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
         ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
         variance.
+    relationships : mapping of str to DataFrame, Pedigree or Relationship, optional
+        Known covariance A of the levels of a grouping factor, up to a variance: their random
+        effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
+        labels of rows and columns. Levels of A without rows have random effects too.
 
     Attributes
     ----------
@@ -96,10 +102,18 @@ class LMM:
         weights: str | ArrayLike | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         residual: str | None = None,
+        relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
-        design = build_design(read, data, weights=weights, functions=functions, residual=residual)
+        design = build_design(
+            read,
+            data,
+            weights=weights,
+            functions=functions,
+            residual=residual,
+            relationships=relationships_of(relationships),
+        )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
     @property
@@ -414,6 +428,7 @@ class LMM:
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | Literal[False] | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
 
@@ -435,6 +450,8 @@ class LMM:
             weights is looked up in new data.
         functions : mapping of str to callable, optional
             Functions of your own that are new or replace those of the model.
+        relationships : mapping, optional
+            Relationships that are new or replace those of the model; None takes one away.
 
         Returns
         -------
@@ -464,7 +481,12 @@ class LMM:
         from bayeslmm.storage.changes import updated_design, updated_priors
 
         design = updated_design(
-            self.design, data=data, formula=formula, weights=weights, functions=functions
+            self.design,
+            data=data,
+            formula=formula,
+            weights=weights,
+            functions=functions,
+            relationships=relationships,
         )
         return self._of(Model(design, updated_priors(self.priors, design, priors)))
 

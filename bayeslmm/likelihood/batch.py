@@ -18,7 +18,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.blocks import batched_cholesky, eliminate_levels, scaled, scaled_both
+from bayeslmm.likelihood.blocks import (
+    add_precisions,
+    batched_cholesky,
+    eliminate_levels,
+    scaled,
+    scaled_both,
+)
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import eliminate_random
 
@@ -181,7 +187,7 @@ def bordered_cholesky(plan: Plan, working: Sequence[Array], kernel: Array) -> Ar
     mixed = plan.tail_mixed - (plan.sums.mixed @ flat).T.reshape(batch, q, width)
     matrix = np.empty((batch, q + width, q + width))
     matrix[:, :q, :q] = scaled_both(schur, plan.tail, working, transposed=True)
-    matrix[:, range(q), range(q)] += 1.0
+    add_precisions(matrix[:, :q, :q], plan.tail)
     matrix[:, q:, :q] = scaled(mixed, plan.tail, working, transposed=True).transpose(0, 2, 1)
     matrix[:, q:, q:] = lead_equations(plan, kernel)
     return batched_cholesky(matrix)
@@ -196,6 +202,7 @@ def _reduce_chunk(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
     lower = bordered_cholesky(plan, working, kernel)
     q = plan.n_tail
     diagonal = np.diagonal(lower[:, :q, :q], axis1=1, axis2=2)
+    log_det = log_det + sum(block.log_det for block in plan.tail)
     rest = lower[:, q:, q:]
     log_det = log_det + 2.0 * np.sum(np.log(diagonal), axis=1)
     return log_det, rest @ rest.transpose(0, 2, 1)

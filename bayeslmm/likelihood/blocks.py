@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.data.relationships import Matrix, Relationship
+
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -113,12 +115,17 @@ def batched_cholesky(matrices: Array) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TailBlock:
-    """Place of one grouping factor in the tail: columns ``start : start + n_levels * n_coefs``."""
+    """Place of one grouping factor in the tail: columns ``start : start + n_levels * n_coefs``.
+
+    The covariance matrix of its spherical random effects v, with u = Lambda v, is A x I for levels
+    with a known relationship A, and the identity without one.
+    """
 
     factor: int
     start: int
     n_levels: int
     n_coefs: int
+    relationship: Relationship | None = None
 
     @property
     def columns(self) -> slice:
@@ -129,6 +136,11 @@ class TailBlock:
     def shape(self) -> tuple[int, int]:
         """Its levels and coefficients."""
         return self.n_levels, self.n_coefs
+
+    @property
+    def log_det(self) -> float:
+        """Log determinant of the covariance matrix of its spherical random effects."""
+        return 0.0 if self.relationship is None else self.n_coefs * self.relationship.log_det
 
 
 def scaled(
@@ -176,3 +188,61 @@ def scaled_both(
 def symmetric(lower: Array) -> Array:
     """Symmetric matrices (..., q, q) from their lower triangles."""
     return np.tril(lower) + np.tril(lower, -1).swapaxes(-1, -2)
+
+
+def add_precisions(system: Array, tail: Sequence[TailBlock]) -> None:
+    """Add the precision matrix of the spherical random effects to (..., q, q), in place."""
+    for block in tail:
+        k, places = block.n_coefs, np.arange(block.columns.start, block.columns.stop)
+        if block.relationship is None:
+            system[..., places, places] += 1.0
+            continue
+        precision = block.relationship.precision
+        for i in range(k):
+            if isinstance(precision, np.ndarray):
+                own = slice(block.start + i, block.columns.stop, k)
+                system[..., own, own] += precision
+            else:
+                cells, first = precision.tocoo(), block.start + i
+                system[..., first + cells.row * k, first + cells.col * k] += cells.data
+
+
+def times_precisions(columns: Array, tail: Sequence[TailBlock]) -> Array:
+    """The precision matrix of the spherical random effects times columns (q, m)."""
+    if all(block.relationship is None for block in tail):
+        return columns
+    result = columns.copy()
+    for block in tail:
+        if block.relationship is not None:
+            own = columns[block.columns]
+            flat = block.relationship.precision @ own.reshape(block.n_levels, -1)
+            result[block.columns] = flat.reshape(own.shape)
+    return result
+
+
+def precision_draws(noise: Array, tail: Sequence[TailBlock]) -> Array:
+    """Vectors (q, m) of that precision matrix as covariance from standard normal ones."""
+    result = noise.copy()
+    for block in tail:
+        if block.relationship is not None:
+            own = noise[block.columns]
+            drawn = block.relationship.precision_draws(own.reshape(block.n_levels, -1))
+            result[block.columns] = drawn.reshape(own.shape)
+    return result
+
+
+def contracted(matrix: Array, block: TailBlock, weights: Matrix) -> Array:
+    """Sum over pairs of levels of weights (J, J) times the blocks (k, k) of a matrix (J k, J k)."""
+    levels, k = block.shape
+    if not isinstance(weights, np.ndarray):
+        cells = weights.tocoo()
+        index = np.arange(k)
+        rows = cells.row[:, None] * k + index
+        cols = cells.col[:, None] * k + index
+        return np.einsum("n,nab->ab", cells.data, matrix[rows[:, :, None], cols[:, None, :]])
+    parts = matrix.reshape(levels, k, levels, k)
+    total = np.empty((k, k))
+    for i in range(k):
+        for j in range(k):
+            total[i, j] = np.sum(weights * parts[:, i, :, j])
+    return total

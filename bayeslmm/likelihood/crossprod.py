@@ -23,6 +23,7 @@ from scipy.linalg import solve_triangular
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import DEPENDENT, Structure
+from bayeslmm.data.relationships import Relationship
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -56,6 +57,11 @@ class RandomColumns(Protocol):
         """Number of levels J."""
         ...
 
+    @property
+    def relationship(self) -> Relationship | None:
+        """Known covariance of the levels, in their order; None where they are independent."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
@@ -69,21 +75,32 @@ class Basis:
         Least squares coefficients: the working response is ``y - offset - X @ shift``.
     random : tuple of ndarray (k, k)
         Working columns of a grouping factor are ``Z @ random``; u is ``random @ working``.
+    levels : ndarray (J, J) or None
+        Map K of the levels of a single grouping factor, where related ones are exchanged for
+        independent combinations: u of the levels is ``K @ working``. It has one coefficient.
     """
 
     fixed: Array
     shift: Array
     random: tuple[Array, ...]
+    levels: Array | None = None
 
     def equals(self, other: Basis) -> bool:
         """Whether two bases are the same maps, number for number."""
         mine, theirs = ((b.fixed, b.shift, *b.random) for b in (self, other))
-        return len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))
+        same = len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))
+        return same and self.levels is other.levels is None
 
     @property
     def log_det_fixed(self) -> float:
         """Log absolute determinant of the map of the fixed effects."""
         return float(np.sum(np.log(np.abs(np.diag(self.fixed)))))
+
+    def effects(self, factor: int, working: Array) -> Array:
+        """Random effects u (..., J, k) of the user's levels and columns from working ones."""
+        if self.levels is not None:
+            working = (working[..., 0] @ self.levels.T)[..., None]
+        return np.asarray(working @ self.random[factor].T)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +143,9 @@ class CrossProducts:
         Z'Z between grouping factors.
     structures : tuple of Structure
         Covariance structure of each grouping factor.
+    relationships : tuple of Relationship or None
+        Known covariance A of the levels of each grouping factor: that of its random effects is
+        A x Sigma.
     basis : Basis
         The working basis.
     """
@@ -137,7 +157,15 @@ class CrossProducts:
     mixed: tuple[Array, ...]
     couplings: tuple[Coupling, ...]
     structures: tuple[Structure, ...]
+    relationships: tuple[Relationship | None, ...]
     basis: Basis
+
+    def related(self, factor: int, values: Array) -> Array:
+        """A times values (J, ...) of the levels of a grouping factor."""
+        relationship = self.relationships[factor]
+        if relationship is None:
+            return values
+        return (relationship.covariance @ values.reshape(len(values), -1)).reshape(values.shape)
 
     @property
     def n_fixed(self) -> int:
@@ -150,6 +178,8 @@ class CrossProducts:
             raise ValueError("cross-products in different bases cannot be added")
         if self.structures != other.structures:
             raise ValueError("cross-products of different random-effects terms cannot be added")
+        if not all(map(_same, self.relationships, other.relationships)):
+            raise ValueError("cross-products of different relationships cannot be added")
         return replace(
             self,
             n_obs=self.n_obs + other.n_obs,
@@ -235,7 +265,7 @@ def cross_products(
     -------
     CrossProducts
     """
-    basis = basis or working_basis(y, X, factors, weights)
+    basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
     root = np.ones_like(y) if weights is None else np.sqrt(weights)
     columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
     covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
@@ -251,8 +281,15 @@ def cross_products(
             for i, j in combinations(range(len(factors)), 2)
         ),
         structures=tuple(structure_of(f) for f in factors),
+        relationships=tuple(f.relationship for f in factors),
         basis=basis,
     )
+
+
+def _same(first: Relationship | None, second: Relationship | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.equals(second)
 
 
 def _block_basis(z: Array, structure: Structure) -> Array:

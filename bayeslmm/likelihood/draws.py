@@ -106,8 +106,8 @@ def _draw_random(
         white = pivot.whiten @ without_later(stage, pivot, rest, tail_u, working)
         white += sigma * rng.standard_normal(white.shape)
         working[stage.factor] = pivot.whiten.transpose(0, 2, 1) @ white
-    basis = plan.products.basis.random
-    return [np.einsum("kl,jls->sjk", a, u) for a, u in zip(basis, working, strict=True)]
+    basis = plan.products.basis
+    return [basis.effects(f, u.transpose(2, 0, 1)) for f, u in enumerate(working)]
 
 
 # --- exact draws of the random effects, one for each of many covariance parameters ---
@@ -220,7 +220,7 @@ class _Job:
         rest = rest.reshape(len(sigma), *mixed.shape[:2])
         noise = sigma[:, None, None] * self.result[plan.lead][rows]
         effects = _draw_lead(whiten[..., plan.classes.level], rest, noise)
-        self.result[plan.lead][rows] = effects @ basis.random[plan.lead].T
+        self.result[plan.lead][rows] = basis.effects(plan.lead, effects)
 
     def lead(self, rows: slice) -> None:
         """The same for a stack with one grouping factor."""

@@ -25,6 +25,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import TailBlock, lower_pairs, symmetric
 from bayeslmm.likelihood.crossprod import CrossProducts, Split
 from bayeslmm.likelihood.nested import Stage, batches, choose_stages, make_stages
+from bayeslmm.likelihood.related import can_diagonalise, diagonalised
 from bayeslmm.likelihood.stack import Stack
 
 Array = NDArray[np.float64]
@@ -93,7 +94,8 @@ class Plan:
     products : CrossProducts
         The data.
     lead : int
-        Index of the leading grouping factor; -1 where there are no random effects.
+        Index of the leading grouping factor; -1 where there is none: no random effects, or all
+        levels related or tied by correlated residuals.
     stages : tuple of Stage
         What is eliminated level by level: the leading grouping factor and, in their order, those
         that it is nested in and that are not left to the tail.
@@ -205,6 +207,24 @@ class Plan:
         fixed = (self.stack.fixed @ values.T).T.reshape(-1, *part.fixed.shape)
         return gram.transpose(1, 2, 3, 0), mixed, fixed, log_det + part.log_weights
 
+    @property
+    def lead_gram(self) -> Array:
+        """Z'Z (J, k, k) of the leading factor, which has no levels where there is none."""
+        return self.products.random[self.lead] if self.stages else np.zeros((0, 1, 1))
+
+    @property
+    def lead_mixed(self) -> Array:
+        """Z'[X y] (J, k, p + 1) of the leading factor."""
+        if self.stages:
+            return self.products.mixed[self.lead]
+        return np.zeros((0, 1, self.products.n_fixed + 1))
+
+    @property
+    def separable(self) -> bool:
+        """Whether there is one grouping factor, whose levels are independent given the rest."""
+        alone = len(self.products.structures) == 1 and not self.n_tail
+        return alone and self.products.basis.levels is None
+
     def without_congruence(self, kernel: Array) -> Array:
         """tail_gram - coupling @ blockdiag(W) @ coupling.T at S points: (S, q, q).
 
@@ -248,6 +268,7 @@ def make_plan(
     products: CrossProducts,
     *,
     nested: bool | None = None,
+    diagonal: bool = True,
     stack: Stack | None = None,
     shape: Array | None = None,
 ) -> Plan:
@@ -259,6 +280,8 @@ def make_plan(
         The data.
     nested : bool, optional
         Whether nested grouping factors stay sparse; by default where that pays. Not with a stack.
+    diagonal : bool
+        Whether related levels may be exchanged for independent combinations of them.
     stack : Stack, optional
         What the products are made from, where residuals have parameters beside sigma.
     shape : ndarray (r,), optional
@@ -273,9 +296,10 @@ def make_plan(
     DataError
         If the dense part would be too large for memory.
     """
+    if diagonal and can_diagonalise(products):
+        products = diagonalised(products)
     shape = np.zeros(0) if shape is None else shape
     chain = choose_stages(products, nested if stack is None else False)
-    lead = chain[0] if chain else -1
     tail = tuple(_tail_blocks(products, chain))
     q = sum(block.n_levels * block.n_coefs for block in tail)
     if q > MAX_TAIL:
@@ -284,23 +308,17 @@ def make_plan(
             f"at most {MAX_TAIL:,} are supported. Drop a crossed random-effects term."
         )
     couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
-    if not chain:
-        coupling, products_map, filled = sp.csr_array((q, 0)), None, np.zeros(0, dtype=np.intp)
-        classes = Classes(slice(None), np.zeros(0), np.zeros((0, 0, 0)))
-    else:
-        coupling = couplings[0]
-        products_map, filled = _products_map(coupling, products.random[lead].shape[1])
-        classes = level_classes(
-            products.random[lead], None if stack is None else stack.classes[lead]
-        )
+    coupling = couplings[0] if chain else sp.csr_array((q, 0))
+    lead_blocks = products.random[chain[0]] if chain else np.zeros((0, 1, 1))
+    products_map, filled = _products_map(coupling, lead_blocks.shape[1])
+    known = stack.classes[chain[0]] if stack is not None and chain else None
+    classes = level_classes(lead_blocks, known) if chain else Classes.each(lead_blocks)
     class_map = None
     if products_map is not None:
-        class_map = sp.csr_array(
-            products_map @ _expansion(classes, *products.random[lead].shape[:2])
-        )
+        class_map = sp.csr_array(products_map @ _expansion(classes, *lead_blocks.shape[:2]))
     return Plan(
         products=products,
-        lead=lead,
+        lead=chain[0] if chain else -1,
         stages=make_stages(products, chain, couplings),
         tail=tail,
         n_tail=q,
@@ -349,7 +367,8 @@ def _tail_blocks(products: CrossProducts, chain: Sequence[int]) -> Iterator[Tail
     start = 0
     for factor, gram in enumerate(products.random):
         if factor not in chain:
-            yield TailBlock(factor, start, gram.shape[0], gram.shape[1])
+            known = products.relationships[factor]
+            yield TailBlock(factor, start, gram.shape[0], gram.shape[1], known)
             start += gram.shape[0] * gram.shape[1]
 
 
@@ -422,7 +441,7 @@ def _products_map(coupling: sp.csr_array, k: int) -> tuple[sp.csr_array | None, 
     """All products of two couplings of one level, as a map from W to the filled lower triangle."""
     q, width = coupling.shape
     nothing = np.zeros(0, dtype=np.intp)
-    if q == 0:
+    if q == 0 or width == 0:
         return None, nothing
     by_level = coupling.tocsc()
     counts = np.add.reduceat(np.diff(by_level.indptr), np.arange(0, width, k))

@@ -24,7 +24,13 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
 
-from bayeslmm.likelihood.blocks import TailBlock, eliminate_levels, scaled, scaled_both
+from bayeslmm.likelihood.blocks import (
+    TailBlock,
+    add_precisions,
+    eliminate_levels,
+    scaled,
+    scaled_both,
+)
 from bayeslmm.likelihood.crossprod import Basis, CrossProducts
 from bayeslmm.likelihood.elimination import Classes, Plan
 from bayeslmm.likelihood.nested import Block, Pivot, reduced, tail_products
@@ -87,7 +93,7 @@ class Factorisation:
     fixed_half : ndarray (p,)
         l_Xy in the working basis.
     log_det_random : float
-        log |L_ZZ|^2.
+        log |L_ZZ|^2, plus log determinants of the relationships of the tail's levels.
     log_det_fixed : float
         log |L_XX|^2 in the user's coordinates.
     rss : float
@@ -236,6 +242,8 @@ def eliminate_random(
             mixed = mixed - pivot.coupling @ weighted
         pivots.append(pivot)
         log_det += own_log_det
+    if not plan.stages:
+        schur = np.array(schur, order="F")
     chol, half, shrinkage = schur, mixed, None
     if plan.n_tail:
         chol = _tail_cholesky(schur, plan.tail, factors, overwrite=overwrite)
@@ -243,6 +251,7 @@ def eliminate_random(
         half = solve_triangular(chol, right, lower=True, check_finite=False)
         fixed = fixed - half.T @ half
         log_det += 2.0 * float(np.sum(np.log(np.diag(chol))))
+        log_det += sum(block.log_det for block in plan.tail)
     if plan.split is not None:
         shrinkage = shrink(plan, factors, pivots, chol, half)
         fixed = shrinkage.fixed
@@ -287,9 +296,12 @@ def _pivot(rss: float) -> float:
 def _tail_cholesky(
     schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array], *, overwrite: bool
 ) -> Array:
-    """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`."""
+    """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`.
+
+    With the precision matrix of related levels in place of I.
+    """
     system = scaled_both(schur, tail, factors, transposed=True, overwrite=overwrite)
-    system[np.diag_indices_from(system)] += 1.0
+    add_precisions(system, tail)
     # LAPACK itself: SciPy's wrapper of it holds the interpreter lock.
     lower, info = dpotrf(system, lower=1, overwrite_a=1, clean=0)
     if info:

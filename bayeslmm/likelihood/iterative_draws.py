@@ -24,7 +24,13 @@ from scipy.linalg.blas import dtrsm
 
 from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.likelihood.batch import run_parallel, to_working
-from bayeslmm.likelihood.blocks import TailBlock, eliminate_levels, small_cholesky
+from bayeslmm.likelihood.blocks import (
+    TailBlock,
+    eliminate_levels,
+    precision_draws,
+    small_cholesky,
+    times_precisions,
+)
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise_working
 
@@ -79,14 +85,16 @@ class Parts:
 
 def make_parts(plan: Plan) -> Parts:
     """Parts of a plan without nested stages."""
-    gram = plan.products.random[plan.lead]
+    gram = plan.lead_gram
     levels, k = gram.shape[:2]
     values, vectors = np.linalg.eigh(gram)
     size = np.maximum(values, 0.0)
     kept = size > RANK * np.max(size, axis=1, keepdims=True)
     inverse = np.where(kept, 1.0 / np.sqrt(np.where(kept, size, 1.0)), 0.0)
     blocks = (vectors * inverse[:, None, :], np.arange(levels), np.arange(levels + 1))
-    spread = plan.coupling @ sp.bsr_array(blocks, shape=(levels * k, levels * k))
+    spread = plan.coupling
+    if levels:
+        spread = spread @ sp.bsr_array(blocks, shape=(levels * k, levels * k))
     rest = plan.tail_gram - (spread @ spread.T).toarray()
     return Parts(
         lead=vectors * np.sqrt(np.where(kept, size, 0.0))[:, None, :],
@@ -236,7 +244,8 @@ class _Batch:
         self.plan = plan
         self.parts, self.working, self.sigma = parts, working, sigma
         self.preconditioner = preconditioner
-        whiten, _, _ = eliminate_levels(plan.classes.gram, working[plan.lead])
+        self.lead = working[plan.lead] if plan.stages else np.ones((len(sigma), 1, 1))
+        whiten, _, _ = eliminate_levels(plan.classes.gram, self.lead)
         columns = whiten.transpose(0, 1, 3, 2)
         self.whiten = np.ascontiguousarray(columns[:, :, plan.classes.level])
 
@@ -245,16 +254,17 @@ class _Batch:
         plan, basis = self.plan, self.plan.products.basis
         centred = np.linalg.solve(basis.fixed, (beta - basis.shift).T)
         contrast = np.vstack([-centred, np.ones((1, len(beta)))])
-        mixed = plan.products.mixed[plan.lead]
+        mixed = plan.lead_mixed
         rest = mixed.reshape(-1, mixed.shape[2]) @ contrast
         right = plan.tail_mixed @ contrast - self.plan.coupling @ self.kernel(rest)
         right = self.scaled(right + self.sigma * self.tail_noise(rng), transposed=True)
-        right += self.sigma * rng.standard_normal(right.shape)
+        right += self.sigma * precision_draws(rng.standard_normal(right.shape), plan.tail)
         tail = self.scaled(self.solve(right))
         rest -= self.parts.transposed @ tail
         lead = self.lead_effects(rest, rng)
         result = [np.empty(0)] * len(plan.products.random)
-        result[plan.lead] = lead @ basis.random[plan.lead].T
+        if plan.stages:
+            result[plan.lead] = basis.effects(plan.lead, lead)
         for block in plan.tail:
             part = tail[block.columns].reshape(block.n_levels, block.n_coefs, -1)
             result[block.factor] = part.transpose(2, 0, 1) @ basis.random[block.factor].T
@@ -265,8 +275,7 @@ class _Batch:
         levels, k = self.parts.lead.shape[:2]
         batch = len(self.sigma)
         inner = rng.standard_normal((k, levels, batch))
-        factor = self.working[self.plan.lead]
-        half = np.einsum("jai,bam->imjb", self.parts.lead, factor)
+        half = np.einsum("jai,bam->imjb", self.parts.lead, self.lead)
         lower = {
             (i, j): np.sum(half[i] * half[j], axis=0) + float(i == j)
             for i in range(k)
@@ -308,7 +317,7 @@ class _Batch:
         effects = self.scaled(spherical)
         image = self.parts.gram @ effects
         image -= self.plan.coupling @ self.kernel(self.parts.transposed @ effects)
-        return self.scaled(image, transposed=True) + spherical
+        return self.scaled(image, transposed=True) + times_precisions(spherical, self.plan.tail)
 
     def solve(self, right: Array) -> Array:
         """Solve the tail's systems (q, B) by preconditioned conjugate gradients."""

@@ -276,7 +276,7 @@ def score(
     The criterion is ``log|L_ZZ|^2 + log|L_XX|^2 + log|R| + inverse_variance * r^2``, with R
     relative to sigma^2; its derivative by T_f is
     ``2 (sum_j [Z'PZ]_jj - inverse_variance sum_j q_j q_j') T_f`` with ``q = Z'P y``, finite where
-    T_f is singular.
+    T_f is singular. Related levels have sums over pairs, weighted by their relationships.
 
     Parameters
     ----------
@@ -295,9 +295,9 @@ def score(
     """
     blocks = precision_blocks(fact, restricted=restricted)
     _, residuals = conditional_modes(fact, beta_working)
-    parts = zip(blocks, residuals, fact.factors, strict=True)
+    parts = zip(blocks, _squares(fact.plan, residuals), fact.factors, strict=True)
     return Score(
-        [2.0 * (block - inverse_variance * q.T @ q) @ factor for block, q, factor in parts],
+        [2.0 * (block - inverse_variance * square) @ factor for block, square, factor in parts],
         _shape_score(
             fact,
             determinants=True,
@@ -333,10 +333,16 @@ def _shape_score(
 def rss_gradient(fact: Factorisation) -> Score:
     """Derivatives of r^2 by the working relative factors and the residuals' shape."""
     _, residuals = conditional_modes(fact)
+    squares = zip(_squares(fact.plan, residuals), fact.factors, strict=True)
     return Score(
-        [-2.0 * q.T @ q @ t for q, t in zip(residuals, fact.factors, strict=True)],
+        [-2.0 * square @ t for square, t in squares],
         _shape_score(fact, determinants=False, inverse_variance=1.0),
     )
+
+
+def _squares(plan: Plan, residuals: Sequence[Array]) -> list[Array]:
+    """Q'Aq (k, k) of each grouping factor with relationships A, q'q without."""
+    return [q.T @ plan.products.related(f, q) for f, q in enumerate(residuals)]
 
 
 def to_user_gradient(plan: Plan, gradients: Sequence[Array]) -> list[Array]:

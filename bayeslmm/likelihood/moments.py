@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dsymm, dsymv
 
-from bayeslmm.likelihood.blocks import TailBlock, scaled, scaled_both, symmetric
+from bayeslmm.likelihood.blocks import (
+    TailBlock,
+    contracted,
+    scaled,
+    scaled_both,
+    symmetric,
+)
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import Factorisation, tail_inverse
 from bayeslmm.likelihood.nested import Pivot, Stage, batches, is_filled, without_later
@@ -23,7 +29,10 @@ Indices = NDArray[np.intp]
 def conditional_modes(
     fact: Factorisation, beta_working: Array | None = None
 ) -> tuple[list[Array], list[Array]]:
-    """Conditional means of u, and q = Z'V^-1 (y - X beta), per factor (J, k), working basis."""
+    """Conditional means of u, and q = Z'V^-1 (y - X beta), per factor (J, k), working basis.
+
+    Of independent combinations of the levels where the basis has them.
+    """
     plan, products = fact.plan, fact.plan.products
     beta = fact.beta_working if beta_working is None else beta_working
     contrast = np.append(-beta, 1.0)
@@ -68,7 +77,9 @@ def fixed_sensitivities(fact: Factorisation) -> list[Array]:
 
 
 def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) -> list[Array]:
-    """Conditional covariance of each level's u over sigma^2, per factor (J, k, k), working basis.
+    """Conditional covariance of each level's u over sigma^2, per factor (J, k, k).
+
+    In the working basis of the columns, but of the user's levels.
 
     Parameters
     ----------
@@ -80,6 +91,8 @@ def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) ->
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros(0)] * len(products.random)
     inverse = tail_inverse(fact)
+    if products.basis.levels is not None:
+        return [_of_related(fact, products.basis.levels, given_beta=given_beta)]
     inners = _stage_inners(fact, inverse, with_beta=not given_beta)
     for stage, pivot, inner in zip(plan.stages, fact.pivots, inners, strict=True):
         result[stage.factor] = pivot.kernel + pivot.kernel @ inner @ pivot.kernel
@@ -95,8 +108,21 @@ def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) ->
     return result
 
 
+def _of_related(fact: Factorisation, levels: Array, *, given_beta: bool) -> Array:
+    """Conditional variances (J, 1, 1) of levels that are combinations of independent ones."""
+    (pivot,) = fact.pivots
+    variance = levels**2 @ pivot.kernel[:, 0, 0]
+    if not given_beta:
+        (cross,) = _stage_crosses(fact)
+        variance = variance + np.sum((levels @ (pivot.kernel @ cross)[:, 0]) ** 2, axis=1)
+    return np.asarray(variance[:, None, None])
+
+
 def precision_blocks(fact: Factorisation, *, restricted: bool = True) -> list[Array]:
-    """Sums over levels of the diagonal blocks of Z'PZ (or Z'V^-1 Z), per factor (k, k)."""
+    """Sums over levels of the diagonal blocks of Z'PZ (or Z'V^-1 Z), per factor (k, k).
+
+    Over pairs of levels, weighted by their relationships, where they are related.
+    """
     if fact.shrinkage is None:
         return _precision_blocks(fact, restricted=restricted)
     blocks = _split_precision(fact)
@@ -143,7 +169,7 @@ def _precision_blocks(fact: Factorisation, *, restricted: bool) -> list[Array]:
             total = _tail_precision(fact, block, inverse)
             if rest is not None:
                 part = rest[block.columns].reshape(block.n_levels, block.n_coefs, -1)
-                total = total - np.einsum("jkp,jlp->kl", part, part)
+                total = total - np.einsum("jkp,jlp->kl", part, products.related(block.factor, part))
             result[block.factor] = total
     return result
 
@@ -199,6 +225,8 @@ def _right_solve(matrix: Array, lower: Array) -> Array:
 def _stage_inners(fact: Factorisation, inverse: Array, *, with_beta: bool) -> list[Array]:
     """Blocks A_jt Q A_tj (J, k, k) of each stage, Q the covariance of all that comes later."""
     plan = fact.plan
+    if not plan.stages:
+        return []
     cov = scaled_both(inverse, plan.tail, fact.factors) if plan.n_tail else inverse
     if plan.nested:
         inners = later_covariances(plan, fact.pivots, symmetric(cov))
@@ -228,18 +256,25 @@ def _stage_crosses(fact: Factorisation) -> list[Array]:
 
 
 def _tail_precision(fact: Factorisation, block: TailBlock, inverse: Array) -> Array:
-    """Sum of the diagonal blocks of Z'V^-1 Z of one tail factor (k, k)."""
-    t = fact.factors[block.factor]
+    """Sum of the diagonal blocks of Z'V^-1 Z of one tail factor (k, k), or of pairs of levels."""
+    t, known = fact.factors[block.factor], block.relationship
+    own = (block.columns, block.columns)
     if np.linalg.svd(t, compute_uv=False)[-1] > WELL_CONDITIONED:
         total = block.n_levels * np.eye(block.n_coefs)
-        total = total - _diagonal_blocks(inverse, block).sum(axis=0)
+        if known is None:
+            total = total - _diagonal_blocks(inverse, block).sum(axis=0)
+        else:
+            total = total - contracted(symmetric(inverse[own]), block, known.precision)
         return np.linalg.solve(t.T, np.linalg.solve(t.T, total.T).T)
     schur = symmetric(fact.tail_schur)
     columns = scaled(schur[:, block.columns], fact.plan.tail, fact.factors, transposed=True)
     half = solve_triangular(fact.tail_chol, columns, lower=True, check_finite=False)
+    if known is not None:
+        return contracted(schur[own] - half.T @ half, block, known.covariance)
     half = half.reshape(len(half), block.n_levels, block.n_coefs)
-    own = _diagonal_blocks(fact.tail_schur, block).sum(axis=0)
-    return own - np.einsum("qjk,qjl->kl", half, half)
+    return _diagonal_blocks(fact.tail_schur, block).sum(axis=0) - np.einsum(
+        "qjk,qjl->kl", half, half
+    )
 
 
 def _diagonal_blocks(lower: Array, block: TailBlock) -> Array:

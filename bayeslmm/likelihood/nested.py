@@ -170,18 +170,19 @@ def choose_stages(products: CrossProducts, nested: bool | None = None) -> tuple[
     nested : bool, optional
         Whether to use nested grouping factors where there are some. By default they are used
         where that takes more than :data:`WORTHWHILE` random effects out of the dense tail;
-        otherwise there is one stage, the largest grouping factor whose levels are not tied by
-        correlated residuals; none where there is no such factor.
+        otherwise there is one stage, the largest grouping factor. Factors whose levels are related,
+        or tied by correlated residuals, are left to the tail; there is no stage if that is all.
     """
     sizes = [gram.shape[0] * gram.shape[1] for gram in products.random]
     tied = {c.factors[0] for c in products.couplings if c.factors[0] == c.factors[1]}
-    free = [factor for factor in range(len(sizes)) if factor not in tied]
+    unrelated = [f for f, known in enumerate(products.relationships) if known is None]
+    free = [factor for factor in unrelated if factor not in tied]
     if not free:
         return ()
     largest = max(free, key=lambda factor: sizes[factor])
     if nested is False:
         return (largest,)
-    chain = _largest_chain(_nestings(products), sizes)
+    chain = _largest_chain(_nestings(products), sizes, free)
     if nested is None:
         nested = sum(sizes[factor] for factor in chain) - sizes[largest] > WORTHWHILE
     return chain if nested and len(chain) > 1 else (largest,)
@@ -290,16 +291,19 @@ def _nestings(products: CrossProducts) -> list[list[int]]:
     return inside
 
 
-def _largest_chain(inside: Sequence[Sequence[int]], sizes: Sequence[int]) -> tuple[int, ...]:
-    """Factors, each nested in the next, with the most random effects together."""
+def _largest_chain(
+    inside: Sequence[Sequence[int]], sizes: Sequence[int], free: Sequence[int]
+) -> tuple[int, ...]:
+    """Factors among `free`, each nested in the next, with the most random effects together."""
 
     def size(chain: tuple[int, ...]) -> int:
         return sum(sizes[factor] for factor in chain)
 
     def chain_from(factor: int) -> tuple[int, ...]:
-        return (factor, *max(map(chain_from, inside[factor]), key=size, default=()))
+        outer = [other for other in inside[factor] if other in free]
+        return (factor, *max(map(chain_from, outer), key=size, default=()))
 
-    return max(map(chain_from, range(len(sizes))), key=size)
+    return max(map(chain_from, free), key=size)
 
 
 def _tail_cells(coupling: sp.csr_array, k: int) -> tuple[Cells, Array]:

@@ -71,6 +71,8 @@ def split_where_small(
         If they leave nothing but rounding, though there are rows enough: the density then grows
         without bound as sigma goes to zero, whatever the priors.
     """
+    if any(f.relationship is not None for f in factors):
+        return plan  # with a row per related level nothing is left of any response
     fixed = eliminate_random(plan, _far(plan), overwrite=True).fixed
     total = plan.products.fixed[-1, -1]
     if _last_pivot(fixed) >= SUSPECT * total or is_saturated(plan, X, factors, weights):

@@ -233,6 +233,7 @@ def stack_products(
             mixed=tuple(np.empty((levels, k, width)) for levels, k in sizes),
             couplings=tuple(coupling for coupling, _ in meetings),
             structures=tuple(structure_of(f) for f in factors),
+            relationships=tuple(f.relationship for f in factors),
             basis=basis,
         ),
         fixed=ties.map(columns, columns, np.zeros(len(ties.kind), dtype=np.intp), 1),

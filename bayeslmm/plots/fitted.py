@@ -184,6 +184,8 @@ def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid
     if along.name in factor.factors:
         raise DataError(f"x={along.name!r} is part of the grouping factor {factor.name}.")
     rows = design.data[factor.codes == level]
+    if not len(rows):
+        raise DataError(f"{factor.name} {factor.levels[level]} has no rows, so no line to draw.")
     names = sorted(design.formula.predictors())
     others = [name for name in names if name != along.name]
     rows = rows.reset_index(drop=True)

@@ -156,7 +156,8 @@ def _level_means(factor: RandomFactor, order: NDArray[np.intp], residuals: Array
     counts = np.bincount(factor.codes, minlength=factor.n_levels)
     sums = np.bincount(factor.codes, weights=residuals, minlength=factor.n_levels)
     at = np.arange(factor.n_levels)
-    return segments((at - 0.35, at + 0.35), ((sums / counts)[order],) * 2)
+    means = np.divide(sums, counts, out=np.full(factor.n_levels, np.nan), where=counts > 0)
+    return segments((at - 0.35, at + 0.35), (means[order],) * 2)
 
 
 def _axis_labels(

@@ -615,9 +615,15 @@ def _extended(design: Design, seen: Design) -> Design:
 
 
 def _extended_factor(factor: RandomFactor, other: RandomFactor) -> RandomFactor:
+    known = factor.relationship
+    spec = replace(
+        factor.spec,
+        levels=np.concatenate([factor.levels, other.new_levels]),
+        relationship=None if known is None else known.with_unrelated(other.new_levels),
+    )
     return replace(
         factor,
-        spec=replace(factor.spec, levels=np.concatenate([factor.levels, other.new_levels])),
+        spec=spec,
         codes=np.concatenate([factor.codes, other.extended_codes]),
         Z=np.concatenate([factor.Z, other.Z]),
     )

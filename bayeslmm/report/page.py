@@ -264,7 +264,8 @@ def model_section(design: Design) -> Context:
     ]
     header = ("Grouping factor", "Levels", "Coefficients per level", "Rows per level")
     rows = [
-        (f.name, f.n_levels, listed(f.coefs), _sizes(np.bincount(f.codes))) for f in design.random
+        (f.name, f.n_levels, listed(f.coefs), _sizes(np.bincount(f.codes, minlength=f.n_levels)))
+        for f in design.random
     ]
     return {
         "sentences": model_sentences(design),

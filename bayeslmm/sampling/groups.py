@@ -87,7 +87,7 @@ def prior_predictive(
     random = []
     for factor, sd, chol in zip(design.random, prior.sds, prior.chols, strict=True):
         z = rng.standard_normal((draws, factor.n_levels, factor.n_coefs))
-        random.append(np.einsum("sjl,skl,sk->sjk", z, chol, sd))
+        random.append(factor.effects(np.einsum("sjl,skl,sk->sjk", z, chol, sd)))
     mean = linear_predictor(design, prior.beta, random)
     response = mean + draw_residuals(design, prior, rng)
     values = covariance_variables(design, prior) | {BETA: prior.beta}
@@ -275,10 +275,12 @@ def _moments(
     modes, _ = conditional_modes(fact, beta)
     covariances = conditional_covariances(fact, given_beta=priors.beta_sampled)
     result = []
-    for mode, cov, basis in zip(modes, covariances, plan.products.basis.random, strict=True):
-        variance = np.einsum("ka,jab,kb->jk", basis, cov, basis)
+    basis = plan.products.basis
+    for f, (mode, cov) in enumerate(zip(modes, covariances, strict=True)):
+        columns = basis.random[f]
+        variance = np.einsum("ka,jab,kb->jk", columns, cov, columns)
         sd = sigma * np.sqrt(np.maximum(variance, 0.0))
-        result.append((mode @ basis.T, np.maximum(sd, np.finfo(float).tiny)))
+        result.append((basis.effects(f, mode), np.maximum(sd, np.finfo(float).tiny)))
     return result
 
 

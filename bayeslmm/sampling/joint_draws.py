@@ -217,7 +217,7 @@ def draw_effects(
     if not any(len(levels) for levels in wanted):
         return [np.empty((len(beta), 0, k)) for k in coefs]
     with single_threaded():
-        if len(wanted) == 1:
+        if plan.separable:
             return draw_random(restrict(plan, wanted[0]), points, beta, rng)
         total = sum(block.shape[0] * block.shape[1] for block in plan.products.random)
         step = max(1, AT_ONCE // total)

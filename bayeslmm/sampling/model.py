@@ -346,12 +346,22 @@ def _noncentered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
     dims = (coef_dim(factor.key), level_dim(factor.key))
     z = pm.Normal(f"_z_{factor.key}", 0.0, 1.0, dims=dims)
     scaled = root[0, 0] * z if factor.n_coefs == 1 else pt.dot(mixed(mixing, root), z)
+    if factor.relationship is not None:
+        scaled = pt.dot(scaled, factor.relationship.root.T)
     return pm.Deterministic(u_name(factor.key), scaled, dims=dims)
 
 
 def _centered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
     """Random effects (k, J)."""
     dims = (coef_dim(factor.key), level_dim(factor.key))
+    if factor.relationship is not None:
+        flat = pm.MvNormal(
+            f"_{u_name(factor.key)}",
+            np.zeros(factor.n_levels * factor.n_coefs),
+            chol=pt.linalg.kron(factor.relationship.root, root),
+        )
+        rows = flat.reshape((factor.n_levels, factor.n_coefs))
+        return pm.Deterministic(u_name(factor.key), mixed(mixing, rows.T), dims=dims)
     if all(len(block) == 1 for block in factor.blocks):
         return pm.Normal(u_name(factor.key), 0.0, pt.diagonal(root)[:, None], dims=dims)
     rows = pm.MvNormal(

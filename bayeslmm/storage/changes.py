@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.design import Design, Spec, build_design
 from bayeslmm.data.frames import column_names, read_only
+from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
@@ -261,6 +262,7 @@ def updated_design(
     formula: str | None = None,
     weights: Any = None,
     functions: UserFunctions | None = None,
+    relationships: Mapping[str, Any] | None = None,
 ) -> Design:
     """Design of a changed model.
 
@@ -277,6 +279,8 @@ def updated_design(
         New precision weights; those of the model by default; none if False.
     functions : mapping of str to callable, optional
         The user's functions that are new or replace those of the model.
+    relationships : mapping of str, optional
+        Relationships that are new or replace those of the model; None takes one away.
 
     Returns
     -------
@@ -292,14 +296,25 @@ def updated_design(
     number = not isinstance(weights, str) and np.ndim(weights) == 0
     if number and weights is not None and weights is not False:
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
-    if data is None and formula is None and weights is None and not functions:
+    if data is None and formula is None and weights is None and not functions and not relationships:
         return design
     own = {**design.spec.functions, **own_functions(functions)}
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
+    known = _changed_relationships(design.spec, changed, relationships or {})
     if data is not None:
         new = _new_weights(design, data, weights)
-        return build_design(changed, data, weights=new, functions=own)
-    return _on_own_data(design, changed, weights, own)
+        return build_design(changed, data, weights=new, functions=own, relationships=known)
+    return _on_own_data(design, changed, weights, own, known)
+
+
+def _changed_relationships(
+    spec: Spec, formula: Formula, given: Mapping[str, Any]
+) -> dict[str, Relationship]:
+    """Relationships of the grouping factors that stay, and those given."""
+    groups = {term.group for term in formula.random}
+    kept = {name: known for name, known in spec.relationships.items() if name in groups}
+    new = relationships_of({name: value for name, value in given.items() if value is not None})
+    return {name: known for name, known in kept.items() if name not in given} | new
 
 
 def _changed_formula(old: Formula, formula: str, functions: UserFunctions) -> Formula:
@@ -329,7 +344,11 @@ def _new_weights(design: Design, data: Any, weights: Any) -> Any:
 
 
 def _on_own_data(
-    design: Design, formula: Formula, weights: Any, functions: UserFunctions
+    design: Design,
+    formula: Formula,
+    weights: Any,
+    functions: UserFunctions,
+    relationships: Mapping[str, Relationship],
 ) -> Design:
     absent = sorted(formula.variables - set(design.data.columns))
     if absent:
@@ -352,7 +371,13 @@ def _on_own_data(
         raise DataError(
             f"The model does not keep the column `{weights}`: give data= too, or the values."
         )
-    built = build_design(formula, design.data, weights=values, functions=functions)
+    built = build_design(
+        formula,
+        design.data,
+        weights=values,
+        functions=functions,
+        relationships=relationships,
+    )
     spec = replace(built.spec, weights=column)
     return replace(built, spec=spec, dropped=_all_dropped(design, built.dropped))
 

@@ -43,12 +43,12 @@ def pack_frame(frame: pd.DataFrame, arrays: Arrays) -> Description:
         str(name): _pack(column.array, f"column {i}", f"The column `{name}`", arrays)
         for i, (name, column) in enumerate(frame.items())
     }
-    return {"columns": columns, "index": _pack_index(frame.index, arrays)}
+    return {"columns": columns, "index": pack_index(frame.index, arrays)}
 
 
 def unpack_frame(description: Description, arrays: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
     """The data frame that :func:`pack_frame` described."""
-    index = _unpack_index(description["index"], arrays)
+    index = unpack_index(description["index"], arrays)
     columns = description["columns"]
     unpacked = {name: _unpack(columns[name], arrays) for name in columns}
     series = {name: pd.Series(v, dtype=v.dtype, index=index) for name, v in unpacked.items()}
@@ -70,26 +70,29 @@ def same_frame(one: pd.DataFrame, two: pd.DataFrame) -> bool:
 # --- indexes ---------------------------------------------------------------------------
 
 
-def _pack_index(index: pd.Index, arrays: Arrays) -> Description:
+def pack_index(index: pd.Index, arrays: Arrays, place: str = "index") -> Description:
+    """Describe an index; its values go to arrays whose names begin with `place`."""
     names = [to_plain(name, "The name of the index") for name in index.names]
     if isinstance(index, pd.RangeIndex):
         return {"names": names, "range": [index.start, index.stop, index.step]}
     if not isinstance(index, pd.MultiIndex):
-        return {"names": names, "values": _pack(index.array, "index", "The index", arrays)}
+        return {"names": names, "values": _pack(index.array, place, "The index", arrays)}
     levels = []
     for i, (level, codes) in enumerate(zip(index.levels, index.codes, strict=True)):
-        arrays[f"index codes {i}"] = np.asarray(codes)
-        levels.append(_pack(level.array, f"index level {i}", "The index", arrays))
-    return {"names": names, "levels": levels}
+        arrays[f"{place} codes {i}"] = np.asarray(codes)
+        levels.append(_pack(level.array, f"{place} level {i}", "The index", arrays))
+    return {"names": names, "levels": levels, "place": place}
 
 
-def _unpack_index(description: Description, arrays: Mapping[str, NDArray[Any]]) -> pd.Index:
+def unpack_index(description: Description, arrays: Mapping[str, NDArray[Any]]) -> pd.Index:
+    """The index that :func:`pack_index` described."""
     names: list[Hashable] = [from_plain(name) for name in description["names"]]
     if "range" in description:
         return pd.RangeIndex(*description["range"], name=names[0])
     if "levels" in description:
         levels = [_as_index(_unpack(level, arrays)) for level in description["levels"]]
-        codes = [arrays[f"index codes {i}"] for i in range(len(levels))]
+        place = description["place"]
+        codes = [arrays[f"{place} codes {i}"] for i in range(len(levels))]
         for level, places in zip(levels, codes, strict=True):
             _check_codes(places, len(level))
         return pd.MultiIndex(levels, codes, names=names, verify_integrity=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -18,9 +19,16 @@ from bayeslmm.covariance.residual import Residual
 from bayeslmm.data.design import Design, Encodings, Spec, build_design
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import grouping_factor
-from bayeslmm.data.random_factors import RandomFactor, amalgamated, factor_spec, known_rows
+from bayeslmm.data.random_factors import (
+    RandomFactor,
+    amalgamated,
+    factor_spec,
+    known_rows,
+    related_levels,
+)
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
-from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, StorageError
+from bayeslmm.exceptions import BayesLMMError, DataError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
 from bayeslmm.formula.rank import row_space
@@ -33,7 +41,13 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.priors.residual import ResidualPriors
 from bayeslmm.sampling.tree import SAMPLE_DIMS, level_first, parameter_dataset, parameter_dims
 from bayeslmm.schema import u_name
-from bayeslmm.storage.frames import pack_frame, same_frame, unpack_frame
+from bayeslmm.storage.frames import (
+    pack_frame,
+    pack_index,
+    same_frame,
+    unpack_frame,
+    unpack_index,
+)
 from bayeslmm.storage.layout import from_plain, to_plain
 
 Arrays = dict[str, NDArray[Any]]
@@ -103,6 +117,10 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
         "data": data,
         "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
+        "relationships": [
+            _pack_relationship(factor.relationship, f"relationship {i}", arrays)
+            for i, factor in enumerate(design.random)
+        ],
     }
     return description, arrays | _evaluated_arrays(design)
 
@@ -155,6 +173,7 @@ class _Evaluation:
     functions: UserFunctions
     data: pd.DataFrame
     weights: NDArray[np.float64] | None
+    relationships: Mapping[str, Relationship]
     labels: Description
     arrays: Stored
 
@@ -165,7 +184,11 @@ class _Evaluation:
     def _encodings(self) -> Encodings:
         try:
             found = build_design(
-                self.formula, self.data, weights=self.weights, functions=self.functions
+                self.formula,
+                self.data,
+                weights=self.weights,
+                functions=self.functions,
+                relationships=self.relationships,
             )
         except BayesLMMError as error:
             raise StorageError(
@@ -298,12 +321,17 @@ def stored_design(
     X_full = X if kept.all() else _numbers(arrays, "X_full", (n, len(full)))
     fixed = row_space(X_full, full, kept)
     _check((fixed.coefs, fixed.aliased) == (coefs, _texts(labels["aliased"])), "fixed effects")
-    random, weights = _random(formula, labels["factors"], data, arrays), _weights(arrays, n)
+    weights = _weights(arrays, n)
+    known = [_relationship(saved, arrays) for saved in description["relationships"]]
+    random = _random(formula, labels["factors"], data, arrays, known)
     evaluation = _Evaluation(
         formula=formula,
         functions=functions,
         data=data,
         weights=weights,
+        relationships={
+            factor.name: factor.relationship for factor in random if factor.relationship is not None
+        },
         labels=labels,
         arrays=arrays,
     )
@@ -344,12 +372,17 @@ def _residual(source: str | None, data: pd.DataFrame) -> ResidualSpec | None:
 
 
 def _random(
-    formula: Formula, labels: Sequence[Description], data: pd.DataFrame, arrays: Stored
+    formula: Formula,
+    labels: Sequence[Description],
+    data: pd.DataFrame,
+    arrays: Stored,
+    known: Sequence[Relationship | None],
 ) -> tuple[RandomFactor, ...]:
     groups = amalgamated(formula)
-    _check(len(groups) == len(labels), "grouping factors")
+    _check(len(groups) == len(labels) == len(known), "grouping factors")
     return tuple(
-        _factor(i, key, groups[key], labels[i], data, arrays) for i, key in enumerate(groups)
+        _factor(i, key, groups[key], labels[i], data, arrays, known[i])
+        for i, key in enumerate(groups)
     )
 
 
@@ -360,8 +393,15 @@ def _factor(
     labels: Description,
     data: pd.DataFrame,
     arrays: Stored,
+    known: Relationship | None,
 ) -> RandomFactor:
     found, grouping = grouping_factor(data, terms[0].factors)
+    if known is not None:
+        _check(len(grouping.factors) == 1, "relationships")
+        try:
+            found, grouping, known = related_levels(found, grouping, known)
+        except DataError as error:
+            raise StorageError(f"The saved model cannot be used: {error}") from error
     coefs, n = _texts(labels["coefs"]), len(data)
     codes = _array(arrays, f"codes {i}", (n,), "i")
     blocks = tuple(tuple(block) for block in labels["blocks"])
@@ -379,7 +419,35 @@ def _factor(
         "covariance structures",
     )
     z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
-    return known_rows(factor_spec(grouping, key, terms, coefs, blocks, kinds), found, z)
+    return known_rows(factor_spec(grouping, key, terms, coefs, blocks, kinds, known), found, z)
+
+
+def _pack_relationship(known: Relationship | None, name: str, arrays: Arrays) -> Description | None:
+    if known is None:
+        return None
+    labels = pack_index(known.labels, arrays, f"{name} labels")
+    if sp.issparse(known.matrix):
+        parts = {part: getattr(known.matrix, part) for part in ("data", "indices", "indptr")}
+        arrays |= {f"{name} {part}": np.asarray(values) for part, values in parts.items()}
+    else:
+        arrays[name] = known.matrix
+    return {"name": name, "kind": known.kind, "labels": labels, "sparse": sp.issparse(known.matrix)}
+
+
+def _relationship(saved: Description | None, arrays: Stored) -> Relationship | None:
+    if saved is None:
+        return None
+    name, labels = saved["name"], unpack_index(saved["labels"], arrays)
+    try:
+        if saved["sparse"]:
+            parts = tuple(arrays[f"{name} {part}"] for part in ("data", "indices", "indptr"))
+            matrix: Any = sp.csc_array(parts, shape=(len(labels), len(labels)))
+            matrix.check_format(full_check=True)
+        else:
+            matrix = arrays[name]
+        return Relationship(matrix, labels, saved["kind"])
+    except (ValueError, TypeError, IndexError) as error:
+        raise StorageError(f"The relationships of the saved model are damaged: {error}") from error
 
 
 def text_hash(texts: Sequence[str]) -> str:

@@ -210,8 +210,8 @@ def mode_arrays(fit: Fit) -> list[Array]:
     """Conditional modes of the random effects (J, k) per grouping factor, response scale."""
     beta = _given_beta(fit)
     modes, _ = conditional_modes(fit.factorisation, beta)
-    basis = fit.plan.products.basis.random
-    return [mode @ a.T for mode, a in zip(modes, basis, strict=True)]
+    basis = fit.plan.products.basis
+    return [basis.effects(f, mode) for f, mode in enumerate(modes)]
 
 
 def mode_sds(fit: Fit, *, given_beta: bool = False) -> list[Array]:

@@ -365,10 +365,15 @@ def random_covariance(
     if not design.random:
         return labelled_matrix(sp.csr_array((0, 0)), design.Z_labels(), "G", sparse)
     blocks = [
-        sp.kron(sp.eye_array(factor.n_levels), sp.csr_array(sigma))
+        sp.kron(_between_levels(factor), sp.csr_array(sigma))
         for factor, sigma in zip(design.random, covariances, strict=True)
     ]
     return labelled_matrix(sp.csr_array(sp.block_diag(blocks)), design.Z_labels(), "G", sparse)
+
+
+def _between_levels(factor: RandomFactor) -> sp.sparray:
+    known = factor.relationship
+    return sp.eye_array(factor.n_levels) if known is None else sp.csr_array(known.covariance)
 
 
 MOST_POINTS = 1000

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.priors.record import sd_labels
 from bayeslmm.summaries.parameters import covariance_parameters, residual_parameters
@@ -55,10 +55,18 @@ def number(value: float) -> str:
 
 def groups_line(design: Design) -> str:
     """Rows, dropped rows and levels, as lme4's last line."""
-    groups = "; ".join(f"{factor.name}, {factor.n_levels}" for factor in design.random)
+    groups = "; ".join(f"{factor.name}, {_level_count(factor)}" for factor in design.random)
     dropped = len(design.dropped)
     note = f" ({dropped} incomplete rows dropped)" if dropped else ""
     return f"Number of obs: {design.n}{note}, groups: {groups}"
+
+
+def _level_count(factor: RandomFactor) -> str:
+    if factor.relationship is None:
+        return str(factor.n_levels)
+    with_rows = len(np.unique(factor.codes))
+    rest = "" if with_rows == factor.n_levels else f", {with_rows} with rows"
+    return f"{factor.n_levels} (related{rest})"
 
 
 def design_notes(design: Design) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
@@ -64,9 +64,17 @@ def block_variances(design: Design, joint: JointDraws) -> Array:
         for block in factor.blocks:
             columns = list(block)
             # roots rather than Z'Z and Sigma: covariates far from zero would cancel
-            mean_root = np.linalg.qr(factor.Z[:, columns], mode="r") / np.sqrt(design.n)
+            rows = factor.Z[:, columns] * _level_sds(factor)[:, None]
+            mean_root = np.linalg.qr(rows, mode="r") / np.sqrt(design.n)
             result.append(np.sum((mean_root @ root[:, columns]) ** 2, axis=(1, 2)))
     return np.stack(result, axis=1) if result else np.empty((joint.size, 0))
+
+
+def _level_sds(factor: RandomFactor) -> Array:
+    """Standard deviation of each row's level relative to that of an unrelated one (n,)."""
+    if factor.relationship is None:
+        return np.ones(len(factor.Z))
+    return np.sqrt(np.diag(factor.relationship.covariance))[factor.codes]
 
 
 def block_labels(design: Design) -> list[tuple[str, str]]:
@@ -79,7 +87,7 @@ def block_labels(design: Design) -> list[tuple[str, str]]:
 
 
 def factor_variances(design: Design, joint: JointDraws) -> Array:
-    """Mean over the rows of z' Sigma z of each grouping factor (S, n_factors)."""
+    """Mean over the rows of the variance of each grouping factor's part (S, n_factors)."""
     blocks = block_variances(design, joint)
     if not design.random:
         return blocks
