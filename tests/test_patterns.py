@@ -197,7 +197,7 @@ def test_log_posterior_equals_dense_algebra(term):
 def test_reml_is_the_maximum_of_the_dense_criterion(data, kind):
     model = blm.LMM(f"y ~ t + {kind}(0 + f | g)", data)
     fit = model.reml().fit
-    case, theta = case_of(model.design), fit.plan.products.theta
+    case, theta = case_of(model.design), fit.plan.theta
 
     def criterion(x):
         factors = [
@@ -581,7 +581,7 @@ def test_profiles_hold_the_parameter_at_its_limit(data, kind):
 
     estimate = blm.LMM(f"y ~ t + {kind}(0 + f | g)", data).reml()
     limits = estimate.confint(method="profile", kinds=("cor",))
-    fit, theta = estimate.fit, estimate.fit.plan.products.theta
+    fit, theta = estimate.fit, estimate.fit.plan.theta
     structure = theta.structures[0]
     label = limits.index[-1]
     row, col = structure.pairs[-1]
