@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.estimation.model import Model
+from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
@@ -132,6 +133,7 @@ class Resampler:
     def _plan_without(self, out: Indices) -> Plan:
         """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
         design = self.model.design
+        require_plain_residuals(design, "Leaving rows out")
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [

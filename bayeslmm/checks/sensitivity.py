@@ -19,7 +19,7 @@ from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import Kind, covariance_parameters, joint_parameter, parameters
+from bayeslmm.summaries.parameters import Kind, joint_parameter, parameters, random_parameters
 from bayeslmm.summaries.text import Report, listed, percent
 
 Array = NDArray[np.float64]
@@ -160,8 +160,8 @@ def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
         parts["sd"] += [p.logpdf(sds[:, i]) for i, p in scales if p.proper]
         if any(prior is not None for prior in priors.cor[f]):
             parts["cor"].append(priors.log_cor(f, chols))
-    if priors.sigma.proper:
-        parts["sigma"] = [priors.sigma.logpdf(joint.sigma)]
+    if all(prior.proper for prior in priors.residuals.sd):
+        parts["sigma"] = [priors.residuals.logpdf(joint.points.sigma, joint.points.shapes)]
     return {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}
 
 
@@ -406,7 +406,7 @@ def unbounded_parameters(design: Design) -> dict[str, str]:
         By label: those standard deviations and the correlations of their coefficients.
     """
     found = {}
-    for row in covariance_parameters(design)[:-1]:
+    for row in random_parameters(design):
         factor = design.random[row.factor]
         fewest = min(_directions(design, factor, column) for column in row.index)
         if fewest < ENOUGH_DIRECTIONS:

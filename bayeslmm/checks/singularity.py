@@ -26,9 +26,9 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import (
     Parameter,
-    covariance_parameters,
     joint_parameter,
     probability,
+    random_parameters,
 )
 from bayeslmm.summaries.posterior_tables import summarise
 from bayeslmm.summaries.text import Report, listed, percent, singular_notes
@@ -168,7 +168,7 @@ def posterior_singularity(
     design, reml = model.design, model.reml_or_none()
     scales = [column_scales(factor.Z) for factor in design.random]
     residual = joint.sigma * _mean_inverse_weight(design) ** 0.5
-    rows = covariance_parameters(design)[:-1]
+    rows = random_parameters(design)
     estimates = [np.nan] * len(rows) if reml is None else _point_values(design, reml)
     supports = [
         boundary_support(model.system, model.priors, joint, row)
@@ -215,7 +215,7 @@ def estimate_singularity(
     -------
     EstimateSingularity
     """
-    rows = covariance_parameters(design)[:-1]
+    rows = random_parameters(design)
     values = _point_values(design, fit)
     residual = fit.sigma * _mean_inverse_weight(design) ** 0.5
     records = []
@@ -256,7 +256,7 @@ def _point_values(design: Design, fit: Fit) -> list[float]:
         float(fit.sigma * moments[row.factor][0][row.index[0]])
         if row.kind == "sd"
         else float(moments[row.factor][1][row.index])
-        for row in covariance_parameters(design)[:-1]
+        for row in random_parameters(design)
     ]
 
 

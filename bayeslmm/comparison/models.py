@@ -382,12 +382,21 @@ def check_nested(small: Design, large: Design) -> None:
     shift = (small.offset - large.offset)[:, None]
     if not _in_span(np.hstack([small.X, shift]), large.X):
         raise ValueError(_message("fixed", small, large))
+    if small.spec.residual is not None and _residual(small) != _residual(large):
+        raise ValueError(
+            f"Whether residual={_residual(small)!r} is a special case of "
+            f"residual={_residual(large)!r} is not known: compare them by AIC or evidence."
+        )
     rows = _some_rows([small, large])
     inner, outer = (np.column_stack(list(_directions(d, rows))) for d in (small, large))
     if not _in_span(inner, outer) or not all(
         _pattern_holds(factor, small) for factor in large.random
     ):
         raise ValueError(_message("random", small, large))
+
+
+def _residual(design: Design) -> str | None:
+    return None if design.spec.residual is None else design.spec.residual.formula.source
 
 
 def _pattern_holds(factor: RandomFactor, small: Design) -> bool:

@@ -429,10 +429,10 @@ class Slopes:
     gamma: Array
 
 
-def plain_coordinates(structures: Sequence[Structure]) -> Coordinates:
+def plain_coordinates(structures: Sequence[Structure], residual: Residual = PLAIN) -> Coordinates:
     """Coordinates of the user's columns, without fixed effects."""
     identities = tuple(np.eye(structure.n_coefs) for structure in structures)
-    return Coordinates(tuple(structures), identities, np.empty((0, 0)))
+    return Coordinates(tuple(structures), identities, np.empty((0, 0)), residual)
 
 
 def is_identity(matrix: Array) -> bool:

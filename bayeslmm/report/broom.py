@@ -18,6 +18,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.data.frames import plain_frame, to_frame
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
 from bayeslmm.report.methods import wald_scales
@@ -346,7 +347,7 @@ def estimate_values(
         ".fitted": fitted,
         ".fixed": fixed,
         ".resid": residual,
-        ".pearson_resid": residual * np.sqrt(design.row_weights) / fit.sigma,
+        ".pearson_resid": residual / residual_sds(design, points_of_fits([fit]))[0],
     }
     if influence:
         table = row_influence(design, fit).table

@@ -407,7 +407,7 @@ def _draw_beta(fit: Fit, points: Points, rng: np.random.Generator) -> Array:
 
 
 def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
-    coordinates = plain_coordinates(fit.plan.products.structures)
+    coordinates = plain_coordinates(fit.plan.products.structures, fit.plan.residual)
     known = np.isfinite(fit.parameters).all() and np.isfinite(fit.parameter_cov).all()
     if fit.singular or not known or _is_open_below(fit):
         return _boundary_points(fit, draws, rng)
@@ -425,7 +425,7 @@ def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
 
 def _is_open_below(fit: Fit) -> bool:
     """Whether zero is so near to a standard deviation that its log is not nearly normal."""
-    logs = plain_coordinates(fit.plan.products.structures).logs
+    logs = plain_coordinates(fit.plan.products.structures, fit.plan.residual).logs
     limit = FLAT if fit.method == "MAP" else NEAR_ZERO
     return bool(np.any(np.diag(fit.parameter_cov)[logs] > limit**2))
 
@@ -458,6 +458,10 @@ def _unconstrained(coordinates: Coordinates, parameters: Array) -> Array:
     for f, structure in enumerate(coordinates.structures):
         rho = np.tanh(parameters[:, coordinates.cors(f)])
         x[:, coordinates.cors(f)] = structure.from_correlations(rho)
+    law, count = coordinates.residual.correlation, coordinates.residual.n_cors
+    if law is not None and count:
+        own = slice(coordinates.n_covariance - count, coordinates.n_covariance)
+        x[:, own] = law.from_correlations(np.tanh(parameters[:, own]))
     return x
 
 

@@ -28,6 +28,7 @@ from bayeslmm.covariance.coordinates import is_identity
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -94,6 +95,7 @@ def build_model(
     the mode of ``model.logp(jacobian=False)`` in the marginal form is the posterior mode of the
     covariance parameters and, with flat priors, the REML estimate.
     """
+    require_plain_residuals(design, "The PyMC model")
     if form not in get_args(Form):
         raise ValueError(f"form={form!r} is unknown: choose from {sorted(get_args(Form))}.")
     coords = {**parameter_coords(design), OBS_DIM: obs_coord(design)}

@@ -128,7 +128,12 @@ def fixed_parameters(design: Design) -> list[Parameter]:
 
 
 def covariance_parameters(design: Design) -> list[Parameter]:
-    """Standard deviations and correlations per grouping factor, then sigma.
+    """Parameters of the random effects, then those of the residuals."""
+    return random_parameters(design) + residual_parameters(design)
+
+
+def random_parameters(design: Design) -> list[Parameter]:
+    """Standard deviations and correlations per grouping factor.
 
     Those of covariance patterns are the distinct ones: one standard deviation of coefficients that
     share it, and one pair for each correlation that determines others.
@@ -143,7 +148,7 @@ def covariance_parameters(design: Design) -> list[Parameter]:
             first, second = sorted(pair)
             terms = (factor.coefs[first], factor.coefs[second])
             result.append(Parameter(label, "cor", factor.name, terms, f, (first, second)))
-    return result + residual_parameters(design)
+    return result
 
 
 def residual_parameters(design: Design) -> list[Parameter]:
@@ -357,6 +362,8 @@ def random_covariance(
     pandas.DataFrame or scipy.sparse.csr_array (q, q)
         Rows and columns in the order of the columns of Z: factor, level, coefficient.
     """
+    if not design.random:
+        return labelled_matrix(sp.csr_array((0, 0)), design.Z_labels(), "G", sparse)
     blocks = [
         sp.kron(sp.eye_array(factor.n_levels), sp.csr_array(sigma))
         for factor, sigma in zip(design.random, covariances, strict=True)
@@ -423,18 +430,16 @@ def variance_frame(
     pandas.DataFrame
         Columns group, term, term_2 (of a covariance, else missing), vcov, sdcor.
     """
-    own = residual_parameters(design)
-    random = covariance_parameters(design)[: -len(own)]
     sds = [np.sqrt(np.diag(cov)) for cov in covariances]  # (k,) per grouping factor
     rows: list[tuple[str | None, str | None, str | None, float, float]] = []
-    for p in random:
+    for p in random_parameters(design):
         i, j = p.index[0], p.index[-1]
         value, product = covariances[p.factor][i, j], sds[p.factor][i] * sds[p.factor][j]
         if p.kind == "sd":
             rows.append((p.group, p.terms[0], None, value, sds[p.factor][i]))
         else:
             rows.append((p.group, *p.terms, value, value / product if product > 0 else np.nan))
-    for p, value in zip(own, residuals, strict=True):
+    for p, value in zip(residual_parameters(design), residuals, strict=True):
         squared = value**2 if p.kind == "sigma" else np.nan
         name = p.label if p.kind != "sigma" else "".join(p.terms) or None
         rows.append(("Residual", name, None, squared, value))
