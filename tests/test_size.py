@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 142
+MOST_FILES = 143
 MOST_LINES = 26_500
 """Lines of code, without docstrings, comments and blank lines."""
 
