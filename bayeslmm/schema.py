@@ -5,6 +5,12 @@ from collections.abc import Iterable, Sequence
 
 BETA = "beta"
 SIGMA = "sigma"
+POWER_RESIDUAL = "power_residual"
+COR_RESIDUAL = "cor_residual"
+STRATUM_DIM = "stratum"
+OCCASION_DIM = "occasion"
+POWER_DIM = "residual_power"
+PAIR_DIM = "residual_pair"
 COEF_DIM = "coef"
 OBS_DIM = "obs_id"
 SAMPLE_DIMS = ("chain", "draw")
@@ -13,6 +19,13 @@ RESERVED = frozenset(
     {
         BETA,
         SIGMA,
+        POWER_RESIDUAL,
+        COR_RESIDUAL,
+        STRATUM_DIM,
+        OCCASION_DIM,
+        POWER_DIM,
+        PAIR_DIM,
+        "residual",
         COEF_DIM,
         OBS_DIM,
         "chain",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 from _common import claim, print_environment
@@ -138,13 +139,14 @@ def batched(repeat):
         found = [eliminate_random(plan, [t]) for t in to_working(plan, [factors])[0]]
         return [rest.log_det for rest in found], [rest.fixed for rest in found]
 
-    together = reduce_equations(plan, [factors])
+    points = SimpleNamespace(factors=[factors], sigma=np.ones(BATCH), shapes=np.empty((BATCH, 0)))
+    together = reduce_equations(plan, points)
     log_dets, fixed = singly()
-    gap = np.max(np.abs(together.log_det_random - log_dets) / (1 + np.abs(log_dets)))
+    gap = np.max(np.abs(together.log_det - log_dets) / (1 + np.abs(log_dets)))
     require("log determinants, batched and one by one", float(gap), SAME)
     gap = np.max(np.abs(together.fixed - fixed)) / np.max(np.abs(fixed))
     require("fixed-effects equations, batched and one by one", float(gap), SAME)
-    functions = {"batched": lambda: reduce_equations(plan, [factors]), "one by one": singly}
+    functions = {"batched": lambda: reduce_equations(plan, points), "one by one": singly}
     seconds = in_turn(functions, max(3, repeat // 5))
     print(f"\nsleepstudy, {BATCH} evaluations, microseconds each:")
     for name, value in seconds.items():

@@ -20,7 +20,13 @@ class Columns:
     Z: np.ndarray
     blocks: tuple[tuple[int, ...], ...]
     n_levels: int
+    named: tuple[str, ...] = ()
     relationship: Relationship | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the covariance structures, unstructured where none are given."""
+        return self.named or ("us",) * len(self.blocks)
 
     @property
     def between(self) -> np.ndarray:
@@ -37,6 +43,7 @@ class Case:
     X: np.ndarray
     random: tuple[Columns, ...]
     weights: np.ndarray | None
+    residual: Any = None
 
     @property
     def offset(self) -> np.ndarray:
@@ -108,7 +115,7 @@ def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> 
 def case_of(design: Any) -> Case:
     """The dense case of a design, its offset taken from the response."""
     random = tuple(
-        Columns(f.codes, f.Z, f.blocks, f.n_levels, f.relationship) for f in design.random
+        Columns(f.codes, f.Z, f.blocks, f.n_levels, f.kinds, f.relationship) for f in design.random
     )
     return Case(design.y - design.offset, design.X, random, design.weights)
 

@@ -169,7 +169,7 @@ def _gradient(case: Case, theta: np.ndarray) -> np.ndarray:
     plan = case.fit.plan
     fact = factorise(plan, case.factors_at(list(theta)))
     dof = case.design.n - case.restricted * case.design.p
-    gradients = score(fact, dof / fact.rss, restricted=case.restricted)
+    gradients = score(fact, dof / fact.rss, restricted=case.restricted).factors
     return case.lme4_theta(to_user_gradient(plan, gradients))
 
 

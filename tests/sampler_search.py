@@ -305,7 +305,9 @@ def _prior_draws(case: Case, model: blm.LMM, size: int, rng: np.random.Generator
     gamma = np.empty((size, 0))
     if priors.beta_sampled:
         gamma = np.stack([draw(c, p) for c, p in zip(priors.coefs, priors.beta, strict=True)], 1)
-    working = priors.coordinates.working(sds, chols, draw("sigma", priors.sigma), gamma)
+    working = priors.coordinates.working(
+        sds, chols, draw("sigma", priors.sigma), np.empty((size, 0)), gamma
+    )
     return _finite(priors.coordinates.vector(working))
 
 

@@ -12,6 +12,7 @@ from slow_cases import slow
 
 from bayeslmm import LMM, DataError, PriorError, SamplingError, load_dataset
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.covariance.residual import PLAIN
 from bayeslmm.data.design import build_design
 from bayeslmm.priors.defaults import default_priors, flat_priors
 from bayeslmm.report.calibration import check_calibration, ranked
@@ -49,7 +50,8 @@ class Conjugate:
         sigma = rng.gamma(self.shape, 1 / self.rate, size) ** -0.5
         beta = sigma[:, None] * self.beta_scale * rng.standard_normal((size, self.design.p))
         sds, chols = (self.ratio * sigma[:, None],), (np.ones((size, 1, 1)),)
-        return Points(sds=sds, chols=chols, sigma=sigma, beta=beta)
+        shapes = np.empty((size, 0))
+        return Points(sds=sds, chols=chols, sigma=sigma, shapes=shapes, residual=PLAIN, beta=beta)
 
     def posterior(self, design, rng, size):
         """Exact draws of sigma and of (beta, u), and the mean of the latter."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,12 +10,23 @@ from dense import relative_factor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bayeslmm.covariance.ante_dependence import AnteDependence
+from bayeslmm.covariance.autoregressive import Autoregressive
+from bayeslmm.covariance.composite import Composite
+from bayeslmm.covariance.compound_symmetry import CompoundSymmetry
 from bayeslmm.covariance.coordinates import Coordinates, Slopes, Theta, plain_coordinates
-from bayeslmm.covariance.structure import is_singular, lower_factor, sds_and_correlation
+from bayeslmm.covariance.independent import Independent
+from bayeslmm.covariance.structure import (
+    is_singular,
+    lower_factor,
+    sd_leaders,
+    sds_and_correlation,
+)
+from bayeslmm.covariance.toeplitz import Toeplitz
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.start import Start, vector_of
-from bayeslmm.likelihood.crossprod import cross_products, working_basis
+from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
 
 STRUCTURES = [
@@ -29,89 +40,6 @@ STRUCTURES = [
 
 
 @dataclass(frozen=True)
-class Autoregressive:
-    """A standard deviation per coefficient, correlations rho to the power of the lag."""
-
-    n_coefs: int
-
-    mixes = False
-    n_cors = 1
-
-    @property
-    def blocks(self):
-        return (tuple(range(self.n_coefs)),)
-
-    @property
-    def n_theta(self):
-        return self.n_coefs + 1
-
-    @property
-    def pairs(self):
-        return tuple((i, j) for i in range(self.n_coefs) for j in range(i))
-
-    def cholesky(self, z):
-        rho = np.tanh(z[..., 0])[..., None, None]
-        lag = np.subtract.outer(np.arange(self.n_coefs), np.arange(self.n_coefs))
-        lower = np.where(lag >= 0, rho ** np.maximum(lag, 0), 0.0)
-        lower[..., :, 1:] *= np.sqrt(1.0 - rho**2)
-        return lower
-
-    def coordinates(self, lower):
-        return np.arctanh(lower[..., 1:2, 0])
-
-    def pull_back(self, z, slope):
-        rho = np.tanh(z[..., 0])[..., None, None]
-        lag = np.subtract.outer(np.arange(self.n_coefs), np.arange(self.n_coefs))
-        by_rho = np.where(lag > 0, lag * rho ** np.maximum(lag - 1, 0), 0.0)
-        root = np.sqrt(1.0 - rho**2)
-        powers = np.where(lag >= 0, rho ** np.maximum(lag, 0), 0.0)
-        tail = by_rho * root - powers * rho / root
-        by_rho = np.concatenate([by_rho[..., :1], tail[..., 1:]], axis=-1)
-        return np.sum(slope * by_rho * (1.0 - rho**2), axis=(-2, -1))[..., None]
-
-    def log_jacobian(self, z):
-        return np.log1p(-(np.tanh(z[..., 0]) ** 2))
-
-    def log_jacobian_slope(self, z):
-        return -2.0 * np.tanh(z)
-
-    def factor(self, theta):
-        return theta[..., :-1, None] * self.cholesky(theta[..., -1:])
-
-    def theta(self, factor):
-        signs = np.sign(np.diagonal(factor, axis1=-2, axis2=-1))
-        sds = signs * np.linalg.norm(factor, axis=-1)
-        return np.concatenate([sds, np.arctanh(factor[..., 1:2, 0] / sds[..., 1:2])], axis=-1)
-
-    def theta_slopes(self, theta):
-        return np.array([self._slope(theta, i) for i in range(self.n_theta)])
-
-    def _slope(self, theta, i):
-        slope = np.zeros((self.n_coefs, self.n_coefs))
-        if i < self.n_coefs:
-            slope[i] = self.cholesky(theta[-1:])[i]
-            return slope
-        for cell in np.ndindex(slope.shape):
-            unit = np.zeros_like(slope)
-            unit[cell] = theta[cell[0]]
-            slope[cell] = self.pull_back(theta[-1:], unit)[0]
-        return slope
-
-    def theta_gradient(self, theta, slope):
-        by_sds = np.sum(slope * self.cholesky(theta[..., -1:]), axis=-1)
-        by_z = self.pull_back(theta[..., -1:], slope * theta[..., :-1, None])
-        return np.concatenate([by_sds, by_z], axis=-1)
-
-    @property
-    def theta_sds(self):
-        return np.arange(self.n_theta) < self.n_coefs
-
-    def negligible(self, theta, tolerance):
-        for i in np.flatnonzero(np.abs(theta[:-1]) < tolerance):
-            yield np.array([i])
-
-
-@dataclass(frozen=True)
 class Term:
     """A random-effects term by its numbers."""
 
@@ -119,10 +47,21 @@ class Term:
     Z: np.ndarray
     n_levels: int
     blocks: tuple
+    kinds: tuple
     relationship: None = None
 
 
-ALL = [*STRUCTURES, Autoregressive(2), Autoregressive(4)]
+PATTERNS = [
+    pattern(size, homogeneous)
+    for pattern in (Autoregressive, AnteDependence, CompoundSymmetry, Toeplitz)
+    for size in (2, 3, 5)
+    for homogeneous in (False, True)
+] + [Independent(3, homogeneous=True)]
+COMPOSITE = Composite(
+    ((0, 3), (1, 2, 4), (5,)),
+    (Unstructured(2, ((0, 1),)), CompoundSymmetry(3, homogeneous=True), Unstructured(1, ((0,),))),
+)
+ALL = [*STRUCTURES, *PATTERNS, COMPOSITE]
 # Differences of step 1e-6 on functions of order one.
 DERIVATIVE = 1e-8
 
@@ -135,7 +74,7 @@ seeds = st.integers(0, 2**32 - 1)
 def test_unconstrained_coordinates_round_trip(structure, seed):
     eta = np.random.default_rng(seed).normal(size=structure.n_theta)
     factor = relative_factor(structure, eta, 0.3)
-    estimate = Start((factor,), np.exp(0.3), np.empty(0), np.empty((0, 0)))
+    estimate = Start((factor,), np.exp(0.3), np.empty(0), np.empty(0), np.empty((0, 0)))
     found = vector_of(plain_coordinates([structure]), estimate)
     assert found == pytest.approx(np.append(eta, 0.3), abs=1e-9)
 
@@ -232,6 +171,74 @@ def test_lower_factor_keeps_the_covariance_and_its_rank(structure, seed, singula
         assert is_singular(root, lower, 1e-4)
 
 
+@given(st.sampled_from([*PATTERNS, COMPOSITE]), seeds)
+@settings(max_examples=80, deadline=None)
+def test_patterns_go_there_and_back(structure, seed):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(3, structure.n_cors))
+    lower = structure.cholesky(z)
+    assert np.array_equal(lower, np.tril(lower))
+    correlation = lower @ lower.swapaxes(1, 2)
+    assert np.diagonal(correlation, axis1=1, axis2=2) == pytest.approx(1.0, abs=1e-12)
+    assert structure.coordinates(lower) == pytest.approx(z, abs=1e-6)
+    rows, cols = np.array(structure.pairs, dtype=int).reshape(-1, 2).T
+    assert structure.from_correlations(correlation[:, rows, cols]) == pytest.approx(z, abs=1e-6)
+    theta = rng.uniform(0.2, 1.5, size=structure.n_theta)
+    factor = structure.factor(theta)
+    assert structure.factor(structure.theta(factor)) == pytest.approx(factor, abs=1e-10)
+    assert structure.negligible(theta, 1e-4) is not None
+    sds = np.linalg.norm(factor, axis=1)
+    leaders = sd_leaders(structure)
+    assert sds == pytest.approx(sds[leaders][structure.sd_places], abs=1e-12)
+    assert len(leaders) == structure.n_sds == np.sum(structure.theta_sds)
+
+
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if p.n_cors])
+def test_log_jacobian_of_a_pattern_is_that_of_its_parameters(pattern):
+    z = np.random.default_rng(pattern.n_coefs).normal(size=pattern.n_cors)
+    step = 1e-6 * np.eye(len(z))
+    ahead, behind = (pattern.parameters(pattern.cholesky(z + s)) for s in (step, -step))
+    jacobian = (ahead - behind).T / 2e-6
+    assert jacobian == pytest.approx(np.diag(np.diag(jacobian)), abs=1e-7)
+    assert pattern.parameter_slopes(z) == pytest.approx(np.diag(jacobian), abs=1e-7)
+    expected = np.linalg.slogdet(jacobian)[1]
+    assert pattern.log_jacobian(z) == pytest.approx(expected, abs=1e-6)
+
+
+def test_correlations_of_the_patterns():
+    at = np.array([0.3, -0.5, 0.2])
+    omega = {
+        pattern: (lower := pattern(4).cholesky(pattern(4).from_correlations(rho))) @ lower.T
+        for pattern, rho in (
+            (AnteDependence, at),
+            (Autoregressive, at[1:2]),
+            (CompoundSymmetry, at[2:]),
+            (Toeplitz, np.array([0.3, -0.2, 0.1])),
+        )
+    }
+    lag = np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    assert omega[Autoregressive] == pytest.approx((-0.5) ** lag, abs=1e-12)
+    assert omega[CompoundSymmetry] == pytest.approx(np.where(lag, 0.2, 1.0), abs=1e-12)
+    assert omega[Toeplitz] == pytest.approx(np.array([1.0, 0.3, -0.2, 0.1])[lag], abs=1e-12)
+    assert omega[AnteDependence][3] == pytest.approx([0.3 * -0.5 * 0.2, -0.1, 0.2, 1.0], abs=1e-12)
+
+
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if p.n_cors])
+@pytest.mark.parametrize("z", [-30.0, 30.0])
+def test_patterns_are_finite_where_they_are_singular(pattern, z):
+    at = np.full(pattern.n_cors, z)
+    lower = pattern.cholesky(at)
+    assert np.diag(lower @ lower.T) == pytest.approx(1.0, abs=1e-12)
+    assert np.isfinite(pattern.pull_back(at, np.ones_like(lower))).all()
+    assert np.isfinite(pattern.log_jacobian(at))
+    theta = np.ones(pattern.n_theta)
+    theta[pattern.n_sds :] = np.sign(z) * 0.5 * np.pi
+    for slopes in (pattern.theta_slopes(theta), pattern.factor(theta)):
+        assert np.isfinite(slopes).all()
+    assert is_singular(pattern.factor(theta), pattern.factor(theta), 1e-4)
+    assert len(list(pattern.negligible(theta + 1e-6, 1e-4))) == pattern.n_cors
+
+
 def test_correlations_with_a_zero_sd_are_undefined():
     sds, corr = sds_and_correlation(np.array([[2.0, 0.0], [0.0, 0.0]]))
     assert sds.tolist() == [2.0, 0.0]
@@ -256,11 +263,13 @@ def test_theta_is_cut_by_factor():
 
 def test_negligible_entries_of_theta():
     theta = Theta((Unstructured(1, ((0,),)), Unstructured(2, ((0, 1),)), Autoregressive(2)))
-    x = np.array([1e-5, 1.0, 3.0, 2e-4, 1.0, -1e-5, 0.0])
-    assert [places.tolist() for places in theta.negligible(x, 1e-4)] == [[0], [0], [3], [5]]
+    x = np.array([1e-5, 1.0, 3.0, 2e-4, 1.0, -1e-3, 1.5 * np.pi - 1e-5])
+    found = [(places.tolist(), values.tolist()) for places, values in theta.negligible(x, 1e-4)]
+    zeros = [([place], [0.0]) for place in (0, 0, 3, 5)]
+    assert found == [*zeros, ([6], [1.5 * np.pi])]
 
 
-# --- a structure of another kind than those of the package ---
+# --- structures together, and in a model ---
 
 
 @given(seeds)
@@ -280,7 +289,9 @@ def test_coordinates_serve_any_structure(seed):
     weights = Slopes(
         sds=tuple(rng.normal(size=s.n_coefs) for s in structures),
         chols=tuple(rng.normal(size=(s.n_coefs, s.n_coefs)) for s in structures),
+        cors=tuple(rng.normal(size=s.n_cors) for s in structures),
         sigma=0.7,
+        shapes=np.empty(0),
         gamma=np.empty(0),
     )
 
@@ -288,6 +299,7 @@ def test_coordinates_serve_any_structure(seed):
         p = coordinates.points(x)
         parts = [sds @ w for sds, w in zip(p.sds, weights.sds, strict=True)]
         parts += [np.sum(c * w, (1, 2)) for c, w in zip(p.chols, weights.chols, strict=True)]
+        parts.append(structures[0].parameters(p.chols[0]) @ weights.cors[0])
         return sum(parts) + 0.7 * p.sigma + coordinates.log_jacobian(x)
 
     step = 1e-6 * np.eye(coordinates.size)
@@ -308,11 +320,9 @@ def test_likelihoods_are_maximised_over_any_structure(method):
     factor = np.array([1.5, 0.02, 80.0])[:, None] * structure.cholesky(np.array([0.9]))
     u = rng.normal(size=(levels, k)) @ factor.T
     y = X @ [1.0, 2.0] + np.sum(z * u[codes], axis=1) + rng.normal(size=len(codes))
-    term = Term(codes=codes, Z=z, n_levels=levels, blocks=structure.blocks)
-    scale = np.sqrt(len(y)) / np.linalg.norm(z, axis=0)
-    basis = replace(working_basis(y, X, [term]), random=(np.diag(scale),))
-    products = cross_products(y, X, [term], basis=basis)
-    plan = make_plan(replace(products, structures=(structure,)))
+    term = Term(codes=codes, Z=z, n_levels=levels, blocks=structure.blocks, kinds=("hetar1",))
+    plan = make_plan(cross_products(y, X, [term]))
+    assert plan.products.structures == (structure,)
     fit = fit_likelihood(plan, method)
     assert fit.optimum.converged
     # T stays of the form: equal correlations of neighbours, their square at lag two.

@@ -15,6 +15,7 @@ from bayeslmm.checks.singularity import (
     working_points,
 )
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.covariance.residual import PLAIN
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters, joint_parameter
 
@@ -280,7 +281,14 @@ def test_words_on_boundaries_that_were_judged():
 
 def test_correlations_stay_within_their_bounds():
     chol = np.array([[[1.0, 0.0], [1.0 + 1e-15, 1e-9]]])
-    points = Points(sds=(np.ones((1, 2)),), chols=(chol,), sigma=np.ones(1), beta=np.empty((1, 0)))
+    points = Points(
+        sds=(np.ones((1, 2)),),
+        chols=(chol,),
+        sigma=np.ones(1),
+        shapes=np.empty((1, 0)),
+        residual=PLAIN,
+        beta=np.empty((1, 0)),
+    )
     joint = JointDraws(shape=(1, 1), beta=np.empty((1, 0)), points=points, effects=lambda _: [])
     row = Parameter("cor[g, a, b]", "cor", "g", ("a", "b"), 0, (0, 1))
     assert joint_parameter(joint, row).item() == 1.0

@@ -221,12 +221,12 @@ HOSTILE = {
     "blocks": lambda d, _: d["model"]["labels"]["factors"][0].update(blocks=[[0], [0]]),
     "far block": lambda d, _: d["model"]["labels"]["factors"][0].update(blocks=[[HUGE]]),
     "priors": lambda d, _: d["model"]["priors"].update(beta=[]),
-    "prior": lambda d, _: d["model"]["priors"]["sigma"].update(parameters={"x": 1}),
+    "prior": lambda d, _: d["model"]["priors"]["residuals"][0][0].update(parameters={"x": 1}),
     "code": lambda d, _: d["model"]["priors"].update(
-        sigma={"name": "sigma", "pymc": "CustomDist", "values": [], "density": []}
+        residuals=[[{"name": "sigma", "pymc": "CustomDist", "values": [], "density": []}], [], []]
     ),
     "no prior of PyMC": lambda d, _: d["model"]["priors"].update(
-        sigma={"name": "sigma", "pymc": "Model", "values": [], "density": []}
+        residuals=[[{"name": "sigma", "pymc": "Model", "values": [], "density": []}], [], []]
     ),
     "infinite": lambda d, n: n.update({"bayeslmm_model/X": np.full(30, np.inf).tobytes()}),
     "weights": lambda d, n: n.update({"bayeslmm_model/weights": np.full(30, -1.0).tobytes()}),

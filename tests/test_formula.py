@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula.expressions import FUNCTIONS
 from bayeslmm.formula.grammar import Formula, locate, parse
+from bayeslmm.formula.structures import STRUCTURES
 
 RANDOM = {
     "(1|g)": [("1", "g", True)],
@@ -147,11 +148,6 @@ NUMERIC = (
 )
 # source, message, the text that the carets mark
 ERRORS = [
-    (
-        "y ~ x",
-        "There is no random-effects term, so this is not a mixed model; add e.g. (1 | group).",
-        "x",
-    ),
     ("y", "There is no `~` between response and predictors; write e.g. y ~ x + (x | group).", "y"),
     ("", "There is no `~` between response and predictors; write e.g. y ~ x + (x | group).", ""),
     ("y ~ x ~ z + (1 | g)", "There is more than one `~`; it stands once, after the response.", "~"),
@@ -335,7 +331,8 @@ ERRORS = [
     ),
     (
         "y ~ x(1 | g)",
-        "Unknown function `x`. A random-effects term needs `+` before its parenthesis. "
+        "Unknown function `x`. A random-effects term needs `+` before its parenthesis; the "
+        f"covariance structures around one are {', '.join(sorted(STRUCTURES))}. "
         f"The functions are {', '.join(sorted(FUNCTIONS))}; NumPy's are np.<name>. "
         "Your own: LMM(..., functions={'x': x}).",
         "x",

@@ -153,7 +153,7 @@ def test_the_split_changes_no_number(frame, formula, weighted, monkeypatch):
             slopes = [
                 [np.linalg.solve(m.T, g) for m, g in zip(bases, found, strict=True)]
                 for found, bases in (
-                    (score(f, 1.3, restricted=restricted), f.plan.products.basis.random)
+                    (score(f, 1.3, restricted=restricted).factors, f.plan.products.basis.random)
                     for f in facts
                 )
             ]

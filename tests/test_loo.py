@@ -23,6 +23,7 @@ from bayeslmm.checks.loo import group_codes, integrated_loo, thin
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.checks.row_forms import leverages, row_forms, row_system
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.covariance.residual import PLAIN
 from bayeslmm.estimation.model import Model
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import make_plan
@@ -69,7 +70,14 @@ def random_draws(design, size=3, seed=1):
         sds.append(scale)
         pairs = structure.n_theta - structure.n_coefs
         chols.append(structure.cholesky(rng.normal(size=(size, pairs))))
-    points = Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=np.empty((size, 0)))
+    points = Points(
+        sds=tuple(sds),
+        chols=tuple(chols),
+        sigma=sigma,
+        shapes=np.empty((size, 0)),
+        residual=PLAIN,
+        beta=np.empty((size, 0)),
+    )
     beta = rng.normal(size=(size, design.p)) * 3.0
     return JointDraws(shape=(1, size), beta=beta, points=points, effects=lambda wanted: [])
 

@@ -11,7 +11,8 @@ from reference_data import load_fit, load_reference_data
 from scipy import stats
 from slow_cases import one_in
 
-from bayeslmm.covariance.unstructured import Unstructured, structure_of
+from bayeslmm.covariance.kinds import structure_of
+from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.data.design import build_design
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system

@@ -74,7 +74,7 @@ def test_likelihood_is_profiled_for_fixed_effects(name):
 def deviance(model, eta):
     """-2 log (restricted) likelihood at log sds, correlation coordinates and log sigma."""
     products = model.plan.products
-    pieces = products.theta.parts(eta[:-1])
+    pieces = model.plan.theta.parts(eta[:-1])
     factors = [
         relative_factor(s, piece, eta[-1])
         for s, piece in zip(products.structures, pieces, strict=True)
@@ -91,7 +91,7 @@ def parameter(model, interval, eta):
     if interval.kind == "sigma":
         return eta[-1]
     structure = model.plan.products.structures[interval.factor]
-    piece = model.plan.products.theta.parts(eta[:-1])[interval.factor]
+    piece = model.plan.theta.parts(eta[:-1])[interval.factor]
     sds, corr = sds_and_correlation(relative_factor(structure, piece, 0.0))
     return corr[interval.coefs] if interval.kind == "cor" else np.log(sds[interval.coefs[0]])
 
@@ -302,7 +302,8 @@ def test_level_out_of_range(slope, level):
 
 def test_unknown_kind(slope):
     with pytest.raises(
-        ValueError, match=r"\['sdd'\]; allowed are \['beta', 'cor', 'sd', 'sigma'\]"
+        ValueError,
+        match=r"\['sdd'\]; allowed are \['beta', 'cor', 'cor_residual', 'power_residual'",
     ):
         profile_intervals(slope, kinds=("sdd",))
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from scipy.stats import multivariate_normal
 import bayeslmm as blm
 from bayeslmm.checks.integrated import leave_out
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.covariance.residual import PLAIN
 from bayeslmm.data.design import row_groups
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.bootstrap import simulate_responses
@@ -146,7 +148,7 @@ def test_density_equals_the_normal_one(problem):
 @pytest.mark.parametrize("prior", [None, PRIOR], ids=["flat", "normal"])
 def test_gradient_equals_differences(problem, prior):
     _, plan, factors = problem
-    _, d_factors, d_sigma = log_density_grad(plan, factors, SIGMA, prior)
+    _, d_factors, _, d_sigma, _ = log_density_grad(plan, factors, SIGMA, prior)
 
     def density(t, s=SIGMA):
         return log_density(plan, t, s, prior)
@@ -159,7 +161,7 @@ def test_gradient_equals_differences(problem, prior):
 def test_gradient_given_beta(problem):
     case, plan, factors = problem
     beta = np.array([1.1, 1.9, 3.2])
-    value, d_factors, _, _ = log_density_given_beta_grad(plan, factors, SIGMA, beta)
+    value, d_factors, *_ = log_density_given_beta_grad(plan, factors, SIGMA, beta)
     v = SIGMA**2 * case.covariance(factors)
     assert value == pytest.approx(multivariate_normal(case.X @ beta, v).logpdf(case.y), abs=VALUE)
     assert_factor_gradients(
@@ -202,10 +204,13 @@ def test_many_points_equal_each_alone(name):
     case = related_case(name)
     plan = marginal_system(case)
     points = [random_factors(case, seed, singular=False) for seed in range(5)]
-    found = reduce_equations(plan, [np.stack(parts) for parts in zip(*points, strict=True)])
+    stacked = [np.stack(parts) for parts in zip(*points, strict=True)]
+    at = SimpleNamespace(factors=stacked, sigma=np.ones(5), shapes=np.empty((5, 0)))
+    found = reduce_equations(plan, at)
     for i, factors in enumerate(points):
         fact = factorise(plan, factors)
-        assert found.log_det_random[i] == pytest.approx(fact.log_det_random, abs=VALUE)
+        expected = fact.log_det_random - plan.products.log_weights
+        assert found.log_det[i] == pytest.approx(expected, abs=VALUE)
         assert found.fixed[i][-1, -1] == pytest.approx(
             fact.rss + fact.fixed_half @ fact.fixed_half, rel=1e-10
         )
@@ -215,7 +220,7 @@ def test_many_points_equal_each_alone(name):
 def test_variance_of_fixed_effects_by_covariance_parameters(name):
     plan = marginal_system(related_case(name))
     fit = fit_likelihood(plan, "REML")
-    theta = plan.products.theta
+    theta = plan.theta
 
     def vcov(x):
         fact = factorise(
@@ -257,6 +262,8 @@ def test_draws_at_many_points_have_the_exact_moments(name, iterative, monkeypatc
             np.tile(t / sd[:, None], (size, 1, 1)) for t, sd in zip(factors, sds, strict=True)
         ),
         sigma=np.full(size, SIGMA),
+        shapes=np.empty((size, 0)),
+        residual=PLAIN,
         beta=np.empty((size, 0)),
     )
     rng = np.random.default_rng(5)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 143
-MOST_LINES = 26_500
+MOST_FILES = 163
+MOST_LINES = 31_800
 """Lines of code, without docstrings, comments and blank lines."""
 
-LONGEST_FILE = 700
+LONGEST_FILE = 720
 """Lines of a file, docstrings and all: one idea is not cut in two to obey a limit."""
 
 NO_CODE = {

@@ -605,7 +605,7 @@ def test_a_formula_that_means_something_else(file, change, message):
     ("formula", "message"),
     [
         ("log(Reaction) ~ Days + (Days | Subject)", "The response of the saved model"),
-        ("Reaction ~ Days", "cannot be read"),
+        ("Reaction ~ Days", "The grouping factors of the saved"),
         ("Reaction ~ Days + (Days | Subject) + (1 | Days)", "The grouping factors of the saved"),
         ("Reaction ~ Days + (Days | Subject", "cannot be read"),
     ],
@@ -617,7 +617,7 @@ def test_a_formula_of_another_model(file, formula, message):
 
 
 def test_an_unknown_prior(file):
-    forge(file, lambda d, _: d["model"]["priors"]["sigma"].update(family="Horseshoe"))
+    forge(file, lambda d, _: d["model"]["priors"]["residuals"][0][0].update(family="Horseshoe"))
     with pytest.raises(StorageError, match="unknown family 'Horseshoe'"):
         load(file)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.estimation.residuals import draw_residuals
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
 from bayeslmm.summaries.text import Report, percent
@@ -146,14 +147,13 @@ def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) ->
     """Sample standard deviation (S,) over the rows of a response simulated per draw."""
     size = len(prior.sigma)
     spread = np.empty(size)
-    scale = 1.0 / np.sqrt(design.row_weights)
     step = max(1, AT_ONCE // design.n)
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         joint = _prior_joint(design, prior.take(rows), rng)
         effects = joint.effects(all_levels(design))
         response = linear_predictor(design, joint.beta, effects) - design.offset
-        response += joint.sigma[:, None] * scale * rng.standard_normal(response.shape)
+        response += draw_residuals(design, joint.points, rng)
         spread[rows] = np.std(response, axis=1, ddof=1)
     return spread
 

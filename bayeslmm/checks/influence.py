@@ -18,13 +18,14 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
+from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.rank import independent_columns
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.summaries.parameters import covariance_parameters, joint_parameter, parameters
+from bayeslmm.summaries.parameters import joint_parameter, parameters, random_parameters
 from bayeslmm.summaries.text import Report, counted, listed
 
 Array = NDArray[np.float64]
@@ -246,6 +247,7 @@ def _refit_rows(
     design: Design, kept: Indices, method: Literal["REML", "ML"]
 ) -> tuple[Fit, NDArray[np.bool_]]:
     """Fit to some of the rows; also the columns of X that these determine."""
+    require_plain_residuals(design, "A refit without some rows")
     X = design.X[kept]
     columns = np.asarray(independent_columns(X), dtype=bool) if design.p else np.zeros(0, bool)
     factors = []
@@ -278,7 +280,7 @@ def _all_parameters(design: Design, fit: Fit, columns: NDArray[np.bool_] | None 
     beta[slice(None) if columns is None else columns] = fit.beta
     moments = [sds_and_correlation(t) for t in fit.factors]
     values = []
-    for row in covariance_parameters(design)[:-1]:
+    for row in random_parameters(design):
         sds, corr = moments[row.factor]
         values.append(fit.sigma * sds[row.index[0]] if row.kind == "sd" else corr[row.index])
     return np.concatenate([beta, values, [fit.sigma]])

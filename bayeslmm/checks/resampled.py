@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
+from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
@@ -133,10 +134,11 @@ class Resampler:
     def _plan_without(self, out: Indices) -> Plan:
         """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
         design = self.model.design
+        require_plain_residuals(design, "Leaving rows out")
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
-            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.n_levels, f.relationship)
+            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.kinds, f.n_levels, f.relationship)
             for f in design.random
         ]
         products = cross_products(
@@ -154,5 +156,6 @@ class _RestOfFactor:
     codes: Indices
     Z: Array
     blocks: tuple[tuple[int, ...], ...]
+    kinds: tuple[str, ...]
     n_levels: int
     relationship: Relationship | None

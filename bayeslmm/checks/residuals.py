@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from bayeslmm.checks.row_forms import RowForms, leverages, row_forms, row_plan, row_system
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.estimation.residuals import draw_residuals, require_plain_residuals
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta, single_threaded
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -134,6 +135,7 @@ def marginal_residuals(design: Design, joint: JointDraws) -> Array | None:
 
 def whitening_draws(design: Design, joint: JointDraws) -> JointDraws | None:
     """As many of the draws as rows are whitened at; None where that takes too long at one."""
+    require_plain_residuals(design, "Whitening by V")
     cubes = float(sum(float(len(part)) ** 3 for part in independent_parts(design)))
     return None if cubes > LARGEST_CUBES else joint.thin(max(1, int(CUBES / cubes)))
 
@@ -291,7 +293,6 @@ def simulated(
     design: Design, draw: JointDraws, size: int, rng: np.random.Generator
 ) -> Iterator[Array]:
     """Responses (R, n) of the model at one draw of its parameters, `size` in all, in parts."""
-    scale = 1.0 / np.sqrt(design.row_weights)
     total = design.n + sum(factor.n_levels * factor.n_coefs for factor in design.random)
     step = max(1, AT_ONCE // total)
     for start in range(0, size, step):
@@ -303,7 +304,7 @@ def simulated(
             for factor, root in zip(design.random, draw.roots, strict=True)
         ]
         beta = np.broadcast_to(draw.beta, (count, design.p))
-        noise = draw.sigma[0] * scale * rng.standard_normal((count, design.n))
+        noise = draw_residuals(design, draw.points.take(np.zeros(count, dtype=np.intp)), rng)
         yield linear_predictor(design, beta, effects) + noise
 
 

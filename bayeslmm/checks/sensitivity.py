@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.structure import sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
@@ -18,7 +19,7 @@ from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import Kind, covariance_parameters, joint_parameter, parameters
+from bayeslmm.summaries.parameters import Kind, joint_parameter, parameters, random_parameters
 from bayeslmm.summaries.text import Report, listed, percent
 
 Array = NDArray[np.float64]
@@ -143,7 +144,7 @@ def marginal_log_likelihood(model: Model, joint: JointDraws) -> Array:
     points = replace(joint.points, beta=joint.beta)
     given = replace(model.priors, beta_sampled=True)
     with single_threaded():
-        reduced = reduce_equations(model.system, points.factors)
+        reduced = reduce_equations(model.system, points)
         return log_likelihood_batch(model.system, given, reduced, points)
 
 
@@ -154,13 +155,13 @@ def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
     parts: dict[Kind, list[Array]] = {"beta": [], "sd": [], "cor": [], "sigma": []}
     parts["beta"] = [p.logpdf(gamma[:, j]) for j, p in enumerate(priors.beta) if p.proper]
     for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
-        parts["sd"] += [p.logpdf(sds[:, i]) for i, p in enumerate(priors.sd[f]) if p.proper]
-        for block, lkj in zip(priors.blocks[f], priors.cor[f], strict=True):
-            if lkj is not None:
-                rows = chols[:, list(block)]
-                parts["cor"].append(lkj.logpdf_correlation(rows @ rows.transpose(0, 2, 1)))
-    if priors.sigma.proper:
-        parts["sigma"] = [priors.sigma.logpdf(joint.sigma)]
+        leaders = sd_leaders(priors.coordinates.structures[f])
+        scales = zip(leaders, priors.sd[f], strict=True)
+        parts["sd"] += [p.logpdf(sds[:, i]) for i, p in scales if p.proper]
+        if any(prior is not None for prior in priors.cor[f]):
+            parts["cor"].append(priors.log_cor(f, chols))
+    if all(prior.proper for prior in priors.residuals.sd):
+        parts["sigma"] = [priors.residuals.logpdf(joint.points.sigma, joint.points.shapes)]
     return {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}
 
 
@@ -405,7 +406,7 @@ def unbounded_parameters(design: Design) -> dict[str, str]:
         By label: those standard deviations and the correlations of their coefficients.
     """
     found = {}
-    for row in covariance_parameters(design)[:-1]:
+    for row in random_parameters(design):
         factor = design.random[row.factor]
         fewest = min(_directions(design, factor, column) for column in row.index)
         if fewest < ENOUGH_DIRECTIONS:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from bayeslmm.covariance.coordinates import WorkingPoints
-from bayeslmm.covariance.structure import sds_and_correlation
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.structure import Structure, sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.estimation.model import Model
@@ -20,14 +21,14 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.defaults import column_scales
-from bayeslmm.priors.families import Prior
+from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import (
     Parameter,
-    covariance_parameters,
     joint_parameter,
     probability,
+    random_parameters,
 )
 from bayeslmm.summaries.posterior_tables import summarise
 from bayeslmm.summaries.text import Report, listed, percent, singular_notes
@@ -167,11 +168,11 @@ def posterior_singularity(
     design, reml = model.design, model.reml_or_none()
     scales = [column_scales(factor.Z) for factor in design.random]
     residual = joint.sigma * _mean_inverse_weight(design) ** 0.5
-    rows = covariance_parameters(design)[:-1]
+    rows = random_parameters(design)
     estimates = [np.nan] * len(rows) if reml is None else _point_values(design, reml)
     supports = [
         boundary_support(model.system, model.priors, joint, row)
-        if _has_boundary(design, row)
+        if _has_boundary(model.priors.coordinates.structures[row.factor], row)
         else None
         for row in rows
     ]
@@ -214,7 +215,7 @@ def estimate_singularity(
     -------
     EstimateSingularity
     """
-    rows = covariance_parameters(design)[:-1]
+    rows = random_parameters(design)
     values = _point_values(design, fit)
     residual = fit.sigma * _mean_inverse_weight(design) ** 0.5
     records = []
@@ -255,22 +256,36 @@ def _point_values(design: Design, fit: Fit) -> list[float]:
         float(fit.sigma * moments[row.factor][0][row.index[0]])
         if row.kind == "sd"
         else float(moments[row.factor][1][row.index])
-        for row in covariance_parameters(design)[:-1]
+        for row in random_parameters(design)
     ]
 
 
 def _at_boundary(fit: Fit, row: Parameter, value: float) -> bool:
-    """Whether an sd is zero or a correlation one, to lme4's tolerance."""
+    """Whether an sd is zero or a correlation at an end of its range, to lme4's tolerance."""
     if row.kind == "cor":
-        return bool(1.0 - value**2 < SINGULAR**2)
+        low, high = _ends(fit.plan.products.structures[row.factor], row)
+        return bool((value - low) * (high - value) < SINGULAR**2)
     basis, factor = fit.plan.products.basis.random[row.factor], fit.factors[row.factor]
     return bool(np.linalg.norm(np.linalg.solve(basis, factor)[row.index[0]]) < SINGULAR)
 
 
-def _has_boundary(design: Design, row: Parameter) -> bool:
+def _has_boundary(structure: Structure, row: Parameter) -> bool:
     """Whether the parameter's boundary does not depend on other parameters."""
-    blocks = design.random[row.factor].blocks
-    return row.kind == "sd" or any(len(b) == 2 and row.index[0] in b for b in blocks)
+    return row.kind == "sd" or _block(structure, row)[1].n_cors == 1
+
+
+def _block(structure: Structure, row: Parameter) -> tuple[int, Structure]:
+    """Number of the block that a parameter is of, and its structure."""
+    number = next(b for b, block in enumerate(structure.blocks) if row.index[0] in block)
+    return number, structure.parts[number]
+
+
+def _ends(structure: Structure, row: Parameter) -> tuple[float, ...]:
+    """Values of a parameter at which a covariance matrix is singular."""
+    if row.kind == "sd":
+        return (0.0,)
+    part = _block(structure, row)[1]
+    return (part.lowest if isinstance(part, Pattern) else -1.0, 1.0)
 
 
 def _row(
@@ -485,8 +500,6 @@ def _unjudged_message(labels: Sequence[str]) -> str:
 # parameter, and at the boundary the Savage-Dickey Bayes factor.
 
 
-BOUNDARIES: dict[str, tuple[float, ...]] = {"sd": (0.0,), "cor": (-1.0, 1.0)}
-
 GRID = 41
 """Points of the trapezoid rule over the range of the draws, which is some seven sds wide."""
 
@@ -560,7 +573,7 @@ def boundary_support(
     Dickey (1971), doi:10.1214/aoms/1177693507, for the Bayes factor.
     Gelfand, Smith (1990), doi:10.1080/01621459.1990.10476213, for the density estimate.
     """
-    ends = BOUNDARIES[parameter.kind]
+    ends = _ends(priors.coordinates.structures[parameter.factor], parameter)
     proper = parameter.kind == "cor" or _sd_prior(priors, parameter).proper
     if _far(joint_parameter(working_points(priors, joint), parameter), ends):
         nothing = 0.0 if proper else float("nan")
@@ -593,13 +606,12 @@ def integrated_likelihood(
         Log of posterior over prior density. Relative only where the prior is improper.
     """
     points = _slices(plan, priors, joint)
-    values, weights = _grid(
-        joint_parameter(working_points(priors, joint), parameter), parameter.kind
-    )
+    structure = priors.coordinates.structures[parameter.factor]
+    draws = joint_parameter(working_points(priors, joint), parameter)
+    values, weights = _grid(draws, parameter.kind, _ends(structure, parameter))
     with single_threaded():
-        log_lik = np.array(
-            [_log_likelihood(plan, priors, _moved(points, parameter, v)) for v in values]
-        )
+        moved = (_moved(points, structure, parameter, value) for value in values)
+        log_lik = np.array([_log_likelihood(plan, priors, at) for at in moved])
     with np.errstate(divide="ignore", invalid="ignore"):
         log_mass = _log_prior(priors, parameter)(values) + np.log(weights)
     log_mass[weights == 0.0] = -np.inf
@@ -629,7 +641,7 @@ def _slices(plan: Plan, priors: Priors, joint: JointDraws) -> WorkingPoints:
     return working_points(priors, joint.thin(size))
 
 
-def _grid(draws: Array, kind: str) -> tuple[Array, Array]:
+def _grid(draws: Array, kind: str, ends: tuple[float, ...]) -> tuple[Array, Array]:
     """Values and trapezoid weights over the range of the draws; the boundaries come last.
 
     Equally spaced in the inverse hyperbolic sine of an sd over its median, for the long tail, and
@@ -639,24 +651,31 @@ def _grid(draws: Array, kind: str) -> tuple[Array, Array]:
     x = np.arcsinh(draws / scale) if kind == "sd" else np.arcsin(draws)
     low, high = float(np.min(x)), float(np.max(x))
     pad = PAD * (high - low)
-    floor, ceiling = (NEARLY_ZERO, np.inf) if kind == "sd" else (-0.5 * np.pi, 0.5 * np.pi)
+    floor, ceiling = (NEARLY_ZERO, np.inf) if kind == "sd" else np.arcsin(ends)
     nodes = np.linspace(max(low - pad, floor), min(high + pad, ceiling), GRID)
     weights = np.full(GRID, nodes[1] - nodes[0])
     weights[[0, -1]] *= 0.5
     values = scale * np.sinh(nodes) if kind == "sd" else np.sin(nodes)
     slope = scale * np.cosh(nodes) if kind == "sd" else np.cos(nodes)
-    ends = BOUNDARIES[kind]
     return np.append(values, ends), np.append(weights * slope, np.zeros(len(ends)))
 
 
-def _moved(points: WorkingPoints, parameter: Parameter, value: float) -> WorkingPoints:
+def _moved(
+    points: WorkingPoints, structure: Structure, parameter: Parameter, value: float
+) -> WorkingPoints:
     """The points with one parameter set to a value."""
     f, index = parameter.factor, parameter.index
     if parameter.kind == "sd":
         sds = points.sds[f].copy()
-        sds[:, index[0]] = value
+        sds[:, structure.sd_places == structure.sd_places[index[0]]] = value
         return replace(points, sds=(*points.sds[:f], sds, *points.sds[f + 1 :]))
     chols = np.array(points.chols[f])
+    number, part = _block(structure, parameter)
+    if isinstance(part, Pattern):
+        rows = np.array(structure.blocks[number])
+        lower = part.cholesky(part.from_correlations(np.array([value])))
+        chols[:, rows[:, None], rows] = lower
+        return replace(points, chols=(*points.chols[:f], chols, *points.chols[f + 1 :]))
     first, second = index
     chols[:, [first, second]] = 0.0
     chols[:, first, first] = 1.0
@@ -666,23 +685,24 @@ def _moved(points: WorkingPoints, parameter: Parameter, value: float) -> Working
 
 
 def _log_likelihood(plan: Plan, priors: Priors, points: WorkingPoints) -> Array:
-    reduced = reduce_equations(plan, points.factors)
+    reduced = reduce_equations(plan, points)
     return log_likelihood_batch(plan, priors, reduced, points)
 
 
 def _sd_prior(priors: Priors, parameter: Parameter) -> Prior:
-    return priors.sd[parameter.factor][parameter.index[0]]
+    places = priors.coordinates.structures[parameter.factor].sd_places
+    return priors.sd[parameter.factor][places[parameter.index[0]]]
 
 
 def _log_prior(priors: Priors, parameter: Parameter) -> Callable[[Array], Array]:
     if parameter.kind == "sd":
         return _sd_prior(priors, parameter).logpdf
-    blocks = priors.blocks[parameter.factor]
-    lkj = next(
-        prior
-        for block, prior in zip(blocks, priors.cor[parameter.factor], strict=True)
-        if parameter.index[0] in block and prior is not None
-    )
+    number, _ = _block(priors.coordinates.structures[parameter.factor], parameter)
+    prior = priors.cor[parameter.factor][number]
+    if not isinstance(prior, LKJ):
+        assert prior is not None
+        return prior.logpdf
+    lkj = prior
 
     def logpdf(values: Array) -> Array:
         chol = np.zeros((len(values), 2, 2))

@@ -140,6 +140,11 @@ class _Model:
         return {p.label: p for p in parameters(self.design)}
 
     @cached_property
+    def by_terms(self) -> dict[tuple[str, str | None, frozenset[str]], str]:
+        """Labels by kind, grouping factor and coefficients."""
+        return {(p.kind, p.group, frozenset(p.terms)): p.label for p in self.known.values()}
+
+    @cached_property
     def coefs(self) -> dict[str, tuple[str, ...]]:
         """Coefficients by grouping factor."""
         return {factor.name: factor.coefs for factor in self.design.random}
@@ -157,10 +162,9 @@ class _Model:
             return None
         if kind == "sd":
             coef = from_r(name, self.coefs[group], self.names)
-            return None if coef is None else f"sd[{group}, {coef}]"
+            return None if coef is None else self.by_terms.get(("sd", group, frozenset({coef})))
         pair = pair_from_r(name, self.coefs[group], self.names)
-        label = f"cor[{group}, {', '.join(pair)}]" if pair else None
-        return label if label in self.known else None
+        return self.by_terms.get(("cor", group, frozenset(pair))) if pair else None
 
 
 def own_fit(reml: Any, design: Design) -> Fit | None:

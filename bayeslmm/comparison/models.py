@@ -13,7 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
+from bayeslmm.covariance.kinds import is_within, structure_of
 from bayeslmm.data.design import Design
+from bayeslmm.data.random_factors import RandomFactor
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries import EstimateLike, PosteriorLike, is_estimate, is_posterior
@@ -380,10 +382,42 @@ def check_nested(small: Design, large: Design) -> None:
     shift = (small.offset - large.offset)[:, None]
     if not _in_span(np.hstack([small.X, shift]), large.X):
         raise ValueError(_message("fixed", small, large))
+    if small.spec.residual is not None and _residual(small) != _residual(large):
+        raise ValueError(
+            f"Whether residual={_residual(small)!r} is a special case of "
+            f"residual={_residual(large)!r} is not known: compare them by AIC or evidence."
+        )
     rows = _some_rows([small, large])
     inner, outer = (np.column_stack(list(_directions(d, rows))) for d in (small, large))
-    if not _in_span(inner, outer):
+    if not _in_span(inner, outer) or not all(
+        _pattern_holds(factor, small) for factor in large.random
+    ):
         raise ValueError(_message("random", small, large))
+
+
+def _residual(design: Design) -> str | None:
+    return None if design.spec.residual is None else design.spec.residual.formula.source
+
+
+def _pattern_holds(factor: RandomFactor, small: Design) -> bool:
+    """Whether the patterns of a factor of the larger model allow those of the smaller one."""
+    same = (own for own in small.random if set(own.factors) == set(factor.factors))
+    found = [
+        ({own.coefs[i] for i in block}, part)
+        for own in same
+        for block, part in zip(own.blocks, structure_of(own).parts, strict=True)
+    ]
+    for block, part in zip(factor.blocks, structure_of(factor).parts, strict=True):
+        coefs = {factor.coefs[i] for i in block}
+        met = [(names, own) for names, own in found if names & coefs]
+        if part.mixes or not met:
+            continue
+        alone = len(met) == len(coefs) and all(len(names) == 1 for names, _ in met)
+        if not (alone and not part.homogeneous) and not (
+            len(met) == 1 and met[0][0] == coefs and is_within(met[0][1], part)
+        ):
+            return False
+    return True
 
 
 def _in_span(columns: Array, basis: Array) -> bool:
@@ -401,9 +435,9 @@ def _directions(design: Design, rows: NDArray[np.intp]) -> Iterator[Array]:
     for factor in design.random:
         codes, Z = factor.codes[rows], factor.Z[rows]
         same = factor.similarity(codes[upper[0]], codes[upper[1]])
-        for block in factor.blocks:
+        for block, part in zip(factor.blocks, structure_of(factor).parts, strict=True):
             for i, a in enumerate(block):
-                for b in block[: i + 1]:
+                for b in block[: i + 1] if part.n_cors else (a,):
                     product = Z[upper[0], a] * Z[upper[1], b] + Z[upper[0], b] * Z[upper[1], a]
                     yield product * same
 

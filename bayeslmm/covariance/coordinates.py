@@ -21,12 +21,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import Structure, lower_factor
+from bayeslmm.covariance.residual import LARGEST_LOG, PLAIN, Residual
+from bayeslmm.covariance.structure import Structure, lower_factor, sd_leaders
 
 Array = NDArray[np.float64]
-
-LARGEST_LOG = 300.0
-"""Logarithms beyond this are as good as infinite; their squares must not overflow."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -41,6 +39,10 @@ class Points:
         Roots of their correlation matrices, with rows of unit length.
     sigma : ndarray (S,)
         Residual standard deviations.
+    shapes : ndarray (S, r)
+        Parameters of the residuals beside sigma: see :mod:`bayeslmm.covariance.residual`.
+    residual : Residual
+        Structure of the residuals.
     beta : ndarray (S, p)
         Fixed effects where they are not integrated out, else (S, 0).
     """
@@ -48,6 +50,8 @@ class Points:
     sds: tuple[Array, ...]
     chols: tuple[Array, ...]
     sigma: Array
+    shapes: Array
+    residual: Residual
     beta: Array
 
     @property
@@ -61,12 +65,19 @@ class Points:
         """Relative factors T = D chol(Omega) / sigma (S, k, k)."""
         return [root / self.sigma[:, None, None] for root in self.roots]
 
+    @property
+    def natural(self) -> tuple[Array, Array, Array]:
+        """Standard deviations (S, m), powers (S, q) and correlations of the residuals."""
+        return self.residual.natural(self.sigma, self.shapes)
+
     def take(self, rows: slice | NDArray[np.intp]) -> Points:
         """Some of the points."""
         return Points(
             sds=tuple(sds[rows] for sds in self.sds),
             chols=tuple(chols[rows] for chols in self.chols),
             sigma=self.sigma[rows],
+            shapes=self.shapes[rows],
+            residual=self.residual,
             beta=self.beta[rows],
         )
 
@@ -77,7 +88,7 @@ class WorkingPoints:
 
     Attributes
     ----------
-    sds, chols, sigma
+    sds, chols, sigma, shapes, residual
         As of :class:`Points`, for the working columns. A negative sd stands for its absolute value
         with the signs of its correlations turned.
     gamma : ndarray (S, p)
@@ -91,9 +102,16 @@ class WorkingPoints:
     sds: tuple[Array, ...]
     chols: tuple[Array, ...]
     sigma: Array
+    shapes: Array
+    residual: Residual
     gamma: Array
     beta: Array
     mixing: tuple[Array, ...]
+
+    @property
+    def natural(self) -> tuple[Array, Array, Array]:
+        """Standard deviations (S, m), powers (S, q) and correlations of the residuals."""
+        return self.residual.natural(self.sigma, self.shapes)
 
     @property
     def factors(self) -> list[Array]:
@@ -119,6 +137,8 @@ class Coordinates:
         The matrix W of each grouping factor: working columns are ``Z @ W``; zero across blocks.
     fixed : ndarray (p, p) or (0, 0)
         The matrix C of the fixed effects' coordinates ``gamma = C beta`` where these are part of x.
+    residual : Residual
+        Structure of the residuals: log standard deviations, powers, correlation coordinates.
 
     Examples
     --------
@@ -132,21 +152,27 @@ class Coordinates:
     structures: tuple[Structure, ...]
     mixing: tuple[Array, ...]
     fixed: Array
+    residual: Residual = PLAIN
 
     @cached_property
     def _starts(self) -> list[int]:
-        sizes = [structure.n_coefs + structure.n_cors for structure in self.structures]
+        sizes = [structure.n_sds + structure.n_cors for structure in self.structures]
         return [int(start) for start in np.cumsum([0, *sizes])]
 
     @property
     def sigma(self) -> int:
-        """Place of log sigma."""
+        """Place of log sigma, the first of the residuals' parameters."""
         return self._starts[-1]
 
     @property
+    def shape(self) -> slice:
+        """Places of the other parameters of the residuals."""
+        return slice(self.sigma + 1, self.n_covariance)
+
+    @property
     def n_covariance(self) -> int:
-        """Number of covariance parameters, sigma among them."""
-        return self._starts[-1] + 1
+        """Number of covariance parameters, those of the residuals among them."""
+        return self._starts[-1] + 1 + self.residual.n_shape
 
     @property
     def size(self) -> int:
@@ -161,7 +187,7 @@ class Coordinates:
     def sds(self, factor: int) -> slice:
         """Places of the log standard deviations of a grouping factor."""
         start = self._starts[factor]
-        return slice(start, start + self.structures[factor].n_coefs)
+        return slice(start, start + self.structures[factor].n_sds)
 
     def cors(self, factor: int) -> slice:
         """Places of the correlation coordinates of a grouping factor."""
@@ -169,9 +195,10 @@ class Coordinates:
 
     @cached_property
     def logs(self) -> NDArray[np.intp]:
-        """Places of all logarithms: standard deviations, then sigma."""
+        """Places of all logarithms: standard deviations, then those of the residuals."""
         places = [np.arange(self.size)[self.sds(f)] for f in range(len(self.structures))]
-        return np.concatenate([*places, [self.sigma]]).astype(np.intp)
+        residual = self.sigma + np.arange(len(self.residual.scales))
+        return np.concatenate([*places, residual]).astype(np.intp)
 
     def points(self, x: Array) -> WorkingPoints:
         """Parameters at coordinates (S, d)."""
@@ -179,13 +206,19 @@ class Coordinates:
         scales = np.exp(logs)
         sds, chols, start = [], [], 0
         for f, structure in enumerate(self.structures):
-            sds.append(scales[:, start : start + structure.n_coefs])
+            sds.append(scales[:, start + structure.sd_places])
             chols.append(structure.cholesky(x[:, self.cors(f)]))
-            start += structure.n_coefs
-        return self.working(sds, chols, scales[:, -1], x[:, self.beta])
+            start += structure.n_sds
+        sigma, shapes = self.residual.relative(x[:, self.sigma : self.n_covariance])
+        return self.working(sds, chols, sigma, shapes, x[:, self.beta])
 
     def working(
-        self, sds: Sequence[Array], chols: Sequence[Array], sigma: Array, gamma: Array
+        self,
+        sds: Sequence[Array],
+        chols: Sequence[Array],
+        sigma: Array,
+        shapes: Array,
+        gamma: Array,
     ) -> WorkingPoints:
         """Points from parameters of the working columns."""
         beta = np.linalg.solve(self.fixed, gamma.T).T if len(self.fixed) else gamma
@@ -193,6 +226,8 @@ class Coordinates:
             sds=tuple(sds),
             chols=tuple(chols),
             sigma=sigma,
+            shapes=shapes,
+            residual=self.residual,
             gamma=gamma,
             beta=beta,
             mixing=self.mixing,
@@ -203,9 +238,9 @@ class Coordinates:
         pieces: list[Array] = []
         with np.errstate(divide="ignore"):
             for f, structure in enumerate(self.structures):
-                pieces.append(np.log(points.sds[f]))
+                pieces.append(np.log(points.sds[f][:, sd_leaders(structure)]))
                 pieces.append(structure.coordinates(points.chols[f]))
-            pieces.append(np.log(points.sigma)[:, None])
+            pieces.append(self.residual.coordinates(points.sigma, points.shapes))
         return np.concatenate([*pieces, points.gamma], axis=1)
 
     def to_user(self, points: WorkingPoints) -> Points:
@@ -219,7 +254,14 @@ class Coordinates:
                 scales, rows = unit_rows(w @ (sd[:, :, None] * chol))
                 sds.append(scales)
                 chols.append(rows)
-        return Points(sds=tuple(sds), chols=tuple(chols), sigma=points.sigma, beta=points.beta)
+        return Points(
+            sds=tuple(sds),
+            chols=tuple(chols),
+            sigma=points.sigma,
+            shapes=points.shapes,
+            residual=self.residual,
+            beta=points.beta,
+        )
 
     def to_working(self, points: Points) -> WorkingPoints:
         """Points in working columns; inverse of :meth:`to_user`."""
@@ -236,7 +278,7 @@ class Coordinates:
                 sds.append(scales)
                 chols.append(rows)
         gamma = points.beta @ self.fixed.T if len(self.fixed) else points.beta[:, :0]
-        return self.working(sds, chols, points.sigma, gamma)
+        return self.working(sds, chols, points.sigma, points.shapes, gamma)
 
     def log_jacobian(self, x: Array) -> Array:
         """Log Jacobian (S,) of sds, correlation entries and sigma by the coordinates (S, d)."""
@@ -244,7 +286,13 @@ class Coordinates:
         for f, structure in enumerate(self.structures):
             if structure.n_cors:
                 total = total + structure.log_jacobian(x[:, self.cors(f)])
+        if self.residual.correlation is not None:
+            total = total + self.residual.correlation.log_jacobian(x[:, self._residual_cors])
         return total
+
+    @property
+    def _residual_cors(self) -> slice:
+        return slice(self.n_covariance - self.residual.n_cors, self.n_covariance)
 
     def pull_back(self, x: Array, slope: Slopes, *, jacobian: bool) -> Array:
         """Gradient (d,) by the coordinates x (d,) from derivatives by the parameters.
@@ -260,11 +308,21 @@ class Coordinates:
         """
         gradient = np.empty(self.size)
         scales = np.exp(np.clip(x[self.logs], -LARGEST_LOG, LARGEST_LOG))
-        derivatives = np.concatenate([*slope.sds, [slope.sigma]])
-        gradient[self.logs] = derivatives * scales + float(jacobian)
+        ratios = len(self.residual.scales) - 1
+        by_log_sigma = slope.sigma * scales[-1 - ratios] - np.sum(slope.shapes[:ratios])
+        shared = zip(self.structures, slope.sds, strict=True)
+        sums = [np.bincount(s.sd_places, by_sd, s.n_sds) for s, by_sd in shared]
+        by_logs = np.concatenate([np.zeros(0), *sums]) * scales[: len(scales) - 1 - ratios]
+        gradient[self.shape] = slope.shapes
+        gradient[self.logs] = np.concatenate([by_logs, [by_log_sigma], slope.shapes[:ratios]])
+        gradient[self.logs] += float(jacobian)
+        correlation, own = self.residual.correlation, self._residual_cors
+        if correlation is not None and jacobian:
+            gradient[own] += correlation.log_jacobian_slope(x[own])
         for f, structure in enumerate(self.structures):
             z = x[self.cors(f)]
             gradient[self.cors(f)] = structure.pull_back(z, slope.chols[f])
+            gradient[self.cors(f)] += structure.parameter_slopes(z) * slope.cors[f]
             if jacobian:
                 gradient[self.cors(f)] += structure.log_jacobian_slope(z)
         gradient[self.beta] = slope.gamma
@@ -279,6 +337,8 @@ class Theta:
     ----------
     structures : tuple of Structure
         Shape of the covariance matrix of each grouping factor.
+    n_shape : int
+        Number of parameters of the residuals beside sigma, which come last.
 
     Examples
     --------
@@ -289,6 +349,7 @@ class Theta:
     """
 
     structures: tuple[Structure, ...]
+    n_shape: int = 0
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -298,7 +359,12 @@ class Theta:
     @property
     def size(self) -> int:
         """Number of entries m."""
-        return self._starts[-1]
+        return self._starts[-1] + self.n_shape
+
+    @property
+    def shape(self) -> slice:
+        """Places of the parameters of the residuals."""
+        return slice(self._starts[-1], self.size)
 
     def places(self, factor: int) -> slice:
         """Places of the entries of a grouping factor."""
@@ -312,26 +378,29 @@ class Theta:
         """Relative factors (..., k, k) at theta (..., m)."""
         return [s.factor(x) for s, x in zip(self.structures, self.parts(theta), strict=True)]
 
-    def vector(self, factors: Sequence[Array]) -> Array:
-        """Theta (..., m) of lower triangular relative factors (..., k, k)."""
-        pairs = zip(self.structures, factors, strict=True)
-        return np.concatenate([s.theta(t) for s, t in pairs], axis=-1)
+    def vector(self, factors: Sequence[Array], shape: Array) -> Array:
+        """Theta (..., m) of lower triangular relative factors (..., k, k) and shapes (..., r)."""
+        own = [s.theta(t) for s, t in zip(self.structures, factors, strict=True)]
+        return np.concatenate([*own, shape], axis=-1)
 
-    def gradient(self, theta: Array, slopes: Sequence[Array]) -> Array:
-        """Derivatives (..., m) from those by the entries of the relative factors (..., k, k)."""
+    def gradient(self, theta: Array, slopes: Sequence[Array], by_shape: Array) -> Array:
+        """Derivatives (..., m) from those by relative factors (..., k, k) and shape (..., r)."""
         parts = zip(self.structures, self.parts(theta), slopes, strict=True)
-        return np.concatenate([s.theta_gradient(x, d) for s, x, d in parts], axis=-1)
+        return np.concatenate([*(s.theta_gradient(x, d) for s, x, d in parts), by_shape], axis=-1)
 
     @cached_property
     def sds(self) -> NDArray[np.bool_]:
         """Which entries are zero at a singular fit and positive elsewhere: (m,)."""
-        return np.concatenate([structure.theta_sds for structure in self.structures])
+        own = [structure.theta_sds for structure in self.structures]
+        return np.concatenate([*own, np.zeros(self.n_shape, dtype=bool)])
 
-    def negligible(self, theta: Array, tolerance: float) -> Iterator[NDArray[np.intp]]:
-        """Sets of entries so small that a relative factor may be singular."""
+    def negligible(
+        self, theta: Array, tolerance: float
+    ) -> Iterator[tuple[NDArray[np.intp], Array]]:
+        """Sets of entries near to values of a singular relative factor, with these values."""
         for f, (structure, part) in enumerate(zip(self.structures, self.parts(theta), strict=True)):
-            for entries in structure.negligible(part, tolerance):
-                yield self.places(f).start + entries
+            for entries, values in structure.negligible(part, tolerance):
+                yield self.places(f).start + entries, values
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -343,20 +412,27 @@ class Slopes:
     sds : tuple of ndarray (k,)
     chols : tuple of ndarray (k, k)
         By the entries of the Cholesky factors of the correlations.
+    cors : tuple of ndarray (n_cors,)
+        By the parameters of patterns, where they do not enter through `chols`.
     sigma : float
+        At fixed `shapes`.
+    shapes : ndarray (r,)
+        By the parameters of the residuals beside sigma.
     gamma : ndarray (p,) or (0,)
     """
 
     sds: tuple[Array, ...]
     chols: tuple[Array, ...]
+    cors: tuple[Array, ...]
     sigma: float
+    shapes: Array
     gamma: Array
 
 
-def plain_coordinates(structures: Sequence[Structure]) -> Coordinates:
+def plain_coordinates(structures: Sequence[Structure], residual: Residual = PLAIN) -> Coordinates:
     """Coordinates of the user's columns, without fixed effects."""
     identities = tuple(np.eye(structure.n_coefs) for structure in structures)
-    return Coordinates(tuple(structures), identities, np.empty((0, 0)))
+    return Coordinates(tuple(structures), identities, np.empty((0, 0)), residual)
 
 
 def is_identity(matrix: Array) -> bool:

@@ -7,6 +7,9 @@ standard deviations D and a correlation matrix Omega. Its relative factor is
 * correlation coordinates, unconstrained, beside the log standard deviations: for samplers;
 * theta, which with the sds gives T smoothly across singular fits: for the maxima of likelihoods.
 
+Coefficients may share a standard deviation. A structure is made of parts: on each block of
+coefficients one structure of its own, independent of the others.
+
 Arrays have points first: ``(..., k, k)`` is one matrix per point.
 """
 
@@ -47,8 +50,46 @@ class Structure(Protocol):
         ...
 
     @property
+    def parts(self) -> tuple[Structure, ...]:
+        """The structure of each block by itself."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Of a structure of one part, as in a formula."""
+        ...
+
+    @property
+    def words(self) -> str:
+        """Of a structure of one part, in a sentence."""
+        ...
+
+    @property
     def mixes(self) -> bool:
         """Whether the columns of a block may be exchanged for any basis of their span."""
+        ...
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether all coefficients have one standard deviation, though they are several."""
+        ...
+
+    @property
+    def n_sds(self) -> int:
+        """Number of standard deviations."""
+        ...
+
+    @property
+    def sd_places(self) -> Indices:
+        """Which standard deviation each coefficient has (k,)."""
+        ...
+
+    @property
+    def even(self) -> NDArray[np.bool_]:
+        """Which sds may change sign without a change of the covariance matrices that are possible.
+
+        (n_sds,): turning such an sd turns correlations with it to others of the structure.
+        """
         ...
 
     @property
@@ -63,7 +104,16 @@ class Structure(Protocol):
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (row, column) of correlated coefficients, row > column, block by block."""
+        """Pairs (row, column), row > column, whose correlations determine all: (n_cors,)."""
+        ...
+
+    @property
+    def direct(self) -> bool:
+        """Whether coordinates are inverse hyperbolic tangents of the correlations at `pairs`."""
+        ...
+
+    def from_correlations(self, correlations: Array) -> Array:
+        """Coordinates (..., n_cors) from the correlations at `pairs`."""
         ...
 
     def cholesky(self, z: Array) -> Array:
@@ -79,7 +129,14 @@ class Structure(Protocol):
         ...
 
     def log_jacobian(self, z: Array) -> Array:
-        """Log Jacobian (...,) of the parameters that have a prior, by the coordinates."""
+        """Log Jacobian (...,) of what has the prior by the coordinates.
+
+        That is the entries of an unstructured Omega, or the parameters of a pattern.
+        """
+        ...
+
+    def parameter_slopes(self, z: Array) -> Array:
+        """Derivative (..., n_cors) of each parameter of a pattern by its coordinate, else zero."""
         ...
 
     def log_jacobian_slope(self, z: Array) -> Array:
@@ -107,9 +164,19 @@ class Structure(Protocol):
         """Which entries of theta are zero at a singular T and positive elsewhere: (n_theta,)."""
         ...
 
-    def negligible(self, theta: Array, tolerance: float) -> Iterator[Indices]:
-        """Sets of entries of theta so small that T may be singular."""
+    def negligible(self, theta: Array, tolerance: float) -> Iterator[tuple[Indices, Array]]:
+        """Sets of entries of theta so near to values of a singular T, with these values."""
         ...
+
+
+def sd_leaders(structure: Structure) -> Indices:
+    """The first coefficient (n_sds,) of each standard deviation."""
+    return np.unique(structure.sd_places, return_index=True)[1]
+
+
+def log_cosh(x: Array) -> Array:
+    """Logarithm of the hyperbolic cosine."""
+    return np.abs(x) + np.log1p(np.exp(-2.0 * np.abs(x))) - np.log(2.0)
 
 
 def lower_factor(structure: Structure, root: Array) -> Array:

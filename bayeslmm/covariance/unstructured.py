@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.structure import Blocks
+from bayeslmm.covariance.structure import Blocks, log_cosh
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -46,7 +46,35 @@ class Unstructured:
     n_coefs: int
     blocks: Blocks
 
-    mixes = True
+    mixes: ClassVar[bool] = True
+    homogeneous: ClassVar[bool] = False
+    name: ClassVar[str] = "us"
+    words: ClassVar[str] = "correlated with each other"
+
+    @property
+    def parts(self) -> tuple[Unstructured, ...]:
+        """The structure of each block by itself."""
+        return tuple(Unstructured(len(b), (tuple(range(len(b))),)) for b in self.blocks)
+
+    @property
+    def n_sds(self) -> int:
+        """Number of standard deviations."""
+        return self.n_coefs
+
+    @property
+    def sd_places(self) -> Indices:
+        """Each coefficient has its own (k,)."""
+        return np.arange(self.n_coefs)
+
+    @property
+    def even(self) -> NDArray[np.bool_]:
+        """All of them."""
+        return np.ones(self.n_coefs, dtype=bool)
+
+    @property
+    def direct(self) -> bool:
+        """Where no three coefficients are correlated, partial correlations are correlations."""
+        return all(len(block) <= 2 for block in self.blocks)
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -96,6 +124,14 @@ class Unstructured:
                 left = left * np.sqrt(1.0 - partial**2)
         return z
 
+    def from_correlations(self, correlations: Array) -> Array:
+        """Coordinates (..., n_cors) from the correlations at `pairs`."""
+        omega = np.zeros((*correlations.shape[:-1], self.n_coefs, self.n_coefs))
+        omega[..., range(self.n_coefs), range(self.n_coefs)] = 1.0
+        for place, (i, j) in enumerate(self.pairs):
+            omega[..., i, j] = omega[..., j, i] = correlations[..., place]
+        return self.coordinates(np.linalg.cholesky(omega))
+
     def pull_back(self, z: Array, slope: Array) -> Array:
         """Derivatives (..., n_cors) from those by the entries of the Cholesky factor."""
         lower, partial = self.cholesky(z), np.tanh(z)
@@ -113,11 +149,15 @@ class Unstructured:
 
     def log_jacobian(self, z: Array) -> Array:
         """Log absolute Jacobian (...,) of the entries of Omega: equations (2) and (3)."""
-        return np.asarray(-2.0 * _log_cosh(z) @ _index(self.blocks).powers)
+        return np.asarray(-2.0 * log_cosh(z) @ _index(self.blocks).powers)
 
     def log_jacobian_slope(self, z: Array) -> Array:
         """Derivatives (..., n_cors) of :meth:`log_jacobian`."""
         return np.asarray(-2.0 * _index(self.blocks).powers * np.tanh(z))
+
+    def parameter_slopes(self, z: Array) -> Array:
+        """Zero: the prior is that of the matrix."""
+        return np.zeros_like(z)
 
     def factor(self, theta: Array) -> Array:
         """Lower triangular T (..., k, k) with free entries theta (..., n_theta)."""
@@ -145,35 +185,17 @@ class Unstructured:
         rows, cols = self.theta_index
         return np.equal(rows, cols)
 
-    def negligible(self, theta: Array, tolerance: float) -> Iterator[Indices]:
+    def negligible(self, theta: Array, tolerance: float) -> Iterator[tuple[Indices, Array]]:
         """Small entries of the diagonal, then rows of small length."""
         rows, cols = self.theta_index
         lengths = np.sqrt(np.bincount(rows, weights=theta**2, minlength=self.n_coefs))
         for row in range(self.n_coefs):
             own = np.flatnonzero((rows == row) & (cols == row))
             if abs(theta[own[0]]) < tolerance * max(lengths[row], 1.0):
-                yield own
+                yield own, np.zeros(1)
         for short in np.flatnonzero(lengths < tolerance):
-            yield np.flatnonzero(rows == short)
-
-
-class HasBlocks(Protocol):
-    """What a structure needs of a random-effects term."""
-
-    @property
-    def n_coefs(self) -> int:
-        """Number of coefficients k."""
-        ...
-
-    @property
-    def blocks(self) -> Blocks:
-        """Partition of the coefficients into correlated ones."""
-        ...
-
-
-def structure_of(term: HasBlocks) -> Unstructured:
-    """Covariance structure of a random-effects term."""
-    return Unstructured(term.n_coefs, term.blocks)
+            entries = np.flatnonzero(rows == short)
+            yield entries, np.zeros(len(entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +233,3 @@ def _index(blocks: Blocks) -> _Index:
             pairs += [(row, col) for col in block[:i]]
             powers += [0.5 * (len(block) - j - 2) + 1.0 for j in range(i)]
     return _Index((entries[0], entries[1]), tuple(pairs), tuple(rows), np.array(powers))
-
-
-def _log_cosh(x: Array) -> Array:
-    return np.abs(x) + np.log1p(np.exp(-2.0 * np.abs(x))) - np.log(2.0)

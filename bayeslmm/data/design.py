@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.residual import PLAIN, BoundResidual, Residual, ResidualRows
 from bayeslmm.data.frames import (
     check_infinite,
     column_names,
@@ -43,11 +44,13 @@ from bayeslmm.data.random_factors import (
     shortened,
 )
 from bayeslmm.data.relationships import Relationship
+from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.matrices import Columns, Encoding, evaluate, reevaluate, unreduced_columns
 from bayeslmm.formula.rank import RowSpace, row_space
+from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.formula.terms import Side
 from bayeslmm.schema import sanitise
 
@@ -93,6 +96,8 @@ class Spec:
         Labels of the fixed effects, and which combinations of them the rows determine.
     random : tuple of FactorSpec
         Grouping factors in the order of first appearance in the formula.
+    residual : ResidualSpec or None
+        Structure of the residuals; None where they are independent with one variance.
     encodings : Encodings or callable
         How columns are evaluated on other data. A model that was read from a file has a function
         that evaluates the formula on its data when there are new data.
@@ -103,6 +108,7 @@ class Spec:
     weights: str | None
     fixed: RowSpace
     random: tuple[FactorSpec, ...]
+    residual: ResidualSpec | None
     encodings: Encodings | Callable[[], Encodings]
 
     @property
@@ -111,7 +117,19 @@ class Spec:
         known = {factor.name: factor.relationship for factor in self.random}
         return {name: value for name, value in known.items() if value is not None}
 
-    def rows(self, data: Any, *, weights: Any = None, random: RandomPart = "levels") -> Design:
+    @property
+    def residual_structure(self) -> Residual:
+        """Structure of the residuals."""
+        return PLAIN if self.residual is None else self.residual.structure
+
+    def rows(
+        self,
+        data: Any,
+        *,
+        weights: Any = None,
+        random: RandomPart = "levels",
+        residual: bool = False,
+    ) -> Design:
         """Evaluate the columns of the model on other data.
 
         Parameters
@@ -125,6 +143,8 @@ class Spec:
         random : {"levels", "covariates", "none"}
             What is needed of the random effects: their covariates and levels; the covariates
             alone, every row being of a new level; or nothing, so that the result has no `random`.
+        residual : bool
+            Whether the columns of the structure of the residuals are needed.
 
         Returns
         -------
@@ -144,7 +164,7 @@ class Spec:
         >>> spec.rows({"x": [2, 5], "g": ["b", "c"]}).X.tolist()
         [[1.0, 2.0], [1.0, 5.0]]
         """
-        return _other_rows(self, data, weights, random)
+        return _other_rows(self, data, weights, random, residual)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -168,6 +188,8 @@ class Design:
         X before columns were dropped; X itself if none was.
     random : tuple of RandomFactor
         In the order of first appearance in the formula.
+    residual_rows : ResidualRows or None
+        Columns of the structure of the residuals, if there is one.
     index : pandas.Index
         Labels of the rows used.
     dropped : ndarray of int
@@ -183,6 +205,7 @@ class Design:
     X: Array
     X_full: Array
     random: tuple[RandomFactor, ...]
+    residual_rows: ResidualRows | None
     index: pd.Index
     dropped: NDArray[np.intp]
     data: pd.DataFrame
@@ -211,6 +234,13 @@ class Design:
     def aliased(self) -> tuple[str, ...]:
         """Labels of the columns of `X_full` that are not in `X`."""
         return self.spec.fixed.aliased
+
+    @property
+    def residual(self) -> BoundResidual | None:
+        """Relative precision matrix of the residuals of these rows, without their weights."""
+        if self.spec.residual is None or self.residual_rows is None:
+            return None
+        return self.spec.residual.structure.bind(self.residual_rows)
 
     @property
     def n(self) -> int:
@@ -282,7 +312,9 @@ class Design:
 
 
 def _blocks(factor: RandomFactor) -> str:
-    return " + ".join(f"({shortened([factor.coefs[i] for i in b])})" for b in factor.blocks)
+    named = zip(factor.kinds, factor.blocks, strict=True)
+    shown = ((kind, shortened([factor.coefs[i] for i in block])) for kind, block in named)
+    return " + ".join(f"{'' if kind == 'us' else kind}({coefs})" for kind, coefs in shown)
 
 
 def _sparse_z(n: int, random: Sequence[RandomFactor]) -> sp.csr_array:
@@ -310,6 +342,7 @@ def build_design(
     *,
     weights: Any = None,
     functions: UserFunctions | None = None,
+    residual: ResidualFormula | str | None = None,
     relationships: Mapping[str, Relationship] | None = None,
 ) -> Design:
     """Evaluate a formula on data.
@@ -327,6 +360,9 @@ def build_design(
         variance of a row is sigma^2 / weight. Rows where it is missing are dropped.
     functions : mapping of str to callable, optional
         The user's own functions by the names that the formula calls them.
+    residual : ResidualFormula or str, optional
+        Structure of the residuals, for example ``"us(visit | id)"``. Rows with a missing value in
+        one of its variables are dropped.
     relationships : mapping of str to Relationship, optional
         Known covariances of the levels of grouping factors.
 
@@ -358,7 +394,11 @@ def build_design(
     check_not_own_predictor(formula)
     names = column_names(data)
     check_variables(formula, names)
+    residual = parse_residual(residual) if isinstance(residual, str) else residual
     variables = formula.variables
+    if residual is not None:
+        check_variables(residual, names)
+        variables = variables | residual.variables
     named = weights if isinstance(weights, str) else None
     wanted = variables if named is None else variables | {named}
     frame = plain_frame(data, sorted(wanted))
@@ -369,7 +409,16 @@ def build_design(
     if len(dropped):
         _log.info("%d of %d rows are incomplete and dropped.", len(dropped), len(frame))
         values = None if values is None else np.delete(values, dropped)
-    return _evaluate(formula, complete, values, dropped, named, functions, relationships or {})
+    return _evaluate(
+        formula,
+        complete,
+        values,
+        dropped,
+        named,
+        functions=functions,
+        residual=residual,
+        relationships=relationships or {},
+    )
 
 
 def _evaluate(
@@ -379,6 +428,7 @@ def _evaluate(
     dropped: NDArray[np.intp],
     weights_name: str | None,
     functions: UserFunctions,
+    residual: ResidualFormula | None,
     relationships: Mapping[str, Relationship],
 ) -> Design:
     variables = Variables(frame)
@@ -393,6 +443,7 @@ def _evaluate(
         if term.left not in columns:
             columns[term.left] = evaluate(term.left, variables, functions)
     random = random_factors(formula, frame, columns, relationships)
+    found = None if residual is None else residual_spec(residual, frame)
     encodings = Encodings(
         sides={side: found.encoding for side, found in columns.items()},
         response=response,
@@ -405,6 +456,7 @@ def _evaluate(
             weights=weights_name,
             fixed=fixed,
             random=tuple(factor.spec for factor in random),
+            residual=found,
             encodings=encodings,
         ),
         y=read_only(y),
@@ -413,6 +465,7 @@ def _evaluate(
         X=read_only(fixed.full_rank(full.values)),
         X_full=read_only(full.values),
         random=random,
+        residual_rows=None if found is None else found.rows(frame),
         index=frame.index,
         dropped=read_only(dropped),
         data=frame,
@@ -439,12 +492,14 @@ def _fixed_effects(
 # --- other rows ------------------------------------------------------------------------
 
 
-def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart) -> Design:
+def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residual: bool) -> Design:
     if random not in get_args(RandomPart):
         raise ValueError(f"random must be one of {get_args(RandomPart)}, got {random!r}")
     encodings = spec.encodings if isinstance(spec.encodings, Encodings) else spec.encodings()
     formula, names = spec.formula, column_names(data)
     needed = formula.predictors(effects=random != "none", groups=random == "levels")
+    structure = spec.residual if residual else None
+    needed = needed if structure is None else needed | structure.formula.variables
     check_present(needed, names)
     response = formula.left.variables
     response = response if response.issubset(names) else frozenset[str]()
@@ -472,6 +527,7 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart) -> Desi
         X=read_only(spec.fixed.full_rank(x_full)),
         X_full=x_full,
         random=tuple(other_rows(factor, frame, columns, groups=groups) for factor in factors),
+        residual_rows=None if structure is None else structure.rows(frame),
         index=frame.index,
         dropped=read_only(np.empty(0, dtype=np.intp)),
         data=frame,

@@ -18,6 +18,7 @@ from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula, locate
 from bayeslmm.formula.matrices import conform, evaluate_response
+from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.formula.syntax import Operand
 
 Array = NDArray[np.float64]
@@ -69,7 +70,7 @@ def first_value(
 # --- variables and checks --------------------------------------------------------------
 
 
-def check_variables(formula: Formula, names: Sequence[str]) -> None:
+def check_variables(formula: Formula | ResidualFormula, names: Sequence[str]) -> None:
     """Raise FormulaError for the first variable that is not among the columns `names`."""
     present = set(names)
     unknown = sorted(formula.variables - present)

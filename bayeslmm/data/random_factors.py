@@ -24,6 +24,7 @@ from bayeslmm.data.relationships import Relationship, missing_levels
 from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
 from bayeslmm.formula.matrices import Columns
+from bayeslmm.formula.structures import HOMOGENEOUS, OCCASIONS
 from bayeslmm.formula.terms import Side
 from bayeslmm.schema import group_keys
 
@@ -49,6 +50,8 @@ class FactorSpec(GroupingFactor):
         between blocks. A term with ``|`` is one block. A term with ``||`` has one block per
         column, so the columns of a factor are independent too, as in brms: ``(f || g)`` has an
         intercept and treatment-coded columns of `f`, all independent.
+    kinds : tuple of str
+        Name of the covariance structure of each block, such as "us" or "homcs".
     sides : tuple of Side
         What varies in each term; their columns side by side are the covariates.
     relationship : Relationship or None
@@ -59,6 +62,7 @@ class FactorSpec(GroupingFactor):
     key: str
     coefs: tuple[str, ...]
     blocks: tuple[tuple[int, ...], ...]
+    kinds: tuple[str, ...]
     sides: tuple[Side, ...]
     relationship: Relationship | None = None
 
@@ -126,6 +130,11 @@ class RandomFactor:
     def blocks(self) -> tuple[tuple[int, ...], ...]:
         """Places of the coefficients that are correlated with each other."""
         return self.spec.blocks
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Name of the covariance structure of each block."""
+        return self.spec.kinds
 
     @property
     def relationship(self) -> Relationship | None:
@@ -230,16 +239,20 @@ def _random_factor(
         _check_levels(terms[0], found, len(frame), independent=independent)
     coefs: list[str] = []
     blocks: list[tuple[int, ...]] = []
+    kinds: list[str] = []
     for term in terms:
         names = columns[term.left].names
         _check_coefs(source, term, names, coefs)
         positions = range(len(coefs), len(coefs) + len(names))
         added = [tuple(positions)] if term.correlated else [(i,) for i in positions]
-        if independent:
+        pattern = term.structure not in ("us", "homdiag")  # whose correlations tell it
+        if independent and not pattern:  # from residuals, as relationships do
             _check_count(term, len(np.unique(codes)), len(added[0]), len(frame))
+        _check_structure(source, term, columns[term.left])
         coefs += names
         blocks += added
-    spec = factor_spec(grouping, key, terms, coefs, blocks, relationship)
+        kinds += [term.structure] * len(added)
+    spec = factor_spec(grouping, key, terms, coefs, blocks, kinds, relationship)
     z = _covariates(spec, columns)
     for block in blocks:
         check_column_scales(
@@ -255,6 +268,7 @@ def factor_spec(
     terms: Sequence[RandomTerm],
     coefs: Sequence[str],
     blocks: Sequence[tuple[int, ...]],
+    kinds: Sequence[str],
     relationship: Relationship | None = None,
 ) -> FactorSpec:
     """A grouping factor with the coefficients of its terms."""
@@ -267,6 +281,7 @@ def factor_spec(
         key=key,
         coefs=tuple(coefs),
         blocks=tuple(blocks),
+        kinds=tuple(kinds),
         sides=tuple(term.left for term in terms),
         relationship=relationship,
     )
@@ -385,11 +400,42 @@ def _check_coefs(
         )
 
 
+def _check_structure(source: str, term: RandomTerm, found: Columns) -> None:
+    """Refuse a structure that needs several coefficients, or one for each occasion."""
+    if term.structure == "us":
+        return
+    if term.structure in OCCASIONS and not _are_indicators(found):
+        raise FormulaError(
+            f"`{term.source}` needs a coefficient for each occasion, in their order, and has "
+            f"{listed(list(found.names))}: write `0 +` and one factor, or one column of whole "
+            f"numbers, as in {term.structure}(0 + visit | {term.group}).",
+            source,
+            *term.span,
+        )
+    if len(found.names) < 2:
+        raise FormulaError(
+            f"`{term.source}` has one coefficient, {found.names[0]}, so there is nothing that a "
+            f"structure could say of several; write ({term.effects} | {term.group}), or `0 +` and "
+            "a factor with two levels or more.",
+            source,
+            *term.span,
+        )
+
+
+def _are_indicators(found: Columns) -> bool:
+    """Whether every row is on one occasion, or on none."""
+    values = found.values
+    whole = np.all((values == 0.0) | (values == 1.0)) and np.all(values.sum(axis=1) <= 1.0)
+    return bool(whole) and "Intercept" not in found.names
+
+
 def _report_deficient(
     name: str, terms: Sequence[RandomTerm], columns: Mapping[Side, Columns]
 ) -> None:
     redundant: list[str] = []
     for term in terms:
+        if term.structure in HOMOGENEOUS:
+            continue
         found = columns[term.left]
         several = term.correlated and len(found.names) > 1
         kept = found.kept if several else found.values.any(axis=0)

@@ -492,9 +492,8 @@ def _covariance_labels(design: Design) -> dict[str, Parameter]:
     found = covariance_parameters(design)
     labels = {parameter.label: parameter for parameter in found}
     for parameter in found:
-        if parameter.kind == "cor":
-            first, second = parameter.terms
-            labels.setdefault(f"cor[{parameter.group}, {second}, {first}]", parameter)
+        for terms in (parameter.terms, parameter.terms[::-1]) if parameter.terms else ():
+            labels.setdefault(f"{parameter.kind}[{parameter.group}, {', '.join(terms)}]", parameter)
     for kind in ("sd", "cor"):
         for f, factor in enumerate(design.random):
             own = [p for p in found if p.kind == kind and p.factor == f]

@@ -279,7 +279,7 @@ def conditional_moments(model: Model, points: Points, weights: Array) -> tuple[A
     """
     plan, p, prior = model.system, len(weights), beta_prior(model.priors)
     with single_threaded():
-        reduced = reduce_equations(plan, points.factors)
+        reduced = reduce_equations(plan, points)
         lower, _ = fixed_cholesky(plan, reduced.fixed, points.sigma, prior)
         noise = np.zeros((len(points.sigma), p))
         beta = fixed_effects_at(plan, prior, reduced, points.sigma, noise)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.estimate import Fit, fit_likelihood, points_of_fits
 from bayeslmm.estimation.progress import tracked
+from bayeslmm.estimation.residuals import draw_residuals
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.marginal import marginal_system
 
@@ -23,8 +24,7 @@ MOST_FAILURES = 0.1
 
 def simulate_responses(design: Design, fit: Fit, size: int, rng: np.random.Generator) -> Array:
     """Simulate responses (size, n) at the estimate, with new random effects."""
-    scale = 1.0 / np.sqrt(design.row_weights)
-    result = np.empty((size, design.n))
+    point, result = points_of_fits([fit]), np.empty((size, design.n))
     for row in result:
         effects = [
             factor.effects(
@@ -33,7 +33,7 @@ def simulate_responses(design: Design, fit: Fit, size: int, rng: np.random.Gener
             for factor, t in zip(design.random, fit.factors, strict=True)
         ]
         row[:] = linear_predictor(design, fit.beta, effects)
-        row += fit.sigma * scale * rng.standard_normal(design.n)
+        row += draw_residuals(design, point, rng)[0]
     return result
 
 

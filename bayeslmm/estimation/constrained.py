@@ -2,7 +2,8 @@
 
 The coefficients of the random-effects term in question are reordered by an orthogonal rotation of
 the working basis, so that the relative factor stays lower triangular and the parameter held fixes
-its leading entries. What is left is smooth and unconstrained, also where the fit is singular.
+its leading entries. What is left is smooth and unconstrained, also where the fit is singular. A
+covariance pattern keeps its columns: the parameter held fixes an entry of its theta.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import lower_factor
-from bayeslmm.estimation.estimate import Fit, working_factors
+from bayeslmm.estimation.estimate import Fit, plan_at, working_factors
 from bayeslmm.estimation.optimise import hessian
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.factorise import factorise_working
-from bayeslmm.likelihood.marginal import LOG_2PI, ml_criterion, reml_criterion, score
+from bayeslmm.likelihood.factorise import Factorisation, factorise_working
+from bayeslmm.likelihood.marginal import LOG_2PI, Score, ml_criterion, reml_criterion, score
 
 Array = NDArray[np.float64]
 Evaluation = tuple[float, Array, float]
@@ -35,6 +37,18 @@ NUDGE = 0.02
 
 LONGEST_STEP = 2.0
 """Longest step of a search, relative to one or to the length of the coordinates."""
+
+REACHED = 1e-9
+"""Error of a correlation of a pattern beyond which the others do not allow it."""
+
+ROOM = 0.1
+"""Cosine of an angle at the start of a search: zero is a wall."""
+
+SHRINKING = 11
+"""Number of shares of the other angles that are tried until there is room."""
+
+SINGULAR_SLOPE = 1e-12
+"""Derivative of a correlation by its angle below which it is at an end of its range."""
 
 MAX_STEPS = 200
 MAX_SHORTENINGS = 20
@@ -53,9 +67,12 @@ class Frame:
     rotations : tuple of ndarray (k, k)
         Working factors are ``rotations[f] @ T_f`` with T_f lower triangular with entries theta.
     root : ndarray (b, b)
-        Lower triangular: ``root @ T`` is the user's relative factor of the reordered block.
+        Lower triangular: ``root @ T`` is the user's relative factor of the reordered block; of a
+        pattern, the unit of the standard deviation of the first coefficient.
     first : int
-        Place of that block in theta.
+        Place of that block in theta, or of that standard deviation.
+    power : float
+        Its power of the entry of theta.
     """
 
     plan: Plan
@@ -63,6 +80,7 @@ class Frame:
     rotations: tuple[Array, ...]
     root: Array
     first: int
+    power: float = 1.0
 
     @property
     def dof(self) -> int:
@@ -76,13 +94,12 @@ class Frame:
         parts = zip(
             products.structures, products.basis.random, self.rotations, factors, strict=True
         )
-        return products.theta.vector(
-            [lower_factor(s, q.T @ np.linalg.solve(a, t)) for s, a, q, t in parts]
-        )
+        lower = [lower_factor(s, q.T @ np.linalg.solve(a, t)) for s, a, q, t in parts]
+        return self.plan.theta.vector(lower, self.plan.shape)
 
     def nudged(self, theta: Array) -> Array:
         """Theta moved off the saddles at which a diagonal entry is zero."""
-        small = self.plan.products.theta.sds & (np.abs(theta) < NUDGE)
+        small = self.plan.theta.sds & (np.abs(theta) < NUDGE)
         return np.where(small, NUDGE, theta)
 
     def working(self, theta: Array) -> list[Array]:
@@ -90,10 +107,14 @@ class Frame:
         factors = working_factors(self.plan, theta)
         return [q @ t for q, t in zip(self.rotations, factors, strict=True)]
 
-    def pull_back(self, theta: Array, gradients: Sequence[Array]) -> Array:
-        """Gradient by theta from those by the working factors."""
-        rotated = [q.T @ g for q, g in zip(self.rotations, gradients, strict=True)]
-        return self.plan.products.theta.gradient(theta, rotated)
+    def pull_back(self, theta: Array, slopes: Score) -> Array:
+        """Gradient by theta from derivatives by the working factors and the residuals' shape."""
+        rotated = [q.T @ g for q, g in zip(self.rotations, slopes.factors, strict=True)]
+        return self.plan.theta.gradient(theta, rotated, slopes.shape)
+
+    def factorise(self, theta: Array) -> Factorisation:
+        """The equations factorised at theta."""
+        return factorise_working(plan_at(self.plan, theta), self.working(theta))
 
 
 def make_frame(
@@ -102,8 +123,14 @@ def make_frame(
     """Frame in which the coefficients `leading` of a grouping factor come first in their block."""
     structures, bases = plan.products.structures, plan.products.basis.random
     rotations = [np.eye(s.n_coefs) for s in structures]
-    first, root = plan.products.theta.places(factor).start, np.eye(0)
-    for block in structures[factor].blocks if leading else ():
+    first, root, power = plan.theta.places(factor).start if structures else 0, np.eye(0), 1.0
+    parts = zip(structures[factor].blocks, structures[factor].parts, strict=True) if leading else ()
+    for block, part in parts:
+        if leading[0] in block and isinstance(part, Pattern):
+            place = int(part.sd_places[block.index(leading[0])])
+            root = bases[factor][leading[0], leading[0]].reshape(1, 1)
+            first, power = first + place, 1.0 if part.even[place] else 2.0
+            break
         if leading[0] in block:
             order = [*leading, *(i for i in block if i not in leading)]
             q, r = np.linalg.qr(bases[factor][np.ix_(order, block)].T)
@@ -111,9 +138,14 @@ def make_frame(
             rotations[factor][np.ix_(block, block)] = q * signs
             root = (r * signs[:, None]).T
             break
-        first += len(block) * (len(block) + 1) // 2
+        first += part.n_theta
     return Frame(
-        plan=plan, restricted=restricted, rotations=tuple(rotations), root=root, first=first
+        plan=plan,
+        restricted=restricted,
+        rotations=tuple(rotations),
+        root=root,
+        first=first,
+        power=power,
     )
 
 
@@ -151,16 +183,19 @@ class StandardDeviation(Target):
 
     @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
-        entry = value * np.exp(-free[-1]) / self.unit
+        entry = (value * np.exp(-free[-1]) / self.unit) ** (1.0 / self.frame.power)
         return np.insert(free[:-1], self.frame.first, entry), float(free[-1])
 
     @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         theta, log_sigma = self.state(value, free)
         deviance, gradient, d_log_sigma = _deviance(self.frame, theta, log_sigma)
-        first = self.frame.first
-        d_log_sigma -= gradient[first] * theta[first]
+        first, power = self.frame.first, self.frame.power
+        d_log_sigma -= gradient[first] * theta[first] / power
         by_value = gradient[first] * np.exp(-log_sigma) / self.unit
+        if power != 1.0:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                by_value /= power * theta[first] ** (power - 1.0)
         return deviance, np.append(np.delete(gradient, first), d_log_sigma), float(by_value)
 
 
@@ -216,7 +251,7 @@ class Correlation(Target):
         root, entries = self.frame.root, self._entries()
         spanning = np.array([[root[1, 1], -root[1, 0], 0.0], [0.0, np.cos(angle), np.sin(angle)]])
         q, r = np.linalg.qr(spanning.T)
-        m = self.frame.plan.products.theta.size
+        m = self.frame.plan.theta.size
         others = np.delete(np.arange(m), entries)
         subspace = np.zeros((m, m - 1))
         subspace[entries, :2] = q * np.where(np.diag(r) < 0, -1.0, 1.0)
@@ -225,12 +260,97 @@ class Correlation(Target):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PatternCorrelation(Target):
+    """The angle whose cosine is a correlation of a pattern; free is theta without the entry for it.
+
+    Attributes
+    ----------
+    part : Pattern
+        The pattern.
+    number : int
+        Which of its correlations, of ``part.pairs``.
+    start_of_part : int
+        Place of the part in theta.
+    """
+
+    part: Pattern
+    number: int
+    start_of_part: int
+
+    @property
+    def place(self) -> int:
+        """The entry of theta that follows from the others and the correlation."""
+        return self.start_of_part + self.part.n_sds + self.number
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        """The other angles, those before shrunk until they allow the correlation with room."""
+        before = slice(self.start_of_part + self.part.n_sds, self.place)
+        for shrunk in np.linspace(1.0, 0.0, SHRINKING):
+            free = np.delete(theta, self.place)
+            free[before] *= shrunk
+            at = self.state(value, free)[0]
+            if abs(np.cos(at[self.place])) > ROOM:
+                break
+        return free
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        theta = np.insert(free, self.place, 0.0)
+        known = self._correlations(theta)[0]
+        known[self.number] = np.cos(value)
+        theta[self.place] = np.arcsin(np.clip(self.part.sines_of(known)[self.number], -1.0, 1.0))
+        return theta, np.nan
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        theta, _ = self.state(value, free)
+        found, slopes = self._correlations(theta)
+        deviance, gradient = _profiled_deviance(self.frame, theta)
+        own = slopes[:, self.number]  # (n_theta of the part,)
+        first, place = self.start_of_part, self.place
+        by_entry = own[place - first]
+        ratio = gradient[place] / by_entry if abs(by_entry) > SINGULAR_SLOPE else 0.0
+        gradient[first : first + len(own)] -= ratio * own
+        reached = abs(found[self.number] - np.cos(value)) < REACHED
+        by_value = -float(np.sin(value)) * ratio
+        return deviance if reached else np.inf, np.delete(gradient, place), by_value
+
+    def _correlations(self, theta: Array) -> tuple[Array, Array]:
+        """Correlations (n_cors,) at the pairs and their derivatives (n_theta, n_cors)."""
+        own = theta[self.start_of_part :][: self.part.n_theta].copy()
+        own[: self.part.n_sds] = 1.0
+        lower, slopes = self.part.factor(own), self.part.theta_slopes(own)
+        slopes[: self.part.n_sds] = 0.0
+        rows, cols = np.array(self.part.pairs).T
+        products = slopes[:, rows] * lower[cols] + slopes[:, cols] * lower[rows]
+        return np.sum(lower[rows] * lower[cols], axis=-1), np.sum(products, axis=-1)
+
+
+def correlation_target(
+    plan: Plan, restricted: bool, factor: int, pair: tuple[int, int]
+) -> Correlation | PatternCorrelation:
+    """The target for the correlation of a pair of coefficients, one of those of the structure."""
+    structure = plan.products.structures[factor]
+    start = plan.theta.places(factor).start
+    for block, part in zip(structure.blocks, structure.parts, strict=True):
+        if pair[0] in block and isinstance(part, Pattern):
+            number = part.pairs.index((block.index(pair[0]), block.index(pair[1])))
+            frame = make_frame(plan, restricted)
+            return PatternCorrelation(frame, part=part, number=number, start_of_part=start)
+        start += part.n_theta
+    return Correlation(make_frame(plan, restricted, factor, pair))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ResidualSd(Target):
     """Log sigma; free is theta."""
 
     @override
     def start(self, value: float, theta: Array, log_sigma: float) -> Array:
-        return theta * np.exp(log_sigma - value)  # the other sds stay
+        free = theta.copy()
+        free[: self.frame.plan.theta.shape.start] *= np.exp(log_sigma - value)
+        return free  # the sds of the random effects stay
 
     @override
     def state(self, value: float, free: Array) -> tuple[Array, float]:
@@ -239,6 +359,53 @@ class ResidualSd(Target):
     @override
     def deviance(self, value: float, free: Array) -> Evaluation:
         return _deviance(self.frame, free, value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StratumSd(Target):
+    """Log sd of a stratum or occasion but the first; free are the rest of theta and log sigma.
+
+    `entry` is the place in theta of its log ratio to sigma.
+    """
+
+    entry: int
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return np.append(np.delete(theta, self.entry), log_sigma)
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        return np.insert(free[:-1], self.entry, value - free[-1]), float(free[-1])
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        theta, log_sigma = self.state(value, free)
+        deviance, gradient, d_log_sigma = _deviance(self.frame, theta, log_sigma)
+        by_value = gradient[self.entry]
+        rest = np.append(np.delete(gradient, self.entry), d_log_sigma - by_value)
+        return deviance, rest, float(by_value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry(Target):
+    """One entry of theta; free are the others, sigma is profiled out."""
+
+    entry: int
+
+    @override
+    def start(self, value: float, theta: Array, log_sigma: float) -> Array:
+        return np.delete(theta, self.entry)
+
+    @override
+    def state(self, value: float, free: Array) -> tuple[Array, float]:
+        return np.insert(free, self.entry, value), np.nan
+
+    @override
+    def deviance(self, value: float, free: Array) -> Evaluation:
+        theta = np.insert(free, self.entry, value)
+        deviance, gradient = _profiled_deviance(self.frame, theta)
+        return deviance, np.delete(gradient, self.entry), float(gradient[self.entry])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -257,7 +424,7 @@ class FixedEffect(Target):
 
     @override
     def deviance(self, value: float, free: Array) -> Evaluation:
-        fact = factorise_working(self.frame.plan, self.frame.working(free))
+        fact = self.frame.factorise(free)
         row = fact.beta_root[self.coef]
         variance = float(row @ row)
         gap = value - float(fact.beta[self.coef])
@@ -312,9 +479,9 @@ class Curve:
 
 def _deviance(frame: Frame, theta: Array, log_sigma: float) -> Evaluation:
     """Deviance at given sigma; derivatives by theta and log sigma."""
-    fact = factorise_working(frame.plan, frame.working(theta))
+    fact = frame.factorise(theta)
     precision = float(np.exp(-2.0 * log_sigma))
-    value = frame.dof * (LOG_2PI + 2.0 * log_sigma) - frame.plan.products.log_weights
+    value = frame.dof * (LOG_2PI + 2.0 * log_sigma) - fact.plan.products.log_weights
     value += fact.log_det_random + fact.rss * precision
     if frame.restricted:
         value += fact.log_det_fixed
@@ -324,7 +491,7 @@ def _deviance(frame: Frame, theta: Array, log_sigma: float) -> Evaluation:
 
 def _profiled_deviance(frame: Frame, theta: Array) -> tuple[float, Array]:
     """Deviance with sigma profiled out, and its gradient."""
-    fact = factorise_working(frame.plan, frame.working(theta))
+    fact = frame.factorise(theta)
     value = reml_criterion(fact) if frame.restricted else ml_criterion(fact)
     gradients = score(fact, frame.dof / fact.rss, restricted=frame.restricted)
     return value, frame.pull_back(theta, gradients)

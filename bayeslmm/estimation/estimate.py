@@ -11,11 +11,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Points, unit_rows
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import (
     Structure,
     is_singular,
     lower_factor,
     lower_root,
+    sd_leaders,
 )
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.exceptions import NoEstimateError
@@ -59,6 +62,9 @@ ROUNDED = 1e-4
 Determinants then are small differences; a hundredth of a standard error off a minimum.
 """
 
+SHAPE_STEP = 1e-4
+"""Step of the central differences of the covariance of beta by the residuals' shape."""
+
 DEGENERATE = 1e-8
 """Residual over total sum of squares below which sigma counts as zero where no minimum is found."""
 
@@ -72,7 +78,7 @@ class Fit:
     method : str
         "REML", "ML" or "MAP" (from :mod:`bayeslmm.estimation.map_estimate`).
     plan : Plan
-        The data.
+        The data, at the estimated parameters of the residuals.
     factors : tuple of ndarray (k, k)
         Relative factors T in the user's coordinates, lower triangular, nonnegative diagonal.
     sigma : float
@@ -86,8 +92,10 @@ class Fit:
     log_likelihood : float
         Log (restricted) likelihood; NaN for "MAP".
     parameters : ndarray (d,)
-        Covariance parameters on the scale of `parameter_cov`: per grouping factor the log standard
-        deviations, then the inverse hyperbolic tangents of the correlations; last, log sigma.
+        Covariance parameters on the scale of `parameter_cov`: per grouping factor the logs of
+        distinct standard deviations, then the inverse hyperbolic tangents of the correlations that
+        determine the others (`Structure.pairs`); last, log sigma and the other parameters of the
+        residuals (``Residual.report``).
     parameter_cov : ndarray (d, d)
         Their asymptotic covariance matrix; NaN where the fit is at a boundary.
     vcov_gradient : ndarray (m, p, p)
@@ -120,6 +128,11 @@ class Fit:
     optimum: Optimum
     prior: GaussianBeta | None = None
     given_beta: bool = False
+
+    @property
+    def shape(self) -> Array:
+        """Parameters (r,) of the residuals beside sigma."""
+        return self.plan.shape
 
     @property
     def factorisation(self) -> Factorisation:
@@ -163,7 +176,7 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
             _start(plan, reml),
             plan.products.n_obs,
             information=_level_counts(plan),
-            on_log_scale=plan.products.theta.sds,
+            on_log_scale=plan.theta.sds,
             tolerance=search_tolerance(plan),
             batch=batch,
         )
@@ -184,7 +197,12 @@ def search_tolerance(plan: Plan) -> float:
 
 def working_factors(plan: Plan, theta: Array) -> list[Array]:
     """Relative factors in the working basis from their concatenated free entries."""
-    return plan.products.theta.factors(theta)
+    return plan.theta.factors(theta)
+
+
+def plan_at(plan: Plan, theta: Array) -> Plan:
+    """The plan with the residuals' parameters of theta."""
+    return plan.at(theta[plan.theta.shape])
 
 
 def user_factors(plan: Plan, working: Sequence[Array]) -> tuple[Array, ...]:
@@ -212,6 +230,28 @@ def parameters_of_columns(fit: Fit, mixing: Sequence[Array]) -> tuple[Array, Arr
     return parameters, _parameter_covariance(plan, jacobian, fit.internal_cov, fit.optimum)
 
 
+def points_of_fits(fits: Sequence[Fit]) -> Points:
+    """Covariance parameters of several estimates."""
+    sigma, shapes = np.array([fit.sigma for fit in fits]), np.stack([fit.shape for fit in fits])
+    return points_at([fit.factors for fit in fits], sigma, shapes, fits[0].plan.residual)
+
+
+def points_at(
+    factors: Sequence[tuple[Array, ...]], sigma: Array, shapes: Array, residual: Residual
+) -> Points:
+    """From relative factors per grouping factor, one tuple per draw, sigma (S,) and shapes."""
+    stacks = [np.stack(stack) * sigma[:, None, None] for stack in zip(*factors, strict=True)]
+    moments = [unit_rows(roots) for roots in stacks]
+    return Points(
+        sds=tuple(sds for sds, _ in moments),
+        chols=tuple(rows for _, rows in moments),
+        sigma=sigma,
+        shapes=shapes,
+        residual=residual,
+        beta=np.empty((len(sigma), 0)),
+    )
+
+
 def profiled_sigma(fact: Factorisation, reml: bool) -> float:
     """Residual standard deviation that maximises the criterion at fixed relative factors."""
     return float(np.sqrt(fact.rss / _dof(fact.plan, reml)))
@@ -228,34 +268,29 @@ def _start(plan: Plan, reml: bool) -> Array:
     by S, half of that by T, and J the number of levels (Laird, Ware, 1982, doi:10.2307/2529876).
     Where the arithmetic breaks down the search starts from I.
     """
-    theta, grams = plan.products.theta, plan.products.random
+    theta, grams = plan.theta, plan.products.random
     identity, moved = [np.eye(s.n_coefs) for s in theta.structures], []
     try:
         fact = factorise_working(plan, identity)
         slopes = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
-        for structure, slope, gram in zip(theta.structures, slopes, grams, strict=True):
+        for structure, slope, gram in zip(theta.structures, slopes.factors, grams, strict=True):
             square = np.eye(structure.n_coefs) - 0.5 * slope / len(gram)
-            if not structure.mixes:
-                square = np.diag(np.diag(square))
             moved.append(lower_factor(structure, np.linalg.cholesky(0.5 * (square + square.T))))
     except np.linalg.LinAlgError:
-        return theta.vector(identity)
-    return theta.vector(moved)
+        return theta.vector(identity, plan.shape)
+    return theta.vector(moved, plan.shape)
 
 
 def _level_counts(plan: Plan) -> Array:
     """Number of levels behind each entry of theta: its information is of that order."""
     products = plan.products
-    return np.concatenate(
-        [
-            np.full(s.n_theta, float(len(gram)))
-            for s, gram in zip(products.structures, products.random, strict=True)
-        ]
-    )
+    levels = [len(gram) for gram in products.random]
+    own = np.repeat(np.array(levels, dtype=float), [s.n_theta for s in products.structures])
+    return np.append(own, np.full(len(plan.shape), float(products.n_obs)))
 
 
 def _factorise_at(plan: Plan, theta: Array) -> Factorisation:
-    return factorise_working(plan, working_factors(plan, theta))
+    return factorise_working(plan_at(plan, theta), working_factors(plan, theta))
 
 
 def _check_residual(plan: Plan, optimum: Optimum) -> None:
@@ -273,17 +308,17 @@ def _check_residual(plan: Plan, optimum: Optimum) -> None:
 def _criterion_and_gradient(plan: Plan, theta: Array, reml: bool) -> tuple[float, Array]:
     fact = _factorise_at(plan, theta)
     value = reml_criterion(fact) if reml else ml_criterion(fact)
-    gradients = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
-    return value, plan.products.theta.gradient(theta, gradients)
+    slopes = score(fact, _dof(plan, reml) / fact.rss, restricted=reml)
+    return value, plan.theta.gradient(theta, *slopes)
 
 
 def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
-    """Set negligible entries to exactly zero where the criterion permits."""
+    """Set entries near to a boundary to exactly there where the criterion permits."""
     x, value = optimum.x, optimum.value
-    for entries in plan.products.theta.negligible(optimum.x, SINGULAR):
-        if np.any(x[entries] != 0.0):
+    for entries, values in plan.theta.negligible(optimum.x, SINGULAR):
+        if np.any(x[entries] != values):
             trial = x.copy()
-            trial[entries] = 0.0
+            trial[entries] = values
             trial_value = attempt(lambda z: _criterion_and_gradient(plan, z, reml), trial)[0]
             if trial_value < value + SNAP_INCREASE:
                 x, value = trial, trial_value
@@ -301,6 +336,7 @@ def _snap(plan: Plan, optimum: Optimum, reml: bool) -> Optimum:
 
 
 def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
+    plan = plan_at(plan, optimum.x)
     fact = _factorise_at(plan, optimum.x)
     sigma = profiled_sigma(fact, reml)
     working = working_factors(plan, optimum.x)
@@ -335,7 +371,7 @@ def _internal_covariance(
     plan: Plan, fact: Factorisation, optimum: Optimum, sigma: float, reml: bool
 ) -> Array:
     """Asymptotic covariance of (theta, log sigma): twice the inverse Hessian, unprofiled."""
-    slopes = plan.products.theta.gradient(optimum.x, rss_gradient(fact))
+    slopes = plan.theta.gradient(optimum.x, *rss_gradient(fact))
     mixed = -2.0 * slopes / sigma**2
     corner = 4.0 * _dof(plan, reml)
     d = len(optimum.x)
@@ -371,7 +407,7 @@ def _vcov_gradient(plan: Plan, theta: Array, fact: Factorisation, sigma: float) 
 
     As dC = C X'V^-1 Z dG Z'V^-1 X C, one pass over the levels serves every parameter.
     """
-    rows, places = [], plan.products.theta
+    rows, places = [], plan.theta
     parts = zip(
         places.structures, places.parts(theta), fact.factors, fixed_sensitivities(fact), strict=True
     )
@@ -380,8 +416,21 @@ def _vcov_gradient(plan: Plan, theta: Array, fact: Factorisation, sigma: float) 
         half = np.tensordot(structure.theta_slopes(x), by_entry, 2)
         rows += list(half + half.transpose(0, 2, 1))
     root = fact.beta_root
+    rows += list(_shape_slopes(plan, fact))
     rows.append(2.0 * root @ root.T)
     return sigma**2 * np.array(rows)
+
+
+def _shape_slopes(plan: Plan, fact: Factorisation) -> Array:
+    """Derivatives (r, p, p) of C = (X'V^-1 X)^-1 by the residuals' shape, by differences."""
+    result = np.empty((len(plan.shape), len(fact.beta), len(fact.beta)))
+    for i in range(len(plan.shape)):
+        shift = np.zeros(len(plan.shape))
+        shift[i] = SHAPE_STEP
+        near = [factorise_working(plan.at(plan.shape + s), fact.factors) for s in (shift, -shift)]
+        ahead, behind = (one.beta_root @ one.beta_root.T for one in near)
+        result[i] = (ahead - behind) / (2.0 * SHAPE_STEP)
+    return result
 
 
 # --- the covariance parameters on the scale on which they are reported, and their derivatives ---
@@ -404,18 +453,19 @@ def report(
         Residual standard deviation.
     """
     values, blocks = [], []
-    theta = plan.products.theta
+    theta = plan.theta
     for f, (structure, a, t) in enumerate(zip(theta.structures, bases, working, strict=True)):
         value, jacobian = _report_factor(structure, a, t)
-        value[: structure.n_coefs] += np.log(sigma)
+        value[: structure.n_sds] += np.log(sigma)
         block = np.zeros((len(value), theta.size + 1))
         block[:, theta.places(f)] = jacobian
-        block[: structure.n_coefs, -1] = 1.0
+        block[: structure.n_sds, -1] = 1.0
         values.append(value)
         blocks.append(block)
-    last = np.zeros((1, theta.size + 1))
-    last[0, -1] = 1.0
-    return np.append(np.concatenate(values), np.log(sigma)), np.vstack([*blocks, last])
+    value, jacobian = plan.residual.report(sigma, plan.shape)
+    last = np.zeros((len(value), theta.size + 1))
+    last[:, -1], last[:, theta.shape] = jacobian[:, 0], jacobian[:, 1:]
+    return np.concatenate([*values, value]), np.vstack([*blocks, last])
 
 
 def _report_factor(structure: Structure, basis: Array, working: Array) -> tuple[Array, Array]:
@@ -429,7 +479,8 @@ def _report_factor(structure: Structure, basis: Array, working: Array) -> tuple[
     with np.errstate(divide="ignore", invalid="ignore"):
         log_sds = 0.5 * np.log(variances)
         d_log_sds = 0.5 * np.diagonal(d_gram, axis1=1, axis2=2) / variances
-        values, rows = list(log_sds), list(d_log_sds.T)
+        leaders = sd_leaders(structure)
+        values, rows = list(log_sds[leaders]), list(d_log_sds.T[leaders])
         for i, j in structure.pairs:
             scale = np.sqrt(variances[i] * variances[j])
             rho = np.clip(gram[i, j] / scale, -1.0, 1.0)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints
-from bayeslmm.covariance.structure import lower_factor
+from bayeslmm.covariance.structure import lower_factor, sd_leaders
 from bayeslmm.estimation.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.estimation.optimise import Optimum, hessian, minimise
 from bayeslmm.estimation.start import Start, likelihood_start, starting_point
@@ -26,8 +26,7 @@ from bayeslmm.likelihood.log_posterior import (
     log_posterior,
     log_posterior_unconstrained,
 )
-from bayeslmm.priors.families import LKJ
-from bayeslmm.priors.record import Priors
+from bayeslmm.priors.record import Priors, uniform_correlations
 
 Array = NDArray[np.float64]
 
@@ -92,8 +91,12 @@ def fit_map(plan: Plan, priors: Priors, reml: Fit | None = None) -> Fit:
 
 def is_flat(priors: Priors) -> bool:
     """Whether the posterior mode is the REML estimate."""
-    scalars = [*priors.beta, priors.sigma, *(p for row in priors.sd for p in row)]
-    uniform = (lkj is None or lkj == LKJ(1.0) for row in priors.cor for lkj in row)
+    own = priors.residuals
+    scalars = [*priors.beta, *own.sd, *own.power, *(p for row in priors.sd for p in row)]
+    parts = (part for structure in priors.structures for part in structure.parts)
+    given = (prior for row in priors.cor for prior in row)
+    uniform = [uniform_correlations(p) == prior for p, prior in zip(parts, given, strict=True)]
+    uniform += [prior == own.uniform for prior in own.cor]
     return not any(p.proper for p in scalars) and all(uniform)
 
 
@@ -105,7 +108,7 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
         lower_factor(s, t[0]) for s, t in zip(coordinates.structures, point.factors, strict=True)
     )
     sigma, d = float(point.sigma[0]), coordinates.n_covariance
-    prior = beta_prior(priors)
+    prior, plan = beta_prior(priors), plan.at(point.shapes[0])
     fact = factorise(plan, factors, prior, sigma)
     cov = _covariance(plan, priors, x) if optimum.converged else np.full((len(x), len(x)), np.nan)
     if priors.beta_sampled:
@@ -136,18 +139,23 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
 
 def _edges(search: _SignedSearch, x: Array) -> list[str]:
     """Labels of the parameters beside which their prior vanishes, but for sds beside zero."""
-    priors, point = search.priors, search.point(x)
-    labels = [key for key, p in priors.records().items() if not isinstance(p, LKJ)]
-    scalars = [*priors.beta, *(p for row in priors.sd for p in row), priors.sigma]
-    positive = np.abs(np.concatenate([*(sds[0] for sds in point.sds), point.sigma]))
-    values = np.concatenate([point.gamma[0], positive])
-    steps = EDGE * np.concatenate([search.gamma_scale, positive])
+    priors, point, residuals = search.priors, search.point(x), search.priors.residuals
+    names = list(priors.records())
+    sampled = point.gamma.shape[1]
+    sds = [prior for row in priors.sd for prior in row]
+    labels = [*names[:sampled], *names[len(priors.coefs) :][: len(sds)]]
+    labels += [*residuals.structure.sd_names, *residuals.structure.power_names]
+    scalars = [*priors.beta[:sampled], *sds, *residuals.sd, *residuals.power]
+    own = zip(search.coordinates.structures, point.sds, strict=True)
+    distinct = [part[0, sd_leaders(structure)] for structure, part in own]
+    positive = np.abs(np.concatenate([*distinct, point.natural[0][0]]))
+    powers = point.natural[1][0]
+    values = np.concatenate([point.gamma[0], positive, powers])
+    steps = EDGE * np.concatenate([search.gamma_scale, positive, np.ones(len(powers))])
     beside = values[:, None] + steps[:, None] * [-1.0, 1.0]  # (parameters, 2)
     return [
         key
-        for key, prior, pair in zip(
-            labels[-len(values) :], scalars[-len(values) :], beside, strict=True
-        )
+        for key, prior, pair in zip(labels, scalars, beside, strict=True)
         if np.any(prior.logpdf(pair) == -np.inf)
     ]
 
@@ -179,7 +187,7 @@ def _covariance(plan: Plan, priors: Priors, x: Array) -> Array:
 
 
 def _report(coordinates: Coordinates, x: Array) -> tuple[Array, Array]:
-    """Log sds, atanh correlations and log sigma of the user's columns, and their Jacobian by x."""
+    """Parameters of the user's columns as ``Fit`` has them, and their Jacobian by x."""
     d = coordinates.n_covariance
     shifts = np.zeros((d, coordinates.size))
     shifts[:, :d] = DIFFERENCE * np.eye(d)
@@ -197,21 +205,27 @@ def _reported(coordinates: Coordinates, x: Array) -> Array:
         for structure, sds, chol in zip(coordinates.structures, user.sds, user.chols, strict=True):
             corr = chol @ chol.swapaxes(1, 2)
             rho = [np.clip(corr[:, i, j], -1.0, 1.0) for i, j in structure.pairs]
-            pieces += [np.log(sds), *(np.arctanh(r)[:, None] for r in rho)]
-        return np.concatenate([*pieces, np.log(user.sigma)[:, None]], axis=1)
+            distinct = sds[:, sd_leaders(structure)]
+            pieces += [np.log(distinct), *(np.arctanh(r)[:, None] for r in rho)]
+        residual_sds, powers, cors = user.natural
+        return np.concatenate([*pieces, np.log(residual_sds), powers, np.arctanh(cors)], axis=1)
 
 
 class _SignedSearch:
     """Coordinates in which a standard deviation of zero is an interior point.
 
-    Standard deviations carry a sign, which the density ignores, in units of their starting value;
-    gamma, where beta is sampled, is in units of its standard error; sigma is on the log scale.
+    Standard deviations are in units of their starting value. They carry a sign, which the density
+    ignores, or are squares where the structure does not allow that sign; gamma, where beta is
+    sampled, is in units of its standard error; sigma is on the log scale.
     """
 
     def __init__(self, plan: Plan, priors: Priors, estimate: Fit | Start) -> None:
         self.plan, self.priors, self.coordinates = plan, priors, priors.coordinates
         start = starting_point(plan, priors, estimate)
-        self.log_sds = self.coordinates.logs[:-1]
+        structures = self.coordinates.structures
+        self.log_sds = self.coordinates.logs[: -len(self.coordinates.residual.scales)]
+        even = np.concatenate([np.zeros(0, dtype=bool), *(s.even for s in structures)])
+        self.powers = np.where(even, 1.0, 2.0)
         self.scales = np.exp(start[self.log_sds])
         rows = priors.fixed_map if priors.beta_sampled else np.empty((0, 0))
         moved = rows @ estimate.vcov @ rows.T if len(rows) else rows
@@ -226,12 +240,14 @@ class _SignedSearch:
         plain[self.log_sds] = 0.0
         plain[self.coordinates.beta] *= self.gamma_scale
         point = self.coordinates.points(plain[None])
-        signed = np.split(x[self.log_sds] * self.scales, np.cumsum(self._sizes)[:-1])
-        return replace(point, sds=tuple(sds[None] for sds in signed))
+        sds = np.split(x[self.log_sds] ** self.powers * self.scales, self._cuts)[:-1]
+        places = [structure.sd_places for structure in self.coordinates.structures]
+        return replace(point, sds=tuple(own[None, at] for own, at in zip(sds, places, strict=True)))
 
     @property
-    def _sizes(self) -> list[int]:
-        return [structure.n_coefs for structure in self.coordinates.structures]
+    def _cuts(self) -> Array:
+        sizes = [structure.n_sds for structure in self.coordinates.structures]
+        return np.cumsum(sizes, dtype=np.intp)
 
     def objective(self, x: Array) -> tuple[float, Array]:
         """-2 log posterior density and its gradient."""
@@ -239,6 +255,6 @@ class _SignedSearch:
         plain = x.copy()
         plain[self.log_sds] = 0.0
         gradient = self.coordinates.pull_back(plain, slope, jacobian=False)
-        gradient[self.log_sds] *= self.scales
+        gradient[self.log_sds] *= self.powers * x[self.log_sds] ** (self.powers - 1.0) * self.scales
         gradient[self.coordinates.beta] *= self.gamma_scale
         return -2.0 * value, -2.0 * gradient

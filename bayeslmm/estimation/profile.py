@@ -13,28 +13,33 @@ Bates, Maechler, Bolker, Walker (2015), doi:10.18637/jss.v067.i01, section 5.1.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from bayeslmm.covariance.coordinates import plain_coordinates
-from bayeslmm.covariance.structure import sds_and_correlation
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.structure import sd_leaders, sds_and_correlation
 from bayeslmm.estimation.constrained import (
-    Correlation,
     Curve,
+    Entry,
     FixedEffect,
     ResidualSd,
     StandardDeviation,
+    StratumSd,
+    correlation_target,
     make_frame,
 )
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.likelihood.factorise import single_threaded
 
-Kind = Literal["sd", "cor", "sigma", "beta"]
-KINDS: tuple[Kind, ...] = ("sd", "cor", "sigma", "beta")
+Array = NDArray[np.float64]
+Kind = Literal["sd", "cor", "sigma", "power_residual", "cor_residual", "beta"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +52,12 @@ FARTHEST = 1e6
 NEGLIGIBLE = 1e-6
 """A standard deviation below this multiple of its natural scale counts as zero."""
 
+FAR_LOG = float(np.log(FARTHEST))
+"""Farthest from its estimate that the log of a residual standard deviation is looked for."""
+
+FAR_ENTRY = 20.0
+"""The same of a power, or of a correlation coordinate: far out correlations are one."""
+
 MAX_TRIALS = 60
 
 
@@ -56,7 +67,7 @@ class ProfileInterval:
 
     Attributes
     ----------
-    kind : {"sd", "cor", "sigma", "beta"}
+    kind : {"sd", "cor", "sigma", "power_residual", "cor_residual", "beta"}
         What the parameter is.
     factor : int or None
         Index of the grouping factor (sd, cor).
@@ -95,14 +106,15 @@ def profile_intervals(
         From :func:`bayeslmm.estimation.estimate.fit_likelihood`.
     level : float
         Coverage.
-    kinds : iterable of {"sd", "cor", "sigma", "beta"}
+    kinds : iterable of {"sd", "cor", "sigma", "power_residual", "cor_residual", "beta"}
         Which parameters; all by default.
 
     Returns
     -------
     list of ProfileInterval
-        Per grouping factor the standard deviations, then the correlations in the order of
-        ``Structure.pairs``; sigma; the fixed effects.
+        Per grouping factor the distinct standard deviations, then the correlations in the order of
+        ``Structure.pairs``; standard deviations, powers and correlations of the residuals; the
+        fixed effects.
 
     Raises
     ------
@@ -127,11 +139,11 @@ def profile_intervals(
     with single_threaded():
         for factor, structure in enumerate(fit.plan.products.structures):
             if "sd" in kinds:
-                intervals += [_sd(fit, factor, i, cutoff) for i in range(structure.n_coefs)]
+                leaders = sd_leaders(structure).tolist()
+                intervals += [_sd(fit, factor, i, cutoff) for i in leaders]
             if "cor" in kinds:
                 intervals += [_cor(fit, factor, pair, cutoff) for pair in structure.pairs]
-        if "sigma" in kinds:
-            intervals.append(_sigma(fit, cutoff))
+        intervals += _residuals(fit, kinds, cutoff)
         if "beta" in kinds and len(fit.beta):
             full = fit if fit.method == "ML" else fit_likelihood(fit.plan, "ML")
             intervals += [_beta(full, i, float(b), cutoff) for i, b in enumerate(fit.beta)]
@@ -164,24 +176,33 @@ def _sd(fit: Fit, factor: int, coef: int, cutoff: float) -> ProfileInterval:
 def _cor(fit: Fit, factor: int, pair: tuple[int, int], cutoff: float) -> ProfileInterval:
     _, corr = sds_and_correlation(fit.factors[factor])
     estimate = float(corr[pair])
-    lower, upper = (-1.0, True), (1.0, True)
+    lowest = _lowest(fit, factor, pair)
+    lower, upper = (lowest, True), (1.0, True)
     # A zero sd within the limits leaves the correlation free.
     free = np.isnan(estimate) or any(
         Curve(_sd_target(fit, factor, i), fit, 0.0)(0.0)[0] <= cutoff for i in pair
     )
     if not free:
-        angle = float(np.arccos(estimate))
-        frame = make_frame(fit.plan, fit.method == "REML", factor, pair)
-        curve = Curve(Correlation(frame), fit, angle)
-        if angle < np.pi:
-            guess = _cor_guess(fit, factor, pair, estimate, -cutoff)
-            end, at_bound = _search(curve, angle, guess, np.pi, cutoff)
+        angle, farthest = float(np.arccos(estimate)), float(np.arccos(lowest))
+        target = correlation_target(fit.plan, fit.method == "REML", factor, pair)
+        curve = Curve(target, fit, angle)
+        if angle < farthest:
+            guess = _cor_guess(fit, factor, pair, estimate, -cutoff, farthest)
+            end, at_bound = _search(curve, angle, guess, farthest, cutoff)
             lower = (float(np.cos(end)), at_bound)
         if angle > 0.0:
-            guess = _cor_guess(fit, factor, pair, estimate, cutoff)
+            guess = _cor_guess(fit, factor, pair, estimate, cutoff, 0.0)
             end, at_bound = _search(curve, angle, guess, 0.0, cutoff)
             upper = (float(np.cos(end)), at_bound)
     return _interval(fit, "cor", factor, pair, estimate, lower, upper)
+
+
+def _lowest(fit: Fit, factor: int, pair: tuple[int, int]) -> float:
+    """Lower end of the range of a correlation."""
+    structure = fit.plan.products.structures[factor]
+    parts = zip(structure.blocks, structure.parts, strict=True)
+    part = next(part for block, part in parts if pair[0] in block)
+    return part.lowest if isinstance(part, Pattern) else -1.0
 
 
 def _sigma(fit: Fit, cutoff: float) -> ProfileInterval:
@@ -195,6 +216,74 @@ def _sigma(fit: Fit, cutoff: float) -> ProfileInterval:
     lower = (0.0 if low_at_bound else float(np.exp(low)), low_at_bound)
     upper = (np.inf if high_at_bound else float(np.exp(high)), high_at_bound)
     return _interval(fit, "sigma", None, (), fit.sigma, lower, upper)
+
+
+def _residuals(fit: Fit, kinds: Sequence[Kind], cutoff: float) -> list[ProfileInterval]:
+    """The parameters of the residuals.
+
+    Correlations that are no coordinates by themselves, those of matrices without structure, have no
+    profile: their limits are NaN.
+    """
+    structure, start = fit.plan.residual, fit.plan.theta.shape.start
+    ratios, powers = len(structure.scales) - 1, len(structure.powers)
+    found = []
+    if "sigma" in kinds:
+        found.append(_sigma(fit, cutoff))
+        found += [_stratum(fit, start + i, i, cutoff) for i in range(ratios)]
+    if "power_residual" in kinds:
+        places = range(ratios, ratios + powers)
+        found += [_entry(fit, "power_residual", i, cutoff) for i in places]
+    law = structure.correlation
+    if "cor_residual" in kinds and law is not None:
+        places = range(len(fit.shape) - structure.n_cors, len(fit.shape))
+        if law.separable:
+            found += [_entry(fit, "cor_residual", i, cutoff) for i in places]
+        else:
+            _log.info("correlations without structure have no profile: use 'wald' or 'bootstrap'")
+            unknown = (np.nan, False)
+            values = law.correlations(fit.shape[None, places.start :])[0]
+            found += [
+                _interval(fit, "cor_residual", None, (), float(value), unknown, unknown)
+                for value in values
+            ]
+    return found
+
+
+def _stratum(fit: Fit, entry: int, place: int, cutoff: float) -> ProfileInterval:
+    """The standard deviation of a stratum or occasion but the first."""
+    centre = float(np.log(fit.sigma) + fit.shape[place])
+    curve = Curve(StratumSd(make_frame(fit.plan, fit.method == "REML"), entry), fit, centre)
+    error = _error(fit, place) or 0.5
+    ends = [
+        _search(curve, centre, centre + sign * cutoff * error, centre + sign * FAR_LOG, cutoff)
+        for sign in (-1.0, 1.0)
+    ]
+    lower, upper = ((float(np.exp(value)), at_bound) for value, at_bound in ends)
+    return _interval(fit, "sigma", None, (), float(np.exp(centre)), lower, upper)
+
+
+def _entry(fit: Fit, kind: Kind, place: int, cutoff: float) -> ProfileInterval:
+    """A parameter of the residuals that is one entry of theta, shown on its natural scale."""
+    centre, entry = float(fit.shape[place]), fit.plan.theta.shape.start + place
+    curve = Curve(Entry(make_frame(fit.plan, fit.method == "REML"), entry), fit, centre)
+    error = _error(fit, place) or 0.5
+    ends = [
+        _search(curve, centre, centre + sign * cutoff * error, centre + sign * FAR_ENTRY, cutoff)
+        for sign in (-1.0, 1.0)
+    ]
+    shapes = np.tile(fit.shape, (3, 1))
+    shapes[:, place] = centre, ends[0][0], ends[1][0]
+    natural = np.concatenate(fit.plan.residual.natural(np.ones(3), shapes), axis=1)
+    shown = natural[:, place + 1].tolist()
+    lower, upper = ((x, at_bound) for x, (_, at_bound) in zip(shown[1:], ends, strict=True))
+    return _interval(fit, kind, None, (), shown[0], lower, upper)
+
+
+def _error(fit: Fit, place: int) -> float:
+    """Asymptotic standard error of an entry of the residuals' shape; zero where it has none."""
+    at = fit.plan.theta.shape.start + place
+    variance = fit.internal_cov[at, at]
+    return float(np.sqrt(variance)) if np.isfinite(variance) and variance > 0.0 else 0.0
 
 
 def _beta(full: Fit, coef: int, estimate: float, cutoff: float) -> ProfileInterval:
@@ -217,14 +306,19 @@ def _log_sd_error(fit: Fit, factor: int, coef: int) -> float:
 
 
 def _cor_guess(
-    fit: Fit, factor: int, pair: tuple[int, int], estimate: float, distance: float
+    fit: Fit,
+    factor: int,
+    pair: tuple[int, int],
+    estimate: float,
+    distance: float,
+    bound: float,
 ) -> float:
     """Angle of a correlation some standard errors of its atanh away, else halfway to the bound."""
     structure = fit.plan.products.structures[factor]
     cors = plain_coordinates(fit.plan.products.structures).cors(factor)
     place = cors.start + structure.pairs.index(pair)
     variance = fit.parameter_cov[place, place]
-    angle, bound = float(np.arccos(estimate)), 0.0 if distance > 0.0 else np.pi
+    angle = float(np.arccos(estimate))
     guess = np.nan
     if abs(estimate) < 1.0 and variance > 0.0:
         guess = float(np.arccos(np.tanh(np.arctanh(estimate) + distance * np.sqrt(variance))))

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, Points, unit_rows
-from bayeslmm.covariance.structure import lower_factor
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.structure import lower_factor, sd_leaders
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, user_factors
 from bayeslmm.exceptions import NoEstimateError
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.priors.families import Prior
-from bayeslmm.priors.record import Priors
+from bayeslmm.priors.families import LKJ, Prior
+from bayeslmm.priors.record import Priors, uniform_correlations
 
 Array = NDArray[np.float64]
 
@@ -78,10 +79,23 @@ def prior_ranges(priors: Priors) -> PriorRanges:
     with np.errstate(divide="ignore"):
         for f, row in enumerate(priors.sd):
             box[coordinates.sds(f)] = [np.log(_range(prior, rng)) for prior in row]
+            box[coordinates.cors(f)] = _correlation_ranges(priors, f, rng)
         box[coordinates.sigma] = np.log(_range(priors.sigma, rng))
     if priors.beta_sampled:
         box[coordinates.beta] = [_range(prior, rng) for prior in priors.beta]
     return PriorRanges(low=box[:, 0], high=box[:, 1])
+
+
+def _correlation_ranges(priors: Priors, factor: int, rng: np.random.Generator) -> Array:
+    """Ranges (n_cors, 2) of the coordinates of correlations: of patterns with the user's priors."""
+    parts, pieces = priors.structures[factor].parts, [np.empty((0, 2))]
+    for part, prior in zip(parts, priors.cor[factor], strict=True):
+        own = EVERYWHERE
+        if isinstance(part, Pattern) and prior != uniform_correlations(part):
+            assert prior is not None and not isinstance(prior, LKJ)
+            own = part.coordinates_at(_range(prior, rng))
+        pieces.append(np.tile(own, (part.n_cors, 1)))
+    return np.concatenate(pieces)
 
 
 def _range(prior: Prior, rng: np.random.Generator) -> Array:
@@ -101,6 +115,7 @@ class Start(NamedTuple):
 
     factors: tuple[Array, ...]
     sigma: float
+    shape: Array
     beta: Array
     vcov: Array
 
@@ -129,6 +144,7 @@ def likelihood_start(
     return Start(
         factors=user_factors(plan, [np.eye(s.n_coefs) for s in plan.products.structures]),
         sigma=sigma,
+        shape=plan.shape,
         beta=basis.shift,
         vcov=sigma**2 * basis.fixed @ basis.fixed.T / plan.products.n_obs,
     )
@@ -151,7 +167,14 @@ def vector_of(coordinates: Coordinates, fit: Fit | Start) -> Array:
     roots = [fit.sigma * t[None] for t in fit.factors]
     lower = [lower_factor(s, t) for s, t in zip(coordinates.structures, roots, strict=True)]
     sds, chols = zip(*(unit_rows(root) for root in lower), strict=True) if lower else ((), ())
-    user = Points(sds=sds, chols=chols, sigma=np.array([fit.sigma]), beta=fit.beta[None])
+    user = Points(
+        sds=sds,
+        chols=chols,
+        sigma=np.array([fit.sigma]),
+        shapes=fit.shape[None],
+        residual=coordinates.residual,
+        beta=fit.beta[None],
+    )
     return coordinates.vector(coordinates.to_working(user))[0]
 
 
@@ -162,5 +185,6 @@ def log_units(plan: Plan, coordinates: Coordinates) -> Array:
     """
     units = np.zeros(coordinates.size)
     for f, (w, a) in enumerate(zip(coordinates.mixing, plan.products.basis.random, strict=True)):
-        units[coordinates.sds(f)] = np.log(np.abs(np.diag(np.linalg.solve(w, a))))
+        own = np.log(np.abs(np.diag(np.linalg.solve(w, a))))
+        units[coordinates.sds(f)] = own[sd_leaders(coordinates.structures[f])]
     return units

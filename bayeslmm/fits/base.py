@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation import effects
 from bayeslmm.estimation.model import Model, field_values
@@ -54,9 +56,19 @@ class FittedModel:
         raise NotImplementedError
 
     @property
-    def _sigma_squared(self) -> float:
-        """Residual variance of a row with weight one, or its posterior mean."""
+    def _points(self) -> Points:
+        """Covariance parameters: one point, or a point per draw."""
         raise NotImplementedError
+
+    @property
+    def _residual_parameters(self) -> list[float]:
+        """Standard deviations, powers and correlations of the residuals, or their means."""
+        return [float(value) for part in self._points.natural for value in part.mean(axis=0)]
+
+    @cached_property
+    def _residual(self) -> sp.csr_array:
+        """Covariance matrix R (n, n) of the residuals, or its posterior mean."""
+        return parameters.residual_covariance(self.design, self._points)
 
     def _column(self, level: float) -> Column:
         """Numbers of the fit in a table of several."""
@@ -101,9 +113,16 @@ class FittedModel:
         return pd.Series(self._beta, index=list(self.design.coefs), name="beta")
 
     @property
-    def sigma(self) -> float:
-        """Residual standard deviation (of a row with weight one), or its posterior mean."""
-        raise NotImplementedError
+    def sigma(self) -> float | pd.Series:
+        """Residual standard deviation (of a row with weight one), or its posterior mean.
+
+        A series where strata or occasions have their own.
+        """
+        sds = self._points.natural[0].mean(axis=0)
+        if len(sds) == 1:
+            return float(sds[0])
+        labels = pd.Index(self.design.spec.residual_structure.scales)
+        return pd.Series(sds, index=labels, name="sigma")
 
     @property
     def sds(self) -> dict[str, pd.Series]:
@@ -239,13 +258,12 @@ class FittedModel:
 
     def R(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Covariance matrix of the residuals."""
-        return parameters.residual_covariance(self.design, self._sigma_squared, sparse=sparse)
+        return parameters.labelled_matrix(self._residual, self.design.index, "R", sparse)
 
     def V(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
         """Marginal covariance matrix of the response, ZGZ' + R."""
-        return parameters.response_covariance(
-            self.design, self._covariances, self._sigma_squared, sparse=sparse
-        )
+        matrix = parameters.response_covariance(self.design, self._covariances, self._residual)
+        return parameters.labelled_matrix(matrix, self.design.index, "V", sparse)
 
     def fitted(self, *, random_effects: bool = True) -> pd.Series:
         """Fitted values: offset + X beta, plus Zu unless `random_effects` is false."""

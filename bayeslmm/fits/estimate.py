@@ -12,12 +12,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.checks.accessors import EstimateChecks
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.estimation import effects as random_effects
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.fits.predictions import Names, Predictions, Seed
 from bayeslmm.plots.accessors import EstimatePlots
 from bayeslmm.summaries import estimate_tables, text
-from bayeslmm.summaries.parameters import Kind, whole_number
+from bayeslmm.summaries.parameters import KINDS, Kind, whole_number
 
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
@@ -85,8 +86,8 @@ class Estimate(Predictions):
 
     @property
     @override
-    def _sigma_squared(self) -> float:
-        return self.fit.sigma**2
+    def _points(self) -> Points:
+        return points_of_fits([self.fit])
 
     @property
     @override
@@ -97,11 +98,6 @@ class Estimate(Predictions):
     @override
     def notes(self) -> tuple[str, ...]:
         return text.estimate_notes(self.fit, self.design)
-
-    @property
-    @override
-    def sigma(self) -> float:
-        return self.fit.sigma
 
     @property
     @override
@@ -230,7 +226,7 @@ class Estimate(Predictions):
         method: Literal["wald", "profile", "bootstrap"] = "wald",
         level: float = 0.95,
         *,
-        kinds: Sequence[Kind] = ("beta", "sd", "cor", "sigma"),
+        kinds: Sequence[Kind] = KINDS,
         draws: int = 500,
         random_seed: Seed = None,
         progressbar: bool = True,
@@ -245,7 +241,7 @@ class Estimate(Predictions):
             bootstrap.
         level : float
             Coverage.
-        kinds : sequence of {"beta", "sd", "cor", "sigma"}
+        kinds : sequence of {"beta", "sd", "cor", "sigma", "power_residual", "cor_residual"}
             Which parameters; all by default.
         draws, random_seed, progressbar
             Of "bootstrap", as in :meth:`bootstrap`.
@@ -495,7 +491,7 @@ class Estimate(Predictions):
             ],
             self.design,
             "Random effects:",
-            text.random_effects_block(self.design, self.sds, self.corrs, self.sigma),
+            text.random_effects_block(self.design, self.sds, self.corrs, self._residual_parameters),
             self.fixef()[["estimate", "std_error", "df", "statistic", "p_value"]],
             self.notes,
         )

@@ -60,6 +60,10 @@ class LMM:
         (copies, as pandas Series) or what other functions made of them, and returns one value per
         row that depends on no other row. A formula can call nothing else than these and the listed
         functions.
+    residual : str, optional
+        Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
+        ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
+        variance.
     relationships : mapping of str to DataFrame, Pedigree or Relationship, optional
         Known covariance A of the levels of a grouping factor, up to a variance: their random
         effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
@@ -97,6 +101,7 @@ class LMM:
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        residual: str | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
     ) -> None:
         functions = own_functions(functions)
@@ -106,6 +111,7 @@ class LMM:
             data,
             weights=weights,
             functions=functions,
+            residual=residual,
             relationships=relationships_of(relationships),
         )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))

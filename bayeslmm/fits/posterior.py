@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.checks.accessors import PosteriorChecks
 from bayeslmm.comparison.models import LogEvidence, log_evidence
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
@@ -21,7 +22,7 @@ from bayeslmm.plots.accessors import PosteriorPlots
 from bayeslmm.prediction import predict
 from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
-from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text
 from bayeslmm.summaries.parameters import Effects
 from bayeslmm.summaries.variance_explained import (
@@ -102,10 +103,10 @@ class Posterior(PosteriorDraws):
         draws = posterior_tables.covariance_draws(self._draws, self.design)
         return [draw.mean(axis=0) for draw in draws]
 
-    @cached_property
+    @property
     @override
-    def _sigma_squared(self) -> float:
-        return float(np.mean(posterior_tables.sigma_draws(self._draws) ** 2))
+    def _points(self) -> Points:
+        return points_of(self.design, self._draws)
 
     @property
     @override
@@ -119,11 +120,6 @@ class Posterior(PosteriorDraws):
         sampled = self.priors.beta_sampled
         about = text.posterior_notes(self.data.attrs, beta_sampled=sampled, has_effects=stored)
         return (*text.design_notes(self.design), *about, *self.diagnostics.messages())
-
-    @property
-    @override
-    def sigma(self) -> float:
-        return float(posterior_tables.sigma_draws(self._draws).mean())
 
     @property
     @override
@@ -167,9 +163,7 @@ class Posterior(PosteriorDraws):
 
     @override
     def varcorr(self, prob: float | None = None) -> pd.DataFrame:
-        return posterior_tables.variance_table(
-            self._draws, self.design, self._covariances, self._sigma_squared, prob
-        )
+        return posterior_tables.variance_table(self._draws, self.design, self._covariances, prob)
 
     @override
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
@@ -552,7 +546,7 @@ class Posterior(PosteriorDraws):
             [f"Linear mixed model, posterior by {self.method} ({size})"],
             self.design,
             "Random effects (posterior means):",
-            text.random_effects_block(self.design, self.sds, self.corrs, self.sigma),
+            text.random_effects_block(self.design, self.sds, self.corrs, self._residual_parameters),
             self.fixef(),
             self.notes,
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bayeslmm.column_types import kind_of, level_order, plain, refused, to_floats
 from bayeslmm.exceptions import DataError, FormulaError, listed
@@ -307,6 +308,9 @@ def own_functions(functions: Any) -> dict[str, Callable[..., Any]]:
 MOST_COLUMNS = 10_000
 """Columns of one model matrix."""
 
+MOST_OCCASIONS = 200
+"""Levels that whole numbers stand for, from the smallest to the largest."""
+
 MOST_LEVELS = 5_000
 """Levels of a factor of a model matrix; grouping factors have as many as they like."""
 
@@ -397,6 +401,21 @@ class Variables(Mapping[str, pd.Series]):
             if isinstance(self[name].dtype, pd.CategoricalDtype)
         }
 
+    def with_occasions(self, names: Iterable[str]) -> Variables:
+        """Whole numbers among `names` as factors, with every number between the extremes a level.
+
+        Raises
+        ------
+        DataError
+            For other numbers, and for a wider range than makes sense as occasions.
+        """
+        known = dict(self._read)
+        for name in names:
+            column = self[name]
+            if kind_of(column) == "numbers":
+                known[name] = _occasions(name, column.to_numpy(dtype=np.float64))
+        return Variables(self.frame, known)
+
     def conform(self, categories: Mapping[str, pd.Index]) -> Variables:
         """Give columns the categories of earlier data; values outside them become missing."""
         if not categories:
@@ -411,6 +430,24 @@ class Variables(Mapping[str, pd.Series]):
     def to_frame(self, names: Iterable[str]) -> pd.DataFrame:
         """Some columns as a data frame with a range index."""
         return pd.DataFrame({name: self[name] for name in names}, index=pd.RangeIndex(self.n))
+
+
+def _occasions(name: str, values: NDArray[np.float64]) -> pd.Series:
+    if not np.all(values == np.floor(values)):
+        raise DataError(
+            f"`{name}` has values such as {values[values != np.floor(values)][0]:g}: the occasions "
+            "of ar1() and toep() are whole numbers or the levels of a factor, one after the other "
+            "at equal distances."
+        )
+    low, high = int(values.min()), int(values.max())
+    if high - low >= MOST_OCCASIONS:
+        raise DataError(
+            f"`{name}` goes from {low} to {high}, and every whole number between is an occasion of "
+            f"ar1() or toep(); at most {MOST_OCCASIONS} are allowed. Count in larger units, or "
+            "make a factor of it if the values that occur are at equal distances."
+        )
+    levels = pd.Index(np.arange(low, high + 1).astype(object))
+    return pd.Series(pd.Categorical.from_codes((values - low).astype(int), categories=levels))
 
 
 def _normalised(column: pd.Series) -> pd.Series:

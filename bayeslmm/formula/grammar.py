@@ -3,10 +3,11 @@
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula.expressions import FUNCTIONS
+from bayeslmm.formula.structures import OCCASIONS, kind_of
 from bayeslmm.formula.syntax import (
     EXAMPLE,
     Group,
@@ -24,6 +25,7 @@ from bayeslmm.formula.syntax import (
     is_operator,
     nest,
     operand,
+    plainly,
     read_sum,
     tokens,
 )
@@ -46,7 +48,10 @@ class RandomTerm:
     factors : tuple of str
         Variables of the grouping factor in source order, ``("a", "b")`` for ``a:b``.
     correlated : bool
-        False for ``||``.
+        False for ``||`` and ``diag()``.
+    structure : str
+        Covariance structure, hom= taken in: "us" (also without a name), "homdiag", "cs", "homcs",
+        "ar1", "hetar1", "toep", "homtoep".
     source : str
         The term as written, ``"(Days | Subject)"``.
     span, factor_span : tuple of int
@@ -56,6 +61,7 @@ class RandomTerm:
     left: Side
     factors: tuple[str, ...]
     correlated: bool
+    structure: str
     source: str
     span: tuple[int, int]
     factor_span: tuple[int, int]
@@ -167,12 +173,6 @@ def parse(source: str, functions: Collection[str] = ()) -> Formula:
     check_expansion(source, right)
     response = _response(source, left)
     fixed = read_sum(source, right)
-    if not fixed.bars:
-        fail(
-            "There is no random-effects term, so this is not a mixed model; add e.g. (1 | group).",
-            source,
-            right,
-        )
     _check_count(source, right, len(fixed.bars))
     random = tuple(itertools.chain.from_iterable(_random_terms(source, bar) for bar in fixed.bars))
     _check_count(source, right, len(random))
@@ -195,7 +195,8 @@ def _check_count(source: str, right: Sequence[Item], count: int) -> None:
 def absent_functions(source: str, functions: Collection[str]) -> list[str]:
     """List the functions that a formula calls and that are neither listed nor given."""
     check_text(source)
-    python = [expression(source, token) for token in tokens(source) if token.kind == "python"]
+    found = plainly(source, tokens(source))
+    python = [expression(source, token) for token in found if token.kind == "python"]
     called = frozenset[str]().union(*(reading.functions for reading in python))
     return sorted(called - {"offset", *FUNCTIONS, *functions})
 
@@ -223,7 +224,7 @@ def locate(formula_source: str, name: str) -> tuple[int, int]:
     quoted = re.escape(name)
     bare = rf"(?<![\w.`\"']){quoted}(?![\w`\"'])"
     inside = re.compile(rf"`{quoted}`|(?<=Q\()([\"']){quoted}\1|{bare}")
-    for token in tokens(formula_source):
+    for token in plainly(formula_source, tokens(formula_source)):
         if token.kind == "name" and token.value == name:
             return token.start, token.end
         if token.kind == "python":
@@ -313,11 +314,17 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
     effects = _effects(source, left)
     check_grouping(source, right)
     _check_names_once(source, right)
+    kind = "us" if group.call is None else kind_of(group.call, source)
+    if group.call is not None and is_operator(bar, "||"):
+        fail(f"{group.call.name}() has one bar; || is the same as diag().", source, [bar])
+    if kind in OCCASIONS:
+        effects = replace(effects, occasions=True)
     for factors in _grouping(source, right):
         yield RandomTerm(
             left=effects,
             factors=factors,
-            correlated=is_operator(bar, "|"),
+            correlated=is_operator(bar, "|") and kind != "diag",
+            structure="us" if kind == "diag" else kind,
             source=source[group.start : group.end],
             span=(group.start, group.end),
             factor_span=(right[0].start, right[-1].end),

@@ -106,6 +106,8 @@ def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTI
     columns = as_variables(frame)
     columns.require(side.variables)
     columns.check_kinds(side.names)
+    if side.occasions:
+        columns = columns.with_occasions(sorted(side.names))
     values, builder = _built(side, columns, functions)
     categories = columns.categories(sorted(side.variables))
     encoding = Encoding(builder=builder, variables=side.variables, categories=categories)

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula.expressions import FUNCTIONS, Reading, read
+from bayeslmm.formula.structures import STRUCTURES, Call, read_call
 
 # --- tokens ------------------------------------------------------------------------------
 
@@ -29,8 +30,8 @@ _SINGLE = re.compile(r"\|\||\*\*|\S")
 class Token:
     """One token of a formula; ``source[start:end] == text``.
 
-    `kind` is "name", "value", "python", "operator" or "context" (brackets); `value` is
-    `text` without backticks or braces.
+    `kind` is "name", "value", "python", "structure", "operator" or "context" (brackets); `value`
+    is `text` without backticks or braces.
     """
 
     kind: str
@@ -98,11 +99,33 @@ def _single(source: str, kind: str, start: int, last: int) -> Iterator[Token]:
     if source[start] in _QUOTED:
         end += source[end : end + 1] == _CLOSING[source[start]]
     text = source[start:end]
+    if kind == "python" and read_call(text, start) is not None:
+        kind = "structure"
     if kind != "operator" or text.startswith("%"):
         yield Token("value" if text == "." else kind, text, start, end)
         return
     for match in _SINGLE.finditer(text):
         yield Token("operator", match.group(), start + match.start(), start + match.end())
+
+
+def opened(source: str, token: Token) -> tuple[Call, tuple[Token, ...]]:
+    """What a structure's call says, and the tokens of the random-effects term inside."""
+    call = read_call(token.text, token.start)
+    assert call is not None
+    start, end = call.inside
+    try:
+        return call, tokens(" " * start + source[start:end])
+    except FormulaError as error:
+        raise FormulaError(error.message, source, error.start, error.end) from error
+
+
+def plainly(source: str, found: Sequence[Token]) -> Iterator[Token]:
+    """Tokens with those of the terms inside structures in place of these."""
+    for token in found:
+        if token.kind == "structure":
+            yield from opened(source, token)[1]
+        else:
+            yield token
 
 
 class _Piece:
@@ -216,11 +239,12 @@ _OPERATORS = frozenset({"~", "|", "||", "+", "-", "*", "/", ":", "^", "**", "%in
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A bracketed part of a formula."""
+    """A bracketed part of a formula; of a random-effects term, with the structure around it."""
 
     items: tuple[Item, ...]
     start: int
     end: int
+    call: Call | None = None
 
 
 type Item = Token | Group
@@ -239,7 +263,7 @@ def is_operator(item: Item, *symbols: str) -> bool:
 def check_tokens(source: str, found: Sequence[Token], functions: Collection[str] = ()) -> None:
     """Reject what no side of a formula may contain; `functions` are the user's."""
     size = 0
-    for token in found:
+    for token in plainly(source, found):
         if token.kind == "operator" and token.text.replace(" ", "") not in _OPERATORS:
             fail(
                 f"`{token.text}` is not a formula operator; the operators are "
@@ -286,7 +310,12 @@ def _checked_size(source: str, token: Token, functions: Collection[str]) -> int:
 
 def unknown_function(name: str, functions: Collection[str], text: str = "") -> str:
     """Say that a function is not known, and which are."""
-    bar = " A random-effects term needs `+` before its parenthesis." if "|" in text else ""
+    bar = ""
+    if "|" in text:
+        bar = (
+            " A random-effects term needs `+` before its parenthesis; the covariance structures "
+            f"around one are {', '.join(sorted(STRUCTURES))}."
+        )
     own = f", yours {', '.join(sorted(functions))}" if functions else ""
     return (
         f"Unknown function `{name}`.{bar} The functions are {', '.join(sorted(FUNCTIONS))}{own}; "
@@ -365,6 +394,12 @@ def nest(source: str, found: Sequence[Token]) -> tuple[Item, ...]:
             if not items:
                 fail("There is nothing inside these parentheses.", source, [opening, token])
             stack[-1][1].append(Group(tuple(items), opening.start, token.end))
+        elif token.kind == "structure":
+            call, inside = opened(source, token)
+            if not inside:
+                fail("There is nothing inside these parentheses.", source, [token])
+            items = list(nest(source, inside))
+            stack[-1][1].append(Group(tuple(items), token.start, token.end, call))
         else:
             stack[-1][1].append(token)
     opening, items = stack[-1]

@@ -64,11 +64,15 @@ class Side:
         In the order of first appearance.
     terms : tuple of tuple of str
         Labels of the operands of each term, lower orders first; none for the intercept.
+    occasions : bool
+        Whether a column of whole numbers is a factor, with a level for each from the smallest to
+        the largest.
     """
 
     text: str
     operands: tuple[Operand, ...]
     terms: tuple[Term, ...]
+    occasions: bool = False
 
     @property
     def variables(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,38 +43,111 @@ class Reduced:
 
     Attributes
     ----------
-    log_det_random : ndarray (S,)
-        ``log |L_ZZ|^2``; NaN where the arithmetic broke down.
+    log_det : ndarray (S,)
+        ``log |V / sigma^2|``; NaN where the arithmetic broke down.
     fixed : ndarray (S, p + 1, p + 1)
         [X y]'V^-1 [X y] times sigma^2 in the working basis.
     """
 
-    log_det_random: Array
+    log_det: Array
     fixed: Array
 
 
-def reduce_equations(plan: Plan, factors: Sequence[Array]) -> Reduced:
-    """Eliminate the random effects for a batch of relative factors.
+class RelativePoints(Protocol):
+    """S points as the equations see them, free of scale (``coordinates.Points`` has it)."""
+
+    @property
+    def factors(self) -> Sequence[Array]:
+        """Relative factors (S, k, k) of the user's columns per grouping factor."""
+        ...
+
+    @property
+    def sigma(self) -> Array:
+        """Residual standard deviations (S,)."""
+        ...
+
+    @property
+    def shapes(self) -> Array:
+        """Parameters (S, r) of the residuals beside sigma."""
+        ...
+
+
+def reduce_equations(plan: Plan, points: RelativePoints) -> Reduced:
+    """Eliminate the random effects for a batch of points.
 
     Parameters
     ----------
     plan : Plan
         The data.
-    factors : sequence of ndarray (S, k, k)
-        Relative factors in the user's coordinates, one batch per grouping factor.
+    points : RelativePoints
+        The covariance parameters.
 
     Returns
     -------
     Reduced
     """
-    working = to_working(plan, factors)
+    size = len(points.sigma)
+    if plan.stack is not None:
+        return _reduce_stack(plan, points)
+    log_weights = plan.products.log_weights
+    if not plan.products.random:
+        fixed = np.broadcast_to(plan.products.fixed, (size, *plan.products.fixed.shape))
+        return Reduced(log_det=np.full(size, -log_weights), fixed=fixed)
+    working = to_working(plan, points.factors)
     reduce = _reduce_singly if plan.sums is None else _reduce_chunk
-    chunks = list(chunks_of(plan, len(working[0])))
+    chunks = list(chunks_of(plan, size))
     parts = run_chunks(plan, lambda rows: reduce(plan, [t[rows] for t in working]), chunks)
     return Reduced(
-        log_det_random=np.concatenate([part.log_det_random for part in parts]),
-        fixed=np.concatenate([part.fixed for part in parts]),
+        log_det=np.concatenate([log_det for log_det, _ in parts]) - log_weights,
+        fixed=np.concatenate([fixed for _, fixed in parts]),
     )
+
+
+def _reduce_stack(plan: Plan, points: RelativePoints) -> Reduced:
+    """The equations where cross-products change from point to point."""
+    assert plan.stack is not None
+    if not plan.products.random:
+        fixed, log_weights = plan.stack.fixed_at(points.shapes)
+        return Reduced(log_det=-log_weights, fixed=fixed)
+    working, size = to_working(plan, points.factors), len(points.sigma)
+    if plan.leads_alone:
+        chunks = stack_chunks(plan, size)
+        lead = working[plan.lead]
+        parts = [_reduce_lead(plan, points.shapes[rows], lead[rows]) for rows in chunks]
+        log_dets, fixed = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Reduced(log_det=log_dets, fixed=fixed)
+    width = plan.products.fixed.shape[0]
+    log_dets, fixed = np.full(size, np.nan), np.full((size, width, width), np.nan)
+
+    def reduce(i: int) -> None:
+        with suppress(np.linalg.LinAlgError):
+            here = plan.at(points.shapes[i])
+            rest = eliminate_random(here, [t[i] for t in working], overwrite=True)
+            log_dets[i], fixed[i] = rest.log_det - here.products.log_weights, rest.fixed
+
+    run_parallel(reduce, range(size))
+    return Reduced(log_det=log_dets, fixed=fixed)
+
+
+def _reduce_lead(plan: Plan, shapes: Array, factor: Array) -> tuple[Array, Array]:
+    """The fields of :class:`Reduced` where one grouping factor is all there is."""
+    gram, mixed, fixed, log_weights = plan.lead_products(shapes)
+    whiten, _, log_dets = eliminate_levels(gram, factor)
+    log_det = log_dets @ plan.classes.counts
+    k = len(whiten)
+    for i in range(k):
+        half = np.zeros_like(mixed[:, :, 0])
+        for b in range(k):
+            half += whiten[i, b][:, plan.classes.level, None] * mixed[:, :, b]
+        fixed = fixed - half.swapaxes(1, 2) @ half
+    return log_det - log_weights, fixed
+
+
+def stack_chunks(plan: Plan, size: int) -> list[slice]:
+    """Slices of points whose cross-products are held at once."""
+    levels, k, width = plan.products.mixed[plan.lead].shape
+    step = max(1, CHUNK // (levels * k * width))
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def to_working(plan: Plan, factors: Sequence[Array]) -> list[Array]:
@@ -119,20 +193,19 @@ def bordered_cholesky(plan: Plan, working: Sequence[Array], kernel: Array) -> Ar
     return batched_cholesky(matrix)
 
 
-def _reduce_chunk(plan: Plan, working: Sequence[Array]) -> Reduced:
+def _reduce_chunk(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
+    """Log determinants (S,) and equations (S, p + 1, p + 1)."""
     _, kernel, log_dets = eliminate_levels(plan.classes.gram, working[plan.lead])
     log_det = log_dets @ plan.classes.counts
     if not plan.n_tail:
-        return Reduced(log_det_random=log_det, fixed=lead_equations(plan, kernel))
+        return log_det, lead_equations(plan, kernel)
     lower = bordered_cholesky(plan, working, kernel)
     q = plan.n_tail
     diagonal = np.diagonal(lower[:, :q, :q], axis1=1, axis2=2)
     log_det = log_det + sum(block.log_det for block in plan.tail)
     rest = lower[:, q:, q:]
-    return Reduced(
-        log_det_random=log_det + 2.0 * np.sum(np.log(diagonal), axis=1),
-        fixed=rest @ rest.transpose(0, 2, 1),
-    )
+    log_det = log_det + 2.0 * np.sum(np.log(diagonal), axis=1)
+    return log_det, rest @ rest.transpose(0, 2, 1)
 
 
 def lead_equations(plan: Plan, kernel: Array) -> Array:
@@ -143,7 +216,8 @@ def lead_equations(plan: Plan, kernel: Array) -> Array:
     return np.asarray(fixed - np.reshape(taken, (-1, *fixed.shape)))
 
 
-def _reduce_singly(plan: Plan, working: Sequence[Array]) -> Reduced:
+def _reduce_singly(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
+    """The same for a plan without sums, one point after the other."""
     width = plan.products.fixed.shape[0]
     log_dets = np.full(len(working[0]), np.nan)
     fixed = np.full((len(working[0]), width, width), np.nan)
@@ -151,7 +225,7 @@ def _reduce_singly(plan: Plan, working: Sequence[Array]) -> Reduced:
         with suppress(np.linalg.LinAlgError):
             rest = eliminate_random(plan, factors, overwrite=True)
             log_dets[i], fixed[i] = rest.log_det, rest.fixed
-    return Reduced(log_det_random=log_dets, fixed=fixed)
+    return log_dets, fixed
 
 
 def available_cores() -> int:

@@ -46,11 +46,17 @@ class Levels(NamedTuple):
 
 
 def eliminate_levels(gram: Array, factor: Array) -> Levels:
-    """Eliminate levels with blocks (k, k, C) for relative factors (S, k, k)."""
-    k, size = gram.shape[0], gram.shape[2]
+    """Eliminate levels with blocks (k, k, C) for relative factors (S, k, k).
+
+    Blocks (k, k, S, C) differ from point to point.
+    """
+    k, size = gram.shape[0], gram.shape[-1]
     rows, cols = lower_pairs(k)
     weights = np.einsum("sap,sbp->psab", factor[:, :, rows], factor[:, :, cols])
-    flat = weights.reshape(len(rows), -1, k * k) @ gram.reshape(k * k, size)
+    if gram.ndim == 4:
+        flat = np.einsum("psab,absc->psc", weights, gram)
+    else:
+        flat = weights.reshape(len(rows), -1, k * k) @ gram.reshape(k * k, size)
     lower = dict(zip(zip(rows.tolist(), cols.tolist(), strict=True), flat, strict=True))
     for i in range(k):
         lower[i, i] = lower[i, i] + 1.0

@@ -5,17 +5,14 @@ Cross-products square the condition number of the columns, so the columns are fi
 (X, and each block of correlated coefficients of Z) and the response is replaced by its least
 squares residuals. Both changes are linear and undone exactly afterwards.
 
-Cross-products over one basis form a monoid: two parts of the data merge by adding. A residual
-precision matrix that is a linear combination of fixed matrices P_k gives the same combination of
-cross-products: they are taken once, as a stack with a leading axis over k, and combined at the
-coefficients in question at a cost that is free of n. A plain model needs no axis: its one P is I.
+Cross-products over one basis form a monoid: two parts of the data merge by adding. Correlated or
+unequal residuals make them functions of parameters: see :mod:`bayeslmm.likelihood.stack`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import combinations
 from typing import Protocol
 
@@ -24,9 +21,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from bayeslmm.covariance.coordinates import Theta
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import DEPENDENT, Structure
-from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.data.relationships import Relationship
 
 Array = NDArray[np.float64]
@@ -49,6 +45,11 @@ class RandomColumns(Protocol):
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
         """Partition of the coefficients into correlated ones."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Name of the covariance structure of each block."""
         ...
 
     @property
@@ -112,7 +113,7 @@ class Coupling:
         The two grouping factors, first < second.
     first, second : ndarray (n_cells,)
         Levels of the cells, sorted by first, then second.
-    blocks : ndarray ([K,] n_cells, k_first, k_second)
+    blocks : ndarray (n_cells, k_first, k_second)
         Sums of products of the two covariate rows.
     """
 
@@ -126,19 +127,17 @@ class Coupling:
 class CrossProducts:
     """Cross-products of the weighted rows in a working basis.
 
-    A stack has a leading axis over K fixed precision matrices, the same for every array.
-
     Attributes
     ----------
     n_obs : int
         Number of rows.
     log_weights : float
         Sum of the log precision weights.
-    fixed : ndarray ([K,] p + 1, p + 1)
+    fixed : ndarray (p + 1, p + 1)
         Of the columns of X and the response, which comes last.
-    random : tuple of ndarray ([K,] J, k, k)
+    random : tuple of ndarray (J, k, k)
         Z'Z of each grouping factor, one block per level.
-    mixed : tuple of ndarray ([K,] J, k, p + 1)
+    mixed : tuple of ndarray (J, k, p + 1)
         Z'[X y] of each grouping factor.
     couplings : tuple of Coupling
         Z'Z between grouping factors.
@@ -169,37 +168,9 @@ class CrossProducts:
         return (relationship.covariance @ values.reshape(len(values), -1)).reshape(values.shape)
 
     @property
-    def theta(self) -> Theta:
-        """The coordinates in which likelihoods are maximised."""
-        return _theta(self.structures)
-
-    @property
     def n_fixed(self) -> int:
         """Number of fixed-effects coefficients p."""
         return self.fixed.shape[-1] - 1
-
-    def combined(self, coefs: Array) -> CrossProducts:
-        """Cross-products under the precision matrix ``sum_k coefs[k] P_k``, from a stack.
-
-        Parameters
-        ----------
-        coefs : ndarray (K,)
-            The coefficients.
-        """
-        if self.fixed.ndim != 3 or len(coefs) != len(self.fixed):
-            depth = f"a stack of {len(self.fixed)}" if self.fixed.ndim == 3 else "no stack"
-            raise ValueError(f"{len(coefs)} coefficients do not combine {depth}")
-
-        def combine(parts: Array) -> Array:
-            return np.asarray(np.tensordot(coefs, parts, 1))
-
-        return replace(
-            self,
-            fixed=combine(self.fixed),
-            random=tuple(map(combine, self.random)),
-            mixed=tuple(map(combine, self.mixed)),
-            couplings=tuple(replace(c, blocks=combine(c.blocks)) for c in self.couplings),
-        )
 
     def __add__(self, other: CrossProducts) -> CrossProducts:
         """Merge two parts of the data that share levels and basis."""
@@ -209,8 +180,6 @@ class CrossProducts:
             raise ValueError("cross-products of different random-effects terms cannot be added")
         if not all(map(_same, self.relationships, other.relationships)):
             raise ValueError("cross-products of different relationships cannot be added")
-        if self.fixed.shape != other.fixed.shape:
-            raise ValueError("cross-products of stacks that differ in depth cannot be added")
         return replace(
             self,
             n_obs=self.n_obs + other.n_obs,
@@ -265,7 +234,7 @@ def working_basis(
     shift = _solve_upper(r, q.T @ (y * root))
     scale = np.sqrt(len(y))
     fixed = _solve_upper(r, np.eye(X.shape[1])) * scale
-    random = tuple(_block_basis(f.Z * root[:, None], _structure(f)) for f in factors)
+    random = tuple(_block_basis(f.Z * root[:, None], structure_of(f)) for f in factors)
     return Basis(fixed=fixed, shift=shift, random=random)
 
 
@@ -276,7 +245,6 @@ def cross_products(
     *,
     weights: Array | None = None,
     basis: Basis | None = None,
-    precisions: Sequence[sp.sparray] | None = None,
 ) -> CrossProducts:
     """Accumulate the cross-products of a set of rows.
 
@@ -292,58 +260,30 @@ def cross_products(
         Precision weights: the residual variance of row i is sigma^2 / weights[i].
     basis : Basis, optional
         Working basis; by default that of these rows. Parts to be added must share one.
-    precisions : sequence of scipy.sparse array (n, n), optional
-        The K symmetric matrices P_k of a stack: the precision matrix of the residuals is
-        ``W^(1/2) (sum_k c_k P_k) W^(1/2) / sigma^2`` with the weights on the diagonal of W.
 
     Returns
     -------
     CrossProducts
-        A stack where `precisions` are given.
-
-    Raises
-    ------
-    ValueError
-        If a precision matrix ties rows of different levels of a grouping factor, which its blocks
-        of levels cannot hold.
     """
     basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
     root = np.ones_like(y) if weights is None else np.sqrt(weights)
     columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
     covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
     terms = list(zip(factors, covariates, strict=True))
-    if precisions is None:
-        fixed = columns.T @ columns
-        random = [_sum_by_level(f, z, z) for f, z in terms]
-        mixed = [_sum_by_level(f, z, columns) for f, z in terms]
-        ties = Ties.none(len(y))
-    else:
-        ties = Ties.of(precisions)
-        for f in factors:
-            ties.check_within(f.codes)
-        weighted = [P @ columns for P in precisions]
-        fixed = np.stack([columns.T @ part for part in weighted])
-        random = [np.stack([_sum_by_level(f, z, P @ z) for P in precisions]) for f, z in terms]
-        mixed = [np.stack([_sum_by_level(f, z, part) for part in weighted]) for f, z in terms]
     return CrossProducts(
         n_obs=len(y),
         log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
-        fixed=fixed,
-        random=tuple(random),
-        mixed=tuple(mixed),
+        fixed=columns.T @ columns,
+        random=tuple(_sum_by_level(f, z, z) for f, z in terms),
+        mixed=tuple(_sum_by_level(f, z, columns) for f, z in terms),
         couplings=tuple(
-            _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j], ties)
+            _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
             for i, j in combinations(range(len(factors)), 2)
         ),
-        structures=tuple(_structure(f) for f in factors),
+        structures=tuple(structure_of(f) for f in factors),
         relationships=tuple(f.relationship for f in factors),
         basis=basis,
     )
-
-
-@cache
-def _theta(structures: tuple[Structure, ...]) -> Theta:
-    return Theta(structures)
 
 
 def _same(first: Relationship | None, second: Relationship | None) -> bool:
@@ -352,25 +292,24 @@ def _same(first: Relationship | None, second: Relationship | None) -> bool:
     return first.equals(second)
 
 
-def _structure(factor: RandomColumns) -> Structure:
-    return Unstructured(factor.Z.shape[1], factor.blocks)
-
-
 def _block_basis(z: Array, structure: Structure) -> Array:
     """Map (k, k) that orthonormalises each block, or only scales it.
 
     That is where its columns are dependent, or where its structure would not survive mixing them.
+    Coefficients of one standard deviation have one scale.
     """
     k = z.shape[1]
     basis = np.zeros((k, k))
     scale = np.sqrt(len(z))
-    for block in structure.blocks:
+    for block, part in zip(structure.blocks, structure.parts, strict=True):
         columns = list(block)
         r = np.linalg.qr(z[:, columns], mode="r")
         lengths = np.linalg.norm(r, axis=0)
-        if structure.mixes and np.all(np.abs(np.diag(r)) > DEPENDENT * lengths):
+        if part.mixes and np.all(np.abs(np.diag(r)) > DEPENDENT * lengths):
             basis[np.ix_(columns, columns)] = _solve_upper(r, np.eye(len(block))) * scale
         else:
+            if part.homogeneous:
+                lengths = np.full_like(lengths, np.sqrt(np.mean(lengths**2)))
             basis[columns, columns] = scale / np.where(lengths > 0, lengths, scale)
     return basis
 
@@ -391,74 +330,15 @@ def _sum_by_level(factor: RandomColumns, left: Array, right: Array) -> Array:
     return sums
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ties:
-    """Pairs of rows that some P_k ties, every row with itself where there is none.
-
-    Attributes
-    ----------
-    rows, cols : ndarray (m,)
-        The pairs.
-    values : ndarray (K, m) or None
-        Entries of each P_k; None for ones without an axis.
-    """
-
-    rows: Indices
-    cols: Indices
-    values: Array | None
-
-    @staticmethod
-    def none(n: int) -> Ties:
-        """Ties of the identity matrix."""
-        rows = np.arange(n)
-        return Ties(rows, rows, None)
-
-    @staticmethod
-    def of(precisions: Sequence[sp.sparray]) -> Ties:
-        """All places at which one of the matrices is not zero."""
-        parts = [P.tocoo() for P in precisions]
-        n = parts[0].shape[0]
-        keys = [part.row.astype(np.int64) * n + part.col for part in parts]
-        places = np.unique(np.concatenate(keys))
-        values = np.zeros((len(parts), len(places)))
-        for value, key, part in zip(values, keys, parts, strict=True):
-            np.add.at(value, np.searchsorted(places, key), part.data)
-        rows, cols = np.divmod(places, n)
-        return Ties(rows.astype(np.intp), cols.astype(np.intp), values)
-
-    def check_within(self, codes: Indices) -> None:
-        """Refuse ties between levels of a grouping factor."""
-        apart = np.flatnonzero(codes[self.rows] != codes[self.cols])
-        if len(apart):
-            row, col = self.rows[apart[0]], self.cols[apart[0]]
-            raise ValueError(
-                f"a precision matrix ties rows {row} and {col}, which are in different levels of a "
-                "grouping factor: correlated rows must lie within one level of each"
-            )
-
-    def sums(self, products: Array, place: Indices, size: int) -> Array:
-        """Sums ([K,] size) of products (m,) of the tied rows by their place."""
-        if self.values is None:
-            return np.bincount(place, weights=products, minlength=size)
-        return np.stack([np.bincount(place, products * v, size) for v in self.values])
-
-
 def _coupling(
-    pair: tuple[int, int],
-    f: RandomColumns,
-    g: RandomColumns,
-    left: Array,
-    right: Array,
-    ties: Ties,
+    pair: tuple[int, int], f: RandomColumns, g: RandomColumns, left: Array, right: Array
 ) -> Coupling:
-    left, right = left[ties.rows], right[ties.cols]
-    codes = f.codes[ties.rows].astype(np.int64) * g.n_levels + g.codes[ties.cols]
+    codes = f.codes.astype(np.int64) * g.n_levels + g.codes
     cells, inverse = np.unique(codes, return_inverse=True)
-    depth = () if ties.values is None else (len(ties.values),)
-    blocks = np.empty((*depth, len(cells), left.shape[1], right.shape[1]))
+    blocks = np.empty((len(cells), left.shape[1], right.shape[1]))
     for i in range(left.shape[1]):
         for j in range(right.shape[1]):
-            blocks[..., i, j] = ties.sums(left[:, i] * right[:, j], inverse, len(cells))
+            blocks[:, i, j] = np.bincount(inverse, left[:, i] * right[:, j], len(cells))
     first, second = np.divmod(cells, g.n_levels)
     return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks)
 
@@ -467,9 +347,8 @@ def _add_couplings(a: Coupling, b: Coupling) -> Coupling:
     width = 1 + max(part.second.max(initial=0) for part in (a, b))
     keys = np.concatenate([part.first * width + part.second for part in (a, b)])
     cells, inverse = np.unique(keys, return_inverse=True)
-    parts = np.moveaxis(np.concatenate([a.blocks, b.blocks], axis=-3), -3, 0)
-    sums = np.zeros((len(cells), *parts.shape[1:]))
-    np.add.at(sums, inverse, parts)
-    blocks = np.moveaxis(sums, 0, -3)
+    parts = np.concatenate([a.blocks, b.blocks])
+    blocks = np.zeros((len(cells), *parts.shape[1:]))
+    np.add.at(blocks, inverse, parts)
     first, second = np.divmod(cells, width)
     return Coupling(a.factors, first, second, blocks)

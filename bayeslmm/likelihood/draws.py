@@ -12,7 +12,13 @@ from scipy.linalg.lapack import dtrtrs
 from scipy.special import ndtri
 
 from bayeslmm.covariance.coordinates import AnyPoints
-from bayeslmm.likelihood.batch import bordered_cholesky, chunks_of, run_chunks, to_working
+from bayeslmm.likelihood.batch import (
+    bordered_cholesky,
+    chunks_of,
+    run_chunks,
+    stack_chunks,
+    to_working,
+)
 from bayeslmm.likelihood.blocks import eliminate_levels, scaled
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
@@ -135,19 +141,27 @@ def draw_random(
     list of ndarray (S, J, k)
         One array per grouping factor, on the scale of the response.
     """
-    if plan.sums is None and not plan.nested and plan.split is None and len(beta) > FEW:
+    if not plan.products.random:
+        return []
+    alike = plan.stack is None and not plan.nested
+    if plan.sums is None and alike and plan.split is None and len(beta) > FEW:
         return draw_iteratively(plan, points, beta, rng)
     sizes = [(len(beta), s.shape[0], s.shape[1]) for s in plan.products.random]
     result = [np.empty(size) for size in sizes]
     chunks = list(chunks_of(plan, len(beta)))
     seeds = dict(zip([c.start for c in chunks], rng.spawn(len(chunks)), strict=True))
     job = _Job(plan, points, beta, to_working(plan, points.factors), result)
-    if plan.sums is None:
+    alone = plan.stack is not None and plan.leads_alone
+    if plan.sums is None and not alone:
         run_chunks(plan, lambda rows: job.singly(rows, seeds[rows.start]), chunks)
         return result
     for array in result:
         array[:] = normal_draws(rng, array.size // len(beta), len(beta)).reshape(array.shape)
-    run_chunks(plan, job.together, chunks)
+    if alone:
+        for rows in stack_chunks(plan, len(beta)):
+            job.lead(rows)
+    else:
+        run_chunks(plan, job.together, chunks)
     return result
 
 
@@ -185,7 +199,8 @@ class _Job:
         plan, factors = self.plan, self.points.factors
         for i in range(rows.start, rows.stop):
             here = [t[i] for t in factors]
-            effects = draw_given_beta(plan, here, float(self.points.sigma[i]), self.beta[i], rng)
+            at = plan.at(self.points.shapes[i])
+            effects = draw_given_beta(at, here, float(self.points.sigma[i]), self.beta[i], rng)
             for array, u in zip(self.result, effects, strict=True):
                 array[i] = u
 
@@ -206,6 +221,19 @@ class _Job:
         noise = sigma[:, None, None] * self.result[plan.lead][rows]
         effects = _draw_lead(whiten[..., plan.classes.level], rest, noise)
         self.result[plan.lead][rows] = basis.effects(plan.lead, effects)
+
+    def lead(self, rows: slice) -> None:
+        """The same for a stack with one grouping factor."""
+        plan, lead = self.plan, self.plan.lead
+        basis, sigma = plan.products.basis, self.points.sigma[rows]
+        gram, mixed, _, _ = plan.lead_products(self.points.shapes[rows])
+        whiten, _, _ = eliminate_levels(gram, self.working[lead][rows])
+        centred = np.linalg.solve(basis.fixed, (self.beta[rows] - basis.shift).T).T
+        contrast = np.column_stack([-centred, np.ones(len(sigma))])
+        rest = np.einsum("sjka,sa->sjk", mixed, contrast)
+        noise = sigma[:, None, None] * self.result[lead][rows]
+        effects = _draw_lead(whiten[..., plan.classes.level], rest, noise)
+        self.result[lead][rows] = effects @ basis.random[lead].T
 
     def _tail(self, rows: slice, lower: Array, contrast: Array) -> Array:
         """Draw the random effects of the tail: (S, q) in the working basis."""

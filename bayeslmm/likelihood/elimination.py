@@ -9,8 +9,8 @@ indices of all steps depend on the data only and are worked out once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +18,15 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.coordinates import Theta
+from bayeslmm.covariance.residual import PLAIN, Residual
+from bayeslmm.covariance.structure import Structure
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import TailBlock, lower_pairs, symmetric
 from bayeslmm.likelihood.crossprod import CrossProducts, Split
 from bayeslmm.likelihood.nested import Stage, batches, choose_stages, make_stages
 from bayeslmm.likelihood.related import can_diagonalise, diagonalised
+from bayeslmm.likelihood.stack import Stack
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -90,7 +94,8 @@ class Plan:
     products : CrossProducts
         The data.
     lead : int
-        Index of the leading grouping factor; -1 where there is none, all levels being related.
+        Index of the leading grouping factor; -1 where there is none: no random effects, or all
+        levels related or tied by correlated residuals.
     stages : tuple of Stage
         What is eliminated level by level: the leading grouping factor and, in their order, those
         that it is nested in and that are not left to the tail.
@@ -114,6 +119,10 @@ class Plan:
         Levels of the leading factor that share their block of Z'Z, and so their W_j.
     class_map : scipy.sparse.csr_array (n_filled, n_pairs * C) or None
         `products_map` from the lower triangles of one W per class.
+    stack : Stack or None
+        Where residuals have parameters beside sigma, the cross-products as functions of them.
+    shape : ndarray (r,)
+        These parameters, at which the plan is made.
     split : Split or None
         [X y] split into what the random effects can reproduce and the rest, where little is left:
         see :mod:`bayeslmm.likelihood.shrinkage`.
@@ -131,7 +140,25 @@ class Plan:
     filled: Indices
     classes: Classes
     class_map: sp.csr_array | None
+    stack: Stack | None = None
+    shape: Array = field(default_factory=lambda: np.zeros(0))
     split: Split | None = None
+
+    @property
+    def residual(self) -> Residual:
+        """Structure of the residuals."""
+        return PLAIN if self.stack is None else self.stack.law.structure
+
+    @property
+    def theta(self) -> Theta:
+        """The coordinates in which likelihoods are maximised."""
+        return _theta(self.products.structures, len(self.shape))
+
+    def at(self, shape: Array) -> Plan:
+        """The plan at other parameters of the residuals; itself where there are none."""
+        if self.stack is None:
+            return self
+        return make_plan(self.stack.products(shape), stack=self.stack, shape=shape)
 
     @property
     def nested(self) -> bool:
@@ -142,13 +169,13 @@ class Plan:
     def sums(self) -> Sums | None:
         """Sums of products over classes of levels; None where points are taken one by one.
 
-        That is where they would not fit, or would cancel (`split`), or where factorising a large
-        tail takes all of the time.
+        That is where they change with the residuals' parameters (`stack`), where they would not
+        fit, or would cancel (`split`), or where factorising a large tail takes all of the time.
         """
+        if not self.stages or self.stack is not None:
+            return None
         width, size = self.products.n_fixed + 1, len(self.classes.counts)
         k = self.classes.gram.shape[0]
-        if not self.stages:
-            return None
         fits = k * (k + 1) // 2 * size * width**2 <= LARGEST_SUMS and self.split is None
         small = not self.n_tail or (self.n_tail <= LARGEST_TAIL and self.class_map is not None)
         return _sums(self) if fits and small and not self.nested else None
@@ -170,6 +197,33 @@ class Plan:
         """Whether there is one grouping factor, whose levels are independent given the rest."""
         alone = len(self.products.structures) == 1 and not self.n_tail
         return alone and self.products.basis.levels is None
+
+    @property
+    def leads_alone(self) -> bool:
+        """Whether one grouping factor is all there is."""
+        return len(self.stages) == 1 and not self.n_tail
+
+    def lead_products(self, shapes: Array) -> tuple[Array, Array, Array, Array]:
+        """Cross-products of the leading factor and the fixed effects at shapes (S, r).
+
+        Returns
+        -------
+        gram : ndarray (k, k, S, C)
+            Blocks of the classes.
+        mixed : ndarray (S, J, k, p + 1)
+        fixed : ndarray (S, p + 1, p + 1)
+        log_weights : ndarray (S,)
+        """
+        assert self.stack is not None
+        values, log_det = self.stack.law.precision(shapes)
+        part, lead = self.stack.template, self.lead
+        k = part.random[lead].shape[1]
+        first = np.unique(self.stack.classes[lead], return_index=True)[1]
+        rows = (first[:, None] * k * k + np.arange(k * k)).ravel()
+        gram = (self.stack.random[lead][rows] @ values.T).reshape(len(first), k, k, -1)
+        mixed = (self.stack.mixed[lead] @ values.T).T.reshape(-1, *part.mixed[lead].shape)
+        fixed = (self.stack.fixed @ values.T).T.reshape(-1, *part.fixed.shape)
+        return gram.transpose(1, 2, 3, 0), mixed, fixed, log_det + part.log_weights
 
     def without_congruence(self, kernel: Array) -> Array:
         """tail_gram - coupling @ blockdiag(W) @ coupling.T at S points: (S, q, q).
@@ -205,8 +259,18 @@ class Plan:
         return _diagonal_blocks_sparse(self.coupling, symmetric(inner), levels, k)
 
 
+@cache
+def _theta(structures: tuple[Structure, ...], n_shape: int) -> Theta:
+    return Theta(structures, n_shape)
+
+
 def make_plan(
-    products: CrossProducts, *, nested: bool | None = None, diagonal: bool = True
+    products: CrossProducts,
+    *,
+    nested: bool | None = None,
+    diagonal: bool = True,
+    stack: Stack | None = None,
+    shape: Array | None = None,
 ) -> Plan:
     """Choose the leading factor and lay out the rest.
 
@@ -215,9 +279,14 @@ def make_plan(
     products : CrossProducts
         The data.
     nested : bool, optional
-        Whether nested grouping factors stay sparse; by default where that pays.
+        Whether nested grouping factors stay sparse; by default where that pays. Not with a stack.
     diagonal : bool
-        Whether related levels may be exchanged for independent combinations of them.
+        Whether related levels may be exchanged for independent combinations of them. Not with a
+        stack.
+    stack : Stack, optional
+        What the products are made from, where residuals have parameters beside sigma.
+    shape : ndarray (r,), optional
+        These parameters.
 
     Returns
     -------
@@ -228,9 +297,11 @@ def make_plan(
     DataError
         If the dense part would be too large for memory.
     """
-    if diagonal and can_diagonalise(products):
+    shape = np.zeros(0) if shape is None else shape
+    if diagonal and stack is None and can_diagonalise(products):
         products = diagonalised(products)
-    chain = choose_stages(products, nested)
+    chain = choose_stages(products, nested if stack is None else False)
+    lead = chain[0] if chain else -1
     tail = tuple(_tail_blocks(products, chain))
     q = sum(block.n_levels * block.n_coefs for block in tail)
     if q > MAX_TAIL:
@@ -240,15 +311,16 @@ def make_plan(
         )
     couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
     coupling = couplings[0] if chain else sp.csr_array((q, 0))
-    lead_blocks = products.random[chain[0]] if chain else np.zeros((0, 1, 1))
+    lead_blocks = products.random[lead] if chain else np.zeros((0, 1, 1))
     products_map, filled = _products_map(coupling, lead_blocks.shape[1])
-    classes = level_classes(lead_blocks) if chain else Classes.each(lead_blocks)
+    known = None if stack is None or not chain else stack.classes[lead]
+    classes = level_classes(lead_blocks, known) if chain else Classes.each(lead_blocks)
     class_map = None
     if products_map is not None:
         class_map = sp.csr_array(products_map @ _expansion(classes, *lead_blocks.shape[:2]))
     return Plan(
         products=products,
-        lead=chain[0] if chain else -1,
+        lead=lead,
         stages=make_stages(products, chain, couplings),
         tail=tail,
         n_tail=q,
@@ -262,12 +334,19 @@ def make_plan(
         filled=filled,
         classes=classes,
         class_map=class_map,
+        stack=stack,
+        shape=shape,
     )
 
 
-def level_classes(blocks: Array) -> Classes:
-    """Classes of levels with blocks (J, k, k), in the order of their first members."""
+def level_classes(blocks: Array, known: Indices | None = None) -> Classes:
+    """Classes of levels with blocks (J, k, k), in the order of their first members.
+
+    `known` (J,) are the classes, where they are.
+    """
     levels, k = blocks.shape[:2]
+    if known is not None:
+        return _classes(blocks, known)
     size = np.einsum("jaa->j", blocks)
     scaled = np.round(blocks / np.where(size > 0, size, 1.0)[:, None, None], SAME_DIGITS)
     magnitude = np.round(size / np.max(size), SAME_DIGITS)
@@ -277,6 +356,10 @@ def level_classes(blocks: Array) -> Classes:
         codes = pd.factorize(codes * len(distinct) + own)[0]
         if codes[-1] == levels - 1:  # all levels differ
             return Classes.each(blocks)
+    return _classes(blocks, codes)
+
+
+def _classes(blocks: Array, codes: Indices) -> Classes:
     first = np.unique(codes, return_index=True)[1]
     gram = np.ascontiguousarray(blocks[first].transpose(1, 2, 0))
     return Classes(codes.astype(np.intp), np.bincount(codes).astype(float), gram)

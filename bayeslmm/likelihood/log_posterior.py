@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, Points, Slopes, WorkingPoints
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.structure import sd_leaders
 from bayeslmm.likelihood.batch import Reduced, reduce_equations
 from bayeslmm.likelihood.blocks import batched_cholesky, small_cholesky
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.marginal import LOG_2PI, log_density_given_beta_grad, log_density_grad
+from bayeslmm.priors.families import LKJ
 from bayeslmm.priors.record import Priors
 
 Array = NDArray[np.float64]
@@ -56,27 +59,35 @@ def log_posterior(plan: Plan, priors: Priors, point: WorkingPoints) -> tuple[flo
     derivatives : Slopes
     """
     factors, sigma = [t[0] for t in point.factors], float(point.sigma[0])
-    d_gamma = np.zeros(0)
+    plan = plan.at(point.shapes[0])
     if priors.beta_sampled:
-        value, d_factors, d_sigma, d_beta = log_density_given_beta_grad(
-            plan, factors, sigma, point.beta[0]
-        )
+        slopes = log_density_given_beta_grad(plan, factors, sigma, point.beta[0])
         rows = zip(priors.beta, point.gamma[0], strict=True)
         d_gamma = np.array([float(prior.dlogpdf(gamma)) for prior, gamma in rows])
-        d_gamma += np.linalg.solve(priors.fixed_map.T, d_beta)
+        d_gamma += np.linalg.solve(priors.fixed_map.T, slopes.beta)
     else:
-        value, d_factors, d_sigma = log_density_grad(plan, factors, sigma, beta_prior(priors))
-    d_sds, d_chols = [], []
-    for f, (d_t, t) in enumerate(zip(d_factors, factors, strict=True)):
+        slopes = log_density_grad(plan, factors, sigma, beta_prior(priors))
+        d_gamma = np.zeros(0)
+    value, d_sigma = slopes.value, slopes.sigma
+    d_sds, d_chols, d_cors = [], [], []
+    for f, (d_t, t) in enumerate(zip(slopes.factors, factors, strict=True)):
         sds, chol = point.sds[f][0], point.chols[f][0]
         d_sigma -= float(np.sum(d_t * t)) / sigma
         d_root = priors.mixing[f].T @ d_t / sigma
-        d_sd, d_chol = _log_prior_slopes(priors, f, sds, chol)
+        d_sd, d_chol, d_cor = _log_prior_slopes(priors, f, sds, chol)
         d_sds.append(np.sum(d_root * chol, axis=1) + d_sd)
         d_chols.append(d_root * sds[:, None] + d_chol)
+        d_cors.append(d_cor)
     value += float(log_prior_batch(priors, point)[0])
-    d_sigma += float(priors.sigma.dlogpdf(sigma))
-    return value, Slopes(sds=tuple(d_sds), chols=tuple(d_chols), sigma=d_sigma, gamma=d_gamma)
+    by_sigma, by_shape = priors.residuals.slopes(sigma, point.shapes[0])
+    return value, Slopes(
+        sds=tuple(d_sds),
+        chols=tuple(d_chols),
+        cors=tuple(d_cors),
+        sigma=d_sigma + by_sigma,
+        shapes=slopes.shape + by_shape,
+        gamma=d_gamma,
+    )
 
 
 def log_posterior_unconstrained(
@@ -108,16 +119,29 @@ def log_posterior_unconstrained(
     return value, coordinates.pull_back(x, slope, jacobian=jacobian)
 
 
-def _log_prior_slopes(priors: Priors, factor: int, sds: Array, chol: Array) -> tuple[Array, Array]:
-    """Derivatives of one factor's log prior by sds (k,) and Cholesky factor (k, k)."""
-    rows = zip(priors.sd[factor], np.abs(sds), strict=True)
-    d_sd = np.sign(sds) * [float(prior.dlogpdf(sd)) for prior, sd in rows]
-    d_chol = np.zeros_like(chol)
-    for block, lkj in zip(priors.blocks[factor], priors.cor[factor], strict=True):
-        if lkj is not None:
-            index = np.ix_(block, block)
-            d_chol[index] = lkj.dlogpdf(chol[index])
-    return d_sd, d_chol
+def _log_prior_slopes(
+    priors: Priors, factor: int, sds: Array, chol: Array
+) -> tuple[Array, Array, Array]:
+    """Derivatives of one factor's log prior.
+
+    By sds (k,), where coefficients share one by that of the first; by the Cholesky factor (k, k);
+    by the parameters of patterns (n_cors,).
+    """
+    structure = priors.coordinates.structures[factor]
+    d_sd, d_chol, d_cor = np.zeros_like(sds), np.zeros_like(chol), np.zeros(structure.n_cors)
+    leaders = sd_leaders(structure)
+    rows = zip(priors.sd[factor], np.abs(sds[leaders]), strict=True)
+    d_sd[leaders] = np.sign(sds[leaders]) * [float(prior.dlogpdf(sd)) for prior, sd in rows]
+    start = 0
+    parts = zip(structure.blocks, structure.parts, priors.cor[factor], strict=True)
+    for block, part, prior in parts:
+        index = np.ix_(block, block)
+        if isinstance(prior, LKJ):
+            d_chol[index] = prior.dlogpdf(chol[index])
+        elif isinstance(part, Pattern) and prior is not None:
+            d_cor[start : start + part.n_cors] = prior.dlogpdf(part.parameters(chol[index]))
+        start += part.n_cors
+    return d_sd, d_chol, d_cor
 
 
 # --- many points at once, and the fixed effects given each of them ---
@@ -129,7 +153,7 @@ def reduce_at(plan: Plan, coordinates: Coordinates, x: Array) -> Reduced:
     Where the arithmetic breaks down the result is not finite.
     """
     with np.errstate(all="ignore"):
-        return reduce_equations(plan, coordinates.points(x).factors)
+        return reduce_equations(plan, coordinates.points(x))
 
 
 def log_posterior_batch(plan: Plan, priors: Priors, reduce: Reduce, x: Array) -> Array:
@@ -176,16 +200,16 @@ def log_likelihood_batch(
     sigma = points.sigma
     if priors.beta_sampled:
         rss = _rss_at(plan, reduced.fixed, points.beta)
-        log_det, dof = reduced.log_det_random, n
+        log_det, dof = reduced.log_det, n
     else:
         prior = beta_prior(priors)
         lower, log_det_fixed = fixed_cholesky(plan, reduced.fixed, sigma, prior)
         rss = lower[p, p] ** 2
-        log_det = reduced.log_det_random + log_det_fixed - 2.0 * products.basis.log_det_fixed
+        log_det = reduced.log_det + log_det_fixed - 2.0 * products.basis.log_det_fixed
         if prior is not None:
             log_det = log_det + p * LOG_2PI - prior.log_det
         dof = n - p
-    constants = dof * (LOG_2PI + 2.0 * np.log(sigma)) - products.log_weights
+    constants = dof * (LOG_2PI + 2.0 * np.log(sigma))
     return np.asarray(-0.5 * (constants + log_det + rss / sigma**2))
 
 
@@ -218,14 +242,19 @@ def fixed_cholesky(
 
 def log_prior_batch(priors: Priors, points: WorkingPoints) -> Array:
     """Log prior density of sds, correlation entries, sigma, and beta where it is sampled: (S,)."""
-    value = np.asarray(priors.sigma.logpdf(points.sigma))
+    value = priors.residuals.logpdf(points.sigma, points.shapes)
     for f, (sds, chols) in enumerate(zip(points.sds, points.chols, strict=True)):
-        for i, prior in enumerate(priors.sd[f]):
-            value = value + prior.logpdf(np.abs(sds[:, i]))
-        for block, lkj in zip(priors.blocks[f], priors.cor[f], strict=True):
-            if lkj is not None:
-                rows = np.array(block)
-                value = value + lkj.logpdf(chols[:, rows[:, None], rows])
+        structure = priors.coordinates.structures[f]
+        for i, scale_prior in zip(sd_leaders(structure), priors.sd[f], strict=True):
+            value = value + scale_prior.logpdf(np.abs(sds[:, i]))
+        parts = zip(structure.blocks, structure.parts, priors.cor[f], strict=True)
+        for block, part, prior in parts:
+            rows = np.array(block)
+            if isinstance(prior, LKJ):
+                value = value + prior.logpdf(chols[:, rows[:, None], rows])
+            elif isinstance(part, Pattern) and prior is not None:
+                own = part.parameters(chols[:, rows[:, None], rows])
+                value = value + np.sum(prior.logpdf(own), axis=1)
     if priors.beta_sampled:
         for j, prior in enumerate(priors.beta):
             value = value + prior.logpdf(points.gamma[:, j])

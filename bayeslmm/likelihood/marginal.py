@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import lead_equations
 from bayeslmm.likelihood.blocks import batched_cholesky, eliminate_levels, lower_pairs
@@ -28,8 +29,9 @@ from bayeslmm.likelihood.factorise import (
     single_threaded,
     to_working_beta,
 )
-from bayeslmm.likelihood.moments import conditional_modes, precision_blocks
+from bayeslmm.likelihood.moments import conditional_modes, precision_blocks, product_slopes
 from bayeslmm.likelihood.split_rows import EXACT, is_saturated, split_where_small
+from bayeslmm.likelihood.stack import stack_products
 
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))
@@ -68,6 +70,11 @@ class Columns(Protocol):
         """Grouping factors."""
         ...
 
+    @property
+    def residual(self) -> BoundResidual | None:
+        """Relative precision matrix of the rows; None where it is that of the weights."""
+        ...
+
 
 def marginal_system(design: Columns) -> Plan:
     """Cross-products of a design, arranged for evaluating its marginal density.
@@ -89,6 +96,8 @@ def marginal_system(design: Columns) -> Plan:
     """
     y, X, factors, weights = design.y - design.offset, design.X, design.random, design.weights
     with single_threaded():
+        if design.residual is not None:
+            return _structured(design, design.residual)
         products = cross_products(y, X, factors, weights=weights)
         plan = make_plan(products)
         if products.fixed[-1, -1] >= EXACT * _sum_of_squares(y, weights):
@@ -96,6 +105,16 @@ def marginal_system(design: Columns) -> Plan:
         if not _is_learnable(plan) or not is_saturated(plan, X, factors, weights):
             raise DataError(EXACT_RESPONSE)
         return make_plan(_without_rounding(products))
+
+
+def _structured(design: Columns, law: BoundResidual) -> Plan:
+    y, weights = design.y - design.offset, design.weights
+    stack = stack_products(y, design.X, design.random, law, weights=weights)
+    shape = np.zeros(law.n_shape)
+    plan = make_plan(stack.products(shape), stack=stack, shape=shape)
+    if plan.products.fixed[-1, -1] < EXACT * _sum_of_squares(y, weights):
+        raise DataError(EXACT_RESPONSE)
+    return plan
 
 
 def _sum_of_squares(y: Array, weights: Array | None) -> float:
@@ -109,7 +128,7 @@ def _is_learnable(plan: Plan) -> bool:
     It is of the order of all standard deviations together to the power p - n.
     """
     products = plan.products
-    n_sds = sum(s.n_coefs for s in products.structures)
+    n_sds = sum(s.n_sds for s in products.structures)
     return products.n_obs - products.n_fixed <= n_sds
 
 
@@ -162,22 +181,35 @@ def log_density(
     return _log_density(fact, sigma, prior)
 
 
+class DensitySlopes(NamedTuple):
+    """A log density and its derivatives.
+
+    Attributes
+    ----------
+    value : float
+    factors : list of ndarray (k, k)
+        By the entries of each relative factor, in the user's coordinates.
+    shape : ndarray (r,)
+        By the parameters of the residuals beside sigma.
+    sigma : float
+        By sigma at fixed relative factors.
+    beta : ndarray (p,)
+        By the fixed effects; empty where these are integrated out.
+    """
+
+    value: float
+    factors: list[Array]
+    shape: Array
+    sigma: float
+    beta: Array
+
+
 def log_density_grad(
     plan: Plan, factors: Sequence[Array], sigma: float, prior: GaussianBeta | None = None
-) -> tuple[float, list[Array], float]:
-    """Log marginal density and its derivatives.
-
-    Returns
-    -------
-    value : float
-        log p(y | T, sigma).
-    d_factors : list of ndarray (k, k)
-        Derivatives by the entries of each relative factor.
-    d_sigma : float
-        Derivative by sigma at fixed relative factors.
-    """
+) -> DensitySlopes:
+    """Log marginal density log p(y | T, sigma) and its derivatives."""
     fact = factorise(plan, factors, prior, sigma)
-    gradients = score(fact, 1.0 / sigma**2)
+    slopes = score(fact, 1.0 / sigma**2)
     dof = plan.products.n_obs - plan.products.n_fixed
     d_sigma = (dof - fact.rss / sigma**2) / sigma
     if prior is not None:
@@ -185,21 +217,13 @@ def log_density_grad(
         d_sigma += sigma * float(np.sum((prior.root @ fact.beta_root) ** 2))
         d_sigma += float(gap @ gap) / sigma
     value = _log_density(fact, sigma, prior)
-    return value, [-0.5 * g for g in to_user_gradient(plan, gradients)], -d_sigma
+    return DensitySlopes(value, *_halved(plan, slopes), -d_sigma, np.zeros(0))
 
 
 def log_density_given_beta_grad(
     plan: Plan, factors: Sequence[Array], sigma: float, beta: Array
-) -> tuple[float, list[Array], float, Array]:
-    """Log density log p(y | beta, T, sigma), u integrated out, and its derivatives.
-
-    Returns
-    -------
-    value : float
-    d_factors : list of ndarray (k, k)
-    d_sigma : float
-    d_beta : ndarray (p,)
-    """
+) -> DensitySlopes:
+    """Log density log p(y | beta, T, sigma), u integrated out, and its derivatives."""
     fact = factorise(plan, factors)
     products = plan.products
     working = to_working_beta(products, beta)
@@ -212,12 +236,32 @@ def log_density_given_beta_grad(
         + rss / sigma**2
         - products.log_weights
     )
-    gradients = score(fact, 1.0 / sigma**2, restricted=False, beta_working=working)
+    slopes = score(fact, 1.0 / sigma**2, restricted=False, beta_working=working)
     d_working = -(fact.fixed_chol @ gap) / sigma**2
     p = products.n_fixed
     d_beta = solve_triangular(products.basis.fixed, d_working, trans="T") if p else d_working
     d_sigma = (rss / sigma**2 - n) / sigma
-    return value, [-0.5 * g for g in to_user_gradient(plan, gradients)], d_sigma, d_beta
+    return DensitySlopes(value, *_halved(plan, slopes), d_sigma, d_beta)
+
+
+def _halved(plan: Plan, slopes: Score) -> tuple[list[Array], Array]:
+    """Derivatives of a log density by user factors and shape from those of a criterion."""
+    return [-0.5 * g for g in to_user_gradient(plan, slopes.factors)], -0.5 * slopes.shape
+
+
+class Score(NamedTuple):
+    """Derivatives of a criterion.
+
+    Attributes
+    ----------
+    factors : list of ndarray (k, k)
+        By the entries of each relative factor.
+    shape : ndarray (r,)
+        By the parameters of the residuals beside sigma.
+    """
+
+    factors: list[Array]
+    shape: Array
 
 
 def score(
@@ -226,12 +270,13 @@ def score(
     *,
     restricted: bool = True,
     beta_working: Array | None = None,
-) -> list[Array]:
-    """Derivatives of the criterion by the working relative factors.
+) -> Score:
+    """Derivatives of the criterion by the working relative factors and the residuals' shape.
 
-    The criterion is ``log|L_ZZ|^2 + log|L_XX|^2 + inverse_variance * r^2``; its derivative by T_f
-    is ``2 (sum_j [Z'PZ]_jj - inverse_variance sum_j q_j q_j') T_f`` with ``q = Z'P y``, finite
-    where T_f is singular. Related levels have sums over pairs, weighted by their relationships.
+    The criterion is ``log|L_ZZ|^2 + log|L_XX|^2 + log|R| + inverse_variance * r^2``, with R
+    relative to sigma^2; its derivative by T_f is
+    ``2 (sum_j [Z'PZ]_jj - inverse_variance sum_j q_j q_j') T_f`` with ``q = Z'P y``, finite where
+    T_f is singular. Related levels have sums over pairs, weighted by their relationships.
 
     Parameters
     ----------
@@ -246,27 +291,57 @@ def score(
 
     Returns
     -------
-    list of ndarray (k, k)
+    Score
     """
     blocks = precision_blocks(fact, restricted=restricted)
     _, residuals = conditional_modes(fact, beta_working)
-    return [
-        2.0 * (block - inverse_variance * square) @ factor
-        for block, square, factor in zip(
-            blocks, _squares(fact.plan, residuals), fact.factors, strict=True
-        )
-    ]
+    parts = zip(blocks, _squares(fact.plan, residuals), fact.factors, strict=True)
+    return Score(
+        [2.0 * (block - inverse_variance * square) @ factor for block, square, factor in parts],
+        _shape_score(
+            fact,
+            determinants=True,
+            inverse_variance=inverse_variance,
+            restricted=restricted,
+            beta_working=beta_working,
+        ),
+    )
 
 
-def rss_gradient(fact: Factorisation) -> list[Array]:
-    """Derivatives of r^2 by the working relative factors."""
+def _shape_score(
+    fact: Factorisation,
+    *,
+    determinants: bool,
+    inverse_variance: float,
+    restricted: bool = False,
+    beta_working: Array | None = None,
+) -> Array:
+    """Derivatives (r,) by the shape of the residuals; see :func:`score`."""
+    stack, shape = fact.plan.stack, fact.plan.shape
+    if stack is None:
+        return shape
+    slopes = product_slopes(
+        fact,
+        determinants=determinants,
+        inverse_variance=inverse_variance,
+        restricted=restricted,
+        beta_working=beta_working,
+    )
+    return stack.pull_back(shape, slopes, -float(determinants))
+
+
+def rss_gradient(fact: Factorisation) -> Score:
+    """Derivatives of r^2 by the working relative factors and the residuals' shape."""
     _, residuals = conditional_modes(fact)
     squares = _squares(fact.plan, residuals)
-    return [-2.0 * square @ t for square, t in zip(squares, fact.factors, strict=True)]
+    return Score(
+        [-2.0 * square @ t for square, t in zip(squares, fact.factors, strict=True)],
+        _shape_score(fact, determinants=False, inverse_variance=1.0),
+    )
 
 
 def _squares(plan: Plan, residuals: Sequence[Array]) -> list[Array]:
-    """Q'Aq (k, k) of each grouping factor with relationships A, q'q without."""
+    """Squares q'Aq (k, k) of each grouping factor with relationships A, q'q without."""
     return [q.T @ plan.products.related(f, q) for f, q in enumerate(residuals)]
 
 
@@ -327,7 +402,7 @@ def profiled_criteria(plan: Plan, theta: Array, reml: bool) -> tuple[Array, Arra
         Both not finite where the arithmetic broke down.
     """
     products = plan.products
-    p, factor = products.n_fixed, products.theta.factors(theta)[0]
+    p, factor = products.n_fixed, plan.theta.factors(theta)[0]
     with np.errstate(all="ignore"):
         _, kernel, log_dets = eliminate_levels(plan.classes.gram, factor)
         lower = batched_cholesky(lead_equations(plan, kernel))
@@ -338,7 +413,9 @@ def profiled_criteria(plan: Plan, theta: Array, reml: bool) -> tuple[Array, Arra
         if reml:
             value += 2.0 * np.log(diagonal[:, :p]).sum(axis=1) - 2.0 * products.basis.log_det_fixed
         by_square = _by_square(plan, kernel, _by_equations(lower, float(reml), dof))
-        gradients = products.theta.gradient(theta, [2.0 * by_square @ factor])
+        gradients = plan.theta.gradient(
+            theta, [2.0 * by_square @ factor], np.zeros((len(theta), 0))
+        )
     return value - products.log_weights, gradients
 
 

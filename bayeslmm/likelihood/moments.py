@@ -20,8 +20,10 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import Factorisation, tail_inverse
 from bayeslmm.likelihood.nested import Pivot, Stage, batches, is_filled, without_later
 from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, invertible_part
+from bayeslmm.likelihood.stack import ProductSlopes
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 def conditional_modes(
@@ -228,10 +230,10 @@ def _stage_inners(fact: Factorisation, inverse: Array, *, with_beta: bool) -> li
     cov = scaled_both(inverse, plan.tail, fact.factors) if plan.n_tail else inverse
     if plan.nested:
         inners = later_covariances(plan, fact.pivots, symmetric(cov))
-    elif plan.n_tail:
+    elif plan.n_tail and plan.stages:
         inners = [plan.diagonal_of_congruence(cov)]
     else:
-        inners = [np.zeros_like(plan.products.random[plan.lead])]
+        inners = [np.zeros_like(stage.block.gram) for stage in plan.stages]
     if not with_beta:
         return inners
     crosses = _stage_crosses(fact)
@@ -280,6 +282,126 @@ def _diagonal_blocks(lower: Array, block: TailBlock) -> Array:
     index = block.start + np.arange(block.n_levels)[:, None] * block.n_coefs
     index = index + np.arange(block.n_coefs)
     return symmetric(lower[index[:, :, None], index[:, None, :]])
+
+
+# --- derivatives by cross-products ---
+#
+# The matrix C of the equations, bordered by the response, has the cross-products as entries. The
+# derivative of ``log |C|`` by an entry is the entry of C^-1 there, a conditional covariance over
+# sigma^2, and that of r^2 the product of two entries of w = (u, beta, -1) at their means.
+
+
+def product_slopes(
+    fact: Factorisation,
+    *,
+    determinants: bool,
+    inverse_variance: float,
+    restricted: bool,
+    beta_working: Array | None = None,
+) -> ProductSlopes:
+    """Derivatives of a criterion by cross-products, for a plan without nested stages.
+
+    Parameters
+    ----------
+    fact : Factorisation
+        The factorisation.
+    determinants : bool
+        Whether log determinants belong to the criterion: of the random effects and, where
+        `restricted`, of the fixed effects.
+    inverse_variance : float
+        The factor of r^2.
+    restricted : bool
+        Whether the fixed effects are integrated out.
+    beta_working : ndarray (p,), optional
+        Fixed effects at which r^2 is meant; by default its minimum.
+
+    Returns
+    -------
+    ProductSlopes
+    """
+    products, p = fact.plan.products, fact.plan.products.n_fixed
+    beta = fact.beta_working if beta_working is None else beta_working
+    modes, _ = conditional_modes(fact, beta)
+    right = np.append(beta, -1.0)
+    fixed = inverse_variance * np.outer(right, right)
+    random = [inverse_variance * u[:, :, None] * u[:, None, :] for u in modes]
+    mixed = [2.0 * inverse_variance * u[:, :, None] * right for u in modes]
+    couplings = [
+        2.0 * inverse_variance * modes[f][c.first, :, None] * modes[g][c.second, None, :]
+        for c in products.couplings
+        for f, g in [c.factors]
+    ]
+    if determinants:
+        with_beta = restricted and p > 0
+        spread = conditional_covariances(fact, given_beta=not with_beta)
+        random = [a + b for a, b in zip(random, spread, strict=True)]
+        met = _covariances_between(fact, with_beta=with_beta)
+        couplings = [a + 2.0 * b for a, b in zip(couplings, met, strict=True)]
+    if determinants and restricted and p:
+        inverse = solve_triangular(fact.fixed_chol, np.eye(p), lower=True)
+        fixed[:p, :p] += inverse.T @ inverse
+        for part, cov in zip(mixed, _covariances_with_beta(fact, inverse), strict=True):
+            part[:, :, :p] += 2.0 * cov
+    return ProductSlopes(fixed, tuple(random), tuple(mixed), tuple(couplings))
+
+
+def _covariances_with_beta(fact: Factorisation, inverse: Array) -> list[Array]:
+    """Conditional covariances over sigma^2 of u with the working beta per factor (J, k, p)."""
+    plan = fact.plan
+    result: list[Array] = [np.zeros(0)] * len(plan.products.random)
+    for stage, pivot, cross in zip(plan.stages, fact.pivots, _stage_crosses(fact), strict=True):
+        result[stage.factor] = -pivot.kernel @ cross @ inverse
+    rest = -_tail_spread(fact) @ inverse if plan.n_tail else np.zeros((0, len(inverse)))
+    for block in plan.tail:
+        result[block.factor] = rest[block.columns].reshape(*block.shape, -1)
+    return result
+
+
+def _covariances_between(fact: Factorisation, *, with_beta: bool) -> list[Array]:
+    """Conditional covariances over sigma^2 at the cells of each coupling (n_cells, k, l)."""
+    plan, place = fact.plan, {block.factor: block for block in fact.plan.tail}
+    if not plan.n_tail:
+        return []
+    tail = symmetric(scaled_both(tail_inverse(fact), plan.tail, fact.factors))
+    if with_beta:
+        spread = _tail_spread(fact)
+        tail = tail + spread @ spread.T
+    lead = _lead_with_tail(fact, tail, with_beta=with_beta) if plan.stages else tail
+    result = []
+    for coupling in plan.products.couplings:
+        rows, cols = (
+            _effect_places(plan, place.get(factor), factor, levels)
+            for factor, levels in zip(
+                coupling.factors, (coupling.first, coupling.second), strict=True
+            )
+        )
+        if coupling.factors[0] not in place:
+            block = lead[rows[:, :, None], cols[:, None, :]]
+        elif coupling.factors[1] not in place:
+            block = lead[cols[:, None, :], rows[:, :, None]]
+        else:
+            block = tail[rows[:, :, None], cols[:, None, :]]
+        result.append(block)
+    return result
+
+
+def _effect_places(plan: Plan, block: TailBlock | None, factor: int, levels: Indices) -> Indices:
+    """Places (m, k) of the effects of some levels, among those of the tail or the lead."""
+    k = plan.products.random[factor].shape[1]
+    start = 0 if block is None else block.start
+    return start + levels[:, None] * k + np.arange(k)
+
+
+def _lead_with_tail(fact: Factorisation, tail: Array, *, with_beta: bool) -> Array:
+    """Conditional covariance over sigma^2 of the leading effects with the tail: (J * k, q)."""
+    pivot = fact.pivots[0]
+    levels, k = pivot.kernel.shape[:2]
+    met = pivot.coupling.T @ tail
+    if with_beta:
+        inverse = solve_triangular(fact.fixed_chol, _tail_spread(fact).T, lower=True, trans="T")
+        mixed = pivot.block.mixed[:, :, :-1].reshape(levels * k, -1)
+        met = met - mixed @ inverse
+    return -(pivot.kernel @ met.reshape(levels, k, -1)).reshape(levels * k, -1)
 
 
 # --- nested stages: the inverse of the equations on the pattern of their factor ---

@@ -203,7 +203,7 @@ class Plots:
             self._fit.design,
             which,
             self._fit._covariances,
-            self._fit._sigma_squared,
+            self._fit._residual,
             drawing(backend, visuals, pc_kwargs),
             label=self._source(),
             group=group,

@@ -70,7 +70,7 @@ def covariance_matrix(
     design: Design,
     which: str,
     covariances: Sequence[Array],
-    sigma_squared: float,
+    residual: sp.csr_array,
     *,
     place: int,
     positions: Indices | None,
@@ -90,8 +90,7 @@ def covariance_matrix(
         matrix, labels, axis = _of_effects(design, covariances, place, positions)
     else:
         kept = _rows(design, which, place, positions, rows)
-        scale = 1.0 / design.row_weights[kept]
-        values = sp.csr_array(sp.diags_array(sigma_squared * scale))
+        values = sp.csr_array(residual[kept][:, kept])
         if which == "V":
             z = design.Z_matrix()[kept]
             g = random_covariance(design, covariances, sparse=True)
@@ -164,7 +163,7 @@ def plot_matrices(
     design: Design,
     which: str | Sequence[str],
     covariances: Sequence[Array],
-    sigma_squared: float,
+    residual: sp.csr_array,
     how: Drawing,
     *,
     label: str,
@@ -185,7 +184,7 @@ def plot_matrices(
         Which matrices.
     covariances : sequence of ndarray (k, k)
         Covariance matrix of the coefficients of each grouping factor.
-    sigma_squared : float
+    residual : scipy.sparse.csr_array (n, n)
         Residual variance of a row with weight one.
     how : Drawing
         How to draw it.
@@ -210,7 +209,7 @@ def plot_matrices(
             design,
             name,
             covariances,
-            sigma_squared,
+            residual,
             place=place,
             positions=None if levels is None else positions,
             rows=rows,

@@ -15,6 +15,7 @@ from scipy import stats
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
     CIRCLE,
@@ -423,6 +424,7 @@ def _matched(design: Design, place: int, beta: Array) -> Array:
 def _separate(design: Design, place: int, response: Array) -> Array:
     """Weighted least squares of the response on the covariates, level by level."""
     factor = design.random[place]
+    require_plain_residuals(design, "Least squares level by level")
     root = np.sqrt(design.row_weights)
     z, y = factor.Z * root[:, None], response * root
     result = np.full((factor.n_levels, factor.n_coefs), np.nan)

@@ -15,7 +15,8 @@ from scipy.special import stdtrit
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.prediction.rows import (
     Rows,
     Target,
@@ -143,7 +144,7 @@ def predict(
     """
     check_choice(kind, get_args(Kind), "kind")
     seen = None if observed is None else observed_rows(design, observed, target)
-    rows = prediction_rows(design, new, target, terms, weights)
+    rows = prediction_rows(design, new, target, terms, weights, residual=kind == "response")
     report_undetermined(design, rows)
     pareto_k = None
     if seen is None:
@@ -161,6 +162,9 @@ def predict(
     def blocks() -> Iterator[tuple[slice, Array]]:
         noise = np.random.default_rng(noise_seed)
         step = max(1, BLOCK // joint.size)
+        if kind == "response" and not joint.points.residual.plain:
+            require_memory(joint.size * rows.design.n, "correlated residuals")
+            step = rows.design.n
         for start in range(0, rows.design.n, step):
             part = slice(start, min(start + step, rows.design.n))
             values = linear_draws(rows, joint, effects, part)
@@ -369,7 +373,7 @@ def _exact_predictions(
     for member, covariance in pairs:
         variance = variance + np.einsum("ni,ij,nj->n", member.Z, covariance, member.Z)
     if kind == "response":
-        variance = variance + fit.sigma**2 / design.row_weights
+        variance = variance + residual_sds(design, points_of_fits([fit]))[0] ** 2
     error = np.sqrt(np.maximum(variance, 0.0))
     df = np.full(design.n, np.inf)
     if uncertainty == "laplace":

@@ -7,6 +7,7 @@ reweights the draws: together they are the posterior given the old and the new d
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.residuals import draw_residuals, require_plain_residuals
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.likelihood.marginal import marginal_system
@@ -83,7 +85,13 @@ class Rows:
 
 
 def prediction_rows(
-    design: Design, new: Any, target: Target, terms: Terms | None = None, weights: Any = None
+    design: Design,
+    new: Any,
+    target: Target,
+    terms: Terms | None = None,
+    weights: Any = None,
+    *,
+    residual: bool = False,
 ) -> Rows:
     """Evaluate a model on rows to predict.
 
@@ -99,6 +107,8 @@ def prediction_rows(
         Grouping factors whose effects count, or the coefficients that count per factor.
     weights : str or array-like, optional
         Precision weights of the new rows; those of the model keep their own.
+    residual : bool
+        Whether the columns of the structure of the residuals are needed.
 
     Returns
     -------
@@ -116,12 +126,14 @@ def prediction_rows(
         raise ValueError("weights= is for new rows; those of the model keep their own weights.")
     included = included_coefs(design, terms)
     if target == "average" or not any(mask.any() for mask in included):
-        encoded = design if new is None else design.spec.rows(new, weights=weights, random="none")
-        return Rows(design=encoded, members=())
+        encode = functools.partial(design.spec.rows, new, weights=weights, residual=residual)
+        return Rows(design=design if new is None else encode(random="none"), members=())
     partial = _partial(design, included)
     if target == "population":
-        return _population_rows(design, partial, new, weights, included)
-    encoded = partial if new is None else partial.spec.rows(new, weights=weights)
+        return _population_rows(design, partial, new, weights, included, residual=residual)
+    encoded = partial
+    if new is not None:
+        encoded = partial.spec.rows(new, weights=weights, residual=residual)
     if target == "conditional":
         _refuse_unknown(encoded.random)
     found = {factor.name: _membership(factor) for factor in encoded.random}
@@ -206,12 +218,14 @@ def _population_rows(
     new: Any,
     weights: Any,
     included: Sequence[NDArray[np.bool_]],
+    *,
+    residual: bool,
 ) -> Rows:
     """Every level is new; rows share one where the data have its grouping variables."""
     if new is None:
         encoded, source, names = partial, design.data, list(design.data.columns)
     else:
-        encoded = partial.spec.rows(new, weights=weights, random="covariates")
+        encoded = partial.spec.rows(new, weights=weights, random="covariates", residual=residual)
         names = column_names(new)
         grouping = {name for factor in partial.random for name in factor.factors}
         source = plain_frame(new, grouping & set(names))
@@ -318,7 +332,9 @@ def add_effects(result: Array, member: Membership, known: Array, fresh: Array, p
 
 
 def response_noise(rows: Rows, joint: JointDraws, part: slice, rng: np.random.Generator) -> Array:
-    """Draws (S, n) of the residuals at some of the rows."""
+    """Draws (S, n) of the residuals at some of the rows: all of them where they are correlated."""
+    if not joint.points.residual.plain:
+        return draw_residuals(rows.design, joint.points, rng)[:, part]
     weights = rows.design.weights
     noise = rng.standard_normal((joint.size, len(rows.design.y[part])))
     noise *= joint.sigma[:, None]
@@ -434,6 +450,7 @@ def observe(rows: Rows, joint: JointDraws) -> Update:
     -------
     Update
     """
+    require_plain_residuals(rows.design, "A prediction given observed rows")
     scale = rows.design.row_weights**-0.5
     white = _residuals(rows, joint) / (joint.sigma[:, None] * scale)
     clusters = []
@@ -582,6 +599,7 @@ def updated_point(design: Design, fit: Fit, seen: Rows) -> tuple[JointDraws, lis
 
 def _extended(design: Design, seen: Design) -> Design:
     """The rows of a design followed by those of the same model on other data."""
+    require_plain_residuals(design, "A prediction given observed rows")
     weights = None
     if design.weights is not None or seen.weights is not None:
         weights = np.concatenate([design.row_weights, seen.row_weights])

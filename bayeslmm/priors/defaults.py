@@ -23,12 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.kinds import structure_of
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import DEPENDENT
 from bayeslmm.data.design import Design, RandomFactor, Spec
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.keys import INTERCEPT, Slot, priors_by_slot, slot_names
-from bayeslmm.priors.record import Labels, Priors, sd_label
+from bayeslmm.priors.record import Labels, Priors, sd_label, uniform_correlations
+from bayeslmm.priors.residual import ResidualPriors, uniform_residual_correlations
 
 Array = NDArray[np.float64]
 Preset = Literal["default", "flat"]
@@ -36,7 +40,6 @@ Given = Mapping[Slot, Prior | LKJ]
 
 WIDTH = 2.5
 DEGREES_OF_FREEDOM = 3.0
-UNIFORM = LKJ(1.0)
 
 
 def default_priors(design: Design) -> Priors:
@@ -52,7 +55,13 @@ def default_priors(design: Design) -> Priors:
     - a block of correlated random effects has HalfStudentT(3, s_y / s) standard deviations and
       LKJ(1) correlations on its working columns: each column less its part along earlier ones, of
       standard deviation s (root mean square in a block without the constant);
-    - sigma is HalfStudentT(3, s_y).
+    - a block with a covariance pattern, such as ``cs(0 + f | g)``, stays in the columns that users
+      see: HalfStudentT(3, s_y / s) standard deviations with s the root mean square of a column
+      where it is not zero, one for an indicator, and correlation parameters that are uniform over
+      the range in which the matrix is positive definite;
+    - sigma is HalfStudentT(3, s_y), that of each stratum or occasion where there are several;
+      powers and exponents of covariates in it are Normal(0, 1), correlations of residuals uniform:
+      LKJ(1), or each parameter uniform on its range.
 
     Parameters
     ----------
@@ -144,6 +153,8 @@ def labels_of(spec: Spec) -> Labels:
         factors=tuple(factor.name for factor in spec.random),
         factor_coefs=tuple(factor.coefs for factor in spec.random),
         blocks=tuple(factor.blocks for factor in spec.random),
+        kinds=tuple(factor.kinds for factor in spec.random),
+        residual=spec.residual_structure,
     )
 
 
@@ -152,8 +163,6 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
     scale = _response_scale(design) if preset == "default" else 1.0
     fixed = _fixed(design, preset, given, scale)
     terms = [_random(f, factor, preset, given, scale) for f, factor in enumerate(design.random)]
-    sigma = given.get(("sigma", 0, 0), _open_scale(preset, scale))
-    assert not isinstance(sigma, LKJ)
     mean, root, sampled = _beta_moments(fixed.priors, fixed.rows)
     names = slot_names(labels)
     return Priors(
@@ -167,9 +176,28 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
         mixing=tuple(term.mixing for term in terms),
         sd=tuple(term.sd for term in terms),
         cor=tuple(term.cor for term in terms),
-        sigma=sigma,
+        residuals=_residual(labels.residual, preset, given, scale),
         sources={name: "user" if slot in given else preset for slot, name in names.items()},
         where=fixed.where | {k: v for term in terms for k, v in term.where.items()},
+    )
+
+
+def _residual(structure: Residual, preset: Preset, given: Given, scale: float) -> ResidualPriors:
+    """Half-t standard deviations, Normal(0, 1) powers, uniform correlations."""
+    open_power = Flat() if preset == "flat" else Normal(0.0, 1.0)
+
+    def priors(kind: str, count: int, default: Prior) -> tuple[Prior, ...]:
+        found = [given.get((kind, 0, j), default) for j in range(count)]
+        return tuple(prior for prior in found if not isinstance(prior, LKJ))
+
+    uniform = uniform_residual_correlations(structure.correlation)
+    arms = () if uniform is None else structure.arms
+    cors = [given.get(("cor_residual", 0, arm), uniform) for arm in range(len(arms))]
+    return ResidualPriors(
+        structure=structure,
+        sd=priors("sigma", len(structure.scales), _open_scale(preset, scale)),
+        power=priors("power", len(structure.powers), open_power),
+        cor=tuple(prior for prior in cors if prior is not None),
     )
 
 
@@ -263,26 +291,30 @@ class _Term(NamedTuple):
 
     mixing: Array
     sd: tuple[Prior, ...]
-    cor: tuple[LKJ | None, ...]
+    cor: tuple[LKJ | Prior | None, ...]
     where: dict[str, str]
 
 
 def _random(f: int, factor: RandomFactor, preset: Preset, given: Given, scale: float) -> _Term:
+    structure = structure_of(factor)
     mixing = np.eye(factor.n_coefs)
-    sd: list[Any] = [None] * factor.n_coefs
+    sd: list[Any] = [None] * structure.n_sds
     cor: list[Any] = []
     where: dict[str, str] = {}
-    for b, block in enumerate(factor.blocks):
+    for b, (block, part) in enumerate(zip(structure.blocks, structure.parts, strict=True)):
         columns = list(block)
-        touched = ("cor", f, b) in given or any(("sd", f, c) in given for c in block)
+        own = structure.sd_places[columns]
+        touched = ("cor", f, b) in given or any(("sd", f, s) in given for s in own)
         units = root_mean_squares(factor.Z[:, columns])
-        if not touched and preset == "default":
+        if isinstance(part, Pattern):
+            units = sizes(factor.Z[:, columns], part.homogeneous)
+        elif not touched and preset == "default":
             found = working_columns(factor.Z[:, columns])
             mixing[np.ix_(columns, columns)], units = found.mixing, found.scales
             where |= dict(_places(factor, columns, found.mixing))
-        for c, unit in zip(block, units, strict=True):
-            sd[c] = given.get(("sd", f, c), _open_scale(preset, scale / unit))
-        cor.append(given.get(("cor", f, b), UNIFORM) if len(block) > 1 else None)
+        for s, unit in zip(own, units, strict=True):
+            sd[s] = given.get(("sd", f, int(s)), _open_scale(preset, scale / unit))
+        cor.append(given.get(("cor", f, b), uniform_correlations(part)))
     return _Term(mixing, tuple(sd), tuple(cor), where)
 
 
@@ -362,6 +394,17 @@ def root_mean_squares(columns: Array) -> Array:
     """Root mean square (k,) of each column; one for a constant one, and where all is zero."""
     rms = np.sqrt(np.mean(columns**2, axis=0))
     return np.where((np.ptp(columns, axis=0) == 0) | (rms == 0), 1.0, rms)
+
+
+def sizes(columns: Array, together: bool) -> Array:
+    """Root mean square (k,) of each column over the rows in which it is not zero.
+
+    An indicator has size one. The columns may be taken together.
+    """
+    counts, squares = np.count_nonzero(columns, axis=0), np.sum(columns**2, axis=0)
+    if together:
+        counts, squares = np.full_like(counts, counts.sum()), np.full_like(squares, squares.sum())
+    return np.where(counts > 0, np.sqrt(squares / np.maximum(counts, 1)), 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

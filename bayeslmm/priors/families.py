@@ -343,6 +343,42 @@ class LogNormal(_Family):
 
 
 @dataclass(frozen=True, slots=True)
+class Uniform(_Family):
+    """Uniform distribution: the default for the correlation parameters of covariance patterns.
+
+    Attributes
+    ----------
+    lower, upper : float
+        The ends of the range.
+
+    Examples
+    --------
+    >>> print(Uniform(-0.5, 1.0))
+    Uniform(-0.5, 1)
+    """
+
+    lower: float
+    upper: float
+
+    positive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite([self.lower, self.upper]).all() and self.lower < self.upper):
+            raise PriorError(f"Uniform needs finite ends in order; got {self.lower}, {self.upper}.")
+
+    def _logpdf(self, x: Array) -> Array:
+        inside = (self.lower <= x) & (x <= self.upper)
+        return np.where(inside, -np.log(self.upper - self.lower), -np.inf)
+
+    def _dlogpdf(self, x: Array) -> Array:
+        return np.zeros_like(x)
+
+    def sample(self, rng: np.random.Generator, size: int) -> Array:
+        """Draw `size` independent values."""
+        return rng.uniform(self.lower, self.upper, size)
+
+
+@dataclass(frozen=True, slots=True)
 class Flat(_Family):
     """Improper uniform density, one everywhere.
 

@@ -7,13 +7,19 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+
+from bayeslmm.covariance.occasions import OverOccasions
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import LKJ, Flat, HalfFlat, Prior
+from bayeslmm.priors.families import LKJ, Flat, HalfFlat, Prior, Uniform
 from bayeslmm.priors.pymc_priors import as_prior, correlation_size
-from bayeslmm.priors.record import Labels, coef_label, cor_label, sd_label
+from bayeslmm.priors.record import Labels, coef_label, cor_label
 
 Slot = tuple[str, int, int]
-"""Kind of parameter, grouping factor, place: of a coefficient or of a block of correlations."""
+"""Kind of parameter, grouping factor, place: of a fixed effect, of a standard deviation, or of the
+correlations of a block."""
 
 INTERCEPT = "Intercept"
 
@@ -40,29 +46,54 @@ def priors_by_slot(labels: Labels, user: Mapping[str, Any]) -> dict[Slot, Prior 
 
 def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: str) -> Prior | LKJ:
     kind, f, place = slot
+    if kind == "cor_residual":
+        return _residual_correlation(labels.residual, prior, given, key)
     if kind == "cor":
+        part = labels.structures[f].parts[place]
+        if isinstance(part, Pattern):
+            return _parameter_prior(prior, part, key)
         return _correlation_prior(prior, given, len(labels.blocks[f][place]), key)
     if isinstance(prior, LKJ):
         what = "coefficient" if kind == "beta" else "standard deviation"
         raise PriorError(f"{prior} is a prior for correlations; {key!r} is a {what}.")
-    return prior if kind == "beta" else _scale_prior(prior, key)
+    return prior if kind in ("beta", "power") else _scale_prior(prior, key)
+
+
+def _residual_correlation(
+    structure: Residual, prior: Prior | LKJ, given: Any, key: str
+) -> Prior | LKJ:
+    law = structure.correlation
+    assert law is not None
+    if isinstance(law, OverOccasions) and law.on_matrix:
+        return _correlation_prior(prior, given, law.structure.n_coefs, key)
+    if type(prior) is Flat:
+        return Uniform(law.lowest, 1.0)
+    if isinstance(prior, LKJ):
+        raise PriorError(
+            f"{prior} is a prior for correlation matrices; {key!r} is a number between "
+            f"{law.lowest:.3g} and 1: give for example pm.Uniform.dist({law.lowest:.3g}, 1)."
+        )
+    return prior
 
 
 def _slots(labels: Labels) -> dict[str, list[Slot]]:
     """Parameters that each valid key addresses, from the general keys to the specific ones."""
+    structures = labels.structures
     betas: list[Slot] = [("beta", 0, j) for j in range(len(labels.coefs))]
     sds: list[list[Slot]] = [
-        [("sd", f, c) for c in range(len(row))] for f, row in enumerate(labels.factor_coefs)
+        [("sd", f, s) for s in range(structure.n_sds)] for f, structure in enumerate(structures)
     ]
     cors: list[list[Slot]] = [
-        [("cor", f, b) for b, block in enumerate(row) if len(block) > 1]
-        for f, row in enumerate(labels.blocks)
+        [("cor", f, b) for b, part in enumerate(structure.parts) if part.n_cors]
+        for f, structure in enumerate(structures)
     ]
     slots = {
         "beta": [s for s in betas if labels.coefs[s[2]] != INTERCEPT],
         "sd": [slot for row in sds for slot in row],
         "cor": [slot for row in cors for slot in row],
-        "sigma": [("sigma", 0, 0)],
+        "sigma": [("sigma", 0, j) for j in range(len(labels.residual.scales))],
+        "power_residual": [("power", 0, j) for j in range(len(labels.residual.powers))],
+        "cor_residual": [("cor_residual", 0, arm) for arm in _arms(labels)],
     }
     for f, factor in enumerate(labels.factors):
         slots[f"sd[{factor}]"] = sds[f]
@@ -78,14 +109,21 @@ def slot_names(labels: Labels) -> dict[Slot, str]:
     names: dict[Slot, str] = {
         ("beta", 0, j): coef_label(coef) for j, coef in enumerate(labels.coefs)
     }
-    for f, factor in enumerate(labels.factors):
-        for c, coef in enumerate(labels.factor_coefs[f]):
-            names["sd", f, c] = sd_label(factor, coef)
-        for b, block in enumerate(labels.blocks[f]):
-            if len(block) > 1:
+    for f, structure in enumerate(labels.structures):
+        for place, name in enumerate(labels.sd_names(f)):
+            names["sd", f, place] = name
+        for b, part in enumerate(structure.parts):
+            if part.n_cors:
                 names["cor", f, b] = cor_label(labels, f, b)
-    names["sigma", 0, 0] = "sigma"
-    return names
+    kinds = [("sigma", 0, j) for j in range(len(labels.residual.scales))]
+    kinds += [("power", 0, j) for j in range(len(labels.residual.powers))]
+    kinds += [("cor_residual", 0, arm) for arm in _arms(labels)]
+    return names | dict(zip(kinds, labels.residual.prior_names, strict=True))
+
+
+def _arms(labels: Labels) -> range:
+    """Sets of correlations of residuals."""
+    return range(len(labels.residual.arms) if labels.residual.n_cors else 0)
 
 
 def _match_keys(slots: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +165,33 @@ def _scale_prior(prior: Prior, key: str) -> Prior:
             "deviation must live on the positive half line: use for example "
             "pm.HalfNormal.dist(1), or truncate it at 0 with "
             "pm.Truncated.dist(pm.Normal.dist(1, 2), lower=0)."
+        )
+    return prior
+
+
+BEYOND = np.logspace(-6, 8, 29)
+"""Distances from a range at which a prior that vanishes outside of it must be zero."""
+
+
+def _parameter_prior(prior: Prior | LKJ, part: Pattern, key: str) -> Prior:
+    """A prior on the correlation parameters of a pattern, within their range."""
+    low, high = part.lowest, 1.0
+    of = "each partial autocorrelation" if part.n_cors > 1 else "the correlation"
+    if type(prior) is Flat:
+        return Uniform(low, high)
+    if isinstance(prior, LKJ):
+        raise PriorError(
+            f"{prior} for {key!r} is a prior for correlation matrices without structure, and "
+            f"{part.name}() has {part.n_cors} parameter{'s' if part.n_cors > 1 else ''}: give "
+            f"{of} a distribution on ({low:.3g}, {high:.3g}), such as "
+            f"pm.Uniform.dist({low:.3g}, {high:.3g})."
+        )
+    outside = np.concatenate([low - BEYOND, high + BEYOND])
+    if np.any(prior.logpdf(outside) > -np.inf):
+        raise PriorError(
+            f"The prior {prior} for {key!r} allows values outside of ({low:.3g}, {high:.3g}), "
+            f"where the correlation matrix of {part.name}() is not positive definite. Truncate "
+            f"it, as in pm.TruncatedNormal.dist(0, 0.5, lower={low:.6g}, upper={high:g})."
         )
     return prior
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,9 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Coordinates, Points
-from bayeslmm.covariance.unstructured import Unstructured
+from bayeslmm.covariance.kinds import blocked
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import Residual
+from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import LKJ, Normal, Prior
+from bayeslmm.priors.families import LKJ, Normal, Prior, Uniform
+from bayeslmm.priors.residual import ResidualPriors
 
 Array = NDArray[np.float64]
 
@@ -35,12 +39,29 @@ class Labels:
         Labels of the coefficients per grouping factor.
     blocks : tuple of tuple of tuple of int
         Blocks of correlated coefficients per grouping factor.
+    kinds : tuple of tuple of str
+        Name of the covariance structure of each block, per grouping factor.
+    residual : Residual
+        Structure of the residuals, with the names of its parameters.
     """
 
     coefs: tuple[str, ...]
     factors: tuple[str, ...]
     factor_coefs: tuple[tuple[str, ...], ...]
     blocks: tuple[tuple[tuple[int, ...], ...], ...]
+    kinds: tuple[tuple[str, ...], ...]
+    residual: Residual
+
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """Covariance structure of each grouping factor."""
+        pairs = zip(self.blocks, self.kinds, strict=True)
+        return tuple(blocked(blocks, kinds) for blocks, kinds in pairs)
+
+    def sd_names(self, factor: int) -> list[str]:
+        """Names of the standard deviations of a grouping factor: (n_sds,)."""
+        structure, coefs = self.structures[factor], self.factor_coefs[factor]
+        return sd_labels(self.factors[factor], coefs, structure)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,11 +88,13 @@ class Priors(Labels):
         The matrix W per grouping factor: standard deviations and correlations with priors are
         those of the working columns ``Z @ W``.
     sd : tuple of tuple of Prior
-        Priors on the standard deviations, per grouping factor and working column.
-    cor : tuple of tuple of (LKJ or None)
-        Priors on the correlations, per grouping factor and block; None for a block of one.
-    sigma : Prior
-        Prior on the residual standard deviation.
+        Priors on the standard deviations, per grouping factor: of each working column, or of those
+        that share one.
+    cor : tuple of tuple of (LKJ or Prior or None)
+        Priors on the correlations, per grouping factor and block: of the matrix, or of each
+        parameter of a pattern; None for a block without correlations.
+    residuals : ResidualPriors
+        Priors on the parameters of the residuals.
     sources : mapping of str to str
         Where each row of the table comes from: "default", "flat" or "user".
     where : mapping of str to str
@@ -91,20 +114,25 @@ class Priors(Labels):
     beta_sampled: bool
     mixing: tuple[Array, ...]
     sd: tuple[tuple[Prior, ...], ...]
-    cor: tuple[tuple[LKJ | None, ...], ...]
-    sigma: Prior
+    cor: tuple[tuple[LKJ | Prior | None, ...], ...]
+    residuals: ResidualPriors
     sources: Mapping[str, str]
     where: Mapping[str, str]
 
     @cached_property
     def coordinates(self) -> Coordinates:
         """The vector of parameters that samplers move."""
-        blocks = zip(self.factor_coefs, self.blocks, strict=True)
         return Coordinates(
-            structures=tuple(Unstructured(len(coefs), b) for coefs, b in blocks),
+            structures=self.structures,
             mixing=self.mixing,
             fixed=self.fixed_map if self.beta_sampled else np.empty((0, 0)),
+            residual=self.residual,
         )
+
+    @property
+    def sigma(self) -> Prior:
+        """Prior on the residual standard deviation, the first where there are several."""
+        return self.residuals.sd[0]
 
     @property
     def beta_precision(self) -> Array | None:
@@ -152,15 +180,13 @@ class Priors(Labels):
                 self.coefs, self.beta, marginal, self.alone, strict=True
             )
         }
-        for f, factor in enumerate(self.factors):
-            for coef, prior in zip(self.factor_coefs[f], self.sd[f], strict=True):
-                records[sd_label(factor, coef)] = prior
-        for f in range(len(self.factors)):
-            for b, lkj in enumerate(self.cor[f]):
-                if lkj is not None:
-                    records[cor_label(self, f, b)] = lkj
-        records["sigma"] = self.sigma
-        return records
+        for f, row in enumerate(self.sd):
+            records |= dict(zip(self.sd_names(f), row, strict=True))
+        for f, priors in enumerate(self.cor):
+            for b, prior in enumerate(priors):
+                if prior is not None:
+                    records[cor_label(self, f, b)] = prior
+        return records | self.residuals.records()
 
     def _marginal_beta(self) -> list[Prior]:
         """Marginal normal priors of the coefficients; of those with a joint prior only."""
@@ -201,23 +227,42 @@ class Priors(Labels):
         gamma = np.empty((size, len(self.coefs)))
         for j, prior in enumerate(self.beta):
             gamma[:, j] = prior.sample(rng, size)
+        structures = self.coordinates.structures
         sds = [np.stack([p.sample(rng, size) for p in row], axis=1) for row in self.sd]
+        sds = [sd[:, s.sd_places] for sd, s in zip(sds, structures, strict=True)]
         chols = [self._sample_chol(f, rng, size) for f in range(len(self.factors))]
-        sigma = self.sigma.sample(rng, size)
+        sigma, shapes = self.residuals.sample(rng, size)
         coordinates = self.coordinates
         none = np.empty((size, len(coordinates.fixed)))
-        points = coordinates.to_user(coordinates.working(sds, chols, sigma, none))
+        points = coordinates.to_user(coordinates.working(sds, chols, sigma, shapes, none))
         beta = np.linalg.solve(self.fixed_map, gamma.T).T
         return replace(points, beta=beta)
 
     def _sample_chol(self, factor: int, rng: np.random.Generator, size: int) -> Array:
         chol = np.tile(np.eye(len(self.factor_coefs[factor])), (size, 1, 1))
-        for block, lkj in zip(self.blocks[factor], self.cor[factor], strict=True):
-            if lkj is not None:
-                rows = np.array(block)
-                draws = lkj.sample_cholesky(rng, size, len(block))
-                chol[:, rows[:, None], rows] = draws
+        structure = self.coordinates.structures[factor]
+        parts = zip(structure.blocks, structure.parts, self.cor[factor], strict=True)
+        for block, part, prior in parts:
+            rows = np.array(block)
+            if isinstance(prior, LKJ):
+                chol[:, rows[:, None], rows] = prior.sample_cholesky(rng, size, len(block))
+            elif isinstance(part, Pattern) and prior is not None:
+                draws = np.stack([prior.sample(rng, size) for _ in range(part.n_cors)], axis=1)
+                chol[:, rows[:, None], rows] = part.cholesky(part.coordinates_at(draws))
         return chol
+
+    def log_cor(self, factor: int, roots: Array) -> Array:
+        """Log prior density (S,) of the correlations of one factor, from their roots (S, k, k)."""
+        total: Array = np.zeros(len(roots))
+        structure = self.coordinates.structures[factor]
+        parts = zip(structure.blocks, structure.parts, self.cor[factor], strict=True)
+        for block, part, prior in parts:
+            rows = roots[:, list(block)]
+            if isinstance(prior, LKJ):
+                total += prior.logpdf_correlation(rows @ rows.swapaxes(1, 2))
+            elif isinstance(part, Pattern) and prior is not None:
+                total += np.sum(prior.logpdf(part.parameters(rows)), axis=1)
+        return total
 
     def improper(self) -> list[str]:
         """Return the names of the parameters with improper priors."""
@@ -228,9 +273,30 @@ class Priors(Labels):
         ]
 
 
+def uniform_correlations(part: Structure) -> LKJ | Prior | None:
+    """The default prior on the correlations of one block; None where it has none."""
+    if not part.n_cors:
+        return None
+    return Uniform(part.lowest, 1.0) if isinstance(part, Pattern) else LKJ(1.0)
+
+
 def coef_label(coef: str) -> str:
     """Name of a fixed-effect coefficient's prior, as the table shows it."""
     return f"beta[{coef}]" if coef in PARAMETER_KEYS else coef
+
+
+def sd_labels(factor: str, coefs: Sequence[str], structure: Structure) -> list[str]:
+    """Names of standard deviations: by coefficient, or by the coefficients that share one."""
+    names = []
+    for place, leader in enumerate(sd_leaders(structure).tolist()):
+        shared = np.flatnonzero(structure.sd_places == place).tolist()
+        if len(shared) == structure.n_coefs > 1:
+            names.append(f"sd[{factor}]")
+        elif len(shared) > 1:
+            names.append(f"sd[{factor}, {', '.join(coefs[c] for c in shared)}]")
+        else:
+            names.append(sd_label(factor, coefs[leader]))
+    return names
 
 
 def sd_label(factor: str, coef: str) -> str:
@@ -238,10 +304,27 @@ def sd_label(factor: str, coef: str) -> str:
     return f"sd[{factor}, {coef}]"
 
 
+def cor_labels(factor: str, coefs: Sequence[str], structure: Structure) -> list[str]:
+    """Names of the correlations that determine all others, in the order of ``structure.pairs``.
+
+    The one parameter of a pattern has the name of its prior.
+    """
+    names = []
+    correlated = sum(part.n_cors > 0 for part in structure.parts)
+    for block, part in zip(structure.blocks, structure.parts, strict=True):
+        if isinstance(part, Pattern) and part.n_cors == 1:
+            inside = "" if correlated == 1 else f", {', '.join(coefs[c] for c in block)}"
+            names.append(f"cor[{factor}{inside}]")
+            continue
+        pairs = (sorted((block[i], block[j])) for i, j in part.pairs)
+        names += [f"cor[{factor}, {coefs[first]}, {coefs[second]}]" for first, second in pairs]
+    return names
+
+
 def cor_label(labels: Labels, factor: int, block: int) -> str:
     """Name of the prior on the correlations of a block, as the table shows it."""
     name, blocks = labels.factors[factor], labels.blocks[factor]
-    if sum(len(one) > 1 for one in blocks) == 1:
+    if sum(part.n_cors > 0 for part in labels.structures[factor].parts) == 1:
         return f"cor[{name}]"
     coefs = labels.factor_coefs[factor]
     return f"cor[{name}, {', '.join(coefs[c] for c in blocks[block])}]"

@@ -17,7 +17,8 @@ from bayeslmm.comparison.models import log_evidence
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import plain_frame, to_frame
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
 from bayeslmm.report.methods import wald_scales
@@ -29,7 +30,6 @@ from bayeslmm.summaries.posterior_tables import (
     as_estimates,
     interval,
     interval_defaults,
-    sigma_draws,
 )
 from bayeslmm.summaries.posterior_tables import parameter_table as draws_table
 from bayeslmm.summaries.variance_explained import (
@@ -226,7 +226,7 @@ def glance_estimate(fit: Fit, design: Design) -> pd.DataFrame:
     return _glance(
         fit.method,
         design,
-        fit.sigma,
+        float(np.mean(points_of_fits([fit]).natural[0])),
         loglik=fit.log_likelihood,
         aic=aic,
         bic=bic,
@@ -247,7 +247,7 @@ def glance_posterior(
     return _glance(
         method,
         design,
-        float(sigma_draws(data["posterior"].to_dataset()).mean()),
+        float(data["posterior"]["sigma"].to_numpy().mean()),
         log_evidence=evidence,
         log_evidence_error=error,
         chains=found.chains,
@@ -347,7 +347,7 @@ def estimate_values(
         ".fitted": fitted,
         ".fixed": fixed,
         ".resid": residual,
-        ".pearson_resid": residual * np.sqrt(design.row_weights) / fit.sigma,
+        ".pearson_resid": residual / residual_sds(design, points_of_fits([fit]))[0],
     }
     if influence:
         table = row_influence(design, fit).table

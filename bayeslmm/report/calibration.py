@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.estimation.residuals import residual_log_density
 from bayeslmm.plots.common import drawing
 from bayeslmm.plots.parameters import plot_calibration
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations, uniformity
+from bayeslmm.sampling.joint_draws import points_of
 from bayeslmm.sampling.tree import effect_arrays
-from bayeslmm.schema import BETA, SIGMA
+from bayeslmm.schema import BETA
 from bayeslmm.summaries import text
 from bayeslmm.summaries.parameters import parameter_draws, parameters, probability
 
@@ -298,10 +300,11 @@ def ranked(dataset: xr.Dataset, design: Design) -> dict[str, Array]:
 
 def log_likelihood(dataset: xr.Dataset, design: Design) -> Array:
     """Log density (chain, draw) of the response given all parameters, up to a constant."""
-    beta, sigma = dataset[BETA].to_numpy(), dataset[SIGMA].to_numpy()
-    random = effect_arrays(design, dataset)
-    rss = np.empty(sigma.shape)
-    for chain in range(len(sigma)):  # one at a time for the memory of (draw, n) arrays
-        mean = linear_predictor(design, beta[chain], [u[chain] for u in random])
-        rss[chain] = np.sum(design.row_weights * (design.y - mean) ** 2, axis=-1)
-    return np.asarray(-0.5 * rss / sigma**2 - design.n * np.log(sigma))
+    beta, random = dataset[BETA].to_numpy(), effect_arrays(design, dataset)
+    points, draws = points_of(design, dataset), beta.shape[1]
+    result = np.empty(beta.shape[:2])
+    for chain in range(len(beta)):  # one at a time for the memory of (draw, n) arrays
+        residuals = design.y - linear_predictor(design, beta[chain], [u[chain] for u in random])
+        own = points.take(slice(chain * draws, (chain + 1) * draws))
+        result[chain] = residual_log_density(design, own, residuals)
+    return result

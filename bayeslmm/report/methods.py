@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bayeslmm.covariance.kinds import describe, structure_of
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.priors.families import LKJ
@@ -39,6 +40,7 @@ LIMITS = {
 def _sentences(about: str, **values: Any) -> list[str]:
     """Sentences of the template of methods."""
     words = {"counted": counted, "listed": listed, "finite": np.isfinite, "most": MOST}
+    words["describe"] = describe
     template = templates().get_template("methods.txt", globals=words)
     text = str(getattr(template.module, about)(**values))
     return [line for line in text.splitlines() if line]
@@ -69,7 +71,7 @@ def prior_sentences(priors: Priors) -> list[str]:
 def wald_scales(design: Design) -> str:
     """Scales on which intervals of covariance parameters are symmetric."""
     sds = "standard deviations on the logarithmic scale"
-    if all(len(block) == 1 for factor in design.random for block in factor.blocks):
+    if not any(structure_of(factor).n_cors for factor in design.random):
         return sds
     return f"{sds}, correlations on the inverse hyperbolic tangent scale"
 

@@ -39,7 +39,7 @@ from bayeslmm.likelihood.log_posterior import (
     log_posterior_unconstrained,
     reduce_at,
 )
-from bayeslmm.priors.record import Priors, sd_label
+from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.groups import effect_group, summarise_effects
 from bayeslmm.sampling.importance import LogDensity
 from bayeslmm.sampling.pareto import pareto_k
@@ -160,7 +160,7 @@ def starting_approximation(model: Model) -> tuple[Array, Array]:
     reml = likelihood_start(plan, priors, lambda: model.reml)
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
     ranges = prior_ranges(priors)
-    if isinstance(reml, Fit) and not reml.singular and _is_pairwise(plan):
+    if isinstance(reml, Fit) and not reml.singular and _is_direct(plan):
         centre, cov = parameters_of_columns(reml, priors.mixing)
         if _is_determined(cov, DEAR_START_SD if is_dear(plan) else START_SD):
             root = np.linalg.cholesky(cov)
@@ -174,9 +174,9 @@ def starting_approximation(model: Model) -> tuple[Array, Array]:
     return mode.x, ranges.narrow(root)
 
 
-def _is_pairwise(plan: Plan) -> bool:
-    """Whether no three coefficients are correlated: partial correlations are then correlations."""
-    return all(len(block) <= 2 for s in plan.products.structures for block in s.blocks)
+def _is_direct(plan: Plan) -> bool:
+    """Whether correlation coordinates are those on which an estimate has its standard errors."""
+    return all(structure.direct for structure in plan.products.structures)
 
 
 def _is_determined(cov: Array, largest_sd: float) -> bool:
@@ -385,10 +385,10 @@ def _bounded(plan: Plan, priors: Priors, centre: Array) -> Array:
 def _flat_scales(priors: Priors) -> dict[int, str]:
     """Coordinates of standard deviations (and sigma) with flat priors, and their names."""
     coordinates, found = priors.coordinates, {}
-    for f, (factor, coefs) in enumerate(zip(priors.factors, priors.factor_coefs, strict=True)):
-        for i, prior in enumerate(priors.sd[f]):
+    for f, row in enumerate(priors.sd):
+        for i, (name, prior) in enumerate(zip(priors.sd_names(f), row, strict=True)):
             if not prior.proper:
-                found[coordinates.sds(f).start + i] = sd_label(factor, coefs[i])
+                found[coordinates.sds(f).start + i] = name
     if not priors.sigma.proper:
         found[coordinates.sigma] = "sigma"
     return found

@@ -16,13 +16,15 @@ from scipy.special import ndtr, ndtri
 from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.estimation.residuals import draw_residuals, residual_sds
+from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import run_parallel
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.joint_draws import points_of_variables
+from bayeslmm.sampling.joint_draws import points_of, points_of_variables
 from bayeslmm.sampling.tree import (
     RESPONSE,
     SAMPLE_DIMS,
@@ -87,8 +89,7 @@ def prior_predictive(
         z = rng.standard_normal((draws, factor.n_levels, factor.n_coefs))
         random.append(factor.effects(np.einsum("sjl,skl,sk->sjk", z, chol, sd)))
     mean = linear_predictor(design, prior.beta, random)
-    scale = 1.0 / np.sqrt(design.row_weights)
-    response = mean + prior.sigma[:, None] * scale * rng.standard_normal(mean.shape)
+    response = mean + draw_residuals(design, prior, rng)
     values = covariance_variables(design, prior) | {BETA: prior.beta}
     values |= effect_variables(design, random)
     chain = {name: array[None] for name, array in values.items()}
@@ -116,9 +117,13 @@ def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:
     posterior = dt["posterior"].dataset
     random = effect_arrays(design, posterior)
     mean = linear_predictor(design, posterior[BETA].to_numpy(), random)
-    log_scale = np.log(posterior[SIGMA].to_numpy())[..., None]
-    if design.weights is not None:
-        log_scale = log_scale - 0.5 * np.log(design.weights)
+    points = points_of(design, posterior)
+    if points.residual.correlation is not None:
+        raise DataError(
+            "Observations with correlated residuals have no log density of their own: "
+            "post.loo() gives that of each row given all others."
+        )
+    log_scale = np.log(residual_sds(design, points)).reshape(mean.shape)
     values = -0.5 * (np.log(2 * np.pi) + ((design.y - mean) * np.exp(-log_scale)) ** 2) - log_scale
     coords = _draw_coords(posterior) | {OBS_DIM: obs_coord(design)}
     return xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), values)}, coords, draw_attrs())
@@ -152,14 +157,17 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
     coords = _draw_coords(posterior) | {COEF_DIM: posterior[COEF_DIM]}
     keys = group_keys(priors.factors)
     sizes = {k: len(coefs) for k, coefs in zip(keys, priors.factor_coefs, strict=True)}
-    points = priors.coordinates.to_working(points_of_variables(sizes, posterior))
+    points = priors.coordinates.to_working(points_of_variables(sizes, priors.residual, posterior))
     for f, key in enumerate(keys):
         dim = coef_dim(key)
         sds = points.sds[f].reshape(*shape, -1)
-        variables[sd_name(key)] = ((*SAMPLE_DIMS, dim), _stacked(priors.sd[f], sds))
+        places = priors.coordinates.structures[f].sd_places
+        records = [priors.sd[f][place] for place in places]
+        shares = np.bincount(places)[places]  # of coefficients that share one density
+        variables[sd_name(key)] = ((*SAMPLE_DIMS, dim), _stacked(records, sds) / shares)
         coords[dim] = posterior[dim]
-        if any(lkj is not None for lkj in priors.cor[f]):
-            values = _correlation_density(priors, f, points.chols[f])
+        if any(prior is not None for prior in priors.cor[f]):
+            values = priors.log_cor(f, points.chols[f])
             variables[cor_name(key)] = (SAMPLE_DIMS, values.reshape(shape))
     sigma = priors.sigma.logpdf(posterior[SIGMA].to_numpy())
     variables[SIGMA] = (SAMPLE_DIMS, sigma)
@@ -172,16 +180,6 @@ def _stacked(records: Sequence[Any], values: Array) -> Array:
     for j, record in enumerate(records):
         result[..., j] = record.logpdf(values[..., j])
     return result
-
-
-def _correlation_density(priors: Priors, factor: int, chols: Array) -> Array:
-    """Log density (S,) of the correlations of working columns, from their roots (S, k, k)."""
-    total = np.zeros(len(chols))
-    for block, lkj in zip(priors.blocks[factor], priors.cor[factor], strict=True):
-        if lkj is not None:
-            rows = chols[:, list(block)]
-            total += lkj.logpdf_correlation(rows @ rows.swapaxes(1, 2))
-    return total
 
 
 def _draw_coords(posterior: xr.Dataset) -> dict[str, Any]:

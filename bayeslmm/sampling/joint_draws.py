@@ -14,12 +14,18 @@ from bayeslmm.covariance.coordinates import (
     Coordinates,
     Points,
     plain_coordinates,
-    unit_rows,
 )
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
-from bayeslmm.estimation.estimate import Fit, user_factors, working_factors
-from bayeslmm.exceptions import SamplingError
+from bayeslmm.estimation.estimate import (
+    Fit,
+    points_at,
+    points_of_fits,
+    user_factors,
+    working_factors,
+)
+from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.likelihood.draws import draw_random, normal_draws
@@ -27,13 +33,19 @@ from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import fixed_effects_at
 from bayeslmm.sampling.tree import effect_arrays
-from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name, u_name
+from bayeslmm.schema import BETA, COR_RESIDUAL, POWER_RESIDUAL, SIGMA, cor_name, sd_name, u_name
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+
+STRUCTURED = (
+    "This is not there yet for a model whose residuals have a structure (residual=...): it is for "
+    "independent residuals of one variance."
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -67,7 +79,15 @@ class JointDraws:
 
     @property
     def sigma(self) -> Array:
-        """Residual standard deviations (S,), of a row with weight one."""
+        """Residual standard deviations (S,), of a row with weight one.
+
+        Raises
+        ------
+        DataError
+            If residuals have a structure, so that rows differ.
+        """
+        if not self.points.residual.plain:
+            raise DataError(STRUCTURED)
         return self.points.sigma
 
     @property
@@ -224,16 +244,20 @@ def restrict(plan: Plan, levels: Indices) -> Plan:
 def points_of(design: Design, posterior: xr.Dataset) -> Points:
     """Covariance parameters of all draws."""
     sizes = {factor.key: factor.n_coefs for factor in design.random}
-    return points_of_variables(sizes, posterior)
+    return points_of_variables(sizes, design.spec.residual_structure, posterior)
 
 
-def points_of_variables(sizes: Mapping[str, int], posterior: xr.Dataset) -> Points:
+def points_of_variables(
+    sizes: Mapping[str, int], residual: Residual, posterior: xr.Dataset
+) -> Points:
     """Covariance parameters of all draws.
 
     Parameters
     ----------
     sizes : mapping of str to int
         Number of coefficients of each grouping factor, by its key in names of variables.
+    residual : Residual
+        Structure of the residuals.
     posterior : xarray.Dataset
         Draws of the public variables.
     """
@@ -245,9 +269,30 @@ def points_of_variables(sizes: Mapping[str, int], posterior: xr.Dataset) -> Poin
         if k > 1:
             chol = _correlation_roots(_flat(posterior[cor_name(key)].to_numpy()))
         chols.append(chol)
-    sigma = posterior[SIGMA].to_numpy().ravel()
+    sigma, shapes = residual.from_natural(*residual_draws(residual, posterior))
     empty = np.empty((len(sigma), 0))
-    return Points(sds=tuple(sds), chols=tuple(chols), sigma=sigma, beta=empty)
+    return Points(
+        sds=tuple(sds),
+        chols=tuple(chols),
+        sigma=sigma,
+        shapes=shapes,
+        residual=residual,
+        beta=empty,
+    )
+
+
+def residual_draws(residual: Residual, posterior: xr.Dataset) -> tuple[Array, Array, Array]:
+    """Draws of the standard deviations (S, m), powers (S, q) and correlations of the residuals."""
+    size = posterior.sizes["chain"] * posterior.sizes["draw"]
+
+    def matrix(name: str, there: bool) -> Array:
+        return posterior[name].to_numpy().reshape(size, -1) if there else np.empty((size, 0))
+
+    return (
+        matrix(SIGMA, True),
+        matrix(POWER_RESIDUAL, bool(residual.powers)),
+        matrix(COR_RESIDUAL, residual.n_cors > 0),
+    )
 
 
 def _correlation_roots(correlations: Array) -> Array:
@@ -357,29 +402,12 @@ def _draw_beta(fit: Fit, points: Points, rng: np.random.Generator) -> Array:
     if fit.given_beta:
         return fit.beta + noise @ fit.vcov_root.T
     with single_threaded():
-        reduced = reduce_equations(fit.plan, points.factors)
+        reduced = reduce_equations(fit.plan, points)
         return fixed_effects_at(fit.plan, fit.prior, reduced, points.sigma, noise)
 
 
-def points_of_fits(fits: Sequence[Fit]) -> Points:
-    """Covariance parameters of several estimates."""
-    return _points([fit.factors for fit in fits], np.array([fit.sigma for fit in fits]))
-
-
-def _points(factors: Sequence[tuple[Array, ...]], sigma: Array) -> Points:
-    """From relative factors per grouping factor, one tuple per draw, and sigma (S,)."""
-    stacks = [np.stack(stack) * sigma[:, None, None] for stack in zip(*factors, strict=True)]
-    moments = [unit_rows(roots) for roots in stacks]
-    return Points(
-        sds=tuple(sds for sds, _ in moments),
-        chols=tuple(rows for _, rows in moments),
-        sigma=sigma,
-        beta=np.empty((len(sigma), 0)),
-    )
-
-
 def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
-    coordinates = plain_coordinates(fit.plan.products.structures)
+    coordinates = plain_coordinates(fit.plan.products.structures, fit.plan.residual)
     known = np.isfinite(fit.parameters).all() and np.isfinite(fit.parameter_cov).all()
     if fit.singular or not known or _is_open_below(fit):
         return _boundary_points(fit, draws, rng)
@@ -397,7 +425,7 @@ def _laplace_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
 
 def _is_open_below(fit: Fit) -> bool:
     """Whether zero is so near to a standard deviation that its log is not nearly normal."""
-    logs = plain_coordinates(fit.plan.products.structures).logs
+    logs = plain_coordinates(fit.plan.products.structures, fit.plan.residual).logs
     limit = FLAT if fit.method == "MAP" else NEAR_ZERO
     return bool(np.any(np.diag(fit.parameter_cov)[logs] > limit**2))
 
@@ -420,7 +448,8 @@ def _boundary_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
     centre = np.append(fit.optimum.x, np.log(fit.sigma))
     x = centre + normal_draws(rng, len(centre), draws) @ root.T
     factors = [user_factors(fit.plan, working_factors(fit.plan, row[:-1])) for row in x]
-    return _points(factors, np.exp(x[:, -1]))
+    shapes = x[:, fit.plan.theta.shape]
+    return points_at(factors, np.exp(x[:, -1]), shapes, fit.plan.residual)
 
 
 def _unconstrained(coordinates: Coordinates, parameters: Array) -> Array:
@@ -428,10 +457,11 @@ def _unconstrained(coordinates: Coordinates, parameters: Array) -> Array:
     x = parameters.copy()
     for f, structure in enumerate(coordinates.structures):
         rho = np.tanh(parameters[:, coordinates.cors(f)])
-        corr = np.tile(np.eye(structure.n_coefs), (len(x), 1, 1))
-        for place, (i, j) in enumerate(structure.pairs):
-            corr[:, i, j] = corr[:, j, i] = rho[:, place]
-        x[:, coordinates.cors(f)] = structure.coordinates(np.linalg.cholesky(corr))
+        x[:, coordinates.cors(f)] = structure.from_correlations(rho)
+    law, count = coordinates.residual.correlation, coordinates.residual.n_cors
+    if law is not None and count:
+        own = slice(coordinates.n_covariance - count, coordinates.n_covariance)
+        x[:, own] = law.from_correlations(np.tanh(parameters[:, own]))
     return x
 
 

@@ -25,7 +25,10 @@ from pytensor.link.numba.dispatch.basic import (
 )
 
 from bayeslmm.covariance.coordinates import is_identity
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -92,6 +95,7 @@ def build_model(
     the mode of ``model.logp(jacobian=False)`` in the marginal form is the posterior mode of the
     covariance parameters and, with flat priors, the REML estimate.
     """
+    require_plain_residuals(design, "The PyMC model")
     if form not in get_args(Form):
         raise ValueError(f"form={form!r} is unknown: choose from {sorted(get_args(Form))}.")
     coords = {**parameter_coords(design), OBS_DIM: obs_coord(design)}
@@ -229,14 +233,16 @@ def _root(design: Design, priors: Priors, position: int) -> Any:
     factor, mixing = design.random[position], priors.mixing[position]
     key, k = factor.key, factor.n_coefs
     plain = is_identity(mixing)
+    structure = priors.coordinates.structures[position]
     name = sd_name(key) if plain else working_sd_name(key)
-    sd = _variable(name, priors.sd[position], coef_dim(key), _spread(design))
+    sd = _scales(name, priors.sd[position], structure, coef_dim(key), _spread(design))
     chol = pt.eye(k)
-    for number, (block, lkj) in enumerate(zip(factor.blocks, priors.cor[position], strict=True)):
-        if lkj is not None:
-            part = lkj_cholesky(chol_name(key, number), lkj, len(block))
-            rows = np.array(block)
-            chol = part if len(block) == k else chol[rows[:, None], rows].set(part)
+    parts = zip(structure.blocks, structure.parts, priors.cor[position], strict=True)
+    for number, (block, part, prior) in enumerate(parts):
+        if prior is not None:
+            own = _correlation_root(chol_name(key, number), part, prior)
+            at = np.array(block)
+            chol = own if len(block) == k else chol[at[:, None], at].set(own)
     root = sd[:, None] * chol
     rows = chol
     if not plain:
@@ -247,6 +253,26 @@ def _root(design: Design, priors: Priors, position: int) -> Any:
     if k > 1:
         _correlations(key, k, pt.dot(rows, rows.T))
     return root
+
+
+def _scales(name: str, priors: Sequence[Any], structure: Structure, dim: str, start: float) -> Any:
+    """Standard deviations (k,) of the coefficients, of which some may share one."""
+    if structure.n_sds == structure.n_coefs:
+        return _variable(name, priors, dim, start)
+    own = [_variable(f"_{name}_{i}", (prior,), None, start) for i, prior in enumerate(priors)]
+    return pm.Deterministic(name, pt.stack(own)[structure.sd_places], dims=dim)
+
+
+def _correlation_root(name: str, part: Structure, prior: Any) -> Any:
+    """Cholesky factor (k, k) of the correlations of one block."""
+    if not isinstance(part, Pattern):
+        return lkj_cholesky(name, prior, part.n_coefs)
+    half = 0.5 * (1.0 - part.lowest)
+    own = [_variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(part.n_cors)]
+    sines = [(parameter - 1.0) / half + 1.0 for parameter in own]
+    cosines = [pt.sqrt(1.0 - sine**2) for sine in sines]
+    rows = part.rows(sines, cosines, [pt.constant(unit) for unit in np.eye(part.n_coefs)])
+    return pm.Deterministic(name, pt.stack(rows))
 
 
 def _correlations(key: str, k: int, product: Any) -> None:
@@ -416,12 +442,10 @@ class MarginalOp(Op):
     def _differentiate(self, factors: list[Any], sigma: float, rest: Sequence[Any]) -> list[Any]:
         if self.given_beta:
             beta = np.asarray(rest[0])
-            value, d_factors, d_sigma, d_beta = log_density_given_beta_grad(
-                self.system, factors, sigma, beta
-            )
-            return [value, *d_factors, d_sigma, d_beta]
-        value, d_factors, d_sigma = log_density_grad(self.system, factors, sigma, self.prior)
-        return [value, *d_factors, d_sigma]
+            slopes = log_density_given_beta_grad(self.system, factors, sigma, beta)
+            return [slopes.value, *slopes.factors, slopes.sigma, slopes.beta]
+        slopes = log_density_grad(self.system, factors, sigma, self.prior)
+        return [slopes.value, *slopes.factors, slopes.sigma]
 
 
 @register_funcify_and_cache_key(MarginalOp)

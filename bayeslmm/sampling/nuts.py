@@ -296,7 +296,7 @@ def complete_draws(
     points = _points(design, priors, values)
     with single_threaded():
         sampled = priors.beta_sampled
-        reduced = None if sampled else reduce_equations(system, points.factors)
+        reduced = None if sampled else reduce_equations(system, points)
         beta = draw_beta(priors, system, reduced, points, rng)
         effects = draw_random(system, points, beta, rng)
     return as_chains({BETA: beta, **effect_variables(design, effects)}, *shape)
@@ -333,7 +333,8 @@ def _points(design: Design, priors: Priors, values: Mapping[str, Array]) -> Work
     gamma = np.empty((size, 0))
     if priors.beta_sampled:
         gamma = values[BETA].reshape(size, -1) @ priors.fixed_map.T
-    return priors.coordinates.working(sds, chols, values[SIGMA].reshape(size), gamma)
+    sigma, shapes = values[SIGMA].reshape(size), np.empty((size, 0))
+    return priors.coordinates.working(sds, chols, sigma, shapes, gamma)
 
 
 def _inference_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.residual import PLAIN, Residual
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import Reduced
 from bayeslmm.likelihood.crossprod import CrossProducts
@@ -51,8 +52,8 @@ class Axes:
 
     For a standard deviation it is log(1 + a ratio^2), with ratio its quotient by sigma and a the
     largest sum of squares of a level: the log determinant of that level, flat towards zero. For
-    the correlation of two coefficients it is the correlation, for more of them the inverse
-    hyperbolic tangents of the partial correlations.
+    a correlation that is the only one of its block it is the hyperbolic tangent of its coordinate,
+    the correlation itself where that may be anything; for several, their coordinates.
 
     Attributes
     ----------
@@ -60,10 +61,19 @@ class Axes:
         What each of the m coordinates is.
     log_size : ndarray (m,)
         Log a, zero for correlations.
+    residual : Residual
+        Structure of the residuals, whose parameters beside sigma are further coordinates, as they
+        are.
     """
 
     kinds: tuple[str, ...]
     log_size: Array
+    residual: Residual
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return len(self.kinds) + self.residual.n_shape
 
     def __call__(self, x: Array) -> Array:
         """Relative coordinates (S, m) at unconstrained coordinates (S, d)."""
@@ -75,16 +85,18 @@ class Axes:
                 result[:, i] = np.logaddexp(0.0, 2.0 * ratio + self.log_size[i])
             elif kind == "cor":
                 result[:, i] = np.tanh(result[:, i])
-        return result
+        shapes = self.residual.relative(x[:, m : m + 1 + self.residual.n_shape])[1]
+        return np.concatenate([result, shapes], axis=1)
 
     @property
     def strips(self) -> Array:
         """Distance (m,) of the nearest singularities from the real axis."""
         widths = {"sd": np.pi, "cor": 1.0, "z": 0.5 * np.pi}
-        return np.array([widths[kind] for kind in self.kinds])
+        kinds = [*self.kinds, *["z"] * self.residual.n_shape]
+        return np.array([widths[kind] for kind in kinds])
 
 
-def make_axes(products: CrossProducts, mixing: Sequence[Array]) -> Axes:
+def make_axes(products: CrossProducts, mixing: Sequence[Array], residual: Residual = PLAIN) -> Axes:
     """Axes that suit some data, for working columns ``Z @ mixing``."""
     kinds: list[str] = []
     sizes: list[float] = []
@@ -92,13 +104,14 @@ def make_axes(products: CrossProducts, mixing: Sequence[Array]) -> Axes:
     for s, gram, basis, w in zip(products.structures, products.random, bases, mixing, strict=True):
         inverse = np.linalg.solve(basis, w)
         diagonal = np.einsum("ai,jab,bi->ji", inverse, gram, inverse).max(axis=0)
-        kinds += ["sd"] * s.n_coefs
-        sizes += list(np.log(np.maximum(diagonal, 1e-300)))
-        for block in s.blocks:
-            pairs = len(block) * (len(block) - 1) // 2
-            kinds += ["cor" if pairs == 1 else "z"] * pairs
-            sizes += [0.0] * pairs
-    return Axes(kinds=tuple(kinds), log_size=np.array(sizes))
+        largest = np.zeros(s.n_sds)
+        np.maximum.at(largest, s.sd_places, diagonal)
+        kinds += ["sd"] * s.n_sds
+        sizes += list(np.log(np.maximum(largest, 1e-300)))
+        for part in s.parts:
+            kinds += ["cor" if part.n_cors == 1 else "z"] * part.n_cors
+            sizes += [0.0] * part.n_cors
+    return Axes(kinds=tuple(kinds), log_size=np.array(sizes), residual=residual)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -139,7 +152,7 @@ class Surrogate:
             values[rows] = terms @ self.coefficients
         inside = self.radius_of(relative) <= 1.0
         log_det = np.where(inside, values[:, 0], np.nan)
-        return Reduced(log_det_random=log_det, fixed=unpack(values[:, 1:]))
+        return Reduced(log_det=log_det, fixed=unpack(values[:, 1:]))
 
     def radius_of(self, relative: Array) -> Array:
         """Distance (S,) from the middle over the reach: the density counts as zero beyond one."""
@@ -171,7 +184,7 @@ def fit_surrogate(axes: Axes, x: Array, reduced: Reduced, log_density: Array) ->
     degrees = polynomial_degrees(axes.strips / half, int(len(x) / POINTS_PER_TERM))
     weight = np.exp(np.clip(0.25 * (log_density - np.max(log_density)), -4.0, 0.0))
     terms = chebyshev_terms((relative - centre) / half, degrees) * weight[:, None]
-    values = np.column_stack([reduced.log_det_random, pack(reduced.fixed)])
+    values = np.column_stack([reduced.log_det, pack(reduced.fixed)])
     offset = values.mean(axis=0)
     coefficients = np.linalg.lstsq(terms, (values - offset) * weight[:, None])[0]
     coefficients[0] += offset
@@ -337,11 +350,11 @@ class SurrogateSampler:
         root: Array,
         rng: np.random.Generator,
     ) -> None:
-        self.exact, self.axes = exact, make_axes(plan.products, priors.mixing)
+        self.exact, self.axes = exact, make_axes(plan.products, priors.mixing, priors.residual)
         self.assemble = partial(log_posterior_of, plan, priors)
         self.density = partial(log_posterior_batch, plan, priors)
         self.centre, self.root, self.rng = centre, root, rng
-        self.x = design_points(centre, root, design_size(len(self.axes.kinds)), rng)
+        self.x = design_points(centre, root, design_size(self.axes.size), rng)
         self.reduced = exact(self.x)
 
     def run(self, chains: int, draws: int) -> SurrogateRun | None:
@@ -352,7 +365,7 @@ class SurrogateSampler:
             return None
 
     def _refine(self, chains: int, draws: int) -> SurrogateRun | None:
-        if len(self.axes.kinds) >= PROBED and self._probe() > HOPELESS:
+        if self.axes.size >= PROBED and self._probe() > HOPELESS:
             return None
         spread = HOPELESS / SLOWEST_GAIN
         for _ in range(ROUNDS):
@@ -420,7 +433,7 @@ class SurrogateSampler:
         reduced = self.exact(points)
         self.x = np.concatenate([self.x, points])
         self.reduced = Reduced(
-            log_det_random=np.concatenate([self.reduced.log_det_random, reduced.log_det_random]),
+            log_det=np.concatenate([self.reduced.log_det, reduced.log_det]),
             fixed=np.concatenate([self.reduced.fixed, reduced.fixed]),
         )
         return reduced

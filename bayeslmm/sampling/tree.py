@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.covariance.coordinates import Points, WorkingPoints
-from bayeslmm.covariance.unstructured import structure_of
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import Reduced
@@ -33,9 +33,15 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.schema import (
     BETA,
     COEF_DIM,
+    COR_RESIDUAL,
     OBS_DIM,
+    OCCASION_DIM,
+    PAIR_DIM,
+    POWER_DIM,
+    POWER_RESIDUAL,
     SAMPLE_DIMS,
     SIGMA,
+    STRATUM_DIM,
     coef_bis_dim,
     coef_dim,
     cor_name,
@@ -61,7 +67,21 @@ def parameter_dims(design: Design) -> dict[str, tuple[str, ...]]:
     dims |= {
         cor_name(f.key): (coef_dim(f.key), coef_bis_dim(f.key)) for f in factors if f.n_coefs > 1
     }
-    return dims | {SIGMA: ()}
+    return dims | _residual_dims(design)
+
+
+def _residual_dims(design: Design) -> dict[str, tuple[str, ...]]:
+    """Public variables of the residuals with their dimensions."""
+    spec = design.spec.residual
+    if spec is None:
+        return {SIGMA: ()}
+    structure = spec.structure
+    dims: dict[str, tuple[str, ...]] = {SIGMA: (spec.dim,) if len(structure.scales) > 1 else ()}
+    if structure.powers:
+        dims[POWER_RESIDUAL] = (POWER_DIM,)
+    if structure.n_cors:
+        dims[COR_RESIDUAL] = (PAIR_DIM,) if structure.n_cors > 1 else ()
+    return dims
 
 
 def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
@@ -72,7 +92,11 @@ def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
         coords[level_dim(factor.key)] = text_labels(factor.levels)
         if factor.n_coefs > 1:
             coords[coef_bis_dim(factor.key)] = text_labels(factor.coefs)
-    return coords
+    structure = design.spec.residual_structure
+    labels = {STRATUM_DIM: structure.scales, OCCASION_DIM: structure.scales}
+    labels |= {POWER_DIM: structure.powers, PAIR_DIM: structure.cors}
+    wanted = {dim for dims in _residual_dims(design).values() for dim in dims}
+    return coords | {dim: text_labels(labels[dim]) for dim in labels if dim in wanted}
 
 
 def arranged(design: Design, dataset: xr.Dataset) -> xr.Dataset:
@@ -118,7 +142,8 @@ def arrange(
             matrices[name] = _exact_correlations(laid.pop(name))
             laid |= _pair_correlations(factor, matrices[name])
     makers = (u_name, sd_name, corr_name)
-    order = [BETA, *(make(f.key) for make in makers for f in design.random), SIGMA]
+    order = [BETA, *(make(f.key) for make in makers for f in design.random)]
+    order += list(_residual_dims(design))
     others = [name for name in given if name not in {*order, *matrices, *coords}]
     labels = {
         pair_dim(f.key): xr.Variable(pair_dim(f.key), _pair_labels(f))
@@ -250,7 +275,9 @@ def as_chains(variables: Mapping[str, Array], chains: int, draws: int) -> dict[s
 
 def covariance_variables(design: Design, points: Points) -> dict[str, Array]:
     """Public variables that are functions of the covariance parameters."""
-    result = {SIGMA: points.sigma}
+    own = dict(zip((SIGMA, POWER_RESIDUAL, COR_RESIDUAL), points.natural, strict=True))
+    dims = _residual_dims(design)
+    result = {name: own[name] if dims[name] else own[name][:, 0] for name in dims}
     for factor, sds, chols in zip(design.random, points.sds, points.chols, strict=True):
         result[sd_name(factor.key)] = sds
         if factor.n_coefs > 1:

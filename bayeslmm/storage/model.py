@@ -15,6 +15,7 @@ import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.residual import Residual
 from bayeslmm.data.design import Design, Encodings, Spec, build_design
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import grouping_factor
@@ -26,15 +27,18 @@ from bayeslmm.data.random_factors import (
     related_levels,
 )
 from bayeslmm.data.relationships import Relationship
+from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
 from bayeslmm.exceptions import BayesLMMError, DataError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
 from bayeslmm.formula.rank import row_space
+from bayeslmm.formula.residual import parse_residual
 from bayeslmm.priors import families
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.families import LKJ, Prior, Record
 from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
 from bayeslmm.priors.record import Priors
+from bayeslmm.priors.residual import ResidualPriors
 from bayeslmm.sampling.tree import SAMPLE_DIMS, level_first, parameter_dataset, parameter_dims
 from bayeslmm.schema import u_name
 from bayeslmm.storage.frames import (
@@ -54,8 +58,10 @@ _FAMILIES: dict[str, Any] = {
     "LKJ": LKJ,
     **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
     **{name: getattr(families, name) for name in ("HalfStudentT", "HalfCauchy", "Exponential")},
-    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal")},
+    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal", "Uniform")},
 }
+
+RESIDUAL_PRIORS = ("sd", "power", "cor")
 
 PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
 """Points at which the density of a prior remade by PyMC must be what it was."""
@@ -107,6 +113,7 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
     description = {
         "formula": design.formula.source,
         "weights": design.spec.weights,
+        "residual": None if design.spec.residual is None else design.spec.residual.formula.source,
         "data": data,
         "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
@@ -152,7 +159,7 @@ def unpack_model(
     except BayesLMMError as error:
         raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
     design = stored_design(formula, description, arrays, functions)
-    priors = unpack_priors(description["priors"], arrays)
+    priors = unpack_priors(description["priors"], arrays, design.spec.residual_structure)
     check_priors(priors, design)
     check_draws(posterior, design)
     return design, priors
@@ -210,6 +217,7 @@ def _labels(spec: Spec) -> Description:
             "key": factor.key,
             "coefs": list(factor.coefs),
             "blocks": [list(block) for block in factor.blocks],
+            "kinds": list(factor.kinds),
             "levels": text_hash(factor.levels.tolist()),
         }
         for factor in spec.random
@@ -328,6 +336,7 @@ def stored_design(
         arrays=arrays,
     )
     column = description["weights"]
+    residual = _residual(description["residual"], data)
     return Design(
         spec=Spec(
             formula=formula,
@@ -335,6 +344,7 @@ def stored_design(
             weights=None if column is None else str(column),
             fixed=fixed,
             random=tuple(factor.spec for factor in random),
+            residual=residual,
             encodings=evaluation,
         ),
         y=_numbers(arrays, "y", (n,)),
@@ -343,10 +353,22 @@ def stored_design(
         X=X,
         X_full=X_full,
         random=random,
+        residual_rows=None if residual is None else residual.rows(data),
         index=data.index,
         dropped=_dropped(arrays),
         data=data,
     )
+
+
+def _residual(source: str | None, data: pd.DataFrame) -> ResidualSpec | None:
+    if source is None:
+        return None
+    try:
+        return residual_spec(parse_residual(source), data)
+    except BayesLMMError as error:
+        raise StorageError(
+            f"The residual structure of the saved model cannot be had on its data: {error}"
+        ) from error
 
 
 def _random(
@@ -389,8 +411,15 @@ def _factor(
         labels["levels"] == text_hash(grouping.levels.tolist()) and np.array_equal(codes, found),
         f"levels of {grouping.name}",
     )
+    kinds = [str(kind) for kind in labels["kinds"]]
+    _check(
+        len(kinds) == len(blocks)
+        and all(kind == "us" or len(b) > 1 for kind, b in zip(kinds, blocks, strict=True))
+        and list(dict.fromkeys(kinds)) == list(dict.fromkeys(t.structure for t in terms)),
+        "covariance structures",
+    )
     z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
-    return known_rows(factor_spec(grouping, key, terms, coefs, blocks, known), found, z)
+    return known_rows(factor_spec(grouping, key, terms, coefs, blocks, kinds, known), found, z)
 
 
 def _pack_relationship(known: Relationship | None, name: str, arrays: Arrays) -> Description | None:
@@ -481,8 +510,11 @@ def check_priors(priors: Priors, design: Design) -> None:
         and priors.beta_mean.shape == (p,)
         and (priors.beta_root is None or priors.beta_root.shape == (p, p))
         and [w.shape for w in priors.mixing] == [2 * (len(coefs),) for coefs in labels.factor_coefs]
-        and [len(row) for row in priors.sd] == [len(coefs) for coefs in labels.factor_coefs]
+        and [len(row) for row in priors.sd] == [s.n_sds for s in labels.structures]
         and [len(row) for row in priors.cor] == [len(row) for row in labels.blocks]
+        and len(priors.residuals.sd) == len(labels.residual.scales)
+        and len(priors.residuals.power) == len(labels.residual.powers)
+        and len(priors.residuals.cor) == len(labels.residual.arms) * (labels.residual.n_cors > 0)
         and set(priors.sources) >= set(priors.records())
         and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
         "priors",
@@ -544,13 +576,18 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
             return [packed(item, f"{name} {i}") for i, item in enumerate(value)]
         if isinstance(value, Mapping):
             return {"mapping": dict(value)}
+        if isinstance(value, ResidualPriors):
+            return [packed(getattr(value, kind), f"{name} {kind}") for kind in RESIDUAL_PRIORS]
         return _record(value, next(names))
 
-    return {field.name: packed(getattr(priors, field.name), field.name) for field in fields(Priors)}
+    stored = [field.name for field in fields(Priors) if field.name != "residual"]
+    return {name: packed(getattr(priors, name), name) for name in stored}
 
 
-def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) -> Priors:
-    """The priors that :func:`pack_priors` described.
+def unpack_priors(
+    description: Description, arrays: Mapping[str, NDArray[Any]], residual: Residual
+) -> Priors:
+    """The priors that :func:`pack_priors` described, of residuals with a structure.
 
     Raises
     ------
@@ -567,7 +604,11 @@ def unpack_priors(description: Description, arrays: Mapping[str, NDArray[Any]]) 
             return arrays[f"prior {value['array']}"]
         return value["mapping"] if "mapping" in value else _remade(value)
 
-    return Priors(**{field.name: unpacked(description[field.name]) for field in fields(Priors)})
+    names = [field.name for field in fields(Priors) if field.name != "residual"]
+    values = {name: unpacked(description[name]) for name in names}
+    own = dict(zip(RESIDUAL_PRIORS, values.pop("residuals"), strict=True))
+    residuals = ResidualPriors(structure=residual, **own)
+    return Priors(**values, residual=residual, residuals=residuals)
 
 
 def _record(prior: Prior | LKJ, name: str) -> Description:

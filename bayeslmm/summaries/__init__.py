@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
@@ -55,8 +56,8 @@ class FitLike(Protocol):
         """Covariance matrices (k, k) of the random effects per grouping factor."""
 
     @property
-    def _sigma_squared(self) -> float:
-        """Residual variance of a row with weight one."""
+    def _residual(self) -> sp.csr_array:
+        """Covariance matrix R (n, n) of the residuals."""
 
 
 class EstimateLike(FitLike, Protocol):

@@ -12,7 +12,7 @@ from scipy.special import ndtri, stdtr, stdtrit
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import coefficient_frames
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 from bayeslmm.summaries.parameters import (
     KINDS,
@@ -31,6 +31,7 @@ from bayeslmm.summaries.parameters import (
     parameters,
     probability,
     sds_by_group,
+    slope,
     variance_frame,
 )
 
@@ -112,12 +113,13 @@ def fixed_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
 
 def covariance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """Standard deviations, correlations and sigma with standard errors and Wald intervals."""
-    return parameter_table(fit, design, level, ("sd", "cor", "sigma"))
+    return parameter_table(fit, design, level, KINDS[1:])
 
 
 def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """Variances, covariances, sds and correlations, with intervals of the latter."""
-    frame = variance_frame(design, covariances(fit), fit.sigma)
+    residuals = np.concatenate(points_of_fits([fit]).natural, axis=1)[0]
+    frame = variance_frame(design, covariances(fit), residuals)
     table = covariance_table(fit, design, level)
     numbers = table[["std_error", "conf_low", "conf_high"]].reset_index(drop=True)
     return pd.concat([frame, numbers], axis=1)
@@ -260,9 +262,9 @@ def _given_beta(fit: Fit) -> Array | None:
 def _back_transformed(kind: Kind, value: float, error: float, z: float) -> tuple[float, ...]:
     """Estimate, error and limits from the unconstrained scale; no error or limits at a boundary."""
     estimate = natural(kind, value)
-    slope = 1.0 - estimate**2 if kind == "cor" else estimate
-    if not np.isfinite(value) or slope <= BOUNDARY_SLOPE * max(1.0, abs(estimate)):
+    inverse = slope(kind, estimate)
+    if not np.isfinite(value) or not inverse * BOUNDARY_SLOPE * max(1.0, abs(estimate)) < 1.0:
         return estimate, np.nan, np.nan, np.nan
     with np.errstate(over="ignore"):  # an upper limit may be infinite
         lower, upper = natural(kind, value - z * error), natural(kind, value + z * error)
-    return estimate, slope * error, lower, upper
+    return estimate, error / inverse, lower, upper

@@ -16,11 +16,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points, WorkingPoints
-from bayeslmm.covariance.structure import Structure
-from bayeslmm.covariance.unstructured import structure_of
+from bayeslmm.covariance.kinds import structure_of
+from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError
-from bayeslmm.schema import BETA, SIGMA, cor_name, sd_name
+from bayeslmm.priors.record import cor_labels, sd_labels
+from bayeslmm.schema import BETA, cor_name, sd_name
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
-Kind = Literal["beta", "sd", "cor", "sigma"]
+Kind = Literal["beta", "sd", "cor", "sigma", "power_residual", "cor_residual"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+RESIDUAL_KINDS: tuple[Kind, ...] = KINDS[3:]
+CORRELATIONS = ("cor", "cor_residual")
+UNBOUNDED = ("beta", "power_residual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,13 @@ class Parameter:
     ----------
     label : str
         As tables show it.
-    kind : {"beta", "sd", "cor", "sigma"}
+    kind : {"beta", "sd", "cor", "sigma", "power_residual", "cor_residual"}
         What it is.
     group : str or None
-        Grouping factor; None for fixed effects and sigma.
+        Grouping factor; None for fixed effects and residuals.
     terms : tuple of str
-        Its coefficient, the two of a correlation, or nothing for sigma.
+        Its coefficient, or the two of a correlation; for residuals its stratum, occasion, covariate
+        or pair of occasions, if there are several.
     factor : int
         Position of the grouping factor in the design; -1 where there is none.
     index : tuple of int
@@ -104,7 +109,8 @@ def check_kinds(kinds: Kind | Sequence[Kind]) -> tuple[Kind, ...]:
     chosen: tuple[Kind, ...] = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in chosen if kind not in KINDS]
     if unknown or not chosen:
-        raise ValueError(f"kinds={kinds!r}: any of 'beta', 'sd', 'cor', 'sigma' are expected.")
+        known = ", ".join(map(repr, KINDS))
+        raise ValueError(f"kinds={kinds!r}: any of {known} are expected.")
     return chosen
 
 
@@ -122,19 +128,42 @@ def fixed_parameters(design: Design) -> list[Parameter]:
 
 
 def covariance_parameters(design: Design) -> list[Parameter]:
-    """Standard deviations and correlations per grouping factor, then sigma."""
+    """Parameters of the random effects, then those of the residuals."""
+    return random_parameters(design) + residual_parameters(design)
+
+
+def random_parameters(design: Design) -> list[Parameter]:
+    """Standard deviations and correlations per grouping factor.
+
+    Those of covariance patterns are the distinct ones: one standard deviation of coefficients that
+    share it, and one pair for each correlation that determines others.
+    """
     result = []
     for f, (factor, structure) in enumerate(zip(design.random, structures(design), strict=True)):
-        for i, coef in enumerate(factor.coefs):
-            label = f"sd[{factor.name}, {coef}]"
-            result.append(Parameter(label, "sd", factor.name, (coef,), f, (i,)))
-        for row, col in structure.pairs:
-            first, second = sorted((row, col))
+        labels = sd_labels(factor.name, factor.coefs, structure)
+        for label, i in zip(labels, sd_leaders(structure).tolist(), strict=True):
+            result.append(Parameter(label, "sd", factor.name, (factor.coefs[i],), f, (i,)))
+        labels = cor_labels(factor.name, factor.coefs, structure)
+        for label, pair in zip(labels, structure.pairs, strict=True):
+            first, second = sorted(pair)
             terms = (factor.coefs[first], factor.coefs[second])
-            label = f"cor[{factor.name}, {terms[0]}, {terms[1]}]"
             result.append(Parameter(label, "cor", factor.name, terms, f, (first, second)))
-    result.append(Parameter("sigma", "sigma", None, (), -1, ()))
     return result
+
+
+def residual_parameters(design: Design) -> list[Parameter]:
+    """Standard deviations, powers of covariates and correlations of the residuals."""
+    structure = design.spec.residual_structure
+    kinds: list[tuple[Kind, list[str], tuple[str, ...]]] = [
+        ("sigma", structure.sd_names, structure.scales),
+        ("power_residual", structure.power_names, structure.powers),
+        ("cor_residual", structure.cor_names, structure.cors),
+    ]
+    return [
+        Parameter(name, kind, None, (label,) if label else (), -1, (i,))
+        for kind, names, labels in kinds
+        for i, (name, label) in enumerate(zip(names, labels, strict=True))
+    ]
 
 
 def parameters(design: Design) -> list[Parameter]:
@@ -179,11 +208,12 @@ def parameter_matrix(dataset: xr.Dataset, design: Design, rows: Sequence[Paramet
 
 def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -> Array:
     """Draws (chain, draw) of a parameter from a dataset with the names of the schema."""
-    key = design.random[parameter.factor].key
     if parameter.kind == "beta":
         return dataset[BETA].values[..., parameter.index[0]]
-    if parameter.kind == "sigma":
-        return dataset[SIGMA].values
+    if parameter.kind in RESIDUAL_KINDS:
+        values = dataset[parameter.kind].values
+        return values if values.ndim == 2 else values[..., parameter.index[0]]
+    key = design.random[parameter.factor].key
     name = sd_name(key) if parameter.kind == "sd" else cor_name(key)
     values = dataset[name].values
     for position in reversed(parameter.index):
@@ -196,8 +226,8 @@ def joint_parameter(draws: JointDraws | Points | WorkingPoints, row: Parameter) 
     if row.kind == "beta":
         return draws.beta[:, row.index[0]]
     points = draws if isinstance(draws, Points | WorkingPoints) else draws.points
-    if row.kind == "sigma":
-        return points.sigma
+    if row.kind in RESIDUAL_KINDS:
+        return points.natural[RESIDUAL_KINDS.index(row.kind)][:, row.index[0]]
     if row.kind == "sd":
         return points.sds[row.factor][:, row.index[0]]
     pair = points.chols[row.factor][:, list(row.index)]
@@ -253,8 +283,10 @@ def broom(table: pd.DataFrame) -> pd.DataFrame:
     def names(kind: str, group: str | None, *coefs: str | None) -> tuple[str, str | None, Any]:
         if kind == "beta":
             return "fixed", None, coefs[0]
-        if kind == "sigma":
-            return "ran_pars", "Residual", "sd__Observation"
+        if kind in RESIDUAL_KINDS:
+            name = "sd" if kind == "sigma" else kind.removesuffix("_residual")
+            of = ".".join(filter(None, coefs)) or "Observation"
+            return "ran_pars", "Residual", f"{name}__{of}"
         return "ran_pars", group, f"{kind}__{'.'.join(filter(None, coefs))}"
 
     columns = (table[name] for name in ("kind", "group", "coef", "coef_2"))
@@ -282,25 +314,25 @@ def level_rows(
 
 def unconstrained(kind: Kind, values: Array) -> Array:
     """Values on the scale where intervals are symmetric: log sds, atanh correlations."""
-    if kind == "beta":
+    if kind in UNBOUNDED:
         return values
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.arctanh(values) if kind == "cor" else np.log(values)
+        return np.arctanh(values) if kind in CORRELATIONS else np.log(values)
 
 
 def natural(kind: Kind, values: Any) -> Any:
     """Values as tables show them, undoing :func:`unconstrained`."""
-    if kind == "beta":
+    if kind in UNBOUNDED:
         return values
-    return np.tanh(values) if kind == "cor" else np.exp(values)
+    return np.tanh(values) if kind in CORRELATIONS else np.exp(values)
 
 
 def slope(kind: Kind, value: float) -> float:
     """Derivative of :func:`unconstrained`; infinite or NaN at a boundary."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        if kind == "beta":
+        if kind in UNBOUNDED:
             return 1.0
-        derivative = 1.0 - np.float64(value) ** 2 if kind == "cor" else np.float64(value)
+        derivative = 1.0 - np.float64(value) ** 2 if kind in CORRELATIONS else np.float64(value)
         return float(1.0 / derivative)
 
 
@@ -330,11 +362,13 @@ def random_covariance(
     pandas.DataFrame or scipy.sparse.csr_array (q, q)
         Rows and columns in the order of the columns of Z: factor, level, coefficient.
     """
+    if not design.random:
+        return labelled_matrix(sp.csr_array((0, 0)), design.Z_labels(), "G", sparse)
     blocks = [
         sp.kron(_between_levels(factor), sp.csr_array(sigma))
         for factor, sigma in zip(design.random, covariances, strict=True)
     ]
-    return _labelled(sp.csr_array(sp.block_diag(blocks)), design.Z_labels(), "G", sparse)
+    return labelled_matrix(sp.csr_array(sp.block_diag(blocks)), design.Z_labels(), "G", sparse)
 
 
 def _between_levels(factor: RandomFactor) -> sp.sparray:
@@ -342,33 +376,36 @@ def _between_levels(factor: RandomFactor) -> sp.sparray:
     return sp.eye_array(factor.n_levels) if known is None else sp.csr_array(known.covariance)
 
 
-def residual_covariance(
-    design: Design, sigma_squared: float, *, sparse: bool = False
-) -> pd.DataFrame | sp.csr_array:
-    """R, the covariance matrix of the residuals: sigma^2 / weights on the diagonal."""
-    diagonal = np.full(design.n, sigma_squared)
-    if design.weights is not None:
-        diagonal = diagonal / design.weights
-    return _labelled(sp.csr_array(sp.diags_array(diagonal)), design.index, "R", sparse)
+MOST_POINTS = 1000
+"""Draws over which R of correlated residuals is averaged."""
+
+
+def residual_covariance(design: Design, points: Points) -> sp.csr_array:
+    """R, the covariance matrix (n, n) of the residuals, its mean over the points."""
+    if design.residual_rows is None:
+        diagonal = np.mean(points.sigma**2) / design.row_weights
+        return sp.csr_array(sp.diags_array(diagonal))
+    size = len(points.sigma)
+    chosen = np.linspace(0, size - 1, min(size, MOST_POINTS)).round().astype(np.intp)
+    some = points.take(chosen)
+    matrix = some.residual.covariance(design.residual_rows, some.sigma, some.shapes)
+    root = sp.diags_array(1.0 / np.sqrt(design.row_weights))
+    return sp.csr_array(root @ matrix @ root)
 
 
 def response_covariance(
-    design: Design,
-    covariances: Sequence[Array],
-    sigma_squared: float,
-    *,
-    sparse: bool = False,
-) -> pd.DataFrame | sp.csr_array:
+    design: Design, covariances: Sequence[Array], residual: sp.csr_array
+) -> sp.csr_array:
     """V = ZGZ' + R, the marginal covariance matrix of the response."""
     z = design.Z_matrix()
     g = random_covariance(design, covariances, sparse=True)
-    r = residual_covariance(design, sigma_squared, sparse=True)
-    return _labelled(sp.csr_array(z @ g @ z.T + r), design.index, "V", sparse)
+    return sp.csr_array(z @ g @ z.T + residual)
 
 
-def _labelled(
+def labelled_matrix(
     matrix: sp.csr_array, labels: pd.Index, name: str, sparse: bool
 ) -> pd.DataFrame | sp.csr_array:
+    """A matrix as a table, unless it is asked for sparse or too large for one."""
     if sparse:
         return matrix
     if matrix.shape[0] > MAX_DENSE:
@@ -379,25 +416,38 @@ def _labelled(
     return pd.DataFrame(matrix.toarray(), index=labels, columns=labels)
 
 
-def variance_frame(design: Design, covariances: Sequence[Array], sigma: float) -> pd.DataFrame:
+def variance_frame(
+    design: Design, covariances: Sequence[Array], residuals: Sequence[float]
+) -> pd.DataFrame:
     """Variances, covariances, standard deviations and correlations (lme4's ``VarCorr``).
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    covariances : sequence of ndarray (k, k)
+        Covariance matrix of each grouping factor's coefficients.
+    residuals : sequence of float
+        Values of the residuals' parameters: standard deviations, powers, correlations.
 
     Returns
     -------
     pandas.DataFrame
         Columns group, term, term_2 (of a covariance, else missing), vcov, sdcor.
     """
-    *random, _ = covariance_parameters(design)
     sds = [np.sqrt(np.diag(cov)) for cov in covariances]  # (k,) per grouping factor
     rows: list[tuple[str | None, str | None, str | None, float, float]] = []
-    for p in random:
+    for p in random_parameters(design):
         i, j = p.index[0], p.index[-1]
         value, product = covariances[p.factor][i, j], sds[p.factor][i] * sds[p.factor][j]
         if p.kind == "sd":
             rows.append((p.group, p.terms[0], None, value, sds[p.factor][i]))
         else:
             rows.append((p.group, *p.terms, value, value / product if product > 0 else np.nan))
-    rows.append(("Residual", None, None, sigma**2, sigma))
+    for p, value in zip(residual_parameters(design), residuals, strict=True):
+        squared = value**2 if p.kind == "sigma" else np.nan
+        name = p.label if p.kind != "sigma" else "".join(p.terms) or None
+        rows.append(("Residual", name, None, squared, value))
     frame = pd.DataFrame(rows, columns=["group", "term", "term_2", "vcov", "sdcor"])
     text = frame["group"].dtype  # what pandas makes of text, whether or not a column has any
     return frame.astype({"term": text, "term_2": text})

@@ -14,7 +14,7 @@ from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.sampling.joint_draws import draw_effects, points_of
 from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS, effect_arrays, level_first
-from bayeslmm.schema import BETA, SIGMA, coef_dim, cor_name, level_dim, sd_name, u_name
+from bayeslmm.schema import BETA, coef_dim, cor_name, level_dim, sd_name, u_name
 from bayeslmm.summaries.parameters import (
     KINDS,
     TIDY,
@@ -143,12 +143,14 @@ def variance_table(
     dataset: xr.Dataset,
     design: Design,
     covariances: Sequence[Array],
-    sigma_squared: float,
     prob: float | None,
 ) -> pd.DataFrame:
     """Variances and covariances (posterior means) beside summaries of sds and correlations."""
-    frame = variance_frame(design, covariances, float(np.sqrt(sigma_squared)))
-    table = parameter_table(dataset, design, prob, kinds=("sd", "cor", "sigma"))
+    sds, powers, cors = points_of(design, dataset).natural
+    roots = np.sqrt(np.mean(sds**2, axis=0))
+    residuals = [*roots, *powers.mean(axis=0), *cors.mean(axis=0)]
+    frame = variance_frame(design, covariances, residuals)
+    table = parameter_table(dataset, design, prob, kinds=KINDS[1:])
     numbers = table.loc[:, "mean":].set_axis(frame.index, axis=0)
     return pd.concat([frame.drop(columns="sdcor"), numbers], axis=1)
 
@@ -168,11 +170,6 @@ def covariance_draws(dataset: xr.Dataset, design: Design) -> list[Array]:
             products = products * _flat(dataset[cor_name(factor.key)].to_numpy())
         result.append(products)
     return result
-
-
-def sigma_draws(dataset: xr.Dataset) -> Array:
-    """Draws (S,) of the residual standard deviation."""
-    return dataset[SIGMA].to_numpy().ravel()
 
 
 def sds_mean(dataset: xr.Dataset, design: Design) -> Mapping[str, pd.Series]:

@@ -10,27 +10,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import SINGULAR, Fit
-from bayeslmm.summaries.parameters import covariance_parameters
+from bayeslmm.priors.record import sd_labels
+from bayeslmm.summaries.parameters import covariance_parameters, residual_parameters
 
 DIGITS = 4
 
 
 def random_effects_block(
-    design: Design, sds: Mapping[str, pd.Series], corrs: Mapping[str, pd.DataFrame], sigma: float
+    design: Design,
+    sds: Mapping[str, pd.Series],
+    corrs: Mapping[str, pd.DataFrame],
+    residuals: Sequence[float],
 ) -> str:
     """lme4's table of standard deviations and correlations; blank where they are not modelled."""
     rows: list[list[str]] = [["Groups", "Name", "Std.Dev.", "Corr"]]
     for factor in design.random:
         corr = corrs[factor.name].to_numpy()
-        block_of = {i: block for block in factor.blocks for i in block}
+        parts = zip(factor.blocks, structure_of(factor).parts, strict=True)
+        block_of = {i: block if part.n_cors else () for block, part in parts for i in block}
         for i, (name, sd) in enumerate(sds[factor.name].items()):
             cells = [f"{corr[i, j]:5.2f}" if j in block_of[i] else " " * 5 for j in range(i)]
             group = factor.name if i == 0 else ""
             rows.append([group, str(name), number(sd), " ".join(cells)])
-    rows.append(["Residual", "", number(sigma), ""])
+    for i, (row, value) in enumerate(zip(residual_parameters(design), residuals, strict=True)):
+        name = "".join(row.terms) if row.kind == "sigma" else row.label
+        rows.append(["Residual" if i == 0 else "", name, number(value), ""])
     return _aligned(rows, right=(2,))
 
 
@@ -90,14 +98,16 @@ def contrast_notes(design: Design) -> list[str]:
 def singular_notes(fit: Fit, design: Design) -> list[str]:
     """A singular fit in words: which standard deviation is zero, which correlation is one."""
     notes = []
-    for factor, t, a in zip(
-        design.random, fit.factors, fit.plan.products.basis.random, strict=True
+    products = fit.plan.products
+    for factor, structure, t, a in zip(
+        design.random, products.structures, fit.factors, products.basis.random, strict=True
     ):
         sds, corr = sds_and_correlation(t)
         working = np.linalg.norm(np.linalg.solve(a, t), axis=1)
         zero = [i for i in range(factor.n_coefs) if working[i] < SINGULAR]
-        for i in zero:
-            notes.append(f"sd[{factor.name}, {factor.coefs[i]}] is estimated at zero.")
+        names = sd_labels(factor.name, factor.coefs, structure)
+        for place in dict.fromkeys(structure.sd_places[zero].tolist()):
+            notes.append(f"{names[place]} is estimated at zero.")
         for block in factor.blocks:
             kept = [i for i in block if i not in zero]
             if any(abs(t[i, i]) < SINGULAR * sds[i] for i in kept):

@@ -14,6 +14,7 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels, estimate_draws, point_draws
 from bayeslmm.summaries.parameters import probability, whole_number
@@ -66,7 +67,7 @@ def block_variances(design: Design, joint: JointDraws) -> Array:
             rows = factor.Z[:, columns] * _level_sds(factor)[:, None]
             mean_root = np.linalg.qr(rows, mode="r") / np.sqrt(design.n)
             result.append(np.sum((mean_root @ root[:, columns]) ** 2, axis=(1, 2)))
-    return np.stack(result, axis=1)
+    return np.stack(result, axis=1) if result else np.empty((joint.size, 0))
 
 
 def _level_sds(factor: RandomFactor) -> Array:
@@ -88,14 +89,15 @@ def block_labels(design: Design) -> list[tuple[str, str]]:
 def factor_variances(design: Design, joint: JointDraws) -> Array:
     """Mean over the rows of the variance of each grouping factor's part (S, n_factors)."""
     blocks = block_variances(design, joint)
+    if not design.random:
+        return blocks
     starts = np.cumsum([0, *(len(factor.blocks) for factor in design.random[:-1])])
     return np.add.reduceat(blocks, starts, axis=1)
 
 
 def residual_variance(design: Design, joint: JointDraws) -> Array:
-    """Mean over the rows of the residual variance, sigma^2 / weight (S,)."""
-    inverse = 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
-    return np.asarray(joint.sigma**2 * inverse)
+    """Mean over the rows of the residual variance (S,)."""
+    return np.asarray(np.mean(residual_sds(design, joint.points) ** 2, axis=1))
 
 
 def variance_parts(design: Design, joint: JointDraws) -> Array:
@@ -156,8 +158,7 @@ def intraclass_correlation_at(rows: Design, joint: JointDraws) -> Array:
         ],
         axis=1,
     )
-    inverse = np.ones(rows.n) if rows.weights is None else 1.0 / rows.weights
-    total = random.sum(axis=1) + joint.sigma[:, None] ** 2 * inverse
+    total = random.sum(axis=1) + residual_sds(rows, joint.points) ** 2
     return np.asarray(random / total[:, None])
 
 

@@ -1,0 +1,192 @@
+"""Residuals correlated over the occasions of a group, by any structure of their correlations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import (
+    Entries,
+    ResidualRows,
+    blocks_of_groups,
+    by_matrix,
+    inverses,
+)
+from bayeslmm.covariance.structure import Structure
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class OverOccasions:
+    """A correlation matrix over m occasions, of which a group may miss some.
+
+    Attributes
+    ----------
+    structure : Structure
+        Which correlation matrices (m, m) there are.
+    n_arms : int
+        Number of sets of parameters.
+    """
+
+    structure: Structure
+    n_arms: int = 1
+
+    @property
+    def n_cors(self) -> int:
+        """Number of correlation coordinates, arm after arm."""
+        return self.n_arms * self.structure.n_cors
+
+    def bind(self, rows: ResidualRows) -> BoundOccasions:
+        """The inverse correlation matrix of some rows."""
+        return BoundOccasions.of(self, rows)
+
+    def factors(self, z: Array) -> Array:
+        """Cholesky factors (..., n_arms, m, m) at coordinates (..., n_cors)."""
+        return self.structure.cholesky(z.reshape(*z.shape[:-1], self.n_arms, -1))
+
+    def matrix(self, z: Array, rows: ResidualRows) -> Array:
+        """Correlation matrices (S, n, n) of rows of one group at coordinates (S, n_cors)."""
+        assert rows.place is not None
+        lower = self.factors(z)[:, rows.arm[0]][:, rows.place.astype(np.intp)]
+        return lower @ lower.swapaxes(1, 2)
+
+    def correlations(self, z: Array) -> Array:
+        """The correlations (S, n_cors) that determine all others, arm after arm."""
+        lower = self.factors(z)
+        omega = lower @ lower.swapaxes(-1, -2)
+        rows, cols = np.array(self.structure.pairs, dtype=np.intp).reshape(-1, 2).T
+        return np.clip(omega[..., rows, cols], -1.0, 1.0).reshape(*z.shape[:-1], -1)
+
+    def from_correlations(self, correlations: Array) -> Array:
+        """Inverse (S, n_cors) of :meth:`correlations`."""
+        parts = correlations.reshape(*correlations.shape[:-1], self.n_arms, -1)
+        return self.structure.from_correlations(parts).reshape(correlations.shape)
+
+    @property
+    def separable(self) -> bool:
+        """Whether each correlation is a function of one coordinate."""
+        return self.structure.n_cors == 1 or (self.structure.direct and not self.structure.mixes)
+
+    @property
+    def on_matrix(self) -> bool:
+        """Whether the prior is on the whole matrix."""
+        return self.structure.mixes
+
+    @property
+    def lowest(self) -> float:
+        """Lower end of the range of a parameter."""
+        return self._pattern.lowest
+
+    def parameters(self, z: Array) -> Array:
+        """Parameters (S, n) of the pattern of one arm."""
+        return self._pattern.parameters(self.structure.cholesky(z))
+
+    def parameter_slopes(self, z: Array) -> Array:
+        """Derivative (n,) of each parameter by its coordinate."""
+        return self.structure.parameter_slopes(z)
+
+    def from_parameters(self, parameters: Array) -> Array:
+        """Inverse (S, n) of :meth:`parameters`."""
+        return self._pattern.coordinates_at(parameters)
+
+    @property
+    def _pattern(self) -> Pattern:
+        assert isinstance(self.structure, Pattern)
+        return self.structure
+
+    def log_jacobian(self, z: Array) -> Array:
+        """Log Jacobian (S,) of the correlations by the coordinates (S, n_cors)."""
+        parts = self.structure.log_jacobian(z.reshape(*z.shape[:-1], self.n_arms, -1))
+        return np.asarray(parts).sum(axis=-1)
+
+    def log_jacobian_slope(self, z: Array) -> Array:
+        """Derivatives (n_cors,) of :meth:`log_jacobian`."""
+        return self.structure.log_jacobian_slope(z.reshape(self.n_arms, -1)).ravel()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subset:
+    """Groups of one arm that were seen on the same occasions.
+
+    Attributes
+    ----------
+    arm : int
+    occasions : ndarray of int (o,)
+        In increasing order.
+    count : int
+        Number of groups.
+    values : slice
+        Places of the lower triangle of the inverse (o, o), row by row, among the K values.
+    """
+
+    arm: int
+    occasions: Indices
+    count: int
+    values: slice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundOccasions:
+    """The inverse of the correlation matrix of rows, pattern by pattern.
+
+    Attributes
+    ----------
+    correlation : OverOccasions
+        The structure.
+    patterns : tuple of Subset
+        Which occasions go together.
+    entries : Entries
+        Where the inverse is not zero.
+    """
+
+    correlation: OverOccasions
+    patterns: tuple[Subset, ...]
+    entries: Entries
+
+    @classmethod
+    def of(cls, correlation: OverOccasions, rows: ResidualRows) -> BoundOccasions:
+        """Find the patterns of some rows."""
+        assert rows.group is not None and rows.place is not None
+        occasion = rows.place.astype(np.intp)
+        order = np.lexsort((occasion, rows.group))
+
+        def kind_of(group: Indices) -> tuple[int, Indices]:
+            return int(rows.arm[group[0]]), occasion[group]
+
+        kinds, entries = blocks_of_groups(rows.group, order, kind_of)
+        return cls(correlation, tuple(Subset(*kind) for kind in kinds), entries)
+
+    def precision(self, z: Array) -> tuple[Array, Array]:
+        """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
+        lower = self.correlation.factors(z)
+        omega = lower @ lower.swapaxes(-1, -2)
+        values = np.empty((len(z), self.entries.size))
+        log_det = np.zeros(len(z))
+        for pattern in self.patterns:
+            inverse, own = inverses(_part(omega[:, pattern.arm], pattern))
+            values[:, pattern.values] = inverse[:, *np.tril_indices(len(pattern.occasions))]
+            log_det -= pattern.count * own
+        return values, log_det
+
+    def pull_back(self, z: Array, by_value: Array, by_log_det: float) -> Array:
+        """Derivatives (n_cors,) at z (n_cors,) from those by values (K,) and log determinant."""
+        lower = self.correlation.factors(z)
+        omega = lower @ lower.swapaxes(-1, -2)
+        by_omega = np.zeros_like(omega)
+        for pattern in self.patterns:
+            inverse = inverses(_part(omega[None, pattern.arm], pattern))[0][0]
+            slope = by_matrix(inverse, by_value[pattern.values], by_log_det * pattern.count)
+            by_omega[pattern.arm][np.ix_(pattern.occasions, pattern.occasions)] += slope
+        by_lower = np.tril(2.0 * by_omega @ lower)
+        parts = z.reshape(len(omega), -1)
+        return self.correlation.structure.pull_back(parts, by_lower).ravel()
+
+
+def _part(omega: Array, pattern: Subset) -> Array:
+    """Correlations (S, o, o) of the occasions of a pattern from those of all (S, m, m)."""
+    return omega[:, pattern.occasions[:, None], pattern.occasions]

@@ -1,0 +1,116 @@
+"""Residuals of rows under their covariance matrix R: standard deviations, draws, whitening."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.covariance.coordinates import AnyPoints
+from bayeslmm.covariance.residual import ResidualRows
+from bayeslmm.data.design import Design
+from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.blocks import batched_cholesky
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+AT_ONCE = 1 << 24
+"""Entries of the correlation matrices of a group that are held at once: 128 MB."""
+
+
+def require_plain_residuals(design: Design, what: str) -> None:
+    """Refuse what is there for independent residuals of one variance only.
+
+    Raises
+    ------
+    DataError
+        If the model has a residual structure.
+    """
+    if design.spec.residual is not None:
+        raise DataError(
+            f"{what} is not there yet for a model with residual="
+            f"{design.spec.residual.formula.source!r}: it is for independent residuals of one "
+            "variance."
+        )
+
+
+def residual_sds(design: Design, points: AnyPoints) -> Array:
+    """Standard deviations (S, n) of the residuals of rows, their weights included."""
+    root = np.sqrt(design.row_weights)
+    if points.residual.plain:
+        return points.sigma[:, None] / root
+    return points.residual.row_sds(_rows(design), points.sigma, points.shapes) / root
+
+
+def draw_residuals(design: Design, points: AnyPoints, rng: np.random.Generator) -> Array:
+    """Draws (S, n) of the residuals of rows, correlated as the model says, one for each point."""
+    noise = rng.standard_normal((len(points.sigma), design.n))
+    for draws, rows, root in correlation_roots(design, points):
+        own = np.ix_(draws, rows)
+        noise[own] = np.einsum("sij,sj->si", root, noise[own])
+    return residual_sds(design, points) * noise
+
+
+def whiten_residuals(design: Design, points: AnyPoints, residuals: Array) -> Array:
+    """Residuals (S, n) in units in which they are independent with variance one.
+
+    They are multiplied by the inverse Cholesky factor of R, rows of a group in the order of their
+    occasions or times: nlme's "normalized" residuals.
+    """
+    white = residuals / residual_sds(design, points)
+    for draws, rows, root in correlation_roots(design, points):
+        own = np.ix_(draws, rows)
+        white[own] = np.linalg.solve(root, white[own][..., None])[..., 0]
+    return white
+
+
+def residual_log_density(design: Design, points: AnyPoints, residuals: Array) -> Array:
+    """Log density (S,) of residuals (S, n), up to the constant ``n log(2 pi) / 2``."""
+    sds = residual_sds(design, points)
+    white, value = residuals / sds, -np.sum(np.log(sds), axis=1)
+    for draws, rows, root in correlation_roots(design, points):
+        own = np.ix_(draws, rows)
+        white[own] = np.linalg.solve(root, white[own][..., None])[..., 0]
+        value[draws] -= np.sum(np.log(np.diagonal(root, axis1=1, axis2=2)), axis=1)
+    return np.asarray(value - 0.5 * np.sum(white**2, axis=1))
+
+
+def correlation_roots(
+    design: Design, points: AnyPoints
+) -> Iterator[tuple[Indices, Indices, Array]]:
+    """Cholesky factors of the correlations within groups, some draws at a time.
+
+    Yields
+    ------
+    draws : ndarray of int (s,)
+    rows : ndarray of int (o,)
+        The rows of one group, in the order of their places.
+    root : ndarray (s, o, o)
+    """
+    law = points.residual.correlation
+    if law is None:
+        return
+    known = _rows(design)
+    assert known.group is not None and known.place is not None
+    place = known.place.reshape(known.n, -1)
+    order = np.lexsort((*place.T[::-1], known.group))
+    starts = np.flatnonzero(np.diff(known.group[order], prepend=-1))
+    z = points.residual.cors_of(points.shapes)
+    for rows in np.split(order, starts[1:]):
+        if len(rows) == 1:
+            continue
+        step = max(1, AT_ONCE // len(rows) ** 2)
+        for start in range(0, len(z), step):
+            draws = np.arange(start, min(start + step, len(z)))
+            yield draws, rows, batched_cholesky(law.matrix(z[draws], known.take(rows)))
+
+
+def _rows(design: Design) -> ResidualRows:
+    if design.residual_rows is None:
+        raise DataError(
+            "The rows lack the variables of the residual structure "
+            f"{design.spec.residual.formula.source if design.spec.residual else ''}."
+        )
+    return design.residual_rows

@@ -1,0 +1,313 @@
+"""Residual structures as they are written, such as ``"us(visit | arm / id)"``.
+
+The words are mmrm's for correlations over occasions, nlme's ideas for variances.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from bayeslmm.exceptions import FormulaError, listed
+from bayeslmm.formula.syntax import check_text
+
+OCCASIONS = ("us", "cs", "csh", "ar1", "ar1h", "toep", "toeph", "ad", "adh")
+"""Structures over the occasions of a group; those that end in h have a variance per occasion."""
+
+DISTANCES = ("car1", "sp_exp", "exp", "gau")
+"""Structures over the distance in time or space."""
+
+VARIANCES = ("strata", "power", "exp")
+"""Structures of the variance alone."""
+
+EXAMPLES = "us(visit | id), ar1(time | g), car1(time | g), strata(f) or power(x)"
+
+_TOKEN = re.compile(r"\s*(?:(?P<name>`[^`]+`|[^\W\d][\w.]*|1)|(?P<mark>[()|/*+,:]))")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualTerm:
+    """One factor of a residual structure.
+
+    Attributes
+    ----------
+    kind : str
+        ``"us"``, ``"car1"``, ``"strata"``, ...
+    text : str
+        As written.
+    place : tuple of str
+        Occasion, time or coordinates before the bar; ``("1",)`` for the order of rows; for a
+        variance its columns.
+    arm : str or None
+        Variable whose values have parameters of their own.
+    group : tuple of str
+        Variables whose cells are the groups; empty for a variance.
+    start, end : int
+        Where it stands.
+    """
+
+    kind: str
+    text: str
+    place: tuple[str, ...]
+    arm: str | None
+    group: tuple[str, ...]
+    start: int
+    end: int
+
+    @property
+    def correlated(self) -> bool:
+        """Whether residuals of a group are correlated."""
+        return bool(self.group)
+
+    @property
+    def per_occasion(self) -> bool:
+        """Whether each occasion has a variance of its own."""
+        return self.kind in ("us", "csh", "ar1h", "toeph", "adh")
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Columns that it reads."""
+        names = (*self.place, *self.group, *(() if self.arm is None else (self.arm,)))
+        return frozenset(names) - {"1"}
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualFormula:
+    """A residual structure that has been read.
+
+    Attributes
+    ----------
+    source : str
+        As written.
+    terms : tuple of ResidualTerm
+        One factor each; at most one correlates residuals.
+    """
+
+    source: str
+    terms: tuple[ResidualTerm, ...]
+
+    @property
+    def correlation(self) -> ResidualTerm | None:
+        """The factor that correlates residuals."""
+        return next((term for term in self.terms if term.correlated), None)
+
+    @property
+    def strata(self) -> ResidualTerm | None:
+        """The factor with a variance per stratum."""
+        return next((term for term in self.terms if term.kind == "strata"), None)
+
+    @property
+    def powers(self) -> tuple[ResidualTerm, ...]:
+        """The factors in which the variance follows a covariate."""
+        return tuple(t for t in self.terms if not t.correlated and t.kind != "strata")
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Columns that it reads."""
+        return frozenset[str]().union(*(term.variables for term in self.terms))
+
+    @property
+    def grouping(self) -> frozenset[str]:
+        """Columns that group rows."""
+        return frozenset(name for term in self.terms for name in term.group)
+
+
+def parse_residual(source: str) -> ResidualFormula:
+    """Read a residual structure.
+
+    Parameters
+    ----------
+    source : str
+        Such as ``"us(visit | id)"`` or ``"ar1(time | g) * strata(f)"``.
+
+    Returns
+    -------
+    ResidualFormula
+
+    Raises
+    ------
+    FormulaError
+        If it cannot be understood; carets mark the place.
+
+    Examples
+    --------
+    >>> parse_residual("us(visit | arm / id)").terms[0].arm
+    'arm'
+    """
+    check_text(source)
+    reader = _Reader(source)
+    terms = [reader.term()]
+    while reader.take("*"):
+        terms.append(reader.term())
+    if reader.here is not None:
+        reader.fail("Residual structures are joined by `*`: a variance times a correlation")
+    _check_together(source, terms)
+    return ResidualFormula(source, tuple(terms))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    text: str
+    is_name: bool
+    start: int
+    end: int
+
+
+def _pieces(source: str) -> Iterator[_Piece]:
+    place = 0
+    while source[place:].strip():
+        match = _TOKEN.match(source, place)
+        if match is None:
+            start = place + len(source[place:]) - len(source[place:].lstrip())
+            raise FormulaError(
+                f"`{source[start]}` has no meaning in a residual structure; write {EXAMPLES}.",
+                source,
+                start,
+                start + 1,
+            )
+        name = match["name"]
+        text = match["mark"] if name is None else name
+        start = match.end() - len(text)
+        yield _Piece(text.strip("`"), name is not None, start, match.end())
+        place = match.end()
+
+
+class _Reader:
+    """Reads pieces from left to right."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.pieces = list(_pieces(source))
+        self.at = 0
+
+    @property
+    def here(self) -> _Piece | None:
+        """The next piece."""
+        return self.pieces[self.at] if self.at < len(self.pieces) else None
+
+    def fail(self, message: str) -> NoReturn:
+        """Raise with a caret at the next piece."""
+        end = len(self.source)
+        start, stop = (end, end + 1) if self.here is None else (self.here.start, self.here.end)
+        raise FormulaError(f"{message}, such as {EXAMPLES}.", self.source, start, stop)
+
+    def take(self, mark: str) -> bool:
+        """Pass a mark, if it is next."""
+        found = self.here is not None and not self.here.is_name and self.here.text == mark
+        self.at += found
+        return found
+
+    def need(self, mark: str, where: str) -> None:
+        """Pass a mark that must be next."""
+        if not self.take(mark):
+            self.fail(f"`{mark}` is expected {where}")
+
+    def name(self, what: str) -> str:
+        """Pass a name."""
+        piece = self.here
+        if piece is None or not piece.is_name:
+            self.fail(f"{what} is expected here")
+        self.at += 1
+        return piece.text
+
+    def names(self, what: str, joint: str) -> tuple[str, ...]:
+        """Pass names joined by a mark."""
+        found = [self.name(what)]
+        while self.take(joint):
+            found.append(self.name(what))
+        return tuple(found)
+
+    def term(self) -> ResidualTerm:
+        """Pass one structure."""
+        first = self.here
+        kind = self.name("A residual structure")
+        if first is None or kind not in {*OCCASIONS, *DISTANCES, *VARIANCES}:
+            self.at -= 1
+            self.fail(_unknown(kind))
+        self.need("(", f"after {kind}")
+        joint = "," if kind == "strata" else "+"
+        place = self.names("A column", joint)
+        arm: str | None = None
+        group: tuple[str, ...] = ()
+        if self.take("|"):
+            group = self.names("A grouping factor", ":")
+            if self.take("/"):
+                arm, group = self._arm(group), self.names("A grouping factor", ":")
+        self.need(")", f"after what {kind} is of")
+        last = self.pieces[self.at - 1]
+        text = self.source[first.start : last.end]
+        term = ResidualTerm(
+            kind="car1" if kind == "sp_exp" and len(place) == 1 else kind.replace("sp_", ""),
+            text=text,
+            place=place,
+            arm=arm,
+            group=group,
+            start=first.start,
+            end=last.end,
+        )
+        _check_term(self.source, term)
+        return term
+
+    def _arm(self, names: tuple[str, ...]) -> str:
+        if len(names) > 1:
+            self.at -= 1
+            self.fail("Separate parameters are by the values of one variable")
+        return names[0]
+
+
+def _unknown(kind: str) -> str:
+    known = [*OCCASIONS, *DISTANCES, *VARIANCES]
+    close = difflib.get_close_matches(kind.lower(), known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"`{kind}` is no residual structure.{hint} There are {listed(known)}"
+
+
+def _check_term(source: str, term: ResidualTerm) -> None:
+    kind, size = term.kind, len(term.place)
+
+    def refuse(message: str) -> NoReturn:
+        raise FormulaError(message, source, term.start, term.end)
+
+    if kind in OCCASIONS and not term.group:
+        refuse(f"{kind}() needs the groups: {kind}(occasion | group).")
+    if kind in ("car1", "gau") and not term.group:
+        refuse(f"{kind}() needs the groups: {kind}(time | group).")
+    if kind in ("strata", "power") and term.group:
+        refuse(f"{kind}() is of the variance alone and takes no `|`.")
+    if kind in OCCASIONS and size > 1:
+        refuse(f"{kind}() has one variable of occasions before the bar.")
+    if kind == "car1" and size > 1:
+        refuse("car1() has one variable of time before the bar; exp() takes coordinates.")
+    if kind in ("power", "exp") and not term.group and size > 1:
+        refuse(f"{kind}() follows one covariate; write {kind}(a) * {kind}(b).")
+    if "1" in term.place and kind not in ("ar1", "cs"):
+        refuse(f"{kind}() needs a variable before the bar; only ar1 and cs can do without.")
+    if len({*term.place, *term.group, term.arm}) < size + len(term.group) + 1:
+        refuse("A variable stands twice.")
+
+
+def _check_together(source: str, terms: list[ResidualTerm]) -> None:
+    def refuse(message: str, term: ResidualTerm) -> NoReturn:
+        raise FormulaError(message, source, term.start, term.end)
+
+    correlations = [term for term in terms if term.correlated]
+    if len(correlations) > 1:
+        refuse("There are two correlation structures; residuals have one.", correlations[1])
+    strata = [term for term in terms if term.kind == "strata"]
+    if len(strata) > 1:
+        refuse("Strata by several factors are written strata(f, g).", strata[1])
+    if strata and correlations and (correlations[0].per_occasion or correlations[0].arm):
+        one = correlations[0]
+        refuse(
+            f"{one.text} has variances of its own, so that strata cannot add to them; "
+            "parameters by arm are written before the group: us(visit | arm / id).",
+            strata[0],
+        )
+    seen: set[str] = set()
+    for term in terms:
+        if term.text in seen:
+            refuse(f"{term.text} stands twice.", term)
+        seen.add(term.text)

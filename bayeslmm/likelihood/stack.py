@@ -1,0 +1,273 @@
+"""Cross-products under a residual precision matrix with tied entries.
+
+Where entry (a, b) of the relative precision matrix is one of K values c_k, every cross-product is
+a linear function of c. The functions are found once, in one pass over the rows; afterwards
+cross-products at other parameters, and derivatives by these, cost nothing that depends on the
+number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bayeslmm.covariance.kinds import structure_of
+from bayeslmm.covariance.residual import Entries, Residual
+from bayeslmm.likelihood.crossprod import (
+    Basis,
+    Coupling,
+    CrossProducts,
+    RandomColumns,
+    working_basis,
+)
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+AT_ONCE = 1 << 22
+"""Products of pairs of rows held at once: 32 MB."""
+
+SAME_DIGITS = 12
+"""Decimal digits to which the functions of two levels agree that are taken for equal."""
+
+
+class PrecisionLaw(Protocol):
+    """The relative precision matrix of the rows (``residual.BoundResidual`` is one)."""
+
+    @property
+    def structure(self) -> Residual:
+        """What it is a matrix of."""
+        ...
+
+    @property
+    def entries(self) -> Entries:
+        """Where it is not zero."""
+        ...
+
+    def precision(self, shape: Array) -> tuple[Array, Array]:
+        """Values (S, K) and log determinant (S,) at shapes (S, r)."""
+        ...
+
+    def pull_back(self, shape: Array, by_value: Array, by_log_det: float) -> Array:
+        """Derivatives (r,) at a shape (r,) from those by the values (K,) and log determinant."""
+        ...
+
+
+class ProductSlopes(NamedTuple):
+    """Derivatives of a function by cross-products, laid out as those of ``CrossProducts``.
+
+    An entry that stands at two places, such as those of `mixed`, counts twice.
+    """
+
+    fixed: Array
+    random: tuple[Array, ...]
+    mixed: tuple[Array, ...]
+    couplings: tuple[Array, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Stack:
+    """Cross-products as functions of the residual parameters.
+
+    Attributes
+    ----------
+    law : PrecisionLaw
+        The relative precision matrix of the rows, without weights.
+    template : CrossProducts
+        What does not depend on them, and the places of couplings; its other arrays are empty.
+    fixed : scipy.sparse.csr_array ((p + 1)^2, K)
+        Linear map of the values to the cross-products of X and the response.
+    random, mixed, couplings : tuple of scipy.sparse.csr_array
+        Those of the other arrays of cross-products, laid flat.
+    classes : tuple of ndarray of int (J,)
+        Class of each level of a grouping factor: those of one have equal blocks at every shape.
+    """
+
+    law: PrecisionLaw
+    template: CrossProducts
+    fixed: sp.csr_array
+    random: tuple[sp.csr_array, ...]
+    mixed: tuple[sp.csr_array, ...]
+    couplings: tuple[sp.csr_array, ...]
+    classes: tuple[Indices, ...]
+
+    def products(self, shape: Array) -> CrossProducts:
+        """Cross-products at a shape (r,)."""
+        values, log_det = (part[0] for part in self.law.precision(shape[None]))
+        if not np.all(np.isfinite(values)) or not np.isfinite(log_det):
+            raise np.linalg.LinAlgError("the covariance matrix of the residuals is singular")
+        part = self.template
+        return replace(
+            part,
+            log_weights=part.log_weights + float(log_det),
+            fixed=(self.fixed @ values).reshape(part.fixed.shape),
+            random=_filled(self.random, values, part.random),
+            mixed=_filled(self.mixed, values, part.mixed),
+            couplings=tuple(
+                replace(c, blocks=(m @ values).reshape(c.blocks.shape))
+                for c, m in zip(part.couplings, self.couplings, strict=True)
+            ),
+        )
+
+    def fixed_at(self, shapes: Array) -> tuple[Array, Array]:
+        """Cross-products (S, p + 1, p + 1) of X and y, and log determinants, at shapes (S, r)."""
+        values, log_det = self.law.precision(shapes)
+        fixed = (self.fixed @ values.T).T.reshape(-1, *self.template.fixed.shape)
+        return fixed, log_det + self.template.log_weights
+
+    def pull_back(self, shape: Array, slopes: ProductSlopes, by_log_det: float) -> Array:
+        """Derivatives (r,) at a shape (r,) from those by cross-products and log determinant."""
+        by_value = self.fixed.T @ slopes.fixed.ravel()
+        for maps, parts in (
+            (self.random, slopes.random),
+            (self.mixed, slopes.mixed),
+            (self.couplings, slopes.couplings),
+        ):
+            for one, slope in zip(maps, parts, strict=True):
+                by_value = by_value + one.T @ slope.ravel()
+        return self.law.pull_back(shape, by_value, by_log_det)
+
+
+def _filled(
+    maps: Sequence[sp.csr_array], values: Array, like: Sequence[Array]
+) -> tuple[Array, ...]:
+    pairs = zip(maps, like, strict=True)
+    return tuple((one @ values).reshape(part.shape) for one, part in pairs)
+
+
+class _Ties(NamedTuple):
+    """Ordered pairs of tied rows (M,), and the kind of entry that ties them."""
+
+    first: Indices
+    second: Indices
+    kind: Indices
+    size: int
+
+    @classmethod
+    def of(cls, entries: Entries) -> _Ties:
+        apart = entries.rows != entries.cols
+        return cls(
+            np.concatenate([entries.rows, entries.cols[apart]]),
+            np.concatenate([entries.cols, entries.rows[apart]]),
+            np.concatenate([entries.kinds, entries.kinds[apart]]),
+            entries.size,
+        )
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Ties:
+        return _Ties(self.first[chosen], self.second[chosen], self.kind[chosen], self.size)
+
+    def map(self, left: Array, right: Array, cell: Indices, n_cells: int) -> sp.csr_array:
+        """Map (n_cells * a * b, K) from values to the sums left_i' right_j of pairs by cell."""
+        code = cell.astype(np.int64) * self.size + self.kind
+        found, place = np.unique(code, return_inverse=True)
+        width = left.shape[1] * right.shape[1]
+        sums = np.zeros((len(found), width))
+        step = max(1, AT_ONCE // max(width, 1))
+        for start in range(0, len(code), step):
+            part = slice(start, start + step)
+            pairs = left[self.first[part], :, None] * right[self.second[part], None, :]
+            own = place.ravel()[part]
+            gather = sp.csr_array(
+                (np.ones(len(own)), (own, np.arange(len(own)))), shape=(len(found), len(own))
+            )
+            sums += gather @ pairs.reshape(len(own), width)
+        at, kind = np.divmod(found, self.size)
+        rows = at[:, None] * width + np.arange(width)
+        cols = np.broadcast_to(kind[:, None], rows.shape)
+        index = (rows.ravel(), cols.ravel())
+        return sp.csr_array((sums.ravel(), index), shape=(n_cells * width, self.size))
+
+
+def stack_products(
+    y: Array,
+    X: Array,
+    factors: Sequence[RandomColumns],
+    law: PrecisionLaw,
+    *,
+    weights: Array | None = None,
+    basis: Basis | None = None,
+) -> Stack:
+    """Cross-products as functions of residual parameters.
+
+    Parameters
+    ----------
+    y, X, factors, weights, basis
+        As of :func:`bayeslmm.likelihood.crossprod.cross_products`.
+    law : PrecisionLaw
+        The relative precision matrix; weights come on top.
+
+    Returns
+    -------
+    Stack
+    """
+    basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
+    root = np.ones_like(y) if weights is None else np.sqrt(weights)
+    columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
+    covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
+    ties, width = _Ties.of(law.entries), columns.shape[1]
+    random, mixed = [], []
+    for f, z in zip(factors, covariates, strict=True):
+        level = f.codes[ties.first]
+        within = ties.where(level == f.codes[ties.second])
+        random.append(within.map(z, z, f.codes[within.first], f.n_levels))
+        mixed.append(ties.map(z, columns, level, f.n_levels))
+    meetings = [
+        _meeting(pair, [factors[i] for i in pair], [covariates[i] for i in pair], ties)
+        for pair in [*combinations(range(len(factors)), 2), *((f, f) for f in range(len(factors)))]
+    ]
+    meetings = [(c, m) for c, m in meetings if len(c.first) or c.factors[0] != c.factors[1]]
+    sizes = [(f.n_levels, z.shape[1]) for f, z in zip(factors, covariates, strict=True)]
+    return Stack(
+        law=law,
+        template=CrossProducts(
+            n_obs=len(y),
+            log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
+            fixed=np.empty((width, width)),
+            random=tuple(np.empty((levels, k, k)) for levels, k in sizes),
+            mixed=tuple(np.empty((levels, k, width)) for levels, k in sizes),
+            couplings=tuple(coupling for coupling, _ in meetings),
+            structures=tuple(structure_of(f) for f in factors),
+            relationships=tuple(f.relationship for f in factors),
+            basis=basis,
+        ),
+        fixed=ties.map(columns, columns, np.zeros(len(ties.kind), dtype=np.intp), 1),
+        random=tuple(random),
+        mixed=tuple(mixed),
+        couplings=tuple(one for _, one in meetings),
+        classes=tuple(_classes(one, k * k) for one, (_, k) in zip(random, sizes, strict=True)),
+    )
+
+
+def _classes(gram: sp.csr_array, width: int) -> Indices:
+    """Class (J,) of each level by its rows of a map (J * width, K)."""
+    size = float(np.max(np.abs(gram.data), initial=0.0))
+    data = np.round(gram.data / (size or 1.0), SAME_DIGITS) + 0.0
+    found: dict[bytes, int] = {}
+    codes = np.empty(gram.shape[0] // width, dtype=np.intp)
+    for level in range(len(codes)):
+        ends = gram.indptr[level * width : (level + 1) * width + 1]
+        own = slice(ends[0], ends[-1])
+        key = np.diff(ends).tobytes() + gram.indices[own].tobytes() + data[own].tobytes()
+        codes[level] = found.setdefault(key, len(found))
+    return codes
+
+
+def _meeting(
+    pair: tuple[int, int], factors: Sequence[RandomColumns], columns: Sequence[Array], ties: _Ties
+) -> tuple[Coupling, sp.csr_array]:
+    """Cells of two grouping factors that tied rows make meet, or of two levels of one."""
+    f, g = factors
+    if pair[0] == pair[1]:
+        ties = ties.where(f.codes[ties.first] < f.codes[ties.second])
+    codes = f.codes[ties.first].astype(np.int64) * g.n_levels + g.codes[ties.second]
+    cells, place = np.unique(codes, return_inverse=True)
+    first, second = np.divmod(cells, g.n_levels)
+    blocks = np.empty((len(cells), columns[0].shape[1], columns[1].shape[1]))
+    found = ties.map(columns[0], columns[1], place.ravel().astype(np.intp), len(cells))
+    return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks), found

@@ -1,0 +1,231 @@
+"""Residual structures: densities and derivatives against dense algebra."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dense import Columns, make_case, random_factors
+
+from bayeslmm.covariance.distance import OverDistance
+from bayeslmm.covariance.occasions import OverOccasions
+from bayeslmm.covariance.residual import Residual, ResidualRows
+from bayeslmm.covariance.unstructured import Unstructured
+from bayeslmm.likelihood.factorise import GaussianBeta
+from bayeslmm.likelihood.marginal import (
+    log_density_given_beta_grad,
+    log_density_grad,
+    marginal_system,
+)
+
+# Backward errors of two orders of the same arithmetic on matrices of condition up to 1e4.
+VALUE = 1e-8
+# Five-point differences: truncation h^4 and rounding eps / h, both below 1e-9 at h = 1e-3.
+SLOPE = 1e-8
+SIGMA = 1.3
+N, GROUPS, OCCASIONS = 60, 14, 5
+
+
+def rows_of(seed, *, arms=1, strata=1, hetero=False, powers=0, dims=0, kind="occasions"):
+    """Rows of groups that miss occasions, in shuffled order."""
+    rng = np.random.default_rng(seed)
+    cells = rng.permutation(GROUPS * OCCASIONS)[:N]
+    group, occasion = np.divmod(cells, OCCASIONS)
+    arm = group % arms
+    columns = [np.ones(N)]
+    if strata > 1:
+        stratum = np.append(np.arange(strata), rng.integers(0, strata, N - strata))
+        columns = list((stratum[:, None] == np.arange(strata)).T.astype(float))
+    if hetero:
+        columns = list(
+            (occasion + OCCASIONS * arm == np.arange(OCCASIONS * arms)[:, None]).astype(float)
+        )
+    columns += [np.log(rng.uniform(0.5, 2.0, N)) for _ in range(powers)]
+    place = {
+        "none": None,
+        "occasions": occasion,
+        "times": np.round(occasion * 1.5 + rng.integers(0, 3, N) * 0.25, 2),
+        "plane": rng.normal(size=(N, dims or 2)),
+    }[kind]
+    return ResidualRows(
+        group=None if kind == "none" else group,
+        place=place,
+        arm=arm.astype(np.intp),
+        log_sd=np.column_stack(columns),
+    )
+
+
+def unstructured(m=OCCASIONS):
+    return Unstructured(m, (tuple(range(m)),))
+
+
+CASES = {
+    "strata": ({"strata": 3, "kind": "none"}, None),
+    "power": ({"powers": 1, "kind": "none"}, None),
+    "strata-powers": ({"strata": 2, "powers": 2, "kind": "none"}, None),
+    "us": ({"hetero": True}, OverOccasions(unstructured())),
+    "us-arms": ({"hetero": True, "arms": 2}, OverOccasions(unstructured(), 2)),
+    "corr-strata-power": ({"strata": 2, "powers": 1}, OverOccasions(unstructured())),
+    "ar1": ({}, OverDistance("ar1")),
+    "ar1-arms-strata": ({"arms": 2, "strata": 3}, OverDistance("ar1", 1.0, 2)),
+    "ar1h": ({"hetero": True}, OverDistance("ar1")),
+    "car1": ({"kind": "times"}, OverDistance("car1", 1.5)),
+    "car1-power": ({"kind": "times", "powers": 1}, OverDistance("car1", 1.5)),
+    "exp": ({"kind": "plane"}, OverDistance("exp", 0.7)),
+    "gau-strata": ({"kind": "plane", "strata": 2}, OverDistance("gau", 0.2)),
+}
+# levels and blocks of the random-effects terms; "groups" are the groups of the residuals
+TERMS = {
+    "none": (),
+    "lead": ("groups",),
+    "slopes": ("groups-slope",),
+    "lead-tail": ("groups", 4),
+    "crossing": (6,),
+    "tail-slopes": ("groups-slope", 3, 2),
+}
+
+
+def structure_of(name):
+    given, correlation = CASES[name]
+    rows = rows_of(11, **given)
+    powers = given.get("powers", 0)
+    scales = rows.log_sd.shape[1] - powers
+    structure = Residual(
+        scales=tuple(map(str, range(scales))),
+        powers=tuple(map(str, range(powers))),
+        correlation=correlation,
+    )
+    return structure, rows
+
+
+def case_of(name, terms, weighted):
+    structure, rows = structure_of(name)
+    rng = np.random.default_rng(5)
+    case = make_case(3, N, (), (), weighted)
+    random = []
+    for term in TERMS[terms]:
+        k = 2 if term == "groups-slope" else 1
+        Z = np.column_stack([np.ones(N), rng.normal(size=N)])[:, :k]
+        if isinstance(term, int):
+            codes, levels = rng.integers(0, term, N), term
+        else:
+            group = rows.group
+            codes = np.arange(N) % GROUPS if group is None else group
+            levels = GROUPS
+        random.append(Columns(codes.astype(np.intp), Z, (tuple(range(k)),), levels))
+    return replace(case, random=tuple(random), residual=structure.bind(rows)), structure, rows
+
+
+def correlations(structure, rows, z):
+    """Correlations (n, n) by their definitions."""
+    n, law = rows.n, structure.correlation
+    if law is None:
+        return np.eye(n)
+    same = rows.group[:, None] == rows.group
+    parts = z.reshape(law.n_arms, -1)
+    full = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            own = parts[rows.arm[i]]
+            if not same[i, j]:
+                continue
+            if isinstance(law, OverOccasions):
+                lower = law.structure.cholesky(own)
+                full[i, j] = (lower @ lower.T)[int(rows.place[i]), int(rows.place[j])]
+            else:
+                distance = np.linalg.norm(np.atleast_1d(rows.place[i] - rows.place[j])) / law.unit
+                rho = np.tanh(own[0]) if law.decay == "ar1" else 1.0 / (1.0 + np.exp(-own[0]))
+                full[i, j] = rho ** (distance**2 if law.decay == "gau" else distance)
+    return full
+
+
+def relative(structure, rows, weights, shape):
+    """R over sigma^2."""
+    sds = structure.n_shape - structure.n_cors
+    sd = np.exp(rows.log_sd[:, 1:] @ shape[:sds])
+    sd = sd if weights is None else sd / np.sqrt(weights)
+    return sd[:, None] * correlations(structure, rows, shape[sds:]) * sd
+
+
+def dense_density(case, structure, rows, factors, sigma, shape, prior=None, beta=None):
+    n, p = case.X.shape
+    v = sigma**2 * relative(structure, rows, case.weights, shape)
+    for f, t in enumerate(factors):
+        z = case.z_matrix(f)
+        levels = case.random[f].n_levels
+        v = v + sigma**2 * z @ np.kron(np.eye(levels), t @ t.T) @ z.T
+    log_det = np.linalg.slogdet(v)[1]
+    if beta is not None:
+        r = case.y - case.X @ beta
+        return -0.5 * (n * np.log(2 * np.pi) + log_det + r @ np.linalg.solve(v, r))
+    if prior is not None:
+        v = v + case.X @ np.linalg.inv(prior.root.T @ prior.root) @ case.X.T
+        r = case.y - case.X @ prior.mean
+        log_det = np.linalg.slogdet(v)[1]
+        return -0.5 * (n * np.log(2 * np.pi) + log_det + r @ np.linalg.solve(v, r))
+    inner = case.X.T @ np.linalg.solve(v, case.X)
+    beta = np.linalg.solve(inner, case.X.T @ np.linalg.solve(v, case.y))
+    r = case.y - case.X @ beta
+    quadratic = r @ np.linalg.solve(v, r) + np.linalg.slogdet(inner)[1]
+    return -0.5 * ((n - p) * np.log(2 * np.pi) + log_det + quadratic)
+
+
+def differences(function, x):
+    """Five-point derivatives."""
+    h, result = 1e-3, np.empty(x.size)
+    for i in range(x.size):
+        step = np.zeros(x.size)
+        step[i] = h
+        near = function(x + step) - function(x - step)
+        far = function(x + 2 * step) - function(x - 2 * step)
+        result[i] = (8.0 * near - far) / (12.0 * h)
+    return result
+
+
+SETUPS = [
+    *((name, terms, False) for name in CASES for terms in ("none", "lead", "lead-tail")),
+    *(("us", terms, True) for terms in TERMS),
+    *(("ar1", terms, True) for terms in TERMS),
+    *(("strata-powers", terms, True) for terms in TERMS),
+    ("car1", "crossing", False),
+    ("us-arms", "tail-slopes", True),
+]
+
+
+@pytest.mark.parametrize(("name", "terms", "weighted"), SETUPS)
+@pytest.mark.parametrize("beta", ["flat", "normal", "given"])
+def test_density_and_derivatives_are_those_of_dense_algebra(name, terms, weighted, beta):
+    case, structure, rows = case_of(name, terms, weighted)
+    factors = random_factors(case, 2, singular=False) if case.random else []
+    rng = np.random.default_rng(8)
+    shape = rng.normal(0.0, 0.4, structure.n_shape)
+    p = case.X.shape[1]
+    prior = GaussianBeta(np.ones(p), np.eye(p) + 0.1) if beta == "normal" else None
+    given = np.array([1.2, 1.9, 2.8]) if beta == "given" else None
+    plan = marginal_system(case)
+
+    def ours(shape, sigma, factors):
+        here = plan.at(shape)
+        if given is not None:
+            return log_density_given_beta_grad(here, factors, sigma, given)
+        return log_density_grad(here, factors, sigma, prior)
+
+    def dense(shape, sigma, factors):
+        return dense_density(case, structure, rows, factors, sigma, shape, prior, given)
+
+    found = ours(shape, SIGMA, factors)
+    assert found.value == pytest.approx(dense(shape, SIGMA, factors), abs=VALUE, rel=VALUE)
+    slope = differences(lambda x: dense(x, SIGMA, factors), shape)
+    assert found.shape == pytest.approx(slope, abs=SLOPE * N, rel=SLOPE)
+    slope = differences(lambda x: dense(shape, x[0], factors), np.array([SIGMA]))
+    assert found.sigma == pytest.approx(slope[0], abs=SLOPE * N)
+    for f, t in enumerate(factors):
+
+        def moved(x, f=f):
+            return dense(
+                shape, SIGMA, [*factors[:f], x.reshape(factors[f].shape), *factors[f + 1 :]]
+            )
+
+        slope = differences(moved, t.ravel()).reshape(t.shape)
+        assert np.tril(found.factors[f]) == pytest.approx(np.tril(slope), abs=SLOPE * N)
