@@ -20,8 +20,8 @@ class Columns:
     Z: np.ndarray
     blocks: tuple[tuple[int, ...], ...]
     n_levels: int
-    named: tuple[str, ...] = ()
     relationship: Relationship | None = None
+    named: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> 
 def case_of(design: Any) -> Case:
     """The dense case of a design, its offset taken from the response."""
     random = tuple(
-        Columns(f.codes, f.Z, f.blocks, f.n_levels, f.kinds, f.relationship) for f in design.random
+        Columns(f.codes, f.Z, f.blocks, f.n_levels, f.relationship, f.kinds) for f in design.random
     )
     return Case(design.y - design.offset, design.X, random, design.weights)
 

@@ -204,13 +204,14 @@ def test_many_points_equal_each_alone(name):
     case = related_case(name)
     plan = marginal_system(case)
     points = [random_factors(case, seed, singular=False) for seed in range(5)]
-    stacked = [np.stack(parts) for parts in zip(*points, strict=True)]
-    at = SimpleNamespace(factors=stacked, sigma=np.ones(5), shapes=np.empty((5, 0)))
+    together = [np.stack(parts) for parts in zip(*points, strict=True)]
+    shapes, sigma = np.empty((len(points), 0)), np.ones(len(points))
+    at = SimpleNamespace(factors=together, sigma=sigma, shapes=shapes)
     found = reduce_equations(plan, at)
     for i, factors in enumerate(points):
         fact = factorise(plan, factors)
-        expected = fact.log_det_random - plan.products.log_weights
-        assert found.log_det[i] == pytest.approx(expected, abs=VALUE)
+        log_det = fact.log_det_random - plan.products.log_weights
+        assert found.log_det[i] == pytest.approx(log_det, abs=VALUE)
         assert found.fixed[i][-1, -1] == pytest.approx(
             fact.rss + fact.fixed_half @ fact.fixed_half, rel=1e-10
         )

@@ -112,15 +112,15 @@ class Spec:
     encodings: Encodings | Callable[[], Encodings]
 
     @property
+    def residual_structure(self) -> Residual:
+        """Structure of the residuals."""
+        return PLAIN if self.residual is None else self.residual.structure
+
+    @property
     def relationships(self) -> dict[str, Relationship]:
         """Known covariances of levels by grouping factor."""
         known = {factor.name: factor.relationship for factor in self.random}
         return {name: value for name, value in known.items() if value is not None}
-
-    @property
-    def residual_structure(self) -> Residual:
-        """Structure of the residuals."""
-        return PLAIN if self.residual is None else self.residual.structure
 
     def rows(
         self,
@@ -409,16 +409,8 @@ def build_design(
     if len(dropped):
         _log.info("%d of %d rows are incomplete and dropped.", len(dropped), len(frame))
         values = None if values is None else np.delete(values, dropped)
-    return _evaluate(
-        formula,
-        complete,
-        values,
-        dropped,
-        named,
-        functions=functions,
-        residual=residual,
-        relationships=relationships or {},
-    )
+    known = relationships or {}
+    return _evaluate(formula, complete, values, dropped, named, functions, residual, known)
 
 
 def _evaluate(

@@ -245,8 +245,8 @@ def _random_factor(
         _check_coefs(source, term, names, coefs)
         positions = range(len(coefs), len(coefs) + len(names))
         added = [tuple(positions)] if term.correlated else [(i,) for i in positions]
-        pattern = term.structure not in ("us", "homdiag")  # whose correlations tell it
-        if independent and not pattern:  # from residuals, as relationships do
+        if independent and term.structure in ("us", "homdiag"):
+            # correlations of a pattern tell it from residuals
             _check_count(term, len(np.unique(codes)), len(added[0]), len(frame))
         _check_structure(source, term, columns[term.left])
         coefs += names

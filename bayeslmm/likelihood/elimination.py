@@ -181,24 +181,6 @@ class Plan:
         return _sums(self) if fits and small and not self.nested else None
 
     @property
-    def lead_gram(self) -> Array:
-        """Z'Z (J, k, k) of the leading factor, which has no levels where there is none."""
-        return self.products.random[self.lead] if self.stages else np.zeros((0, 1, 1))
-
-    @property
-    def lead_mixed(self) -> Array:
-        """Z'[X y] (J, k, p + 1) of the leading factor."""
-        if self.stages:
-            return self.products.mixed[self.lead]
-        return np.zeros((0, 1, self.products.n_fixed + 1))
-
-    @property
-    def separable(self) -> bool:
-        """Whether there is one grouping factor, whose levels are independent given the rest."""
-        alone = len(self.products.structures) == 1 and not self.n_tail
-        return alone and self.products.basis.levels is None
-
-    @property
     def leads_alone(self) -> bool:
         """Whether one grouping factor is all there is."""
         return len(self.stages) == 1 and not self.n_tail
@@ -224,6 +206,24 @@ class Plan:
         mixed = (self.stack.mixed[lead] @ values.T).T.reshape(-1, *part.mixed[lead].shape)
         fixed = (self.stack.fixed @ values.T).T.reshape(-1, *part.fixed.shape)
         return gram.transpose(1, 2, 3, 0), mixed, fixed, log_det + part.log_weights
+
+    @property
+    def lead_gram(self) -> Array:
+        """Z'Z (J, k, k) of the leading factor, which has no levels where there is none."""
+        return self.products.random[self.lead] if self.stages else np.zeros((0, 1, 1))
+
+    @property
+    def lead_mixed(self) -> Array:
+        """Z'[X y] (J, k, p + 1) of the leading factor."""
+        if self.stages:
+            return self.products.mixed[self.lead]
+        return np.zeros((0, 1, self.products.n_fixed + 1))
+
+    @property
+    def separable(self) -> bool:
+        """Whether there is one grouping factor, whose levels are independent given the rest."""
+        alone = len(self.products.structures) == 1 and not self.n_tail
+        return alone and self.products.basis.levels is None
 
     def without_congruence(self, kernel: Array) -> Array:
         """tail_gram - coupling @ blockdiag(W) @ coupling.T at S points: (S, q, q).
@@ -297,11 +297,10 @@ def make_plan(
     DataError
         If the dense part would be too large for memory.
     """
-    shape = np.zeros(0) if shape is None else shape
     if diagonal and stack is None and can_diagonalise(products):
         products = diagonalised(products)
+    shape = np.zeros(0) if shape is None else shape
     chain = choose_stages(products, nested if stack is None else False)
-    lead = chain[0] if chain else -1
     tail = tuple(_tail_blocks(products, chain))
     q = sum(block.n_levels * block.n_coefs for block in tail)
     if q > MAX_TAIL:
@@ -311,16 +310,16 @@ def make_plan(
         )
     couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
     coupling = couplings[0] if chain else sp.csr_array((q, 0))
-    lead_blocks = products.random[lead] if chain else np.zeros((0, 1, 1))
+    lead_blocks = products.random[chain[0]] if chain else np.zeros((0, 1, 1))
     products_map, filled = _products_map(coupling, lead_blocks.shape[1])
-    known = None if stack is None or not chain else stack.classes[lead]
+    known = stack.classes[chain[0]] if stack is not None and chain else None
     classes = level_classes(lead_blocks, known) if chain else Classes.each(lead_blocks)
     class_map = None
     if products_map is not None:
         class_map = sp.csr_array(products_map @ _expansion(classes, *lead_blocks.shape[:2]))
     return Plan(
         products=products,
-        lead=lead,
+        lead=chain[0] if chain else -1,
         stages=make_stages(products, chain, couplings),
         tail=tail,
         n_tail=q,

@@ -333,9 +333,9 @@ def _shape_score(
 def rss_gradient(fact: Factorisation) -> Score:
     """Derivatives of r^2 by the working relative factors and the residuals' shape."""
     _, residuals = conditional_modes(fact)
-    squares = _squares(fact.plan, residuals)
+    squares = zip(_squares(fact.plan, residuals), fact.factors, strict=True)
     return Score(
-        [-2.0 * square @ t for square, t in zip(squares, fact.factors, strict=True)],
+        [-2.0 * square @ t for square, t in squares],
         _shape_score(fact, determinants=False, inverse_variance=1.0),
     )
 

@@ -170,13 +170,13 @@ def choose_stages(products: CrossProducts, nested: bool | None = None) -> tuple[
     nested : bool, optional
         Whether to use nested grouping factors where there are some. By default they are used
         where that takes more than :data:`WORTHWHILE` random effects out of the dense tail;
-        otherwise there is one stage, the largest grouping factor whose levels are tied neither by
-        correlated residuals nor by relationships; none where there is no such factor.
+        otherwise there is one stage, the largest grouping factor. Factors whose levels are related,
+        or tied by correlated residuals, are left to the tail; there is no stage if that is all.
     """
     sizes = [gram.shape[0] * gram.shape[1] for gram in products.random]
     tied = {c.factors[0] for c in products.couplings if c.factors[0] == c.factors[1]}
-    tied |= {f for f, known in enumerate(products.relationships) if known is not None}
-    free = [factor for factor in range(len(sizes)) if factor not in tied]
+    unrelated = [f for f, known in enumerate(products.relationships) if known is None]
+    free = [factor for factor in unrelated if factor not in tied]
     if not free:
         return ()
     largest = max(free, key=lambda factor: sizes[factor])
