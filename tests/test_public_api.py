@@ -36,6 +36,7 @@ def test_the_public_names():
         "lrt",
         "model_table",
         "parse_formula",
+        "Relationship",
         "pedigree",
     }
 

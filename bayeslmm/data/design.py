@@ -410,11 +410,6 @@ def build_design(
         _log.info("%d of %d rows are incomplete and dropped.", len(dropped), len(frame))
         values = None if values is None else np.delete(values, dropped)
     known = relationships or {}
-    if known and residual is not None:
-        raise DataError(
-            "Known relationships and a residual structure in one model are not there yet: give "
-            "relationships= or residual=."
-        )
     return _evaluate(formula, complete, values, dropped, named, functions, residual, known)
 
 

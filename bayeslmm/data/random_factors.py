@@ -236,7 +236,7 @@ def _random_factor(
         found = grouping
         codes, grouping, relationship = related_levels(codes, grouping, relationship)
         independent = _are_independent(relationship, np.unique(codes))
-        _check_levels(terms[0], found, len(frame) if independent else None)
+        _check_levels(terms[0], found, len(frame), independent=independent)
     coefs: list[str] = []
     blocks: list[tuple[int, ...]] = []
     kinds: list[str] = []
@@ -356,16 +356,18 @@ def _check_discrete(source: str, term: RandomTerm, frame: pd.DataFrame) -> None:
             )
 
 
-def _check_levels(term: RandomTerm, grouping: GroupingFactor, n: int | None) -> None:
-    """Refuse one level, or as many independent levels as n rows; None if they are related."""
+def _check_levels(
+    term: RandomTerm, grouping: GroupingFactor, n: int, *, independent: bool = True
+) -> None:
+    """Refuse one level, or as many independent levels as n rows."""
     n_levels = len(grouping.levels)
     if n_levels == 1:
         raise DataError(
             f"The grouping factor `{grouping.name}` has one level, {grouping.levels[0]!r}, in the "
-            "complete rows; a variance between levels needs at least two. Take "
+            f"{n} complete rows; a variance between levels needs at least two. Take "
             f"{term.source} out of the formula."
         )
-    if n is not None and n_levels >= n:
+    if independent and n_levels >= n:
         raise DataError(
             f"The grouping factor `{grouping.name}` has as many levels as there are complete rows "
             f"({n}), so the effects of {term.source} cannot be told from the residuals. Group by "

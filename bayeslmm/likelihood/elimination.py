@@ -281,7 +281,8 @@ def make_plan(
     nested : bool, optional
         Whether nested grouping factors stay sparse; by default where that pays. Not with a stack.
     diagonal : bool
-        Whether related levels may be exchanged for independent combinations of them.
+        Whether related levels may be exchanged for independent combinations of them. Not with a
+        stack.
     stack : Stack, optional
         What the products are made from, where residuals have parameters beside sigma.
     shape : ndarray (r,), optional
@@ -296,7 +297,7 @@ def make_plan(
     DataError
         If the dense part would be too large for memory.
     """
-    if diagonal and can_diagonalise(products):
+    if diagonal and stack is None and can_diagonalise(products):
         products = diagonalised(products)
     shape = np.zeros(0) if shape is None else shape
     chain = choose_stages(products, nested if stack is None else False)

@@ -341,7 +341,7 @@ def rss_gradient(fact: Factorisation) -> Score:
 
 
 def _squares(plan: Plan, residuals: Sequence[Array]) -> list[Array]:
-    """Q'Aq (k, k) of each grouping factor with relationships A, q'q without."""
+    """Squares q'Aq (k, k) of each grouping factor with relationships A, q'q without."""
     return [q.T @ plan.products.related(f, q) for f, q in enumerate(residuals)]
 
 

@@ -206,7 +206,7 @@ def stack_products(
     -------
     Stack
     """
-    basis = basis or working_basis(y, X, factors, weights)
+    basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
     root = np.ones_like(y) if weights is None else np.sqrt(weights)
     columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
     covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
