@@ -304,8 +304,11 @@ def _compare(
 def _whitened(
     design: Design, plan: Plan, joint: JointDraws, replicates: int, rng: np.random.Generator
 ) -> dict[str, list[Pair]]:
-    """Misfit of y - X beta, whitened, less its projection on X; nothing where that is too dear."""
-    some = whitening_draws(design, joint)
+    """Misfit of y - X beta, whitened, less its projection on X.
+
+    Nothing where that is too dear, or the same as the misfit of the residuals.
+    """
+    some = whitening_draws(design, joint) if design.random else None
     if some is None or design.n - design.p < FEWEST_CASES:
         return {}
     basis = plan.products.basis
@@ -413,8 +416,8 @@ def _case(labels: Sequence[str], deviation: float) -> dict[str, object]:
 
 
 def _row_label(design: Design, at: int) -> str:
-    levels = (f"{factor.name} {factor.levels[factor.codes[at]]}" for factor in design.random)
-    return f"row {design.index[at]} ({', '.join(levels)})"
+    levels = [f"{factor.name} {factor.levels[factor.codes[at]]}" for factor in design.random]
+    return f"row {design.index[at]}" + (f" ({', '.join(levels)})" if levels else "")
 
 
 def _frame(records: Mapping[str, Mapping[str, object]], columns: list[str]) -> pd.DataFrame:

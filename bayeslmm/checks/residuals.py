@@ -164,6 +164,8 @@ def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
 
 def independent_parts(design: Design) -> list[NDArray[np.intp]]:
     """Rows of each part of the data that shares no level, nor related ones, with any other."""
+    if not design.random:
+        return np.split(np.arange(design.n), np.arange(1, design.n))
     rows, columns, start = [], [], 0
     for factor in design.random:
         rows.append(np.arange(design.n))

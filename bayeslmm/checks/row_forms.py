@@ -86,13 +86,14 @@ class RowSystem:
     @property
     def by_level(self) -> bool:
         """Whether there is a single grouping factor, and nothing that needs more care."""
-        return not self.plan.n_tail and not self.plan.nested and self.plan.split is None
+        alone = len(self.plan.stages) == 1 and not self.plan.n_tail
+        return alone and not self.plan.nested and self.plan.split is None
 
     def batches(self, draws: int) -> list[slice]:
         """Parts of so many draws that can be worked on at once."""
         width = len(self.gram)
         by_level = sum(part.shape[0] * part.shape[1] for part in self.mixed)
-        by_row = len(self.y) * sum(Z.shape[1] for Z in self.Z)
+        by_row = len(self.y) * max(1, sum(Z.shape[1] for Z in self.Z))
         step = max(1, ENTRIES // max(by_row, by_level * width, width**2))
         return [slice(start, min(start + step, draws)) for start in range(0, draws, step)]
 
@@ -331,7 +332,8 @@ def _border_equations(
     system: RowSystem, relative: Sequence[Array], sigma: Array, known: Array | None
 ) -> Array:
     """Equations (C, m + 1, m + 1) of the border before the elimination of any factor."""
-    half = _scaled(system, system.gram[None], relative, known)
+    whole = np.broadcast_to(system.gram, (len(sigma), *system.gram.shape))
+    half = _scaled(system, whole, relative, known)
     gram = _scaled(system, half.transpose(0, 2, 1), relative, known)
     q = system.plan.n_tail
     add_precisions(gram[:, :q, :q], system.plan.tail)
@@ -345,10 +347,9 @@ def _border_equations(
 def _scaled(
     system: RowSystem, values: Array, relative: Sequence[Array], known: Array | None
 ) -> Array:
-    """Last axis of (C or 1, a, q + p + 1) scaled by C relative roots; X taken off y if known."""
-    size = len(relative[0])
-    shape = (size, *values.shape[1:])
-    result = np.array(np.broadcast_to(values, shape))
+    """Last axis of (C, a, q + p + 1) scaled by C relative roots; X taken off y if known."""
+    size, shape = len(values), values.shape
+    result = np.array(values)
     for block in system.plan.tail:
         part = result[:, :, block.columns].reshape(size, -1, block.n_coefs)
         result[:, :, block.columns] = (part @ relative[block.factor]).reshape(*shape[:2], -1)
@@ -393,7 +394,8 @@ def _stage(system: RowSystem, place: int, relative: Sequence[Array], known: Arra
     rows = np.einsum("nk,ckl->ncl", system.Z[index], root)
     own = system.plan.products.random[index][:, None]
     gram = root.transpose(0, 2, 1) @ own @ root + np.eye(root.shape[2])
-    flat = _scaled(system, mixed.reshape(1, -1, mixed.shape[2]), relative, known)
+    flat = mixed.reshape(-1, mixed.shape[2])
+    flat = _scaled(system, np.broadcast_to(flat, (len(root), *flat.shape)), relative, known)
     by_level = flat.reshape(len(root), *mixed.shape[:2], -1)
     border = np.einsum("ckl,cjkm->jclm", root, by_level)
     return _Stage(system.codes[index], rows, rows.copy(), gram, border)

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import Structure, sds_and_correlation
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, require_random
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.estimation.model import Model
 from bayeslmm.likelihood.batch import reduce_equations
@@ -34,6 +34,9 @@ from bayeslmm.summaries.posterior_tables import summarise
 from bayeslmm.summaries.text import Report, listed, percent, singular_notes
 
 Array = NDArray[np.float64]
+
+NOTHING = "no covariance matrix of theirs can be singular"
+"""What follows where there are no random effects."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
@@ -166,6 +169,7 @@ def posterior_singularity(
         raise ValueError(f"eps={eps!r}: a positive number is expected, such as 0.05.")
     rho = probability(rho, "rho")
     design, reml = model.design, model.reml_or_none()
+    require_random(design, NOTHING)
     scales = [column_scales(factor.Z) for factor in design.random]
     residual = joint.sigma * _mean_inverse_weight(design) ** 0.5
     rows = random_parameters(design)
@@ -215,6 +219,7 @@ def estimate_singularity(
     -------
     EstimateSingularity
     """
+    require_random(design, NOTHING)
     rows = random_parameters(design)
     values = _point_values(design, fit)
     residual = fit.sigma * _mean_inverse_weight(design) ** 0.5

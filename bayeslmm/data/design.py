@@ -562,6 +562,12 @@ class RowGroups:
     key: str
 
 
+def require_random(design: Design, otherwise: str) -> None:
+    """Refuse what is about random effects where there are none; `otherwise` says what follows."""
+    if not design.random:
+        raise DataError(f"`{design.formula.source}` has no random effects, so {otherwise}.")
+
+
 def row_groups(design: Design, by: str) -> RowGroups | None:
     """Group the rows; None where `by` is no grouping factor, variable or cells such as ``"a:b"``.
 

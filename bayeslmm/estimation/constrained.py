@@ -553,6 +553,8 @@ def _update(inverse: Array, step: Array, change: Array) -> Array:
 
 def _inverse_curvature(objective: Callable[[Array], Evaluation], x: Array) -> Array:
     """Inverse of the differenced Hessian, its eigenvalues made positive."""
+    if not len(x):
+        return np.zeros((0, 0))
     values, vectors = np.linalg.eigh(hessian(lambda z: objective(z)[1], x))
     size = np.abs(values)
     return (vectors / np.maximum(size, 1e-4 * np.max(size))) @ vectors.T

@@ -12,18 +12,21 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, require_random
 from bayeslmm.estimation import effects
 from bayeslmm.estimation.model import Model, field_values
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries import parameters
-from bayeslmm.summaries.text import html_page
+from bayeslmm.summaries.text import covariance_heading, html_page
 
 if TYPE_CHECKING:
     from bayeslmm.report.broom import Column
     from bayeslmm.report.tables import Markup
 
 Array = NDArray[np.float64]
+
+NO_EFFECTS = "there are none by level: fixef() has all coefficients"
+"""What follows where there are no random effects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +229,7 @@ class FittedModel:
         >>> reml.ranef()["Batch"].shape
         (6, 1)
         """
+        require_random(self.design, NO_EFFECTS)
         return effects.effect_frames(self.design, self._u)
 
     def ranef_sd(self, *args: Any, **options: Any) -> dict[str, pd.DataFrame]:
@@ -247,6 +251,7 @@ class FittedModel:
 
     def coef(self) -> dict[str, pd.DataFrame]:
         """Fixed plus random effects: levels by coefficients, per grouping factor."""
+        require_random(self.design, NO_EFFECTS)
         return effects.coefficient_frames(self.design, self._beta, self._u)
 
     def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:
@@ -640,5 +645,5 @@ class FittedModel:
         return field_values(self)
 
     def _repr_html_(self) -> str:
-        heading = repr(self).split("Random effects")[0]
+        heading = repr(self).split(f"\n{covariance_heading(self.design)}")[0]
         return html_page(heading, self.summary(), self.notes)

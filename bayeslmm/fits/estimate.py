@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.checks.accessors import EstimateChecks
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.predictions import Names, Predictions, Seed
 from bayeslmm.plots.accessors import EstimatePlots
 from bayeslmm.summaries import estimate_tables, text
@@ -166,6 +168,7 @@ class Estimate(Predictions):
 
     @override
     def ranef_sd(self, *, given_beta: bool = False) -> dict[str, pd.DataFrame]:
+        require_random(self.design, NO_EFFECTS)
         sds = estimate_tables.mode_sds(self.fit, given_beta=given_beta)
         return random_effects.effect_frames(self.design, sds)
 
@@ -486,11 +489,11 @@ class Estimate(Predictions):
         criterion = names.get(fit.method, "-2 log posterior density")
         return text.fit_text(
             [
-                f"Linear mixed model fit by {fit.method}",
+                f"{text.model_name(self.design)} fit by {fit.method}",
                 f"{criterion} at convergence: {fit.criterion:.4f}",
             ],
             self.design,
-            "Random effects:",
+            f"{text.covariance_heading(self.design)}:",
             text.random_effects_block(self.design, self.sds, self.corrs, self._residual_parameters),
             self.fixef()[["estimate", "std_error", "df", "statistic", "p_value"]],
             self.notes,

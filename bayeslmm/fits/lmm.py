@@ -22,7 +22,13 @@ from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.record import Priors
-from bayeslmm.summaries.text import contrast_notes, design_notes, groups_line, html_page
+from bayeslmm.summaries.text import (
+    contrast_notes,
+    design_notes,
+    groups_line,
+    html_page,
+    model_name,
+)
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -530,7 +536,7 @@ class LMM:
 
     def __repr__(self) -> str:
         lines = [
-            "Linear mixed model",
+            model_name(self.design),
             f"Formula: {self.formula}",
             groups_line(self.design),
             *design_notes(self.design),

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from bayeslmm.checks.accessors import PosteriorChecks
 from bayeslmm.comparison.models import LogEvidence, log_evidence
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
+from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.plots.accessors import PosteriorPlots
@@ -167,6 +169,7 @@ class Posterior(PosteriorDraws):
 
     @override
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
+        require_random(self.design, NO_EFFECTS)
         sds = posterior_tables.sd_arrays(self.data, self.design)
         return random_effects.effect_frames(self.design, sds)
 
@@ -543,9 +546,9 @@ class Posterior(PosteriorDraws):
         sizes = self._draws.sizes
         size = f"{sizes['chain']} chains of {sizes['draw']} draws"
         return text.fit_text(
-            [f"Linear mixed model, posterior by {self.method} ({size})"],
+            [f"{text.model_name(self.design)}, posterior by {self.method} ({size})"],
             self.design,
-            "Random effects (posterior means):",
+            f"{text.covariance_heading(self.design)} (posterior means):",
             text.random_effects_block(self.design, self.sds, self.corrs, self._residual_parameters),
             self.fixef(),
             self.notes,

@@ -96,7 +96,8 @@ class Plots:
 
         Each panel has the data of one level, its conditional mean X beta + Z u with an interval,
         and X beta alone. Where the model has other covariates or grouping factors, both lines are
-        averages over the rows of the level, with `x` set to one value after another.
+        averages over the rows of the level, with `x` set to one value after another. A model
+        without random effects has one panel, of all rows.
 
         Parameters
         ----------

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, require_random
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
     PANEL_TITLE_SIZE,
@@ -72,12 +72,12 @@ def covariance_matrix(
     covariances: Sequence[Array],
     residual: sp.csr_array,
     *,
-    place: int,
+    place: int | None,
     positions: Indices | None,
     rows: Sequence[Any] | None,
     correlation: bool,
 ) -> LabelledMatrix:
-    """One of the matrices, its rows ordered by the levels of a grouping factor.
+    """One of the matrices, its rows ordered by the levels of a grouping factor, if there is one.
 
     Raises
     ------
@@ -87,6 +87,7 @@ def covariance_matrix(
         If it is too large to be drawn, or has no such row.
     """
     if which == "G":
+        require_random(design, "there is no G to draw")
         matrix, labels, axis = _of_effects(design, covariances, place, positions)
     else:
         kept = _rows(design, which, place, positions, rows)
@@ -95,9 +96,8 @@ def covariance_matrix(
             z = design.Z_matrix()[kept]
             g = random_covariance(design, covariances, sparse=True)
             values = sp.csr_array(z @ g @ z.T + values)
-        factor = design.random[place]
         matrix = values.toarray()
-        labels, axis = [str(factor.levels[c]) for c in factor.codes[kept]], factor.name
+        labels, axis = _row_labels(design, place, kept)
     if correlation:
         sds = np.sqrt(np.diag(matrix))
         safe = np.where(sds > 0.0, sds, 1.0)
@@ -105,8 +105,16 @@ def covariance_matrix(
     return LabelledMatrix(values=matrix, labels=labels, axis=axis)
 
 
+def _row_labels(design: Design, place: int | None, kept: Indices) -> tuple[list[str], str]:
+    """Labels of rows of V and R: the level, or that of the data; and what they are."""
+    if place is None:
+        return [str(label) for label in design.index[kept]], "row"
+    factor = design.random[place]
+    return [str(factor.levels[c]) for c in factor.codes[kept]], factor.name
+
+
 def _of_effects(
-    design: Design, covariances: Sequence[Array], place: int, positions: Indices | None
+    design: Design, covariances: Sequence[Array], place: int | None, positions: Indices | None
 ) -> tuple[Array, list[str], str]:
     """G of all random effects, or of those of chosen levels."""
     several = len(design.random) > 1
@@ -131,10 +139,13 @@ def _of_effects(
 
 
 def _rows(
-    design: Design, which: str, place: int, positions: Indices | None, rows: Sequence[Any] | None
+    design: Design,
+    which: str,
+    place: int | None,
+    positions: Indices | None,
+    rows: Sequence[Any] | None,
 ) -> Indices:
     """Places of the rows to draw: by level, those of the other factors, then as in the data."""
-    factor = design.random[place]
     if rows is not None and positions is not None:
         raise ValueError("Give rows= or levels=, not both.")
     if rows is not None:
@@ -143,9 +154,11 @@ def _rows(
             raise DataError("rows names rows that the model has not used: see design.index.")
     else:
         kept = np.arange(design.n)
-    if positions is not None:
-        kept = np.flatnonzero(np.isin(factor.codes, positions))
+    if place is not None and positions is not None:
+        kept = np.flatnonzero(np.isin(design.random[place].codes, positions))
     _check_order(which, len(kept))
+    if place is None:
+        return kept
     ranks = [np.argsort(level_order(design, f.spec))[f.codes[kept]] for f in design.random]
     first = ranks.pop(place)
     return kept[np.lexsort([*ranks[::-1], first])]
@@ -203,7 +216,10 @@ def plot_matrices(
             "matrix from V(), G() or R()."
         )
     names = _names(which)
-    place, positions = shown_levels(design, group or design.random[0].name, levels)
+    place, positions = None, None
+    if design.random or group or levels is not None:
+        first = next((factor.name for factor in design.random), None)
+        place, positions = shown_levels(design, group or first, levels)
     matrices = {
         name: covariance_matrix(
             design,

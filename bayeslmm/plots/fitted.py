@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.effects.grid import variables_of
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
@@ -56,6 +56,9 @@ GRID = 40
 """Values of a numeric variable at which lines are evaluated."""
 
 MOST_PANELS = 30
+ALL_ROWS = "all rows"
+"""Label of the only panel of a model without random effects."""
+
 BESIDE = 0.15
 """How far data and population lie from the fit of a factor, beside each other."""
 
@@ -183,15 +186,29 @@ def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid
     factor = design.random[place]
     if along.name in factor.factors:
         raise DataError(f"x={along.name!r} is part of the grouping factor {factor.name}.")
-    rows = design.data[factor.codes == level]
-    if not len(rows):
+    kept = factor.codes == level
+    if not kept.any():
         raise DataError(f"{factor.name} {factor.levels[level]} has no rows, so no line to draw.")
+    return _grid(design, kept, str(factor.levels[level]), along, f"{factor.name} ")
+
+
+def whole_grid(design: Design, along: Axis) -> LevelGrid:
+    """Mean rows of X over all rows of a model without random effects."""
+    return _grid(design, np.ones(design.n, dtype=bool), ALL_ROWS, along)
+
+
+def _grid(
+    design: Design, kept: NDArray[np.bool_], label: str, along: Axis, group: str = ""
+) -> LevelGrid:
+    rows = design.data[kept]
     names = sorted(design.formula.predictors())
     others = [name for name in names if name != along.name]
     rows = rows.reset_index(drop=True)
-    distinct = rows[others].drop_duplicates()
-    groups = rows.groupby(others, sort=False, observed=True).ngroup()
-    counts = np.bincount(groups.to_numpy()).astype(float)
+    distinct = rows[others].drop_duplicates() if others else rows[others].iloc[:1]
+    counts = np.array([float(len(rows))])
+    if others:
+        groups = rows.groupby(others, sort=False, observed=True).ngroup()
+        counts = np.bincount(groups.to_numpy()).astype(float)
     grid = len(along.values)
     frame = distinct.iloc[np.tile(np.arange(len(distinct)), grid)].reset_index(drop=True)
     new = np.repeat(along.values, len(distinct))
@@ -202,8 +219,7 @@ def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid
         if (random.codes < 0).any():
             raise DataError(
                 f"Some levels of {random.name} do not occur with every value of {along.name}, so "
-                f"the line of {factor.name} {factor.levels[level]} is not known there. Choose "
-                "another x."
+                f"the line of {group}{label} is not known there. Choose another x."
             )
         levels, codes = np.unique(random.codes, return_inverse=True)
         spread = np.zeros((len(frame), len(levels), random.n_coefs))
@@ -211,9 +227,9 @@ def level_grid(design: Design, place: int, level: int, along: Axis) -> LevelGrid
         wanted.append(levels)
         means.append(_means(spread.reshape(len(frame), -1), counts, grid))
     return LevelGrid(
-        label=str(factor.levels[level]),
+        label=label,
         x=_drawn_at(rows[along.name], along),
-        y=design.y[factor.codes == level],
+        y=design.y[kept],
         X=_means(found.X, counts, grid),
         offset=_means(found.offset[:, None], counts, grid)[:, 0],
         wanted=tuple(wanted),
@@ -236,16 +252,21 @@ def _drawn_at(column: pd.Series, along: Axis) -> Array:
 
 def grids_of(
     design: Design, x: str | None, group: str | None, levels: Sequence[Any] | None
-) -> tuple[int, Axis, list[LevelGrid]]:
-    """Place of a grouping factor, the variable along which lines go, and grids of its levels.
+) -> tuple[RandomFactor | None, Axis, list[LevelGrid]]:
+    """A grouping factor, the variable along which lines go, and grids of the levels.
 
-    Where no levels are given, they are as many as fit, evenly spaced.
+    Where no levels are given, they are as many as fit, evenly spaced. Without random effects there
+    is no factor, and one grid of all rows.
     """
+    if not design.random and group is None and levels is None:
+        along = axis(design, x)
+        return None, along, [whole_grid(design, along)]
     place, positions = shown_levels(design, group, levels)
     along = axis(design, x, design.random[place].factors)
     if levels is None and len(positions) > MOST_PANELS:
         positions = np.linspace(0, len(positions) - 1, MOST_PANELS).round().astype(np.intp)
-    return place, along, [level_grid(design, place, level, along) for level in positions]
+    grids = [level_grid(design, place, level, along) for level in positions]
+    return design.random[place], along, grids
 
 
 def plot_fitted(
@@ -256,7 +277,7 @@ def plot_fitted(
     lines_at: Callable[[Sequence[LevelGrid]], tuple[Lines, str]],
     how: Drawing,
 ) -> PlotCollection:
-    """Draw data and fitted lines, a panel per level.
+    """Draw data and fitted lines, a panel per level, or one without random effects.
 
     Parameters
     ----------
@@ -276,26 +297,29 @@ def plot_fitted(
     -------
     arviz_plots.PlotCollection
     """
-    place, along, grids = grids_of(design, x, group, levels)
+    factor, along, grids = grids_of(design, x, group, levels)
     lines, label = lines_at(grids)
     data, drawn = _visuals(along, grids, lines)
     dot = {"linestyle": "none", "marker": CIRCLE}
     line, average = {"color": MAIN}, {"color": SECOND, "linestyle": DASHED}
     if not along.numeric:
         line, average = {**dot, **line}, {"linestyle": "none", "marker": DIAMOND, "color": SECOND}
-    factor = design.random[place]
-    some = f" ({len(grids)} of {factor.n_levels} levels)" if len(grids) < factor.n_levels else ""
+    legend = {"data": {"color": STRONG, **dot}, label: line}
+    title = f"{design.response} by {along.name}"
+    if factor is None:  # the population's line is the fitted one
+        drawn["population"] = None
+    else:
+        legend["population (fixed effects only)"] = average
+        title += f" in each {factor.name}"
+        if len(grids) < factor.n_levels:
+            title += f" ({len(grids)} of {factor.n_levels} levels)"
     return picture(
         how,
         data,
         {**drawn, **_axes(design, along, data)},
-        size=(2.2, 2.0),
-        title=f"{design.response} by {along.name} in each {factor.name}{some}",
-        legend={
-            "data": {"color": STRONG, **dot},
-            label: line,
-            "population (fixed effects only)": average,
-        },
+        size=(2.2, 2.0) if factor is not None else (4.4, 3.2),
+        title=title,
+        legend=legend,
         columns=_per_row(len(grids)),
         sharex=True,
         sharey=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def plot_residuals(
     design : Design
         The design.
     group : str, optional
-        Grouping factor by whose levels residuals are drawn; the first by default.
+        Grouping factor by whose levels residuals are drawn; the first by default, if there is one.
     beta : ndarray (p,)
         Fixed effects.
     u : sequence of ndarray (J, k)
@@ -69,28 +70,61 @@ def plot_residuals(
     -------
     arviz_plots.PlotCollection
     """
-    place, order = shown_levels(design, group or design.random[0].name, None)
-    factor, fitted = design.random[place], linear_predictor(design, beta, u)
+    fitted = linear_predictor(design, beta, u)
     residuals, unit = design.y - fitted, f"residual of {design.response}"
     if design.weights is not None:
         residuals, unit = residuals * np.sqrt(design.weights), f"{unit} × √weight"
-    by_level = BY_LEVEL.format(factor.name)
+    levels = _levels(design, group, residuals) if design.random or group else None
     quantiles = {QUANTILES: residuals, **_effects(design, u)}
     marks = dataset(
         {
             FITTED: points(fitted, residuals),
-            by_level: points(np.argsort(order)[factor.codes], residuals),
+            **({} if levels is None else {levels.panel: levels.marks}),
             **{name: _normal(values) for name, values in quantiles.items()},
         }
     )
     lines = dataset({name: _quartile_line(values) for name, values in quantiles.items()})
+    what = "Residuals and random effects" if design.random else "Residuals"
     return picture(
         how,
         marks,
-        _visuals(design, place, order, marks, lines, residuals, unit),
+        _visuals(design, levels, marks, lines, unit),
         size=(3.2, 2.8),
-        title=f"Residuals and random effects of {design.response}: {label}",
+        title=f"{what} of {design.response}: {label}",
         columns=3,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Levels:
+    """The panel of residuals by level.
+
+    Attributes
+    ----------
+    panel, name : str
+        Its title, and the grouping factor.
+    labels : list of str
+        Levels in the order of the picture.
+    marks, means : xarray.DataArray
+        Residuals, and a short line at their mean in each level.
+    """
+
+    panel: str
+    name: str
+    labels: list[str]
+    marks: xr.DataArray
+    means: xr.DataArray
+
+
+def _levels(design: Design, group: str | None, residuals: Array) -> _Levels:
+    place, order = shown_levels(design, group or design.random[0].name, None)
+    factor = design.random[place]
+    return _Levels(
+        panel=BY_LEVEL.format(factor.name),
+        name=factor.name,
+        labels=list(factor.levels[order]),
+        marks=points(np.argsort(order)[factor.codes], residuals),
+        means=_level_means(factor, order, residuals),
     )
 
 
@@ -120,34 +154,34 @@ def _quartile_line(values: Array) -> xr.DataArray:
 
 
 def _visuals(
-    design: Design,
-    place: int,
-    order: NDArray[np.intp],
-    marks: xr.Dataset,
-    lines: xr.Dataset,
-    residuals: Array,
-    unit: str,
+    design: Design, levels: _Levels | None, marks: xr.Dataset, lines: xr.Dataset, unit: str
 ) -> Visuals:
     """Everything that is drawn, what comes first at the back."""
     import arviz_plots as azp
 
-    factor = design.random[place]
-    by_level = variable_name(BY_LEVEL.format(factor.name))
-    zero = xr.Dataset({name: 0.0 for name in (FITTED, by_level)})
-    means = dataset({by_level: _level_means(factor, order, residuals)})
-    places, labels = thinned(list(factor.levels[order]), MOST_LABELS)
-    upright = 90 if sum(map(len, labels)) > 26 else 0
-    ticks = {"values": places, "labels": labels, "size": TICK_SIZE, "rotation": upright}
+    by_level = [] if levels is None else [variable_name(levels.panel)]
+    zero = xr.Dataset({name: 0.0 for name in (FITTED, *by_level)})
     size = 8 if design.n > 500 else 14
     dots = {"data": marks, "color": MAIN, "size": size, "alpha": 0.7}
-    return {
+    visuals: Visuals = {
         "zero": (azp.visuals.hline, {"data": zero, "color": QUIET, "width": 0.8}),
         "qq_line": (azp.visuals.line_xy, {"data": lines, "color": QUIET, "width": 1.0}),
         "points": (azp.visuals.scatter_xy, dots),
-        "level_mean": (azp.visuals.line_xy, {"data": means, "color": SECOND, "width": 1.8}),
+        "level_mean": None,
         "title": titles(marks),
-        **_axis_labels(design, factor, by_level, marks, unit),
-        "xticks": (azp.visuals.set_xticks, {"data": marks[[by_level]], **ticks}),
+        **_axis_labels(design, levels, marks, unit),
+        "xticks": None,
+    }
+    if levels is None:
+        return visuals
+    means = {"data": dataset({levels.panel: levels.means}), "color": SECOND, "width": 1.8}
+    places, labels = thinned(levels.labels, MOST_LABELS)
+    upright = 90 if sum(map(len, labels)) > 26 else 0
+    ticks = {"values": places, "labels": labels, "size": TICK_SIZE, "rotation": upright}
+    return {
+        **visuals,
+        "level_mean": (azp.visuals.line_xy, means),
+        "xticks": (azp.visuals.set_xticks, {"data": marks[by_level], **ticks}),
     }
 
 
@@ -160,15 +194,15 @@ def _level_means(factor: RandomFactor, order: NDArray[np.intp], residuals: Array
     return segments((at - 0.35, at + 0.35), (means[order],) * 2)
 
 
-def _axis_labels(
-    design: Design, factor: RandomFactor, by_level: str, marks: xr.Dataset, unit: str
-) -> Visuals:
+def _axis_labels(design: Design, levels: _Levels | None, marks: xr.Dataset, unit: str) -> Visuals:
     """Texts of the axes, which differ between panels."""
     names = [str(name) for name in marks.data_vars]
-    across = {FITTED: f"fitted {design.response}", by_level: factor.name}
+    across = {FITTED: f"fitted {design.response}"}
+    if levels is not None:
+        across[variable_name(levels.panel)] = levels.name
     text_x = dict.fromkeys(names, "normal quantile") | across
     text_y = dict.fromkeys(names, "random effect")
-    text_y |= dict.fromkeys((FITTED, by_level, QUANTILES), unit)
+    text_y |= dict.fromkeys((*across, QUANTILES), unit)
     return {
         "xlabel": (_label, {"data": marks, "axis": "x", "texts": text_x, "subset_info": True}),
         "ylabel": (_label, {"data": marks, "axis": "y", "texts": text_y, "subset_info": True}),

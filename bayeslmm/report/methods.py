@@ -159,16 +159,31 @@ def estimate_paragraph(
     sentences = model_sentences(design)
     if fit.method == "MAP":
         sentences += prior_sentences(priors)
-    sentences += _sentences("estimate", fit=fit, design=design, scales=wald_scales(design))
+    sentences += _sentences(
+        "estimate",
+        fit=fit,
+        design=design,
+        scales=wald_scales(design),
+        effects=_integrated(design, fixed=bool(design.p) and not fit.given_beta),
+        exact=_is_least_squares(fit, design),
+    )
     sentences += [note for note in notes if not note.startswith("Fixed-effects columns dropped")]
     sentences.append(versions_sentence(estimate_versions()))
     paragraph = " ".join(sentences)
-    return with_references(paragraph, _estimate_citations(fit)) if references else paragraph
+    return with_references(paragraph, _estimate_citations(fit, design)) if references else paragraph
 
 
-def _estimate_citations(fit: Fit) -> list[str]:
-    keys = ["lmm", "reml"] if fit.method == "REML" else ["lmm"]
-    return keys if fit.method == "MAP" or not len(fit.beta) else [*keys, "satterthwaite"]
+def _is_least_squares(fit: Fit, design: Design) -> bool:
+    """Whether REML is least squares, with its exact t tests."""
+    return fit.method == "REML" and not design.random and design.residual is None
+
+
+def _estimate_citations(fit: Fit, design: Design) -> list[str]:
+    keys = ["lmm"] if design.random else []
+    if fit.method == "REML":
+        keys.append("reml")
+    exact = fit.method == "MAP" or not len(fit.beta) or _is_least_squares(fit, design)
+    return keys if exact else [*keys, "satterthwaite"]
 
 
 # --- posteriors ------------------------------------------------------------------------
@@ -204,35 +219,44 @@ def posterior_paragraph(
     sentences = [
         *model_sentences(design),
         *prior_sentences(priors),
-        *_engine_sentences(data, priors, found),
+        *_engine_sentences(data, design, priors, found),
         *_sentences("convergence", attrs=attrs, found=found, limits=LIMITS),
         *checked,
         versions_sentence(posterior_versions(attrs, priors)),
     ]
     paragraph = " ".join(sentences)
-    keys = _posterior_citations(str(attrs["method"]), priors, found)
+    keys = _posterior_citations(str(attrs["method"]), design, priors, found)
     return with_references(paragraph, keys) if references else paragraph
 
 
-def _engine_sentences(data: xr.DataTree, priors: Priors, found: Diagnostics) -> list[str]:
-    sampled, given_them = "covariance parameters", "random effects"
+def _engine_sentences(
+    data: xr.DataTree, design: Design, priors: Priors, found: Diagnostics
+) -> list[str]:
+    sampled = "covariance parameters"
     if priors.beta_sampled:
         sampled = f"fixed effects and {sampled}"
-    elif priors.coefs:
-        given_them = f"fixed and {given_them}"
     return _sentences(
         "engine",
         attrs=data.attrs,
         steps=data["posterior"].attrs.get("tuning_steps"),
         found=found,
         parameters=sampled,
-        effects=given_them,
+        effects=_integrated(design, fixed=bool(priors.coefs) and not priors.beta_sampled),
+        random=bool(design.random),
     )
 
 
-def _posterior_citations(method: str, priors: Priors, found: Diagnostics) -> list[str]:
+def _integrated(design: Design, *, fixed: bool) -> str:
+    """Which effects are integrated out; empty where none is."""
+    names = ["fixed"] * fixed + ["random"] * bool(design.random)
+    return f"{' and '.join(names)} effects" if names else ""
+
+
+def _posterior_citations(
+    method: str, design: Design, priors: Priors, found: Diagnostics
+) -> list[str]:
     engine = {"nuts": ["nuts", "pymc"], "laplace": ["laplace"], "collapsed": ["independence"]}
-    keys = [*engine.get(method, []), "lmm"]
+    keys = [*engine.get(method, []), *(["lmm"] if design.random else [])]
     records = priors.records()
     if any(isinstance(record, LKJ) for record in records.values()):
         keys.append("lkj")

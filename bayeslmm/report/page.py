@@ -35,7 +35,7 @@ from bayeslmm.report.tables import (
 )
 from bayeslmm.summaries import is_estimate
 from bayeslmm.summaries.posterior_tables import interval_defaults, parameter_table
-from bayeslmm.summaries.text import counted, estimate_notes, listed
+from bayeslmm.summaries.text import counted, estimate_notes, listed, model_name
 from bayeslmm.writing import check_replaceable, replacing
 
 Array = NDArray[np.float64]
@@ -90,7 +90,7 @@ def report_page(
     prob, kind = interval_defaults(prob)
     findings = find(source, random_seed=random_seed) if findings is None else findings
     context = {
-        "title": title or f"Linear mixed model of {source.design.response}",
+        "title": title or f"{model_name(source.design)} of {source.design.response}",
         "design": source.design,
         "found": source.diagnostics,
         "attrs": source.data.attrs,
@@ -270,7 +270,7 @@ def model_section(design: Design) -> Context:
     return {
         "sentences": model_sentences(design),
         "facts": text_table("Model and data", ("Item", "Value"), facts),
-        "groups": text_table("Grouping factors", header, rows),
+        "groups": text_table("Grouping factors", header, rows) if rows else None,
     }
 
 
@@ -488,7 +488,9 @@ def _effects_table(source: Any, factor: RandomFactor, places: np.ndarray, chosen
 
 
 def fitted_section(source: Any, prob: float) -> Context:
-    """Data and fitted lines; covariance of the response."""
+    """Data and fitted lines; covariance of the response between rows of some levels."""
+    if not source.design.random:
+        return {"group": None, "lines": picture(source.plot.fitted, prob=prob)}
     group = source.design.random[0].name
     levels = _levels_to_show(source.design)
     return {

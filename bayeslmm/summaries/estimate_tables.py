@@ -203,6 +203,7 @@ def tidy_table(
             numbers = {"estimate": frame.to_numpy()}
             parts.append(level_rows(factor, "ran_coefs", list(frame), numbers))
     extra = ["df", "statistic", "p_value"] if "fixed" in chosen else []
+    parts = parts or [pd.DataFrame(columns=TIDY)]
     return pd.concat(parts, ignore_index=True).reindex(columns=TIDY + extra)
 
 

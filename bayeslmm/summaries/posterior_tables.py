@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.design import Design, RandomFactor, require_random
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.sampling.joint_draws import draw_effects, points_of
@@ -264,6 +264,7 @@ def tidy_table(
     if {"ran_vals", "ran_coefs"} & set(chosen):
         rows = _drawn_rows if has_draws(data, design) else _stored_rows
         parts += rows(data, design, chosen, prob, kind)
+    parts = parts or [pd.DataFrame(columns=TIDY)]
     return pd.concat(parts, ignore_index=True).reindex(columns=TIDY)
 
 
@@ -317,6 +318,7 @@ def locate_levels(
     DataError
         If one of them does not exist.
     """
+    require_random(design, "there is no grouping factor")
     names = [factor.name for factor in design.random]
     if group is None and len(names) > 1:
         raise DataError(f"Several grouping factors: give group=, one of {', '.join(names)}.")

@@ -55,10 +55,21 @@ def number(value: float) -> str:
 
 def groups_line(design: Design) -> str:
     """Rows, dropped rows and levels, as lme4's last line."""
-    groups = "; ".join(f"{factor.name}, {_level_count(factor)}" for factor in design.random)
+    counts = "; ".join(f"{factor.name}, {_level_count(factor)}" for factor in design.random)
     dropped = len(design.dropped)
     note = f" ({dropped} incomplete rows dropped)" if dropped else ""
-    return f"Number of obs: {design.n}{note}, groups: {groups}"
+    groups = f", groups: {counts}" if counts else ""
+    return f"Number of obs: {design.n}{note}{groups}"
+
+
+def model_name(design: Design) -> str:
+    """What the model is, with or without random effects."""
+    return "Linear mixed model" if design.random else "Linear model"
+
+
+def covariance_heading(design: Design) -> str:
+    """Heading of the table of standard deviations and correlations."""
+    return "Random effects" if design.random else "Residuals"
 
 
 def _level_count(factor: RandomFactor) -> str:

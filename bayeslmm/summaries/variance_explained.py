@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.design import Design, RandomFactor, require_random
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
@@ -371,6 +371,7 @@ class Uncertainty:
 
 def icc_quantity(design: Design, at: Any = None) -> Quantity:
     """Intraclass correlations by grouping factor, and by row of covariates where given."""
+    require_random(design, "there is no intraclass correlation")
     names = [factor.name for factor in design.random]
     if at is None:
         index = pd.Index(names, name="group")
