@@ -1,0 +1,367 @@
+"""Models with residual structures, against nlme, SAS and Stan, and with hostile data."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from reference_data import FOLDER, load_reference_data
+
+import bayeslmm as blm
+from bayeslmm.exceptions import DataError, FormulaError, PriorError
+
+FIGURES = FOLDER / "structures"
+NLME = json.loads((FIGURES / "nlme.json").read_text())
+SAS = json.loads((FIGURES / "sas.json").read_text())
+
+CRITERION = 1e-5
+PARAMETER = 1e-3
+"""What nlme's optimiser leaves of the parameters, relative."""
+
+PRINTED = 0.06
+"""-2 log likelihoods with one decimal digit."""
+
+DIGITS = 4e-4
+"""Of estimates with four decimals from searches that stop 1e-5 above the minimum, relative."""
+
+DF = 0.01
+"""Of degrees of freedom printed as whole numbers of a hundred or more, relative."""
+
+SAMPLER = 4.0
+"""Monte Carlo standard errors; the largest of a dozen means counts."""
+
+
+@cache
+def fev():
+    data = pd.read_csv(FIGURES / "fev_data.csv")
+    levels = {"RACE": ["Asian", "Black or African American", "White"], "SEX": ["Male", "Female"]}
+    levels["ARMCD"] = ["PBO", "TRT"]
+    return data.assign(**{name: pd.Categorical(data[name], own) for name, own in levels.items()})
+
+
+TRIAL = "FEV1 ~ ARMCD + AVISIT + ARMCD:AVISIT + RACE + SEX"
+
+
+@cache
+def trial():
+    return blm.LMM(TRIAL, fev(), residual="us(AVISIT | USUBJID)").reml()
+
+
+# --- nlme ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NLME)
+def test_estimates_are_those_of_nlme(name):
+    expected = NLME[name]
+    data = load_reference_data(expected["data"])
+    model = blm.LMM(expected["formula"], data, residual=expected["residual"])
+    fit = model.reml() if expected["REML"] else model.ml()
+    assert fit.converged
+    assert fit.criterion == pytest.approx(expected["criterion"], abs=CRITERION)
+    assert fit.beta.to_numpy() == pytest.approx(expected["beta"], rel=PARAMETER, abs=1e-6)
+    if expected["REML"]:  # those of nlme's ML fits are scaled by n / (n - p)
+        errors = fit.summary().loc[lambda t: t.index.str.startswith("beta"), "std_error"]
+        assert errors.to_numpy() == pytest.approx(expected["se"], rel=PARAMETER)
+    sds = [sd for part in fit.sds.values() for sd in part]
+    assert sds == pytest.approx(expected["sds"], rel=PARAMETER, abs=1e-6)
+    rows = np.array(expected["rows"]) - 1
+    here = fit.R().to_numpy()[np.ix_(rows, rows)]
+    assert here == pytest.approx(np.array(expected["R"]), rel=PARAMETER, abs=1e-6)
+
+
+# --- SAS -----------------------------------------------------------------------------------
+
+
+def test_trial_is_that_of_sas():
+    expected, fit = SAS["us_reml"], trial()
+    assert fit.criterion == pytest.approx(expected["minus_two_log"], abs=PRINTED)
+    table = fit.summary()
+    for name, (estimate, error, df) in expected["fixed"].items():
+        row = table.loc[f"beta[{name}]"]
+        # a search that ends 7e-6 above ours moves an estimate by sqrt(7e-6) standard errors
+        assert row["estimate"] == pytest.approx(estimate, abs=0.003 * error)
+        assert row["std_error"] == pytest.approx(error, rel=DIGITS)
+        assert row["df"] == pytest.approx(df, rel=DF)
+
+
+def test_means_and_differences_are_those_of_sas():
+    expected = SAS["us_reml"]
+    # SAS weights the levels of RACE and SEX equally
+    means = trial().means(["AVISIT", "ARMCD"], weights="equal")
+    table = means.table()
+    for visit, arm, estimate, error, df in expected["means"]:
+        row = table.loc[(visit, arm)]
+        assert row["estimate"] == pytest.approx(estimate, abs=0.003 * error)
+        assert row["std_error"] == pytest.approx(error, rel=DIGITS)
+        assert row["df"] == pytest.approx(df, rel=DF)
+    table = means.contrasts("pairwise", adjust=None).table()
+    for *cells, estimate, error, df in expected["differences"]:
+        first, second = " ".join(cells[:2]), " ".join(cells[2:])
+        turned = f"{first} - {second}" not in table.index
+        row = table.loc[f"{second} - {first}" if turned else f"{first} - {second}"]
+        sign = -1.0 if turned else 1.0
+        assert sign * row["estimate"] == pytest.approx(estimate, abs=0.003 * error)
+        assert row["std_error"] == pytest.approx(error, rel=DIGITS)
+        assert row["df"] == pytest.approx(df, rel=DF)
+
+
+@pytest.mark.parametrize("case", SAS["intercept"], ids=lambda c: f"{c['residual']} {c['method']}")
+def test_structures_are_those_of_sas(case):
+    model = blm.LMM("FEV1 ~ 1", fev(), residual=case["residual"])
+    fit = getattr(model, case["method"])()
+    assert fit.criterion == pytest.approx(case["minus_two_log"], abs=PRINTED)
+    table = fit.summary()
+    estimate, error, df = case["intercept"]
+    assert table["estimate"].iloc[0] == pytest.approx(estimate, abs=0.003 * error)
+    assert table["std_error"].iloc[0] == pytest.approx(error, rel=DIGITS)
+    assert table["df"].iloc[0] == pytest.approx(df, rel=DF)
+    names = table.index
+    variances = table.loc[names.str.startswith("sigma"), "estimate"] ** 2
+    assert variances.to_numpy() == pytest.approx(case["sds"], rel=1e-3)
+    cors = table.loc[names.str.startswith("cor_residual"), "estimate"]
+    assert cors.to_numpy() == pytest.approx(case["cors"], abs=5e-4)
+
+
+def test_weights_beside_a_structure_are_those_of_sas():
+    expected = SAS["weighted"]
+    model = blm.LMM(
+        expected["intercept_of"], fev(), residual="us(AVISIT | USUBJID)", weights="WEIGHT"
+    )
+    fit = model.reml()
+    assert fit.criterion == pytest.approx(expected["minus_two_log"], abs=PRINTED)
+    table = fit.summary()["estimate"]
+    names = [f"sigma[VIS{i}]" for i in range(1, 5)]
+    variances = dict(zip(names, expected["variances"], strict=True))
+    for name, variance in variances.items():
+        assert table[name] ** 2 == pytest.approx(variance, rel=1e-3)
+    for pair, covariance in expected["covariances"].items():
+        first, second = pair.split(", ")
+        product = table[f"sigma[{first}]"] * table[f"sigma[{second}]"]
+        assert table[f"cor_residual[{pair}]"] * product == pytest.approx(covariance, abs=0.02)
+
+
+# --- Stan ----------------------------------------------------------------------------------
+
+POSTERIORS = {
+    "Orthodont__int_varident": "strata(Sex)",
+    "Orthodont__compsymm": "cs(1 | Subject)",
+    "Orthodont__unstructured": "us(age | Subject)",
+    "Ovary__int_ar1": "ar1(1 | Mare)",
+}
+
+
+@cache
+def posterior(name):
+    reference = json.loads((FIGURES / f"{name}.json").read_text())
+    formula = reference["formula"]
+    for function in ("sin", "cos"):
+        formula = formula.replace(f"{function}(2*pi*Time)", f"np.{function}(2*np.pi*Time)")
+    data = load_reference_data(reference["dataset"])
+    model = blm.LMM(formula, data, residual=POSTERIORS[name])
+    return reference, model.fit(draws=2000, random_seed=3, progressbar=False)
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_posteriors_are_those_of_stan(name):
+    import arviz as az
+
+    reference, fit = posterior(name)
+    exact = reference.get("quadrature") or {}
+    data = fit.data["posterior"].dataset
+    others = [key for key in reference["parameters"] if not key.startswith("u[")]
+    ours = [
+        *(data["beta"].to_numpy()[..., i] for i in range(data.sizes["coef"])),
+        *(data[f"sd_{factor.key}"].to_numpy()[..., 0] for factor in fit.design.random),
+        *np.moveaxis(np.atleast_3d(data["sigma"].to_numpy()), 2, 0),
+    ]
+    if "cor_residual" in data:
+        ours += [*np.moveaxis(np.atleast_3d(data["cor_residual"].to_numpy()), 2, 0)]
+    assert len(ours) == len(others)
+    for key, draws in zip(others, ours, strict=True):
+        error = float(az.mcse(draws))
+        stan = reference["parameters"][key]
+        mean = exact.get("means", {}).get(key, stan["mean"])
+        error = error if key in exact.get("means", {}) else np.hypot(error, stan["mcse_mean"])
+        assert abs(draws.mean() - mean) < SAMPLER * error
+        assert draws.std() == pytest.approx(stan["sd"], rel=0.08)
+    evidence = exact.get("log_marginal_likelihood")
+    check = reference["crosscheck"]
+    expected = check["log_marginal_likelihood"] if evidence is None else evidence
+    error = check["log_marginal_likelihood_se"] if evidence is None else 0.0
+    found = fit.log_evidence
+    assert abs(float(found) - expected) < SAMPLER * np.hypot(float(found.error), error)
+
+
+# --- what follows the fit ------------------------------------------------------------------
+
+
+def test_a_structure_prints_with_its_model():
+    text = repr(trial())
+    assert "VIS1" in text and "cor_residual[VIS1, VIS2]" in text
+
+
+def test_files_keep_structures(tmp_path):
+    _, fit = posterior("Ovary__int_ar1")
+    fit.save(tmp_path / "fit.nc")
+    again = blm.load(tmp_path / "fit.nc")
+    pd.testing.assert_frame_equal(again.summary(), fit.summary())
+    assert again.design.spec.residual.formula.source == "ar1(1 | Mare)"
+    assert again.R().equals(fit.R())
+
+
+def test_simulated_responses_have_the_covariance_of_the_model():
+    data = load_reference_data("Orthodont")
+    fit = blm.LMM(
+        "distance ~ age * Sex + (1 | Subject)", data, residual="ar1(1 | Subject) * strata(Sex)"
+    ).reml()
+    values = fit.simulate(n=20_000, random_seed=1).to_numpy().T
+    found, expected = np.cov(values[:, :8].T), fit.V().to_numpy()[:8, :8]
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    assert np.max(np.abs(found - expected) / scale) < 5.0 * np.sqrt(2.0 / 20_000)
+
+
+def test_profiles_of_a_structure_lose_the_quantile():
+    data = load_reference_data("Orthodont")
+    model = blm.LMM("distance ~ age * Sex", data, residual="ar1(1 | Subject) * strata(Sex)")
+    fit = model.reml()
+    table = fit.confint("profile", kinds=("sigma", "cor_residual"))
+    wald = fit.confint(kinds=("sigma", "cor_residual"))
+    assert list(table.index) == ["sigma[Male]", "sigma[Female]", "cor_residual"]
+    # both are first-order right: they differ by less than half their length
+    length = wald["conf_high"] - wald["conf_low"]
+    assert ((table["conf_low"] - wald["conf_low"]).abs() < 0.5 * length).all()
+    assert ((table["conf_high"] - wald["conf_high"]).abs() < 0.5 * length).all()
+
+
+def test_map_under_flat_priors_is_reml():
+    data = load_reference_data("Orthodont")
+    for residual in ("us(age | Subject)", "ar1(1 | Subject) * strata(Sex)"):
+        model = blm.LMM("distance ~ age", data, residual=residual, priors="flat")
+        assert model.map().beta.to_numpy() == pytest.approx(model.reml().beta.to_numpy(), rel=1e-6)
+
+
+def test_what_is_not_there_yet_says_so():
+    _, fit = posterior("Ovary__int_ar1")
+    for ask in (fit.loo, fit.check.residuals, fit.check.influence):
+        with pytest.raises(DataError, match=r"not there yet.*ar1\(1 \| Mare\)"):
+            ask()
+    with pytest.raises(DataError, match="PyMC model"):
+        blm.LMM("follicles ~ 1", load_reference_data("Ovary"), residual="ar1(1 | Mare)").pymc()
+
+
+# --- hostile input -------------------------------------------------------------------------
+
+
+def rows():
+    frame = pd.DataFrame({"id": np.repeat(list("abcdef"), 4), "visit": np.tile([1, 2, 3, 4], 6)})
+    rng = np.random.default_rng(0)
+    return frame.assign(
+        y=rng.normal(size=24),
+        time=frame["visit"] + 0.5 * (frame["id"] == "a"),
+        arm=np.where(frame["id"] < "d", "x", "z"),
+        one="same",
+        w=rng.normal(size=24),
+    )
+
+
+@pytest.mark.parametrize(
+    ("residual", "message"),
+    [
+        ("us(visit)", "needs the groups"),
+        ("uss(visit | id)", "Did you mean us"),
+        ("us(visit | id) * cs(visit | id)", "two correlation structures"),
+        ("us(visit | id) * strata(arm)", "variances of its own"),
+        ("strata(arm) * strata(visit)", "strata by several|Strata by several"),
+        ("ar1(time | id) +", "joined by"),
+        ("us(visit | idd)", "`idd` is not a column"),
+        ("power(w, w)", "expected"),
+        ("", "expected"),
+        ("car1(visit + w | id)", "one variable of time"),
+        ("exec('x') | id", "no meaning|no residual structure"),
+    ],
+)
+def test_misspelt_structures(residual, message):
+    with pytest.raises(FormulaError, match=message):
+        blm.LMM("y ~ 1", rows(), residual=residual)
+
+
+@pytest.mark.parametrize(
+    ("residual", "change", "message"),
+    [
+        ("us(visit | id)", {"visit": 1}, "one level"),
+        ("us(visit | id)", {"id": "a"}, "has two rows at `visit`"),
+        ("us(time | id)", {}, "holds fractions"),
+        ("ar1(time | id)", {}, "has fractions"),
+        ("car1(arm | id)", {}, "must hold numbers"),
+        ("power(w)", {}, "needs positive values"),
+        ("power(visit)", {"visit": 2}, "same value"),
+        ("strata(one)", {}, "one level"),
+        ("cs(visit | arm / id)", {"arm": list("xz") * 12}, "two values of `arm`"),
+        ("ar1(visit | id:visit)", {}, "more than one row|stands twice"),
+    ],
+)
+def test_hostile_data(residual, change, message):
+    with pytest.raises((DataError, FormulaError), match=message):
+        blm.LMM("y ~ 1", rows().assign(**change), residual=residual)
+
+
+def test_duplicates_are_named():
+    data = pd.concat([rows(), rows().iloc[[5]]])
+    with pytest.raises(DataError, match=r"`b` of id has two rows at `visit` 2 \(1 such rows"):
+        blm.LMM("y ~ 1", data, residual="us(visit | id)")
+
+
+def test_missing_occasions_and_incomplete_rows():
+    data = rows()
+    data.loc[[3, 10], "y"] = np.nan
+    data.loc[7, "visit"] = np.nan
+    model = blm.LMM("y ~ 1", data, residual="ar1(visit | id)")
+    assert model.nobs == 21
+    assert model.reml().converged
+
+
+def test_new_rows_need_the_variables_of_the_structure():
+    model = blm.LMM("y ~ 1", rows(), residual="us(visit | id)")
+    fit = model.reml()
+    new = pd.DataFrame({"id": ["a", "new"], "visit": [1, 2]})
+    assert len(fit.predict(new, target="average", kind="response", random_seed=1)) == 2
+    with pytest.raises(DataError, match="is not an occasion"):
+        fit.predict(new.assign(visit=9), target="average", kind="response", random_seed=1)
+    with pytest.raises(DataError, match="visit"):
+        fit.predict(new[["id"]], target="average", kind="response", random_seed=1)
+
+
+def test_priors_of_residuals_by_key():
+    import pymc as pm
+
+    keys = {"sigma[1]": pm.HalfNormal.dist(2), "cor_residual": pm.Uniform.dist(0, 1)}
+    model = blm.LMM("y ~ 1", rows(), residual="ar1h(visit | id)", priors=keys)
+    table = model.priors.table().set_index("parameter")
+    assert table.loc["sigma[1]", "source"] == "user"
+    assert table.loc["sigma[2]", "source"] == "default"
+    assert table.loc["cor_residual", "source"] == "user"
+    with pytest.raises(PriorError, match=r"sigma\[9\]"):
+        blm.LMM("y ~ 1", rows(), residual="ar1h(visit | id)", priors={"sigma[9]": keys["sigma[1]"]})
+    lkj = pm.LKJCorr.dist(n=4, eta=2)
+    with pytest.raises(PriorError, match="between -1 and 1"):
+        blm.LMM("y ~ 1", rows(), residual="ar1(visit | id)", priors={"cor_residual": lkj})
+    blm.LMM("y ~ 1", rows(), residual="us(visit | id)", priors={"cor_residual": lkj})
+
+
+def test_a_right_model_raises_no_alarm():
+    rng = np.random.default_rng(4)
+    n, m = 60, 5
+    errors = np.zeros((n, m))
+    errors[:, 0] = rng.normal(size=n)
+    for t in range(1, m):
+        errors[:, t] = 0.6 * errors[:, t - 1] + 0.8 * rng.normal(size=n)
+    data = pd.DataFrame(
+        {"y": 3.0 + errors.ravel(), "t": np.tile(range(m), n), "id": np.repeat(range(n), m)}
+    )
+    fit = blm.LMM("y ~ t", data, residual="ar1(t | id)").fit(random_seed=2, progressbar=False)
+    assert fit.diagnostics.ok
+    interval = fit.summary().loc["cor_residual"]
+    assert abs(interval["mean"] - 0.6) < 3 * interval["sd"]
