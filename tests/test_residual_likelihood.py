@@ -12,6 +12,7 @@ from bayeslmm.covariance.distance import OverDistance
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Residual, ResidualRows
 from bayeslmm.covariance.unstructured import Unstructured
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.marginal import (
     log_density_given_beta_grad,
@@ -83,6 +84,8 @@ TERMS = {
     "lead-tail": ("groups", 4),
     "crossing": (6,),
     "tail-slopes": ("groups-slope", 3, 2),
+    "related": ("groups-related",),
+    "related-slopes-crossing": (6, "groups-related-slope"),
 }
 
 
@@ -105,7 +108,7 @@ def case_of(name, terms, weighted):
     case = make_case(3, N, (), (), weighted)
     random = []
     for term in TERMS[terms]:
-        k = 2 if term == "groups-slope" else 1
+        k = 2 if str(term).endswith("slope") else 1
         Z = np.column_stack([np.ones(N), rng.normal(size=N)])[:, :k]
         if isinstance(term, int):
             codes, levels = rng.integers(0, term, N), term
@@ -113,7 +116,12 @@ def case_of(name, terms, weighted):
             group = rows.group
             codes = np.arange(N) % GROUPS if group is None else group
             levels = GROUPS
-        random.append(Columns(codes.astype(np.intp), Z, (tuple(range(k)),), levels))
+        columns = Columns(codes.astype(np.intp), Z, (tuple(range(k)),), levels)
+        if "related" in str(term):  # of two levels more than there are groups
+            root = rng.normal(size=(levels + 2, levels + 2)) / 4.0 + np.eye(levels + 2)
+            known = Relationship(root @ root.T, range(levels + 2))
+            columns = replace(columns, n_levels=levels + 2, relationship=known)
+        random.append(columns)
     return replace(case, random=tuple(random), residual=structure.bind(rows)), structure, rows
 
 
@@ -153,8 +161,7 @@ def dense_density(case, structure, rows, factors, sigma, shape, prior=None, beta
     v = sigma**2 * relative(structure, rows, case.weights, shape)
     for f, t in enumerate(factors):
         z = case.z_matrix(f)
-        levels = case.random[f].n_levels
-        v = v + sigma**2 * z @ np.kron(np.eye(levels), t @ t.T) @ z.T
+        v = v + sigma**2 * z @ np.kron(case.random[f].between, t @ t.T) @ z.T
     log_det = np.linalg.slogdet(v)[1]
     if beta is not None:
         r = case.y - case.X @ beta
