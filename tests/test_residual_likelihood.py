@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from dense import Columns, make_case, random_factors
 
+from bayeslmm.covariance.ante_dependence import AnteDependence
+from bayeslmm.covariance.compound_symmetry import CompoundSymmetry
 from bayeslmm.covariance.distance import OverDistance
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Residual, ResidualRows
+from bayeslmm.covariance.toeplitz import Toeplitz
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.likelihood.factorise import GaussianBeta
@@ -74,6 +77,9 @@ CASES = {
     "car1": ({"kind": "times"}, OverDistance("car1", 1.5)),
     "car1-power": ({"kind": "times", "powers": 1}, OverDistance("car1", 1.5)),
     "exp": ({"kind": "plane"}, OverDistance("exp", 0.7)),
+    "cs": ({}, OverOccasions(CompoundSymmetry(OCCASIONS, True))),
+    "toeph": ({"hetero": True}, OverOccasions(Toeplitz(OCCASIONS, True))),
+    "adh-arms": ({"hetero": True, "arms": 2}, OverOccasions(AnteDependence(OCCASIONS, True), 2)),
     "gau-strata": ({"kind": "plane", "strata": 2}, OverDistance("gau", 0.2)),
 }
 # levels and blocks of the random-effects terms; "groups" are the groups of the residuals
@@ -132,20 +138,18 @@ def correlations(structure, rows, z):
         return np.eye(n)
     same = rows.group[:, None] == rows.group
     parts = z.reshape(law.n_arms, -1)
-    full = np.zeros((n, n))
-    for i in range(n):
-        for j in range(n):
-            own = parts[rows.arm[i]]
-            if not same[i, j]:
-                continue
-            if isinstance(law, OverOccasions):
-                lower = law.structure.cholesky(own)
-                full[i, j] = (lower @ lower.T)[int(rows.place[i]), int(rows.place[j])]
-            else:
-                distance = np.linalg.norm(np.atleast_1d(rows.place[i] - rows.place[j])) / law.unit
-                rho = np.tanh(own[0]) if law.decay == "ar1" else 1.0 / (1.0 + np.exp(-own[0]))
-                full[i, j] = rho ** (distance**2 if law.decay == "gau" else distance)
-    return full
+    if isinstance(law, OverOccasions):
+        lower = law.structure.cholesky(parts)
+        at, arm = rows.place.astype(int), rows.arm
+        full = (lower @ lower.swapaxes(1, 2))[arm[:, None], at[:, None], at]
+    else:
+        place = rows.place.reshape(n, -1)
+        distance = np.linalg.norm(place[:, None] - place, axis=2) / law.unit
+        own = parts[rows.arm, 0][:, None]
+        rho = np.tanh(own) if law.decay == "ar1" else 1.0 / (1.0 + np.exp(-own))
+        power = distance**2 if law.decay == "gau" else distance
+        full = np.where(same, rho, 0.5) ** np.where(same, power, 0.0)
+    return np.where(same, full, 0.0)
 
 
 def relative(structure, rows, weights, shape):
