@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from dense import Columns, make_case, random_factors
 
+from bayeslmm.covariance.ante_dependence import AnteDependence
+from bayeslmm.covariance.compound_symmetry import CompoundSymmetry
 from bayeslmm.covariance.distance import OverDistance
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Residual, ResidualRows
+from bayeslmm.covariance.toeplitz import Toeplitz
 from bayeslmm.covariance.unstructured import Unstructured
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.marginal import (
     log_density_given_beta_grad,
@@ -73,6 +77,9 @@ CASES = {
     "car1": ({"kind": "times"}, OverDistance("car1", 1.5)),
     "car1-power": ({"kind": "times", "powers": 1}, OverDistance("car1", 1.5)),
     "exp": ({"kind": "plane"}, OverDistance("exp", 0.7)),
+    "cs": ({}, OverOccasions(CompoundSymmetry(OCCASIONS, True))),
+    "toeph": ({"hetero": True}, OverOccasions(Toeplitz(OCCASIONS, True))),
+    "adh-arms": ({"hetero": True, "arms": 2}, OverOccasions(AnteDependence(OCCASIONS, True), 2)),
     "gau-strata": ({"kind": "plane", "strata": 2}, OverDistance("gau", 0.2)),
 }
 # levels and blocks of the random-effects terms; "groups" are the groups of the residuals
@@ -83,6 +90,8 @@ TERMS = {
     "lead-tail": ("groups", 4),
     "crossing": (6,),
     "tail-slopes": ("groups-slope", 3, 2),
+    "related": ("groups-related",),
+    "related-slopes-crossing": (6, "groups-related-slope"),
 }
 
 
@@ -105,7 +114,7 @@ def case_of(name, terms, weighted):
     case = make_case(3, N, (), (), weighted)
     random = []
     for term in TERMS[terms]:
-        k = 2 if term == "groups-slope" else 1
+        k = 2 if str(term).endswith("slope") else 1
         Z = np.column_stack([np.ones(N), rng.normal(size=N)])[:, :k]
         if isinstance(term, int):
             codes, levels = rng.integers(0, term, N), term
@@ -113,7 +122,12 @@ def case_of(name, terms, weighted):
             group = rows.group
             codes = np.arange(N) % GROUPS if group is None else group
             levels = GROUPS
-        random.append(Columns(codes.astype(np.intp), Z, (tuple(range(k)),), levels))
+        columns = Columns(codes.astype(np.intp), Z, (tuple(range(k)),), levels)
+        if "related" in str(term):  # of two levels more than there are groups
+            root = rng.normal(size=(levels + 2, levels + 2)) / 4.0 + np.eye(levels + 2)
+            known = Relationship(root @ root.T, range(levels + 2))
+            columns = replace(columns, n_levels=levels + 2, relationship=known)
+        random.append(columns)
     return replace(case, random=tuple(random), residual=structure.bind(rows)), structure, rows
 
 
@@ -124,20 +138,18 @@ def correlations(structure, rows, z):
         return np.eye(n)
     same = rows.group[:, None] == rows.group
     parts = z.reshape(law.n_arms, -1)
-    full = np.zeros((n, n))
-    for i in range(n):
-        for j in range(n):
-            own = parts[rows.arm[i]]
-            if not same[i, j]:
-                continue
-            if isinstance(law, OverOccasions):
-                lower = law.structure.cholesky(own)
-                full[i, j] = (lower @ lower.T)[int(rows.place[i]), int(rows.place[j])]
-            else:
-                distance = np.linalg.norm(np.atleast_1d(rows.place[i] - rows.place[j])) / law.unit
-                rho = np.tanh(own[0]) if law.decay == "ar1" else 1.0 / (1.0 + np.exp(-own[0]))
-                full[i, j] = rho ** (distance**2 if law.decay == "gau" else distance)
-    return full
+    if isinstance(law, OverOccasions):
+        lower = law.structure.cholesky(parts)
+        at, arm = rows.place.astype(int), rows.arm
+        full = (lower @ lower.swapaxes(1, 2))[arm[:, None], at[:, None], at]
+    else:
+        place = rows.place.reshape(n, -1)
+        distance = np.linalg.norm(place[:, None] - place, axis=2) / law.unit
+        own = parts[rows.arm, 0][:, None]
+        rho = np.tanh(own) if law.decay == "ar1" else 1.0 / (1.0 + np.exp(-own))
+        power = distance**2 if law.decay == "gau" else distance
+        full = np.where(same, rho, 0.5) ** np.where(same, power, 0.0)
+    return np.where(same, full, 0.0)
 
 
 def relative(structure, rows, weights, shape):
@@ -153,8 +165,7 @@ def dense_density(case, structure, rows, factors, sigma, shape, prior=None, beta
     v = sigma**2 * relative(structure, rows, case.weights, shape)
     for f, t in enumerate(factors):
         z = case.z_matrix(f)
-        levels = case.random[f].n_levels
-        v = v + sigma**2 * z @ np.kron(np.eye(levels), t @ t.T) @ z.T
+        v = v + sigma**2 * z @ np.kron(case.random[f].between, t @ t.T) @ z.T
     log_det = np.linalg.slogdet(v)[1]
     if beta is not None:
         r = case.y - case.X @ beta

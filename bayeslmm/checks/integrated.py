@@ -24,6 +24,7 @@ from bayeslmm.checks.row_forms import (
     row_plan,
     row_system,
 )
+from bayeslmm.checks.structured_rows import StructuredRows, structured_rows
 from bayeslmm.data.design import Design, RowGroups, group_names, row_groups
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
@@ -36,6 +37,7 @@ from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.marginal import LOG_2PI
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.summaries.parameters import residual_covariance
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -134,6 +136,9 @@ def leave_out(
     _check_determined(design, priors, groups)
     given = priors.beta_sampled
     prior = None if given else beta_prior(priors)
+    if design.spec.residual is not None:
+        rows = structured_rows(design, model.system, prior, joint, given_beta=given)
+        return _leave_out_structured(design, rows, joint, groups, progressbar=progressbar)
     system = row_system(design, model.system, prior, given_beta=given)
     members = None if groups is None else _members(groups)
     count = design.n if members is None else len(members)
@@ -162,6 +167,44 @@ def leave_out(
                 score(draws)
     _check_finite(log_density)
     return result
+
+
+def _leave_out_structured(
+    design: Design,
+    each: Iterator[StructuredRows],
+    joint: JointDraws,
+    groups: Indices | None,
+    *,
+    progressbar: bool,
+) -> LeaveOut:
+    """Leave out rows or groups where residuals have a structure, one draw after the other."""
+    members = None if groups is None else _members(groups)
+    count = design.n if members is None else len(members)
+    log_density, in_sample, mean, sd = (np.empty((count, joint.size)).T for _ in range(4))
+    with single_threaded(), np.errstate(divide="ignore", invalid="ignore"):
+        for s in tracked(range(joint.size), "Leave-out", progressbar):
+            rows = next(each)
+            if members is None:
+                log_density[s], in_sample[s] = rows.scores()
+                mean[s] = design.y - rows.weighted / rows.left
+                sd[s] = rows.sigma / np.sqrt(rows.left)
+                continue
+            own = residual_covariance(design, joint.points.take(slice(s, s + 1)))
+            sizes = np.array([len(part) for part in members])
+            for size in np.unique(sizes):
+                places = np.flatnonzero(sizes == size)
+                found = rows.group_scores(
+                    np.stack([members[place] for place in places]), own / rows.sigma**2
+                )
+                log_density[s, places], in_sample[s, places] = found
+    _check_finite(log_density)
+    alone = members is None
+    return LeaveOut(
+        log_density=log_density,
+        in_sample=in_sample,
+        mean=mean if alone else None,
+        sd=sd if alone else None,
+    )
 
 
 def affordable(

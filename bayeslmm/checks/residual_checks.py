@@ -308,7 +308,8 @@ def _whitened(
 
     Nothing where that is too dear, or the same as the misfit of the residuals.
     """
-    some = whitening_draws(design, joint) if design.random else None
+    tied = design.random or design.residual is not None
+    some = whitening_draws(design, joint) if tied else None
     if some is None or design.n - design.p < FEWEST_CASES:
         return {}
     basis = plan.products.basis

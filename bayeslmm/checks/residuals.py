@@ -20,9 +20,16 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.checks.row_forms import RowForms, leverages, row_forms, row_plan, row_system
+from bayeslmm.checks.structured_rows import structured_rows
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.residuals import draw_residuals, require_plain_residuals
+from bayeslmm.estimation.residuals import (
+    draw_residuals,
+    require_plain_residuals,
+    residual_blocks,
+    residual_sds,
+    whiten_residuals,
+)
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta, single_threaded
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -75,8 +82,15 @@ def row_residuals(
     pearson : ndarray (S, n)
         Response less its conditional mean, over the residual standard deviation of the row.
     leverage : ndarray (S, n)
-        Derivative of the fitted value by the response (lme4's ``hatvalues``).
+        Derivative of the fitted value by the response (lme4's ``hatvalues``). Where residuals have
+        a structure, the share of the residual variance that the fitted value takes, which is the
+        same where they are independent.
     """
+    if design.spec.residual is not None:
+        each = structured_rows(design, plan, prior, joint, given_beta=given_beta)
+        pairs = [(rows.residual / rows.sds, rows.taken) for rows in each]
+        pearson, leverage = (np.stack(part) for part in zip(*pairs, strict=True))
+        return pearson, leverage
     system = row_system(design, plan, prior, given_beta=given_beta)
     pearson, leverage = np.empty((2, design.n, joint.size))
     with single_threaded():
@@ -105,20 +119,21 @@ def residual_table(
     """Residuals of every kind by row, means over draws: over fewer where each is dear."""
     joint = thinned(design, plan, joint)
     pearson, leverage = row_residuals(design, plan, prior, joint, given_beta=given_beta)
-    scale = 1.0 / np.sqrt(design.row_weights)
-    response = np.mean(pearson * joint.sigma[:, None], axis=0) * scale
+    sds = residual_sds(design, joint.points)
+    response = np.mean(pearson * sds, axis=0)
     marginal = marginal_residuals(design, joint)
     left = np.where(1.0 - leverage > UNKNOWN, 1.0 - leverage, np.nan)
-    return pd.DataFrame(
-        {
-            "fitted": design.y - response,
-            "response": response,
-            "pearson": pearson.mean(axis=0),
-            "standardised": np.mean(pearson / np.sqrt(left), axis=0),
-            "marginal": np.nan if marginal is None else marginal.mean(axis=0),
-        },
-        index=design.index,
-    )
+    columns = {
+        "fitted": design.y - response,
+        "response": response,
+        "pearson": pearson.mean(axis=0),
+        "standardised": np.mean(pearson / np.sqrt(left), axis=0),
+        "marginal": np.nan if marginal is None else marginal.mean(axis=0),
+    }
+    if joint.points.residual.correlation is not None:
+        white = whiten_residuals(design, joint.points, pearson * sds)
+        columns["normalised"] = white.mean(axis=0)
+    return pd.DataFrame(columns, index=design.index)
 
 
 def marginal_residuals(design: Design, joint: JointDraws) -> Array | None:
@@ -135,23 +150,21 @@ def marginal_residuals(design: Design, joint: JointDraws) -> Array | None:
 
 def whitening_draws(design: Design, joint: JointDraws) -> JointDraws | None:
     """As many of the draws as rows are whitened at; None where that takes too long at one."""
-    require_plain_residuals(design, "Whitening by V")
     cubes = float(sum(float(len(part)) ** 3 for part in independent_parts(design)))
     return None if cubes > LARGEST_CUBES else joint.thin(max(1, int(CUBES / cubes)))
 
 
 def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
     """Columns (S or 1, n, q) times the inverse Cholesky root of V at S draws: (S, n, q)."""
-    variance = 1.0 / design.row_weights
     result = np.empty((joint.size, *columns.shape[1:]))
     columns = np.broadcast_to(columns, result.shape)
-    roots, sigma = joint.roots, joint.sigma[:, None, None]
+    roots = joint.roots
     with single_threaded():
         for rows in independent_parts(design):
             step = max(1, AT_ONCE // len(rows) ** 2)
             for start in range(0, joint.size, step):
                 draws = slice(start, start + step)
-                cov = sigma[draws] ** 2 * np.diag(variance[rows])
+                cov = residual_blocks(design, joint.points.take(draws), rows)
                 for factor, root in zip(design.random, roots, strict=True):
                     half = factor.Z[rows] @ root[draws]
                     codes = factor.codes[rows]
@@ -163,15 +176,20 @@ def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
 
 
 def independent_parts(design: Design) -> list[NDArray[np.intp]]:
-    """Rows of each part of the data that shares no level, nor related ones, with any other."""
-    if not design.random:
-        return np.split(np.arange(design.n), np.arange(1, design.n))
+    """Rows of each part of the data that shares no level, nor related or correlated ones."""
     rows, columns, start = [], [], 0
     for factor in design.random:
         rows.append(np.arange(design.n))
         known = factor.relationship
         columns.append(start + (factor.codes if known is None else known.families[factor.codes]))
         start += factor.n_levels
+    tied = None if design.residual_rows is None else design.residual_rows.group
+    if tied is not None:
+        rows.append(np.arange(design.n))
+        columns.append(start + tied)
+        start += int(tied.max()) + 1
+    if not rows:
+        return list(np.arange(design.n)[:, None])
     index = (np.concatenate(rows), design.n + np.concatenate(columns))
     size = design.n + start
     graph = sp.coo_array((np.ones(len(index[0])), index), shape=(size, size))
@@ -270,6 +288,7 @@ def standard_units(
     given_beta: bool = False,
 ) -> Iterator[tuple[JointDraws, StandardUnits]]:
     """Standard units at each draw, with that draw; arguments as of :func:`row_residuals`."""
+    require_plain_residuals(design, "A check of simulated residuals and random effects")
     system = row_system(design, plan, prior, given_beta=given_beta)
     for s in range(joint.size):
         draw = _draw(joint, s)

@@ -23,7 +23,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.likelihood.batch import to_working
 from bayeslmm.likelihood.blocks import add_precisions, lower_pairs
 from bayeslmm.likelihood.crossprod import cross_products
@@ -177,7 +176,6 @@ def row_system(
     design: Design, plan: Plan, prior: GaussianBeta | None, *, given_beta: bool = False
 ) -> RowSystem:
     """Arrange a design for :func:`row_forms`; a prior on beta that is given does not count."""
-    require_plain_residuals(design, "A check of single rows or groups")
     plan = row_plan(design, plan)
     products = plan.products
     basis = products.basis

@@ -110,47 +110,53 @@ class OverOccasions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subset:
-    """Groups of one arm that were seen on the same occasions.
+class Subsets:
+    """Sets of o occasions on which groups of one arm were seen.
 
     Attributes
     ----------
-    arm : int
-    occasions : ndarray of int (o,)
+    arms : ndarray of int (P,)
+    occasions : ndarray of int (P, o)
         In increasing order.
-    count : int
-        Number of groups.
-    values : slice
-        Places of the lower triangle of the inverse (o, o), row by row, among the K values.
+    counts : ndarray (P,)
+        Numbers of groups.
+    values : ndarray of int (P, o (o + 1) / 2)
+        Places of the lower triangles of the inverses, row by row, among the K values.
     """
 
-    arm: int
+    arms: Indices
     occasions: Indices
-    count: int
-    values: slice
+    counts: Array
+    values: Indices
+
+    @property
+    def places(self) -> tuple[Indices, Indices, Indices]:
+        """Arm, row and column of each entry (P, o, o) in the matrices of all occasions."""
+        at = self.occasions
+        return self.arms[:, None, None], at[:, :, None], at[:, None, :]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoundOccasions:
-    """The inverse of the correlation matrix of rows, pattern by pattern.
+    """The inverse of the correlation matrix of rows, by the occasions that go together.
 
     Attributes
     ----------
     correlation : OverOccasions
         The structure.
-    patterns : tuple of Subset
-        Which occasions go together.
+    subsets : tuple of Subsets
+        Those of each size.
     entries : Entries
         Where the inverse is not zero.
     """
 
     correlation: OverOccasions
-    patterns: tuple[Subset, ...]
+    subsets: tuple[Subsets, ...]
     entries: Entries
 
     @classmethod
     def of(cls, correlation: OverOccasions, rows: ResidualRows) -> BoundOccasions:
-        """Find the patterns of some rows."""
+        """Find the occasions of the groups of some rows."""
         assert rows.group is not None and rows.place is not None
         occasion = rows.place.astype(np.intp)
         order = np.lexsort((occasion, rows.group))
@@ -159,7 +165,22 @@ class BoundOccasions:
             return int(rows.arm[group[0]]), occasion[group]
 
         kinds, entries = blocks_of_groups(rows.group, order, kind_of)
-        return cls(correlation, tuple(Subset(*kind) for kind in kinds), entries)
+        sizes = np.array([len(occasions) for _, occasions, _, _ in kinds])
+        subsets = []
+        for size in np.unique(sizes):
+            arms, occasions, counts, values = zip(
+                *(kinds[i] for i in np.flatnonzero(sizes == size)), strict=True
+            )
+            places = [np.arange(own.start, own.stop) for own in values]
+            subsets.append(
+                Subsets(
+                    np.array(arms, dtype=np.intp),
+                    np.array(occasions, dtype=np.intp),
+                    np.array(counts, dtype=float),
+                    np.array(places, dtype=np.intp),
+                )
+            )
+        return cls(correlation, tuple(subsets), entries)
 
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
@@ -167,10 +188,11 @@ class BoundOccasions:
         omega = lower @ lower.swapaxes(-1, -2)
         values = np.empty((len(z), self.entries.size))
         log_det = np.zeros(len(z))
-        for pattern in self.patterns:
-            inverse, own = inverses(_part(omega[:, pattern.arm], pattern))
-            values[:, pattern.values] = inverse[:, *np.tril_indices(len(pattern.occasions))]
-            log_det -= pattern.count * own
+        for part in self.subsets:
+            inverse, own = inverses(omega[:, *part.places])
+            rows, cols = np.tril_indices(part.occasions.shape[1])
+            values[:, part.values] = inverse[..., rows, cols]
+            log_det -= own @ part.counts
         return values, log_det
 
     def pull_back(self, z: Array, by_value: Array, by_log_det: float) -> Array:
@@ -178,15 +200,10 @@ class BoundOccasions:
         lower = self.correlation.factors(z)
         omega = lower @ lower.swapaxes(-1, -2)
         by_omega = np.zeros_like(omega)
-        for pattern in self.patterns:
-            inverse = inverses(_part(omega[None, pattern.arm], pattern))[0][0]
-            slope = by_matrix(inverse, by_value[pattern.values], by_log_det * pattern.count)
-            by_omega[pattern.arm][np.ix_(pattern.occasions, pattern.occasions)] += slope
+        for part in self.subsets:
+            inverse = inverses(omega[part.places])[0]
+            slope = by_matrix(inverse, by_value[part.values], by_log_det * part.counts)
+            np.add.at(by_omega, part.places, slope)
         by_lower = np.tril(2.0 * by_omega @ lower)
         parts = z.reshape(len(omega), -1)
         return self.correlation.structure.pull_back(parts, by_lower).ravel()
-
-
-def _part(omega: Array, pattern: Subset) -> Array:
-    """Correlations (S, o, o) of the occasions of a pattern from those of all (S, m, m)."""
-    return omega[:, pattern.occasions[:, None], pattern.occasions]

@@ -475,20 +475,22 @@ def blocks_of_groups[A: NDArray[Any]](
 
 
 def inverses(omega: Array) -> tuple[Array, Array]:
-    """Inverses (S, o, o) and log determinants (S,) of matrices, these NaN where one is singular."""
+    """Inverses (..., o, o) and log determinants (...,) of matrices, these NaN where singular."""
     sign, log_det = np.linalg.slogdet(omega)
     singular = sign <= 0
     if singular.any():
-        omega = np.where(singular[:, None, None], np.eye(omega.shape[1]), omega)
+        omega = np.where(singular[..., None, None], np.eye(omega.shape[-1]), omega)
         log_det = np.where(singular, np.nan, log_det)
     return np.linalg.inv(omega), log_det
 
 
-def by_matrix(inverse: Array, by_value: Array, by_log_det: float) -> Array:
-    """Derivatives (o, o) by a matrix Omega from those by the lower triangle of its inverse N.
+def by_matrix(inverse: Array, by_value: Array, by_log_det: Array | float) -> Array:
+    """Derivatives (..., o, o) by matrices Omega from those by the lower triangles of inverses N.
 
     As ``dN = -N dOmega N`` and ``d log |N| = -tr(N dOmega)``; values off the diagonal stand twice.
     """
+    rows, cols = np.tril_indices(inverse.shape[-1])
     half = np.zeros_like(inverse)
-    half[np.tril_indices(len(half))] = 0.5 * by_value
-    return -inverse @ (half + half.T) @ inverse - by_log_det * inverse
+    half[..., rows, cols] = 0.5 * by_value
+    weights = np.asarray(by_log_det)[..., None, None]
+    return -inverse @ (half + half.swapaxes(-1, -2)) @ inverse - weights * inverse

@@ -51,6 +51,9 @@ LARGEST_LOG = 30.0
 TOLERANCE = 1e-7
 """Predicted decrease of the criterion at which a search counts as converged."""
 
+NOISE = 1e-5
+"""Deviance units below which gradients judge a step that no decrease of the criterion confirms."""
+
 MAX_NEWTON = 25
 
 NEAR = 1e-8
@@ -261,6 +264,8 @@ def _finish(counted: _Counter, x: Array, tolerance: float) -> Optimum:
             x, gradient = x + last, gradient + curvature @ last
             break
         moved = _line_search(counted, x, value, step)
+        if moved is None and decrement < NOISE and not saddle:
+            moved = _by_gradient(counted, x, step, curvature, decrement)
         if moved is None:
             break
         fresh = not saddle and decrement < REUSE
@@ -323,6 +328,17 @@ def _firm_part(curvature: Array, step: Array) -> Array:
     values, vectors = np.linalg.eigh(curvature)
     firm = vectors[:, values > FIRM * np.max(np.abs(values), initial=0.0)]
     return np.asarray(firm @ (firm.T @ step))
+
+
+def _by_gradient(
+    counted: _Counter, x: Array, step: Array, curvature: Array, decrement: float
+) -> tuple[Array, float, Array] | None:
+    """The step where the criterion is too rounded to tell, if the gradient then promises less."""
+    trial = x + step
+    value, gradient = counted(trial)
+    if np.isfinite(value) and _newton_step(curvature, gradient)[1] < 0.5 * decrement:
+        return trial, value, gradient
+    return None
 
 
 def _line_search(

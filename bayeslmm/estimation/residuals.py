@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import AnyPoints
@@ -15,6 +17,8 @@ from bayeslmm.likelihood.blocks import batched_cholesky
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+ResidualKind = Literal["response", "pearson", "normalised"]
 
 AT_ONCE = 1 << 24
 """Entries of the correlation matrices of a group that are held at once: 128 MB."""
@@ -66,6 +70,24 @@ def whiten_residuals(design: Design, points: AnyPoints, residuals: Array) -> Arr
     return white
 
 
+def scaled_residuals(
+    design: Design, residuals: Array, covariance: sp.csr_array, kind: ResidualKind
+) -> Array:
+    """Residuals (n,) as they are, over their standard deviations, or whitened by R (n, n)."""
+    if kind == "response":
+        return residuals
+    if kind == "pearson" or design.residual_rows is None or design.residual_rows.group is None:
+        return np.asarray(residuals / np.sqrt(covariance.diagonal()))
+    rows, white = design.residual_rows, np.empty(design.n)
+    assert rows.group is not None and rows.place is not None
+    order = np.lexsort((*rows.place.reshape(rows.n, -1).T[::-1], rows.group))
+    starts = np.flatnonzero(np.diff(rows.group[order], prepend=-1))
+    for own in np.split(order, starts[1:]):
+        block = covariance[own][:, own].toarray()
+        white[own] = np.linalg.solve(np.linalg.cholesky(block), residuals[own])
+    return white
+
+
 def residual_log_density(design: Design, points: AnyPoints, residuals: Array) -> Array:
     """Log density (S,) of residuals (S, n), up to the constant ``n log(2 pi) / 2``."""
     sds = residual_sds(design, points)
@@ -75,6 +97,23 @@ def residual_log_density(design: Design, points: AnyPoints, residuals: Array) ->
         white[own] = np.linalg.solve(root, white[own][..., None])[..., 0]
         value[draws] -= np.sum(np.log(np.diagonal(root, axis1=1, axis2=2)), axis=1)
     return np.asarray(value - 0.5 * np.sum(white**2, axis=1))
+
+
+def residual_blocks(design: Design, points: AnyPoints, rows: Indices) -> Array:
+    """Covariance matrices (S, o, o) of the residuals of some rows."""
+    sds = residual_sds(design, points)[:, rows]
+    result = sds[:, :, None] * sds[:, None, :] * np.eye(len(rows))
+    law = points.residual.correlation
+    if law is None:
+        return result
+    known, z = _rows(design), points.residual.cors_of(points.shapes)
+    assert known.group is not None
+    group = known.group[rows]
+    for level in np.unique(group):
+        own = np.flatnonzero(group == level)
+        scale = sds[:, own, None] * sds[:, None, own]
+        result[:, own[:, None], own] = scale * law.matrix(z, known.take(rows[own]))
+    return result
 
 
 def correlation_roots(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design, require_random
 from bayeslmm.estimation import effects
 from bayeslmm.estimation.model import Model, field_values
+from bayeslmm.estimation.residuals import ResidualKind, scaled_residuals
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries import parameters
 from bayeslmm.summaries.text import covariance_heading, html_page
@@ -276,10 +277,41 @@ class FittedModel:
         values = effects.linear_predictor(self.design, self._beta, u)
         return pd.Series(values, index=self.design.index, name="fitted")
 
-    def residuals(self, *, random_effects: bool = True) -> pd.Series:
-        """Response less fitted values."""
-        values = self.design.y - self.fitted(random_effects=random_effects)
-        return values.rename("residual")
+    def residuals(
+        self, kind: ResidualKind = "response", *, random_effects: bool = True
+    ) -> pd.Series:
+        """Response less fitted values.
+
+        Parameters
+        ----------
+        kind : {"response", "pearson", "normalised"}
+            As they are; over their standard deviations; or multiplied by the inverse Cholesky root
+            of R, so that under the model they are independent with variance one. The names are
+            nlme's.
+        random_effects : bool
+            Whether fitted values have the random effects.
+
+        Returns
+        -------
+        pandas.Series
+
+        Raises
+        ------
+        ValueError
+            If the kind is unknown.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> data = blm.load_dataset("sleepstudy")
+        >>> fit = blm.LMM("Reaction ~ Days", data, residual="ar1(Days | Subject)").reml()
+        >>> print(round(float(fit.residuals("normalised").std()), 1))
+        1.0
+        """
+        parameters.check_choice(kind, get_args(ResidualKind), "kind")
+        values = (self.design.y - self.fitted(random_effects=random_effects)).rename("residual")
+        scaled = scaled_residuals(self.design, values.to_numpy(), self._residual, kind)
+        return pd.Series(scaled, index=values.index, name="residual")
 
     def tidy(self, *args: Any, **options: Any) -> pd.DataFrame:
         """Tidy table with broom.mixed's columns.

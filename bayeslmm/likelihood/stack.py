@@ -117,8 +117,13 @@ class Stack:
 
     def fixed_at(self, shapes: Array) -> tuple[Array, Array]:
         """Cross-products (S, p + 1, p + 1) of X and y, and log determinants, at shapes (S, r)."""
-        values, log_det = self.law.precision(shapes)
-        fixed = (self.fixed @ values.T).T.reshape(-1, *self.template.fixed.shape)
+        fixed = np.empty((len(shapes), *self.template.fixed.shape))
+        log_det = np.empty(len(shapes))
+        step = max(1, AT_ONCE // max(self.fixed.shape))
+        for start in range(0, len(shapes), step):
+            rows = slice(start, start + step)
+            values, log_det[rows] = self.law.precision(shapes[rows])
+            fixed[rows] = (self.fixed @ values.T).T.reshape(-1, *fixed.shape[1:])
         return fixed, log_det + self.template.log_weights
 
     def pull_back(self, shape: Array, slopes: ProductSlopes, by_log_det: float) -> Array:
