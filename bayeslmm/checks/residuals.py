@@ -141,6 +141,10 @@ def marginal_residuals(design: Design, joint: JointDraws) -> Array | None:
 
     Rows in independent parts of the data are whitened apart. None where a part is too large.
     """
+    if not design.random:
+        return whiten_residuals(
+            design, joint.points, design.y - design.offset - joint.beta @ design.X.T
+        )
     some = whitening_draws(design, joint)
     if some is None:
         return None

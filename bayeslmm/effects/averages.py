@@ -265,17 +265,17 @@ def row_draws(joint: JointDraws, target: str) -> JointDraws | None:
     return joint if target == "conditional" else None
 
 
-def check_estimate_target(target: str) -> None:
+def check_estimate_target(design: Design, target: str) -> None:
     """Raise ValueError where the random effects of an estimate are to count in averages over rows.
 
     Their uncertainty is not that of the fixed effects, which is all that its tests know of.
     """
-    if target == "conditional":
+    if target == "conditional" and design.random:
         raise ValueError(
             "target='conditional' needs draws of the random effects, which an estimate has not: "
             "fit a posterior with model.fit(), or leave target= out."
         )
-    check_target(target, TARGETS)
+    check_target(target, TARGETS if design.random else ROW_TARGETS)
 
 
 def check_numeric(variable: str, known: Variables) -> None:

@@ -364,7 +364,7 @@ class Estimate(Predictions):
     def _row_draws(self, target: str) -> None:
         from bayeslmm.effects.averages import check_estimate_target
 
-        check_estimate_target(target)
+        check_estimate_target(self.design, target)
 
     @override
     def hypothesis(self, expressions: Names, *, level: float = 0.95) -> Hypotheses:
