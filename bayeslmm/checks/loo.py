@@ -235,7 +235,9 @@ def _relative_efficiency(joint: JointDraws) -> float:
         return 1.0
     from arviz_stats.base import array_stats
 
-    parameters = np.column_stack([joint.sigma, *joint.points.sds]).reshape(chains, draws, -1)
+    parameters = np.column_stack(
+        [joint.points.sigma, *joint.points.sds, joint.points.shapes]
+    ).reshape(chains, draws, -1)
     return float(np.mean(array_stats.ess(parameters, 0, 1, method="mean"))) / joint.size
 
 
