@@ -180,6 +180,7 @@ def test_leaving_groups_out_by_quadrature(post, sleep):
     assert scores[9] == pytest.approx(whole - without, abs=0.05)
 
 
+@pytest.mark.slow
 def test_samplers_agree(model, post):
     nuts = model.fit(
         method="nuts", form="marginal", draws=500, chains=2, random_seed=1, progressbar=False

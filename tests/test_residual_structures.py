@@ -203,6 +203,13 @@ def test_a_structure_prints_with_its_model():
     assert "VIS1" in text and "cor_residual[VIS1, VIS2]" in text
 
 
+def test_the_methods_paragraph_names_the_structure():
+    _, fit = posterior("Ovary__int_ar1")
+    words = fit.methods_paragraph()
+    assert "covariance structure ar1(1 | Mare)" in words
+    assert "independent and normal" not in words
+
+
 def test_files_keep_structures(tmp_path):
     _, fit = posterior("Ovary__int_ar1")
     fit.save(tmp_path / "fit.nc")
@@ -383,7 +390,7 @@ def small_posterior(name):
     formula, residual = LEFT_OUT[name]
     data = load_reference_data("Orthodont").iloc[np.r_[0:3, 4:24, 64:66, 67:84]]
     model = blm.LMM(formula, data, residual=residual)
-    return model.fit(draws=20, chains=2, random_seed=1, progressbar=False)
+    return model.fit(method="laplace", draws=40, random_seed=1, progressbar=False)
 
 
 def marginal_moments(fit, draw):
