@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
-from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_posterior_batch, reduce_at
+from bayeslmm.likelihood.stack import stack_products
 from bayeslmm.sampling.collapsed import require_proper
 from bayeslmm.sampling.importance import ATTEMPTS, Adapter, is_reliable
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -134,21 +134,21 @@ class Resampler:
     def _plan_without(self, out: Indices) -> Plan:
         """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
         design = self.model.design
-        require_plain_residuals(design, "Leaving rows out")
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
             _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.kinds, f.n_levels, f.relationship)
             for f in design.random
         ]
-        products = cross_products(
-            (design.y - design.offset)[kept],
-            design.X[kept],
-            factors,
-            weights=None if design.weights is None else design.weights[kept],
-            basis=self.model.system.products.basis,
-        )
-        return make_plan(products)
+        y, X = (design.y - design.offset)[kept], design.X[kept]
+        weights = None if design.weights is None else design.weights[kept]
+        basis = self.model.system.products.basis
+        if design.spec.residual is None or design.residual_rows is None:
+            return make_plan(cross_products(y, X, factors, weights=weights, basis=basis))
+        law = design.spec.residual.structure.bind(design.residual_rows.take(np.flatnonzero(kept)))
+        stack = stack_products(y, X, factors, law, weights=weights, basis=basis)
+        shape = np.zeros(law.n_shape)
+        return make_plan(stack.products(shape), stack=stack, shape=shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
