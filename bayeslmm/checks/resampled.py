@@ -19,7 +19,7 @@ from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.likelihood.crossprod import cross_products
-from bayeslmm.likelihood.elimination import Plan, make_plan
+from bayeslmm.likelihood.elimination import Plan, make_plan, plan_of_stack
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_posterior_batch, reduce_at
 from bayeslmm.likelihood.stack import stack_products
@@ -146,9 +146,7 @@ class Resampler:
         if design.spec.residual is None or design.residual_rows is None:
             return make_plan(cross_products(y, X, factors, weights=weights, basis=basis))
         law = design.spec.residual.structure.bind(design.residual_rows.take(np.flatnonzero(kept)))
-        stack = stack_products(y, X, factors, law, weights=weights, basis=basis)
-        shape = np.zeros(law.n_shape)
-        return make_plan(stack.products(shape), stack=stack, shape=shape)
+        return plan_of_stack(stack_products(y, X, factors, law, weights=weights, basis=basis))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

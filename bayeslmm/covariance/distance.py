@@ -133,7 +133,6 @@ class OverDistance:
 
     def bind(self, rows: ResidualRows) -> BoundCorrelation:
         """The inverse correlation matrix of some rows."""
-        assert rows.group is not None and rows.place is not None
         if self.decay in ("ar1", "car1"):
             return BoundChain.of(self, rows)
         return BoundField.of(self, rows)
@@ -158,7 +157,7 @@ class BoundChain:
     correlation : OverDistance
         The structure.
     gaps : ndarray (m,)
-        Distinct powers of rho between neighbours; the first is infinite: no neighbour.
+        Distinct powers of rho between neighbours; the first is of none and without meaning.
     gap_arm : ndarray of int (m,)
         Arm of each.
     gap_count : ndarray (m,)
@@ -202,7 +201,7 @@ class BoundChain:
         counts = np.bincount(own.ravel(), minlength=len(pairs)).astype(float)
         return cls(
             correlation=correlation,
-            gaps=np.append(np.inf, pairs[:, 1]),
+            gaps=np.append(1.0, pairs[:, 1]),
             gap_arm=np.append(0, pairs[:, 0]).astype(np.intp),
             gap_count=np.append(0.0, counts),
             before=before,
@@ -220,11 +219,10 @@ class BoundChain:
     def _at(self, z: Array) -> tuple[Array, Array]:
         """Correlations r (S, m) across the gaps, and ``1 - r^2``."""
         rho = self.correlation.rho(z)[:, self.gap_arm]
-        power = np.where(np.isinf(self.gaps), 1.0, self.gaps)
-        r = rho**power
+        r = rho**self.gaps
         r[:, 0] = 0.0
         log_rho = np.log(np.maximum(np.abs(rho), np.finfo(float).tiny))
-        left = -np.expm1(2.0 * power * log_rho)
+        left = -np.expm1(2.0 * self.gaps * log_rho)
         left[:, 0] = 1.0
         return r, left
 
@@ -239,8 +237,7 @@ class BoundChain:
         by_r -= by_gap * (1.0 + r**2) / left**2
         by_r += by_log_det * self.gap_count * 2.0 * r / left
         rho = self.correlation.rho(z)[self.gap_arm]
-        power = np.where(np.isinf(self.gaps), 1.0, self.gaps)
-        by_rho = by_r * power * rho ** (power - 1.0)
+        by_rho = by_r * self.gaps * rho ** (self.gaps - 1.0)
         total = np.bincount(self.gap_arm[1:], by_rho[1:], minlength=len(z))
         return total * self.correlation.rho_slope(z)
 
@@ -287,14 +284,11 @@ class BoundField:
     @classmethod
     def of(cls, correlation: OverDistance, rows: ResidualRows) -> BoundField:
         """Find the distances within the groups of some rows."""
-        assert rows.group is not None and rows.place is not None
-        place = rows.place.reshape(rows.n, -1)
-        order = np.lexsort((*place.T[::-1], rows.group))
 
         def kind_of(group: Indices) -> tuple[int, Array]:
             return int(rows.arm[group[0]]), correlation.exponent(_distances(rows.take(group)))
 
-        kinds, entries = blocks_of_groups(rows.group, order, kind_of)
+        kinds, entries = blocks_of_groups(rows.groups(), kind_of)
         return cls(correlation, tuple(Field(*kind) for kind in kinds), entries)
 
     def precision(self, z: Array) -> tuple[Array, Array]:

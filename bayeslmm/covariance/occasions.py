@@ -157,14 +157,13 @@ class BoundOccasions:
     @classmethod
     def of(cls, correlation: OverOccasions, rows: ResidualRows) -> BoundOccasions:
         """Find the occasions of the groups of some rows."""
-        assert rows.group is not None and rows.place is not None
+        assert rows.place is not None
         occasion = rows.place.astype(np.intp)
-        order = np.lexsort((occasion, rows.group))
 
         def kind_of(group: Indices) -> tuple[int, Indices]:
             return int(rows.arm[group[0]]), occasion[group]
 
-        kinds, entries = blocks_of_groups(rows.group, order, kind_of)
+        kinds, entries = blocks_of_groups(rows.groups(), kind_of)
         sizes = np.array([len(occasions) for _, occasions, _, _ in kinds])
         subsets = []
         for size in np.unique(sizes):

@@ -21,6 +21,9 @@ from bayeslmm.covariance.structure import Blocks, Indices, log_cosh
 
 Array = NDArray[np.float64]
 
+LARGEST_Z = 300.0
+"""Coordinates beyond this are as good as infinite; squares of their cosines must not overflow."""
+
 COMPLEX_STEP = 1e-40
 """Step of derivatives along the imaginary axis, which have no cancellation."""
 
@@ -69,8 +72,16 @@ class Pattern(ABC):
 
     def sines_of(self, correlations: Array) -> Array:
         """Sines (..., n_cors) from the correlations at `pairs`."""
-        half = 0.5 * (1.0 - self.lowest)
-        return (correlations - 1.0) / half + 1.0
+        return self.sine(correlations)
+
+    @property
+    def half_range(self) -> float:
+        """Half the range of the parameters."""
+        return 0.5 * (1.0 - self.lowest)
+
+    def sine(self, parameter: Any) -> Any:
+        """Sine of the angle of a parameter: for arrays and tensors."""
+        return (parameter - 1.0) / self.half_range + 1.0
 
     def alike(self, number: int) -> tuple[Indices, Indices]:
         """Rows and columns of the correlations that equal that of a pair."""
@@ -130,21 +141,20 @@ class Pattern(ABC):
 
     def cholesky(self, z: Array) -> Array:
         """Cholesky factor (..., k, k) of Omega at correlation coordinates (..., n_cors)."""
-        return self._stacked(np.tanh(z), 1.0 / np.cosh(np.clip(z, -300.0, 300.0)))
+        return self._stacked(np.tanh(z), _sech(z))
 
     def parameters(self, root: Array) -> Array:
         """Parameters (..., n_cors) of correlation matrices with roots (..., k, k)."""
-        return 1.0 + 0.5 * (1.0 - self.lowest) * (self._sines(root) - 1.0)
+        return 1.0 + self.half_range * (self._sines(root) - 1.0)
 
     def coordinates_at(self, parameters: Array) -> Array:
         """Coordinates (..., n_cors) of parameters."""
         with np.errstate(divide="ignore"):
-            sines = (parameters - 1.0) / (0.5 * (1.0 - self.lowest)) + 1.0
-            return np.asarray(np.arctanh(np.clip(sines, -1.0, 1.0)))
+            return np.asarray(np.arctanh(np.clip(self.sine(parameters), -1.0, 1.0)))
 
     def parameter_slopes(self, z: Array) -> Array:
         """Derivative (..., n_cors) of each parameter by its coordinate."""
-        return 0.5 * (1.0 - self.lowest) / np.cosh(np.clip(z, -300.0, 300.0)) ** 2
+        return self.half_range * _sech(z) ** 2
 
     def coordinates(self, lower: Array) -> Array:
         """Inverse of :meth:`cholesky`; infinite at the ends of the range."""
@@ -158,14 +168,13 @@ class Pattern(ABC):
 
     def pull_back(self, z: Array, slope: Array) -> Array:
         """Derivatives (..., n_cors) from those by the entries of :meth:`cholesky` (..., k, k)."""
-        cosines = 1.0 / np.cosh(np.clip(z, -300.0, 300.0))
+        cosines = _sech(z)
         by_angle = np.einsum("...ij,...qij->...q", slope, self._slopes(np.tanh(z), cosines))
         return np.asarray(by_angle * cosines)
 
     def log_jacobian(self, z: Array) -> Array:
         """Log Jacobian (...,) of the parameters by the coordinates."""
-        half = 0.5 * (1.0 - self.lowest)
-        return np.asarray(np.sum(np.log(half) - 2.0 * log_cosh(z), axis=-1))
+        return np.asarray(np.sum(np.log(self.half_range) - 2.0 * log_cosh(z), axis=-1))
 
     def log_jacobian_slope(self, z: Array) -> Array:
         """Derivatives (..., n_cors) of :meth:`log_jacobian`."""
@@ -250,3 +259,7 @@ class Pattern(ABC):
             cosines[..., None, :] - step * sines[..., None, :],
         )
         return np.asarray(ahead.imag / COMPLEX_STEP)
+
+
+def _sech(z: Array) -> Array:
+    return np.asarray(1.0 / np.cosh(np.clip(z, -LARGEST_Z, LARGEST_Z)))

@@ -57,6 +57,12 @@ class ResidualRows:
         """Number of rows."""
         return len(self.log_sd)
 
+    def groups(self) -> list[Indices]:
+        """Rows of each group, in the order of their places."""
+        assert self.group is not None and self.place is not None
+        order = np.lexsort((*self.place.reshape(self.n, -1).T[::-1], self.group))
+        return np.split(order, np.flatnonzero(np.diff(self.group[order])) + 1)
+
     def take(self, rows: Indices) -> ResidualRows:
         """Some of the rows."""
         return ResidualRows(
@@ -202,11 +208,6 @@ class BoundResidual:
     correlation: BoundCorrelation | None
     structure: Residual
 
-    @property
-    def n_shape(self) -> int:
-        """Number r of parameters beside the scale."""
-        return self.structure.n_shape
-
     def log_sd(self, shape: Array) -> Array:
         """Log relative standard deviations (S, V) of the kinds of rows."""
         return shape[..., : self._n_sds] @ self.log_sds[:, 1:].T
@@ -285,11 +286,6 @@ class Residual:
         return [_bracketed("sigma", label) for label in self.scales]
 
     @property
-    def power_names(self) -> list[str]:
-        """Names of the coefficients of covariates."""
-        return list(self.powers)
-
-    @property
     def cor_names(self) -> list[str]:
         """Names of the correlations in tables."""
         return [_bracketed("cor_residual", label) for label in self.cors]
@@ -299,7 +295,7 @@ class Residual:
         """Names of what has a prior: correlations have one per arm."""
         arms = self.arms if self.n_cors else ()
         own = [_bracketed("cor_residual", label) for label in arms]
-        return [*self.sd_names, *self.power_names, *own]
+        return [*self.sd_names, *self.powers, *own]
 
     @cached_property
     def plain(self) -> bool:
@@ -380,10 +376,8 @@ class Residual:
         sds = self.row_sds(rows, sigma, shapes)
         if self.correlation is None or rows.group is None:
             return sp.csr_array(sp.diags_array(np.mean(sds**2, axis=0)))
-        z, order = self.cors_of(shapes), np.argsort(rows.group, kind="stable")
-        starts = np.flatnonzero(np.diff(rows.group[order], prepend=-1))
-        pieces = []
-        for own in np.split(order, starts[1:]):
+        z, pieces = self.cors_of(shapes), []
+        for own in rows.groups():
             block = self.correlation.matrix(z, rows.take(own))
             block *= sds[:, own, None] * sds[:, None, own]
             at = np.broadcast_to(own, (len(own), len(own)))
@@ -433,16 +427,14 @@ def distinct(columns: Sequence[Indices]) -> tuple[Indices, tuple[Indices, ...]]:
 
 
 def blocks_of_groups[A: NDArray[Any]](
-    group: Indices, order: Indices, kind_of: Callable[[Indices], tuple[int, A]]
+    groups: Sequence[Indices], kind_of: Callable[[Indices], tuple[int, A]]
 ) -> tuple[list[tuple[int, A, int, slice]], Entries]:
     """Dense blocks of groups, of which those of one kind share the values of their inverse.
 
     Parameters
     ----------
-    group : ndarray of int (n,)
-        Group of each row.
-    order : ndarray of int (n,)
-        The rows, group by group.
+    groups : sequence of ndarray of int
+        The rows of each group.
     kind_of : callable
         Arm, and an array that tells the kinds of an arm apart, of the rows of a group in this
         order.
@@ -454,10 +446,9 @@ def blocks_of_groups[A: NDArray[Any]](
         row, among the values of the entries.
     entries : Entries
     """
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     members: dict[tuple[int, bytes], list[Indices]] = {}
     arrays: dict[tuple[int, bytes], A] = {}
-    for rows in np.split(order, starts[1:]):
+    for rows in groups:
         arm, array = kind_of(rows)
         members.setdefault((arm, array.tobytes()), []).append(rows)
         arrays[arm, array.tobytes()] = array

@@ -33,6 +33,16 @@ Indices = NDArray[np.intp]
 POWERS = {"power": "power_residual", "exp": "exponent_residual"}
 """Names of the coefficients of covariates."""
 
+PATTERNS: dict[str, Callable[[int, bool], Pattern]] = {
+    "cs": CompoundSymmetry,
+    "toep": Toeplitz,
+    "ad": AnteDependence,
+}
+"""Correlations over occasions that have a pattern, by the name without its h."""
+
+DECAYS: dict[str, Decay] = {"car1": "car1", "exp": "exp", "gau": "gau"}
+"""Functions of a distance that need not be whole."""
+
 MOST_OCCASIONS = 60
 """Occasions of a structure over them: 1770 correlations."""
 
@@ -150,9 +160,7 @@ def numbers(frame: pd.DataFrame, column: str, where: str) -> Array:
     DataError
         If it holds something else.
     """
-    if not pd.api.types.is_numeric_dtype(frame[column].dtype) or pd.api.types.is_bool_dtype(
-        frame[column].dtype
-    ):
+    if not _is_numeric(frame[column]):
         raise DataError(f"`{column}` in {where} of the residuals must hold numbers.")
     return frame[column].to_numpy(dtype=np.float64)
 
@@ -183,7 +191,7 @@ def _places(
         place = np.empty(len(group))
         place[order] = within
         return place
-    if term.kind in ("car1", "exp", "gau"):
+    if term.kind in DECAYS:
         columns = [numbers(frame, name, term.text) for name in term.place]
         return columns[0] if len(columns) == 1 else np.column_stack(columns)
     if term.kind.startswith("ar1") and _is_numeric(frame[term.place[0]]):
@@ -221,7 +229,7 @@ def _check_groups(
         row = int(twice.argmax())
         at = place.reshape(len(group), -1)[row]
         shown = ", ".join(f"{value:g}" for value in at)
-        if spec.occasions is not None and term.kind not in ("car1", "exp", "gau"):
+        if spec.occasions is not None and term.kind not in DECAYS:
             index = spec.occasions.levels
             shown = str(index[int(at[0])]) if not term.kind.startswith("ar1") else shown
         raise DataError(
@@ -268,7 +276,7 @@ def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec
     strata_levels = None if strata is None else _levels(frame, strata.place, strata)
     group = None if term is None else _levels(frame, term.group, term, least=1)
     occasions = None
-    if term is not None and term.kind in _OVER_LEVELS and term.place != ("1",):
+    if term is not None and term.kind not in DECAYS and term.place != ("1",):
         occasions = _occasions(frame, term)
     covariates = tuple(_covariate(one, frame) for one in formula.powers)
     scales = _scales(term, occasions, arms, strata_levels)
@@ -279,7 +287,7 @@ def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec
             scales=scales,
             powers=tuple(f"{POWERS[one.kind]}[{one.place[0]}]" for one in formula.powers),
             correlation=correlation,
-            cors=_cor_labels(term, correlation, occasions, arms),
+            cors=_cor_labels(correlation, occasions, arms),
             arms=("",) if arms is None else tuple(map(str, arms.levels)),
         ),
         group=group,
@@ -288,15 +296,6 @@ def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec
         strata=strata_levels,
         covariates=covariates,
     )
-
-
-PATTERNS: dict[str, Callable[[int, bool], Pattern]] = {
-    "cs": CompoundSymmetry,
-    "toep": Toeplitz,
-    "ad": AnteDependence,
-}
-DECAYS: dict[str, Decay] = {"car1": "car1", "exp": "exp", "gau": "gau"}
-_OVER_LEVELS = ("us", "cs", "csh", "toep", "toeph", "ad", "adh", "ar1", "ar1h")
 
 
 def _levels(
@@ -328,7 +327,7 @@ def _occasions(frame: pd.DataFrame, term: ResidualTerm) -> GroupingFactor | None
             f"car1({name} | {':'.join(term.group)}) takes times."
         )
     factor = _levels(frame, [name], term)
-    if len(factor.levels) > MOST_OCCASIONS and term.kind not in ("ar1",):
+    if len(factor.levels) > MOST_OCCASIONS and term.kind != "ar1":
         raise DataError(
             f"{term.text} has {len(factor.levels)} occasions; at most {MOST_OCCASIONS} are "
             "supported. ar1, car1 and exp take any number of times."
@@ -364,7 +363,6 @@ def _scales(
 
 
 def _cor_labels(
-    term: ResidualTerm | None,
     correlation: Correlation | None,
     occasions: GroupingFactor | None,
     arms: GroupingFactor | None,

@@ -144,7 +144,7 @@ def _edges(search: _SignedSearch, x: Array) -> list[str]:
     sampled = point.gamma.shape[1]
     sds = [prior for row in priors.sd for prior in row]
     labels = [*names[:sampled], *names[len(priors.coefs) :][: len(sds)]]
-    labels += [*residuals.structure.sd_names, *residuals.structure.power_names]
+    labels += [*residuals.structure.sd_names, *residuals.structure.powers]
     scalars = [*priors.beta[:sampled], *sds, *residuals.sd, *residuals.power]
     own = zip(search.coordinates.structures, point.sds, strict=True)
     distinct = [part[0, sd_leaders(structure)] for structure, part in own]

@@ -63,11 +63,7 @@ def whiten_residuals(design: Design, points: AnyPoints, residuals: Array) -> Arr
     They are multiplied by the inverse Cholesky factor of R, rows of a group in the order of their
     occasions or times: nlme's "normalized" residuals.
     """
-    white = residuals / residual_sds(design, points)
-    for draws, rows, root in correlation_roots(design, points):
-        own = np.ix_(draws, rows)
-        white[own] = np.linalg.solve(root, white[own][..., None])[..., 0]
-    return white
+    return _whitened(design, points, residuals)[0]
 
 
 def scaled_residuals(
@@ -78,11 +74,8 @@ def scaled_residuals(
         return residuals
     if kind == "pearson" or design.residual_rows is None or design.residual_rows.group is None:
         return np.asarray(residuals / np.sqrt(covariance.diagonal()))
-    rows, white = design.residual_rows, np.empty(design.n)
-    assert rows.group is not None and rows.place is not None
-    order = np.lexsort((*rows.place.reshape(rows.n, -1).T[::-1], rows.group))
-    starts = np.flatnonzero(np.diff(rows.group[order], prepend=-1))
-    for own in np.split(order, starts[1:]):
+    white = np.empty(design.n)
+    for own in design.residual_rows.groups():
         block = covariance[own][:, own].toarray()
         white[own] = np.linalg.solve(np.linalg.cholesky(block), residuals[own])
     return white
@@ -90,13 +83,19 @@ def scaled_residuals(
 
 def residual_log_density(design: Design, points: AnyPoints, residuals: Array) -> Array:
     """Log density (S,) of residuals (S, n), up to the constant ``n log(2 pi) / 2``."""
+    white, log_det = _whitened(design, points, residuals)
+    return np.asarray(-log_det - 0.5 * np.sum(white**2, axis=1))
+
+
+def _whitened(design: Design, points: AnyPoints, residuals: Array) -> tuple[Array, Array]:
+    """Residuals (S, n) in units of the Cholesky factor of R, and its log determinants (S,)."""
     sds = residual_sds(design, points)
-    white, value = residuals / sds, -np.sum(np.log(sds), axis=1)
+    white, log_det = residuals / sds, np.sum(np.log(sds), axis=1)
     for draws, rows, root in correlation_roots(design, points):
         own = np.ix_(draws, rows)
         white[own] = np.linalg.solve(root, white[own][..., None])[..., 0]
-        value[draws] -= np.sum(np.log(np.diagonal(root, axis1=1, axis2=2)), axis=1)
-    return np.asarray(value - 0.5 * np.sum(white**2, axis=1))
+        log_det[draws] += np.sum(np.log(np.diagonal(root, axis1=1, axis2=2)), axis=1)
+    return white, log_det
 
 
 def residual_blocks(design: Design, points: AnyPoints, rows: Indices) -> Array:
@@ -131,13 +130,8 @@ def correlation_roots(
     law = points.residual.correlation
     if law is None:
         return
-    known = _rows(design)
-    assert known.group is not None and known.place is not None
-    place = known.place.reshape(known.n, -1)
-    order = np.lexsort((*place.T[::-1], known.group))
-    starts = np.flatnonzero(np.diff(known.group[order], prepend=-1))
-    z = points.residual.cors_of(points.shapes)
-    for rows in np.split(order, starts[1:]):
+    known, z = _rows(design), points.residual.cors_of(points.shapes)
+    for rows in known.groups():
         if len(rows) == 1:
             continue
         step = max(1, AT_ONCE // len(rows) ** 2)

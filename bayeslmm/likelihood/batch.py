@@ -131,7 +131,8 @@ def _reduce_stack(plan: Plan, points: RelativePoints) -> Reduced:
 
 def _reduce_lead(plan: Plan, shapes: Array, factor: Array) -> tuple[Array, Array]:
     """The fields of :class:`Reduced` where one grouping factor is all there is."""
-    gram, mixed, fixed, log_weights = plan.lead_products(shapes)
+    assert plan.stack is not None
+    gram, mixed, fixed, log_weights = plan.stack.factor_at(plan.lead, shapes)
     whiten, _, log_dets = eliminate_levels(gram, factor)
     log_det = log_dets @ plan.classes.counts
     k = len(whiten)

@@ -238,6 +238,33 @@ def working_basis(
     return Basis(fixed=fixed, shift=shift, random=random)
 
 
+def working_columns(
+    y: Array,
+    X: Array,
+    factors: Sequence[RandomColumns],
+    weights: Array | None,
+    basis: Basis | None,
+) -> tuple[Basis, Array, list[Array]]:
+    """The weighted columns of which cross-products are sums.
+
+    Parameters are those of :func:`cross_products`.
+
+    Returns
+    -------
+    basis : Basis
+        The one given, or that of the rows.
+    columns : ndarray (n, p + 1)
+        Of X and the response.
+    covariates : list of ndarray (n, k)
+        Of each grouping factor.
+    """
+    basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
+    root = np.ones_like(y) if weights is None else np.sqrt(weights)
+    columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
+    covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
+    return basis, columns, covariates
+
+
 def cross_products(
     y: Array,
     X: Array,
@@ -265,10 +292,7 @@ def cross_products(
     -------
     CrossProducts
     """
-    basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
-    root = np.ones_like(y) if weights is None else np.sqrt(weights)
-    columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
-    covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
+    basis, columns, covariates = working_columns(y, X, factors, weights, basis)
     terms = list(zip(factors, covariates, strict=True))
     return CrossProducts(
         n_obs=len(y),

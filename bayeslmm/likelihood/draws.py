@@ -209,8 +209,7 @@ class _Job:
         plan = self.plan
         basis, working = plan.products.basis, [t[rows] for t in self.working]
         sigma = self.points.sigma[rows]
-        centred = np.linalg.solve(basis.fixed, (self.beta[rows] - basis.shift).T).T
-        contrast = np.column_stack([-centred, np.ones(len(sigma))])
+        contrast = self._contrast(rows)
         whiten, kernel, _ = eliminate_levels(plan.classes.gram, working[plan.lead])
         mixed = plan.products.mixed[plan.lead]
         rest = contrast @ mixed.reshape(-1, mixed.shape[2]).T
@@ -226,14 +225,19 @@ class _Job:
         """The same for a stack with one grouping factor."""
         plan, lead = self.plan, self.plan.lead
         basis, sigma = plan.products.basis, self.points.sigma[rows]
-        gram, mixed, _, _ = plan.lead_products(self.points.shapes[rows])
+        assert plan.stack is not None
+        gram, mixed, _, _ = plan.stack.factor_at(lead, self.points.shapes[rows])
         whiten, _, _ = eliminate_levels(gram, self.working[lead][rows])
-        centred = np.linalg.solve(basis.fixed, (self.beta[rows] - basis.shift).T).T
-        contrast = np.column_stack([-centred, np.ones(len(sigma))])
-        rest = np.einsum("sjka,sa->sjk", mixed, contrast)
+        rest = np.einsum("sjka,sa->sjk", mixed, self._contrast(rows))
         noise = sigma[:, None, None] * self.result[lead][rows]
         effects = _draw_lead(whiten[..., plan.classes.level], rest, noise)
         self.result[lead][rows] = effects @ basis.random[lead].T
+
+    def _contrast(self, rows: slice) -> Array:
+        """Coefficients (S, p + 1) of the working columns in the response less X beta."""
+        basis = self.plan.products.basis
+        centred = np.linalg.solve(basis.fixed, (self.beta[rows] - basis.shift).T).T
+        return np.column_stack([-centred, np.ones(len(centred))])
 
     def _tail(self, rows: slice, lower: Array, contrast: Array) -> Array:
         """Draw the random effects of the tail: (S, q) in the working basis."""

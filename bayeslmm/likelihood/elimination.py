@@ -185,28 +185,6 @@ class Plan:
         """Whether one grouping factor is all there is."""
         return len(self.stages) == 1 and not self.n_tail
 
-    def lead_products(self, shapes: Array) -> tuple[Array, Array, Array, Array]:
-        """Cross-products of the leading factor and the fixed effects at shapes (S, r).
-
-        Returns
-        -------
-        gram : ndarray (k, k, S, C)
-            Blocks of the classes.
-        mixed : ndarray (S, J, k, p + 1)
-        fixed : ndarray (S, p + 1, p + 1)
-        log_weights : ndarray (S,)
-        """
-        assert self.stack is not None
-        values, log_det = self.stack.law.precision(shapes)
-        part, lead = self.stack.template, self.lead
-        k = part.random[lead].shape[1]
-        first = np.unique(self.stack.classes[lead], return_index=True)[1]
-        rows = (first[:, None] * k * k + np.arange(k * k)).ravel()
-        gram = (self.stack.random[lead][rows] @ values.T).reshape(len(first), k, k, -1)
-        mixed = (self.stack.mixed[lead] @ values.T).T.reshape(-1, *part.mixed[lead].shape)
-        fixed = (self.stack.fixed @ values.T).T.reshape(-1, *part.fixed.shape)
-        return gram.transpose(1, 2, 3, 0), mixed, fixed, log_det + part.log_weights
-
     @property
     def lead_gram(self) -> Array:
         """Z'Z (J, k, k) of the leading factor, which has no levels where there is none."""
@@ -336,6 +314,12 @@ def make_plan(
         stack=stack,
         shape=shape,
     )
+
+
+def plan_of_stack(stack: Stack) -> Plan:
+    """The plan at shape zero: equal standard deviations, no correlations where these may be."""
+    shape = np.zeros(stack.law.structure.n_shape)
+    return make_plan(stack.products(shape), stack=stack, shape=shape)
 
 
 def level_classes(blocks: Array, known: Indices | None = None) -> Classes:

@@ -21,7 +21,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import lead_equations
 from bayeslmm.likelihood.blocks import batched_cholesky, eliminate_levels, lower_pairs
 from bayeslmm.likelihood.crossprod import CrossProducts, RandomColumns, cross_products
-from bayeslmm.likelihood.elimination import Plan, make_plan
+from bayeslmm.likelihood.elimination import Plan, make_plan, plan_of_stack
 from bayeslmm.likelihood.factorise import (
     Factorisation,
     GaussianBeta,
@@ -110,8 +110,7 @@ def marginal_system(design: Columns) -> Plan:
 def _structured(design: Columns, law: BoundResidual) -> Plan:
     y, weights = design.y - design.offset, design.weights
     stack = stack_products(y, design.X, design.random, law, weights=weights)
-    shape = np.zeros(law.n_shape)
-    plan = make_plan(stack.products(shape), stack=stack, shape=shape)
+    plan = plan_of_stack(stack)
     if plan.products.fixed[-1, -1] < EXACT * _sum_of_squares(y, weights):
         raise DataError(EXACT_RESPONSE)
     return plan

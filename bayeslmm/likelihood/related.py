@@ -18,7 +18,7 @@ from bayeslmm.likelihood.crossprod import CrossProducts
 Array = NDArray[np.float64]
 
 LARGEST = 4_000
-"""Levels up to which eigenvectors are found: 2,000 take 3 s, this many a minute and 1.2 GB."""
+"""Levels up to which eigenvectors are found: 2,000 take 3 s, this many half a minute."""
 
 NOTHING = 1e-13
 """Eigenvalue relative to the largest that is nothing but rounding."""

@@ -11,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
-from bayeslmm.covariance.residual import Entries, Residual
+from bayeslmm.covariance.residual import BoundResidual, Entries
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
     CrossProducts,
     RandomColumns,
-    working_basis,
+    working_columns,
 )
 
 Array = NDArray[np.float64]
@@ -35,28 +35,6 @@ AT_ONCE = 1 << 22
 
 SAME_DIGITS = 12
 """Decimal digits to which the functions of two levels agree that are taken for equal."""
-
-
-class PrecisionLaw(Protocol):
-    """The relative precision matrix of the rows (``residual.BoundResidual`` is one)."""
-
-    @property
-    def structure(self) -> Residual:
-        """What it is a matrix of."""
-        ...
-
-    @property
-    def entries(self) -> Entries:
-        """Where it is not zero."""
-        ...
-
-    def precision(self, shape: Array) -> tuple[Array, Array]:
-        """Values (S, K) and log determinant (S,) at shapes (S, r)."""
-        ...
-
-    def pull_back(self, shape: Array, by_value: Array, by_log_det: float) -> Array:
-        """Derivatives (r,) at a shape (r,) from those by the values (K,) and log determinant."""
-        ...
 
 
 class ProductSlopes(NamedTuple):
@@ -77,7 +55,7 @@ class Stack:
 
     Attributes
     ----------
-    law : PrecisionLaw
+    law : BoundResidual
         The relative precision matrix of the rows, without weights.
     template : CrossProducts
         What does not depend on them, and the places of couplings; its other arrays are empty.
@@ -89,7 +67,7 @@ class Stack:
         Class of each level of a grouping factor: those of one have equal blocks at every shape.
     """
 
-    law: PrecisionLaw
+    law: BoundResidual
     template: CrossProducts
     fixed: sp.csr_array
     random: tuple[sp.csr_array, ...]
@@ -123,8 +101,28 @@ class Stack:
         for start in range(0, len(shapes), step):
             rows = slice(start, start + step)
             values, log_det[rows] = self.law.precision(shapes[rows])
-            fixed[rows] = (self.fixed @ values.T).T.reshape(-1, *fixed.shape[1:])
+            fixed[rows] = _batch(self.fixed, values, self.template.fixed)
         return fixed, log_det + self.template.log_weights
+
+    def factor_at(self, factor: int, shapes: Array) -> tuple[Array, Array, Array, Array]:
+        """Cross-products of one grouping factor and the fixed effects at shapes (S, r).
+
+        Returns
+        -------
+        gram : ndarray (k, k, S, C)
+            Blocks of the classes of levels.
+        mixed : ndarray (S, J, k, p + 1)
+        fixed : ndarray (S, p + 1, p + 1)
+        log_weights : ndarray (S,)
+        """
+        values, log_det = self.law.precision(shapes)
+        part, k = self.template, self.template.random[factor].shape[1]
+        first = np.unique(self.classes[factor], return_index=True)[1]
+        rows = (first[:, None] * k * k + np.arange(k * k)).ravel()
+        gram = (self.random[factor][rows] @ values.T).reshape(len(first), k, k, -1)
+        mixed = _batch(self.mixed[factor], values, part.mixed[factor])
+        fixed = _batch(self.fixed, values, part.fixed)
+        return gram.transpose(1, 2, 3, 0), mixed, fixed, log_det + part.log_weights
 
     def pull_back(self, shape: Array, slopes: ProductSlopes, by_log_det: float) -> Array:
         """Derivatives (r,) at a shape (r,) from those by cross-products and log determinant."""
@@ -144,6 +142,11 @@ def _filled(
 ) -> tuple[Array, ...]:
     pairs = zip(maps, like, strict=True)
     return tuple((one @ values).reshape(part.shape) for one, part in pairs)
+
+
+def _batch(one: sp.csr_array, values: Array, like: Array) -> Array:
+    """A map of values (S, K), laid out as `like` for each."""
+    return np.asarray((one @ values.T).T.reshape(-1, *like.shape))
 
 
 class _Ties(NamedTuple):
@@ -193,7 +196,7 @@ def stack_products(
     y: Array,
     X: Array,
     factors: Sequence[RandomColumns],
-    law: PrecisionLaw,
+    law: BoundResidual,
     *,
     weights: Array | None = None,
     basis: Basis | None = None,
@@ -204,17 +207,14 @@ def stack_products(
     ----------
     y, X, factors, weights, basis
         As of :func:`bayeslmm.likelihood.crossprod.cross_products`.
-    law : PrecisionLaw
+    law : BoundResidual
         The relative precision matrix; weights come on top.
 
     Returns
     -------
     Stack
     """
-    basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
-    root = np.ones_like(y) if weights is None else np.sqrt(weights)
-    columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
-    covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
+    basis, columns, covariates = working_columns(y, X, factors, weights, basis)
     ties, width = _Ties.of(law.entries), columns.shape[1]
     random, mixed = [], []
     for f, z in zip(factors, covariates, strict=True):

@@ -267,9 +267,8 @@ def _correlation_root(name: str, part: Structure, prior: Any) -> Any:
     """Cholesky factor (k, k) of the correlations of one block."""
     if not isinstance(part, Pattern):
         return lkj_cholesky(name, prior, part.n_coefs)
-    half = 0.5 * (1.0 - part.lowest)
     own = [_variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(part.n_cors)]
-    sines = [(parameter - 1.0) / half + 1.0 for parameter in own]
+    sines = [part.sine(parameter) for parameter in own]
     cosines = [pt.sqrt(1.0 - sine**2) for sine in sines]
     rows = part.rows(sines, cosines, [pt.constant(unit) for unit in np.eye(part.n_coefs)])
     return pm.Deterministic(name, pt.stack(rows))

@@ -154,9 +154,9 @@ def random_parameters(design: Design) -> list[Parameter]:
 def residual_parameters(design: Design) -> list[Parameter]:
     """Standard deviations, powers of covariates and correlations of the residuals."""
     structure = design.spec.residual_structure
-    kinds: list[tuple[Kind, list[str], tuple[str, ...]]] = [
+    kinds: list[tuple[Kind, Sequence[str], tuple[str, ...]]] = [
         ("sigma", structure.sd_names, structure.scales),
-        ("power_residual", structure.power_names, structure.powers),
+        ("power_residual", structure.powers, structure.powers),
         ("cor_residual", structure.cor_names, structure.cors),
     ]
     return [
