@@ -465,3 +465,44 @@ def test_residuals_of_each_kind():
     assert reml.residuals("pearson").to_numpy() == pytest.approx(pearson, rel=1e-6, abs=1e-8)
     white = np.linalg.solve(np.linalg.cholesky(r), response)
     assert reml.residuals("normalised").to_numpy() == pytest.approx(white, rel=1e-6, abs=1e-8)
+
+
+@cache
+def by_sex():
+    return blm.LMM(
+        "distance ~ age + (1 | Subject)", load_reference_data("Orthodont"), residual="strata(Sex)"
+    )
+
+
+def test_singularity_is_relative_to_the_residuals_of_all_rows():
+    reml, post = by_sex().reml(), by_sex().fit(random_seed=1)
+    typical = np.sqrt(np.mean(np.diag(reml.R().to_numpy())))
+    found = reml.check.singularity().table.loc["sd[Subject, Intercept]", "relative"]
+    assert found == pytest.approx(reml.sds["Subject"].iloc[0] / typical, rel=EXACT)
+    table = post.check.singularity().table.loc["sd[Subject, Intercept]"]
+    typical = np.sqrt(np.mean(np.diag(post.R().to_numpy())))
+    # ratio of means for mean of ratios
+    assert table["relative"] == pytest.approx(
+        post.data["posterior"]["sd_Subject"].mean().item() / typical, rel=0.05
+    )
+    assert 0.0 <= table["support"] < 1e-3  # between children is most of the variance
+
+
+def test_rows_with_fitted_values_have_residuals_in_their_own_units():
+    post = by_sex().fit(random_seed=1)
+    draws, design = post.data["posterior"], post.design
+    beta = draws["beta"].to_numpy().reshape(-1, design.p)
+    u = draws["u_Subject"].to_numpy().reshape(len(beta), -1)
+    sigma = draws["sigma"].to_numpy().reshape(len(beta), 2)
+    fitted = beta @ design.X.T + u[:, design.random[0].codes]
+    labels = draws["stratum"].to_numpy().tolist()
+    stratum = [labels.index(sex) for sex in design.data["Sex"]]
+    expected = np.mean((design.y - fitted) / sigma[:, stratum], axis=0)
+    assert post.augment()[".pearson_resid"].to_numpy() == pytest.approx(expected, abs=EXACT)
+
+
+def test_pictures_of_residuals_are_of_normalised_ones():
+    reml = by_sex().reml()
+    drawn = reml.plot.residuals(backend="none").viz["points"]["Q-Q of residuals"].item()
+    expected = np.sort(reml.residuals("normalised").to_numpy())
+    assert drawn["y"] == pytest.approx(expected)

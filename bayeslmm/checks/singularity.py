@@ -14,8 +14,9 @@ from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import Structure, sds_and_correlation
 from bayeslmm.data.design import Design, require_random
-from bayeslmm.estimation.estimate import SINGULAR, Fit
+from bayeslmm.estimation.estimate import SINGULAR, Fit, points_of_fits
 from bayeslmm.estimation.model import Model
+from bayeslmm.estimation.residuals import mean_variance
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
@@ -171,7 +172,7 @@ def posterior_singularity(
     design, reml = model.design, model.reml_or_none()
     require_random(design, NOTHING)
     scales = [column_scales(factor.Z) for factor in design.random]
-    residual = joint.sigma * _mean_inverse_weight(design) ** 0.5
+    residual = np.sqrt(mean_variance(design, joint.points))
     rows = random_parameters(design)
     estimates = [np.nan] * len(rows) if reml is None else _point_values(design, reml)
     supports = [
@@ -222,7 +223,7 @@ def estimate_singularity(
     require_random(design, NOTHING)
     rows = random_parameters(design)
     values = _point_values(design, fit)
-    residual = fit.sigma * _mean_inverse_weight(design) ** 0.5
+    residual = float(np.sqrt(mean_variance(design, points_of_fits([fit]))[0]))
     records = []
     for row, value in zip(rows, values, strict=True):
         scale = column_scales(design.random[row.factor].Z)[row.index[0]]
@@ -248,10 +249,6 @@ def effective_rank(shares: Array) -> Array:
     """
     logs = np.log(np.where(shares > 0, shares, 1.0))
     return np.asarray(np.exp(-np.sum(shares * logs, axis=-1)))
-
-
-def _mean_inverse_weight(design: Design) -> float:
-    return 1.0 if design.weights is None else float(np.mean(1.0 / design.weights))
 
 
 def _point_values(design: Design, fit: Fit) -> list[float]:

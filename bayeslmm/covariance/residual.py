@@ -63,7 +63,7 @@ class ResidualRows:
         order = np.lexsort((*self.place.reshape(self.n, -1).T[::-1], self.group))
         return np.split(order, np.flatnonzero(np.diff(self.group[order])) + 1)
 
-    def take(self, rows: Indices) -> ResidualRows:
+    def take(self, rows: Indices | slice) -> ResidualRows:
         """Some of the rows."""
         return ResidualRows(
             group=None if self.group is None else self.group[rows],

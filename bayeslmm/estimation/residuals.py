@@ -40,12 +40,24 @@ def require_plain_residuals(design: Design, what: str) -> None:
         )
 
 
-def residual_sds(design: Design, points: AnyPoints) -> Array:
-    """Standard deviations (S, n) of the residuals of rows, their weights included."""
-    root = np.sqrt(design.row_weights)
+def residual_sds(design: Design, points: AnyPoints, part: slice | Indices = slice(None)) -> Array:
+    """Standard deviations (S, m) of the residuals of some rows, their weights included."""
+    root = np.sqrt(design.row_weights[part])
     if points.residual.plain:
         return points.sigma[:, None] / root
-    return points.residual.row_sds(_rows(design), points.sigma, points.shapes) / root
+    rows = _rows(design).take(part)
+    return points.residual.row_sds(rows, points.sigma, points.shapes) / root
+
+
+def mean_variance(design: Design, points: AnyPoints) -> Array:
+    """Mean over the rows of the variance of their residuals (S,)."""
+    inverse = 1.0 / design.row_weights
+    if points.residual.plain:
+        return np.asarray(points.sigma**2 * inverse.mean())
+    rows = _rows(design)
+    _, first, kind = np.unique(rows.log_sd, axis=0, return_index=True, return_inverse=True)
+    sds = points.residual.row_sds(rows.take(first), points.sigma, points.shapes)
+    return np.asarray(sds**2 @ (np.bincount(kind.ravel(), inverse) / design.n))
 
 
 def draw_residuals(design: Design, points: AnyPoints, rng: np.random.Generator) -> Array:
@@ -100,7 +112,7 @@ def _whitened(design: Design, points: AnyPoints, residuals: Array) -> tuple[Arra
 
 def residual_blocks(design: Design, points: AnyPoints, rows: Indices) -> Array:
     """Covariance matrices (S, o, o) of the residuals of some rows."""
-    sds = residual_sds(design, points)[:, rows]
+    sds = residual_sds(design, points, rows)
     result = sds[:, :, None] * sds[:, None, :] * np.eye(len(rows))
     law = points.residual.correlation
     if law is None:

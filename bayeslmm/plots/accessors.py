@@ -226,7 +226,8 @@ class Plots:
         Both are those of an estimate (conditional modes), or at posterior means. Panels: residuals
         against fitted values, against normal quantiles and by level of a grouping factor, with
         their mean in each; random effects of every coefficient against normal quantiles. Lines go
-        through the quartiles. With precision weights, residuals are multiplied by their roots.
+        through the quartiles. With precision weights, residuals are multiplied by their roots; with
+        a residual structure, they are "normalised" ones (see :meth:`~bayeslmm.Estimate.residuals`).
 
         Parameters
         ----------
@@ -258,7 +259,8 @@ class Plots:
 
         fit, how = self._fit, drawing(backend, visuals, pc_kwargs)
         label = self._source(several=True)
-        return plot_residuals(fit.design, group, fit._beta, fit._u, how, label=label)
+        covariance = fit._residual
+        return plot_residuals(fit.design, group, fit._beta, fit._u, covariance, how, label=label)
 
     def _source(self, *, several: bool = False) -> str:
         """What the values drawn are."""

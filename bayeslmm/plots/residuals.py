@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.estimation.residuals import scaled_residuals
 from bayeslmm.plots.common import (
     MAIN,
     QUIET,
@@ -45,6 +47,7 @@ def plot_residuals(
     group: str | None,
     beta: Array,
     u: Sequence[Array],
+    covariance: sp.csr_array,
     how: Drawing,
     *,
     label: str,
@@ -61,6 +64,8 @@ def plot_residuals(
         Fixed effects.
     u : sequence of ndarray (J, k)
         Random effects per grouping factor.
+    covariance : scipy.sparse.csr_array (n, n)
+        Of the residuals.
     how : Drawing
         How to draw it.
     label : str
@@ -72,7 +77,10 @@ def plot_residuals(
     """
     fitted = linear_predictor(design, beta, u)
     residuals, unit = design.y - fitted, f"residual of {design.response}"
-    if design.weights is not None:
+    if design.spec.residual is not None:
+        residuals = scaled_residuals(design, residuals, covariance, "normalised")
+        unit = f"normalised {unit}"
+    elif design.weights is not None:
         residuals, unit = residuals * np.sqrt(design.weights), f"{unit} × √weight"
     levels = _levels(design, group, residuals) if design.random or group else None
     quantiles = {QUANTILES: residuals, **_effects(design, u)}

@@ -379,14 +379,13 @@ def posterior_values(
     fitted, fixed = (linear_predictor(design, beta, effects) for effects in (u, None))
     n = design.n
     lower, upper, standard = np.empty(n), np.empty(n), np.empty(n)
-    roots = np.sqrt(design.row_weights)
     step = max(1, AT_ONCE // joint.size)
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
         draws = _draws_of(design, joint, rows)
         lower[rows], upper[rows] = interval(draws, prob, kind)
-        residuals = (design.y[rows] - draws) * roots[rows]
-        standard[rows] = np.mean(residuals / joint.sigma[:, None], axis=0)
+        sds = residual_sds(design, joint.points, rows)
+        standard[rows] = np.mean((design.y[rows] - draws) / sds, axis=0)
     return {
         ".fitted": fitted,
         ".fitted_low": lower,

@@ -14,7 +14,7 @@ from bayeslmm.data.design import Design, RandomFactor, require_random
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.estimation.residuals import residual_sds
+from bayeslmm.estimation.residuals import mean_variance, residual_sds
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels, estimate_draws, point_draws
 from bayeslmm.summaries.parameters import probability, whole_number
@@ -95,18 +95,13 @@ def factor_variances(design: Design, joint: JointDraws) -> Array:
     return np.add.reduceat(blocks, starts, axis=1)
 
 
-def residual_variance(design: Design, joint: JointDraws) -> Array:
-    """Mean over the rows of the residual variance (S,)."""
-    return np.asarray(np.mean(residual_sds(design, joint.points) ** 2, axis=1))
-
-
 def variance_parts(design: Design, joint: JointDraws) -> Array:
     """Variances of the fixed effects, each block of random effects and the residual (S, m)."""
     return np.column_stack(
         [
             fixed_variance(design, joint),
             block_variances(design, joint),
-            residual_variance(design, joint),
+            mean_variance(design, joint.points),
         ]
     )
 
@@ -129,7 +124,7 @@ def intraclass_correlation(design: Design, joint: JointDraws) -> Array:
     ndarray (S, n_factors)
     """
     random = factor_variances(design, joint)
-    total = random.sum(axis=1) + residual_variance(design, joint)
+    total = random.sum(axis=1) + mean_variance(design, joint.points)
     return np.asarray(random / total[:, None])
 
 
@@ -195,7 +190,7 @@ def r_squared(design: Design, joint: JointDraws, method: R2Method) -> Array:
     """
     check_method(method)
     fixed = fixed_variance(design, joint)
-    residual = residual_variance(design, joint)
+    residual = mean_variance(design, joint.points)
     explained = fixed + block_variances(design, joint).sum(axis=1)
     marginal = fixed / (explained + residual)
     if method == "gelman":
