@@ -12,6 +12,8 @@ from reference_data import FOLDER, load_reference_data
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
+from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
+from bayeslmm.sampling.collapsed import starting_approximation
 
 FIGURES = FOLDER / "structures"
 NLME = json.loads((FIGURES / "nlme.json").read_text())
@@ -70,6 +72,17 @@ def test_estimates_are_those_of_nlme(name):
     rows = np.array(expected["rows"]) - 1
     here = fit.R().to_numpy()[np.ix_(rows, rows)]
     assert here == pytest.approx(np.array(expected["R"]), rel=PARAMETER, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "residual", ["us(age | Subject)", "us(age | Sex / Subject)", "csh(age | Subject)"]
+)
+def test_search_starts_near_the_mode(residual):
+    """REML and its covariance matrix, on the coordinates of the sampler: 12 and 103 elsewhere."""
+    model = blm.LMM("distance ~ age * Sex", blm.load_dataset("Orthodont"), residual=residual).model
+    centre, root = starting_approximation(model)
+    slope = log_posterior_unconstrained(model.system, model.priors, centre)[1]
+    assert np.linalg.norm(root.T @ slope) < 3.0
 
 
 # --- SAS -----------------------------------------------------------------------------------

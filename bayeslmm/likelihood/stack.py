@@ -33,6 +33,12 @@ Indices = NDArray[np.intp]
 AT_ONCE = 1 << 22
 """Products of pairs of rows held at once: 32 MB."""
 
+type Map = sp.csr_array | Array
+"""A linear map of the K values, dense where most of its entries are not zero."""
+
+FULL = 0.25
+"""Share of entries that are not zero from which a dense map is faster than a sparse one."""
+
 SAME_DIGITS = 12
 """Decimal digits to which the functions of two levels agree that are taken for equal."""
 
@@ -59,7 +65,7 @@ class Stack:
         The relative precision matrix of the rows, without weights.
     template : CrossProducts
         What does not depend on them, and the places of couplings; its other arrays are empty.
-    fixed : scipy.sparse.csr_array ((p + 1)^2, K)
+    fixed : ndarray or scipy.sparse.csr_array ((p + 1)^2, K)
         Linear map of the values to the cross-products of X and the response.
     random, mixed, couplings : tuple of scipy.sparse.csr_array
         Those of the other arrays of cross-products, laid flat.
@@ -69,7 +75,7 @@ class Stack:
 
     law: BoundResidual
     template: CrossProducts
-    fixed: sp.csr_array
+    fixed: Map
     random: tuple[sp.csr_array, ...]
     mixed: tuple[sp.csr_array, ...]
     couplings: tuple[sp.csr_array, ...]
@@ -144,7 +150,11 @@ def _filled(
     return tuple((one @ values).reshape(part.shape) for one, part in pairs)
 
 
-def _batch(one: sp.csr_array, values: Array, like: Array) -> Array:
+def _dense_if_full(one: sp.csr_array) -> Map:
+    return one.toarray() if one.nnz > FULL * np.prod(one.shape) else one
+
+
+def _batch(one: Map, values: Array, like: Array) -> Array:
     """A map of values (S, K), laid out as `like` for each."""
     return np.asarray((one @ values.T).T.reshape(-1, *like.shape))
 
@@ -241,7 +251,9 @@ def stack_products(
             relationships=tuple(f.relationship for f in factors),
             basis=basis,
         ),
-        fixed=ties.map(columns, columns, np.zeros(len(ties.kind), dtype=np.intp), 1),
+        fixed=_dense_if_full(
+            ties.map(columns, columns, np.zeros(len(ties.kind), dtype=np.intp), 1)
+        ),
         random=tuple(random),
         mixed=tuple(mixed),
         couplings=tuple(one for _, one in meetings),

@@ -161,7 +161,7 @@ def starting_approximation(model: Model) -> tuple[Array, Array]:
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
     ranges = prior_ranges(priors)
     if isinstance(reml, Fit) and not reml.singular and _is_direct(plan):
-        centre, cov = parameters_of_columns(reml, priors.mixing)
+        centre, cov = _on_coordinates(reml, *parameters_of_columns(reml, priors.mixing))
         if _is_determined(cov, DEAR_START_SD if is_dear(plan) else START_SD):
             root = np.linalg.cholesky(cov)
             if priors.beta_sampled:
@@ -172,6 +172,17 @@ def starting_approximation(model: Model) -> tuple[Array, Array]:
     mode = search_mode(plan, priors, reml)
     root = gaussian_root(mode) if is_regular(priors, mode) else np.eye(len(mode.x))
     return mode.x, ranges.narrow(root)
+
+
+def _on_coordinates(fit: Fit, centre: Array, cov: Array) -> tuple[Array, Array]:
+    """Estimates (d,) and their covariance matrix, with residual correlations by coordinate."""
+    residual = fit.plan.residual
+    if not residual.n_cors:
+        return centre, cov
+    at, slopes = slice(-residual.n_cors, None), np.eye(len(centre))
+    slopes[at, at] = np.linalg.inv(residual.report(fit.sigma, fit.shape)[1][at, at])
+    moved = np.append(centre[: -residual.n_cors], residual.cors_of(fit.shape[None])[0])
+    return moved, slopes @ cov @ slopes.T
 
 
 def _is_direct(plan: Plan) -> bool:

@@ -48,7 +48,14 @@ FEWEST_COMPONENTS = 3
 """Components of the first refit; every further one has two more."""
 
 FIT_POINTS = 4000
-"""Most draws that a refit looks at."""
+"""Most draws that a refit looks at, unless eight per parameter of a component are more."""
+
+POINTS_PER_PARAMETER = 8
+"""Fewest effective draws per parameter of a component: noise in scale matrices costs efficiency."""
+
+HIGH = 10
+"""Dimensions above which tails are lighter and wide starts rarer: radii vary too much in many."""
+
 GOOD_EFFICIENCY = 0.8
 """Effective fraction of a round at which the proposal is not refitted any more."""
 
@@ -211,14 +218,18 @@ class Adapter:
     ) -> None:
         self.target = target
         self.rng = rng
-        self.df = 5.0 + len(centre) / 2
+        self.df = max(5.0 + len(centre) / 2, 2.0 * (len(centre) - HIGH))
         self.size = 1000 + 250 * len(centre)
         self.points = np.empty((0, len(centre)))
         self.values = np.empty(0)
         self.used: list[Importance] = []
         self.sizes: list[int] = []
         self.log_used: list[Array] = []
-        start = [(0.6, student(centre, root, self.df)), (0.4, student(centre, 2.0 * root, 3.0))]
+        wide = 0.4 * min(1.0, HIGH / max(len(centre), 1))
+        start = [
+            (1.0 - wide, student(centre, root, self.df)),
+            (wide, student(centre, 2.0 * root, 3.0)),
+        ]
         self.density = Importance(
             warp=identity_warp(len(centre)),
             mixture=combine(start),
@@ -296,11 +307,12 @@ class Adapter:
 
     def _refit(self) -> Importance:
         """Density fitted to the draws of all rounds."""
-        x, weights = self._equally_weighted()
+        x, weights, effective = self._equally_weighted()
         warp = fit_warp(x, weights)
         y, _ = warp.forward(x)
         mean, root = weighted_root(y, weights)
-        components = FEWEST_COMPONENTS + 2 * len(self.used) - 2
+        most = max(1, int(effective / (POINTS_PER_PARAMETER * _n_parameters(x.shape[1]))))
+        components = min(FEWEST_COMPONENTS + 2 * len(self.used) - 2, most)
         return Importance(
             warp=warp,
             mixture=fit_mixture(y, weights, components, self.df, self.rng),
@@ -308,8 +320,8 @@ class Adapter:
             scale=SAFEGUARD_SCALE * np.linalg.norm(root, axis=1),
         )
 
-    def _equally_weighted(self) -> tuple[Array, Array]:
-        """Resample the draws of all rounds by their tempered weights."""
+    def _equally_weighted(self) -> tuple[Array, Array, float]:
+        """Resample the draws of all rounds by their tempered weights, of which effective size."""
         x, log_weights = self.points, self.log_weights
         if not np.any(np.isfinite(log_weights)):
             raise SamplingError(
@@ -320,10 +332,16 @@ class Adapter:
         # No single draw may dominate a fit: truncation as in Ionides (2008), section 2.
         weights = np.minimum(weights, len(x) ** -0.5)
         weights /= weights.sum()
-        size = min(FIT_POINTS, len(x))
+        effective = float(1.0 / np.sum(weights**2))
+        size = min(max(FIT_POINTS, 8 * _n_parameters(x.shape[1])), len(x))
         places = (self.rng.random() + np.arange(size)) / size
         chosen = np.searchsorted(np.cumsum(weights), places).clip(max=len(x) - 1)
-        return x[chosen], np.full(size, 1.0 / size)
+        return x[chosen], np.full(size, 1.0 / size), effective
+
+
+def _n_parameters(d: int) -> int:
+    """Number of parameters of a component's location and scale matrix."""
+    return d * (d + 3) // 2
 
 
 def tempered_weights(log_weights: Array, least: float) -> Array:
