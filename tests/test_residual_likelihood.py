@@ -11,6 +11,7 @@ from dense import Columns, make_case, random_factors
 from bayeslmm.covariance.ante_dependence import AnteDependence
 from bayeslmm.covariance.compound_symmetry import CompoundSymmetry
 from bayeslmm.covariance.distance import OverDistance
+from bayeslmm.covariance.moving_average import MovingAverage
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Residual, ResidualRows
 from bayeslmm.covariance.toeplitz import Toeplitz
@@ -78,6 +79,7 @@ CASES = {
     "car1-power": ({"kind": "times", "powers": 1}, OverDistance("car1", 1.5)),
     "exp": ({"kind": "plane"}, OverDistance("exp", 0.7)),
     "cs": ({}, OverOccasions(CompoundSymmetry(OCCASIONS, True))),
+    "ma1h": ({"hetero": True}, OverOccasions(MovingAverage(OCCASIONS, True))),
     "toeph": ({"hetero": True}, OverOccasions(Toeplitz(OCCASIONS, True))),
     "adh-arms": ({"hetero": True, "arms": 2}, OverOccasions(AnteDependence(OCCASIONS, True), 2)),
     "gau-strata": ({"kind": "plane", "strata": 2}, OverDistance("gau", 0.2)),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference_data import FOLDER, load_reference_data
+from scipy.stats import kstest
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
@@ -519,3 +520,32 @@ def test_pictures_of_residuals_are_of_normalised_ones():
     drawn = reml.plot.residuals(backend="none").viz["points"]["Q-Q of residuals"].item()
     expected = np.sort(reml.residuals("normalised").to_numpy())
     assert drawn["y"] == pytest.approx(expected)
+
+
+# --- a structure that is one file and one row of a table ---------------------------------------
+
+
+class TestMovingAverage:
+    """Neighbours only; the range of their correlation is wider than that of a stationary MA(1)."""
+
+    def test_beyond_the_largest_of_an_infinite_sequence(self):
+        rng = np.random.default_rng(8)
+        omega = np.eye(4) + 0.57 * (np.abs(np.subtract.outer(range(4), range(4))) == 1)
+        y = rng.multivariate_normal(np.zeros(4), omega, 400)
+        data = pd.DataFrame({"y": y.ravel(), "t": np.tile(np.arange(4), 400)})
+        data["g"] = np.repeat(np.arange(400), 4)
+        model = blm.LMM("y ~ 1", data, residual="ma1(t | g)")
+        estimate = model.reml()
+        residual = estimate.R().to_numpy()
+        assert residual[1, 0] / residual[0, 0] == pytest.approx(0.57, abs=0.02)
+        draws = model.fit(random_seed=1).data["posterior"]["cor_residual"].to_numpy()
+        assert draws.max() < 0.5 / np.cos(np.pi / 5)
+        assert draws.mean() == pytest.approx(0.57, abs=0.02)
+
+    def test_prior_is_uniform_on_what_is_positive_definite(self):
+        data = blm.load_dataset("Orthodont")
+        model = blm.LMM("distance ~ 1", data, residual="ma1(age | Subject)").model
+        z = model.priors.residuals.sample(np.random.default_rng(1), 2000)[1]
+        rho = model.design.residual.structure.correlation.correlations(z)[:, 0]
+        share = (rho * 2.0 * np.cos(np.pi / 5) + 1.0) / 2.0
+        assert kstest(share, "uniform").pvalue > 1e-3

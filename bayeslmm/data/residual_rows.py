@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.ante_dependence import AnteDependence
 from bayeslmm.covariance.compound_symmetry import CompoundSymmetry
 from bayeslmm.covariance.distance import Decay, OverDistance
+from bayeslmm.covariance.moving_average import MovingAverage
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Correlation, Residual, ResidualRows
@@ -37,6 +38,7 @@ PATTERNS: dict[str, Callable[[int, bool], Pattern]] = {
     "cs": CompoundSymmetry,
     "toep": Toeplitz,
     "ad": AnteDependence,
+    "ma1": MovingAverage,
 }
 """Correlations over occasions that have a pattern, by the name without its h."""
 

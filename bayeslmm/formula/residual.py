@@ -14,7 +14,7 @@ from typing import NoReturn
 from bayeslmm.exceptions import FormulaError, listed
 from bayeslmm.formula.syntax import check_text
 
-OCCASIONS = ("us", "cs", "csh", "ar1", "ar1h", "toep", "toeph", "ad", "adh")
+OCCASIONS = ("us", "cs", "csh", "ar1", "ar1h", "toep", "toeph", "ad", "adh", "ma1", "ma1h")
 """Structures over the occasions of a group; those that end in h have a variance per occasion."""
 
 DISTANCES = ("car1", "sp_exp", "exp", "gau")
@@ -65,7 +65,7 @@ class ResidualTerm:
     @property
     def per_occasion(self) -> bool:
         """Whether each occasion has a variance of its own."""
-        return self.kind in ("us", "csh", "ar1h", "toeph", "adh")
+        return self.kind == "us" or (self.kind in OCCASIONS and self.kind.endswith("h"))
 
     @property
     def variables(self) -> frozenset[str]:
