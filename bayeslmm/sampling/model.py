@@ -320,7 +320,7 @@ def _residual_correlations(
     names = (f"_{COR_RESIDUAL}_{arm}" for arm in range(law.n_arms))
     arms = [_arm_coordinates(*own, law) for own in zip(names, priors, strict=True)]
     z = pt.concatenate(arms)
-    correlations = correlations_of(law)(z)[0]
+    correlations = correlations_of(law, z)
     own = dims[COR_RESIDUAL]
     pm.Deterministic(COR_RESIDUAL, correlations if own else correlations[0], dims=own)
     return z
@@ -332,7 +332,7 @@ def _arm_coordinates(name: str, prior: LKJ | Prior, law: Correlation) -> Any:
         size = round((1.0 + np.sqrt(1.0 + 8.0 * count)) / 2.0)  # of a matrix with so many pairs
         return CorrelationTransform(size).forward(lkj_cholesky(name, prior, size))
     parameters = [_variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(count)]
-    return coordinates_of(law)(pt.stack(parameters))[0]
+    return coordinates_of(law, pt.stack(parameters))
 
 
 def _marginal_density(
@@ -388,7 +388,7 @@ def _response(
 def _structured_response(design: Design, mu: Any, scale: Any, shape: Any, observed: Any) -> None:
     """Response of rows with residuals of a structure, at means (n,), scales (n,) and shape (r,)."""
     assert design.residual is not None
-    density = ResidualOp(design.residual)
+    density: Any = ResidualOp(design.residual)
 
     def logp(value: Any, mu: Any, scale: Any, shape: Any) -> Any:
         constants = 0.5 * design.n * LOG_2PI + pt.sum(pt.log(scale))

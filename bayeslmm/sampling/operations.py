@@ -133,15 +133,16 @@ class MapOp(Op):
         return [pt.dot(value, outputs[1])]
 
 
-def coordinates_of(law: Correlation) -> MapOp:
+def coordinates_of(law: Correlation, parameters: Any) -> Any:
     """Coordinates (n,) of the correlations of one arm from the parameters (n,) with priors."""
-    return MapOp(
-        lambda parameters: law.from_parameters(parameters[None])[0],
+    op: Any = MapOp(
+        lambda values: law.from_parameters(values[None])[0],
         lambda _, z: np.diag(1.0 / law.parameter_slopes(z)),
     )
+    return op(parameters)[0]
 
 
-def correlations_of(law: Correlation) -> MapOp:
+def correlations_of(law: Correlation, z: Any) -> Any:
     """The correlations (n_cors,) that determine all others, from coordinates (n_cors,)."""
 
     def slopes(z: Array, _: Array) -> Array:
@@ -149,10 +150,11 @@ def correlations_of(law: Correlation) -> MapOp:
         ahead, behind = (law.correlations(z + shift) for shift in (shifts, -shifts))
         return np.asarray((ahead - behind).T / (2.0 * STEP))
 
-    return MapOp(lambda z: law.correlations(z[None])[0], slopes)
+    op: Any = MapOp(lambda z: law.correlations(z[None])[0], slopes)
+    return op(z)[0]
 
 
-def run_by_python(kind: type[Op]) -> None:
+def run_by_python(kind: Any) -> None:
     """Let Numba call operations of a class as Python functions, without warning that it does."""
     register_funcify_and_cache_key(kind)(_call_python_from_numba)
 
