@@ -337,6 +337,12 @@ def test_what_is_asked_of_a_posterior_is_answered(fitted, tmp_path):
     assert back.data.attrs["method"] == "nuts"
 
 
+@pytest.mark.parametrize("form", ["noncentered", "marginal"])
+def test_samplers_in_jax_are_refused(structured, form):
+    with pytest.raises(ValueError, match=r"use 'nutpie' or 'pymc'"):
+        structured.fit(method="nuts", form=form, nuts_sampler="numpyro")
+
+
 # --- agreement with collapsed draws, and calibration -------------------------------------------
 
 MAX_Z = 4.5  # combined Monte Carlo standard errors; the largest of at most ten values counts

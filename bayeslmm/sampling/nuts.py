@@ -55,6 +55,9 @@ STATISTICS = {
 }
 """Sampler statistics that are kept, and their names in the ArviZ schema."""
 
+IN_JAX = ("numpyro", "blackjax")
+"""Samplers that cannot call NumPy."""
+
 _OWN = ("draws", "model", "return_inferencedata", "trace", "var_names")
 _INTEGER = {"tree_depth", "n_steps", "index_in_trajectory"}
 
@@ -97,7 +100,8 @@ def sample_nuts(
     progressbar : bool
         Whether PyMC shows its progress bar.
     nuts_sampler : {"nutpie", "pymc", "numpyro", "blackjax"}, optional
-        PyMC chooses by default, nutpie where it can.
+        PyMC chooses by default, nutpie where it can. The last two, which are in JAX, cannot sample
+        the marginal form, nor models with a residual structure.
     target_accept : float, optional
         Target acceptance rate; 0.9 by default.
     **kwargs
@@ -111,6 +115,8 @@ def sample_nuts(
 
     Raises
     ------
+    ValueError
+        If the sampler cannot sample this form of the model.
     SamplingError
         If the run ended early, so that draws are missing.
     """
@@ -118,6 +124,11 @@ def sample_nuts(
         raise TypeError(f"sample_nuts sets these arguments of pymc.sample: {', '.join(clash)}.")
     if target_accept is not None and not 0.0 < target_accept < 1.0:
         raise ValueError(f"target_accept={target_accept!r}: a number between 0 and 1 is expected")
+    if nuts_sampler in IN_JAX and (form == "marginal" or design.spec.residual is not None):
+        raise ValueError(
+            f"nuts_sampler={nuts_sampler!r} needs densities in JAX, and those of form='marginal' "
+            "and of models with residual= are computed by NumPy: use 'nutpie' or 'pymc'."
+        )
     rng = np.random.default_rng(random_seed)
     if form == "marginal" and system is None:
         system = marginal_system(design)
