@@ -6,8 +6,7 @@ variable does.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,34 +15,39 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pymc.distributions.shape_utils import rv_size_is_none
 from pymc.logprob.transforms import Transform
-from pytensor.gradient import DisconnectedType, disconnected_type
-from pytensor.graph.basic import Apply
-from pytensor.graph.op import Op
-from pytensor.link.numba.dispatch.basic import (
-    generate_fallback_impl,
-    register_funcify_and_cache_key,
-)
 
-from bayeslmm.covariance.coordinates import is_identity
+from bayeslmm.covariance.coordinates import Points, is_identity
 from bayeslmm.covariance.pattern import Pattern
+from bayeslmm.covariance.residual import Correlation
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.design import Design, RandomFactor
-from bayeslmm.estimation.residuals import require_plain_residuals
+from bayeslmm.estimation.residuals import draw_residuals
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.marginal import (
+    LOG_2PI,
     log_density_given_beta_grad,
     log_density_grad,
     marginal_system,
 )
-from bayeslmm.priors.families import LKJ, Flat, Record
+from bayeslmm.priors.families import LKJ, Flat, Prior, Record
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.tree import RESPONSE, obs_coord, parameter_coords
+from bayeslmm.sampling.operations import (
+    DensityOp,
+    ResidualOp,
+    coordinates_of,
+    correlations_of,
+    run_by_python,
+)
+from bayeslmm.sampling.tree import RESPONSE, obs_coord, parameter_coords, parameter_dims
 from bayeslmm.schema import (
     BETA,
     COEF_DIM,
+    COR_RESIDUAL,
     OBS_DIM,
+    POWER_DIM,
+    POWER_RESIDUAL,
     SIGMA,
     coef_bis_dim,
     coef_dim,
@@ -58,6 +62,9 @@ Form = Literal["noncentered", "centered", "marginal"]
 
 MARGINAL = "_log_marginal"
 """Name of the potential that holds the marginal density of the data."""
+
+SHAPE = "_residual_shape"
+"""Name of the parameters of the residuals beside sigma, as the covariance matrix takes them."""
 
 
 def build_model(
@@ -81,7 +88,8 @@ def build_model(
     -------
     pymc.Model
         With the variables ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
-        ``cor_g`` (two or more coefficients) and ``u_g``, and the observed ``y``. The marginal form
+        ``cor_g`` (two or more coefficients) and ``u_g``, and the observed ``y``; with a residual
+        structure also ``power_residual`` and ``cor_residual``, where it has them. The marginal form
         has no ``u_g``, no ``y`` and, unless its prior requires sampling it, no ``beta``.
 
     Raises
@@ -95,17 +103,16 @@ def build_model(
     the mode of ``model.logp(jacobian=False)`` in the marginal form is the posterior mode of the
     covariance parameters and, with flat priors, the REML estimate.
     """
-    require_plain_residuals(design, "The PyMC model")
     if form not in get_args(Form):
         raise ValueError(f"form={form!r} is unknown: choose from {sorted(get_args(Form))}.")
     coords = {**parameter_coords(design), OBS_DIM: obs_coord(design)}
     with pm.Model(coords={dim: list(values) for dim, values in coords.items()}) as model:
         roots = [_root(design, priors, f) for f in range(len(design.random))]
-        sigma = _variable(SIGMA, (priors.sigma,), None, _spread(design))
+        sigma, shape = _residual_parameters(design, priors)
         if form == "marginal":
-            _marginal_density(design, priors, roots, sigma, system)
+            _marginal_density(design, priors, roots, sigma, shape, system)
         else:
-            _response(design, priors, roots, sigma, centered=form == "centered")
+            _response(design, priors, roots, sigma, shape, centered=form == "centered")
     return model
 
 
@@ -291,21 +298,60 @@ def chol_name(key: str, block: int) -> str:
     return f"_chol_{key}__{block}"
 
 
+def _residual_parameters(design: Design, priors: Priors) -> tuple[Any, Any]:
+    """The scale sigma of the residuals and, where they have a structure, their shape (r,)."""
+    own, spread = priors.residuals, _spread(design)
+    if design.spec.residual is None:
+        return _variable(SIGMA, own.sd, None, spread), None
+    dims = parameter_dims(design)
+    sds = pt.atleast_1d(_variable(SIGMA, own.sd, dims[SIGMA][0] if dims[SIGMA] else None, spread))
+    pieces = [pt.log(sds[1:]) - pt.log(sds[0])]
+    if own.power:
+        pieces.append(_variable(POWER_RESIDUAL, own.power, POWER_DIM, 0.0))
+    if own.structure.correlation is not None and own.cor:
+        pieces.append(_residual_correlations(own.structure.correlation, own.cor, dims))
+    return sds[0], pm.Deterministic(SHAPE, pt.concatenate(pieces))
+
+
+def _residual_correlations(
+    law: Correlation, priors: Sequence[LKJ | Prior], dims: Mapping[str, tuple[str, ...]]
+) -> Any:
+    """Coordinates (n_cors,) of the correlations of residuals, arm after arm."""
+    names = (f"_{COR_RESIDUAL}_{arm}" for arm in range(law.n_arms))
+    arms = [_arm_coordinates(*own, law) for own in zip(names, priors, strict=True)]
+    z = pt.concatenate(arms)
+    correlations = correlations_of(law, z)
+    own = dims[COR_RESIDUAL]
+    pm.Deterministic(COR_RESIDUAL, correlations if own else correlations[0], dims=own)
+    return z
+
+
+def _arm_coordinates(name: str, prior: LKJ | Prior, law: Correlation) -> Any:
+    count = law.n_cors // law.n_arms
+    if isinstance(prior, LKJ):
+        size = round((1.0 + np.sqrt(1.0 + 8.0 * count)) / 2.0)  # of a matrix with so many pairs
+        return CorrelationTransform(size).forward(lkj_cholesky(name, prior, size))
+    parameters = [_variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(count)]
+    return coordinates_of(law, pt.stack(parameters))
+
+
 def _marginal_density(
     design: Design,
     priors: Priors,
     roots: Sequence[Any],
     sigma: Any,
+    shape: Any,
     system: Plan | None,
 ) -> None:
     outputs: Any
     system = marginal_system(design) if system is None else system
     factors = [mixed(w, root) / sigma for w, root in zip(priors.mixing, roots, strict=True)]
+    inputs = [*factors, sigma] if shape is None else [*factors, sigma, shape]
     if priors.beta_sampled:
         op = MarginalOp(system, given_beta=True)
-        outputs = op(*factors, sigma, _fixed_effects(design, priors))
+        outputs = op(*inputs, _fixed_effects(design, priors))
     else:
-        outputs = MarginalOp(system, beta_prior(priors))(*factors, sigma)
+        outputs = MarginalOp(system, beta_prior(priors))(*inputs)
     pm.Potential(MARGINAL, outputs[0])
 
 
@@ -314,6 +360,7 @@ def _response(
     priors: Priors,
     roots: Sequence[Any],
     sigma: Any,
+    shape: Any,
     *,
     centered: bool,
 ) -> None:
@@ -332,7 +379,53 @@ def _response(
     if design.weights is not None:
         scale = sigma / pt.sqrt(pm.Data("weights", design.weights, dims=OBS_DIM))
     observed = pm.Data(f"_{RESPONSE}", design.y, dims=OBS_DIM)
-    pm.Normal(RESPONSE, mu, scale, observed=observed, dims=OBS_DIM)
+    if shape is None:
+        pm.Normal(RESPONSE, mu, scale, observed=observed, dims=OBS_DIM)
+    else:
+        _structured_response(design, mu, scale, shape, observed)
+
+
+def _structured_response(design: Design, mu: Any, scale: Any, shape: Any, observed: Any) -> None:
+    """Response of rows with residuals of a structure, at means (n,), scales (n,) and shape (r,)."""
+    assert design.residual is not None
+    density: Any = ResidualOp(design.residual)
+
+    def logp(value: Any, mu: Any, scale: Any, shape: Any) -> Any:
+        constants = 0.5 * design.n * LOG_2PI + pt.sum(pt.log(scale))
+        return density((value - mu) / scale, shape)[0] - constants
+
+    def random(mu: Array, scale: Array, shape: Array, rng: Any, size: Any) -> Array:
+        batch = np.broadcast_shapes(*(a.shape[:-1] for a in (mu, scale, shape)), size or ())
+        shapes = np.broadcast_to(shape, (*batch, shape.shape[-1])).reshape(-1, shape.shape[-1])
+        residuals = _standard_residuals(design, shapes, rng)
+        return np.asarray(mu + scale * residuals.reshape(*batch, design.n))
+
+    response = pm.CustomDist(
+        RESPONSE,
+        mu,
+        pt.broadcast_to(scale, mu.shape),
+        shape,
+        logp=logp,
+        random=random,
+        signature="(n),(n),(r)->(n)",
+        class_name="StructuredNormal",
+        observed=observed,
+        dims=OBS_DIM,
+    )
+    run_by_python(type(response.owner.op))
+
+
+def _standard_residuals(design: Design, shapes: Array, rng: np.random.Generator) -> Array:
+    """Draws (S, n) of residuals where sigma and the weights are one, at shapes (S, r)."""
+    points = Points(
+        sds=(),
+        chols=(),
+        sigma=np.ones(len(shapes)),
+        shapes=shapes,
+        residual=design.spec.residual_structure,
+        beta=np.empty((len(shapes), 0)),
+    )
+    return draw_residuals(design, points, rng) * np.sqrt(design.row_weights)
 
 
 def mixed(mixing: Array, values: Any) -> Any:
@@ -375,12 +468,11 @@ def _centered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
 # --- the marginal density of the data as a PyTensor operation with a gradient ---
 
 
-class MarginalOp(Op):
+class MarginalOp(DensityOp):
     """Log density of the data with the random effects, and usually beta, integrated out.
 
-    Inputs are the relative factors (k, k), one per grouping factor, then sigma and, where beta is
-    sampled, beta (p,). Outputs are the log density followed by its derivatives by each input, so
-    that value and gradient come from one factorisation.
+    Inputs are the relative factors (k, k), one per grouping factor, then sigma, the shape (r,) of
+    the residuals where they have a structure and, where beta is sampled, beta (p,).
 
     Parameters
     ----------
@@ -404,52 +496,18 @@ class MarginalOp(Op):
         self.prior = prior
         self.given_beta = given_beta
 
-    def make_node(self, *inputs: Any) -> Apply:
-        """Declare the outputs: a scalar, then one derivative of the type of each input."""
-        tensors = [pt.as_tensor_variable(value).astype("float64") for value in inputs]
-        return Apply(self, tensors, [pt.dscalar(), *(tensor.type() for tensor in tensors)])
-
-    def perform(self, node: Apply, inputs: Sequence[Any], output_storage: list[list[Any]]) -> None:
-        """Evaluate the log density and its derivatives."""
-        for cell, value in zip(output_storage, self._evaluate(inputs), strict=True):
-            cell[0] = np.ascontiguousarray(value, dtype=float).reshape(np.shape(value))
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the gradient; the derivatives themselves cannot be differentiated."""
-        first, *rest = cotangents
-        if not all(isinstance(value.type, DisconnectedType) for value in rest):
-            raise NotImplementedError("MarginalOp has no second derivatives.")
-        if isinstance(first.type, DisconnectedType):
-            return [disconnected_type() for _ in inputs]
-        return [first * derivative for derivative in outputs[1:]]
-
-    def _evaluate(self, inputs: Sequence[Any]) -> list[Any]:
+    def evaluate(self, inputs: Sequence[Array]) -> list[Any]:
+        """The log density and its derivatives by each input."""
         n_factors = len(self.system.products.structures)
-        factors = [np.asarray(value) for value in inputs[:n_factors]]
-        sigma = float(inputs[n_factors])
-        impossible = [-np.inf, *(np.zeros(np.shape(value)) for value in inputs)]
-        if not (np.isfinite(sigma) and sigma > 0 and all(np.isfinite(t).all() for t in factors)):
-            return impossible
-        try:
-            with np.errstate(all="ignore"):
-                values = self._differentiate(factors, sigma, inputs[n_factors + 1 :])
-        except (np.linalg.LinAlgError, OverflowError):
-            return impossible
-        finite = all(np.isfinite(value).all() for value in values)
-        return values if finite else impossible
-
-    def _differentiate(self, factors: list[Any], sigma: float, rest: Sequence[Any]) -> list[Any]:
+        factors, (sigma, *rest) = list(inputs[:n_factors]), inputs[n_factors:]
+        if sigma <= 0:
+            raise np.linalg.LinAlgError("sigma is not positive")
+        structured = self.system.stack is not None
+        plan = self.system.at(rest[0]) if structured else self.system
         if self.given_beta:
-            beta = np.asarray(rest[0])
-            slopes = log_density_given_beta_grad(self.system, factors, sigma, beta)
-            return [slopes.value, *slopes.factors, slopes.sigma, slopes.beta]
-        slopes = log_density_grad(self.system, factors, sigma, self.prior)
-        return [slopes.value, *slopes.factors, slopes.sigma]
-
-
-@register_funcify_and_cache_key(MarginalOp)
-def _call_python_from_numba(op: MarginalOp, node: Apply, **kwargs: Any) -> tuple[Any, None]:
-    """Object mode without the warning; no cache key, because the data are not part of one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Numba will use object mode")
-        return generate_fallback_impl(op, node, **kwargs), None
+            slopes = log_density_given_beta_grad(plan, factors, float(sigma), rest[-1])
+        else:
+            slopes = log_density_grad(plan, factors, float(sigma), self.prior)
+        by_shape = [slopes.shape] if structured else []
+        by_beta = [slopes.beta] if self.given_beta else []
+        return [slopes.value, *slopes.factors, slopes.sigma, *by_shape, *by_beta]

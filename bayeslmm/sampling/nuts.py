@@ -21,7 +21,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.model import Form, build_model, chol_name, working_sd_name
+from bayeslmm.sampling.model import SHAPE, Form, build_model, chol_name, working_sd_name
 from bayeslmm.sampling.tree import (
     RESPONSE,
     as_chains,
@@ -54,6 +54,9 @@ STATISTICS = {
     "index_in_trajectory": "index_in_trajectory",
 }
 """Sampler statistics that are kept, and their names in the ArviZ schema."""
+
+IN_JAX = ("numpyro", "blackjax")
+"""Samplers that cannot call NumPy."""
 
 _OWN = ("draws", "model", "return_inferencedata", "trace", "var_names")
 _INTEGER = {"tree_depth", "n_steps", "index_in_trajectory"}
@@ -97,7 +100,8 @@ def sample_nuts(
     progressbar : bool
         Whether PyMC shows its progress bar.
     nuts_sampler : {"nutpie", "pymc", "numpyro", "blackjax"}, optional
-        PyMC chooses by default, nutpie where it can.
+        PyMC chooses by default, nutpie where it can. The last two, which are in JAX, cannot sample
+        the marginal form, nor models with a residual structure.
     target_accept : float, optional
         Target acceptance rate; 0.9 by default.
     **kwargs
@@ -111,6 +115,8 @@ def sample_nuts(
 
     Raises
     ------
+    ValueError
+        If the sampler cannot sample this form of the model.
     SamplingError
         If the run ended early, so that draws are missing.
     """
@@ -118,6 +124,11 @@ def sample_nuts(
         raise TypeError(f"sample_nuts sets these arguments of pymc.sample: {', '.join(clash)}.")
     if target_accept is not None and not 0.0 < target_accept < 1.0:
         raise ValueError(f"target_accept={target_accept!r}: a number between 0 and 1 is expected")
+    if nuts_sampler in IN_JAX and (form == "marginal" or design.spec.residual is not None):
+        raise ValueError(
+            f"nuts_sampler={nuts_sampler!r} needs densities in JAX, and those of form='marginal' "
+            "and of models with residual= are computed by NumPy: use 'nutpie' or 'pymc'."
+        )
     rng = np.random.default_rng(random_seed)
     if form == "marginal" and system is None:
         system = marginal_system(design)
@@ -236,7 +247,8 @@ def require_complete(posterior: xr.Dataset, chains: int, draws: int) -> None:
         raise SamplingError(
             f"Sampling ended early: {posterior.sizes['chain']} of {chains} chains were delivered."
         )
-    finite = np.isfinite(posterior[SIGMA].to_numpy())
+    sigma = posterior[SIGMA].to_numpy()
+    finite = np.isfinite(sigma).reshape(*sigma.shape[:2], -1).all(axis=2)
     short = [
         f"chain {chain} delivered {count} of {draws} draws"
         for chain, count in enumerate(finite.sum(axis=1))
@@ -282,8 +294,8 @@ def complete_draws(
     design, priors, system : Design, Priors, Plan
         The model.
     values : mapping of str to ndarray (chain, draw, ...)
-        Draws of sigma, the standard deviations, the Cholesky factors of the correlations and, if
-        sampled, beta.
+        Draws of sigma, the shape of the residuals where they have a structure, the standard
+        deviations, the Cholesky factors of the correlations and, if sampled, beta.
     rng : numpy.random.Generator
         Source of randomness.
 
@@ -292,14 +304,14 @@ def complete_draws(
     dict of str to ndarray (chain, draw, ...)
         The variables ``beta`` and ``u_g``.
     """
-    shape = values[SIGMA].shape
     points = _points(design, priors, values)
     with single_threaded():
         sampled = priors.beta_sampled
         reduced = None if sampled else reduce_equations(system, points)
         beta = draw_beta(priors, system, reduced, points, rng)
         effects = draw_random(system, points, beta, rng)
-    return as_chains({BETA: beta, **effect_variables(design, effects)}, *shape)
+    drawn = {BETA: beta, **effect_variables(design, effects)}
+    return as_chains(drawn, *values[SIGMA].shape[:2])
 
 
 def _sampled_names(design: Design, priors: Priors, form: Form) -> list[str]:
@@ -314,12 +326,13 @@ def _sampled_names(design: Design, priors: Priors, form: Form) -> list[str]:
     for factor, mixing, lkjs in zip(design.random, priors.mixing, priors.cor, strict=True):
         names += [chol_name(factor.key, b) for b, lkj in enumerate(lkjs) if lkj is not None]
         names += [] if is_identity(mixing) else [working_sd_name(factor.key)]
-    return names
+    return names if design.spec.residual is None else [*names, SHAPE]
 
 
 def _points(design: Design, priors: Priors, values: Mapping[str, Array]) -> WorkingPoints:
     """Covariance parameters of all draws, chains one after another."""
-    size = values[SIGMA].size
+    chains, draws = values[SIGMA].shape[:2]
+    size = chains * draws
     sds, chols = [], []
     for factor, mixing, lkjs in zip(design.random, priors.mixing, priors.cor, strict=True):
         name = sd_name(factor.key) if is_identity(mixing) else working_sd_name(factor.key)
@@ -333,7 +346,8 @@ def _points(design: Design, priors: Priors, values: Mapping[str, Array]) -> Work
     gamma = np.empty((size, 0))
     if priors.beta_sampled:
         gamma = values[BETA].reshape(size, -1) @ priors.fixed_map.T
-    sigma, shapes = values[SIGMA].reshape(size), np.empty((size, 0))
+    sigma = values[SIGMA].reshape(size, -1)[:, 0]
+    shapes = values.get(SHAPE, np.empty(0)).reshape(size, -1)
     return priors.coordinates.working(sds, chols, sigma, shapes, gamma)
 
 
