@@ -257,6 +257,26 @@ class Design:
         """Number of fixed effects."""
         return len(self.coefs)
 
+    def take(self, rows: NDArray[np.intp]) -> Design:
+        """Some of the rows, with the coefficients and levels of all."""
+        factors = [
+            replace(f, codes=f.codes[rows], Z=f.Z[rows], extended_codes=f.extended_codes[rows])
+            for f in self.random
+        ]
+        known = self.residual_rows
+        return replace(
+            self,
+            y=self.y[rows],
+            offset=self.offset[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            X=self.X[rows],
+            X_full=self.X_full[rows],
+            random=tuple(factors),
+            residual_rows=None if known is None else known.take(rows),
+            index=self.index[rows],
+            data=self.data.iloc[rows],
+        )
+
     def X_frame(self) -> pd.DataFrame:
         """X as a data frame of rows by coefficients."""
         return pd.DataFrame(self.X, index=self.index, columns=list(self.coefs), copy=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -133,6 +133,47 @@ class ResidualSpec:
             log_sd=log_sd,
         )
 
+    def together(self, old: ResidualRows, new: ResidualRows) -> ResidualRows:
+        """Rows of the model and then other rows of the same groups.
+
+        Where places are the order of rows, the others come after those of the model.
+
+        Raises
+        ------
+        DataError
+            If one of the others is in a group at a place where the model has a row, or in an arm
+            that its group is not in.
+        """
+        term = self.formula.correlation
+        assert term is not None and old.group is not None and new.group is not None
+        assert new.place is not None and self.group is not None
+        if term.place == ("1",):
+            before = np.bincount(old.group, minlength=int(new.group.max(initial=0)) + 1)
+            new = replace(new, place=new.place + before[new.group])
+        both = old.followed_by(new)
+        table = pd.DataFrame(np.asarray(both.place).reshape(both.n, -1)).assign(group=both.group)
+        twice = table.duplicated().to_numpy()[old.n :]
+        if twice.any():
+            row = int(twice.argmax())
+            level = self.group.levels[new.group[row]]
+            raise DataError(
+                f"{term.text}: the data of the model have a row of `{level}` of {self.group.name} "
+                f"at `{'`, `'.join(term.place)}` {_shown_place(self, term, new.place[row])}, as "
+                f"{int(twice.sum())} of {new.n} rows to predict have, and its residual is known. "
+                'Take such rows out, or draw residuals anew: residuals="new".'
+            )
+        arm = np.zeros(int(np.max(both.group)) + 1, dtype=np.intp)
+        arm[old.group] = old.arm
+        strange = np.isin(new.group, old.group) & (arm[new.group] != new.arm)
+        if strange.any():
+            level = self.group.levels[new.group[int(strange.argmax())]]
+            raise DataError(
+                f"{term.text}: `{level}` of {self.group.name} has another value of `{term.arm}` in "
+                "the rows to predict than in the data of the model; it must be constant within a "
+                "group."
+            )
+        return both
+
     def _log_sds(self, frame: pd.DataFrame, arm: Indices | None, occasion: Indices | None) -> Array:
         """Coefficients (n, m + q) of the log standard deviations."""
         code = np.zeros(len(frame), dtype=np.intp)
@@ -227,11 +268,7 @@ def _check_groups(
 
     if twice.any():
         row = int(twice.argmax())
-        at = place.reshape(len(group), -1)[row]
-        shown = ", ".join(f"{value:g}" for value in at)
-        if spec.occasions is not None and term.kind not in DECAYS:
-            index = spec.occasions.levels
-            shown = str(index[int(at[0])]) if not term.kind.startswith("ar1") else shown
+        shown = _shown_place(spec, term, place[row])
         raise DataError(
             f"{term.text}: {label(row)} has two rows at `{'`, `'.join(term.place)}` {shown} "
             f"({int(twice.sum())} such rows in all); a group has one row per "
@@ -247,6 +284,14 @@ def _check_groups(
                 f"{term.text}: {label(row)} has rows of two values of `{term.arm}`, which must be "
                 "constant within a group."
             )
+
+
+def _shown_place(spec: ResidualSpec, term: ResidualTerm, place: Array) -> str:
+    """A place (d,) or () in words."""
+    at = np.ravel(place)
+    if spec.occasions is None or term.kind in DECAYS or term.kind.startswith("ar1"):
+        return ", ".join(f"{value:g}" for value in at)
+    return str(spec.occasions.levels[int(at[0])])
 
 
 # --- building --------------------------------------------------------------------------

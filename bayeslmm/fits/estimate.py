@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
     from bayeslmm.prediction.predict import Kind as PredictionKind
+    from bayeslmm.prediction.past import ResidualsOf
     from bayeslmm.prediction.rows import Target, Terms
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty
@@ -281,6 +282,7 @@ class Estimate(Predictions):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         uncertainty: Uncertainty = "laplace",
         draws: int = 1000,
         level: float = 0.95,
@@ -294,7 +296,7 @@ class Estimate(Predictions):
             self.fit,
             self._u,
             new,
-            predict.options_of(target, kind, terms, observed, weights),
+            predict.options_of(target, kind, terms, observed, weights, residuals),
             uncertainty,
             draws,
             level,

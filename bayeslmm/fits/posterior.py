@@ -23,6 +23,7 @@ from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.plots.accessors import PosteriorPlots
 from bayeslmm.prediction import predict
 from bayeslmm.prediction.predict import Kind
+from bayeslmm.prediction.past import ResidualsOf
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text
@@ -205,6 +206,7 @@ class Posterior(PosteriorDraws):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         draws: int | None = None,
         summary: Literal[True] = True,
         prob: float | None = None,
@@ -221,6 +223,7 @@ class Posterior(PosteriorDraws):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         draws: int | None = None,
         summary: Literal[False],
         prob: float | None = None,
@@ -237,6 +240,7 @@ class Posterior(PosteriorDraws):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         draws: int | None = None,
         summary: bool = True,
         prob: float | None = None,
@@ -246,7 +250,7 @@ class Posterior(PosteriorDraws):
             self.design,
             self._joint,
             new,
-            predict.options_of(target, kind, terms, observed, weights),
+            predict.options_of(target, kind, terms, observed, weights, residuals),
             draws,
             prob,
             np.random.default_rng(random_seed),

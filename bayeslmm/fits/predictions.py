@@ -62,8 +62,8 @@ class Predictions(FittedModel):
             level are drawn anew, as for units outside the data; rows share a unit where `new` has
             the grouping variables, else each row is a unit. "average": u = 0.
         kind : {"linpred", "epred", "response"}
-            Linear predictor; expected response, which is the same in a linear model; or responses,
-            with residuals. "epred" by default.
+            Linear predictor; expected response, which is the same in a linear model unless
+            residuals are conditional; or responses, with residuals. "epred" by default.
         terms : sequence of str or mapping, optional
             The random effects that count, where not all: names of grouping factors, or a mapping
             from these to their coefficients, such as ``{"Subject": ["Intercept"]}``; the others
@@ -76,6 +76,14 @@ class Predictions(FittedModel):
         weights : str or array-like, optional
             Precision weights of the new rows, for ``kind="response"``; by default the column given
             to the model, if `new` has it, else one.
+        residuals : {"conditional", "new"}, optional
+            Where residuals are correlated within groups, those of the new rows: "conditional" on
+            the residuals of the group's rows in the data of the model, so that "epred" is the
+            linear predictor plus their expectation, or "new", as if the group had been observed
+            anew. By default "conditional" for ``kind="response"`` of new rows under the targets
+            "conditional" and "new", else "new". A row at an occasion or time at which the data
+            have one of its group is refused under "conditional". Rows without times, such as those
+            of ``ar1(1 | g)``, come after those of the data.
         draws : int, optional
             Of a posterior: use at most so many of its draws, equally spaced. Of an estimate: draws
             for the standard errors and intervals, and so refits for "bootstrap"; 1,000 by default.
