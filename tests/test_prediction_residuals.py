@@ -118,8 +118,8 @@ def test_an_autoregression_forgets_all_but_its_neighbours(sleep):
     linear = beta["Intercept"] + beta["Days"] * np.array(new["Days"])
     # 4 lies a step after 3 and two steps before 6
     bridge = np.linalg.solve([[1.0, rho**3], [rho**3, 1.0]], [rho, rho**2]) @ e[[3, 6]]
-    expected = linear + [rho**2 * e[7], rho**5 * e[7], bridge]
-    np.testing.assert_allclose(found, expected, EXACT)
+    shifts = np.array([rho**2 * e[7], rho**5 * e[7], bridge])
+    np.testing.assert_allclose(found, linear + shifts, EXACT)
 
 
 @pytest.mark.parametrize("store_u", [True, False])

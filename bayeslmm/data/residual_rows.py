@@ -145,30 +145,31 @@ class ResidualSpec:
             that its group is not in.
         """
         term = self.formula.correlation
-        assert term is not None and old.group is not None and new.group is not None
-        assert new.place is not None and self.group is not None
+        group, place, levels = new.group, new.place, self.group
+        assert term is not None and levels is not None and old.group is not None
+        assert group is not None and place is not None
         if term.place == ("1",):
-            before = np.bincount(old.group, minlength=int(new.group.max(initial=0)) + 1)
-            new = replace(new, place=new.place + before[new.group])
+            place = place + np.bincount(old.group, minlength=int(group.max(initial=0)) + 1)[group]
+            new = replace(new, place=place)
         both = old.followed_by(new)
         table = pd.DataFrame(np.asarray(both.place).reshape(both.n, -1)).assign(group=both.group)
         twice = table.duplicated().to_numpy()[old.n :]
         if twice.any():
             row = int(twice.argmax())
-            level = self.group.levels[new.group[row]]
             raise DataError(
-                f"{term.text}: the data of the model have a row of `{level}` of {self.group.name} "
-                f"at `{'`, `'.join(term.place)}` {_shown_place(self, term, new.place[row])}, as "
+                f"{term.text}: the data of the model have a row of `{levels.levels[group[row]]}` "
+                f"of {levels.name} at `{'`, `'.join(term.place)}` "
+                f"{_shown_place(self, term, place[row])}, as "
                 f"{int(twice.sum())} of {new.n} rows to predict have, and its residual is known. "
                 'Take such rows out, or draw residuals anew: residuals="new".'
             )
-        arm = np.zeros(int(np.max(both.group)) + 1, dtype=np.intp)
+        arm = np.zeros(int(max(old.group.max(), group.max())) + 1, dtype=np.intp)
         arm[old.group] = old.arm
-        strange = np.isin(new.group, old.group) & (arm[new.group] != new.arm)
+        strange = np.isin(group, old.group) & (arm[group] != new.arm)
         if strange.any():
-            level = self.group.levels[new.group[int(strange.argmax())]]
+            level = levels.levels[group[int(strange.argmax())]]
             raise DataError(
-                f"{term.text}: `{level}` of {self.group.name} has another value of `{term.arm}` in "
+                f"{term.text}: `{level}` of {levels.name} has another value of `{term.arm}` in "
                 "the rows to predict than in the data of the model; it must be constant within a "
                 "group."
             )

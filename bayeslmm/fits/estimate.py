@@ -25,8 +25,8 @@ from bayeslmm.summaries.parameters import KINDS, Kind, whole_number
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
-    from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.past import ResidualsOf
+    from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty

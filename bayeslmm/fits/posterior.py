@@ -22,8 +22,8 @@ from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.plots.accessors import PosteriorPlots
 from bayeslmm.prediction import predict
-from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.past import ResidualsOf
+from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text

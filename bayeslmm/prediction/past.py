@@ -150,7 +150,7 @@ def conditional_variances(past: Past, points: AnyPoints) -> Array:
 
 
 def _roots(past: Past, points: AnyPoints) -> Iterator[tuple[Indices, Indices, Indices, Array]]:
-    """Cholesky factors (s, o + m, o + m) of the correlations of each group, some draws at a time."""
+    """Cholesky factors (s, o + m, o + m) of the correlations of each group, draw by draw."""
     law, z = points.residual.correlation, points.residual.cors_of(points.shapes)
     assert law is not None
     for before, after in past.groups:

@@ -263,7 +263,7 @@ def glance_posterior(
 
 def _glance(method: str, design: Design, sigma: float, **measures: Any) -> pd.DataFrame:
     """A row of method, data, measures and numbers of levels."""
-    first = {"nobs": design.n, "rows_dropped": len(design.dropped), "sigma": sigma}
+    first = {"nobs": design.n, "rows_dropped": design.n_dropped, "sigma": sigma}
     levels = {f"ngrps_{factor.key}": factor.n_levels for factor in design.random}
     return pd.DataFrame([{"method": method, **first, **measures, **levels}])
 
