@@ -73,6 +73,15 @@ class OverOccasions:
         return self.structure.from_correlations(parts).reshape(correlations.shape)
 
     @property
+    def nlme_name(self) -> str:
+        """Rho where there is one correlation."""
+        return "Rho" if self.structure.n_cors == 1 else "cor"
+
+    def nlme(self, correlations: Array) -> Array:
+        """The correlations themselves."""
+        return correlations
+
+    @property
     def separable(self) -> bool:
         """Whether each correlation is a function of one coordinate."""
         return self.structure.n_cors == 1 or (self.structure.direct and not self.structure.mixes)

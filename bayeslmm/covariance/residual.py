@@ -185,6 +185,15 @@ class Correlation(Protocol):
         """Inverse (S, n_cors) of :meth:`correlations`."""
         ...
 
+    @property
+    def nlme_name(self) -> str:
+        """What nlme calls a parameter."""
+        ...
+
+    def nlme(self, correlations: Array) -> Array:
+        """Nlme's parameters (S, n_cors) from the correlations that determine all others."""
+        ...
+
     def log_jacobian(self, z: Array) -> Array:
         """Log Jacobian (S,) of what has the prior by the coordinates (S, n_cors)."""
         ...

@@ -105,6 +105,28 @@ class ResidualSpec:
             return "occasion"
         return "stratum" if self.strata is not None or self.arms is not None else ""
 
+    @property
+    def nlme_names(self) -> list[str]:
+        """Names of nlme's parameters of this structure."""
+        law = self.structure
+        name = "" if law.correlation is None else law.correlation.nlme_name
+        words = {"power": "varPower", "exp": "varExp"}
+        return [
+            "sigma",
+            *(f"varIdent[{label}]" for label in law.scales[1:]),
+            *(f"{words[one.kind]}[{one.place[0]}]" for one in self.formula.powers),
+            *(f"{name}[{label}]" if label else name for label in law.cors),
+        ]
+
+    def nlme(self, sds: Array, powers: Array, cors: Array) -> Array:
+        """Nlme's parameters (S, 1 + r) from standard deviations, powers and correlations."""
+        centres = np.array([c.centre for c in self.covariates])
+        deltas = powers / np.array([c.scale for c in self.covariates])
+        sigma = sds[:, :1] * np.exp(-deltas @ centres)[:, None]
+        law = self.structure.correlation
+        own = cors if law is None else law.nlme(cors)
+        return np.concatenate([sigma, sds[:, 1:] / sds[:, :1], deltas, own], axis=1)
+
     def rows(self, frame: pd.DataFrame) -> ResidualRows:
         """The structure's columns of complete rows; groups may be new.
 

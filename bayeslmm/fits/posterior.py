@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload, override
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,8 @@ from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text
-from bayeslmm.summaries.parameters import Effects
+from bayeslmm.summaries.nlme import nlme_quantity
+from bayeslmm.summaries.parameters import Effects, VarcorrStyle, check_choice
 from bayeslmm.summaries.variance_explained import (
     R2Method,
     icc_quantity,
@@ -165,7 +166,12 @@ class Posterior(PosteriorDraws):
         return posterior_tables.fixed_table(self._draws, self.design, prob)
 
     @override
-    def varcorr(self, prob: float | None = None) -> pd.DataFrame:
+    def varcorr(
+        self, prob: float | None = None, *, style: VarcorrStyle = "default"
+    ) -> pd.DataFrame:
+        check_choice(style, get_args(VarcorrStyle), "style")
+        if style == "nlme":
+            return posterior_table(nlme_quantity(self.design), self._joint, prob)
         return posterior_tables.variance_table(self._draws, self.design, self._covariances, prob)
 
     @override

@@ -405,7 +405,10 @@ def variance_section(source: Any, prob: float) -> Context:
 
     def icc() -> TextTable:
         caption = "Intraclass correlation by grouping factor"
-        return _shares(source.icc(prob), caption, "Grouping factor", prob)
+        table = source.icc(prob)
+        if table.index.nlevels > 1:
+            table.index = pd.Index([", ".join(labels) for labels in table.index])
+        return _shares(table, caption, "Grouping factor", prob)
 
     def r2() -> TextTable:
         return _shares(source.r2(prob=prob), "Variance explained (R²)", "R²", prob)
