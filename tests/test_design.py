@@ -349,7 +349,7 @@ def test_repr():
     assert repr(design) == "\n".join(
         [
             "Design of y ~ x + x2 + (1 | g) + (0 + x || g) + (1 | k)",
-            "  response y: 47 rows (1 incomplete dropped)",
+            "  response y: 47 rows (1 incomplete rows dropped)",
             "  fixed effects: Intercept, x (aliased: x2)",
             "  g: 8 levels x (Intercept) + (x)",
             "  k: 3 levels x (Intercept)",

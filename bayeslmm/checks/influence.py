@@ -18,14 +18,18 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
-from bayeslmm.estimation.residuals import require_plain_residuals
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.rank import independent_columns
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.diagnostics import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.summaries.parameters import joint_parameter, parameters, random_parameters
+from bayeslmm.summaries.parameters import (
+    joint_parameter,
+    natural,
+    parameters,
+    random_parameters,
+)
 from bayeslmm.summaries.text import Report, counted, listed
 
 Array = NDArray[np.float64]
@@ -247,8 +251,9 @@ def _refit_rows(
     design: Design, kept: Indices, method: Literal["REML", "ML"]
 ) -> tuple[Fit, NDArray[np.bool_]]:
     """Fit to some of the rows; also the columns of X that these determine."""
-    require_plain_residuals(design, "A refit without some rows")
-    X = design.X[kept]
+    part = design.take(kept)
+    _check_scales(part)
+    X = part.X
     columns = np.asarray(independent_columns(X), dtype=bool) if design.p else np.zeros(0, bool)
     factors = []
     for factor in design.random:
@@ -263,15 +268,26 @@ def _refit_rows(
         if factor.relationship is not None:  # its levels stay, with rows or without
             spec, codes = factor.spec, factor.codes[kept]
         factors.append(replace(factor, spec=spec, codes=codes, Z=factor.Z[kept]))
-    part = replace(
-        design,
-        y=design.y[kept],
-        offset=design.offset[kept],
-        weights=None if design.weights is None else design.weights[kept],
-        X=np.ascontiguousarray(X[:, columns]),
-        random=tuple(factors),
-    )
+    part = replace(part, X=np.ascontiguousarray(X[:, columns]), random=tuple(factors))
     return fit_likelihood(marginal_system(part), method), columns
+
+
+def _check_scales(part: Design) -> None:
+    """Refuse rows among which a residual standard deviation has none."""
+    if part.residual_rows is None:
+        return
+    spec, law = part.spec.residual, part.spec.residual_structure
+    present = part.residual_rows.log_sd.any(axis=0)
+    absent = [name for name, there in zip(law.sd_names, present, strict=False) if not there]
+    if spec is not None and spec.occasions is not None and law.n_cors > len(law.arms):
+        places = np.arange(len(spec.occasions.levels))
+        lost = spec.occasions.levels[~np.isin(places, np.asarray(part.residual_rows.place))]
+        absent += [f"the correlations of {level}" for level in lost]
+    if absent:
+        raise DataError(
+            f"A refit would have no row that tells {listed(absent, 5)}: leave out something else. "
+            "post.check.influence() needs no refits."
+        )
 
 
 def _all_parameters(design: Design, fit: Fit, columns: NDArray[np.bool_] | None = None) -> Array:
@@ -279,11 +295,15 @@ def _all_parameters(design: Design, fit: Fit, columns: NDArray[np.bool_] | None 
     beta = np.full(design.p, np.nan)
     beta[slice(None) if columns is None else columns] = fit.beta
     moments = [sds_and_correlation(t) for t in fit.factors]
-    values = []
+    values: list[float] = []
+    rows = parameters(design)
     for row in random_parameters(design):
         sds, corr = moments[row.factor]
         values.append(fit.sigma * sds[row.index[0]] if row.kind == "sd" else corr[row.index])
-    return np.concatenate([beta, values, [fit.sigma]])
+    law = fit.plan.residual
+    size = 1 + law.n_shape
+    last = zip(rows[-size:], fit.parameters[-size:], strict=True)
+    return np.concatenate([beta, values, [natural(row.kind, value) for row, value in last]])
 
 
 def _group_result(
@@ -481,7 +501,7 @@ def _spread_messages(
     messages = []
     for label in relative_change:
         whole = (estimates[label] - change[label]).max()
-        sigma = (estimates["sigma"] - change["sigma"]).max()
+        sigma = (estimates - change).filter(regex=r"^sigma").max(axis=None)
         without = estimates[label]
         if whole > NO_SD * sigma:
             moved = relative_change[label].abs()

@@ -6,6 +6,10 @@ the residuals e = y - E(X beta + Z u | y) has covariance matrix I - H, where H i
 random effect in one level is that random effect in other units: it deviates from zero as far as
 the rest of the data say. Divided by their standard deviations, both are standard normal under the
 model one by one, shrinkage and all, and what they are together is known by simulation.
+
+Where residuals have a structure, P = sigma^2 R^-1 takes the place of W. Sums a'P e / sigma have
+variance a'S a, S = P - P U U' P; that of a single row is its residual from what all other rows say
+of it, also those that it is correlated with.
 """
 
 from __future__ import annotations
@@ -25,7 +29,6 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import (
     draw_residuals,
-    require_plain_residuals,
     residual_blocks,
     residual_sds,
     whiten_residuals,
@@ -215,8 +218,8 @@ class Standardised:
     Attributes
     ----------
     residuals : ndarray (R, n)
-        Residuals over their standard deviations; NaN in rows that the model fits exactly, whatever
-        their response.
+        Residuals over their standard deviations, from what all other rows say; NaN in rows that the
+        model fits exactly, whatever their response.
     fitted : ndarray (R, n)
         Fitted values.
     effects : tuple of ndarray (R, J, k)
@@ -237,20 +240,20 @@ class StandardUnits:
     ----------
     design : Design
         The data.
-    weights : ndarray (n,)
-        Their precision weights.
+    precision : scipy.sparse.csr_array (n, n)
+        P, the diagonal matrix of the weights where residuals are independent.
     forms : RowForms
-        Rows of U at one draw, where H = W^1/2 UU' W^1/2, and the residuals of the data.
+        Rows of U at one draw, and the residuals of the data.
     sigma : float
-        Residual standard deviation of a row with weight one.
+        Residual standard deviation that P is relative to.
     left : ndarray (n,)
-        Diagonal of I - H; NaN where it is zero.
+        Diagonal of S; NaN where it is zero.
     effects_left : tuple of ndarray (J, k)
-        The same of the sums along each random effect, a'Wa less what H takes from it.
+        The same of the sums along each random effect, a'Sa.
     """
 
     design: Design
-    weights: Array
+    precision: sp.csr_array
     forms: RowForms
     sigma: float
     left: Array
@@ -263,21 +266,17 @@ class StandardUnits:
     def replicated(self, responses: Array) -> Standardised:
         """Other responses (R, n) of the same model in standard units."""
         change = (responses - self.design.y).T
-        smooth = smoothed(self.forms, self.weights[:, None] * change)
+        smooth = smoothed(self.forms, self.precision @ change)
         return self._standardised(responses, (self.forms.residual + change - smooth).T)
 
     def _standardised(self, responses: Array, residuals: Array) -> Standardised:
-        design, weights = self.design, self.weights
-        pearson = residuals * np.sqrt(weights) / self.sigma
+        weighted = np.asarray(self.precision @ residuals.T)
         effects = []
-        for factor, left in zip(design.random, self.effects_left, strict=True):
-            sums = [
-                (_sums(factor, weights * factor.Z[:, c]) @ residuals.T).T
-                for c in range(factor.n_coefs)
-            ]
+        for factor, left in zip(self.design.random, self.effects_left, strict=True):
+            sums = [(_sums(factor, c) @ weighted).T for c in range(factor.n_coefs)]
             effects.append(np.stack(sums, axis=2) / (self.sigma * np.sqrt(left)))
         return Standardised(
-            residuals=pearson / np.sqrt(self.left),
+            residuals=weighted.T / (self.sigma * np.sqrt(self.left)),
             fitted=responses - residuals,
             effects=tuple(effects),
         )
@@ -292,26 +291,42 @@ def standard_units(
     given_beta: bool = False,
 ) -> Iterator[tuple[JointDraws, StandardUnits]]:
     """Standard units at each draw, with that draw; arguments as of :func:`row_residuals`."""
-    require_plain_residuals(design, "A check of simulated residuals and random effects")
-    system = row_system(design, plan, prior, given_beta=given_beta)
-    for s in range(joint.size):
-        draw = _draw(joint, s)
+    each = _rows_at(design, plan, prior, joint, given_beta=given_beta)
+    for s, (forms, precision, left) in enumerate(each):
         with single_threaded():
-            forms = row_forms(system, draw, slice(0, 1))
-            share = np.concatenate([forms.leverage(rows)[:, 0] for rows in forms.parts(AT_ONCE)])
-            left = 1.0 - system.weights * share
-            effects = tuple(
-                _effects_left(system.weights, forms, factor) for factor in design.random
-            )
+            effects = tuple(_effects_left(precision, forms, factor) for factor in design.random)
         units = StandardUnits(
             design=design,
-            weights=system.weights,
+            precision=precision,
             forms=forms,
-            sigma=float(draw.sigma[0]),
-            left=np.where(left > UNKNOWN, left, np.nan),
+            sigma=float(joint.points.sigma[s]),
+            left=np.where(left > UNKNOWN * precision.diagonal(), left, np.nan),
             effects_left=effects,
         )
-        yield draw, units
+        yield _draw(joint, s), units
+
+
+def _rows_at(
+    design: Design,
+    plan: Plan,
+    prior: GaussianBeta | None,
+    joint: JointDraws,
+    *,
+    given_beta: bool,
+) -> Iterator[tuple[RowForms, sp.csr_array, Array]]:
+    """Rows of U, P and the diagonal of S at each draw."""
+    if design.spec.residual is not None:
+        for rows in structured_rows(design, plan, prior, joint, given_beta=given_beta):
+            yield rows.forms, rows.precision, rows.left
+        return
+    system = row_system(design, plan, prior, given_beta=given_beta)
+    weights = system.weights
+    precision = sp.csr_array(sp.diags_array(weights))
+    for s in range(joint.size):
+        with single_threaded():
+            forms = row_forms(system, _draw(joint, s), slice(0, 1))
+            share = np.concatenate([forms.leverage(rows)[:, 0] for rows in forms.parts(AT_ONCE)])
+        yield forms, precision, weights * (1.0 - weights * share)
 
 
 def simulated(
@@ -355,28 +370,27 @@ def _draw(joint: JointDraws, s: int) -> JointDraws:
     return replace(joint, shape=(1, 1), beta=joint.beta[rows], points=joint.points.take(rows))
 
 
-def _sums(factor: RandomFactor, values: Array) -> sp.csr_array:
-    """Matrix (J, n) that sums rows, times values (n,), by level."""
-    n = len(values)
-    return sp.csr_array((values, (factor.codes, np.arange(n))), (factor.n_levels, n))
+def _sums(factor: RandomFactor, c: int) -> sp.csr_array:
+    """Matrix A' (J, n) that sums rows, times a covariate of the factor, by level."""
+    n = len(factor.codes)
+    return sp.csr_array((factor.Z[:, c], (factor.codes, np.arange(n))), (factor.n_levels, n))
 
 
-def _effects_left(weights: Array, forms: RowForms, factor: RandomFactor) -> Array:
-    """Diagonal (J, k) of A'W^1/2 (I - H) W^1/2 A, A having a column per random effect."""
+def _effects_left(precision: sp.csr_array, forms: RowForms, factor: RandomFactor) -> Array:
+    """Diagonal (J, k) of A'SA, A having a column per random effect."""
     result = np.empty((factor.n_levels, factor.n_coefs))
     for c in range(factor.n_coefs):
-        covariate = factor.Z[:, c]
-        sums = _sums(factor, weights * covariate)
-        whole = sums @ covariate
+        sums = _sums(factor, c)
+        turned = sp.csr_array(sums @ precision)
+        whole = np.asarray(turned.multiply(sums).sum(axis=1)).ravel()
         taken = np.zeros((factor.n_levels, forms.width))
         for rows in forms.parts(AT_ONCE):
-            taken += sums[:, rows] @ forms.border(rows)[0]
+            taken += turned[:, rows] @ forms.border(rows)[0]
         lost = np.sum(taken**2, axis=1)
         for codes, level in zip(forms.codes, forms.levels, strict=True):
-            pairs, place = np.unique(factor.codes * len(codes) + codes, return_inverse=True)
             for i in range(level.shape[2]):
-                values = weights * covariate * level[:, 0, i]
-                squares = np.bincount(place, weights=values) ** 2
-                lost += np.bincount(pairs // len(codes), squares, factor.n_levels)
+                at = (np.arange(len(codes)), codes)
+                shared = turned @ sp.csr_array((level[:, 0, i], at), (len(codes), codes.max() + 1))
+                lost += np.asarray(shared.multiply(shared).sum(axis=1)).ravel()
         result[:, c] = np.where(whole - lost > UNKNOWN * whole, whole - lost, np.nan)
     return result

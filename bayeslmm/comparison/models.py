@@ -459,7 +459,7 @@ def _some_rows(designs: Sequence[Design]) -> NDArray[np.intp]:
 
 
 def _rows(design: Design) -> str:
-    dropped = len(design.dropped)
+    dropped = design.n_dropped
     note = f" ({dropped} incomplete rows dropped)" if dropped else ""
     return f"{_quoted(design)} has {design.n} rows{note}"
 

@@ -85,6 +85,19 @@ class OverDistance:
         return self.coordinates(correlations)
 
     @property
+    def nlme_name(self) -> str:
+        """Phi of autoregressions, the range of fields."""
+        return "range" if self.decay in ("exp", "gau") else "Phi"
+
+    def nlme(self, correlations: Array) -> Array:
+        """Correlations at distance one; or ranges, at which that of a field is 1 / e."""
+        if self.decay in ("ar1", "car1"):
+            return np.asarray(correlations ** (1.0 / self.unit))
+        power = 1.0 if self.decay == "exp" else 0.5
+        with np.errstate(divide="ignore"):
+            return np.asarray(self.unit * (-np.log(correlations)) ** -power)
+
+    @property
     def separable(self) -> bool:
         """Whether each correlation is a function of one coordinate."""
         return True

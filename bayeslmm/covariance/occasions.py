@@ -52,8 +52,13 @@ class OverOccasions:
     def matrix(self, z: Array, rows: ResidualRows) -> Array:
         """Correlation matrices (S, n, n) of rows of one group at coordinates (S, n_cors)."""
         assert rows.place is not None
-        lower = self.factors(z)[:, rows.arm[0]][:, rows.place.astype(np.intp)]
-        return lower @ lower.swapaxes(1, 2)
+        place, lower = rows.place.astype(np.intp), self.factors(z)[:, rows.arm[0]]
+        if place.max(initial=0) < self.structure.n_coefs:
+            lower = lower[:, place]
+            return lower @ lower.swapaxes(1, 2)
+        # more rows than any group of the data had, which rows without occasions can be: all alike
+        rho = np.sum(lower[:, 0] * lower[:, 1], axis=1)[:, None, None]
+        return np.where(np.eye(rows.n, dtype=bool), 1.0, rho)
 
     def correlations(self, z: Array) -> Array:
         """The correlations (S, n_cors) that determine all others, arm after arm."""
@@ -66,6 +71,15 @@ class OverOccasions:
         """Inverse (S, n_cors) of :meth:`correlations`."""
         parts = correlations.reshape(*correlations.shape[:-1], self.n_arms, -1)
         return self.structure.from_correlations(parts).reshape(correlations.shape)
+
+    @property
+    def nlme_name(self) -> str:
+        """Rho where there is one correlation."""
+        return "Rho" if self.structure.n_cors == 1 else "cor"
+
+    def nlme(self, correlations: Array) -> Array:
+        """The correlations themselves."""
+        return correlations
 
     @property
     def separable(self) -> bool:

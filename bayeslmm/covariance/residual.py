@@ -63,6 +63,19 @@ class ResidualRows:
         order = np.lexsort((*self.place.reshape(self.n, -1).T[::-1], self.group))
         return np.split(order, np.flatnonzero(np.diff(self.group[order])) + 1)
 
+    def followed_by(self, other: ResidualRows) -> ResidualRows:
+        """These rows and then others."""
+
+        def both(one: Any, two: Any) -> Any:
+            return None if one is None or two is None else np.concatenate([one, two])
+
+        return ResidualRows(
+            group=both(self.group, other.group),
+            place=both(self.place, other.place),
+            arm=both(self.arm, other.arm),
+            log_sd=both(self.log_sd, other.log_sd),
+        )
+
     def take(self, rows: Indices | slice) -> ResidualRows:
         """Some of the rows."""
         return ResidualRows(
@@ -170,6 +183,15 @@ class Correlation(Protocol):
 
     def from_correlations(self, correlations: Array) -> Array:
         """Inverse (S, n_cors) of :meth:`correlations`."""
+        ...
+
+    @property
+    def nlme_name(self) -> str:
+        """What nlme calls a parameter."""
+        ...
+
+    def nlme(self, correlations: Array) -> Array:
+        """Nlme's parameters (S, n_cors) from the correlations that determine all others."""
         ...
 
     def log_jacobian(self, z: Array) -> Array:

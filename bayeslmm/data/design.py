@@ -59,6 +59,7 @@ __all__ = ["Design", "FactorSpec", "RandomFactor", "Spec", "build_design"]
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 RandomPart = Literal["levels", "covariates", "none"]
+Missing = Literal["drop", "keep"]
 
 MOST_NAMED = 50
 """Dropped columns that a log message names; `Design.aliased` has them all."""
@@ -168,6 +169,30 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Unobserved:
+    """Rows that lack nothing but their response: they are kept to be predicted.
+
+    Attributes
+    ----------
+    data : pandas.DataFrame
+        The variables of the formula there, but for those of the response.
+    weights : ndarray (m,) or None
+        Their precision weights.
+    rows : ndarray of int (m,)
+        Their positions in the data.
+    """
+
+    data: pd.DataFrame
+    weights: Array | None
+    rows: NDArray[np.intp]
+
+    @property
+    def n(self) -> int:
+        """Number of rows m."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Design:
     """The arrays of a linear mixed model: y = offset + X beta + Z u + e.
 
@@ -193,9 +218,11 @@ class Design:
     index : pandas.Index
         Labels of the rows used.
     dropped : ndarray of int
-        Positions of the rows of the data that were dropped as incomplete.
+        Positions of the rows of the data that are not used, as they are incomplete.
     data : pandas.DataFrame
         The variables of the formula in the rows used; not to be changed.
+    unobserved : Unobserved or None
+        Those of the rows not used that lack the response alone, if they are kept to be predicted.
     """
 
     spec: Spec
@@ -209,6 +236,24 @@ class Design:
     index: pd.Index
     dropped: NDArray[np.intp]
     data: pd.DataFrame
+    unobserved: Unobserved | None = None
+
+    @property
+    def n_unobserved(self) -> int:
+        """Number of rows without a response that are kept to be predicted."""
+        return 0 if self.unobserved is None else self.unobserved.n
+
+    @property
+    def n_dropped(self) -> int:
+        """Number of rows dropped as incomplete."""
+        return len(self.dropped) - self.n_unobserved
+
+    @property
+    def not_used(self) -> str:
+        """Numbers of rows dropped and kept to be predicted, in words and in brackets."""
+        words = [f"{self.n_dropped} incomplete rows dropped"] * (self.n_dropped > 0)
+        words += [f"{self.n_unobserved} without response to predict"] * (self.n_unobserved > 0)
+        return f" ({', '.join(words)})" if words else ""
 
     @property
     def formula(self) -> Formula:
@@ -257,6 +302,26 @@ class Design:
         """Number of fixed effects."""
         return len(self.coefs)
 
+    def take(self, rows: NDArray[np.intp]) -> Design:
+        """Some of the rows, with the coefficients and levels of all."""
+        factors = [
+            replace(f, codes=f.codes[rows], Z=f.Z[rows], extended_codes=f.extended_codes[rows])
+            for f in self.random
+        ]
+        known = self.residual_rows
+        return replace(
+            self,
+            y=self.y[rows],
+            offset=self.offset[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            X=self.X[rows],
+            X_full=self.X_full[rows],
+            random=tuple(factors),
+            residual_rows=None if known is None else known.take(rows),
+            index=self.index[rows],
+            data=self.data.iloc[rows],
+        )
+
     def X_frame(self) -> pd.DataFrame:
         """X as a data frame of rows by coefficients."""
         return pd.DataFrame(self.X, index=self.index, columns=list(self.coefs), copy=True)
@@ -298,11 +363,10 @@ class Design:
         return pd.DataFrame(values, index=self.index, columns=list(names))
 
     def __repr__(self) -> str:
-        dropped = f" ({len(self.dropped)} incomplete dropped)" if len(self.dropped) else ""
         aliased = f" (aliased: {shortened(self.aliased)})" if self.aliased else ""
         lines = [
             f"Design of {self.formula.source}",
-            f"  response {self.response}: {self.n} rows{dropped}",
+            f"  response {self.response}: {self.n} rows{self.not_used}",
             f"  fixed effects: {shortened(self.coefs) or 'none'}{aliased}",
         ]
         for factor in self.random:
@@ -344,6 +408,7 @@ def build_design(
     functions: UserFunctions | None = None,
     residual: ResidualFormula | str | None = None,
     relationships: Mapping[str, Relationship] | None = None,
+    missing: Missing = "drop",
 ) -> Design:
     """Evaluate a formula on data.
 
@@ -365,6 +430,8 @@ def build_design(
         one of its variables are dropped.
     relationships : mapping of str to Relationship, optional
         Known covariances of the levels of grouping factors.
+    missing : {"drop", "keep"}
+        Whether rows that lack nothing but the response are dropped too, or kept to be predicted.
 
     Returns
     -------
@@ -406,11 +473,69 @@ def build_design(
     check_infinite(frame, variables)
     gaps = None if values is None else np.isnan(values)
     complete, dropped = complete_cases(frame, sorted(variables), gaps)
+    kept = _unobserved(formula, residual, frame[sorted(variables)], values, dropped, missing)
     if len(dropped):
-        _log.info("%d of %d rows are incomplete and dropped.", len(dropped), len(frame))
+        count = len(dropped) - (0 if kept is None else kept.n)
+        _log.info("%d of %d rows are incomplete and dropped.", count, len(frame))
         values = None if values is None else np.delete(values, dropped)
     known = relationships or {}
-    return _evaluate(formula, complete, values, dropped, named, functions, residual, known)
+    design = _evaluate(formula, complete, values, dropped, named, functions, residual, known)
+    return design if kept is None else _with_unobserved(design, kept)
+
+
+def _unobserved(
+    formula: Formula,
+    residual: ResidualFormula | None,
+    frame: pd.DataFrame,
+    weights: Array | None,
+    dropped: NDArray[np.intp],
+    how: Missing,
+) -> Unobserved | None:
+    """The rows among those dropped that lack the response alone; None unless they are kept."""
+    if how not in get_args(Missing):
+        raise ValueError(f"missing={how!r}: 'drop' or 'keep' is expected.")
+    if how == "drop":
+        return None
+    term = None if residual is None else residual.correlation
+    if term is not None and term.place == ("1",) and term.kind != "cs":
+        raise DataError(
+            f"{term.text} takes the order of the rows for times, in which rows without a response "
+            f'have no place; missing="keep" needs times: {term.kind}(time | '
+            f"{':'.join(term.group)})."
+        )
+    needed = formula.left.variables - (frozenset() if residual is None else residual.variables)
+    names = [name for name in frame.columns if name not in needed]
+    lost = np.zeros(len(dropped), dtype=bool) if weights is None else np.isnan(weights[dropped])
+    for name in names:
+        lost |= missing(frame[name].iloc[dropped])
+    rows = read_only(dropped[~lost])
+    data = frame[names].iloc[rows]
+    return Unobserved(
+        data=plain_frame(data, names) if len(rows) else data,
+        weights=None if weights is None else read_only(weights[rows]),
+        rows=rows,
+    )
+
+
+def _with_unobserved(design: Design, kept: Unobserved) -> Design:
+    """A design with rows to predict, which must be predictable.
+
+    Raises
+    ------
+    DataError
+        If they are not.
+    """
+    if kept.n:
+        try:
+            rows = design.spec.rows(kept.data, weights=kept.weights, residual=True)
+            spec, old, new = design.spec.residual, design.residual_rows, rows.residual_rows
+            if spec is not None and old is not None and new is not None and old.group is not None:
+                spec.together(old, new)
+        except DataError as error:
+            raise DataError(
+                f'missing="keep": {kept.n} rows without a response cannot all be predicted. {error}'
+            ) from error
+    return replace(design, unobserved=kept)
 
 
 def _evaluate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -107,6 +107,28 @@ class ResidualSpec:
             return "occasion"
         return "stratum" if self.strata is not None or self.arms is not None else ""
 
+    @property
+    def nlme_names(self) -> list[str]:
+        """Names of nlme's parameters of this structure."""
+        law = self.structure
+        name = "" if law.correlation is None else law.correlation.nlme_name
+        words = {"power": "varPower", "exp": "varExp"}
+        return [
+            "sigma",
+            *(f"varIdent[{label}]" for label in law.scales[1:]),
+            *(f"{words[one.kind]}[{one.place[0]}]" for one in self.formula.powers),
+            *(f"{name}[{label}]" if label else name for label in law.cors),
+        ]
+
+    def nlme(self, sds: Array, powers: Array, cors: Array) -> Array:
+        """Nlme's parameters (S, 1 + r) from standard deviations, powers and correlations."""
+        centres = np.array([c.centre for c in self.covariates])
+        deltas = powers / np.array([c.scale for c in self.covariates])
+        sigma = sds[:, :1] * np.exp(-deltas @ centres)[:, None]
+        law = self.structure.correlation
+        own = cors if law is None else law.nlme(cors)
+        return np.concatenate([sigma, sds[:, 1:] / sds[:, :1], deltas, own], axis=1)
+
     def rows(self, frame: pd.DataFrame) -> ResidualRows:
         """The structure's columns of complete rows; groups may be new.
 
@@ -134,6 +156,48 @@ class ResidualSpec:
             arm=np.zeros(n, dtype=np.intp) if arm is None else arm,
             log_sd=log_sd,
         )
+
+    def together(self, old: ResidualRows, new: ResidualRows) -> ResidualRows:
+        """Rows of the model and then other rows of the same groups.
+
+        Where places are the order of rows, the others come after those of the model.
+
+        Raises
+        ------
+        DataError
+            If one of the others is in a group at a place where the model has a row, or in an arm
+            that its group is not in.
+        """
+        term = self.formula.correlation
+        group, place, levels = new.group, new.place, self.group
+        assert term is not None and levels is not None and old.group is not None
+        assert group is not None and place is not None
+        if term.place == ("1",):
+            place = place + np.bincount(old.group, minlength=int(group.max(initial=0)) + 1)[group]
+            new = replace(new, place=place)
+        both = old.followed_by(new)
+        table = pd.DataFrame(np.asarray(both.place).reshape(both.n, -1)).assign(group=both.group)
+        twice = table.duplicated().to_numpy()[old.n :]
+        if twice.any():
+            row = int(twice.argmax())
+            raise DataError(
+                f"{term.text}: the data of the model have a row of `{levels.levels[group[row]]}` "
+                f"of {levels.name} at `{'`, `'.join(term.place)}` "
+                f"{_shown_place(self, term, place[row])}, as "
+                f"{int(twice.sum())} of {new.n} rows to predict have, and its residual is known. "
+                'Take such rows out, or draw residuals anew: residuals="new".'
+            )
+        arm = np.zeros(int(max(old.group.max(), group.max())) + 1, dtype=np.intp)
+        arm[old.group] = old.arm
+        strange = np.isin(group, old.group) & (arm[group] != new.arm)
+        if strange.any():
+            level = levels.levels[group[int(strange.argmax())]]
+            raise DataError(
+                f"{term.text}: `{level}` of {levels.name} has another value of `{term.arm}` in "
+                "the rows to predict than in the data of the model; it must be constant within a "
+                "group."
+            )
+        return both
 
     def _log_sds(self, frame: pd.DataFrame, arm: Indices | None, occasion: Indices | None) -> Array:
         """Coefficients (n, m + q) of the log standard deviations."""
@@ -229,11 +293,7 @@ def _check_groups(
 
     if twice.any():
         row = int(twice.argmax())
-        at = place.reshape(len(group), -1)[row]
-        shown = ", ".join(f"{value:g}" for value in at)
-        if spec.occasions is not None and term.kind not in DECAYS:
-            index = spec.occasions.levels
-            shown = str(index[int(at[0])]) if not term.kind.startswith("ar1") else shown
+        shown = _shown_place(spec, term, place[row])
         raise DataError(
             f"{term.text}: {label(row)} has two rows at `{'`, `'.join(term.place)}` {shown} "
             f"({int(twice.sum())} such rows in all); a group has one row per "
@@ -249,6 +309,14 @@ def _check_groups(
                 f"{term.text}: {label(row)} has rows of two values of `{term.arm}`, which must be "
                 "constant within a group."
             )
+
+
+def _shown_place(spec: ResidualSpec, term: ResidualTerm, place: Array) -> str:
+    """A place (d,) or () in words."""
+    at = np.ravel(place)
+    if spec.occasions is None or term.kind in DECAYS or term.kind.startswith("ar1"):
+        return ", ".join(f"{value:g}" for value in at)
+    return str(spec.occasions.levels[int(at[0])])
 
 
 # --- building --------------------------------------------------------------------------

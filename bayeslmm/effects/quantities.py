@@ -449,7 +449,8 @@ class LinearQuantities:
         Returns
         -------
         pandas.DataFrame
-            One row: num_df, den_df, statistic, p_value, sum_sq and mean_sq.
+            One row: num_df, den_df, statistic, p_value and, where residuals have no structure,
+            sum_sq and mean_sq.
 
         Raises
         ------

@@ -30,6 +30,11 @@ MAP_NOTE = (
     "are chi-square tests (F with infinite den_df)."
 )
 
+NO_SQUARES = (
+    "Sums of squares are left out: residuals of a structure (residual=) have no one variance that "
+    "they could be compared with."
+)
+
 EQUAL_DF = 1e-8
 """Degrees of freedom that differ by less are one number."""
 
@@ -106,8 +111,14 @@ def f_tail(statistic: float, num_df: int, den_df: float) -> float:
 
 
 def noted(fit: Fit, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
-    """Put into ``attrs["note"]`` what a reader should know, and that of a MAP estimate's tests."""
+    """Put into ``attrs["note"]`` what a reader should know, and that of a MAP estimate's tests.
+
+    Sums of squares on the scale of the residuals are left out where these have no one scale.
+    """
     notes = [MAP_NOTE] * (fit.method == "MAP") + [note] * bool(note)
+    if not fit.plan.residual.plain:
+        table = table.drop(columns=["sum_sq", "mean_sq"])
+        notes.append(NO_SQUARES)
     if notes:
         table.attrs["note"] = " ".join(notes)
     return table
@@ -380,7 +391,8 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term;
+        Columns sum_sq, mean_sq (neither where residuals have a structure), num_df, den_df,
+        statistic and p_value, one row per term;
         ``attrs["note"]`` says what the tests are for "MAP", and of type 3 where a combination of
         levels has no rows.
 

@@ -205,12 +205,18 @@ class FittedModel:
             Of an estimate: coverage of the intervals.
         prob : float, optional
             Of a posterior: probability of the intervals.
+        style : {"default", "nlme"}
+            "nlme" for the numbers that nlme reports: `sigma` where variance covariates are zero (of
+            ``power(x)`` where x is one), in the first stratum; ratios of the standard deviations of
+            others to it (varIdent), exponents of the covariates as they are (varPower, varExp), and
+            Phi, Rho, range or correlations.
 
         Returns
         -------
         pandas.DataFrame
-            Columns group, term, term_2 and vcov, the variance or covariance or its posterior mean.
-            Of an estimate also sdcor (as lme4's ``as.data.frame(VarCorr())``) with its std_error,
+            For "nlme" a row per parameter, with column estimate or, of a posterior, mean, sd,
+            median and interval. Else columns group, term, term_2 and vcov, the variance or
+            covariance or its posterior mean. Of an estimate also sdcor (as lme4's ``as.data.frame(VarCorr())``) with its std_error,
             conf_low and conf_high; of a posterior mean, sd, median and interval of the standard
             deviation or correlation.
         """
@@ -361,7 +367,8 @@ class FittedModel:
         Returns
         -------
         pandas.DataFrame
-            One row per grouping factor, with `at` per grouping factor and row of `at`. Of a
+            One row per grouping factor; where residual standard deviations are by stratum or by
+            occasion, for each of them (means over its rows); with `at` per row of `at`. Of a
             posterior mean, sd, median and interval, computed on draws and summarised last; of an
             estimate column estimate and, with `uncertainty`, std_error, conf_low, conf_high.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, override
+from typing import TYPE_CHECKING, Any, Literal, get_args, override
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,12 @@ from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.predictions import Names, Predictions, Seed
 from bayeslmm.plots.accessors import EstimatePlots
 from bayeslmm.summaries import estimate_tables, text
-from bayeslmm.summaries.parameters import KINDS, Kind, whole_number
+from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, check_choice, whole_number
 
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
+    from bayeslmm.prediction.past import ResidualsOf
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
     from bayeslmm.report.broom import Column, Incomplete
@@ -163,7 +164,14 @@ class Estimate(Predictions):
         return estimate_tables.fixed_table(self.fit, self.design, level)
 
     @override
-    def varcorr(self, level: float = 0.95) -> pd.DataFrame:
+    def varcorr(self, level: float = 0.95, *, style: VarcorrStyle = "default") -> pd.DataFrame:
+        check_choice(style, get_args(VarcorrStyle), "style")
+        if style == "nlme":
+            from bayeslmm.summaries.nlme import nlme_quantity
+            from bayeslmm.summaries.variance_explained import Uncertainty, estimate_table
+
+            alone = Uncertainty(method=None, level=level, draws=2, random_seed=None)
+            return estimate_table(nlme_quantity(self.design), self.design, self.fit, self._u, alone)
         return estimate_tables.variance_table(self.fit, self.design, level)
 
     @override
@@ -281,6 +289,7 @@ class Estimate(Predictions):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         uncertainty: Uncertainty = "laplace",
         draws: int = 1000,
         level: float = 0.95,
@@ -294,7 +303,7 @@ class Estimate(Predictions):
             self.fit,
             self._u,
             new,
-            predict.options_of(target, kind, terms, observed, weights),
+            predict.options_of(target, kind, terms, observed, weights, residuals),
             uncertainty,
             draws,
             level,

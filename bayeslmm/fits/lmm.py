@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.design import Design, Missing, build_design
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.estimate import fit_likelihood
@@ -74,6 +74,9 @@ class LMM:
         Known covariance A of the levels of a grouping factor, up to a variance: their random
         effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
         labels of rows and columns. Levels of A without rows have random effects too.
+    missing : {"drop", "keep"}
+        What becomes of rows that lack nothing but the response. They tell nothing of the parameters
+        and are dropped, or kept to be predicted: see :meth:`Posterior.predict_missing`.
 
     Attributes
     ----------
@@ -109,6 +112,7 @@ class LMM:
         functions: Mapping[str, Callable[..., Any]] | None = None,
         residual: str | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
+        missing: Missing = "drop",
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
@@ -119,6 +123,7 @@ class LMM:
             functions=functions,
             residual=residual,
             relationships=relationships_of(relationships),
+            missing=missing,
         )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
@@ -145,7 +150,7 @@ class LMM:
     @property
     def dropped(self) -> int:
         """Number of rows dropped for missing values."""
-        return len(self.design.dropped)
+        return self.design.n_dropped
 
     @property
     def X(self) -> pd.DataFrame:
@@ -434,7 +439,9 @@ class LMM:
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | Literal[False] | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        residual: str | Literal[False] | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
+        missing: Missing | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
 
@@ -456,8 +463,12 @@ class LMM:
             weights is looked up in new data.
         functions : mapping of str to callable, optional
             Functions of your own that are new or replace those of the model.
+        residual : str or False, optional
+            A new structure of the residuals; False for independent ones of one variance.
         relationships : mapping, optional
             Relationships that are new or replace those of the model; None takes one away.
+        missing : {"drop", "keep"}, optional
+            As of the model. Rows that were dropped need `data` to be kept.
 
         Returns
         -------
@@ -492,7 +503,9 @@ class LMM:
             formula=formula,
             weights=weights,
             functions=functions,
+            residual=residual,
             relationships=relationships,
+            missing=missing,
         )
         return self._of(Model(design, updated_priors(self.priors, design, priors)))
 

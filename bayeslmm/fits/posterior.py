@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload, override
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,13 @@ from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.plots.accessors import PosteriorPlots
 from bayeslmm.prediction import predict
+from bayeslmm.prediction.past import ResidualsOf
 from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text
-from bayeslmm.summaries.parameters import Effects
+from bayeslmm.summaries.nlme import nlme_quantity
+from bayeslmm.summaries.parameters import Effects, VarcorrStyle, check_choice
 from bayeslmm.summaries.variance_explained import (
     R2Method,
     icc_quantity,
@@ -164,7 +166,12 @@ class Posterior(PosteriorDraws):
         return posterior_tables.fixed_table(self._draws, self.design, prob)
 
     @override
-    def varcorr(self, prob: float | None = None) -> pd.DataFrame:
+    def varcorr(
+        self, prob: float | None = None, *, style: VarcorrStyle = "default"
+    ) -> pd.DataFrame:
+        check_choice(style, get_args(VarcorrStyle), "style")
+        if style == "nlme":
+            return posterior_table(nlme_quantity(self.design), self._joint, prob)
         return posterior_tables.variance_table(self._draws, self.design, self._covariances, prob)
 
     @override
@@ -205,6 +212,7 @@ class Posterior(PosteriorDraws):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         draws: int | None = None,
         summary: Literal[True] = True,
         prob: float | None = None,
@@ -221,6 +229,7 @@ class Posterior(PosteriorDraws):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         draws: int | None = None,
         summary: Literal[False],
         prob: float | None = None,
@@ -237,6 +246,7 @@ class Posterior(PosteriorDraws):
         terms: Terms | None = None,
         observed: Any = None,
         weights: Any = None,
+        residuals: ResidualsOf | None = None,
         draws: int | None = None,
         summary: bool = True,
         prob: float | None = None,
@@ -246,7 +256,7 @@ class Posterior(PosteriorDraws):
             self.design,
             self._joint,
             new,
-            predict.options_of(target, kind, terms, observed, weights),
+            predict.options_of(target, kind, terms, observed, weights, residuals),
             draws,
             prob,
             np.random.default_rng(random_seed),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from bayeslmm.exceptions import DataError
 from bayeslmm.fits.base import FittedModel
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.grid import Weights
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import LinearQuantities, Source
+    from bayeslmm.prediction.predict import Kind
     from bayeslmm.prediction.rows import Target
     from bayeslmm.sampling.joint_draws import JointDraws
 
@@ -62,8 +64,8 @@ class Predictions(FittedModel):
             level are drawn anew, as for units outside the data; rows share a unit where `new` has
             the grouping variables, else each row is a unit. "average": u = 0.
         kind : {"linpred", "epred", "response"}
-            Linear predictor; expected response, which is the same in a linear model; or responses,
-            with residuals. "epred" by default.
+            Linear predictor; expected response, which is the same in a linear model unless
+            residuals are conditional; or responses, with residuals. "epred" by default.
         terms : sequence of str or mapping, optional
             The random effects that count, where not all: names of grouping factors, or a mapping
             from these to their coefficients, such as ``{"Subject": ["Intercept"]}``; the others
@@ -76,6 +78,14 @@ class Predictions(FittedModel):
         weights : str or array-like, optional
             Precision weights of the new rows, for ``kind="response"``; by default the column given
             to the model, if `new` has it, else one.
+        residuals : {"conditional", "new"}, optional
+            Where residuals are correlated within groups, those of the new rows: "conditional" on
+            the residuals of the group's rows in the data of the model, so that "epred" is the
+            linear predictor plus their expectation, or "new", as if the group had been observed
+            anew. By default "conditional" for ``kind="response"`` of new rows under the targets
+            "conditional" and "new", else "new". A row at an occasion or time at which the data
+            have one of its group is refused under "conditional". Rows without times, such as those
+            of ``ar1(1 | g)``, come after those of the data.
         draws : int, optional
             Of a posterior: use at most so many of its draws, equally spaced. Of an estimate: draws
             for the standard errors and intervals, and so refits for "bootstrap"; 1,000 by default.
@@ -149,6 +159,68 @@ class Predictions(FittedModel):
         True
         """
         raise NotImplementedError
+
+    def predict_missing(self, *, kind: Kind = "response", **options: Any) -> Any:
+        """Predict the responses that are missing in rows kept by ``missing="keep"``.
+
+        Each is predicted from all that was observed: the fixed effects, the random effects of its
+        levels (of a level without any response those of a new one) and, where residuals are
+        correlated within groups, those of the observed rows of its group. Draws are joint over
+        rows, and with the draws of the parameters in the same place.
+
+        Parameters
+        ----------
+        kind : {"response", "epred"}
+            Responses, which are imputations of those that are missing, or their expectations.
+        **options
+            Of a posterior `draws`, `summary`, `prob` and `random_seed`, of an estimate
+            `uncertainty`, `draws`, `level`, `random_seed` and `progressbar`, as in :meth:`predict`.
+
+        Returns
+        -------
+        pandas.DataFrame or xarray.DataTree
+            As of :meth:`predict`, a row per row without a response.
+
+        Raises
+        ------
+        DataError
+            If the model keeps no such rows.
+
+        Notes
+        -----
+        Where responses are missing at random given covariates and observed responses, the posterior
+        of the parameters is that of the rows with a response, whether the others are dropped or
+        kept, and draws of these responses are proper multiple imputations under the model.
+
+        References
+        ----------
+        Rubin (1987), doi:10.1002/9780470316696.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> sleep.loc[sleep["Days"] == 9, "Reaction"] = float("nan")
+        >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep, missing="keep")
+        >>> len(model.reml().predict_missing(draws=100, random_seed=1))
+        18
+        """
+        kept = self.design.unobserved
+        if kept is None or not kept.n:
+            raise DataError(
+                "The model keeps no rows that lack the response alone: "
+                + ("there are none." if kept is not None else 'LMM(..., missing="keep") does.')
+            )
+        if kind not in ("response", "epred"):
+            raise ValueError(f"kind={kind!r}: 'response' or 'epred' is expected.")
+        return self.predict(
+            kept.data,
+            target="new",
+            kind=kind,
+            weights=kept.weights,
+            residuals="conditional",
+            **options,
+        )
 
     def simulate(
         self,

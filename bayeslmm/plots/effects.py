@@ -12,10 +12,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
+from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.estimate import Fit
-from bayeslmm.estimation.residuals import require_plain_residuals
+from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.residuals import residual_blocks
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
     CIRCLE,
@@ -237,7 +238,7 @@ def plot_shrinkage(
     factor = design.random[place]
     columns = _one_or_two(factor.coefs, coefs)
     by_reml = (reml.beta, mode_arrays(reml)[place])
-    values = shrinkage(design, place, beta, u, covariances[place], by_reml)
+    values = shrinkage(design, place, beta, u, covariances[place], by_reml, points_of_fits([reml]))
     alone = np.isnan(values.no_pooling[positions])
     if alone.all():
         raise DataError(
@@ -376,6 +377,7 @@ def shrinkage(
     u: Sequence[Array],
     covariance: Array,
     reml: tuple[Array, Array],
+    points: AnyPoints,
 ) -> Shrinkage:
     """Coefficients by level without pooling and with it.
 
@@ -393,6 +395,8 @@ def shrinkage(
         Covariance matrix of the random effects of the one drawn.
     reml : tuple of ndarray (p,) and (J, k)
         Fixed effects and random effects of this factor by REML.
+    points : Points
+        One, with the covariance parameters of the residuals.
 
     Returns
     -------
@@ -405,7 +409,7 @@ def shrinkage(
     population = _matched(design, place, beta)
     kept = [np.zeros_like(v) if f == place else v for f, v in enumerate(u)]
     rest = linear_predictor(design, beta, kept) - factor.Z @ population
-    no_pooling = _separate(design, place, design.y - rest)
+    no_pooling = _separate(design, place, design.y - rest, points)
     return Shrinkage(
         population=population,
         no_pooling=no_pooling,
@@ -421,21 +425,26 @@ def _matched(design: Design, place: int, beta: Array) -> Array:
     return np.array([fixed.get(coef, 0.0) for coef in design.random[place].coefs])
 
 
-def _separate(design: Design, place: int, response: Array) -> Array:
-    """Weighted least squares of the response on the covariates, level by level."""
+def _separate(design: Design, place: int, response: Array, points: AnyPoints) -> Array:
+    """Generalised least squares of the response on the covariates, level by level."""
     factor = design.random[place]
-    require_plain_residuals(design, "Least squares level by level")
-    root = np.sqrt(design.row_weights)
-    z, y = factor.Z * root[:, None], response * root
+    columns = np.column_stack([factor.Z, response])
+    if points.residual.plain:
+        columns *= np.sqrt(design.row_weights)[:, None]
     result = np.full((factor.n_levels, factor.n_coefs), np.nan)
     by_level = np.argsort(factor.codes, kind="stable")
     bounds = np.searchsorted(factor.codes[by_level], np.arange(factor.n_levels + 1))
     for level, (start, stop) in enumerate(pairwise(bounds)):
         rows = by_level[start:stop]
-        scale = np.linalg.norm(z[rows], axis=0)
+        white = columns[rows]
+        if not points.residual.plain and len(rows):
+            root = np.linalg.cholesky(residual_blocks(design, points, rows)[0])
+            white = np.linalg.solve(root, white)
+        z, y = white[:, :-1], white[:, -1]
+        scale = np.linalg.norm(z, axis=0)
         if len(rows) < factor.n_coefs or not scale.all():
             continue
-        solution, _, rank, _ = np.linalg.lstsq(z[rows] / scale, y[rows], rcond=RANK_TOLERANCE)
+        solution, _, rank, _ = np.linalg.lstsq(z / scale, y, rcond=RANK_TOLERANCE)
         if rank == factor.n_coefs:
             result[level] = solution / scale
     return result

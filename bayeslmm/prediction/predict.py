@@ -17,6 +17,14 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.residuals import residual_sds
+from bayeslmm.prediction.past import (
+    Past,
+    ResidualsOf,
+    conditional_residuals,
+    conditional_variances,
+    conditions,
+    past_rows,
+)
 from bayeslmm.prediction.rows import (
     Rows,
     Target,
@@ -25,6 +33,7 @@ from bayeslmm.prediction.rows import (
     effects_of_rows,
     linear_draws,
     observe,
+    observed_residuals,
     prediction_rows,
     replaced_effects,
     require_memory,
@@ -113,6 +122,7 @@ def predict(
     terms: Terms | None = None,
     observed: Any = None,
     weights: Any = None,
+    residuals: ResidualsOf | None = None,
     rng: np.random.Generator,
 ) -> Prediction:
     """Predict rows for every draw of the parameters.
@@ -135,6 +145,8 @@ def predict(
         Rows of new levels whose response is known; only for the target "new".
     weights : str or array-like, optional
         Precision weights of the rows to predict.
+    residuals : {"conditional", "new"}, optional
+        Whether residuals are conditional on those of observed rows of their group.
     rng : numpy.random.Generator
         Source of randomness.
 
@@ -143,11 +155,15 @@ def predict(
     Prediction
     """
     check_choice(kind, get_args(Kind), "kind")
+    given = conditions(new, target, kind, terms, residuals)
     seen = None if observed is None else observed_rows(design, observed, target)
-    rows = prediction_rows(design, new, target, terms, weights, residual=kind == "response")
+    structured = given or kind == "response"
+    rows = prediction_rows(design, new, target, terms, weights, residual=structured)
     report_undetermined(design, rows)
+    past = past_rows(design, rows) if given else None
     pareto_k = None
     if seen is None:
+        joint = joint if past is None else hold_known(joint, rows, past.seen)
         effects = effects_of_rows(rows, joint, rng)
     else:
         joint = hold_known(joint, rows, seen)
@@ -162,13 +178,18 @@ def predict(
     def blocks() -> Iterator[tuple[slice, Array]]:
         noise = np.random.default_rng(noise_seed)
         step = max(1, BLOCK // joint.size)
-        if kind == "response" and not joint.points.residual.plain:
+        together = past is not None or (kind == "response" and not joint.points.residual.plain)
+        if together:
             require_memory(joint.size * rows.design.n, "correlated residuals")
             step = rows.design.n
         for start in range(0, rows.design.n, step):
             part = slice(start, min(start + step, rows.design.n))
             values = linear_draws(rows, joint, effects, part)
-            if kind == "response":
+            if past is not None:
+                known = observed_residuals(past.seen, joint)
+                drawn = noise if kind == "response" else None
+                values += conditional_residuals(past, joint.points, known, drawn)
+            elif kind == "response":
                 values += response_noise(rows, joint, part, noise)
             yield part, values
 
@@ -274,7 +295,14 @@ def prediction_tree(prediction: Prediction, kind: Kind) -> xr.DataTree:
 Options = Mapping[str, Any]
 
 
-def options_of(target: Target, kind: Kind, terms: Any, observed: Any, weights: Any) -> Options:
+def options_of(
+    target: Target,
+    kind: Kind,
+    terms: Any,
+    observed: Any,
+    weights: Any,
+    residuals: ResidualsOf | None,
+) -> Options:
     """Options that predictions of estimates and posteriors share, by name."""
     return {
         "target": target,
@@ -282,6 +310,7 @@ def options_of(target: Target, kind: Kind, terms: Any, observed: Any, weights: A
         "terms": terms,
         "observed": observed,
         "weights": weights,
+        "residuals": residuals,
     }
 
 
@@ -330,11 +359,12 @@ def estimate_predictions(
     """
     size = whole_number(draws, "draws", least=2)
     tail = (1.0 - probability(level, "level")) / 2.0
-    estimate = point_predictions(design, fit, modes, new, options)
-    rows = prediction_rows(design, new, options["target"], options["terms"], options["weights"])
-    if options["kind"] in get_args(Kind) and has_closed_form(rows, options, uncertainty):
+    check_choice(options["kind"], get_args(Kind), "kind")
+    rows, past = rows_to_predict(design, new, options)
+    estimate = point_predictions(design, fit, modes, rows, past, options)
+    if has_closed_form(rows, past, options, uncertainty):
         report_undetermined(design, rows)
-        return _exact_predictions(fit, rows, estimate, options["kind"], uncertainty, tail)
+        return _exact_predictions(fit, rows, past, estimate, options["kind"], uncertainty, tail)
     joint = estimate_draws(design, fit, uncertainty, size, rng, progressbar=progressbar)
     prediction = predict(design, joint, new, rng=rng, **options)
 
@@ -352,12 +382,26 @@ def estimate_predictions(
     return table
 
 
-def has_closed_form(rows: Rows, options: Options, uncertainty: Uncertainty) -> bool:
+def rows_to_predict(design: Design, new: Any, options: Options) -> tuple[Rows, Past | None]:
+    """Rows to predict, and the observed ones that their residuals are given."""
+    kind, target, terms = options["kind"], options["target"], options["terms"]
+    given = conditions(new, target, kind, terms, options["residuals"])
+    rows = prediction_rows(
+        design, new, target, terms, options["weights"], residual=given or kind == "response"
+    )
+    return rows, past_rows(design, rows) if given else None
+
+
+def has_closed_form(
+    rows: Rows, past: Past | None, options: Options, uncertainty: Uncertainty
+) -> bool:
     """Whether predictions are normal given the covariance parameters, in closed form.
 
     They are where no level of the data counts and these parameters are held; the fixed part has
     Satterthwaite's t for their being estimated.
     """
+    if past is not None:
+        return uncertainty == "plugin" and not past.seen.members
     if options["observed"] is not None or any((m.known >= 0).any() for m in rows.members):
         return False
     fixed_part = not rows.members and options["kind"] != "response"
@@ -365,15 +409,27 @@ def has_closed_form(rows: Rows, options: Options, uncertainty: Uncertainty) -> b
 
 
 def _exact_predictions(
-    fit: Fit, rows: Rows, estimate: Array, kind: Kind, uncertainty: Uncertainty, tail: float
+    fit: Fit,
+    rows: Rows,
+    past: Past | None,
+    estimate: Array,
+    kind: Kind,
+    uncertainty: Uncertainty,
+    tail: float,
 ) -> pd.DataFrame:
-    design = rows.design
-    variance = np.einsum("ni,ij,nj->n", design.X, fit.vcov, design.X)
+    design, points = rows.design, points_of_fits([fit])
+    X = design.X
+    if past is not None:  # the observed residuals have their part of X beta too
+        each = points_of_fits([fit] * design.p)
+        X = X - conditional_residuals(past, each, past.seen.design.X.T).T
+    variance = np.einsum("ni,ij,nj->n", X, fit.vcov, X)
     pairs = zip(rows.members, covariances(fit), strict=True) if rows.members else ()
     for member, covariance in pairs:
         variance = variance + np.einsum("ni,ij,nj->n", member.Z, covariance, member.Z)
-    if kind == "response":
-        variance = variance + residual_sds(design, points_of_fits([fit]))[0] ** 2
+    if kind == "response" and past is not None:
+        variance = variance + conditional_variances(past, points)[0]
+    elif kind == "response":
+        variance = variance + residual_sds(design, points)[0] ** 2
     error = np.sqrt(np.maximum(variance, 0.0))
     df = np.full(design.n, np.inf)
     if uncertainty == "laplace":
@@ -393,26 +449,29 @@ def point_predictions(
     design: Design,
     fit: Fit,
     modes: Sequence[Array],
-    new: Any,
+    rows: Rows,
+    past: Past | None,
     options: Options,
 ) -> Array:
-    """Linear predictor (n,) at an estimate; random effects of new levels at their means."""
-    target: Target = options["target"]
+    """Expected response (n,) at an estimate; random effects of new levels at their means."""
     observed = options["observed"]
-    seen = None if observed is None else observed_rows(design, observed, target)
-    rows = prediction_rows(design, new, target, options["terms"], options["weights"])
+    seen = None if observed is None else observed_rows(design, observed, options["target"])
     if seen is None:
         point = point_draws(fit, modes)
     else:
         point, fresh = updated_point(design, fit, seen)
+    shift = np.zeros(rows.design.n)
+    if past is not None:
+        residual = observed_residuals(past.seen, point)
+        shift = conditional_residuals(past, point.points, residual)[0]
     if not rows.members:
-        return linear_draws(rows, point, [], slice(None))[0]
+        return np.asarray(linear_draws(rows, point, [], slice(None))[0] + shift)
     known = point.effects([member.wanted for member in rows.members])
     zero = [np.zeros((1, m.n_fresh, m.Z.shape[1])) for m in rows.members]
     effects = list(zip(known, zero, strict=True))
     if seen is not None:
         effects = replaced_effects(rows, effects, seen, fresh)
-    return linear_draws(rows, point, effects, slice(None))[0]
+    return np.asarray(linear_draws(rows, point, effects, slice(None))[0] + shift)
 
 
 def simulations(
@@ -425,7 +484,14 @@ def simulations(
 ) -> pd.DataFrame:
     """Responses simulated from each draw: rows by draws."""
     prediction = predict(
-        design, joint, new, target=target, kind="response", weights=weights, rng=rng
+        design,
+        joint,
+        new,
+        target=target,
+        kind="response",
+        weights=weights,
+        residuals="new",
+        rng=rng,
     )
     columns = [f"sim_{i + 1}" for i in range(joint.size)]
     index = prediction.rows.design.index

@@ -179,6 +179,14 @@ def _members(
     return tuple(result)
 
 
+def take_rows(rows: Rows, part: Indices) -> Rows:
+    """Some of the rows."""
+    members = [
+        replace(m, known=m.known[part], fresh=m.fresh[part], Z=m.Z[part]) for m in rows.members
+    ]
+    return Rows(design=rows.design.take(part), members=tuple(members))
+
+
 def included_coefs(design: Design, terms: Terms | None) -> list[NDArray[np.bool_]]:
     """Which coefficients (k,) of each grouping factor count.
 
@@ -452,7 +460,7 @@ def observe(rows: Rows, joint: JointDraws) -> Update:
     """
     require_plain_residuals(rows.design, "A prediction given observed rows")
     scale = rows.design.row_weights**-0.5
-    white = _residuals(rows, joint) / (joint.sigma[:, None] * scale)
+    white = observed_residuals(rows, joint) / (joint.sigma[:, None] * scale)
     clusters = []
     for here in _row_sets(rows):
         parts = [
@@ -487,11 +495,12 @@ def reweight(log_density: Array, rng: np.random.Generator) -> tuple[Indices, flo
     return np.searchsorted(cumulative, places).clip(max=len(weights) - 1), k
 
 
-def _residuals(rows: Rows, joint: JointDraws) -> Array:
+def observed_residuals(rows: Rows, joint: JointDraws) -> Array:
     """Response less fixed effects and effects of known levels: (S, n)."""
     empty = [np.zeros((joint.size, m.n_fresh, m.Z.shape[1])) for m in rows.members]
-    known = joint.effects([member.wanted for member in rows.members])
+    known = joint.effects([member.wanted for member in rows.members]) if rows.members else []
     effects = list(zip(known, empty, strict=True))
+    require_memory(joint.size * rows.design.n, "residuals of observed rows")
     return np.asarray(rows.design.y - linear_draws(rows, joint, effects, slice(None)))
 
 

@@ -36,7 +36,7 @@ from bayeslmm.summaries.variance_explained import (
     Quantity,
     Uncertainty,
     estimate_table,
-    icc_quantity,
+    mean_icc,
     posterior_table,
     r2_quantity,
 )
@@ -207,7 +207,7 @@ def _shares(design: Design) -> dict[str, Quantity]:
     """Shares of the variance by measure."""
     if not design.random:
         return {}
-    return {"icc": icc_quantity(design), "r2": r2_quantity(design, "nakagawa")}
+    return {"icc": mean_icc(design), "r2": r2_quantity(design, "nakagawa")}
 
 
 def _goodness(rows: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
@@ -263,7 +263,7 @@ def glance_posterior(
 
 def _glance(method: str, design: Design, sigma: float, **measures: Any) -> pd.DataFrame:
     """A row of method, data, measures and numbers of levels."""
-    first = {"nobs": design.n, "rows_dropped": len(design.dropped), "sigma": sigma}
+    first = {"nobs": design.n, "rows_dropped": design.n_dropped, "sigma": sigma}
     levels = {f"ngrps_{factor.key}": factor.n_levels for factor in design.random}
     return pd.DataFrame([{"method": method, **first, **measures, **levels}])
 

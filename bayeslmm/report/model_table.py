@@ -428,7 +428,7 @@ def _about(name: str, column: Column, shown: Sequence[Statistic]) -> str:
     text = f"{name}: {column.estimand}"
     if "interval" in shown:
         text += f", {column.interval}"
-    if dropped := len(column.design.dropped):
+    if dropped := column.design.n_dropped:
         text += f"; {dropped} incomplete rows dropped"
     return f"{text}. {column.design.formula.source}"
 

@@ -241,7 +241,7 @@ def notes_section(source: Any, estimate_notes: Sequence[str]) -> Context:
     """What was changed on the way to the draws, and how the estimate beside them fared."""
     said = source.diagnostics.messages()  # among the findings
     found = [note for note in source.notes if note not in said]
-    if count := len(source.design.dropped):
+    if count := source.design.n_dropped:
         rows = counted(count, "row")
         found.insert(0, f"{rows} dropped because a variable of the model is missing there.")
     return {"own": found, "estimate": [note for note in estimate_notes if note not in found]}
@@ -256,7 +256,8 @@ def model_section(design: Design) -> Context:
         ("Formula", design.formula.source),
         ("Response", design.response),
         ("Rows used", design.n),
-        ("Rows dropped for missing values", len(design.dropped)),
+        ("Rows dropped for missing values", design.n_dropped),
+        *[("Rows without response to predict", m) for m in (design.n_unobserved,) if m],
         ("Fixed effects", listed(design.coefs)),
         ("Columns dropped", listed(design.aliased)),
         ("Weights", weights),
@@ -404,7 +405,10 @@ def variance_section(source: Any, prob: float) -> Context:
 
     def icc() -> TextTable:
         caption = "Intraclass correlation by grouping factor"
-        return _shares(source.icc(prob), caption, "Grouping factor", prob)
+        table = source.icc(prob)
+        if table.index.nlevels > 1:
+            table.index = pd.Index([", ".join(labels) for labels in table.index])
+        return _shares(table, caption, "Grouping factor", prob)
 
     def r2() -> TextTable:
         return _shares(source.r2(prob=prob), "Variance explained (R²)", "R²", prob)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, Spec, build_design
+from bayeslmm.data.design import Design, Missing, Spec, Unobserved, build_design
 from bayeslmm.data.frames import column_names, read_only
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse
+from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.formula.update import update_formula
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.families import LKJ, Prior
@@ -262,7 +265,9 @@ def updated_design(
     formula: str | None = None,
     weights: Any = None,
     functions: UserFunctions | None = None,
+    residual: str | Literal[False] | None = None,
     relationships: Mapping[str, Any] | None = None,
+    missing: Missing | None = None,
 ) -> Design:
     """Design of a changed model.
 
@@ -279,8 +284,12 @@ def updated_design(
         New precision weights; those of the model by default; none if False.
     functions : mapping of str to callable, optional
         The user's functions that are new or replace those of the model.
+    residual : str or False, optional
+        A new structure of the residuals; that of the model by default; none if False.
     relationships : mapping of str, optional
         Relationships that are new or replace those of the model; None takes one away.
+    missing : {"drop", "keep"}, optional
+        What becomes of rows that lack the response alone; as of the model by default.
 
     Returns
     -------
@@ -296,15 +305,30 @@ def updated_design(
     number = not isinstance(weights, str) and np.ndim(weights) == 0
     if number and weights is not None and weights is not False:
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
-    if data is None and formula is None and weights is None and not functions and not relationships:
+    if residual is not None and residual is not False and not isinstance(residual, str):
+        raise ValueError(f"residual={residual!r}: a structure or False is expected.")
+    changes = (data, formula, weights, residual, missing)
+    if all(change is None for change in changes) and not functions and not relationships:
         return design
     own = {**design.spec.functions, **own_functions(functions)}
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
     known = _changed_relationships(design.spec, changed, relationships or {})
+    law = _changed_residual(design.spec, residual)
+    missing = missing or ("drop" if design.unobserved is None else "keep")
+    build = partial(
+        build_design, changed, functions=own, residual=law, relationships=known, missing=missing
+    )
     if data is not None:
-        new = _new_weights(design, data, weights)
-        return build_design(changed, data, weights=new, functions=own, relationships=known)
-    return _on_own_data(design, changed, weights, own, known)
+        return build(data, weights=_new_weights(design, data, weights))
+    variables = changed.variables | (frozenset[str]() if law is None else law.variables)
+    return _on_own_data(design, variables, weights, missing, build)
+
+
+def _changed_residual(spec: Spec, given: str | Literal[False] | None) -> ResidualFormula | None:
+    """The structure of the residuals that is given, or stays."""
+    if given is None:
+        return None if spec.residual is None else spec.residual.formula
+    return parse_residual(given) if given else None
 
 
 def _changed_relationships(
@@ -345,47 +369,65 @@ def _new_weights(design: Design, data: Any, weights: Any) -> Any:
 
 def _on_own_data(
     design: Design,
-    formula: Formula,
+    variables: frozenset[str],
     weights: Any,
-    functions: UserFunctions,
-    relationships: Mapping[str, Relationship],
+    missing: Missing,
+    build: Callable[..., Design],
 ) -> Design:
-    absent = sorted(formula.variables - set(design.data.columns))
+    absent = sorted(variables - set(design.data.columns))
     if absent:
         raise DataError(
             f"The model keeps the variables of its own formula only, {listed(design.data.columns)},"
             f" and {listed(absent)} is not among them: give data= too."
         )
-    if len(design.dropped):
+    if missing == "keep" and design.unobserved is None and len(design.dropped):
+        raise DataError(
+            f"The model does not have the {len(design.dropped)} rows that it dropped, so that none "
+            "of them can be kept to be predicted: give data= too."
+        )
+    if design.n_dropped:
         _log.warning(
             "%d rows stay dropped, also where the new formula does not need what they lack: give "
             "data= to start from all rows",
-            len(design.dropped),
+            design.n_dropped,
         )
     values, column = weights, weights if isinstance(weights, str) else None
+    kept = design.unobserved if missing == "keep" else None
     if weights is None or (isinstance(weights, str) and weights == design.spec.weights):
-        values, column = design.weights, design.spec.weights
+        values, column = _all_weights(design.weights, kept), design.spec.weights
     elif weights is False:
         values = None
     elif isinstance(weights, str) and weights not in design.data:
         raise DataError(
             f"The model does not keep the column `{weights}`: give data= too, or the values."
         )
-    built = build_design(
-        formula,
-        design.data,
-        weights=values,
-        functions=functions,
-        relationships=relationships,
-    )
+    elif not isinstance(weights, str) and kept is not None and kept.n:
+        raise DataError(
+            f"The model has {kept.n} rows without a response, which need weights too: give data= "
+            "with a column of weights."
+        )
+    data = design.data if kept is None or not kept.n else pd.concat([design.data, kept.data])
+    built = build(data, weights=values)
     spec = replace(built.spec, weights=column)
-    return replace(built, spec=spec, dropped=_all_dropped(design, built.dropped))
+    return _in_original_places(replace(built, spec=spec), design, kept)
 
 
-def _all_dropped(design: Design, more: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Positions in the original data of the rows dropped then, and of `more` of those kept."""
-    rows = np.delete(np.arange(design.n + len(design.dropped)), design.dropped)
-    return read_only(np.sort(np.concatenate([design.dropped, rows[more]])))
+def _all_weights(weights: Array | None, kept: Unobserved | None) -> Array | None:
+    """Weights of the rows used and of those to predict."""
+    if weights is None or kept is None or kept.weights is None:
+        return weights
+    return np.concatenate([weights, kept.weights])
+
+
+def _in_original_places(built: Design, design: Design, kept: Unobserved | None) -> Design:
+    """A design on rows of another one, its rows not used named by their places in all data."""
+    used = np.delete(np.arange(design.n + len(design.dropped)), design.dropped)
+    places = used if kept is None else np.concatenate([used, kept.rows])
+    lost = np.union1d(design.dropped, places[built.dropped])
+    if built.unobserved is not None:
+        own = replace(built.unobserved, rows=read_only(places[built.unobserved.rows]))
+        built = replace(built, unobserved=own)
+    return replace(built, dropped=read_only(lost.astype(np.intp)))
 
 
 # --- priors ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.residual import Residual
-from bayeslmm.data.design import Design, Encodings, Spec, build_design
+from bayeslmm.data.design import Design, Encodings, Spec, Unobserved, build_design
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.data.random_factors import (
@@ -62,6 +62,9 @@ _FAMILIES: dict[str, Any] = {
 }
 
 RESIDUAL_PRIORS = ("sd", "power", "cor")
+
+UNOBSERVED = "unobserved "
+"""Before the names of the arrays of rows without a response."""
 
 PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
 """Points at which the density of a prior remade by PyMC must be what it was."""
@@ -121,8 +124,36 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
             _pack_relationship(factor.relationship, f"relationship {i}", arrays)
             for i, factor in enumerate(design.random)
         ],
+        "unobserved": _pack_unobserved(design.unobserved, arrays),
     }
     return description, arrays | _evaluated_arrays(design)
+
+
+def _pack_unobserved(kept: Unobserved | None, arrays: Arrays) -> Description | None:
+    """Rows to predict, whose arrays have names of their own."""
+    if kept is None:
+        return None
+    own: Arrays = {}
+    data = pack_frame(kept.data, own)
+    own["rows"] = np.asarray(kept.rows)
+    if kept.weights is not None:
+        own["weights"] = kept.weights
+    arrays |= {f"{UNOBSERVED}{name}": values for name, values in own.items()}
+    return data
+
+
+def _unpack_unobserved(data: Description | None, arrays: Stored) -> Unobserved | None:
+    if data is None:
+        return None
+    own = {
+        name.removeprefix(UNOBSERVED): values
+        for name, values in arrays.items()
+        if name.startswith(UNOBSERVED)
+    }
+    frame, rows = unpack_frame(data, own), _positions(own, "rows")
+    _check(len(rows) == len(frame), "rows without a response")
+    _check(bool(np.isin(rows, arrays["dropped"]).all()), "rows without a response")
+    return Unobserved(data=frame, weights=_weights(own, len(frame)), rows=rows)
 
 
 def unpack_model(
@@ -355,8 +386,9 @@ def stored_design(
         random=random,
         residual_rows=None if residual is None else residual.rows(data),
         index=data.index,
-        dropped=_dropped(arrays),
+        dropped=_positions(arrays, "dropped"),
         data=data,
+        unobserved=_unpack_unobserved(description.get("unobserved"), arrays),
     )
 
 
@@ -493,11 +525,11 @@ def _weights(arrays: Stored, n: int) -> NDArray[np.float64] | None:
     return weights
 
 
-def _dropped(arrays: Stored) -> NDArray[np.intp]:
-    dropped = arrays["dropped"]
-    rising = np.all(np.diff(dropped) > 0) and np.all(dropped[:1] >= 0)
-    _check(dropped.ndim == 1 and dropped.dtype.kind == "i" and bool(rising), "dropped rows")
-    return read_only(dropped.astype(np.intp))
+def _positions(arrays: Stored, name: str) -> NDArray[np.intp]:
+    rows = arrays[name]
+    rising = np.all(np.diff(rows) > 0) and np.all(rows[:1] >= 0)
+    _check(rows.ndim == 1 and rows.dtype.kind == "i" and bool(rising), "dropped rows")
+    return read_only(rows.astype(np.intp))
 
 
 def check_priors(priors: Priors, design: Design) -> None:

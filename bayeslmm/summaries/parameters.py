@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Kind = Literal["beta", "sd", "cor", "sigma", "power_residual", "cor_residual"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+VarcorrStyle = Literal["default", "nlme"]
 RESIDUAL_KINDS: tuple[Kind, ...] = KINDS[3:]
 CORRELATIONS = ("cor", "cor_residual")
 UNBOUNDED = ("beta", "power_residual")

@@ -56,10 +56,8 @@ def number(value: float) -> str:
 def groups_line(design: Design) -> str:
     """Rows, dropped rows and levels, as lme4's last line."""
     counts = "; ".join(f"{factor.name}, {_level_count(factor)}" for factor in design.random)
-    dropped = len(design.dropped)
-    note = f" ({dropped} incomplete rows dropped)" if dropped else ""
     groups = f", groups: {counts}" if counts else ""
-    return f"Number of obs: {design.n}{note}{groups}"
+    return f"Number of obs: {design.n}{design.not_used}{groups}"
 
 
 def model_name(design: Design) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design, RandomFactor, require_random
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
+from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.residuals import mean_variance, residual_sds
 from bayeslmm.exceptions import DataError, listed
@@ -369,8 +370,8 @@ def icc_quantity(design: Design, at: Any = None) -> Quantity:
     require_random(design, "there is no intraclass correlation")
     names = [factor.name for factor in design.random]
     if at is None:
-        index = pd.Index(names, name="group")
-        return Quantity(index, lambda joint: intraclass_correlation(design, joint))
+        spec = design.spec.residual
+        return mean_icc(design) if spec is None or not spec.dim else _icc_by_scale(design, spec)
     rows, labels = rows_at(design, at)
     index = pd.MultiIndex.from_arrays(
         [
@@ -382,6 +383,29 @@ def icc_quantity(design: Design, at: Any = None) -> Quantity:
     return Quantity(
         index, lambda joint: intraclass_correlation_at(rows, joint).reshape(joint.size, -1)
     )
+
+
+def mean_icc(design: Design) -> Quantity:
+    """Intraclass correlations by grouping factor, from mean variances over all rows."""
+    index = pd.Index([factor.name for factor in design.random], name="group")
+    return Quantity(index, lambda joint: intraclass_correlation(design, joint))
+
+
+def _icc_by_scale(design: Design, spec: ResidualSpec) -> Quantity:
+    """The same over the rows of each stratum or occasion that has a standard deviation."""
+    assert design.residual_rows is not None
+    scales = spec.structure.scales
+    of_row = np.argmax(design.residual_rows.log_sd[:, : len(scales)], axis=1)
+    present = np.unique(of_row)
+    parts = [design.take(np.flatnonzero(of_row == place)) for place in present]
+    labels = [[factor.name for factor in design.random], [scales[place] for place in present]]
+    index = pd.MultiIndex.from_product(labels, names=["group", spec.dim])
+
+    def values(joint: JointDraws) -> Array:
+        each = [intraclass_correlation(part, joint) for part in parts]
+        return np.stack(each, axis=2).reshape(joint.size, -1)
+
+    return Quantity(index, values)
 
 
 def r2_quantity(design: Design, method: R2Method) -> Quantity:
