@@ -186,8 +186,8 @@ class Pattern:
         return _Levels(
             turned=turned,
             slices=[slice(*pair) for pair in pairwise(bounds)],
-            rows=_sorted_rows(rows, cols, source, size),
-            columns=_sorted_rows(cols, rows, source, size),
+            rows=_Rows.of(rows, cols, source, size),
+            columns=_Rows.of(cols, rows, source, size),
         )
 
     def _step(self, columns: Indices) -> _Step:
@@ -245,23 +245,43 @@ class _Levels(NamedTuple):
         The columns in this order.
     slices : list of slice
         The levels.
-    rows, columns : tuple of ndarray of int
-        Rows, and columns, of the factor below the diagonal and outside the block: beginnings,
-        places of the other index, and where the values are in the filled pattern.
+    rows, columns : _Rows
+        The factor below the diagonal and outside the block, and its transpose.
     """
 
     turned: Indices
     slices: list[slice]
-    rows: tuple[Indices, Indices, Indices]
-    columns: tuple[Indices, Indices, Indices]
+    rows: _Rows
+    columns: _Rows
 
 
-def _sorted_rows(
-    rows: Indices, cols: Indices, source: Indices, size: int
-) -> tuple[Indices, Indices, Indices]:
-    order = np.lexsort((cols, rows))
-    starts = np.searchsorted(rows[order], np.arange(size + 1))
-    return starts, cols[order], source[order]
+class _Rows(NamedTuple):
+    """A sparse matrix (n, n) by rows.
+
+    Attributes
+    ----------
+    indptr, indices : ndarray of int
+        Beginnings of the rows, and columns.
+    source : ndarray of int
+        Where the values are in the filled pattern.
+    """
+
+    indptr: NDArray[np.intc]
+    indices: NDArray[np.intc]
+    source: Indices
+
+    @classmethod
+    def of(cls, rows: Indices, cols: Indices, source: Indices, size: int) -> _Rows:
+        order = np.lexsort((cols, rows))
+        indptr = np.searchsorted(rows[order], np.arange(size + 1))
+        return cls(indptr.astype(np.intc), cols[order].astype(np.intc), source[order])
+
+    def take(self, values: Array, rows: slice) -> sp.csr_array:
+        """Some of the rows, with values from the filled pattern."""
+        own = slice(self.indptr[rows.start], self.indptr[rows.stop])
+        indptr = self.indptr[rows.start : rows.stop + 1] - self.indptr[rows.start]
+        shape = (rows.stop - rows.start, len(self.indptr) - 1)
+        return sp.csr_array((values[self.source[own]], self.indices[own], indptr), shape=shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,25 +345,16 @@ class SparseCholesky:
         start = self.pattern.dense_from
         return np.asfortranarray(self.lower[start:, start:].toarray())
 
-    def _part(self, by: tuple[Indices, Indices, Indices], rows: slice) -> sp.csr_array:
-        """Some rows of M, or of M', without the diagonal and outside the dense block."""
-        starts, others, source = by
-        own = slice(starts[rows.start], starts[rows.stop])
-        values = self.lower.data[source[own]]
-        indptr = starts[rows.start : rows.stop + 1] - starts[rows.start]
-        shape = (rows.stop - rows.start, self.pattern.size)
-        return sp.csr_array((values, others[own], indptr), shape=shape)
-
     @cached_property
     def _forward(self) -> list[tuple[slice, sp.csr_array]]:
         levels, size = self.pattern.levels, self.pattern.size
         rows = [*levels.slices[1:], slice(self.pattern.dense_from, size)]
-        return [(own, self._part(levels.rows, own)) for own in rows]
+        return [(own, levels.rows.take(self.lower.data, own)) for own in rows]
 
     @cached_property
     def _backward(self) -> list[tuple[slice, sp.csr_array]]:
         levels = self.pattern.levels
-        return [(own, self._part(levels.columns, own)) for own in reversed(levels.slices)]
+        return [(own, levels.columns.take(self.lower.data, own)) for own in reversed(levels.slices)]
 
     def _down(self, x: Array) -> Array:
         """M^-1 times (n, m) in the order of levels, in place."""
@@ -381,7 +392,7 @@ class SparseCholesky:
         """L times columns (n,) or (n, m): covariance S, where these are standard normal."""
         x = columns.reshape(len(columns), -1) * self.scale
         start, levels = self.pattern.dense_from, self.pattern.levels
-        result = x + self._part(levels.rows, slice(0, len(x))) @ x
+        result = x + levels.rows.take(self.lower.data, slice(0, len(x))) @ x
         result[start:] += self._dense @ x[start:] - x[start:]
         return self._put(result, columns)
 
