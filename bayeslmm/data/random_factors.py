@@ -150,7 +150,7 @@ class RandomFactor:
         """Relationship of levels: one of a level with itself and zero else where there is none."""
         if self.relationship is None:
             return np.asarray(first == second, dtype=float)
-        return self.relationship.covariance[first, second]
+        return self.relationship.between(*np.broadcast_arrays(first, second))
 
     def __repr__(self) -> str:
         new = f", {len(self.new_levels)} new" if len(self.new_levels) else ""
@@ -235,7 +235,7 @@ def _random_factor(
     else:
         found = grouping
         codes, grouping, relationship = related_levels(codes, grouping, relationship)
-        independent = _are_independent(relationship, np.unique(codes))
+        independent = not relationship.sets_apart(np.unique(codes))
         _check_levels(terms[0], found, len(frame), independent=independent)
     coefs: list[str] = []
     blocks: list[tuple[int, ...]] = []
@@ -316,12 +316,6 @@ def related_levels(
     if len(absent):
         raise missing_levels(grouping.name, grouping.levels[absent].tolist())
     return places, more, relationship.reordered(order)
-
-
-def _are_independent(relationship: Relationship, used: Indices) -> bool:
-    """Whether the levels with rows are unrelated and alike, so that A says nothing of them."""
-    own = relationship.covariance[np.ix_(used, used)]
-    return bool(np.all(np.abs(own - own[0, 0] * np.eye(len(own))) <= 1e-12 * own[0, 0]))
 
 
 def _check_relationships(names: Iterable[str], groups: Sequence[str]) -> None:

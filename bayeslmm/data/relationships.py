@@ -21,12 +21,19 @@ from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.pedigree import Pedigree
+from bayeslmm.data.sparse_cholesky import SparseCholesky, sparse_cholesky
 from bayeslmm.exceptions import DataError, listed
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 type Matrix = Array | sp.csc_array
 Kind = Literal["covariance", "precision"]
+
+LARGEST_DENSE = 5_000
+"""Levels up to which A itself is computed from a sparse inverse: 0.2 GB."""
+
+UNEQUAL = 1e-10
+"""Relative difference of two relationships that is not rounding."""
 
 ASYMMETRY = 1e-8
 """Difference of two opposite entries, relative to the diagonal, that passes for rounding."""
@@ -73,10 +80,15 @@ class Relationship:
         object.__setattr__(self, "labels", index)
         object.__setattr__(self, "kind", kind)
         _check_labels(index)
-        self._root  # noqa: B018  refuses what is not positive definite
+        self._factor if self.is_sparse else self._root  # noqa: B018  not positive definite?
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it is known by a sparse inverse."""
+        return self.kind == "precision" and sp.issparse(self.matrix)
 
     @cached_property
     def _root(self) -> Array:
@@ -85,16 +97,28 @@ class Relationship:
         try:
             return read_only(np.asarray(cholesky(dense, lower=True, check_finite=False)))
         except np.linalg.LinAlgError as error:
-            smallest = np.linalg.eigvalsh(dense)[0]
-            raise DataError(
-                f"The {self.kind} matrix of a relationship is not positive definite: its smallest "
-                f"eigenvalue is {smallest:.3g}. Identical levels, such as clones, must be one "
-                "level; a matrix from markers may need a small number added to its diagonal."
-            ) from error
+            raise self._indefinite(f"eigenvalue is {np.linalg.eigvalsh(dense)[0]:.3g}") from error
+
+    @cached_property
+    def _factor(self) -> SparseCholesky:
+        """Cholesky factor of a sparse inverse."""
+        try:
+            return sparse_cholesky(cast(sp.csc_array, self.matrix))
+        except np.linalg.LinAlgError as error:
+            raise self._indefinite("pivot is not positive") from error
+
+    def _indefinite(self, smallest: str) -> DataError:
+        return DataError(
+            f"The {self.kind} matrix of a relationship is not positive definite: its smallest "
+            f"{smallest}. Identical levels, such as clones, must be one level; a matrix from "
+            "markers may need a small number added to its diagonal."
+        )
 
     @cached_property
     def log_det(self) -> float:
         """Log determinant of A."""
+        if self.is_sparse:
+            return -self._factor.log_det
         half = float(np.sum(np.log(np.diag(self._root))))
         return 2.0 * half if self.kind == "covariance" else -2.0 * half
 
@@ -107,8 +131,62 @@ class Relationship:
 
     @cached_property
     def covariance(self) -> Array:
-        """A (J, J)."""
-        return cast(Array, self.matrix) if self.kind == "covariance" else self._inverse
+        """A (J, J).
+
+        Raises
+        ------
+        DataError
+            If its inverse is sparse and A would have more than 5,000 rows.
+        """
+        if self.kind == "covariance":
+            return cast(Array, self.matrix)
+        if not self.is_sparse:
+            return self._inverse
+        self._check_size(len(self))
+        dense = self._factor.solve(np.eye(len(self)))
+        return read_only(0.5 * (dense + dense.T))
+
+    def _check_size(self, columns: int) -> None:
+        """Refuse many columns of A where only its inverse is sparse."""
+        if len(self) * columns > LARGEST_DENSE**2:
+            raise DataError(
+                f"This needs all relationships of {columns:,} levels with {len(self):,}, "
+                f"{8e-9 * len(self) * columns:,.1f} GB of numbers; only their inverse is sparse. "
+                f"It is done for up to {LARGEST_DENSE:,} levels."
+            )
+
+    @cached_property
+    def variances(self) -> Array:
+        """Diagonal of A (J,)."""
+        if self.is_sparse:
+            return read_only(self._factor.inverse.diagonal)
+        return np.diag(self.covariance)
+
+    def times(self, columns: Array) -> Array:
+        """A times columns (J, m)."""
+        if self.is_sparse:
+            return self._factor.solve(columns)
+        return np.asarray(self.covariance @ columns)
+
+    def between(self, first: Indices, second: Indices) -> Array:
+        """Relationships of pairs of levels, arrays of one shape."""
+        if not self.is_sparse or len(self) <= LARGEST_DENSE:
+            return self.covariance[first, second]
+        levels, place = np.unique(second, return_inverse=True)
+        self._check_size(len(levels))
+        unit = np.zeros((len(self), len(levels)))
+        unit[levels, np.arange(len(levels))] = 1.0
+        return self._factor.solve(unit)[first, place.reshape(np.shape(second))]
+
+    def sets_apart(self, levels: Indices) -> bool:
+        """Whether some of the levels are related, or have unequal variances."""
+        variances = self.variances[levels]
+        if np.any(np.abs(variances - variances[0]) > UNEQUAL * variances[0]):
+            return True
+        probe = np.zeros((len(self), 1))
+        probe[levels, 0] = np.random.default_rng(0).standard_normal(len(levels))
+        gap = (self.times(probe) - variances[0] * probe)[levels]
+        return bool(np.any(np.abs(gap) > UNEQUAL * variances[0]))
 
     @cached_property
     def precision(self) -> Matrix:
@@ -127,10 +205,16 @@ class Relationship:
 
     def effects(self, independent: Array) -> Array:
         """Random effects (..., J, k) with these relationships from those of unrelated levels."""
-        return np.asarray(self.root @ independent)
+        if not self.is_sparse:
+            return np.asarray(self.root @ independent)
+        columns = np.moveaxis(independent, -2, 0)
+        related = self._factor.back(columns.reshape(len(self), -1))
+        return np.moveaxis(related.reshape(columns.shape), 0, -2)
 
     def precision_draws(self, noise: Array) -> Array:
         """Vectors (J, m) of covariance matrix A^-1 from standard normal ones."""
+        if self.is_sparse:
+            return self._factor.times(noise)
         if self.kind == "precision":
             return np.asarray(self._root @ noise)
         return np.asarray(solve_triangular(self._root, noise, lower=True, trans="T"))

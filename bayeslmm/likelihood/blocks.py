@@ -8,7 +8,7 @@ dimensions come first and the points and levels last, so that each operation is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -137,6 +137,10 @@ class TailBlock:
         """Its levels and coefficients."""
         return self.n_levels, self.n_coefs
 
+    def places(self, levels: Indices) -> Indices:
+        """Places (m, k) in the tail of the effects of some levels."""
+        return self.start + levels[:, None] * self.n_coefs + np.arange(self.n_coefs)
+
     @property
     def log_det(self) -> float:
         """Log determinant of the covariance matrix of its spherical random effects."""
@@ -231,18 +235,18 @@ def precision_draws(noise: Array, tail: Sequence[TailBlock]) -> Array:
     return result
 
 
-def contracted(matrix: Array, block: TailBlock, weights: Matrix) -> Array:
-    """Sum over pairs of levels of weights (J, J) times the blocks (k, k) of a matrix (J k, J k)."""
-    levels, k = block.shape
+def contracted(at: Callable[[Indices, Indices], Array], block: TailBlock, weights: Matrix) -> Array:
+    """Sum over pairs of levels of weights (J, J) times the blocks (k, k) of a matrix.
+
+    `at` gives entries of the matrix by arrays of rows and columns, places in the tail.
+    """
     if not isinstance(weights, np.ndarray):
         cells = weights.tocoo()
-        index = np.arange(k)
-        rows = cells.row[:, None] * k + index
-        cols = cells.col[:, None] * k + index
-        return np.einsum("n,nab->ab", cells.data, matrix[rows[:, :, None], cols[:, None, :]])
-    parts = matrix.reshape(levels, k, levels, k)
-    total = np.empty((k, k))
-    for i in range(k):
-        for j in range(k):
-            total[i, j] = np.sum(weights * parts[:, i, :, j])
+        rows, cols = block.places(cells.row), block.places(cells.col)
+        return np.einsum("n,nab->ab", cells.data, at(rows[:, :, None], cols[:, None, :]))
+    places = block.places(np.arange(block.n_levels)).T
+    total = np.empty((block.n_coefs, block.n_coefs))
+    for i, rows in enumerate(places):
+        for j, cols in enumerate(places):
+            total[i, j] = np.sum(weights * at(rows[:, None], cols))
     return total

@@ -165,7 +165,7 @@ class CrossProducts:
         relationship = self.relationships[factor]
         if relationship is None:
             return values
-        return (relationship.covariance @ values.reshape(len(values), -1)).reshape(values.shape)
+        return relationship.times(values.reshape(len(values), -1)).reshape(values.shape)
 
     @property
     def n_fixed(self) -> int:

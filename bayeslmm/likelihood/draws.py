@@ -93,10 +93,7 @@ def _draw_random(
     tail_u = np.zeros((0, size))
     if plan.n_tail:
         right = fact.tail_half @ contrast + sigma * rng.standard_normal((plan.n_tail, size))
-        spherical = solve_triangular(
-            fact.tail_chol, right, lower=True, trans="T", check_finite=False
-        )
-        tail_u = scaled(spherical, plan.tail, fact.factors)
+        tail_u = scaled(fact.tail_root.back(right), plan.tail, fact.factors)
     for block in plan.tail:
         shape = (block.n_levels, block.n_coefs, size)
         working[block.factor] = tail_u[block.columns].reshape(shape)

@@ -25,8 +25,9 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import TailBlock, lower_pairs, symmetric
 from bayeslmm.likelihood.crossprod import CrossProducts, Split
 from bayeslmm.likelihood.nested import Stage, batches, choose_stages, make_stages
-from bayeslmm.likelihood.related import can_diagonalise, diagonalised
+from bayeslmm.likelihood.related import can_diagonalise, diagonalised, stays_sparse
 from bayeslmm.likelihood.stack import Stack
+from bayeslmm.likelihood.tail import SparseTail, sparse_tail
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -103,7 +104,7 @@ class Plan:
         The other grouping factors.
     n_tail : int
         Number q of random effects in the tail.
-    tail_gram : ndarray (q, q)
+    tail_gram : ndarray (q, q) or scipy.sparse.csc_array
         Z'Z of the tail.
     tail_mixed : ndarray (q, p + 1)
         Z'[X y] of the tail.
@@ -123,6 +124,8 @@ class Plan:
         Where residuals have parameters beside sigma, the cross-products as functions of them.
     shape : ndarray (r,)
         These parameters, at which the plan is made.
+    sparse : SparseTail or None
+        The system of the tail where it is sparse; all random effects are in the tail then.
     split : Split or None
         [X y] split into what the random effects can reproduce and the rest, where little is left:
         see :mod:`bayeslmm.likelihood.shrinkage`.
@@ -133,7 +136,7 @@ class Plan:
     stages: tuple[Stage, ...]
     tail: tuple[TailBlock, ...]
     n_tail: int
-    tail_gram: Array
+    tail_gram: Array | sp.csc_array
     tail_mixed: Array
     coupling: sp.csr_array
     products_map: sp.csr_array | None
@@ -142,6 +145,7 @@ class Plan:
     class_map: sp.csr_array | None
     stack: Stack | None = None
     shape: Array = field(default_factory=lambda: np.zeros(0))
+    sparse: SparseTail | None = None
     split: Split | None = None
 
     @property
@@ -158,7 +162,9 @@ class Plan:
         """The plan at other parameters of the residuals; itself where there are none."""
         if self.stack is None:
             return self
-        return make_plan(self.stack.products(shape), stack=self.stack, shape=shape)
+        products = self.stack.products(shape)
+        sparse = self.sparse or False
+        return make_plan(products, stack=self.stack, shape=shape, sparse=sparse)
 
     @property
     def nested(self) -> bool:
@@ -249,6 +255,7 @@ def make_plan(
     diagonal: bool = True,
     stack: Stack | None = None,
     shape: Array | None = None,
+    sparse: bool | SparseTail | None = None,
 ) -> Plan:
     """Choose the leading factor and lay out the rest.
 
@@ -265,6 +272,9 @@ def make_plan(
         What the products are made from, where residuals have parameters beside sigma.
     shape : ndarray (r,), optional
         These parameters.
+    sparse : bool or SparseTail, optional
+        Whether all random effects are eliminated together, by a sparse matrix, and its layout where
+        that is known; by default where relationships are given so and levels are many.
 
     Returns
     -------
@@ -275,13 +285,16 @@ def make_plan(
     DataError
         If the dense part would be too large for memory.
     """
-    if diagonal and stack is None and can_diagonalise(products):
+    if diagonal and not sparse and stack is None and can_diagonalise(products):
         products = diagonalised(products)
     shape = np.zeros(0) if shape is None else shape
-    chain = choose_stages(products, nested if stack is None else False)
+    if sparse is None:
+        sparse = stays_sparse(products)
+    chain = () if sparse else choose_stages(products, nested if stack is None else False)
     tail = tuple(_tail_blocks(products, chain))
     q = sum(block.n_levels * block.n_coefs for block in tail)
-    if q > MAX_TAIL:
+    layout = sparse_tail(products, tail) if sparse is True else sparse or None
+    if q > MAX_TAIL and layout is None:
         raise DataError(
             f"the grouping factors crossed with the largest have {q:,} random effects together; "
             f"at most {MAX_TAIL:,} are supported. Drop a crossed random-effects term."
@@ -301,7 +314,7 @@ def make_plan(
         stages=make_stages(products, chain, couplings),
         tail=tail,
         n_tail=q,
-        tail_gram=_tail_gram(products, tail, q),
+        tail_gram=_tail_gram(products, tail, q) if layout is None else layout.gram(products, tail),
         tail_mixed=np.vstack(
             [products.mixed[b.factor].reshape(-1, products.n_fixed + 1) for b in tail]
             or [np.zeros((0, products.n_fixed + 1))]
@@ -313,6 +326,7 @@ def make_plan(
         class_map=class_map,
         stack=stack,
         shape=shape,
+        sparse=layout,
     )
 
 

@@ -19,22 +19,17 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
-from scipy.linalg.lapack import dpotrf, dpotri
 from threadpoolctl import ThreadpoolController
 
-from bayeslmm.likelihood.blocks import (
-    TailBlock,
-    add_precisions,
-    eliminate_levels,
-    scaled,
-    scaled_both,
-)
+from bayeslmm.likelihood.blocks import eliminate_levels, scaled
 from bayeslmm.likelihood.crossprod import Basis, CrossProducts
 from bayeslmm.likelihood.elimination import Classes, Plan
 from bayeslmm.likelihood.nested import Block, Pivot, reduced, tail_products
 from bayeslmm.likelihood.shrinkage import Shrinkage, shrink
+from bayeslmm.likelihood.tail import DenseRoot, Root, dense_root
 
 Array = NDArray[np.float64]
 
@@ -78,12 +73,11 @@ class Factorisation:
         Relative factors in the working basis.
     pivots : tuple of Pivot
         The eliminated stages of the plan, the leading factor first.
-    tail_schur : ndarray (q, q)
-        Schur complement of the tail before scaling by its relative factors; lower triangle, in
-        Fortran order.
-    tail_chol : ndarray (q, q)
-        Its lower Cholesky factor after scaling and adding the identity; the upper triangle is
-        arbitrary.
+    tail_schur : ndarray (q, q) or scipy.sparse.csc_array
+        Schur complement of the tail before scaling by its relative factors; if dense, lower
+        triangle, in Fortran order.
+    tail_root : Root
+        Its Cholesky factor after scaling and adding the precision of spherical effects.
     tail_half : ndarray (q, p + 1)
         The tail's rows of L_ZX and l_Zy.
     tail_mixed : ndarray (q, p + 1)
@@ -105,8 +99,8 @@ class Factorisation:
     plan: Plan
     factors: tuple[Array, ...]
     pivots: tuple[Pivot, ...]
-    tail_schur: Array
-    tail_chol: Array
+    tail_schur: Array | sp.csc_array
+    tail_root: Root
     tail_half: Array
     tail_mixed: Array
     fixed_chol: Array
@@ -197,7 +191,7 @@ def factorise_working(
         factors=tuple(factors),
         pivots=rest.pivots,
         tail_schur=rest.schur,
-        tail_chol=rest.chol,
+        tail_root=rest.root,
         tail_half=rest.half,
         tail_mixed=rest.mixed,
         fixed_chol=fixed_chol,
@@ -213,8 +207,8 @@ class Eliminated(NamedTuple):
     """The equations after eliminating the random effects; see :class:`Factorisation`."""
 
     pivots: tuple[Pivot, ...]
-    schur: Array
-    chol: Array
+    schur: Array | sp.csc_array
+    root: Root
     half: Array
     mixed: Array
     fixed: Array
@@ -242,20 +236,24 @@ def eliminate_random(
             mixed = mixed - pivot.coupling @ weighted
         pivots.append(pivot)
         log_det += own_log_det
-    if not plan.stages:
-        schur = np.array(schur, order="F")
-    chol, half, shrinkage = schur, mixed, None
+    root: Root
+    half, shrinkage = mixed, None
+    if plan.sparse is not None:
+        root = plan.sparse.root(schur, factors)
+    else:
+        if not plan.stages:
+            schur = np.array(schur, order="F")
+        root = DenseRoot(schur)
+        if plan.n_tail:
+            root = dense_root(schur, plan.tail, factors, overwrite=overwrite)
     if plan.n_tail:
-        chol = _tail_cholesky(schur, plan.tail, factors, overwrite=overwrite)
-        right = scaled(mixed, plan.tail, factors, transposed=True)
-        half = solve_triangular(chol, right, lower=True, check_finite=False)
+        half = root.half(scaled(mixed, plan.tail, factors, transposed=True))
         fixed = fixed - half.T @ half
-        log_det += 2.0 * float(np.sum(np.log(np.diag(chol))))
-        log_det += sum(block.log_det for block in plan.tail)
+        log_det += root.log_det + sum(block.log_det for block in plan.tail)
     if plan.split is not None:
-        shrinkage = shrink(plan, factors, pivots, chol, half)
+        shrinkage = shrink(plan, factors, pivots, root, half)
         fixed = shrinkage.fixed
-    return Eliminated(tuple(pivots), schur, chol, half, mixed, fixed, log_det, shrinkage)
+    return Eliminated(tuple(pivots), schur, root, half, mixed, fixed, log_det, shrinkage)
 
 
 def _eliminate_stage(
@@ -293,36 +291,8 @@ def _pivot(rss: float) -> float:
     return float(rss)
 
 
-def _tail_cholesky(
-    schur: Array, tail: tuple[TailBlock, ...], factors: Sequence[Array], *, overwrite: bool
-) -> Array:
-    """Cholesky factor of Lambda' schur Lambda + I from the lower triangle of `schur`.
-
-    With the precision matrix of related levels in place of I.
-    """
-    system = scaled_both(schur, tail, factors, transposed=True, overwrite=overwrite)
-    add_precisions(system, tail)
-    # LAPACK itself: SciPy's wrapper of it holds the interpreter lock.
-    lower, info = dpotrf(system, lower=1, overwrite_a=1, clean=0)
-    if info:
-        raise np.linalg.LinAlgError(
-            "the tail of the mixed-model equations is not positive definite"
-        )
-    return np.asarray(lower)
-
-
 def to_working_beta(products: CrossProducts, beta: Array) -> Array:
     """Fixed effects (p,) in the working basis."""
     if not products.n_fixed:
         return beta
     return solve_triangular(products.basis.fixed, beta - products.basis.shift)
-
-
-def tail_inverse(fact: Factorisation) -> Array:
-    """Inverse of the scaled tail (q, q), lower triangle: the tail's part of C_ZZ^-1."""
-    if not fact.plan.n_tail:
-        return fact.tail_chol
-    inverse, info = dpotri(fact.tail_chol, lower=1)
-    if info:
-        raise np.linalg.LinAlgError("the tail of the mixed-model equations is singular")
-    return np.asarray(inverse)

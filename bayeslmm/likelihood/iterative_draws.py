@@ -14,15 +14,16 @@ Gilavert, Moussaoui, Idier (2015), doi:10.1109/TSP.2014.2367457.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import cholesky
-from scipy.linalg.blas import dtrsm
 
 from bayeslmm.covariance.coordinates import AnyPoints
+from bayeslmm.data.sparse_cholesky import sparse_cholesky
 from bayeslmm.likelihood.batch import run_parallel, to_working
 from bayeslmm.likelihood.blocks import (
     TailBlock,
@@ -33,6 +34,7 @@ from bayeslmm.likelihood.blocks import (
 )
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise_working
+from bayeslmm.likelihood.tail import Root
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -43,7 +45,7 @@ RESIDUAL = 1e-5
 MAX_ITERATIONS = 200
 
 PER_NODE = 250
-"""Draws per factorised node, on average."""
+"""Draws per factorised node, on average; as many as are solved at once where that is cheap."""
 
 WELL_CONDITIONED = 1e4
 """Condition number up to which relative factors are inverted for the preconditioner."""
@@ -68,7 +70,7 @@ class Parts:
         B_j with ``B_j B_j' = A_j``, the blocks of Z'Z of the leading factor.
     spread : scipy.sparse.csr_array (q, J * k)
         G with ``G blockdiag(B)' = coupling``.
-    tail : ndarray (q, q)
+    tail : ndarray (q, q) or scipy.sparse.csc_array
         R with ``R R' = tail_gram - G G'``.
     gram : scipy.sparse.csr_array (q, q)
         Z'Z of the tail.
@@ -78,7 +80,7 @@ class Parts:
 
     lead: Array
     spread: sp.csr_array
-    tail: Array
+    tail: Array | sp.csc_array
     gram: sp.csr_array
     transposed: sp.csr_array
 
@@ -95,11 +97,15 @@ def make_parts(plan: Plan) -> Parts:
     spread = plan.coupling
     if levels:
         spread = spread @ sp.bsr_array(blocks, shape=(levels * k, levels * k))
-    rest = plan.tail_gram - (spread @ spread.T).toarray()
+    if plan.sparse is not None:
+        tail = _sparse_root(plan.tail_gram)
+    else:
+        rest = plan.tail_gram - (spread @ spread.T).toarray()
+        tail = _semidefinite_root(rest, np.diag(plan.tail_gram))
     return Parts(
         lead=vectors * np.sqrt(np.where(kept, size, 0.0))[:, None, :],
         spread=sp.csr_array(spread),
-        tail=_semidefinite_root(rest, np.diag(plan.tail_gram)),
+        tail=tail,
         gram=sp.csr_array(plan.tail_gram),
         transposed=sp.csr_array(plan.coupling.T),
     )
@@ -112,6 +118,17 @@ def _semidefinite_root(matrix: Array, diagonal: Array) -> Array:
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(matrix)
         return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def _sparse_root(matrix: sp.csc_array) -> sp.csc_array:
+    """The same of a sparse matrix."""
+    matrix = sp.csc_array(matrix, copy=True)
+    matrix.eliminate_zeros()
+    diagonal = sp.eye_array(matrix.shape[0]) * matrix.diagonal().max()
+    for ridge in (RIDGE, 1e2 * RIDGE):
+        with suppress(np.linalg.LinAlgError):
+            return sparse_cholesky(sp.csc_array(matrix + ridge * diagonal)).root
+    return sparse_cholesky(sp.csc_array(matrix + 1e4 * RIDGE * diagonal)).root
 
 
 def draw_iteratively(
@@ -136,17 +153,18 @@ def draw_iteratively(
     """
     working = to_working(plan, points.factors)
     result = [np.empty((len(beta), *gram.shape[:2])) for gram in plan.products.random]
-    nodes, nearest = _choose_nodes(working, rng)
+    per_node = PER_NODE if plan.sparse is None else COLUMNS
+    nodes, nearest = _choose_nodes(working, rng, per_node)
     parts = make_parts(plan)
     groups = [np.flatnonzero(nearest == n) for n in range(len(nodes))]
     seeds = rng.spawn(len(nodes))
 
     def work(n: int) -> None:
         node = [t[nodes[n]] for t in working]
-        chol = factorise_working(plan, node, value_only=True).tail_chol
+        root = factorise_working(plan, node, value_only=True).tail_root
         for rows in _pieces(groups[n]):
             here = [t[rows] for t in working]
-            near = Preconditioner(chol, [_ratios(t, t0) for t, t0 in zip(here, node, strict=True)])
+            near = Preconditioner(root, [_ratios(t, t0) for t, t0 in zip(here, node, strict=True)])
             batch = _Batch(plan, parts, here, points.sigma[rows], near)
             for array, effects in zip(result, batch.draw(beta[rows], seeds[n]), strict=True):
                 array[rows] = effects
@@ -155,11 +173,13 @@ def draw_iteratively(
     return result
 
 
-def _choose_nodes(working: Sequence[Array], rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """AnyPoints to factorise at, and for every point the nearest of them."""
+def _choose_nodes(
+    working: Sequence[Array], rng: np.random.Generator, per_node: int
+) -> tuple[Indices, Indices]:
+    """Points to factorise at, and for every point the nearest of them."""
     flat = np.concatenate([np.log(np.abs(_row_lengths(t)) + 1e-12) for t in working], axis=1)
     size = len(flat)
-    count = max(1, min(size, -(-size // PER_NODE)))
+    count = max(1, min(size, -(-size // per_node)))
     nodes = rng.choice(size, count, replace=False)
     distance = np.sum((flat[:, None, :] - flat[nodes][None]) ** 2, axis=2)
     return nodes, np.argmin(distance, axis=1)
@@ -188,21 +208,19 @@ class Preconditioner:
 
     Attributes
     ----------
-    chol : ndarray (q, q)
-        Lower Cholesky factor of the tail's system at the node.
+    root : Root
+        Cholesky factor of the tail's system at the node.
     ratios : sequence of ndarray (B, k, k)
         E^-1 per grouping factor.
     """
 
-    chol: Array
+    root: Root
     ratios: Sequence[Array]
 
     def __call__(self, columns: Array, tail: Sequence[TailBlock]) -> Array:
         """Approximate solution (q, B) of the systems."""
-        right = np.asfortranarray(scale_columns(columns, tail, self.ratios, transposed=True))
-        half = dtrsm(1.0, self.chol, right, lower=1, overwrite_b=1)
-        full = dtrsm(1.0, self.chol, half, lower=1, trans_a=1, overwrite_b=1)
-        return scale_columns(np.ascontiguousarray(full), tail, self.ratios)
+        right = scale_columns(columns, tail, self.ratios, transposed=True)
+        return scale_columns(np.ascontiguousarray(self.root.solve(right)), tail, self.ratios)
 
 
 def scale_columns(

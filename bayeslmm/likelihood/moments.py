@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dsymm, dsymv
@@ -17,10 +18,11 @@ from bayeslmm.likelihood.blocks import (
     symmetric,
 )
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.factorise import Factorisation, tail_inverse
+from bayeslmm.likelihood.factorise import Factorisation, eliminate_random
 from bayeslmm.likelihood.nested import Pivot, Stage, batches, is_filled, without_later
 from bayeslmm.likelihood.shrinkage import WELL_CONDITIONED, invertible_part
 from bayeslmm.likelihood.stack import ProductSlopes
+from bayeslmm.likelihood.tail import DenseInverse, Inverse
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -39,9 +41,7 @@ def conditional_modes(
     tail_u = np.zeros(plan.n_tail)
     tail_q = tail_u
     if plan.n_tail:
-        spherical = solve_triangular(
-            fact.tail_chol, fact.tail_half @ contrast, lower=True, trans="T", check_finite=False
-        )
+        spherical = fact.tail_root.back(fact.tail_half @ contrast)
         tail_u = scaled(spherical[:, None], plan.tail, fact.factors)[:, 0]
         tail_q = fact.tail_mixed @ contrast - _symmetric_product(fact.tail_schur, tail_u)
     modes: list[Array] = [np.zeros(0)] * len(products.random)
@@ -90,9 +90,9 @@ def conditional_covariances(fact: Factorisation, *, given_beta: bool = False) ->
     """
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros(0)] * len(products.random)
-    inverse = tail_inverse(fact)
     if products.basis.levels is not None:
         return [_of_related(fact, products.basis.levels, given_beta=given_beta)]
+    inverse = fact.tail_root.inverse
     inners = _stage_inners(fact, inverse, with_beta=not given_beta)
     for stage, pivot, inner in zip(plan.stages, fact.pivots, inners, strict=True):
         result[stage.factor] = pivot.kernel + pivot.kernel @ inner @ pivot.kernel
@@ -157,7 +157,7 @@ def _split_sensitivities(fact: Factorisation) -> list[Array]:
 def _precision_blocks(fact: Factorisation, *, restricted: bool) -> list[Array]:
     plan, products = fact.plan, fact.plan.products
     result: list[Array] = [np.zeros((0, 0))] * len(products.random)
-    inverse = tail_inverse(fact)
+    inverse = fact.tail_root.inverse
     inners = _stage_inners(fact, inverse, with_beta=restricted)
     for stage, pivot, inner in zip(plan.stages, fact.pivots, inners, strict=True):
         keep = _kept(pivot)
@@ -165,8 +165,16 @@ def _precision_blocks(fact: Factorisation, *, restricted: bool) -> list[Array]:
         result[stage.factor] = blocks.sum(axis=0)
     if plan.n_tail:
         rest = _tail_fixed(fact) if restricted else None
+        near = list(fact.factors)
+        if plan.sparse is not None and not all(map(_is_regular, near)):
+            near = [_regular(t) for t in near]
+            inverse = eliminate_random(plan, near).root.inverse
         for block in plan.tail:
-            total = _tail_precision(fact, block, inverse)
+            t = near[block.factor]
+            if _is_regular(t):
+                total = _tail_precision(t, block, inverse)
+            else:
+                total = _tail_precision_singular(fact, block)
             if rest is not None:
                 part = rest[block.columns].reshape(block.n_levels, block.n_coefs, -1)
                 total = total - np.einsum("jkp,jlp->kl", part, products.related(block.factor, part))
@@ -184,8 +192,10 @@ def _kept(pivot: Pivot) -> Array:
     return np.eye(pivot.kernel.shape[1]) - pivot.block.gram @ pivot.kernel
 
 
-def _symmetric_product(lower: Array, columns: Array) -> Array:
-    """Symmetric matrix, given by its lower triangle in Fortran order, times (q,) or (q, m)."""
+def _symmetric_product(lower: Array | sp.csc_array, columns: Array) -> Array:
+    """Symmetric matrix times (q,) or (q, m); if dense, by its lower triangle in Fortran order."""
+    if sp.issparse(lower):
+        return lower @ columns
     if not columns.size:
         return np.zeros_like(columns)
     if columns.ndim == 1:
@@ -204,10 +214,7 @@ def _tail_fixed(fact: Factorisation) -> Array:
 def _tail_solution(fact: Factorisation) -> Array:
     """G = Lambda C_tt^-1 Lambda' tail_mixed_X: (q, p)."""
     p = fact.plan.products.n_fixed
-    spherical = solve_triangular(
-        fact.tail_chol, fact.tail_half[:, :p], lower=True, trans="T", check_finite=False
-    )
-    return scaled(spherical, fact.plan.tail, fact.factors)
+    return scaled(fact.tail_root.back(fact.tail_half[:, :p]), fact.plan.tail, fact.factors)
 
 
 def _tail_spread(fact: Factorisation) -> Array:
@@ -222,12 +229,13 @@ def _right_solve(matrix: Array, lower: Array) -> Array:
     return solve_triangular(lower, matrix.T, lower=True, check_finite=False).T
 
 
-def _stage_inners(fact: Factorisation, inverse: Array, *, with_beta: bool) -> list[Array]:
+def _stage_inners(fact: Factorisation, inverse: Inverse, *, with_beta: bool) -> list[Array]:
     """Blocks A_jt Q A_tj (J, k, k) of each stage, Q the covariance of all that comes later."""
     plan = fact.plan
     if not plan.stages:
         return []
-    cov = scaled_both(inverse, plan.tail, fact.factors) if plan.n_tail else inverse
+    assert isinstance(inverse, DenseInverse)
+    cov = scaled_both(inverse.lower, plan.tail, fact.factors) if plan.n_tail else inverse.lower
     if plan.nested:
         inners = later_covariances(plan, fact.pivots, symmetric(cov))
     elif plan.n_tail and plan.stages:
@@ -255,33 +263,48 @@ def _stage_crosses(fact: Factorisation) -> list[Array]:
     return crosses[::-1]
 
 
-def _tail_precision(fact: Factorisation, block: TailBlock, inverse: Array) -> Array:
+def _is_regular(factor: Array) -> bool:
+    return bool(np.linalg.svd(factor, compute_uv=False)[-1] > WELL_CONDITIONED)
+
+
+def _regular(factor: Array) -> Array:
+    """The nearest relative factor that is regular: V changes by 1e-8 of itself."""
+    left, sizes, right = np.linalg.svd(factor)
+    return (left * np.maximum(sizes, 1.01 * WELL_CONDITIONED)) @ right
+
+
+def _tail_precision(factor: Array, block: TailBlock, inverse: Inverse) -> Array:
     """Sum of the diagonal blocks of Z'V^-1 Z of one tail factor (k, k), or of pairs of levels."""
-    t, known = fact.factors[block.factor], block.relationship
-    own = (block.columns, block.columns)
-    if np.linalg.svd(t, compute_uv=False)[-1] > WELL_CONDITIONED:
-        total = block.n_levels * np.eye(block.n_coefs)
-        if known is None:
-            total = total - _diagonal_blocks(inverse, block).sum(axis=0)
-        else:
-            total = total - contracted(symmetric(inverse[own]), block, known.precision)
-        return np.linalg.solve(t.T, np.linalg.solve(t.T, total.T).T)
-    schur = symmetric(fact.tail_schur)
+    total = block.n_levels * np.eye(block.n_coefs)
+    if block.relationship is None:
+        total = total - _diagonal_blocks(inverse, block).sum(axis=0)
+    else:
+        total = total - contracted(inverse.at, block, block.relationship.precision)
+    return np.linalg.solve(factor.T, np.linalg.solve(factor.T, total.T).T)
+
+
+def _tail_precision_singular(fact: Factorisation, block: TailBlock) -> Array:
+    """The same for a dense tail where the relative factor has no inverse."""
+    schur, own = symmetric(fact.tail_schur), (block.columns, block.columns)
     columns = scaled(schur[:, block.columns], fact.plan.tail, fact.factors, transposed=True)
-    half = solve_triangular(fact.tail_chol, columns, lower=True, check_finite=False)
-    if known is not None:
-        return contracted(schur[own] - half.T @ half, block, known.covariance)
+    half = fact.tail_root.half(columns)
+    if block.relationship is not None:
+        left = schur[own] - half.T @ half
+        start = block.start
+        return contracted(
+            lambda rows, cols: left[rows - start, cols - start],
+            block,
+            block.relationship.covariance,
+        )
     half = half.reshape(len(half), block.n_levels, block.n_coefs)
-    return _diagonal_blocks(fact.tail_schur, block).sum(axis=0) - np.einsum(
-        "qjk,qjl->kl", half, half
-    )
+    diagonal = _diagonal_blocks(DenseInverse(schur), block)
+    return diagonal.sum(axis=0) - np.einsum("qjk,qjl->kl", half, half)
 
 
-def _diagonal_blocks(lower: Array, block: TailBlock) -> Array:
-    """Diagonal blocks (J, k, k) of one factor from the lower triangle of a (q, q) array."""
-    index = block.start + np.arange(block.n_levels)[:, None] * block.n_coefs
-    index = index + np.arange(block.n_coefs)
-    return symmetric(lower[index[:, :, None], index[:, None, :]])
+def _diagonal_blocks(inverse: Inverse, block: TailBlock) -> Array:
+    """Diagonal blocks (J, k, k) of one factor."""
+    places = block.places(np.arange(block.n_levels))
+    return inverse.at(places[:, :, None], places[:, None, :])
 
 
 # --- derivatives by cross-products ---
@@ -362,7 +385,11 @@ def _covariances_between(fact: Factorisation, *, with_beta: bool) -> list[Array]
     plan, place = fact.plan, {block.factor: block for block in fact.plan.tail}
     if not plan.n_tail:
         return []
-    tail = symmetric(scaled_both(tail_inverse(fact), plan.tail, fact.factors))
+    if plan.sparse is not None:
+        return _covariances_in_tail(fact, with_beta=with_beta)
+    inverse = fact.tail_root.inverse
+    assert isinstance(inverse, DenseInverse)
+    tail = symmetric(scaled_both(inverse.lower, plan.tail, fact.factors))
     if with_beta:
         spread = _tail_spread(fact)
         tail = tail + spread @ spread.T
@@ -382,6 +409,20 @@ def _covariances_between(fact: Factorisation, *, with_beta: bool) -> list[Array]
         else:
             block = tail[rows[:, :, None], cols[:, None, :]]
         result.append(block)
+    return result
+
+
+def _covariances_in_tail(fact: Factorisation, *, with_beta: bool) -> list[Array]:
+    """The same where all random effects are in the tail, from entries of its inverse alone."""
+    place = {block.factor: block for block in fact.plan.tail}
+    inverse, result = fact.tail_root.inverse, []
+    spread = _tail_spread(fact) if with_beta else np.zeros((fact.plan.n_tail, 0))
+    for coupling in fact.plan.products.couplings:
+        f, g = coupling.factors
+        rows, cols = place[f].places(coupling.first), place[g].places(coupling.second)
+        block = inverse.at(rows[:, :, None], cols[:, None, :])
+        cov = fact.factors[f] @ block @ fact.factors[g].T
+        result.append(cov + spread[rows] @ spread[cols].transpose(0, 2, 1))
     return result
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.likelihood.crossprod import CrossProducts
@@ -19,6 +20,9 @@ Array = NDArray[np.float64]
 
 LARGEST = 4_000
 """Levels up to which eigenvectors are found: 2,000 take 3 s, this many half a minute."""
+
+FEW = 1_000
+"""Random effects up to which matrices are dense, however sparse relationships are."""
 
 NOTHING = 1e-13
 """Eigenvalue relative to the largest that is nothing but rounding."""
@@ -29,7 +33,14 @@ def can_diagonalise(products: CrossProducts) -> bool:
     if len(products.random) != 1 or products.relationships[0] is None:
         return False
     levels, k = products.random[0].shape[:2]
-    return k == 1 and levels <= LARGEST
+    return k == 1 and levels <= LARGEST and not stays_sparse(products)
+
+
+def stays_sparse(products: CrossProducts) -> bool:
+    """Whether relationships are known by sparse inverses and random effects are many."""
+    known = [r for r in products.relationships if r is not None]
+    many = sum(gram.shape[0] * gram.shape[1] for gram in products.random) > FEW
+    return many and any(sp.issparse(r.precision) for r in known if r.kind == "precision")
 
 
 def diagonalised(products: CrossProducts) -> CrossProducts:

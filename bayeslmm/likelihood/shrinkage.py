@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
 from bayeslmm.likelihood.blocks import scaled
 from bayeslmm.likelihood.crossprod import CrossProducts
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.nested import Pivot, without_later
+from bayeslmm.likelihood.tail import Root
 
 Array = NDArray[np.float64]
 
@@ -50,12 +50,12 @@ def shrink(
     plan: Plan,
     factors: Sequence[Array],
     pivots: Sequence[Pivot],
-    tail_chol: Array,
+    tail_root: Root,
     tail_half: Array,
 ) -> Shrinkage:
     """Shrink the coefficients of a plan's split; arguments as in ``factorise.Factorisation``."""
     assert plan.split is not None
-    spherical, effects = spherical_modes(plan, factors, pivots, tail_chol, tail_half)
+    spherical, effects = spherical_modes(plan, factors, pivots, tail_root, tail_half)
     gaps = [c - u for c, u in zip(plan.split.coefs, effects, strict=True)]
     products = _times_gram(plan.products, gaps)
     fixed = plan.split.rest.copy()
@@ -70,7 +70,7 @@ def spherical_modes(
     plan: Plan,
     factors: Sequence[Array],
     pivots: Sequence[Pivot],
-    tail_chol: Array,
+    tail_root: Root,
     tail_half: Array,
 ) -> tuple[list[Array], list[Array]]:
     """Spherical modes v of the columns [X y] and Lambda v, per grouping factor (J, k, p + 1)."""
@@ -79,7 +79,7 @@ def spherical_modes(
     effects = list(modes)
     tail = np.zeros((plan.n_tail, width))
     if plan.n_tail:
-        white = solve_triangular(tail_chol, tail_half, lower=True, trans="T", check_finite=False)
+        white = tail_root.back(tail_half)
         tail = scaled(white, plan.tail, factors)
         for block in plan.tail:
             shape = (block.n_levels, block.n_coefs, width)

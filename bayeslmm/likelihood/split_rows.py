@@ -159,7 +159,7 @@ def _regress(
         )
         part = make_plan(products)
         found = eliminate_random(part, far)
-        _, effects = spherical_modes(part, far, found.pivots, found.chol, found.half)
+        _, effects = spherical_modes(part, far, found.pivots, found.root, found.half)
         for f, z, c, u in zip(factors, covariates, coefs, effects, strict=True):
             c += u
             rest = rest - np.einsum("nk,nkm->nm", z, u[f.codes])

@@ -75,7 +75,7 @@ def _level_sds(factor: RandomFactor) -> Array:
     """Standard deviation of each row's level relative to that of an unrelated one (n,)."""
     if factor.relationship is None:
         return np.ones(len(factor.Z))
-    return np.sqrt(np.diag(factor.relationship.covariance))[factor.codes]
+    return np.sqrt(factor.relationship.variances)[factor.codes]
 
 
 def block_labels(design: Design) -> list[tuple[str, str]]:
