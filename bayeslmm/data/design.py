@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -578,9 +578,7 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
             codes, spec = factor.codes, factor.spec
             if factor.relationship is not None:  # which has levels without rows
                 present, codes = np.unique(codes, return_inverse=True)
-                spec = replace(
-                    spec, levels=spec.levels[present], cells=spec.cells[present], relationship=None
-                )
+                spec = spec.with_levels(present)
             values = pd.Index(spec.levels)
             return RowGroups(codes=codes, factor=spec, values=values, key=factor.key)
     names = [by] if by in design.data.columns else by.split(":")

@@ -54,7 +54,8 @@ def default_priors(design: Design) -> Priors:
       columns as they are, of root mean square one, around zero, with rms(y) for s_y;
     - a block of correlated random effects has HalfStudentT(3, s_y / s) standard deviations and
       LKJ(1) correlations on its working columns: each column less its part along earlier ones, of
-      standard deviation s (root mean square in a block without the constant);
+      standard deviation s (root mean square in a block without the constant); with ``by=``, the
+      columns of a stratum are taken in its own rows;
     - a block with a covariance pattern, such as ``cs(0 + f | g)``, stays in the columns that users
       see: HalfStudentT(3, s_y / s) standard deviations with s the root mean square of a column
       where it is not zero, one for an indicator, and correlation parameters that are uniform over
@@ -305,11 +306,12 @@ def _random(f: int, factor: RandomFactor, preset: Preset, given: Given, scale: f
         columns = list(block)
         own = structure.sd_places[columns]
         touched = ("cor", f, b) in given or any(("sd", f, s) in given for s in own)
-        units = root_mean_squares(factor.Z[:, columns])
+        z = factor.covariates(columns)
+        units = root_mean_squares(z)
         if isinstance(part, Pattern):
-            units = sizes(factor.Z[:, columns], part.homogeneous)
+            units = sizes(z, part.homogeneous)
         elif not touched and preset == "default":
-            found = working_columns(factor.Z[:, columns])
+            found = working_columns(z)
             mixing[np.ix_(columns, columns)], units = found.mixing, found.scales
             where |= dict(_places(factor, columns, found.mixing))
         for s, unit in zip(own, units, strict=True):
@@ -331,7 +333,7 @@ def _places(
         others = [j for j in range(len(columns)) if j != i and follow[i, j] != 0.0]
         if not others:
             continue
-        constant = np.ptp(factor.Z[:, column]) == 0
+        constant = np.ptp(factor.covariates([column])) == 0
         parts = [f"{factor.coefs[columns[j]]} = {follow[i, j]:.4g}" for j in others]
         words = f"at {', '.join(parts)}" if constant else f"per unit, with {', '.join(parts)}"
         yield sd_label(factor.name, factor.coefs[column]), words
