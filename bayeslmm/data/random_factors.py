@@ -28,6 +28,7 @@ from bayeslmm.data.strata import (
     find_strata,
     spread_columns,
     stratum_coefs,
+    term_strata,
 )
 from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
@@ -103,6 +104,42 @@ class FactorSpec(GroupingFactor):
                 yield strata.coefs[i], strata.places[strata.of_level, i]
             elif place not in others:
                 yield coef, np.full(len(self.levels), place)
+
+    @property
+    def plain_coefs(self) -> tuple[str, ...]:
+        """Labels (k,) of all coefficients, without their strata."""
+        labels = list(self.coefs)
+        for strata in self.strata:
+            for place, coef in () if strata is None else strata.labelled():
+                labels[place] = coef
+        return tuple(labels)
+
+    @property
+    def stratum_names(self) -> tuple[str, ...]:
+        """Stratum (k,) of each coefficient; "" where it is of all levels."""
+        names = [""] * len(self.coefs)
+        for strata in self.strata:
+            for name, places in (
+                () if strata is None else zip(strata.names, strata.places, strict=True)
+            ):
+                for place in places.tolist():
+                    names[place] = name
+        return tuple(names)
+
+    @property
+    def kinds_of_level(self) -> list[tuple[str, Indices]]:
+        """Levels that have the same coefficients: in words, and the places (m,) of these.
+
+        All levels, without a word, where no term has ``by=``.
+        """
+        if not self.divided:
+            return [("", np.arange(len(self.coefs)))]
+        places, first = np.unique(self.own_places, axis=0, return_index=True)
+        found = [strata for strata in self.strata if strata is not None]
+        names = [
+            ", ".join(dict.fromkeys(s.names[s.of_level[level]] for s in found)) for level in first
+        ]
+        return list(zip(names, places, strict=True))
 
     def stratum(self, columns: Sequence[int]) -> tuple[Strata, int] | None:
         """The strata and the one of them that coefficients are of; None where of all levels."""
@@ -203,7 +240,7 @@ class RandomFactor:
         return self.spec.own_coefs
 
     def own(self, u: NDArray[np.float64], levels: Indices | None = None) -> NDArray[np.float64]:
-        """The coefficients (..., J, m) that each level has, of random effects u (..., J, k).
+        """The coefficients (..., J, m) that each level has, of values u (..., J, k).
 
         `levels` are those in u, by default all.
         """
@@ -221,6 +258,15 @@ class RandomFactor:
         result = np.zeros((*own.shape[:-1], self.n_coefs), dtype=own.dtype)
         result[..., np.arange(len(places))[:, None], places] = own
         return result
+
+    def levels_of(self, column: int) -> Indices:
+        """Places of the levels that have a coefficient."""
+        found = self.spec.stratum([column])
+        return (
+            np.arange(self.n_levels)
+            if found is None
+            else np.flatnonzero(found[0].of_level == found[1])
+        )
 
     def covariates(self, columns: Sequence[int]) -> NDArray[np.float64]:
         """Some columns of Z in the rows of those levels that have these coefficients."""
@@ -391,13 +437,12 @@ def _part(
             f"most {MOST} are supported. Join levels of `{term.by}`, or take by= out."
         )
     levels, n_rows = (np.bincount(part, minlength=size).tolist() for part in (of_level, rows))
-    places = read_only(start + np.arange(size * width).reshape(size, width))
     return _Part(
         coefs=stratum_coefs(found.names, of),
         blocks=_blocks(term, start, width, size),
         values=spread_columns(found.values, rows, size),
         counts=list(zip(levels, n_rows, strict=True)),
-        strata=Strata(of=of, of_level=of_level, coefs=tuple(found.names), places=places),
+        strata=term_strata(of, of_level, found.names, start),
     )
 
 

@@ -8,13 +8,14 @@ not shown. The coefficients of the own stratum of each level are its *own* ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import (
     GroupingFactor,
     grouping_factor,
@@ -56,6 +57,11 @@ class Strata:
     def names(self) -> tuple[str, ...]:
         """Strata as coefficients are labelled: ``"arm[A]"``."""
         return stratum_names(self.of)
+
+    def labelled(self) -> Iterator[tuple[int, str]]:
+        """Place and label of each coefficient, its stratum left out."""
+        for row in self.places.tolist():
+            yield from zip(row, self.coefs, strict=True)
 
     def number(self, columns: Sequence[int]) -> int | None:
         """The stratum that has these coefficients; None where they are of another term."""
@@ -190,6 +196,17 @@ def spread_columns(values: Array, rows: Indices, size: int) -> Array:
     result = np.zeros((n, size, width))
     result[np.arange(n), rows] = values
     return result.reshape(n, size * width)
+
+
+def term_strata(of: GroupingFactor, of_level: Indices, coefs: Sequence[str], start: int) -> Strata:
+    """The strata of a term whose first coefficient is the one at `start`."""
+    places = start + np.arange(len(of.levels) * len(coefs)).reshape(len(of.levels), len(coefs))
+    return Strata(of=of, of_level=of_level, coefs=tuple(coefs), places=read_only(places))
+
+
+def plain_labels(first: Sequence[str], of: GroupingFactor) -> list[str]:
+    """Labels of coefficients from those of the first stratum."""
+    return [label.removesuffix(f":{stratum_names(of)[0]}") for label in first]
 
 
 def stratum_coefs(coefs: Sequence[str], of: GroupingFactor) -> list[str]:

@@ -119,8 +119,9 @@ def resolve_priors(
         A mapping goes from keys to PyMC distributions made with ``.dist`` or to the records of
         this package. Keys are "Intercept" (the linear predictor at the column means), a
         coefficient's label or "beta[label]", "beta" (all but the intercept), "sd", "sd[factor]",
-        "sd[factor, coef]", "cor", "cor[factor]" and "sigma". The more specific key wins, whatever
-        the order.
+        "sd[factor, coef]", "cor", "cor[factor]" and "sigma"; with ``by=f``, also
+        "sd[factor, f[level]]" and "cor[factor, f[level]]" for a stratum. The more specific key
+        wins, whatever the order.
     preset : {"default", "flat"}
         What a mapping changes.
 
@@ -156,6 +157,9 @@ def labels_of(spec: Spec) -> Labels:
         blocks=tuple(factor.blocks for factor in spec.random),
         kinds=tuple(factor.kinds for factor in spec.random),
         residual=spec.residual_structure,
+        strata=tuple(factor.stratum_names for factor in spec.random)
+        if any(factor.divided for factor in spec.random)
+        else (),
     )
 
 
