@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import Structure, sds_and_correlation
-from bayeslmm.data.design import Design, RandomFactor, require_random
+from bayeslmm.data.design import Design, coefficient_sets, require_random
 from bayeslmm.estimation.estimate import SINGULAR, Fit, points_of_fits
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.residuals import mean_variance
@@ -21,7 +21,7 @@ from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
-from bayeslmm.priors.defaults import column_scales
+from bayeslmm.priors.defaults import covariate_scales
 from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -35,7 +35,6 @@ from bayeslmm.summaries.posterior_tables import summarise
 from bayeslmm.summaries.text import Report, listed, percent, singular_notes
 
 Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 NOTHING = "no covariance matrix of theirs can be singular"
 """What follows where there are no random effects."""
@@ -172,7 +171,7 @@ def posterior_singularity(
     rho = probability(rho, "rho")
     design, reml = model.design, model.reml_or_none()
     require_random(design, NOTHING)
-    scales = [_scales(factor) for factor in design.random]
+    scales = [covariate_scales(factor) for factor in design.random]
     residual = np.sqrt(mean_variance(design, joint.points))
     rows = random_parameters(design)
     estimates = [np.nan] * len(rows) if reml is None else _point_values(design, reml)
@@ -189,11 +188,9 @@ def posterior_singularity(
         ],
         index=pd.Index([row.label for row in rows], name="parameter"),
     )
-    parts = list(_parts(design))
-    scaled = [_component_sds(joint.roots[f][:, own], scales[f][own]) for f, _, own in parts]
-    components = scaled
-    if not standardise:
-        components = [_component_sds(joint.roots[f][:, own], 1.0) for f, _, own in parts]
+    sets = [(scales[f][own], joint.roots[f][:, own]) for f, _, own in coefficient_sets(design)]
+    scaled = [_component_sds(root, scale) for scale, root in sets]
+    components = scaled if standardise else [_component_sds(root, 1.0) for _, root in sets]
     shares = [_shares(sds) for sds in components]
     smallest = [sds[:, -1] / residual for sds in scaled]
     return PosteriorSingularity(
@@ -230,7 +227,7 @@ def estimate_singularity(
     residual = float(np.sqrt(mean_variance(design, points_of_fits([fit]))[0]))
     records = []
     for row, value in zip(rows, values, strict=True):
-        scale = _scales(design.random[row.factor])[row.index[0]]
+        scale = covariate_scales(design.random[row.factor])[row.index[0]]
         relative = value * scale / residual if row.kind == "sd" else np.nan
         boundary = _at_boundary(fit, row, value)
         records.append({"estimate": value, "relative": relative, "at_boundary": boundary})
@@ -318,18 +315,6 @@ def _row(
     }
 
 
-def _scales(factor: RandomFactor) -> Array:
-    """Standard deviation (k,) of each covariate over the rows of the levels that have it."""
-    return np.concatenate([column_scales(factor.covariates([c])) for c in range(factor.n_coefs)])
-
-
-def _parts(design: Design) -> Iterator[tuple[int, str, Indices]]:
-    """Coefficients of one level: number and name of the factor, with the stratum, and places."""
-    for f, factor in enumerate(design.random):
-        for stratum, places in factor.spec.kinds_of_level:
-            yield f, f"{factor.name}, {stratum}" if stratum else factor.name, places
-
-
 def _component_sds(root: Array, scale: Array | float) -> Array:
     """Standard deviations (..., m) of the principal components, largest first, of rows (m, k)."""
     return np.linalg.svd(root * np.reshape(scale, (-1, 1)), compute_uv=False)
@@ -342,7 +327,7 @@ def _shares(sds: Array) -> Array:
 
 
 def _component_index(design: Design) -> pd.MultiIndex:
-    labels = [(name, i + 1) for _, name, own in _parts(design) for i in range(len(own))]
+    labels = [(name, i + 1) for _, name, own in coefficient_sets(design) for i in range(len(own))]
     return pd.MultiIndex.from_tuples(labels, names=["group", "component"])
 
 
@@ -358,7 +343,7 @@ def _rank_table(
     eps: float,
     prob: float | None,
 ) -> pd.DataFrame:
-    found = list(_parts(design))
+    found = coefficient_sets(design)
     names = pd.Index([name for _, name, _ in found], name="group")
     ranks = np.column_stack([effective_rank(share) for share in shares])
     table = summarise(ranks, names, prob)
@@ -370,8 +355,8 @@ def _rank_table(
 
 def _point_pca(design: Design, fit: Fit, standardise: bool) -> pd.DataFrame:
     parts = []
-    for f, _, own in _parts(design):
-        scale = _scales(design.random[f])[own] if standardise else 1.0
+    for f, _, own in coefficient_sets(design):
+        scale = covariate_scales(design.random[f])[own] if standardise else 1.0
         sds = _component_sds(fit.factors[f][own], scale)
         shares = _shares(sds)
         columns = {"sd": sds, "proportion": shares, "cumulative": np.cumsum(shares)}

@@ -604,6 +604,19 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
     return RowGroups(codes=codes, factor=found, values=values, key=sanitise(by))
 
 
+def coefficient_sets(design: Design) -> list[tuple[int, str, NDArray[np.intp]]]:
+    """Coefficients that levels have together.
+
+    Place and name of the grouping factor, with the stratum where a term has ``by=``, and the places
+    of the coefficients.
+    """
+    return [
+        (f, f"{factor.name}, {stratum}" if stratum else factor.name, places)
+        for f, factor in enumerate(design.random)
+        for stratum, places in factor.spec.kinds_of_level
+    ]
+
+
 def group_names(design: Design) -> list[str]:
     """Grouping factors and variables that rows can be grouped by."""
     names = [*(factor.name for factor in design.random), *map(str, design.data.columns)]

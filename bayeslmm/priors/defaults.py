@@ -396,6 +396,11 @@ def column_scales(columns: Array) -> Array:
     return np.where(constant, 1.0, np.std(columns, axis=0, ddof=1))
 
 
+def covariate_scales(factor: RandomFactor) -> Array:
+    """Standard deviation (k,) of each covariate in the rows of the levels that have it."""
+    return np.concatenate([column_scales(factor.covariates([c])) for c in range(factor.n_coefs)])
+
+
 def root_mean_squares(columns: Array) -> Array:
     """Root mean square (k,) of each column; one for a constant one, and where all is zero."""
     rms = np.sqrt(np.mean(columns**2, axis=0))
