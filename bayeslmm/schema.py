@@ -109,7 +109,7 @@ def _free_key(base: str, taken: set[str]) -> str:
 
 def _derived(key: str) -> Iterable[str]:
     variables = (sd_name(key), cor_name(key), corr_name(key), u_name(key))
-    dims = (level_dim(key), coef_dim(key), coef_bis_dim(key), pair_dim(key))
+    dims = (level_dim(key), coef_dim(key), coef_bis_dim(key), pair_dim(key), effect_dim(key))
     return (*dims, *variables)
 
 
@@ -145,6 +145,11 @@ def level_dim(key: str) -> str:
 def coef_dim(key: str) -> str:
     """Return the dimension of the coefficients of the grouping factor `key`."""
     return f"{key}_coef"
+
+
+def effect_dim(key: str) -> str:
+    """Return the dimension of the coefficients of one level, where strata have their own ones."""
+    return f"{key}_effect"
 
 
 def coef_bis_dim(key: str) -> str:

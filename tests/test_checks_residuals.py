@@ -107,7 +107,7 @@ def test_levels_without_pooling_are_generalised_least_squares(sleep):
     reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep, residual=residual).reml()
     design, points = reml.design, points_of_fits([reml.fit])
     u = [np.zeros((18, 2))]
-    found = shrinkage(design, 0, reml.fit.beta, u, np.eye(2), (reml.fit.beta, u[0]), points)
+    found = shrinkage(design, 0, reml.fit.beta, u, (reml.fit.beta, u[0]), points)
     rows = np.flatnonzero(design.random[0].codes == 4)
     R, X = residual_blocks(design, points, rows)[0], design.X[rows]
     weighted = np.linalg.solve(R, X)

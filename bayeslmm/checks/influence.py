@@ -14,7 +14,7 @@ from scipy import stats
 from bayeslmm.checks.integrated import affordable, case_groups, leave_out
 from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, FactorSpec
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
@@ -264,9 +264,11 @@ def _refit_rows(
                 f"A refit would have one level of {factor.name} left, {levels[0]!r}; a variance "
                 "between levels needs at least two. post.check.influence() needs no refits."
             )
-        spec = replace(factor.spec, levels=levels)
         if factor.relationship is not None:  # its levels stay, with rows or without
             spec, codes = factor.spec, factor.codes[kept]
+        else:
+            spec = factor.spec.with_levels(present)
+            _check_strata(spec)
         factors.append(replace(factor, spec=spec, codes=codes, Z=factor.Z[kept]))
     part = replace(part, X=np.ascontiguousarray(X[:, columns]), random=tuple(factors))
     return fit_likelihood(marginal_system(part), method), columns
@@ -288,6 +290,18 @@ def _check_scales(part: Design) -> None:
             f"A refit would have no row that tells {listed(absent, 5)}: leave out something else. "
             "post.check.influence() needs no refits."
         )
+
+
+def _check_strata(spec: FactorSpec) -> None:
+    """Refuse strata with one level or none left."""
+    for strata in spec.strata:
+        counts = () if strata is None else np.bincount(strata.of_level, minlength=len(strata.names))
+        for name, count in zip(() if strata is None else strata.names, counts, strict=True):
+            if count < 2:
+                raise DataError(
+                    f"A refit would have {count} levels of {spec.name} left in {name}; a variance "
+                    "between levels needs at least two. post.check.influence() needs no refits."
+                )
 
 
 def _all_parameters(design: Design, fit: Fit, columns: NDArray[np.bool_] | None = None) -> Array:

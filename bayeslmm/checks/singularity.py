@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.structure import Structure, sds_and_correlation
-from bayeslmm.data.design import Design, require_random
+from bayeslmm.data.design import Design, coefficient_sets, require_random
 from bayeslmm.estimation.estimate import SINGULAR, Fit, points_of_fits
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.residuals import mean_variance
@@ -21,7 +21,7 @@ from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
-from bayeslmm.priors.defaults import column_scales
+from bayeslmm.priors.defaults import covariate_scales
 from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -171,7 +171,7 @@ def posterior_singularity(
     rho = probability(rho, "rho")
     design, reml = model.design, model.reml_or_none()
     require_random(design, NOTHING)
-    scales = [column_scales(factor.Z) for factor in design.random]
+    scales = [covariate_scales(factor) for factor in design.random]
     residual = np.sqrt(mean_variance(design, joint.points))
     rows = random_parameters(design)
     estimates = [np.nan] * len(rows) if reml is None else _point_values(design, reml)
@@ -188,8 +188,9 @@ def posterior_singularity(
         ],
         index=pd.Index([row.label for row in rows], name="parameter"),
     )
-    scaled = [_component_sds(root, scale) for root, scale in zip(joint.roots, scales, strict=True)]
-    components = scaled if standardise else [_component_sds(root, 1.0) for root in joint.roots]
+    sets = [(scales[f][own], joint.roots[f][:, own]) for f, _, own in coefficient_sets(design)]
+    scaled = [_component_sds(root, scale) for scale, root in sets]
+    components = scaled if standardise else [_component_sds(root, 1.0) for _, root in sets]
     shares = [_shares(sds) for sds in components]
     smallest = [sds[:, -1] / residual for sds in scaled]
     return PosteriorSingularity(
@@ -226,7 +227,7 @@ def estimate_singularity(
     residual = float(np.sqrt(mean_variance(design, points_of_fits([fit]))[0]))
     records = []
     for row, value in zip(rows, values, strict=True):
-        scale = column_scales(design.random[row.factor].Z)[row.index[0]]
+        scale = covariate_scales(design.random[row.factor])[row.index[0]]
         relative = value * scale / residual if row.kind == "sd" else np.nan
         boundary = _at_boundary(fit, row, value)
         records.append({"estimate": value, "relative": relative, "at_boundary": boundary})
@@ -315,7 +316,7 @@ def _row(
 
 
 def _component_sds(root: Array, scale: Array | float) -> Array:
-    """Standard deviations (..., k) of the principal components, largest first."""
+    """Standard deviations (..., m) of the principal components, largest first, of rows (m, k)."""
     return np.linalg.svd(root * np.reshape(scale, (-1, 1)), compute_uv=False)
 
 
@@ -326,7 +327,7 @@ def _shares(sds: Array) -> Array:
 
 
 def _component_index(design: Design) -> pd.MultiIndex:
-    labels = [(f.name, i + 1) for f in design.random for i in range(f.n_coefs)]
+    labels = [(name, i + 1) for _, name, own in coefficient_sets(design) for i in range(len(own))]
     return pd.MultiIndex.from_tuples(labels, names=["group", "component"])
 
 
@@ -342,10 +343,11 @@ def _rank_table(
     eps: float,
     prob: float | None,
 ) -> pd.DataFrame:
-    names = pd.Index([factor.name for factor in design.random], name="group")
+    found = coefficient_sets(design)
+    names = pd.Index([name for _, name, _ in found], name="group")
     ranks = np.column_stack([effective_rank(share) for share in shares])
     table = summarise(ranks, names, prob)
-    table.insert(0, "n_coefs", [factor.n_coefs for factor in design.random])
+    table.insert(0, "n_coefs", [len(own) for _, _, own in found])
     table["p_deficient"] = [float(np.mean(share[:, -1] < SMALL_SHARE)) for share in shares]
     table["p_negligible"] = [float(np.mean(sd < eps)) for sd in smallest]
     return table
@@ -353,8 +355,9 @@ def _rank_table(
 
 def _point_pca(design: Design, fit: Fit, standardise: bool) -> pd.DataFrame:
     parts = []
-    for factor, t in zip(design.random, fit.factors, strict=True):
-        sds = _component_sds(t, column_scales(factor.Z) if standardise else 1.0)
+    for f, _, own in coefficient_sets(design):
+        scale = covariate_scales(design.random[f])[own] if standardise else 1.0
+        sds = _component_sds(fit.factors[f][own], scale)
         shares = _shares(sds)
         columns = {"sd": sds, "proportion": shares, "cumulative": np.cumsum(shares)}
         parts.append(pd.DataFrame(columns))

@@ -401,14 +401,16 @@ def _residual(design: Design) -> str | None:
 
 def _pattern_holds(factor: RandomFactor, small: Design) -> bool:
     """Whether the patterns of a factor of the larger model allow those of the smaller one."""
-    same = (own for own in small.random if set(own.factors) == set(factor.factors))
+    own = next((own for own in small.random if set(own.factors) == set(factor.factors)), None)
+    if own is None:
+        return True
     found = [
         ({own.coefs[i] for i in block}, part)
-        for own in same
         for block, part in zip(own.blocks, structure_of(own).parts, strict=True)
     ]
+    labels = factor.coefs if own.spec.divided else factor.spec.plain_coefs
     for block, part in zip(factor.blocks, structure_of(factor).parts, strict=True):
-        coefs = {factor.coefs[i] for i in block}
+        coefs = {labels[i] for i in block}
         met = [(names, own) for names, own in found if names & coefs]
         if part.mixes or not met:
             continue

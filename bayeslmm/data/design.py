@@ -333,17 +333,32 @@ class Design:
     def Z_matrix(self) -> sp.csr_array:
         """Z as a sparse array (n, sum of J k), zero in rows of new levels.
 
-        Columns go by grouping factor, then level, then coefficient, as in `Z_labels`.
+        Columns go by grouping factor, then level, then coefficient, as in `Z_labels`. A level has
+        the coefficients of its own stratum only.
         """
+        return sp.csr_array(self.full_Z_matrix()[:, self.own_columns()])
+
+    def full_Z_matrix(self) -> sp.csr_array:
+        """Z with columns for all coefficients of every level, also of other strata."""
         return _sparse_z(self.n, self.random)
+
+    def own_columns(self) -> NDArray[np.intp]:
+        """Places of the columns of `Z_matrix` among those of `full_Z_matrix`."""
+        found, start = [np.empty(0, dtype=np.intp)], 0
+        for factor in self.random:
+            levels, k = factor.n_levels, factor.n_coefs
+            starts = start + np.arange(levels)[:, None] * k
+            found.append((starts + factor.spec.own_places).ravel())
+            start += levels * k
+        return np.concatenate(found)
 
     def Z_labels(self) -> pd.MultiIndex:
         """Grouping factor, level and coefficient of each column of `Z_matrix`."""
         parts = [
             (
-                np.full(factor.n_levels * factor.n_coefs, factor.name, dtype=object),
-                np.repeat(factor.levels, factor.n_coefs),
-                np.tile(np.array(factor.coefs, dtype=object), factor.n_levels),
+                np.full(factor.n_levels * len(factor.own_coefs), factor.name, dtype=object),
+                np.repeat(factor.levels, len(factor.own_coefs)),
+                np.tile(np.array(factor.own_coefs, dtype=object), factor.n_levels),
             )
             for factor in self.random
         ]
@@ -703,9 +718,7 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
             codes, spec = factor.codes, factor.spec
             if factor.relationship is not None:  # which has levels without rows
                 present, codes = np.unique(codes, return_inverse=True)
-                spec = replace(
-                    spec, levels=spec.levels[present], cells=spec.cells[present], relationship=None
-                )
+                spec = spec.with_levels(present)
             values = pd.Index(spec.levels)
             return RowGroups(codes=codes, factor=spec, values=values, key=factor.key)
     names = [by] if by in design.data.columns else by.split(":")
@@ -714,6 +727,19 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
     codes, found = grouping_factor(design.data, names)
     values = pd.Index(found.levels) if len(names) > 1 else found.parts[0]
     return RowGroups(codes=codes, factor=found, values=values, key=sanitise(by))
+
+
+def coefficient_sets(design: Design) -> list[tuple[int, str, NDArray[np.intp]]]:
+    """Coefficients that levels have together.
+
+    Place and name of the grouping factor, with the stratum where a term has ``by=``, and the places
+    of the coefficients.
+    """
+    return [
+        (f, f"{factor.name}, {stratum}" if stratum else factor.name, places)
+        for f, factor in enumerate(design.random)
+        for stratum, places in factor.spec.kinds_of_level
+    ]
 
 
 def group_names(design: Design) -> list[str]:

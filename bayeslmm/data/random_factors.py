@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,18 @@ from bayeslmm.data.grouping import (
 )
 from bayeslmm.data.inputs import check_column_scales
 from bayeslmm.data.relationships import Relationship, missing_levels
+from bayeslmm.data.strata import (
+    MOST,
+    Strata,
+    find_strata,
+    spread_columns,
+    stratum_coefs,
+    term_strata,
+)
 from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.grammar import Formula, RandomTerm, locate
 from bayeslmm.formula.matrices import Columns
+from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.structures import HOMOGENEOUS, OCCASIONS
 from bayeslmm.formula.terms import Side
 from bayeslmm.schema import group_keys
@@ -57,6 +67,8 @@ class FactorSpec(GroupingFactor):
     relationship : Relationship or None
         Known covariance of the levels, in their order; the levels are then those that it has, with
         rows or without.
+    strata : tuple of Strata or None
+        Of each side, where its term has ``by=``: its columns then are once for each stratum.
     """
 
     key: str
@@ -65,6 +77,87 @@ class FactorSpec(GroupingFactor):
     kinds: tuple[str, ...]
     sides: tuple[Side, ...]
     relationship: Relationship | None = None
+    strata: tuple[Strata | None, ...] = ()
+
+    @property
+    def divided(self) -> bool:
+        """Whether a term has ``by=``."""
+        return any(strata is not None for strata in self.strata)
+
+    @property
+    def own_coefs(self) -> tuple[str, ...]:
+        """Labels (m,) of the coefficients of one level, those of its own strata only."""
+        return tuple(name for name, _ in self._own())
+
+    @property
+    def own_places(self) -> Indices:
+        """Their places (J, m) among all coefficients."""
+        return np.column_stack([places for _, places in self._own()])
+
+    def _own(self) -> Iterator[tuple[str, Indices]]:
+        found = [strata for strata in self.strata if strata is not None]
+        first = {int(place): (s, i) for s in found for i, place in enumerate(s.places[0])}
+        others = {int(place) for s in found for place in s.places[1:].ravel()}
+        for place, coef in enumerate(self.coefs):
+            if place in first:
+                strata, i = first[place]
+                yield strata.coefs[i], strata.places[strata.of_level, i]
+            elif place not in others:
+                yield coef, np.full(len(self.levels), place)
+
+    @property
+    def plain_coefs(self) -> tuple[str, ...]:
+        """Labels (k,) of all coefficients, without their strata."""
+        labels = list(self.coefs)
+        for strata in self.strata:
+            for place, coef in () if strata is None else strata.labelled():
+                labels[place] = coef
+        return tuple(labels)
+
+    @property
+    def stratum_names(self) -> tuple[str, ...]:
+        """Stratum (k,) of each coefficient; "" where it is of all levels."""
+        names = [""] * len(self.coefs)
+        for strata in self.strata:
+            for name, places in (
+                () if strata is None else zip(strata.names, strata.places, strict=True)
+            ):
+                for place in places.tolist():
+                    names[place] = name
+        return tuple(names)
+
+    @property
+    def kinds_of_level(self) -> list[tuple[str, Indices]]:
+        """Levels that have the same coefficients: in words, and the places (m,) of these.
+
+        All levels, without a word, where no term has ``by=``.
+        """
+        if not self.divided:
+            return [("", np.arange(len(self.coefs)))]
+        places, first = np.unique(self.own_places, axis=0, return_index=True)
+        found = [strata for strata in self.strata if strata is not None]
+        names = [
+            ", ".join(dict.fromkeys(s.names[s.of_level[level]] for s in found)) for level in first
+        ]
+        return list(zip(names, places, strict=True))
+
+    def stratum(self, columns: Sequence[int]) -> tuple[Strata, int] | None:
+        """The strata and the one of them that coefficients are of; None where of all levels."""
+        for strata in self.strata:
+            number = None if strata is None else strata.number(columns)
+            if strata is not None and number is not None:
+                return strata, number
+        return None
+
+    def with_levels(self, chosen: Indices) -> FactorSpec:
+        """Some of the levels, independent ones."""
+        return replace(
+            self,
+            levels=self.levels[chosen],
+            cells=self.cells[chosen],
+            strata=tuple(s and replace(s, of_level=s.of_level[chosen]) for s in self.strata),
+            relationship=None,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -140,6 +233,48 @@ class RandomFactor:
     def relationship(self) -> Relationship | None:
         """Known covariance of the levels; None where they are independent."""
         return self.spec.relationship
+
+    @property
+    def own_coefs(self) -> tuple[str, ...]:
+        """Labels (m,) of the coefficients that one level has: all k but with ``by=``."""
+        return self.spec.own_coefs
+
+    def own(self, u: NDArray[np.float64], levels: Indices | None = None) -> NDArray[np.float64]:
+        """The coefficients (..., J, m) that each level has, of values u (..., J, k).
+
+        `levels` are those in u, by default all.
+        """
+        if not self.spec.divided:
+            return u
+        places = self.spec.own_places
+        places = places if levels is None else places[levels]
+        return u[..., np.arange(len(places))[:, None], places]
+
+    def spread(self, own: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Random effects (..., J, k), zero for coefficients of other strata, from :meth:`own`."""
+        if not self.spec.divided:
+            return own
+        places = self.spec.own_places
+        result = np.zeros((*own.shape[:-1], self.n_coefs), dtype=own.dtype)
+        result[..., np.arange(len(places))[:, None], places] = own
+        return result
+
+    def levels_of(self, column: int) -> Indices:
+        """Places of the levels that have a coefficient."""
+        found = self.spec.stratum([column])
+        return (
+            np.arange(self.n_levels)
+            if found is None
+            else np.flatnonzero(found[0].of_level == found[1])
+        )
+
+    def covariates(self, columns: Sequence[int]) -> NDArray[np.float64]:
+        """Some columns of Z in the rows of those levels that have these coefficients."""
+        found, values = self.spec.stratum(columns), self.Z[:, list(columns)]
+        if found is None:
+            return values
+        strata, number = found
+        return values[(self.codes >= 0) & (strata.of_level[self.codes] == number)]
 
     def effects(self, independent: NDArray[np.float64]) -> NDArray[np.float64]:
         """Random effects (..., J, k) from those of independent levels of the same Sigma."""
@@ -237,29 +372,85 @@ def _random_factor(
         codes, grouping, relationship = related_levels(codes, grouping, relationship)
         independent = not relationship.sets_apart(np.unique(codes))
         _check_levels(terms[0], found, len(frame), independent=independent)
-    coefs: list[str] = []
-    blocks: list[tuple[int, ...]] = []
-    kinds: list[str] = []
+    parts: list[_Part] = []
     for term in terms:
-        names = columns[term.left].names
-        _check_coefs(source, term, names, coefs)
-        positions = range(len(coefs), len(coefs) + len(names))
-        added = [tuple(positions)] if term.correlated else [(i,) for i in positions]
+        earlier = [coef for part in parts for coef in part.coefs]
+        _check_coefs(source, term, columns[term.left].names, earlier)
+        _check_structure(source, term, columns[term.left])
+        _check_strata(term, relationship)
+        part = _part(source, term, columns[term.left], len(earlier), frame, codes, grouping)
         if independent and term.structure in ("us", "homdiag"):
             # correlations of a pattern tell it from residuals
-            _check_count(term, len(np.unique(codes)), len(added[0]), len(frame))
-        _check_structure(source, term, columns[term.left])
-        coefs += names
-        blocks += added
-        kinds += [term.structure] * len(added)
-    spec = factor_spec(grouping, key, terms, coefs, blocks, kinds, relationship)
-    z = _covariates(spec, columns)
-    for block in blocks:
+            for n_levels, n_rows in part.counts:
+                _check_count(term, n_levels, len(part.blocks[0]), n_rows)
+        parts.append(part)
+    spec = factor_spec(
+        grouping,
+        key,
+        terms,
+        [coef for part in parts for coef in part.coefs],
+        [block for part in parts for block in part.blocks],
+        [term.structure for term, part in zip(terms, parts, strict=True) for _ in part.blocks],
+        relationship,
+        [part.strata for part in parts],
+    )
+    z = _joined([part.values for part in parts])
+    factor = known_rows(spec, codes, z)
+    for block in spec.blocks:
         check_column_scales(
-            [coefs[b] for b in block], z[:, list(block)], f"the random effects of `{grouping.name}`"
+            [spec.coefs[b] for b in block],
+            factor.covariates(block),
+            f"the random effects of `{grouping.name}`",
         )
-    _report_deficient(grouping.name, terms, columns)
-    return known_rows(spec, codes, z)
+    _report_deficient(factor, terms, columns)
+    return factor
+
+
+class _Part(NamedTuple):
+    """What one term adds to a grouping factor; `counts` are levels and rows of each stratum."""
+
+    coefs: Sequence[str]
+    blocks: list[tuple[int, ...]]
+    values: NDArray[np.float64]
+    counts: list[tuple[int, int]]
+    strata: Strata | None = None
+
+
+def _part(
+    source: str,
+    term: RandomTerm,
+    found: Columns,
+    start: int,
+    frame: pd.DataFrame,
+    codes: Indices,
+    grouping: GroupingFactor,
+) -> _Part:
+    width, used = len(found.names), np.unique(codes)
+    if term.by is None:
+        counts = [(len(used), len(frame))]
+        return _Part(found.names, _blocks(term, start, width, 1), found.values, counts)
+    rows, of, of_level = find_strata(source, term, frame, codes, grouping)
+    size = len(of.levels)
+    if size * width > MOST:
+        raise DataError(
+            f"{term.source} has {size * width} coefficients in {size} levels of `{term.by}`; at "
+            f"most {MOST} are supported. Join levels of `{term.by}`, or take by= out."
+        )
+    levels, n_rows = (np.bincount(part, minlength=size).tolist() for part in (of_level, rows))
+    return _Part(
+        coefs=stratum_coefs(found.names, of),
+        blocks=_blocks(term, start, width, size),
+        values=spread_columns(found.values, rows, size),
+        counts=list(zip(levels, n_rows, strict=True)),
+        strata=term_strata(of, of_level, found.names, start),
+    )
+
+
+def _blocks(term: RandomTerm, start: int, width: int, repeats: int) -> list[tuple[int, ...]]:
+    """Blocks of the coefficients of a term, one after the other in each stratum."""
+    places = np.arange(start, start + width * repeats)
+    blocks = places.reshape(-1, width if term.correlated else 1)
+    return [tuple(block) for block in blocks.tolist()]
 
 
 def factor_spec(
@@ -270,6 +461,7 @@ def factor_spec(
     blocks: Sequence[tuple[int, ...]],
     kinds: Sequence[str],
     relationship: Relationship | None = None,
+    strata: Sequence[Strata | None] = (),
 ) -> FactorSpec:
     """A grouping factor with the coefficients of its terms."""
     return FactorSpec(
@@ -284,6 +476,7 @@ def factor_spec(
         kinds=tuple(kinds),
         sides=tuple(term.left for term in terms),
         relationship=relationship,
+        strata=tuple(strata),
     )
 
 
@@ -293,9 +486,8 @@ def known_rows(spec: FactorSpec, codes: Indices, z: NDArray[np.float64]) -> Rand
     return RandomFactor(spec=spec, codes=codes, Z=z, extended_codes=codes, new_levels=fresh)
 
 
-def _covariates(spec: FactorSpec, columns: Mapping[Side, Columns]) -> NDArray[np.float64]:
-    found = [columns[side].values for side in spec.sides]
-    return read_only(found[0] if len(found) == 1 else np.hstack(found))
+def _joined(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return read_only(values[0] if len(values) == 1 else np.hstack(values))
 
 
 # --- known relationships ---------------------------------------------------------------
@@ -423,22 +615,38 @@ def _are_indicators(found: Columns) -> bool:
     return bool(whole) and "Intercept" not in found.names
 
 
+def _check_strata(term: RandomTerm, relationship: Relationship | None) -> None:
+    if term.by is not None and relationship is not None:
+        raise DataError(
+            f"{term.source} has by= and `{term.group}` has a relationship: what relates levels "
+            "with different covariance matrices is not defined. Take one of them out."
+        )
+
+
 def _report_deficient(
-    name: str, terms: Sequence[RandomTerm], columns: Mapping[Side, Columns]
+    factor: RandomFactor, terms: Sequence[RandomTerm], columns: Mapping[Side, Columns]
 ) -> None:
     redundant: list[str] = []
-    for term in terms:
+    for term, strata in zip(terms, factor.spec.strata, strict=True):
         if term.structure in HOMOGENEOUS:
             continue
         found = columns[term.left]
         several = term.correlated and len(found.names) > 1
-        kept = found.kept if several else found.values.any(axis=0)
-        redundant += [coef for coef, keep in zip(found.names, kept, strict=True) if not keep]
+        if strata is None:
+            kept = found.kept if several else found.values.any(axis=0)
+            redundant += [coef for coef, keep in zip(found.names, kept, strict=True) if not keep]
+            continue
+        for places in strata.places.tolist():
+            own = factor.covariates(places)
+            kept = independent_columns(own) if several else own.any(axis=0)
+            redundant += [
+                factor.coefs[place] for place, keep in zip(places, kept, strict=True) if not keep
+            ]
     if redundant:
         _log.warning(
             "Grouping factor %s: the columns of %s are zero or linear combinations of other "
             "columns of their term, so the data say nothing about their variances by themselves.",
-            name,
+            factor.name,
             ", ".join(redundant),
         )
 
@@ -474,10 +682,18 @@ def other_rows(
         codes = np.full(len(frame), -1, dtype=np.intp)
         extended = np.full_like(codes, len(spec.levels))
         labels = np.array(["new"], dtype=object)
+    parts = []
+    for side, strata in zip(spec.sides, spec.strata, strict=True):
+        values = columns[side].values
+        if strata is not None:
+            names = [*spec.levels, *labels]
+            rows = strata.rows(frame, extended if groups else codes, spec.name, names)
+            values = spread_columns(values, rows, len(strata.places))
+        parts.append(values)
     return RandomFactor(
         spec=spec,
         codes=read_only(codes),
-        Z=_covariates(spec, columns),
+        Z=_joined(parts),
         extended_codes=read_only(extended),
         new_levels=read_only(labels),
     )

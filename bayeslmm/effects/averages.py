@@ -157,7 +157,7 @@ def average_rows(
         constant = constant + share @ encoded.offset
         if joint is not None:
             _check_known_levels(encoded)
-            effects = effects + share @ encoded.Z_matrix()
+            effects = effects + share @ encoded.full_Z_matrix()
     if joint is not None:
         constant = constant + _effect_draws(design, sp.csr_array(effects), joint)
     return Combinations(labels=groups.labels, weights=total, constant=constant)
@@ -174,7 +174,7 @@ def _check_known_levels(encoded: Design) -> None:
 
 
 def _effect_draws(design: Design, weights: sp.csr_array, joint: JointDraws) -> Array:
-    """Draws (S, groups) of weighted sums of random effects; weights by the columns of Z."""
+    """Draws (S, groups) of weighted sums of random effects; weights by all columns of Z."""
     sizes = [factor.n_levels * factor.n_coefs for factor in design.random]
     ends = zip(sizes, np.cumsum(sizes), strict=True)
     blocks = [weights[:, end - size : end] for size, end in ends]

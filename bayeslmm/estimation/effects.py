@@ -37,12 +37,15 @@ def linear_predictor(design: Design, beta: Array, u: Sequence[Array] | None) -> 
 
 
 def effect_frames(design: Design, values: Sequence[Array]) -> dict[str, pd.DataFrame]:
-    """One data frame of levels by coefficients per grouping factor from arrays (J, k)."""
+    """One data frame of levels by coefficients per grouping factor from arrays (J, k).
+
+    The columns are those that each level has: with ``by=``, those of its stratum.
+    """
     return {
         factor.name: pd.DataFrame(
-            value,
+            factor.own(value),
             index=pd.Index(factor.levels, name=factor.name),
-            columns=list(factor.coefs),
+            columns=list(factor.own_coefs),
         )
         for factor, value in zip(design.random, values, strict=True)
     }
@@ -57,7 +60,7 @@ def coefficient_frames(design: Design, beta: Array, u: Sequence[Array]) -> dict[
     fixed = dict(zip(design.coefs, beta, strict=True))
     frames = effect_frames(design, u)
     for factor in design.random:
-        columns = [*design.coefs, *(c for c in factor.coefs if c not in fixed)]
+        columns = [*design.coefs, *(c for c in factor.own_coefs if c not in fixed)]
         frame = frames[factor.name].reindex(columns=columns, fill_value=0.0)
         frames[factor.name] = frame + pd.Series({c: fixed.get(c, 0.0) for c in columns})
     return frames

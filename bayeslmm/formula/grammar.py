@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula.expressions import FUNCTIONS
-from bayeslmm.formula.structures import OCCASIONS, kind_of
+from bayeslmm.formula.structures import BY, OCCASIONS, kind_of, take_by
 from bayeslmm.formula.syntax import (
     EXAMPLE,
     Group,
@@ -52,6 +52,8 @@ class RandomTerm:
     structure : str
         Covariance structure, hom= taken in: "us" (also without a name), "homdiag", "cs", "homcs",
         "ar1", "hetar1", "toep", "homtoep".
+    by : str or None
+        Column in each level of which the covariance matrix is another.
     source : str
         The term as written, ``"(Days | Subject)"``.
     span, factor_span : tuple of int
@@ -62,6 +64,7 @@ class RandomTerm:
     factors: tuple[str, ...]
     correlated: bool
     structure: str
+    by: str | None
     source: str
     span: tuple[int, int]
     factor_span: tuple[int, int]
@@ -127,6 +130,8 @@ class Formula:
         if effects:
             parts += [term.left for term in self.random]
         found = frozenset[str]().union(*(part.variables for part in parts))
+        if effects:
+            found |= {term.by for term in self.random if term.by is not None}
         return found | self.grouping if groups else found
 
     @property
@@ -299,6 +304,7 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
             [group.items[bars[1]]],
         )
     left, bar, right = group.items[: bars[0]], group.items[bars[0]], group.items[bars[0] + 1 :]
+    right, arguments = _arguments(group, right)
     if not left:
         fail("The left of this bar is empty; write e.g. (1 | group).", source, [bar])
     if not right:
@@ -314,7 +320,8 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
     effects = _effects(source, left)
     check_grouping(source, right)
     _check_names_once(source, right)
-    kind = "us" if group.call is None else kind_of(group.call, source)
+    by, arguments = take_by(source, arguments)
+    kind = _kind(source, group, arguments)
     if group.call is not None and is_operator(bar, "||"):
         fail(f"{group.call.name}() has one bar; || is the same as diag().", source, [bar])
     if kind in OCCASIONS:
@@ -325,10 +332,38 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
             factors=factors,
             correlated=is_operator(bar, "|") and kind != "diag",
             structure="us" if kind == "diag" else kind,
+            by=by,
             source=source[group.start : group.end],
             span=(group.start, group.end),
             factor_span=(right[0].start, right[-1].end),
         )
+
+
+def _arguments(
+    group: Group, right: tuple[Item, ...]
+) -> tuple[tuple[Item, ...], tuple[tuple[int, int], ...]]:
+    """The grouping side of a term, and start and end of each argument after it."""
+    if group.call is not None:
+        return right, group.call.arguments
+    commas = [item for item in right if is_operator(item, ",")]
+    if not commas:
+        return right, ()
+    ends = [*(comma.start for comma in commas[1:]), group.end - 1]
+    places = tuple((comma.end, end) for comma, end in zip(commas, ends, strict=True))
+    return right[: right.index(commas[0])], places
+
+
+def _kind(source: str, group: Group, arguments: tuple[tuple[int, int], ...]) -> str:
+    """Name of the structure of a term with arguments but ``by=``."""
+    if group.call is not None:
+        return kind_of(replace(group.call, arguments=arguments), source)
+    for start, end in arguments:
+        text = source[start:end].strip()
+        if not text:
+            raise FormulaError("There is nothing after this comma.", source, start - 1, start)
+        message = f"`{text}` is no argument of a random-effects term; what may be: {BY}."
+        raise FormulaError(message, source, start, end)
+    return "us"
 
 
 def _effects(source: str, left: Sequence[Item]) -> Side:

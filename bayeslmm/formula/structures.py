@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -30,6 +30,10 @@ OCCASIONS = frozenset({"ar1", "hetar1", "toep", "homtoep"})
 
 _CALL = re.compile(rf"({'|'.join(sorted(STRUCTURES, key=len, reverse=True))})\(")
 _OPTION = re.compile(r"\s*(\w+)\s*=\s*(\w+)\s*")
+BY = "by=f, for a covariance matrix of its own in each level of a column f"
+"""Argument of every random-effects term, in words."""
+
+_BY = re.compile(r"\s*by\s*=\s*(?:`([^`]+)`|([^\W\d][\w.]*))\s*")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -87,6 +91,31 @@ def _outside(text: str, start: int, stop: int) -> Iterator[int]:
         i += 1
 
 
+def take_by(
+    source: str, arguments: Sequence[tuple[int, int]]
+) -> tuple[str | None, tuple[tuple[int, int], ...]]:
+    """The column of ``by=`` among the arguments of a term, and its other arguments.
+
+    Raises
+    ------
+    FormulaError
+        If it is written twice, or is not one column.
+    """
+    by, others = None, []
+    for start, end in arguments:
+        text = source[start:end]
+        if not re.match(r"\s*by\s*=", text):
+            others.append((start, end))
+            continue
+        match = _BY.fullmatch(text)
+        if match is None or by is not None:
+            what = "is written twice" if match else "names one column, as in (x | g, by=f)"
+            first = start + len(text) - len(text.lstrip())
+            raise FormulaError(f"by= {what}.", source, first, max(end, first + 1))
+        by = match[1] or match[2]
+    return by, tuple(others)
+
+
 def kind_of(call: Call, source: str) -> str:
     """Name of the structure with its arguments taken in: "cs", "homcs", "ar1", "hetar1", ...
 
@@ -119,7 +148,7 @@ def _refuse(call: Call, source: str, start: int, end: int) -> NoReturn:
         allowed = "none: every coefficient has a variance"
     raise FormulaError(
         f"`{source[first:last]}` is no argument of {call.name}(). What may stand after the "
-        f"grouping factor: {allowed}.",
+        f"grouping factor: {allowed}; {BY}.",
         source,
         first,
         last,

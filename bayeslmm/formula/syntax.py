@@ -263,7 +263,10 @@ def is_operator(item: Item, *symbols: str) -> bool:
 def check_tokens(source: str, found: Sequence[Token], functions: Collection[str] = ()) -> None:
     """Reject what no side of a formula may contain; `functions` are the user's."""
     size = 0
+    free = _arguments(found)
     for token in plainly(source, found):
+        if token.start in free:
+            continue  # read with the term
         if token.kind == "operator" and token.text.replace(" ", "") not in _OPERATORS:
             fail(
                 f"`{token.text}` is not a formula operator; the operators are "
@@ -284,6 +287,23 @@ def check_tokens(source: str, found: Sequence[Token], functions: Collection[str]
             if size > MOST_BASIS_COLUMNS:
                 message = "The polynomials and splines up to here have more than "
                 fail(f"{message}{MOST_BASIS_COLUMNS} columns.", source, [token])
+
+
+def _arguments(found: Sequence[Token]) -> frozenset[int]:
+    """Starts of the tokens from the first comma behind a bar to the end of its parentheses."""
+    starts, brackets = set[int](), list[str]()
+    for token in found:
+        if token.kind == "context" and token.text == "(":
+            brackets.append("")
+        elif token.kind == "context" and brackets:
+            brackets.pop()
+        elif brackets and is_operator(token, "|", "||"):
+            brackets[-1] = "bar"
+        elif brackets and brackets[-1] == "bar" and token.text == ",":
+            brackets[-1] = "arguments"
+        if brackets and brackets[-1] == "arguments":
+            starts.add(token.start)
+    return frozenset(starts)
 
 
 def blank_strings(text: str, kept: str = "") -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm.data.design import Design, row_groups
+from bayeslmm.data.design import Design, RandomFactor, row_groups
 from bayeslmm.data.grouping import GroupingFactor
 from bayeslmm.exceptions import require
 from bayeslmm.summaries.parameters import probability
@@ -71,6 +71,13 @@ class Intervals:
     lower: Array
     upper: Array
     label: str
+
+    def own(self, factor: RandomFactor, levels: NDArray[np.intp]) -> Intervals:
+        """Those (m, own) of random effects (m, k) of levels that the levels have."""
+        centre, lower, upper = (
+            factor.own(values, levels) for values in (self.centre, self.lower, self.upper)
+        )
+        return Intervals(centre, lower, upper, self.label)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

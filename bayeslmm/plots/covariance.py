@@ -125,13 +125,12 @@ def _of_effects(
         levels = level_order(design, factor.spec)
         if positions is not None:
             levels = positions if f == place else levels[:0]
+        coefs = factor.own_coefs
         for level in levels:
-            chosen += range(start + level * factor.n_coefs, start + (level + 1) * factor.n_coefs)
+            chosen += range(start + level * len(coefs), start + (level + 1) * len(coefs))
             prefix = f"{factor.name} {factor.levels[level]}" if several else factor.levels[level]
-            labels += [
-                f"{prefix}: {coef}" if factor.n_coefs > 1 else str(prefix) for coef in factor.coefs
-            ]
-        start += factor.n_levels * factor.n_coefs
+            labels += [f"{prefix}: {coef}" if len(coefs) > 1 else str(prefix) for coef in coefs]
+        start += factor.n_levels * len(coefs)
     _check_order("G", len(chosen))
     g = sp.csr_array(random_covariance(design, covariances, sparse=True))
     axis = "random effect" if several else f"{design.random[0].name}"

@@ -97,10 +97,10 @@ def plot_caterpillar(
             f"{factor.name} has {len(positions):,} levels; a picture shows at most "
             f"{MAX_LEVELS:,}. Name those to draw with levels=."
         )
-    effects = intervals(place, positions)
-    names = chosen(coefs, factor.coefs, "coefs names {}; the coefficients are: {}.")
-    columns = [factor.coefs.index(name) for name in names]
-    rows = _order(order, factor.coefs, effects, columns)
+    effects = intervals(place, positions).own(factor, positions)
+    names = chosen(coefs, factor.own_coefs, "coefs names {}; the coefficients are: {}.")
+    columns = [factor.own_coefs.index(name) for name in names]
+    rows = _order(order, factor.own_coefs, effects, columns)
     y = np.arange(len(rows), dtype=float)
     lower, upper = effects.lower[rows], effects.upper[rows]
     picked = list(zip(names, columns, strict=True))
@@ -236,20 +236,24 @@ def plot_shrinkage(
     """
     place, positions = shown_levels(design, group, levels)
     factor = design.random[place]
-    columns = _one_or_two(factor.coefs, coefs)
+    columns = _one_or_two(factor.own_coefs, coefs)
     by_reml = (reml.beta, mode_arrays(reml)[place])
-    values = shrinkage(design, place, beta, u, covariances[place], by_reml, points_of_fits([reml]))
+    values = shrinkage(design, place, beta, u, by_reml, points_of_fits([reml]))
     alone = np.isnan(values.no_pooling[positions])
     if alone.all():
         raise DataError(
             f"No level of {factor.name} has rows enough to estimate its own "
-            f"{', '.join(factor.coefs)}, so there is nothing to shrink from."
+            f"{', '.join(factor.own_coefs)}, so there is nothing to shrink from."
         )
     plane = len(columns) == 2
     rows = positions
     if not plane:
         rows = positions[np.argsort(values.partial[positions, columns[0]], kind="stable")]
-    drawn = _shrunk(design, factor, rows, values, columns)
+    contours = [
+        _ellipses(values.population[columns], covariances[place][np.ix_(own, own)])
+        for own in _spreads(factor, positions, columns)
+    ]
+    drawn = _shrunk(design, factor, rows, values, columns, np.hstack(contours))
     shown = [name for name in LEGEND if drawn[name] and how.visuals.get(name) is not False]
     legend = {text: dict(style) for text, style in (LEGEND[name] for name in shown)}
     if plane and "population" in legend:
@@ -274,7 +278,12 @@ def _one_or_two(known: Sequence[str], coefs: str | Sequence[str] | None) -> list
 
 
 def _shrunk(
-    design: Design, factor: RandomFactor, rows: Indices, values: Shrinkage, columns: Sequence[int]
+    design: Design,
+    factor: RandomFactor,
+    rows: Indices,
+    values: Shrinkage,
+    columns: Sequence[int],
+    contours: Array,
 ) -> Visuals:
     """Levels in the plane of two coefficients, or from bottom to top by one of them."""
     import arviz_plots as azp
@@ -299,7 +308,7 @@ def _shrunk(
     line = {"color": QUIET, "linestyle": DASHED, "width": 0.8}
     data = panel(points(*alone))
     drawn: Visuals = {
-        "ellipse": (azp.visuals.line_xy, {"data": panel(_ellipses(values, [x, y])), **line}),
+        "ellipse": (azp.visuals.line_xy, {"data": panel(points(*contours)), **line}),
         "arrow": (
             azp.visuals.line_xy,
             {"data": panel(arrows), "color": QUIET, "alpha": 0.7, "width": 1.0},
@@ -319,24 +328,29 @@ def _shrunk(
 
 
 def _axis_label(design: Design, factor: RandomFactor, column: int) -> str:
-    coef = factor.coefs[column]
+    coef = factor.own_coefs[column]
     kind = "fixed + random" if coef in design.coefs else "random"
     return f"{coef}: {kind} effect on {design.response}"
 
 
-def _ellipses(values: Shrinkage, columns: list[int]) -> xr.DataArray:
-    """Contours of the normal distribution of the levels' coefficients, with a gap between them."""
-    eigenvalues, vectors = np.linalg.eigh(values.covariance[np.ix_(columns, columns)])
+def _spreads(factor: RandomFactor, positions: Indices, columns: Sequence[int]) -> list[Indices]:
+    """Places of two coefficients, or of one twice, in each stratum of the levels that are drawn."""
+    own = factor.spec.own_places[positions][:, [columns[0], columns[-1]]]
+    return list(np.unique(own, axis=0))
+
+
+def _ellipses(centre: Array, covariance: Array) -> Array:
+    """Contours (2, m) of a normal distribution of levels' coefficients, with gaps after them."""
+    eigenvalues, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
     angles = np.linspace(0.0, 2.0 * np.pi, 101)
     circle = np.vstack([np.cos(angles), np.sin(angles)])
     pieces = []
     for share in ELLIPSES:
         radius = np.sqrt(-2.0 * np.log1p(-share))
-        curve = values.population[columns][:, None] + radius * root @ circle
+        curve = centre[:, None] + radius * root @ circle
         pieces += [curve, np.full((2, 1), np.nan)]
-    x, y = np.hstack(pieces)
-    return points(x, y)
+    return np.hstack(pieces)
 
 
 # --- without pooling ---------------------------------------------------------------------
@@ -347,27 +361,24 @@ RANK_TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Shrinkage:
-    """Coefficients of the levels of a grouping factor, by how much they are pooled.
+    """The m coefficients that a level has, for all of them, by how much they are pooled.
 
     Attributes
     ----------
-    population : ndarray (k,)
+    population : ndarray (m,)
         Fixed effects that belong to the coefficients; zero for a coefficient without one.
-    no_pooling : ndarray (J, k)
+    no_pooling : ndarray (J, m)
         Least squares in each level by itself; NaN where its rows do not determine them.
-    partial : ndarray (J, k)
+    partial : ndarray (J, m)
         Population plus random effects.
-    reml : ndarray (J, k)
+    reml : ndarray (J, m)
         The same by REML.
-    covariance : ndarray (k, k)
-        Of the random effects.
     """
 
     population: Array
     no_pooling: Array
     partial: Array
     reml: Array
-    covariance: Array
 
 
 def shrinkage(
@@ -375,7 +386,6 @@ def shrinkage(
     place: int,
     beta: Array,
     u: Sequence[Array],
-    covariance: Array,
     reml: tuple[Array, Array],
     points: AnyPoints,
 ) -> Shrinkage:
@@ -391,8 +401,6 @@ def shrinkage(
         Fixed effects.
     u : sequence of ndarray (J, k)
         Random effects of every grouping factor.
-    covariance : ndarray (k, k)
-        Covariance matrix of the random effects of the one drawn.
     reml : tuple of ndarray (p,) and (J, k)
         Fixed effects and random effects of this factor by REML.
     points : Points
@@ -408,30 +416,35 @@ def shrinkage(
     factor = design.random[place]
     population = _matched(design, place, beta)
     kept = [np.zeros_like(v) if f == place else v for f, v in enumerate(u)]
-    rest = linear_predictor(design, beta, kept) - factor.Z @ population
+    rest = linear_predictor(design, beta, kept) - own_covariates(factor) @ population
     no_pooling = _separate(design, place, design.y - rest, points)
     return Shrinkage(
         population=population,
         no_pooling=no_pooling,
-        partial=population + u[place],
-        reml=_matched(design, place, reml[0]) + reml[1],
-        covariance=covariance,
+        partial=population + factor.own(u[place]),
+        reml=_matched(design, place, reml[0]) + factor.own(reml[1]),
     )
 
 
 def _matched(design: Design, place: int, beta: Array) -> Array:
     """Fixed effects of the factor's coefficients, by label; zero where there is none."""
     fixed = dict(zip(design.coefs, beta, strict=True))
-    return np.array([fixed.get(coef, 0.0) for coef in design.random[place].coefs])
+    return np.array([fixed.get(coef, 0.0) for coef in design.random[place].own_coefs])
+
+
+def own_covariates(factor: RandomFactor) -> Array:
+    """Covariates (n, m) of the coefficients that the level of each row has."""
+    return np.take_along_axis(factor.Z, factor.spec.own_places[factor.codes], axis=1)
 
 
 def _separate(design: Design, place: int, response: Array, points: AnyPoints) -> Array:
     """Generalised least squares of the response on the covariates, level by level."""
     factor = design.random[place]
-    columns = np.column_stack([factor.Z, response])
+    columns = np.column_stack([own_covariates(factor), response])
     if points.residual.plain:
         columns *= np.sqrt(design.row_weights)[:, None]
-    result = np.full((factor.n_levels, factor.n_coefs), np.nan)
+    k = columns.shape[1] - 1
+    result = np.full((factor.n_levels, k), np.nan)
     by_level = np.argsort(factor.codes, kind="stable")
     bounds = np.searchsorted(factor.codes[by_level], np.arange(factor.n_levels + 1))
     for level, (start, stop) in enumerate(pairwise(bounds)):
@@ -442,9 +455,9 @@ def _separate(design: Design, place: int, response: Array, points: AnyPoints) ->
             white = np.linalg.solve(root, white)
         z, y = white[:, :-1], white[:, -1]
         scale = np.linalg.norm(z, axis=0)
-        if len(rows) < factor.n_coefs or not scale.all():
+        if len(rows) < k or not scale.all():
             continue
         solution, _, rank, _ = np.linalg.lstsq(z / scale, y, rcond=RANK_TOLERANCE)
-        if rank == factor.n_coefs:
+        if rank == k:
             result[level] = solution / scale
     return result

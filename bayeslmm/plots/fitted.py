@@ -133,7 +133,10 @@ def axis(design: Design, x: str | None, grouped: Sequence[str] = ()) -> Axis:
     DataError
         If there is no such variable, or none by default.
     """
-    allowed = design.formula.predictors(groups=False)
+    formula = design.formula
+    allowed = formula.predictors(effects=False, groups=False).union(
+        *(term.left.variables for term in formula.random)
+    )
     ordered = sorted(allowed, key=lambda name: locate(design.formula.source, name))
     levels = _factor_levels(design)
     if x is None:

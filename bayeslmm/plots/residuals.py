@@ -138,7 +138,7 @@ def _levels(design: Design, group: str | None, residuals: Array) -> _Levels:
 
 def _effects(design: Design, u: Sequence[Array]) -> dict[str, Array]:
     return {
-        f"Q-Q of {factor.name}: {coef}": values[:, c]
+        f"Q-Q of {factor.name}: {coef}": values[factor.levels_of(c), c]
         for factor, values in zip(design.random, u, strict=True)
         for c, coef in enumerate(factor.coefs)
     }

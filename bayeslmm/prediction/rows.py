@@ -211,12 +211,14 @@ def included_coefs(design: Design, terms: Terms | None) -> list[NDArray[np.bool_
         chosen = wanted.get(name, ())
         chosen = (chosen,) if isinstance(chosen, str) else chosen
         coefs = factor.coefs if chosen is None else tuple(chosen)
-        if lost := [coef for coef in coefs if coef not in factor.coefs]:
+        plain = factor.spec.plain_coefs
+        if lost := [coef for coef in coefs if coef not in (*factor.coefs, *plain)]:
             raise ValueError(
                 f"terms: {name} has no random coefficient {', '.join(map(repr, lost))}; it has "
                 f"{', '.join(map(repr, factor.coefs))}."
             )
-        result.append(np.array([coef in coefs for coef in factor.coefs]))
+        labels = zip(factor.coefs, plain, strict=True)
+        result.append(np.array([not {*label}.isdisjoint(coefs) for label in labels]))
     return result
 
 

@@ -54,7 +54,8 @@ def default_priors(design: Design) -> Priors:
       columns as they are, of root mean square one, around zero, with rms(y) for s_y;
     - a block of correlated random effects has HalfStudentT(3, s_y / s) standard deviations and
       LKJ(1) correlations on its working columns: each column less its part along earlier ones, of
-      standard deviation s (root mean square in a block without the constant);
+      standard deviation s (root mean square in a block without the constant); with ``by=``, the
+      columns of a stratum are taken in its own rows;
     - a block with a covariance pattern, such as ``cs(0 + f | g)``, stays in the columns that users
       see: HalfStudentT(3, s_y / s) standard deviations with s the root mean square of a column
       where it is not zero, one for an indicator, and correlation parameters that are uniform over
@@ -118,8 +119,9 @@ def resolve_priors(
         A mapping goes from keys to PyMC distributions made with ``.dist`` or to the records of
         this package. Keys are "Intercept" (the linear predictor at the column means), a
         coefficient's label or "beta[label]", "beta" (all but the intercept), "sd", "sd[factor]",
-        "sd[factor, coef]", "cor", "cor[factor]" and "sigma". The more specific key wins, whatever
-        the order.
+        "sd[factor, coef]", "cor", "cor[factor]" and "sigma"; with ``by=f``, also
+        "sd[factor, f[level]]" and "cor[factor, f[level]]" for a stratum. The more specific key
+        wins, whatever the order.
     preset : {"default", "flat"}
         What a mapping changes.
 
@@ -155,6 +157,9 @@ def labels_of(spec: Spec) -> Labels:
         blocks=tuple(factor.blocks for factor in spec.random),
         kinds=tuple(factor.kinds for factor in spec.random),
         residual=spec.residual_structure,
+        strata=tuple(factor.stratum_names for factor in spec.random)
+        if any(factor.divided for factor in spec.random)
+        else (),
     )
 
 
@@ -305,11 +310,12 @@ def _random(f: int, factor: RandomFactor, preset: Preset, given: Given, scale: f
         columns = list(block)
         own = structure.sd_places[columns]
         touched = ("cor", f, b) in given or any(("sd", f, s) in given for s in own)
-        units = root_mean_squares(factor.Z[:, columns])
+        z = factor.covariates(columns)
+        units = root_mean_squares(z)
         if isinstance(part, Pattern):
-            units = sizes(factor.Z[:, columns], part.homogeneous)
+            units = sizes(z, part.homogeneous)
         elif not touched and preset == "default":
-            found = working_columns(factor.Z[:, columns])
+            found = working_columns(z)
             mixing[np.ix_(columns, columns)], units = found.mixing, found.scales
             where |= dict(_places(factor, columns, found.mixing))
         for s, unit in zip(own, units, strict=True):
@@ -331,7 +337,7 @@ def _places(
         others = [j for j in range(len(columns)) if j != i and follow[i, j] != 0.0]
         if not others:
             continue
-        constant = np.ptp(factor.Z[:, column]) == 0
+        constant = np.ptp(factor.covariates([column])) == 0
         parts = [f"{factor.coefs[columns[j]]} = {follow[i, j]:.4g}" for j in others]
         words = f"at {', '.join(parts)}" if constant else f"per unit, with {', '.join(parts)}"
         yield sd_label(factor.name, factor.coefs[column]), words
@@ -388,6 +394,11 @@ def column_scales(columns: Array) -> Array:
         return np.ones(columns.shape[1])
     constant = np.ptp(columns, axis=0) == 0
     return np.where(constant, 1.0, np.std(columns, axis=0, ddof=1))
+
+
+def covariate_scales(factor: RandomFactor) -> Array:
+    """Standard deviation (k,) of each covariate in the rows of the levels that have it."""
+    return np.concatenate([column_scales(factor.covariates([c])) for c in range(factor.n_coefs)])
 
 
 def root_mean_squares(columns: Array) -> Array:

@@ -98,10 +98,25 @@ def _slots(labels: Labels) -> dict[str, list[Slot]]:
     for f, factor in enumerate(labels.factors):
         slots[f"sd[{factor}]"] = sds[f]
         slots[f"cor[{factor}]"] = cors[f]
+        slots |= _stratum_slots(labels, f)
     for names in (slot_names(labels), {s: f"beta[{labels.coefs[s[2]]}]" for s in betas}):
         for slot, name in names.items():
             slots.setdefault(name, [slot])
     return {key: value for key, value in slots.items() if value}
+
+
+def _stratum_slots(labels: Labels, f: int) -> dict[str, list[Slot]]:
+    """Keys of the strata of a grouping factor: ``"sd[g, arm[A]]"``, ``"cor[g, arm[A]]"``."""
+    names = labels.strata[f] if labels.strata else ()
+    structure, slots = labels.structures[f], dict[str, list[Slot]]()
+    for stratum in dict.fromkeys(name for name in names if name):
+        places = structure.sd_places[[name == stratum for name in names]]
+        own = [b for b, block in enumerate(structure.blocks) if names[block[0]] == stratum]
+        correlated = [b for b in own if structure.parts[b].n_cors]
+        inside = f"{labels.factors[f]}, {stratum}"
+        slots[f"sd[{inside}]"] = [("sd", f, int(s)) for s in np.unique(places)]
+        slots[f"cor[{inside}]"] = [("cor", f, b) for b in correlated]
+    return slots
 
 
 def slot_names(labels: Labels) -> dict[Slot, str]:

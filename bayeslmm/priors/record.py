@@ -43,6 +43,9 @@ class Labels:
         Name of the covariance structure of each block, per grouping factor.
     residual : Residual
         Structure of the residuals, with the names of its parameters.
+    strata : tuple of tuple of str
+        Per grouping factor, the stratum of each coefficient, "" where it is of all levels; nothing
+        where no term has ``by=``.
     """
 
     coefs: tuple[str, ...]
@@ -51,6 +54,7 @@ class Labels:
     blocks: tuple[tuple[tuple[int, ...], ...], ...]
     kinds: tuple[tuple[str, ...], ...]
     residual: Residual
+    strata: tuple[tuple[str, ...], ...] = ()
 
     @property
     def structures(self) -> tuple[Structure, ...]:

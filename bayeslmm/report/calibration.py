@@ -290,9 +290,9 @@ def ranked(dataset: xr.Dataset, design: Design) -> dict[str, Array]:
     """
     values = {row.label: parameter_draws(dataset, design, row) for row in parameters(design)}
     for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
-        count = min(LEVELS_RANKED, factor.n_levels)
+        count, u = min(LEVELS_RANKED, factor.n_levels), factor.own(u)
         for level in np.linspace(0, factor.n_levels - 1, count).round().astype(int):
-            for i, coef in enumerate(factor.coefs):
+            for i, coef in enumerate(factor.own_coefs):
                 label = f"u[{factor.name}, {factor.levels[level]}, {coef}]"
                 values[label] = u[..., level, i]
     return values | {LOG_LIKELIHOOD: log_likelihood(dataset, design)}

@@ -7,13 +7,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from bayeslmm.covariance.kinds import describe, structure_of
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.priors.families import LKJ
 from bayeslmm.priors.keys import INTERCEPT
@@ -48,7 +48,30 @@ def _sentences(about: str, **values: Any) -> list[str]:
 
 def model_sentences(design: Design) -> list[str]:
     """Response, rows, fixed effects, random effects, residuals, what was dropped."""
-    return _sentences("model", design=design)
+    factors = [_OneLevel.of(factor) for factor in design.random]
+    return _sentences("model", design=design, factors=factors)
+
+
+class _OneLevel(NamedTuple):
+    """A grouping factor with the coefficients that one level has; `by` divides its levels."""
+
+    name: str
+    n_levels: int
+    coefs: tuple[str, ...]
+    blocks: list[tuple[int, ...]]
+    kinds: list[str]
+    by: list[str]
+
+    @classmethod
+    def of(cls, factor: RandomFactor) -> _OneLevel:
+        places = factor.spec.own_places[0].tolist()
+        named = zip(factor.blocks, factor.kinds, strict=True)
+        own = [
+            (tuple(map(places.index, block)), kind) for block, kind in named if block[0] in places
+        ]
+        by = dict.fromkeys(s.of.name for s in factor.spec.strata if s is not None)
+        blocks, kinds = [block for block, _ in own], [kind for _, kind in own]
+        return cls(factor.name, factor.n_levels, factor.own_coefs, blocks, kinds, list(by))
 
 
 def prior_sentences(priors: Priors) -> list[str]:

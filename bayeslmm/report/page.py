@@ -265,7 +265,12 @@ def model_section(design: Design) -> Context:
     ]
     header = ("Grouping factor", "Levels", "Coefficients per level", "Rows per level")
     rows = [
-        (f.name, f.n_levels, listed(f.coefs), _sizes(np.bincount(f.codes, minlength=f.n_levels)))
+        (
+            f.name,
+            f.n_levels,
+            listed(f.own_coefs),
+            _sizes(np.bincount(f.codes, minlength=f.n_levels)),
+        )
         for f in design.random
     ]
     return {
@@ -464,7 +469,7 @@ def _factor_parts(source: Any, factor: RandomFactor, prob: float) -> Context:
     levels = [factor.levels[i] for i in places]
     return {
         "name": factor.name,
-        "coefs": ", ".join(factor.coefs),
+        "coefs": ", ".join(factor.own_coefs),
         "shown": len(levels),
         "chosen": chosen,
         "caterpillar": picture(source.plot.caterpillar, factor.name, levels=levels, prob=prob),
@@ -476,7 +481,7 @@ def _factor_parts(source: Any, factor: RandomFactor, prob: float) -> Context:
 def _effects_table(source: Any, factor: RandomFactor, places: np.ndarray, chosen: str) -> TextTable:
     means = source.ranef()[factor.name].to_numpy()[places]
     sds = source.ranef_sd()[factor.name].to_numpy()[places]
-    decimals = [decimals_of(sds[:, c], means[:, c], DIGITS - 1) for c in range(factor.n_coefs)]
+    decimals = [decimals_of(sds[:, c], means[:, c], DIGITS - 1) for c in range(sds.shape[1])]
     rows = [
         (
             str(factor.levels[place]),
@@ -488,7 +493,7 @@ def _effects_table(source: Any, factor: RandomFactor, places: np.ndarray, chosen
         for place, mean, sd in zip(places, means, sds, strict=True)
     ]
     caption = f"Random effects by {factor.name}: posterior mean (standard deviation).{chosen}"
-    return text_table(caption, (factor.name, *factor.coefs), rows, numeric=True)
+    return text_table(caption, (factor.name, *factor.own_coefs), rows, numeric=True)
 
 
 def fitted_section(source: Any, prob: float) -> Context:

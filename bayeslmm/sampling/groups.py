@@ -34,6 +34,7 @@ from bayeslmm.sampling.tree import (
     effect_arrays,
     effect_variables,
     obs_coord,
+    own_dim,
     prior_tree,
     text_labels,
 )
@@ -333,10 +334,11 @@ def effect_group(design: Design, summaries: Sequence[EffectSummary]) -> xr.Datas
     coords: dict[str, Any] = {"quantile": np.array(PROBABILITIES)}
     variables: dict[str, Any] = {}
     for factor, summary in zip(design.random, summaries, strict=True):
-        dims = (coef_dim(factor.key), level_dim(factor.key))
-        coords |= {dims[0]: text_labels(factor.coefs), dims[1]: text_labels(factor.levels)}
+        dims = (own_dim(factor), level_dim(factor.key))
+        coords |= {dims[0]: text_labels(factor.own_coefs), dims[1]: text_labels(factor.levels)}
         name = u_name(factor.key)
-        variables[f"{name}_mean"] = (dims, summary.mean.T)
-        variables[f"{name}_sd"] = (dims, summary.sd.T)
-        variables[f"{name}_quantile"] = (("quantile", *dims), summary.quantiles.swapaxes(-2, -1))
+        mean, sd, quantiles = map(factor.own, (summary.mean, summary.sd, summary.quantiles))
+        variables[f"{name}_mean"] = (dims, mean.T)
+        variables[f"{name}_sd"] = (dims, sd.T)
+        variables[f"{name}_quantile"] = (("quantile", *dims), quantiles.swapaxes(-2, -1))
     return xr.Dataset(variables, coords, creation_attrs() | {"sample_dims": []})

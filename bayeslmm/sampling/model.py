@@ -52,6 +52,7 @@ from bayeslmm.schema import (
     coef_bis_dim,
     coef_dim,
     cor_name,
+    effect_dim,
     level_dim,
     sd_name,
     u_name,
@@ -440,7 +441,17 @@ def _noncentered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
     scaled = root[0, 0] * z if factor.n_coefs == 1 else pt.dot(mixed(mixing, root), z)
     if factor.relationship is not None:
         scaled = pt.dot(scaled, factor.relationship.root.T)
-    return pm.Deterministic(u_name(factor.key), scaled, dims=dims)
+    return _recorded(factor, scaled)
+
+
+def _recorded(factor: RandomFactor, u: Any) -> Any:
+    """Random effects (k, J) under their name, without coefficients that a level does not have."""
+    name, levels = u_name(factor.key), level_dim(factor.key)
+    if not factor.spec.divided:
+        return pm.Deterministic(name, u, dims=(coef_dim(factor.key), levels))
+    own = u[factor.spec.own_places.T, np.arange(factor.n_levels)]
+    pm.Deterministic(name, own, dims=(effect_dim(factor.key), levels))
+    return u
 
 
 def _centered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
@@ -453,8 +464,8 @@ def _centered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
             chol=pt.linalg.kron(factor.relationship.root, root),
         )
         rows = flat.reshape((factor.n_levels, factor.n_coefs))
-        return pm.Deterministic(u_name(factor.key), mixed(mixing, rows.T), dims=dims)
-    if all(len(block) == 1 for block in factor.blocks):
+        return _recorded(factor, mixed(mixing, rows.T))
+    if all(len(block) == 1 for block in factor.blocks) and not factor.spec.divided:
         return pm.Normal(u_name(factor.key), 0.0, pt.diagonal(root)[:, None], dims=dims)
     rows = pm.MvNormal(
         f"_{u_name(factor.key)}",
@@ -462,7 +473,7 @@ def _centered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:
         chol=root,
         shape=(factor.n_levels, factor.n_coefs),
     )
-    return pm.Deterministic(u_name(factor.key), mixed(mixing, rows.T), dims=dims)
+    return _recorded(factor, mixed(mixing, rows.T))
 
 
 # --- the marginal density of the data as a PyTensor operation with a gradient ---

@@ -46,6 +46,7 @@ from bayeslmm.schema import (
     coef_dim,
     cor_name,
     corr_name,
+    effect_dim,
     level_dim,
     pair_dim,
     sd_name,
@@ -62,7 +63,7 @@ def parameter_dims(design: Design) -> dict[str, tuple[str, ...]]:
     """Dimensions, beyond chain and draw, of all that the draws of a model determine."""
     factors = design.random
     dims: dict[str, tuple[str, ...]] = {BETA: (COEF_DIM,)}
-    dims |= {u_name(f.key): (coef_dim(f.key), level_dim(f.key)) for f in factors}
+    dims |= {u_name(f.key): (own_dim(f), level_dim(f.key)) for f in factors}
     dims |= {sd_name(f.key): (coef_dim(f.key),) for f in factors}
     dims |= {
         cor_name(f.key): (coef_dim(f.key), coef_bis_dim(f.key)) for f in factors if f.n_coefs > 1
@@ -89,6 +90,7 @@ def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
     coords: dict[str, NDArray[Any]] = {COEF_DIM: text_labels(design.coefs)}
     for factor in design.random:
         coords[coef_dim(factor.key)] = text_labels(factor.coefs)
+        coords[own_dim(factor)] = text_labels(factor.own_coefs)
         coords[level_dim(factor.key)] = text_labels(factor.levels)
         if factor.n_coefs > 1:
             coords[coef_bis_dim(factor.key)] = text_labels(factor.coefs)
@@ -163,13 +165,21 @@ def arrange(
 
 
 def effect_arrays(design: Design, dataset: xr.Dataset) -> list[Array]:
-    """Draws (chain, draw, J, k) of the random effects of each grouping factor."""
-    return [level_first(f, dataset[u_name(f.key)]).to_numpy() for f in design.random]
+    """Draws (chain, draw, J, k) of the random effects of each grouping factor.
+
+    Zero for coefficients that a level does not have, those of other strata.
+    """
+    return [f.spread(level_first(f, dataset[u_name(f.key)]).to_numpy()) for f in design.random]
+
+
+def own_dim(factor: RandomFactor) -> str:
+    """Dimension of the coefficients that one level has."""
+    return effect_dim(factor.key) if factor.spec.divided else coef_dim(factor.key)
 
 
 def level_first(factor: RandomFactor, u: xr.DataArray) -> xr.DataArray:
     """Random effects with the coefficients of a level along the last axis."""
-    return u.transpose(..., level_dim(factor.key), coef_dim(factor.key))
+    return u.transpose(..., level_dim(factor.key), own_dim(factor))
 
 
 def text_labels(labels: ArrayLike) -> NDArray[Any]:
@@ -264,8 +274,8 @@ def draw_beta(
 
 def effect_variables(design: Design, effects: Sequence[Array]) -> dict[str, Array]:
     """Public variables of the random effects, one array per grouping factor."""
-    names = (u_name(factor.key) for factor in design.random)
-    return dict(zip(names, effects, strict=True))
+    pairs = zip(design.random, effects, strict=True)
+    return {u_name(factor.key): factor.own(u) for factor, u in pairs}
 
 
 def as_chains(variables: Mapping[str, Array], chains: int, draws: int) -> dict[str, Array]:
@@ -319,8 +329,8 @@ def posterior_tree(
         Its priors.
     draws : mapping of str to ndarray (chain, draw, ...)
         All public variables: ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
-        ``cor_g`` (two or more coefficients) and ``u_g`` (chain, draw, level, coefficient), which
-        may be left out together.
+        ``cor_g`` (two or more coefficients) and ``u_g`` (chain, draw, level, own coefficient),
+        which may be left out together.
     sample_stats : mapping of str to ndarray (chain, draw) or (chain,)
         Sampler statistics, by ArviZ's names.
     attrs : mapping

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.data.design import Design, Encodings, Spec, Unobserved, build_design
 from bayeslmm.data.frames import read_only
-from bayeslmm.data.grouping import grouping_factor
+from bayeslmm.data.grouping import GroupingFactor, grouping_factor
 from bayeslmm.data.random_factors import (
+    FactorSpec,
     RandomFactor,
     amalgamated,
     factor_spec,
@@ -28,6 +29,13 @@ from bayeslmm.data.random_factors import (
 )
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
+from bayeslmm.data.strata import (
+    Strata,
+    find_strata,
+    plain_labels,
+    stratum_coefs,
+    term_strata,
+)
 from bayeslmm.exceptions import BayesLMMError, DataError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
@@ -250,6 +258,7 @@ def _labels(spec: Spec) -> Description:
             "blocks": [list(block) for block in factor.blocks],
             "kinds": list(factor.kinds),
             "levels": text_hash(factor.levels.tolist()),
+            **_strata_labels(factor),
         }
         for factor in spec.random
     ]
@@ -260,6 +269,17 @@ def _labels(spec: Spec) -> Description:
         "aliased": list(spec.fixed.aliased),
         "factors": factors,
     }
+
+
+def _strata_labels(factor: FactorSpec) -> Description:
+    """First coefficient and width of each term with ``by=``; nothing where there is none."""
+    if not factor.divided:
+        return {}
+    found = [
+        None if strata is None else [int(strata.places[0, 0]), len(strata.coefs)]
+        for strata in factor.strata
+    ]
+    return {"strata": found}
 
 
 def _check_labels(saved: Description, found: Description) -> None:
@@ -413,7 +433,7 @@ def _random(
     groups = amalgamated(formula)
     _check(len(groups) == len(labels) == len(known), "grouping factors")
     return tuple(
-        _factor(i, key, groups[key], labels[i], data, arrays, known[i])
+        _factor(i, key, formula, groups[key], labels[i], data, arrays, known[i])
         for i, key in enumerate(groups)
     )
 
@@ -421,6 +441,7 @@ def _random(
 def _factor(
     i: int,
     key: str,
+    formula: Formula,
     terms: Sequence[RandomTerm],
     labels: Description,
     data: pd.DataFrame,
@@ -451,7 +472,44 @@ def _factor(
         "covariance structures",
     )
     z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
-    return known_rows(factor_spec(grouping, key, terms, coefs, blocks, kinds, known), found, z)
+    strata = _strata(formula, terms, labels, coefs, data, found, grouping)
+    spec = factor_spec(grouping, key, terms, coefs, blocks, kinds, known, strata)
+    return known_rows(spec, found, z)
+
+
+def _strata(
+    formula: Formula,
+    terms: Sequence[RandomTerm],
+    labels: Description,
+    coefs: tuple[str, ...],
+    data: pd.DataFrame,
+    codes: NDArray[np.intp],
+    grouping: GroupingFactor,
+) -> list[Strata | None]:
+    """Strata of the terms with ``by=``, found again in the data."""
+    saved = labels.get("strata", [None] * len(terms))
+    same = len(saved) == len(terms)
+    what = f"strata of {grouping.name}"
+    _check(
+        same and all((s is None) == (t.by is None) for s, t in zip(saved, terms, strict=True)),
+        what,
+    )
+    result: list[Strata | None] = []
+    for place, term in zip(saved, terms, strict=True):
+        strata = None
+        if place is not None:
+            start, width = (int(value) for value in place)
+            _check(start >= 0 and width > 0, what)
+            try:
+                _, of, of_level = find_strata(formula.source, term, data, codes, grouping)
+            except BayesLMMError as error:
+                raise StorageError(f"The saved model cannot be used: {error}") from error
+            names = plain_labels(coefs[start : start + width], of)
+            strata = term_strata(of, of_level, names, start)
+            stop = start + strata.places.size
+            _check(list(coefs[start:stop]) == stratum_coefs(names, of), what)
+        result.append(strata)
+    return result
 
 
 def _pack_relationship(known: Relationship | None, name: str, arrays: Arrays) -> Description | None:
@@ -637,7 +695,8 @@ def unpack_priors(
         return value["mapping"] if "mapping" in value else _remade(value)
 
     names = [field.name for field in fields(Priors) if field.name != "residual"]
-    values = {name: unpacked(description[name]) for name in names}
+    older = {"strata"} - description.keys()  # files of models without by=
+    values = {name: unpacked(description[name]) for name in names if name not in older}
     own = dict(zip(RESIDUAL_PRIORS, values.pop("residuals"), strict=True))
     residuals = ResidualPriors(structure=residual, **own)
     return Priors(**values, residual=residual, residuals=residuals)

@@ -188,14 +188,15 @@ def tidy_table(
         modes = mode_arrays(fit)
     if "ran_vals" in chosen:
         margin = ndtri(0.5 + level / 2.0)
-        for factor, mode, sd in zip(design.random, modes, mode_sds(fit), strict=True):
+        for factor, *moments in zip(design.random, modes, mode_sds(fit), strict=True):
+            mode, sd = map(factor.own, moments)
             numbers = {
                 "estimate": mode,
                 "std_error": sd,
                 "conf_low": mode - margin * sd,
                 "conf_high": mode + margin * sd,
             }
-            parts.append(level_rows(factor, "ran_vals", factor.coefs, numbers))
+            parts.append(level_rows(factor, "ran_vals", factor.own_coefs, numbers))
     if "ran_coefs" in chosen:
         frames = coefficient_frames(design, fit.beta, modes)
         for factor in design.random:

@@ -369,7 +369,9 @@ def random_covariance(
         sp.kron(_between_levels(factor), sp.csr_array(sigma))
         for factor, sigma in zip(design.random, covariances, strict=True)
     ]
-    return labelled_matrix(sp.csr_array(sp.block_diag(blocks)), design.Z_labels(), "G", sparse)
+    own = design.own_columns()
+    matrix = sp.csr_array(sp.csr_array(sp.block_diag(blocks))[own][:, own])
+    return labelled_matrix(matrix, design.Z_labels(), "G", sparse)
 
 
 def _between_levels(factor: RandomFactor) -> sp.sparray:

@@ -13,8 +13,15 @@ from bayeslmm.data.design import Design, RandomFactor, require_random
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.sampling.joint_draws import draw_effects, points_of
-from bayeslmm.sampling.tree import EFFECT_GROUP, LARGEST_U, SAMPLE_DIMS, effect_arrays, level_first
-from bayeslmm.schema import BETA, coef_dim, cor_name, level_dim, sd_name, u_name
+from bayeslmm.sampling.tree import (
+    EFFECT_GROUP,
+    LARGEST_U,
+    SAMPLE_DIMS,
+    effect_arrays,
+    level_first,
+    own_dim,
+)
+from bayeslmm.schema import BETA, cor_name, level_dim, sd_name, u_name
 from bayeslmm.summaries.parameters import (
     KINDS,
     TIDY,
@@ -227,7 +234,7 @@ def sd_arrays(data: xr.DataTree, design: Design) -> list[Array]:
 def stored_interval(
     data: xr.DataTree, factor: RandomFactor, prob: float, kind: str
 ) -> tuple[Array, Array]:
-    """Bounds (J, k) of intervals from stored quantiles.
+    """Bounds (J, m), of the coefficients that a level has, of intervals from stored quantiles.
 
     Raises
     ------
@@ -275,10 +282,11 @@ def _drawn_rows(
     dataset = data["posterior"].to_dataset()
     for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
         u = _flat(u)  # (S, J, k)
-        shown: dict[str, tuple[Sequence[str], Array]] = {"ran_vals": (factor.coefs, u)}
+        u, coefs = factor.own(u), factor.own_coefs
+        shown: dict[str, tuple[Sequence[str], Array]] = {"ran_vals": (coefs, u)}
         if "ran_coefs" in chosen:
             beta = dataset[BETA].to_numpy().reshape(len(u), -1)
-            shown["ran_coefs"] = _coefficient_draws(design, factor.coefs, beta, u)
+            shown["ran_coefs"] = _coefficient_draws(design, coefs, beta, u)
         for effect, (labels, draws) in shown.items():
             if effect in chosen:
                 table = summarise(draws.reshape(len(u), -1), None, prob, kind)
@@ -292,8 +300,9 @@ def _stored_rows(
     moments = zip(mean_arrays(data, design), sd_arrays(data, design), strict=True)
     for factor, (mean, sd) in zip(design.random, moments, strict=True):
         lower, upper = stored_interval(data, factor, prob, kind)
-        numbers = {"estimate": mean, "std_error": sd, "conf_low": lower, "conf_high": upper}
-        yield level_rows(factor, "ran_vals", factor.coefs, numbers)
+        numbers = {"estimate": factor.own(mean), "std_error": factor.own(sd)}
+        numbers |= {"conf_low": lower, "conf_high": upper}
+        yield level_rows(factor, "ran_vals", factor.own_coefs, numbers)
 
 
 def _coefficient_draws(
@@ -363,8 +372,9 @@ def drawn_effects(
     beta = draws[BETA].to_numpy().reshape(size, design.p)
     values = draw_effects(plan, points_of(design, draws), beta, wanted, rng)[place]
     factor = design.random[place]
-    dims = (*SAMPLE_DIMS, level_dim(factor.key), coef_dim(factor.key))
-    labels = (np.array([str(factor.levels[i]) for i in positions]), np.array(factor.coefs))
+    values = factor.own(values, positions)
+    dims = (*SAMPLE_DIMS, level_dim(factor.key), own_dim(factor))
+    labels = (np.array([str(factor.levels[i]) for i in positions]), np.array(factor.own_coefs))
     coords = [*(draws[dim] for dim in SAMPLE_DIMS), *labels]
     shape = (draws.sizes["chain"], draws.sizes["draw"], *values.shape[1:])
     drawn = xr.DataArray(
@@ -373,9 +383,10 @@ def drawn_effects(
         dims=dims,
         name=u_name(factor.key),
     )
-    return drawn.transpose(..., coef_dim(factor.key), level_dim(factor.key))
+    return drawn.transpose(..., own_dim(factor), level_dim(factor.key))
 
 
 def _stored(data: xr.DataTree, factor: RandomFactor, statistic: str) -> Array:
     summaries = data[EFFECT_GROUP].dataset
-    return level_first(factor, summaries[f"{u_name(factor.key)}_{statistic}"]).to_numpy()
+    values = level_first(factor, summaries[f"{u_name(factor.key)}_{statistic}"])
+    return factor.spread(values.to_numpy())

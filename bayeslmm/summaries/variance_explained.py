@@ -280,7 +280,9 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
         at = _repeated(at)
     names = column_names(at)
     needed = design.formula.predictors(groups=False)
-    effects = frozenset[str]().union(*(term.left.variables for term in design.formula.random))
+    random = design.formula.random
+    effects = frozenset[str]().union(*(term.left.variables for term in random))
+    effects |= {term.by for term in random if term.by is not None}
     check_present(effects, names)
     weights = {design.spec.weights} if design.spec.weights in names else set()
     own = [name for name in names if name in needed | weights]
