@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.estimate import fit_likelihood
@@ -69,11 +70,15 @@ class LMM:
     residual : str, optional
         Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
         ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
-        variance.
+        variance. ``"se(column)"`` has known standard errors, as in a meta-analysis.
     relationships : mapping of str to DataFrame, Pedigree or Relationship, optional
         Known covariance A of the levels of a grouping factor, up to a variance: their random
         effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
         labels of rows and columns. Levels of A without rows have random effects too.
+    fixed : mapping of str to number or matrix, optional
+        Covariance parameters that are known, by the names that priors have: ``{"sigma": 1.0}``,
+        ``{"sd[study]": 0.3}``, ``{"cor_residual": 0.5}``; correlations that are several as a
+        matrix. They have no prior, are held in every method, and count for nothing in AIC and BIC.
 
     Attributes
     ----------
@@ -109,6 +114,7 @@ class LMM:
         functions: Mapping[str, Callable[..., Any]] | None = None,
         residual: str | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
+        fixed: Mapping[str, Any] | None = None,
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
@@ -119,6 +125,7 @@ class LMM:
             functions=functions,
             residual=residual,
             relationships=relationships_of(relationships),
+            fixed=fixed_mapping(fixed),
         )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
@@ -435,6 +442,8 @@ class LMM:
         weights: str | ArrayLike | Literal[False] | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
+        residual: str | Literal[False] | None = None,
+        fixed: Mapping[str, Any] | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
 
@@ -458,6 +467,10 @@ class LMM:
             Functions of your own that are new or replace those of the model.
         relationships : mapping, optional
             Relationships that are new or replace those of the model; None takes one away.
+        residual : str or False, optional
+            A new structure of the residuals; False for none.
+        fixed : mapping, optional
+            Known parameters that are new or replace those of the model; None frees one.
 
         Returns
         -------
@@ -493,6 +506,8 @@ class LMM:
             weights=weights,
             functions=functions,
             relationships=relationships,
+            residual=residual,
+            fixed=fixed,
         )
         return self._of(Model(design, updated_priors(self.priors, design, priors)))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, Spec, build_design
 from bayeslmm.data.frames import column_names, read_only
+from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
@@ -170,7 +171,7 @@ def _joined_weights(runs: Sequence[tuple[xr.Dataset, xr.Dataset]], model: Model)
     for draws, statistics in runs:
         weights, density = (statistics[name].to_numpy() for name in ("log_weight", "lp"))
         best = int(np.argmax(weights))
-        x = _coordinates(draws, best, model.design, model.priors)
+        x = _coordinates(draws, best, model.design, model.priors)[model.priors.coordinates.free]
         noise = np.linalg.solve(root, x - mode.x)
         exact = density.ravel()[best] + 0.5 * np.sum(noise**2)
         parts.append(weights - weights.ravel()[best] + exact)
@@ -263,6 +264,8 @@ def updated_design(
     weights: Any = None,
     functions: UserFunctions | None = None,
     relationships: Mapping[str, Any] | None = None,
+    residual: str | Literal[False] | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Design:
     """Design of a changed model.
 
@@ -281,6 +284,10 @@ def updated_design(
         The user's functions that are new or replace those of the model.
     relationships : mapping of str, optional
         Relationships that are new or replace those of the model; None takes one away.
+    residual : str or False, optional
+        A new structure of the residuals; that of the model by default; none if False.
+    fixed : mapping of str, optional
+        Known parameters that are new or replace those of the model; None frees one.
 
     Returns
     -------
@@ -296,15 +303,27 @@ def updated_design(
     number = not isinstance(weights, str) and np.ndim(weights) == 0
     if number and weights is not None and weights is not False:
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
-    if data is None and formula is None and weights is None and not functions and not relationships:
+    given = (data, formula, weights, functions or None, relationships or None, residual, fixed)
+    if all(one is None for one in given):
         return design
+    structure = design.spec.residual_source if residual is None else residual or None
+    held = {**design.spec.known, **fixed_mapping(fixed)}
+    held = {key: value for key, value in held.items() if value is not None}
     own = {**design.spec.functions, **own_functions(functions)}
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
     known = _changed_relationships(design.spec, changed, relationships or {})
     if data is not None:
         new = _new_weights(design, data, weights)
-        return build_design(changed, data, weights=new, functions=own, relationships=known)
-    return _on_own_data(design, changed, weights, own, known)
+        return build_design(
+            changed,
+            data,
+            weights=new,
+            functions=own,
+            relationships=known,
+            residual=structure,
+            fixed=held,
+        )
+    return _on_own_data(design, changed, weights, own, known, structure, held)
 
 
 def _changed_relationships(
@@ -325,7 +344,7 @@ def _changed_formula(old: Formula, formula: str, functions: UserFunctions) -> Fo
 
 def _new_weights(design: Design, data: Any, weights: Any) -> Any:
     """Weights for new data: as given, else the column of the old ones."""
-    if weights is False or (weights is None and design.weights is None):
+    if weights is False or (weights is None and (design.weights is None or design.spec.has_errors)):
         return None
     if weights is not None:
         return weights
@@ -349,6 +368,8 @@ def _on_own_data(
     weights: Any,
     functions: UserFunctions,
     relationships: Mapping[str, Relationship],
+    residual: str | None,
+    fixed: Mapping[str, Any],
 ) -> Design:
     absent = sorted(formula.variables - set(design.data.columns))
     if absent:
@@ -363,7 +384,9 @@ def _on_own_data(
             len(design.dropped),
         )
     values, column = weights, weights if isinstance(weights, str) else None
-    if weights is None or (isinstance(weights, str) and weights == design.spec.weights):
+    if weights is None and design.spec.has_errors:
+        values, column = None, None
+    elif weights is None or (isinstance(weights, str) and weights == design.spec.weights):
         values, column = design.weights, design.spec.weights
     elif weights is False:
         values = None
@@ -377,6 +400,8 @@ def _on_own_data(
         weights=values,
         functions=functions,
         relationships=relationships,
+        residual=residual,
+        fixed=fixed,
     )
     spec = replace(built.spec, weights=column)
     return replace(built, spec=spec, dropped=_all_dropped(design, built.dropped))
