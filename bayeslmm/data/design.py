@@ -120,6 +120,11 @@ class Spec:
         return PLAIN if self.residual is None else self.residual.structure
 
     @property
+    def structured(self) -> bool:
+        """Whether residuals have more than one standard deviation sigma, or are correlated."""
+        return not self.residual_structure.plain
+
+    @property
     def residual_source(self) -> str | None:
         """The structure of the residuals as written."""
         return None if self.residual is None else self.residual.formula.source
@@ -258,7 +263,7 @@ class Design:
     @property
     def residual(self) -> BoundResidual | None:
         """Relative precision matrix of the residuals of these rows, without their weights."""
-        if self.spec.residual_structure.plain or self.residual_rows is None:
+        if not self.spec.structured or self.residual_rows is None:
             return None
         assert self.spec.residual is not None
         return self.spec.residual.structure.bind(self.residual_rows)

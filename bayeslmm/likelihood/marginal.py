@@ -78,11 +78,6 @@ class Columns(Protocol):
         """Relative precision matrix of the rows; None where it is that of the weights."""
         ...
 
-    @property
-    def spec(self) -> Spec:
-        """What is known of the parameters."""
-        ...
-
 
 def marginal_system(design: Columns) -> Plan:
     """Cross-products of a design, arranged for evaluating its marginal density.
@@ -102,7 +97,8 @@ def marginal_system(design: Columns) -> Plan:
         If fixed effects, or fixed and random effects, reproduce the response exactly, unless few
         rows make that no wonder.
     """
-    held = held_by(labels_of(design.spec), design.spec)
+    spec = getattr(design, "spec", None)  # columns by themselves know of no parameters
+    held = held_by(labels_of(spec), spec) if isinstance(spec, Spec) else None
     if held is None:
         return _free_system(design)
     known_scale = held.sigma in held.held_places

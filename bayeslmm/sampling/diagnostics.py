@@ -26,6 +26,9 @@ MIN_EFFICIENCY = 0.7
 LONGEST_STAY = 20
 """Draws for which a whole chain may stay where it is."""
 
+ROUNDING = 1e-12
+"""Relative range of draws of a known parameter, which may be computed from others."""
+
 MAX_ENTRIES = 200
 """Most entries of one variable that are checked: large random-effects vectors are thinned."""
 
@@ -283,7 +286,7 @@ def _entries(
         for index in map(tuple, places[every]):
             draws = array[(slice(None), slice(None), *index)]
             label = _label(str(name), ordered, index)
-            if name in fixed and np.ptp(draws) == 0:
+            if name in fixed and np.ptp(draws) <= ROUNDING * np.max(np.abs(draws)):
                 continue
             if draws.shape[1] > LONGEST_STAY and np.any(np.ptp(draws, axis=1) == 0):
                 stuck += [label] if np.any(draws) else []

@@ -119,6 +119,11 @@ def sample_nuts(
     if target_accept is not None and not 0.0 < target_accept < 1.0:
         raise ValueError(f"target_accept={target_accept!r}: a number between 0 and 1 is expected")
     rng = np.random.default_rng(random_seed)
+    if form == "marginal" and not len(priors.coordinates.free):
+        raise SamplingError(
+            "Every covariance parameter is fixed and the effects are integrated out, so that "
+            "form='marginal' has nothing to sample: use method='collapsed', which is exact here."
+        )
     if form == "marginal" and system is None:
         system = marginal_system(design)
     model = build_model(design, priors, form, system)

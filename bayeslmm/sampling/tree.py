@@ -500,7 +500,7 @@ def held_variables(design: Design, priors: Priors) -> list[str]:
     records: dict[str, Sequence[object]] = {SIGMA: own.sd, POWER_RESIDUAL: own.power}
     records[COR_RESIDUAL] = own.cor
     for factor, sds, cors in pairs:
-        records |= {sd_name(factor.key): sds, cor_name(factor.key): cors}
+        records |= {sd_name(factor.key): sds, corr_name(factor.key): cors}
     return [name for name, row in records.items() if any(isinstance(one, Fixed) for one in row)]
 
 

@@ -41,6 +41,9 @@ Array = NDArray[np.float64]
 
 NUMBERS = ("estimate", "std_error", "df", "statistic", "p_value", "conf_low", "conf_high")
 
+CERTAIN = 1e-12
+"""Squared relative error of a variance up to which the variance is known, but for rounding."""
+
 BOUNDARY_SLOPE = 1e-12
 """A correlation this close to one is at its boundary."""
 
@@ -73,7 +76,7 @@ def satterthwaite(fit: Fit, contrast: Array) -> float:
     slopes = np.einsum("i,mij,j->m", contrast, fit.vcov_gradient, contrast)
     relative = slopes / variance  # variances may be too small or large to be squared
     spread = float(relative @ fit.internal_cov @ relative)
-    return 2.0 / spread if spread > 0.0 else float("inf")
+    return 2.0 / spread if spread > CERTAIN else float("inf")
 
 
 def parameter_table(

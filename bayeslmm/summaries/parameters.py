@@ -176,6 +176,12 @@ def known_labels(design: Design) -> set[str]:
     return {rows[place].label for place in places}
 
 
+def free_parameters(design: Design) -> list[Parameter]:
+    """All parameters but the random effects that are not held at known values."""
+    known = known_labels(design)
+    return [row for row in parameters(design) if row.label not in known]
+
+
 def marked(table: pd.DataFrame, design: Design) -> pd.DataFrame:
     """A table by label with the column `fixed` in models some of whose parameters are known."""
     known = known_labels(design)

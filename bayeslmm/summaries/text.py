@@ -105,7 +105,8 @@ def known_values(design: Design) -> list[str]:
     """Covariance parameters that are held, with their values: "sigma fixed at 1"."""
     labels = labels_of(design.spec)
     names = slot_names(labels)
-    return [f"{names[slot]} {one}" for slot, one in fixed_by_slot(labels, design.spec).items()]
+    known = fixed_by_slot(labels, design.spec)
+    return [f"{name} {known[slot]}" for slot, name in names.items() if slot in known]
 
 
 def contrast_notes(design: Design) -> list[str]:
