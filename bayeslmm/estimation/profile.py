@@ -401,11 +401,15 @@ class _HeldProfile:
         far = FAR_LOG if kind in ("sd", "sigma") else FAR_ENTRY
         error = self.errors[place] if 0.0 < self.errors[place] < 2.0 else 0.5
         bound = centre + sign * far
-        if kind == "sd" and sign < 0:
-            bound = self._zero(place)
+        guess = centre + sign * self.cutoff * error
+        if kind == "sd":
+            zero = self._zero(place)
+            unit = zero - float(np.log(NEGLIGIBLE))
+            bound = zero if sign < 0 else unit + float(np.log(FARTHEST))
+            guess = guess if sign < 0 else max(guess, unit + float(np.log(0.1)))
         if bound == centre:
             return centre, True
-        return _search(curve, centre, centre + sign * self.cutoff * error, bound, self.cutoff)
+        return _search(curve, centre, guess, bound, self.cutoff)
 
     def _natural(self, kind: Kind, place: int, z: float) -> float:
         """A parameter on its natural scale at a coordinate."""
