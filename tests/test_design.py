@@ -484,7 +484,8 @@ def test_coefficient_given_twice():
             "y ~ x + (1 | id)",
             "The grouping factor `id` has as many levels as there are complete rows (48), so the "
             "effects of (1 | id) cannot be told from the residuals. Group by a variable with fewer "
-            "levels.",
+            "levels, or say what is known of the residuals: "
+            'residual="se(column)" takes known standard errors.',
         ),
         (
             "y ~ x + (f * x | g)",

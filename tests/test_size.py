@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 163
-MOST_LINES = 31_000
+MOST_FILES = 166
+MOST_LINES = 31_900
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 720

@@ -26,6 +26,7 @@ from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.parameters import (
     joint_parameter,
+    known_labels,
     natural,
     parameters,
     random_parameters,
@@ -631,7 +632,11 @@ def posterior_influence(
     scores = leave_out(given, replace(joint, points=points), groups, progressbar=progressbar)
     rows = parameters(design)
     draws = np.column_stack([joint_parameter(joint, row) for row in rows])
-    centred = (draws - draws.mean(axis=0)) / draws.std(axis=0, ddof=1)
+    spread = draws.std(axis=0, ddof=1)
+    held = known_labels(design)
+    known = np.array([row.label in held for row in rows], dtype=bool)
+    centred = (draws - draws.mean(axis=0)) / np.where(known, 1.0, spread)
+    centred[:, known] = 0.0
     shifts = np.empty((len(labels), len(rows)))
     records = []
     for g in tracked(range(len(labels)), "Weights", progressbar):

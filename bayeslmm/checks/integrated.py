@@ -136,7 +136,7 @@ def leave_out(
     _check_determined(design, priors, groups)
     given = priors.beta_sampled
     prior = None if given else beta_prior(priors)
-    if design.spec.residual is not None:
+    if design.spec.structured:
         rows = structured_rows(design, model.system, prior, joint, given_beta=given)
         return _leave_out_structured(design, rows, joint, groups, progressbar=progressbar)
     system = row_system(design, model.system, prior, given_beta=given)

@@ -64,7 +64,7 @@ class Resampler:
     @property
     def affordable(self) -> bool:
         """Whether evaluations are cheap enough, and there are draws enough to start from."""
-        enough = len(self.x) >= PER_COORDINATE * self.x.shape[1]
+        enough = len(self.x) >= PER_COORDINATE * len(self.model.priors.coordinates.free)
         return enough and not is_dear(self.model.system)
 
     def score(self, rows: Indices) -> float | None:
@@ -112,17 +112,24 @@ class Resampler:
 
     def _sample(self, plan: Plan) -> tuple[Array, Array]:
         """Draws (S, d) and log importance ratios (S,) whose mean is the evidence."""
-        target = partial(self._density, plan)
-        root = np.linalg.cholesky(np.atleast_2d(np.cov(self.x, rowvar=False)))
+        coordinates = self.model.priors.coordinates
+        free = self.x[:, coordinates.free]
+
+        def target(z: Array) -> Array:
+            return self._density(plan, coordinates.complete(z))
+
+        if not free.shape[1]:
+            return self.x[:1], target(free[:1])
+        root = np.linalg.cholesky(np.atleast_2d(np.cov(free, rowvar=False)))
         with single_threaded():
-            adapter = Adapter(target, self.x.mean(axis=0), root, self.rng)
+            adapter = Adapter(target, free.mean(axis=0), root, self.rng)
             for _ in range(ATTEMPTS):
                 adapter.density = adapter.adapt().density
                 x = adapter.density.sample(self.rng, DRAWS)
                 value = target(x)
                 log_ratios = value - adapter.density.logpdf(x)
                 if is_reliable(log_ratios):
-                    return x, log_ratios
+                    return coordinates.complete(x), log_ratios
                 adapter.learn(x, value)
         raise SamplingError("The importance ratios of the covariance parameters have heavy tails.")
 
@@ -143,9 +150,10 @@ class Resampler:
         y, X = (design.y - design.offset)[kept], design.X[kept]
         weights = None if design.weights is None else design.weights[kept]
         basis = self.model.system.products.basis
-        if design.spec.residual is None or design.residual_rows is None:
+        if design.residual is None or design.residual_rows is None:
             return make_plan(cross_products(y, X, factors, weights=weights, basis=basis))
-        law = design.spec.residual.structure.bind(design.residual_rows.take(np.flatnonzero(kept)))
+        structure = design.spec.residual_structure
+        law = structure.bind(design.residual_rows.take(np.flatnonzero(kept)))
         return plan_of_stack(stack_products(y, X, factors, law, weights=weights, basis=basis))
 
 

@@ -89,7 +89,7 @@ def row_residuals(
         a structure, the share of the residual variance that the fitted value takes, which is the
         same where they are independent.
     """
-    if design.spec.residual is not None:
+    if design.spec.structured:
         each = structured_rows(design, plan, prior, joint, given_beta=given_beta)
         pairs = [(rows.residual / rows.sds, rows.taken) for rows in each]
         pearson, leverage = (np.stack(part) for part in zip(*pairs, strict=True))

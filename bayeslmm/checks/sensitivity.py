@@ -19,7 +19,12 @@ from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import Kind, joint_parameter, parameters, random_parameters
+from bayeslmm.summaries.parameters import (
+    Kind,
+    free_parameters,
+    joint_parameter,
+    random_parameters,
+)
 from bayeslmm.summaries.text import Report, listed, percent
 
 Array = NDArray[np.float64]
@@ -162,7 +167,9 @@ def log_prior_parts(priors: Priors, joint: JointDraws) -> dict[Kind, Array]:
             parts["cor"].append(priors.log_cor(f, chols))
     if all(prior.proper for prior in priors.residuals.sd):
         parts["sigma"] = [priors.residuals.logpdf(joint.points.sigma, joint.points.shapes)]
-    return {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}
+    sums = {kind: np.sum(values, axis=0) for kind, values in parts.items() if values}
+    known = priors.held  # of which densities are constant
+    return {kind: part for kind, part in sums.items() if not known or np.ptp(part) > 0}
 
 
 def power_scaling(model: Model, joint: JointDraws, threshold: float = THRESHOLD) -> Sensitivity:
@@ -194,7 +201,7 @@ def power_scaling(model: Model, joint: JointDraws, threshold: float = THRESHOLD)
             "Every prior is flat, so there is no prior to be sensitive to. Fit the model with "
             "proper priors."
         )
-    rows = parameters(model.design)
+    rows = free_parameters(model.design)
     draws = np.stack([joint_parameter(joint, row) for row in rows], axis=-1)
     likelihood = marginal_log_likelihood(model, joint)
     labels = pd.Index([row.label for row in rows], name="parameter")
@@ -251,7 +258,7 @@ def prior_contraction(
         If a prior is flat.
     """
     prior = priors.sample(np.random.default_rng(random_seed), draws)
-    rows = parameters(design)
+    rows = free_parameters(design)
     records = []
     for row in rows:
         before = joint_parameter(prior, row)

@@ -21,7 +21,14 @@ from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.sampling.diagnostics import MAX_RHAT, MIN_ESS_PER_CHAIN
 from bayeslmm.summaries import PosteriorLike, is_estimate, is_posterior
-from bayeslmm.summaries.parameters import Parameter, natural, parameters, slope, unconstrained
+from bayeslmm.summaries.parameters import (
+    Parameter,
+    known_labels,
+    natural,
+    parameters,
+    slope,
+    unconstrained,
+)
 from bayeslmm.summaries.posterior_tables import (
     interval_defaults,
     parameter_matrix,
@@ -95,7 +102,9 @@ def reference_modes(
     if mode.optimum.converged and not mode.given_beta:
         with np.errstate(invalid="ignore"):
             prior_shift = (moved - center) / spread
-    return Reference(values=values, errors=errors, prior_shift=prior_shift, width=narrowed / spread)
+    with np.errstate(invalid="ignore"):
+        width = narrowed / spread
+    return Reference(values=values, errors=errors, prior_shift=prior_shift, width=width)
 
 
 def on_scale(values: Array, rows: Sequence[Parameter]) -> Array:
@@ -146,6 +155,7 @@ FAR = "far from the estimate"
 BOUNDARY = "at the boundary"
 DIFFERS = "differs"
 POORLY_SAMPLED = "poorly sampled"
+KNOWN = "fixed"
 
 MAX_DIFFERENCE = 0.1
 """Standard errors between an estimate and this package's own from which on it "differs"."""
@@ -227,6 +237,7 @@ def compare_reml(
     - "narrowed by the prior": the prior takes 20 % or more off the standard error at the mode.
     - "far from the estimate": prior_shift is not known, and the mean is a standard error or more
       away, because of the priors or of the shape of the posterior.
+    - "fixed": the parameter is known and held; it has no standard error and no shift.
     - "agrees": none of these. A mean above the mode of a skewed posterior agrees.
 
     The flags are about the whole effect of the priors, with them or without;
@@ -257,6 +268,8 @@ def compare_reml(
     sampled = _poorly_sampled(dataset, post.design)
     unbounded = table.index.isin(list(unbounded_parameters(post.design)))
     table["flag"] = _flags(table, rows, reference, sampled, unbounded)
+    known = known_labels(post.design)
+    table.loc[table.index.isin(known), "flag"] = KNOWN
     table.attrs = {
         "formula": post.design.formula.source,
         "posterior": str(post.data.attrs.get("method", "")),
@@ -287,9 +300,9 @@ def _shift(table: pd.DataFrame, rows: list[Parameter], draws: Array, reference: 
     errors = np.where(np.isfinite(errors), errors, reference.errors)
     centers = on_scale(estimates, rows)
     means = on_scale(draws.T, rows).mean(axis=1)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         shift = (means - centers) / errors
-    return np.where(at_boundary(centers, rows), np.nan, shift)
+    return np.where(at_boundary(centers, rows) | (errors == 0.0), np.nan, shift)
 
 
 def _poorly_sampled(dataset: xr.Dataset, design: Design) -> pd.Series:

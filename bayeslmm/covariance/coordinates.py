@@ -139,6 +139,9 @@ class Coordinates:
         The matrix C of the fixed effects' coordinates ``gamma = C beta`` where these are part of x.
     residual : Residual
         Structure of the residuals: log standard deviations, powers, correlation coordinates.
+    held : tuple of (int, float)
+        Places of x that are known, and the values there. Correlations of one block are held
+        together. Everything that takes x takes all of it; searches and samplers move `free`.
 
     Examples
     --------
@@ -153,6 +156,51 @@ class Coordinates:
     mixing: tuple[Array, ...]
     fixed: Array
     residual: Residual = PLAIN
+    held: tuple[tuple[int, float], ...] = ()
+
+    @cached_property
+    def held_places(self) -> NDArray[np.intp]:
+        """Places of the coordinates that are known."""
+        return np.array([place for place, _ in self.held], dtype=np.intp)
+
+    @cached_property
+    def held_values(self) -> Array:
+        """The coordinates there."""
+        return np.array([value for _, value in self.held], dtype=np.float64)
+
+    @cached_property
+    def free(self) -> NDArray[np.intp]:
+        """Places of the coordinates that are not known."""
+        return np.setdiff1d(np.arange(self.size), self.held_places)
+
+    def complete(self, z: Array) -> Array:
+        """All coordinates (..., d) of free ones (..., f)."""
+        x = np.empty((*z.shape[:-1], self.size))
+        x[..., self.free] = z
+        x[..., self.held_places] = self.held_values
+        return x
+
+    @cached_property
+    def _held_jacobian(self) -> float:
+        """What known coordinates would add to :meth:`log_jacobian`: known parameters have none."""
+        x = self.complete(np.zeros(len(self.free)))
+        known = np.isin(np.arange(self.size), self.held_places)
+        total = float(x[self.logs][known[self.logs]].sum())
+        for f, structure in enumerate(self.structures):
+            start = self.cors(f).start
+            for part in structure.parts:
+                own = slice(start, start + part.n_cors)
+                start = own.stop
+                if part.n_cors and known[own].all():
+                    total += float(part.log_jacobian(x[None, own])[0])
+        law, places = self.residual.correlation, self._residual_cors
+        if law is not None and law.n_cors:
+            arms = x[places].reshape(law.n_arms, -1)
+            for z, held in zip(arms, known[places].reshape(law.n_arms, -1), strict=True):
+                if held.all():
+                    every = np.tile(z, law.n_arms)[None]
+                    total += float(law.log_jacobian(every)[0]) / law.n_arms
+        return total
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -281,14 +329,17 @@ class Coordinates:
         return self.working(sds, chols, points.sigma, points.shapes, gamma)
 
     def log_jacobian(self, x: Array) -> Array:
-        """Log Jacobian (S,) of sds, correlation entries and sigma by the coordinates (S, d)."""
+        """Log Jacobian (S,) of sds, correlation entries and sigma by the coordinates (S, d).
+
+        Of those that are not held.
+        """
         total = np.asarray(x[:, self.logs].sum(axis=1))
         for f, structure in enumerate(self.structures):
             if structure.n_cors:
                 total = total + structure.log_jacobian(x[:, self.cors(f)])
         if self.residual.correlation is not None:
             total = total + self.residual.correlation.log_jacobian(x[:, self._residual_cors])
-        return total
+        return total - self._held_jacobian if self.held else total
 
     @property
     def _residual_cors(self) -> slice:
@@ -296,6 +347,8 @@ class Coordinates:
 
     def pull_back(self, x: Array, slope: Slopes, *, jacobian: bool) -> Array:
         """Gradient (d,) by the coordinates x (d,) from derivatives by the parameters.
+
+        Held ones are differentiated as if they were free.
 
         Parameters
         ----------

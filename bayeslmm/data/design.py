@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -102,6 +102,8 @@ class Spec:
     encodings : Encodings or callable
         How columns are evaluated on other data. A model that was read from a file has a function
         that evaluates the formula on its data when there are new data.
+    known : mapping of str to number or matrix
+        Covariance parameters that are known, by the names that priors have.
     """
 
     formula: Formula
@@ -111,11 +113,33 @@ class Spec:
     random: tuple[FactorSpec, ...]
     residual: ResidualSpec | None
     encodings: Encodings | Callable[[], Encodings]
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def residual_structure(self) -> Residual:
         """Structure of the residuals."""
         return PLAIN if self.residual is None else self.residual.structure
+
+    @property
+    def structured(self) -> bool:
+        """Whether residuals have more than one standard deviation sigma, or are correlated."""
+        return not self.residual_structure.plain
+
+    @property
+    def residual_source(self) -> str | None:
+        """The structure of the residuals as written."""
+        return None if self.residual is None else self.residual.formula.source
+
+    @property
+    def residual_multiplier(self) -> str:
+        """How known standard errors are written with a multiplier sigma that is estimated."""
+        errors = None if self.residual is None else self.residual.formula.errors
+        return "" if errors is None else f"se({errors.place[0]}, sigma=True)"
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether the rows have known standard errors, which are their weights."""
+        return self.residual is not None and self.residual.formula.errors is not None
 
     @property
     def relationships(self) -> dict[str, Relationship]:
@@ -206,7 +230,8 @@ class Design:
     offset : ndarray, shape (n,)
         Sum of the offsets; zeros without one.
     weights : ndarray, shape (n,), or None
-        Precision weights: the residual variance is sigma^2 / weight.
+        Precision weights: the residual variance is sigma^2 / weight. With known standard errors,
+        one over their squares.
     X : ndarray, shape (n, p)
         Fixed-effects covariates, of full column rank.
     X_full : ndarray, shape (n, p_full)
@@ -283,8 +308,9 @@ class Design:
     @property
     def residual(self) -> BoundResidual | None:
         """Relative precision matrix of the residuals of these rows, without their weights."""
-        if self.spec.residual is None or self.residual_rows is None:
+        if not self.spec.structured or self.residual_rows is None:
             return None
+        assert self.spec.residual is not None
         return self.spec.residual.structure.bind(self.residual_rows)
 
     @property
@@ -424,6 +450,7 @@ def build_design(
     residual: ResidualFormula | str | None = None,
     relationships: Mapping[str, Relationship] | None = None,
     missing: Missing = "drop",
+    fixed: Mapping[str, Any] | None = None,
 ) -> Design:
     """Evaluate a formula on data.
 
@@ -447,6 +474,8 @@ def build_design(
         Known covariances of the levels of grouping factors.
     missing : {"drop", "keep"}
         Whether rows that lack nothing but the response are dropped too, or kept to be predicted.
+    fixed : mapping of str to number or matrix, optional
+        Covariance parameters that are known.
 
     Returns
     -------
@@ -485,6 +514,11 @@ def build_design(
     wanted = variables if named is None else variables | {named}
     frame = plain_frame(data, sorted(wanted))
     values = precision_weights(weights, frame, data, names)
+    if values is not None and residual is not None and residual.errors is not None:
+        raise DataError(
+            f"weights= and {residual.errors.text} both say how variances of rows differ: give one "
+            "of them, such as standard errors divided by the root of the weights."
+        )
     check_infinite(frame, variables)
     gaps = None if values is None else np.isnan(values)
     complete, dropped = complete_cases(frame, sorted(variables), gaps)
@@ -494,7 +528,8 @@ def build_design(
         _log.info("%d of %d rows are incomplete and dropped.", count, len(frame))
         values = None if values is None else np.delete(values, dropped)
     known = relationships or {}
-    design = _evaluate(formula, complete, values, dropped, named, functions, residual, known)
+    held = dict(fixed or {})
+    design = _evaluate(formula, complete, values, dropped, named, functions, residual, known, held)
     return design if kept is None else _with_unobserved(design, kept)
 
 
@@ -562,6 +597,7 @@ def _evaluate(
     functions: UserFunctions,
     residual: ResidualFormula | None,
     relationships: Mapping[str, Relationship],
+    known: Mapping[str, Any],
 ) -> Design:
     variables = Variables(frame)
     y, response = first_value(formula.left, variables, functions)
@@ -574,8 +610,12 @@ def _evaluate(
     for term in formula.random:
         if term.left not in columns:
             columns[term.left] = evaluate(term.left, variables, functions)
-    random = random_factors(formula, frame, columns, relationships)
+    free = not any(key.startswith("sigma") for key in known)
+    free = free and not (residual is not None and residual.known)
+    random = random_factors(formula, frame, columns, relationships, saturated=not free)
     found = None if residual is None else residual_spec(residual, frame)
+    errors = None if found is None else found.precisions(frame)
+    weights = weights if errors is None else errors
     encodings = Encodings(
         sides={side: found.encoding for side, found in columns.items()},
         response=response,
@@ -590,6 +630,7 @@ def _evaluate(
             random=tuple(factor.spec for factor in random),
             residual=found,
             encodings=encodings,
+            known=known,
         ),
         y=read_only(y),
         offset=read_only(offset),
@@ -642,6 +683,13 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residua
     values = precision_weights(weights, frame, data, names)
     check_complete(frame, needed)
     check_infinite(frame, needed)
+    if structure is not None and structure.formula.errors is not None:
+        if values is not None:
+            raise DataError(
+                f"weights= of new data and {structure.formula.errors.text} both say how variances "
+                "of rows differ: give the column of standard errors alone."
+            )
+        values = structure.precisions(frame)
     if values is not None and np.isnan(values).any():
         raise DataError("The weights of the new data are missing in some rows.")
     variables = Variables(frame)

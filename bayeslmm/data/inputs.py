@@ -336,3 +336,21 @@ def _has_constant(columns: Array) -> bool:
     ones = np.ones(len(columns))
     weights = np.linalg.lstsq(scaled, ones)[0]
     return bool(np.max(np.abs(scaled @ weights - ones)) < 1e-8)
+
+
+def fixed_mapping(fixed: Any) -> dict[str, Any]:
+    """Known parameters by name.
+
+    Raises
+    ------
+    TypeError
+        If it is no mapping.
+    """
+    if fixed is None:
+        return {}
+    if not isinstance(fixed, Mapping):
+        raise TypeError(
+            'fixed must be a mapping from names of covariance parameters to values, as {"sigma": '
+            f"1.0}}; got {type(fixed).__name__}."
+        )
+    return dict(fixed)

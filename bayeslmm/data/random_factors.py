@@ -318,6 +318,8 @@ def random_factors(
     frame: pd.DataFrame,
     columns: Mapping[Side, Columns],
     relationships: Mapping[str, Relationship],
+    *,
+    saturated: bool = False,
 ) -> tuple[RandomFactor, ...]:
     """Find the grouping factors of a formula and what varies over their levels.
 
@@ -330,6 +332,8 @@ def random_factors(
         The left-hand side of each term, evaluated there.
     relationships : mapping of str to Relationship
         Known covariances of levels by grouping factor.
+    saturated : bool
+        Whether there may be as many random effects as rows: where sigma is known.
 
     Returns
     -------
@@ -348,7 +352,13 @@ def random_factors(
     _check_relationships(relationships, [terms[0].group for terms in groups.values()])
     return tuple(
         _random_factor(
-            formula.source, terms, key, frame, columns, relationships.get(terms[0].group)
+            formula.source,
+            terms,
+            key,
+            frame,
+            columns,
+            relationships.get(terms[0].group),
+            saturated=saturated,
         )
         for key, terms in groups.items()
     )
@@ -361,16 +371,19 @@ def _random_factor(
     frame: pd.DataFrame,
     columns: Mapping[Side, Columns],
     relationship: Relationship | None,
+    *,
+    saturated: bool,
 ) -> RandomFactor:
     _check_discrete(source, terms[0], frame)
     codes, grouping = grouping_factor(frame, terms[0].factors)
-    independent = True
+    independent = not saturated
     if relationship is None:
-        _check_levels(terms[0], grouping, len(frame))
+        _check_levels(terms[0], grouping, len(frame), independent=independent)
     else:
         found = grouping
         codes, grouping, relationship = related_levels(codes, grouping, relationship)
-        independent = not relationship.sets_apart(np.unique(codes))
+        apart = relationship.sets_apart(np.unique(codes))
+        independent = not saturated and not apart
         _check_levels(terms[0], found, len(frame), independent=independent)
     parts: list[_Part] = []
     for term in terms:
@@ -557,7 +570,8 @@ def _check_levels(
         raise DataError(
             f"The grouping factor `{grouping.name}` has as many levels as there are complete rows "
             f"({n}), so the effects of {term.source} cannot be told from the residuals. Group by "
-            "a variable with fewer levels."
+            "a variable with fewer levels, or say what is known of the residuals: "
+            'residual="se(column)" takes known standard errors.'
         )
 
 

@@ -129,6 +129,34 @@ class ResidualSpec:
         own = cors if law is None else law.nlme(cors)
         return np.concatenate([sigma, sds[:, 1:] / sds[:, :1], deltas, own], axis=1)
 
+    def precisions(self, frame: pd.DataFrame) -> Array | None:
+        """One over the squares (n,) of known standard errors; None without them.
+
+        Raises
+        ------
+        DataError
+            If a standard error is not positive.
+        """
+        term = self.formula.errors
+        if term is None:
+            return None
+        errors = numbers(frame, term.place[0], "se()")
+        if np.any(errors <= 0.0):
+            bad = errors[errors <= 0.0]
+            raise DataError(
+                f"{term.text}: standard errors must be positive, and {len(bad)} of {len(errors)} "
+                f"are not, such as {bad[0]:g}; drop these rows."
+            )
+        with np.errstate(over="ignore", divide="ignore"):
+            result = np.asarray(1.0 / errors**2)
+        if not np.all(np.isfinite(result) & (result > 0.0)):
+            raise DataError(
+                f"{term.text}: the squares of the standard errors, which go from "
+                f"{errors.min():.3g} to {errors.max():.3g}, leave double precision; change the "
+                "units of the response."
+            )
+        return result
+
     def rows(self, frame: pd.DataFrame) -> ResidualRows:
         """The structure's columns of complete rows; groups may be new.
 

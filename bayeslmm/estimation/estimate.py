@@ -20,6 +20,7 @@ from bayeslmm.covariance.structure import (
     lower_root,
     sd_leaders,
 )
+from bayeslmm.estimation.held import HeldSearch, search_of
 from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
 from bayeslmm.exceptions import NoEstimateError
 from bayeslmm.likelihood.elimination import Plan
@@ -101,7 +102,8 @@ class Fit:
     vcov_gradient : ndarray (m, p, p)
         Derivatives of `vcov` by m internal coordinates.
     internal_cov : ndarray (m, m)
-        Asymptotic covariance matrix of these coordinates.
+        Asymptotic covariance matrix of these coordinates: theta and log sigma or, where parameters
+        are known, those of :class:`bayeslmm.estimation.held.HeldSearch`.
     singular : bool
         Whether a covariance matrix of random effects has lost rank.
     optimum : Optimum
@@ -167,6 +169,8 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
         If the model reproduces the response exactly, so that sigma is zero.
     """
     reml = method == "REML"
+    if plan.held is not None:
+        return _fit_held(plan, method)
     if plan.products.fixed[-1, -1] == 0.0:
         raise NoEstimateError(EXACT_RESPONSE)
     with single_threaded():
@@ -188,6 +192,50 @@ def fit_likelihood(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
     if fit.singular:
         _log.info("%s: the fit is singular, a covariance matrix lost rank; see its notes", method)
     return fit
+
+
+def _fit_held(plan: Plan, method: Literal["REML", "ML"]) -> Fit:
+    """Maximise the likelihood over the parameters that are not known."""
+    with single_threaded():
+        search = search_of(plan, method == "REML")
+        optimum = search.minimise(search_tolerance(plan))
+        fit = _describe_held(search, optimum, method)
+    if not optimum.converged:
+        rss, total = fit.factorisation.rss, search.plan.products.fixed[-1, -1]
+        if search.coordinates.sigma in search.coordinates.free and rss < DEGENERATE * total:
+            raise NoEstimateError(EXACT_EFFECTS)
+        _log.warning("%s did not converge: %s", method, optimum.message)
+    return fit
+
+
+def _describe_held(search: HeldSearch, optimum: Optimum, method: Literal["REML", "ML"]) -> Fit:
+    point = search.points(optimum.x[None])
+    plan, sigma = search.plan.at(point.shapes[0]), float(point.sigma[0])
+    structures = plan.products.structures
+    factors = tuple(lower_factor(s, t[0]) for s, t in zip(structures, point.factors, strict=True))
+    fact = factorise(plan, factors)
+    cov = 2.0 * _pseudo_inverse(optimum.hessian)
+    jacobian = search.slopes(search.report, optimum.x).T
+    values, vectors = np.linalg.eigh(optimum.hessian)
+    flat = vectors[:, np.abs(values) < FLAT_CURVATURE * plan.products.n_obs]
+    lost = np.linalg.norm(jacobian @ flat, axis=1) > 1e-3
+    jacobian = np.where(lost[:, None] | ~np.isfinite(jacobian), np.nan, jacobian)
+    return Fit(
+        method=method,
+        plan=plan,
+        factors=factors,
+        sigma=sigma,
+        beta=fact.beta,
+        vcov=sigma**2 * fact.beta_root @ fact.beta_root.T,
+        criterion=float(optimum.value),
+        log_likelihood=-0.5 * float(optimum.value),
+        parameters=search.report(optimum.x),
+        parameter_cov=jacobian @ cov @ jacobian.T,
+        vcov_gradient=search.slopes(search.vcov, optimum.x),
+        internal_cov=cov,
+        singular=any_singular(fact.factors, factors),
+        optimum=optimum,
+    )
 
 
 def search_tolerance(plan: Plan) -> float:
@@ -398,7 +446,7 @@ def _parameter_covariance(
 def _pseudo_inverse(matrix: Array) -> Array:
     """Inverse on the space of positive eigenvalues, as lmerTest does for singular fits."""
     values, vectors = np.linalg.eigh(matrix)
-    good = values > 1e-10 * np.max(np.abs(values))
+    good = values > 1e-10 * np.max(np.abs(values), initial=0.0)
     return (vectors[:, good] / values[good]) @ vectors[:, good].T
 
 

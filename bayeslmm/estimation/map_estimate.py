@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import Coordinates, WorkingPoints
+from bayeslmm.covariance.coordinates import Coordinates
 from bayeslmm.covariance.structure import lower_factor, sd_leaders
 from bayeslmm.estimation.estimate import Fit, any_singular, fit_likelihood, search_tolerance
 from bayeslmm.estimation.optimise import Optimum, hessian, minimise
+from bayeslmm.estimation.signed import SignedSearch, canonical, reported
 from bayeslmm.estimation.start import Start, likelihood_start, starting_point
 from bayeslmm.exceptions import SamplingError, listed
 from bayeslmm.likelihood.elimination import Plan
@@ -26,6 +28,7 @@ from bayeslmm.likelihood.log_posterior import (
     log_posterior,
     log_posterior_unconstrained,
 )
+from bayeslmm.priors.families import Fixed
 from bayeslmm.priors.record import Priors, uniform_correlations
 
 Array = NDArray[np.float64]
@@ -65,14 +68,14 @@ def fit_map(plan: Plan, priors: Priors, reml: Fit | None = None) -> Fit:
         return replace(reml or fit_likelihood(plan, "REML"), method="MAP")
     start = reml or likelihood_start(plan, priors)
     with single_threaded():
-        search = _SignedSearch(plan, priors, start)
+        search = _search(plan, priors, start)
         optimum = minimise(
             search.objective,
             search.start,
             plan.products.n_obs,
             tolerance=search_tolerance(plan),
         )
-        if not optimum.converged and (edges := _edges(search, optimum.x)):
+        if not optimum.converged and (edges := _edges(priors, search, optimum.x)):
             raise SamplingError(
                 "The posterior density has no mode inside the support of the priors: it still "
                 f"rises where the prior of {listed(edges)} ends. Sample it with fit(), or give a "
@@ -95,14 +98,28 @@ def is_flat(priors: Priors) -> bool:
     scalars = [*priors.beta, *own.sd, *own.power, *(p for row in priors.sd for p in row)]
     parts = (part for structure in priors.structures for part in structure.parts)
     given = (prior for row in priors.cor for prior in row)
-    uniform = [uniform_correlations(p) == prior for p, prior in zip(parts, given, strict=True)]
-    uniform += [prior == own.uniform for prior in own.cor]
-    return not any(p.proper for p in scalars) and all(uniform)
+    uniform = [
+        prior == uniform_correlations(part) or isinstance(prior, Fixed)
+        for part, prior in zip(parts, given, strict=True)
+    ]
+    uniform += [prior == own.uniform or isinstance(prior, Fixed) for prior in own.cor]
+    return all(not p.proper or isinstance(p, Fixed) for p in scalars) and all(uniform)
 
 
-def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimum) -> Fit:
+def _search(plan: Plan, priors: Priors, estimate: Fit | Start) -> SignedSearch:
+    rows = priors.fixed_map if priors.beta_sampled else np.empty((0, 0))
+    moved = rows @ estimate.vcov @ rows.T if len(rows) else rows
+    return SignedSearch(
+        priors.coordinates,
+        partial(log_posterior, plan, priors),
+        starting_point(plan, priors, estimate),
+        np.sqrt(np.diag(moved)),
+    )
+
+
+def _describe(plan: Plan, priors: Priors, search: SignedSearch, optimum: Optimum) -> Fit:
     coordinates = priors.coordinates
-    point = _canonical(search.point(optimum.x))
+    point = canonical(search.point(optimum.x))
     x = coordinates.vector(point)[0]
     factors = tuple(
         lower_factor(s, t[0]) for s, t in zip(coordinates.structures, point.factors, strict=True)
@@ -137,9 +154,9 @@ def _describe(plan: Plan, priors: Priors, search: _SignedSearch, optimum: Optimu
     )
 
 
-def _edges(search: _SignedSearch, x: Array) -> list[str]:
+def _edges(priors: Priors, search: SignedSearch, x: Array) -> list[str]:
     """Labels of the parameters beside which their prior vanishes, but for sds beside zero."""
-    priors, point, residuals = search.priors, search.point(x), search.priors.residuals
+    point, residuals = search.point(x), priors.residuals
     names = list(priors.records())
     sampled = point.gamma.shape[1]
     sds = [prior for row in priors.sd for prior in row]
@@ -160,16 +177,6 @@ def _edges(search: _SignedSearch, x: Array) -> list[str]:
     ]
 
 
-def _canonical(point: WorkingPoints) -> WorkingPoints:
-    """Nonnegative standard deviations, zero where negligible; positive diagonals."""
-    sds, chols = [], []
-    for sd, chol in zip(point.sds, point.chols, strict=True):
-        signs = np.where(sd < 0, -1.0, 1.0)
-        sds.append(np.abs(sd))
-        chols.append(signs[:, :, None] * chol * signs[:, None, :])
-    return replace(point, sds=tuple(sds), chols=tuple(chols))
-
-
 def _covariance(plan: Plan, priors: Priors, x: Array) -> Array:
     """Inverse curvature of the density at a mode, NaN for standard deviations of zero."""
     inside = np.isfinite(x)
@@ -177,12 +184,17 @@ def _covariance(plan: Plan, priors: Priors, x: Array) -> Array:
     if not np.all(inside):
         return cov
 
-    def gradient(z: Array) -> Array:
-        return -log_posterior_unconstrained(plan, priors, z, jacobian=False)[1]
+    coordinates = priors.coordinates
 
-    curvature = hessian(gradient, x)
-    if np.linalg.eigvalsh(curvature)[0] > 0:
-        cov = np.linalg.inv(curvature)
+    def gradient(z: Array) -> Array:
+        at = coordinates.complete(z)
+        return -log_posterior_unconstrained(plan, priors, at, jacobian=False)[1][coordinates.free]
+
+    free = coordinates.free
+    curvature = hessian(gradient, x[free])
+    if np.all(np.linalg.eigvalsh(curvature) > 0):
+        cov = np.zeros((len(x), len(x)))
+        cov[np.ix_(free, free)] = np.linalg.inv(curvature)
     return cov
 
 
@@ -199,62 +211,4 @@ def _report(coordinates: Coordinates, x: Array) -> tuple[Array, Array]:
 
 def _reported(coordinates: Coordinates, x: Array) -> Array:
     """Reported parameters (S, n_covariance) at coordinates (S, d)."""
-    user = coordinates.to_user(coordinates.points(x))
-    pieces: list[Array] = []
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for structure, sds, chol in zip(coordinates.structures, user.sds, user.chols, strict=True):
-            corr = chol @ chol.swapaxes(1, 2)
-            rho = [np.clip(corr[:, i, j], -1.0, 1.0) for i, j in structure.pairs]
-            distinct = sds[:, sd_leaders(structure)]
-            pieces += [np.log(distinct), *(np.arctanh(r)[:, None] for r in rho)]
-        residual_sds, powers, cors = user.natural
-        return np.concatenate([*pieces, np.log(residual_sds), powers, np.arctanh(cors)], axis=1)
-
-
-class _SignedSearch:
-    """Coordinates in which a standard deviation of zero is an interior point.
-
-    Standard deviations are in units of their starting value. They carry a sign, which the density
-    ignores, or are squares where the structure does not allow that sign; gamma, where beta is
-    sampled, is in units of its standard error; sigma is on the log scale.
-    """
-
-    def __init__(self, plan: Plan, priors: Priors, estimate: Fit | Start) -> None:
-        self.plan, self.priors, self.coordinates = plan, priors, priors.coordinates
-        start = starting_point(plan, priors, estimate)
-        structures = self.coordinates.structures
-        self.log_sds = self.coordinates.logs[: -len(self.coordinates.residual.scales)]
-        even = np.concatenate([np.zeros(0, dtype=bool), *(s.even for s in structures)])
-        self.powers = np.where(even, 1.0, 2.0)
-        self.scales = np.exp(start[self.log_sds])
-        rows = priors.fixed_map if priors.beta_sampled else np.empty((0, 0))
-        moved = rows @ estimate.vcov @ rows.T if len(rows) else rows
-        self.gamma_scale = np.sqrt(np.diag(moved))
-        self.start = start
-        self.start[self.log_sds] = 1.0
-        self.start[self.coordinates.beta] /= self.gamma_scale
-
-    def point(self, x: Array) -> WorkingPoints:
-        """Parameters, standard deviations with their sign, at the coordinates (d,)."""
-        plain = x.copy()
-        plain[self.log_sds] = 0.0
-        plain[self.coordinates.beta] *= self.gamma_scale
-        point = self.coordinates.points(plain[None])
-        sds = np.split(x[self.log_sds] ** self.powers * self.scales, self._cuts)[:-1]
-        places = [structure.sd_places for structure in self.coordinates.structures]
-        return replace(point, sds=tuple(own[None, at] for own, at in zip(sds, places, strict=True)))
-
-    @property
-    def _cuts(self) -> Array:
-        sizes = [structure.n_sds for structure in self.coordinates.structures]
-        return np.cumsum(sizes, dtype=np.intp)
-
-    def objective(self, x: Array) -> tuple[float, Array]:
-        """-2 log posterior density and its gradient."""
-        value, slope = log_posterior(self.plan, self.priors, self.point(x))
-        plain = x.copy()
-        plain[self.log_sds] = 0.0
-        gradient = self.coordinates.pull_back(plain, slope, jacobian=False)
-        gradient[self.log_sds] *= self.powers * x[self.log_sds] ** (self.powers - 1.0) * self.scales
-        gradient[self.coordinates.beta] *= self.gamma_scale
-        return -2.0 * value, -2.0 * gradient
+    return reported(coordinates, coordinates.to_user(coordinates.points(x)))

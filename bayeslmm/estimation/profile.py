@@ -34,7 +34,9 @@ from bayeslmm.estimation.constrained import (
     correlation_target,
     make_frame,
 )
-from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.estimate import Fit, fit_likelihood, search_tolerance
+from bayeslmm.estimation.held import HeldCurve, HeldEffect, log_units, search_of
+from bayeslmm.estimation.signed import canonical, reported
 from bayeslmm.likelihood.factorise import single_threaded
 
 Array = NDArray[np.float64]
@@ -135,6 +137,9 @@ def profile_intervals(
     if unknown:
         raise ValueError(f"unknown kinds of parameters {unknown}; allowed are {sorted(KINDS)}")
     cutoff = float(np.sqrt(chdtri(1, 1.0 - level)))
+    if fit.plan.held is not None:
+        with single_threaded():
+            return _held_intervals(fit, kinds, cutoff)
     intervals: list[ProfileInterval] = []
     with single_threaded():
         for factor, structure in enumerate(fit.plan.products.structures):
@@ -292,6 +297,143 @@ def _beta(full: Fit, coef: int, estimate: float, cutoff: float) -> ProfileInterv
     lower = _search(curve, centre, centre - cutoff * error, -np.inf, cutoff)
     upper = _search(curve, centre, centre + cutoff * error, np.inf, cutoff)
     return _interval(full, "beta", None, (coef,), estimate, lower, upper)
+
+
+# --- where parameters are known: coordinates by themselves, known ones held -----------------
+
+
+def _held_intervals(fit: Fit, kinds: Sequence[Kind], cutoff: float) -> list[ProfileInterval]:
+    """As :func:`profile_intervals`; limits of known parameters are NaN."""
+    profile = _HeldProfile(fit, cutoff)
+    coordinates = profile.search.coordinates
+    found = []
+    for factor, structure in enumerate(coordinates.structures):
+        if "sd" in kinds:
+            for s, coef in enumerate(sd_leaders(structure).tolist()):
+                place = coordinates.sds(factor).start + s
+                found.append(profile.interval("sd", place, factor, (coef,)))
+        start = coordinates.cors(factor).start
+        for part in structure.parts if "cor" in kinds else ():
+            places = range(start, start + part.n_cors)
+            found += [profile.correlation(p, factor, alone=len(places) == 1) for p in places]
+            start = places.stop
+    residual, place = coordinates.residual, coordinates.sigma
+    law = residual.correlation
+    counts: list[tuple[Kind, int]] = [
+        ("sigma", len(residual.scales)),
+        ("power_residual", len(residual.powers)),
+        ("cor_residual", residual.n_cors),
+    ]
+    for kind, count in counts:
+        for at in range(place, place + count) if kind in kinds else ():
+            alone = kind != "cor_residual" or law is None or law.separable
+            found.append(profile.interval(kind, at, None, (), alone=alone))
+        place += count
+    if "beta" in kinds and len(fit.beta):
+        found += _held_effects(fit, cutoff)
+    return found
+
+
+class _HeldProfile:
+    """Profiles of the coordinates of an estimate some of whose parameters are known."""
+
+    def __init__(self, fit: Fit, cutoff: float) -> None:
+        self.fit, self.cutoff = fit, cutoff
+        self.search = search_of(fit.plan, fit.method == "REML")
+        point = canonical(self.search.signed.point(fit.optimum.x))
+        self.x = self.search.coordinates.vector(point)[0]
+        self.parameters = self.search.report(fit.optimum.x)
+        self.errors = np.sqrt(np.maximum(np.diag(fit.parameter_cov), 0.0))
+
+    def curve(self, place: int) -> HeldCurve:
+        """The curve of a coordinate."""
+        tolerance = search_tolerance(self.fit.plan)
+        return HeldCurve(self.search, self.x, self.fit.criterion, place, tolerance)
+
+    def interval(
+        self,
+        kind: Kind,
+        place: int,
+        factor: int | None,
+        coefs: tuple[int, ...],
+        *,
+        alone: bool = True,
+    ) -> ProfileInterval:
+        """The interval of a parameter that is one coordinate."""
+        estimate = self._natural(kind, place, self.x[place])
+        unknown = (np.nan, False)
+        if place in self.search.coordinates.held_places or not alone:
+            return _interval(self.fit, kind, factor, coefs, estimate, unknown, unknown)
+        curve, centre = self.curve(place), float(self.x[place])
+        centre = max(centre, self._zero(place)) if kind == "sd" else centre
+        ends = [self._end(curve, kind, place, centre, sign) for sign in (-1, 1)]
+        lower, upper = ((self._natural(kind, place, z), at_bound) for z, at_bound in ends)
+        lower = (0.0, True) if lower[1] and kind in ("sd", "sigma") else lower
+        upper = (np.inf, True) if upper[1] and kind in ("sd", "sigma") else upper
+        return _interval(self.fit, kind, factor, coefs, estimate, lower, upper)
+
+    def correlation(self, place: int, factor: int, *, alone: bool) -> ProfileInterval:
+        """The interval of a correlation that is alone in its block; NaN for others."""
+        coordinates = self.search.coordinates
+        sds = coordinates.sds(factor)
+        zero = [
+            at
+            for at in range(sds.start, sds.stop)
+            if at not in coordinates.held_places
+            and self.curve(at)(self._zero(at))[0] <= self.cutoff
+        ]
+        if alone and zero and place not in coordinates.held_places:
+            part = next(p for p in coordinates.structures[factor].parts if p.n_cors == 1)
+            low = part.lowest if isinstance(part, Pattern) else -1.0
+            estimate = self._natural("cor", place, self.x[place])
+            return _interval(self.fit, "cor", factor, (), estimate, (low, True), (1.0, True))
+        return self.interval("cor", place, factor, (), alone=alone)
+
+    def _zero(self, place: int) -> float:
+        """Log of a standard deviation that counts as zero."""
+        search = self.search
+        unit = log_units(search.plan, search.coordinates)[search.signed.log_sds == place]
+        return float(np.log(NEGLIGIBLE * self.fit.sigma) + unit[0])
+
+    def _end(
+        self, curve: HeldCurve, kind: Kind, place: int, centre: float, sign: int
+    ) -> tuple[float, bool]:
+        far = FAR_LOG if kind in ("sd", "sigma") else FAR_ENTRY
+        error = self.errors[place] if 0.0 < self.errors[place] < 2.0 else 0.5
+        bound = centre + sign * far
+        guess = centre + sign * self.cutoff * error
+        if kind == "sd":
+            zero = self._zero(place)
+            unit = zero - float(np.log(NEGLIGIBLE))
+            bound = zero if sign < 0 else unit + float(np.log(FARTHEST))
+            guess = guess if sign < 0 else max(guess, unit + float(np.log(0.1)))
+        if bound == centre:
+            return centre, True
+        return _search(curve, centre, guess, bound, self.cutoff)
+
+    def _natural(self, kind: Kind, place: int, z: float) -> float:
+        """A parameter on its natural scale at a coordinate."""
+        coordinates = self.search.coordinates
+        x = np.where(np.isfinite(self.x), self.x, 0.0)
+        x[place] = z
+        if kind in ("sd", "sigma"):
+            return float(np.exp(z))
+        points = coordinates.to_user(coordinates.points(x[None]))
+        value = reported(coordinates, points)[0, place]
+        return float(value if kind == "power_residual" else np.tanh(value))
+
+
+def _held_effects(fit: Fit, cutoff: float) -> list[ProfileInterval]:
+    full = fit if fit.method == "ML" else fit_likelihood(fit.plan, "ML")
+    search, tolerance = search_of(full.plan, False), search_tolerance(full.plan)
+    result = []
+    for i, estimate in enumerate(fit.beta.tolist()):
+        curve = HeldEffect(search, i, full.optimum.x, full.criterion, tolerance)
+        centre, error = float(full.beta[i]), float(np.sqrt(full.vcov[i, i]))
+        lower = _search(curve, centre, centre - cutoff * error, -np.inf, cutoff)
+        upper = _search(curve, centre, centre + cutoff * error, np.inf, cutoff)
+        result.append(_interval(full, "beta", None, (i,), estimate, lower, upper))
+    return result
 
 
 def _sd_target(fit: Fit, factor: int, coef: int) -> StandardDeviation:

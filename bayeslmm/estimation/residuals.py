@@ -32,7 +32,7 @@ def require_plain_residuals(design: Design, what: str) -> None:
     DataError
         If the model has a residual structure.
     """
-    if design.spec.residual is not None:
+    if design.spec.residual is not None and design.spec.structured:
         raise DataError(
             f"{what} is not there yet for a model with residual="
             f"{design.spec.residual.formula.source!r}: it is for independent residuals of one "

@@ -21,7 +21,7 @@ from bayeslmm.covariance.structure import lower_factor, sd_leaders
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, user_factors
 from bayeslmm.exceptions import NoEstimateError
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.priors.families import LKJ, Prior
+from bayeslmm.priors.families import LKJ, Fixed, Prior
 from bayeslmm.priors.record import Priors, uniform_correlations
 
 Array = NDArray[np.float64]
@@ -60,6 +60,10 @@ class PriorRanges:
         """Nearest coordinates (d,) inside."""
         return np.clip(x, self.low, self.high)
 
+    def take(self, places: NDArray[np.intp]) -> PriorRanges:
+        """The box of some of the coordinates."""
+        return PriorRanges(low=self.low[places], high=self.high[places])
+
     def contains(self, x: Array) -> bool:
         """Whether coordinates (d,) are inside."""
         return bool(np.all((self.low <= x) & (x <= self.high)))
@@ -83,6 +87,7 @@ def prior_ranges(priors: Priors) -> PriorRanges:
         box[coordinates.sigma] = np.log(_range(priors.sigma, rng))
     if priors.beta_sampled:
         box[coordinates.beta] = [_range(prior, rng) for prior in priors.beta]
+    box[coordinates.held_places] = coordinates.held_values[:, None]
     return PriorRanges(low=box[:, 0], high=box[:, 1])
 
 
@@ -91,7 +96,8 @@ def _correlation_ranges(priors: Priors, factor: int, rng: np.random.Generator) -
     parts, pieces = priors.structures[factor].parts, [np.empty((0, 2))]
     for part, prior in zip(parts, priors.cor[factor], strict=True):
         own = EVERYWHERE
-        if isinstance(part, Pattern) and prior != uniform_correlations(part):
+        plain = isinstance(prior, Fixed) or prior == uniform_correlations(part)
+        if isinstance(part, Pattern) and not plain:
             assert prior is not None and not isinstance(prior, LKJ)
             own = part.coordinates_at(_range(prior, rng))
         pieces.append(np.tile(own, (part.n_cors, 1)))

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from bayeslmm.data.design import Design, Missing, build_design
+from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.estimate import fit_likelihood
@@ -69,7 +70,7 @@ class LMM:
     residual : str, optional
         Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
         ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
-        variance.
+        variance. ``"se(column)"`` has known standard errors, as in a meta-analysis.
     relationships : mapping of str to DataFrame, Pedigree or Relationship, optional
         Known covariance A of the levels of a grouping factor, up to a variance: their random
         effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
@@ -77,6 +78,10 @@ class LMM:
     missing : {"drop", "keep"}
         What becomes of rows that lack nothing but the response. They tell nothing of the parameters
         and are dropped, or kept to be predicted: see :meth:`Posterior.predict_missing`.
+    fixed : mapping of str to number or matrix, optional
+        Covariance parameters that are known, by the names that priors have: ``{"sigma": 1.0}``,
+        ``{"sd[study]": 0.3}``, ``{"cor_residual": 0.5}``; correlations that are several as a
+        matrix. They have no prior, are held in every method, and count for nothing in AIC and BIC.
 
     Attributes
     ----------
@@ -113,6 +118,7 @@ class LMM:
         residual: str | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
         missing: Missing = "drop",
+        fixed: Mapping[str, Any] | None = None,
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
@@ -124,6 +130,7 @@ class LMM:
             residual=residual,
             relationships=relationships_of(relationships),
             missing=missing,
+            fixed=fixed_mapping(fixed),
         )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
@@ -441,6 +448,7 @@ class LMM:
         functions: Mapping[str, Callable[..., Any]] | None = None,
         residual: str | Literal[False] | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
+        fixed: Mapping[str, Any] | None = None,
         missing: Missing | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
@@ -467,6 +475,8 @@ class LMM:
             A new structure of the residuals; False for independent ones of one variance.
         relationships : mapping, optional
             Relationships that are new or replace those of the model; None takes one away.
+        fixed : mapping, optional
+            Known parameters that are new or replace those of the model; None frees one.
         missing : {"drop", "keep"}, optional
             As of the model. Rows that were dropped need `data` to be kept.
 
@@ -505,6 +515,7 @@ class LMM:
             functions=functions,
             residual=residual,
             relationships=relationships,
+            fixed=fixed,
             missing=missing,
         )
         return self._of(Model(design, updated_priors(self.priors, design, priors)))

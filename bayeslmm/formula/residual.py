@@ -20,12 +20,12 @@ OCCASIONS = ("us", "cs", "csh", "ar1", "ar1h", "toep", "toeph", "ad", "adh", "ma
 DISTANCES = ("car1", "sp_exp", "exp", "gau")
 """Structures over the distance in time or space."""
 
-VARIANCES = ("strata", "power", "exp")
+VARIANCES = ("strata", "power", "exp", "se")
 """Structures of the variance alone."""
 
 EXAMPLES = "us(visit | id), ar1(time | g), car1(time | g), strata(f) or power(x)"
 
-_TOKEN = re.compile(r"\s*(?:(?P<name>`[^`]+`|[^\W\d][\w.]*|1)|(?P<mark>[()|/*+,:]))")
+_TOKEN = re.compile(r"\s*(?:(?P<name>`[^`]+`|[^\W\d][\w.]*|1)|(?P<mark>[()|/*+,:=]))")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,8 @@ class ResidualTerm:
         Variables whose cells are the groups; empty for a variance.
     start, end : int
         Where it stands.
+    sigma : bool
+        Of ``"se"``: whether known standard errors have a multiplier sigma that is estimated.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class ResidualTerm:
     group: tuple[str, ...]
     start: int
     end: int
+    sigma: bool = False
 
     @property
     def correlated(self) -> bool:
@@ -102,7 +105,17 @@ class ResidualFormula:
     @property
     def powers(self) -> tuple[ResidualTerm, ...]:
         """The factors in which the variance follows a covariate."""
-        return tuple(t for t in self.terms if not t.correlated and t.kind != "strata")
+        return tuple(t for t in self.terms if t.kind in ("power", "exp") and not t.correlated)
+
+    @property
+    def errors(self) -> ResidualTerm | None:
+        """The factor with known standard errors."""
+        return next((term for term in self.terms if term.kind == "se"), None)
+
+    @property
+    def known(self) -> bool:
+        """Whether the standard errors are known, sigma held at one."""
+        return self.errors is not None and not self.errors.sigma
 
     @property
     def variables(self) -> frozenset[str]:
@@ -230,6 +243,7 @@ class _Reader:
         self.need("(", f"after {kind}")
         joint = "," if kind == "strata" else "+"
         place = self.names("A column", joint)
+        sigma = kind == "se" and self.take(",") and self._multiplier()
         arm: str | None = None
         group: tuple[str, ...] = ()
         if self.take("|"):
@@ -247,9 +261,20 @@ class _Reader:
             group=group,
             start=first.start,
             end=last.end,
+            sigma=sigma,
         )
         _check_term(self.source, term)
         return term
+
+    def _multiplier(self) -> bool:
+        """Pass ``sigma=True`` or ``sigma=False``."""
+        if self.here is None or self.here.text != "sigma":
+            self.fail("se() takes a column of standard errors and sigma=True or sigma=False")
+        self.at += 1
+        self.need("=", "after sigma")
+        if self.here is None or self.here.text not in ("True", "False"):
+            self.fail("sigma is True (estimated) or False (held at 1)")
+        return self.name("True or False") == "True"
 
     def _arm(self, names: tuple[str, ...]) -> str:
         if len(names) > 1:
@@ -275,7 +300,7 @@ def _check_term(source: str, term: ResidualTerm) -> None:
         refuse(f"{kind}() needs the groups: {kind}(occasion | group).")
     if kind in ("car1", "gau") and not term.group:
         refuse(f"{kind}() needs the groups: {kind}(time | group).")
-    if kind in ("strata", "power") and term.group:
+    if kind in ("strata", "power", "se") and term.group:
         refuse(f"{kind}() is of the variance alone and takes no `|`.")
     if kind in OCCASIONS and size > 1:
         refuse(f"{kind}() has one variable of occasions before the bar.")
@@ -283,6 +308,8 @@ def _check_term(source: str, term: ResidualTerm) -> None:
         refuse("car1() has one variable of time before the bar; exp() takes coordinates.")
     if kind in ("power", "exp") and not term.group and size > 1:
         refuse(f"{kind}() follows one covariate; write {kind}(a) * {kind}(b).")
+    if kind == "se" and size > 1:
+        refuse("se() has one column of standard errors.")
     if "1" in term.place and kind not in ("ar1", "cs"):
         refuse(f"{kind}() needs a variable before the bar; only ar1 and cs can do without.")
     if len({*term.place, *term.group, term.arm}) < size + len(term.group) + 1:
@@ -306,6 +333,18 @@ def _check_together(source: str, terms: list[ResidualTerm]) -> None:
             "parameters by arm are written before the group: us(visit | arm / id).",
             strata[0],
         )
+    errors = [term for term in terms if term.kind == "se"]
+    if len(errors) > 1:
+        refuse("There are two columns of known standard errors; give their product.", errors[1])
+    if errors and not errors[0].sigma:
+        own = [t for t in terms if t.per_occasion or t.arm or t.kind in ("strata", "power")]
+        own += [t for t in terms if t.kind == "exp" and not t.correlated]
+        if own:
+            refuse(
+                f"{own[0].text} has variances to be estimated, and {errors[0].text} says that all "
+                f"are known; se({errors[0].place[0]}, sigma=True) multiplies the two.",
+                own[0],
+            )
     seen: set[str] = set()
     for term in terms:
         if term.text in seen:

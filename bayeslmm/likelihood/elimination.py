@@ -9,7 +9,7 @@ indices of all steps depend on the data only and are worked out once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import Theta
+from bayeslmm.covariance.coordinates import Coordinates, Theta
 from bayeslmm.covariance.residual import PLAIN, Residual
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.exceptions import DataError
@@ -129,6 +129,9 @@ class Plan:
     split : Split or None
         [X y] split into what the random effects can reproduce and the rest, where little is left:
         see :mod:`bayeslmm.likelihood.shrinkage`.
+    held : Coordinates or None
+        Coordinates of the user's columns, some of which are held at known values; None where all
+        covariance parameters are free.
     """
 
     products: CrossProducts
@@ -147,6 +150,7 @@ class Plan:
     shape: Array = field(default_factory=lambda: np.zeros(0))
     sparse: SparseTail | None = None
     split: Split | None = None
+    held: Coordinates | None = None
 
     @property
     def residual(self) -> Residual:
@@ -164,7 +168,8 @@ class Plan:
             return self
         products = self.stack.products(shape)
         sparse = self.sparse or False
-        return make_plan(products, stack=self.stack, shape=shape, sparse=sparse)
+        moved = make_plan(products, stack=self.stack, shape=shape, sparse=sparse)
+        return moved if self.held is None else replace(moved, held=self.held)
 
     @property
     def nested(self) -> bool:

@@ -19,7 +19,12 @@ from bayeslmm.likelihood.batch import Reduced, reduce_equations
 from bayeslmm.likelihood.blocks import batched_cholesky, small_cholesky
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
-from bayeslmm.likelihood.marginal import LOG_2PI, log_density_given_beta_grad, log_density_grad
+from bayeslmm.likelihood.marginal import (
+    LOG_2PI,
+    DensitySlopes,
+    log_density_given_beta_grad,
+    log_density_grad,
+)
 from bayeslmm.priors.families import LKJ
 from bayeslmm.priors.record import Priors
 
@@ -68,25 +73,42 @@ def log_posterior(plan: Plan, priors: Priors, point: WorkingPoints) -> tuple[flo
     else:
         slopes = log_density_grad(plan, factors, sigma, beta_prior(priors))
         d_gamma = np.zeros(0)
-    value, d_sigma = slopes.value, slopes.sigma
-    d_sds, d_chols, d_cors = [], [], []
-    for f, (d_t, t) in enumerate(zip(slopes.factors, factors, strict=True)):
-        sds, chol = point.sds[f][0], point.chols[f][0]
-        d_sigma -= float(np.sum(d_t * t)) / sigma
-        d_root = priors.mixing[f].T @ d_t / sigma
-        d_sd, d_chol, d_cor = _log_prior_slopes(priors, f, sds, chol)
-        d_sds.append(np.sum(d_root * chol, axis=1) + d_sd)
-        d_chols.append(d_root * sds[:, None] + d_chol)
-        d_cors.append(d_cor)
-    value += float(log_prior_batch(priors, point)[0])
+    value = slopes.value + float(log_prior_batch(priors, point)[0])
+    by_data = parameter_slopes(point, slopes)
+    moments = zip(point.sds, point.chols, strict=True)
+    own = [_log_prior_slopes(priors, f, s[0], c[0]) for f, (s, c) in enumerate(moments)]
+    d_sds, d_chols, d_cors = zip(*own, strict=True) if own else ((), (), ())
     by_sigma, by_shape = priors.residuals.slopes(sigma, point.shapes[0])
     return value, Slopes(
+        sds=tuple(a + b for a, b in zip(by_data.sds, d_sds, strict=True)),
+        chols=tuple(a + b for a, b in zip(by_data.chols, d_chols, strict=True)),
+        cors=tuple(d_cors),
+        sigma=by_data.sigma + by_sigma,
+        shapes=by_data.shapes + by_shape,
+        gamma=d_gamma,
+    )
+
+
+def parameter_slopes(point: WorkingPoints, slopes: DensitySlopes) -> Slopes:
+    """Derivatives of a density of the data by the parameters from those by relative factors.
+
+    None by the parameters of patterns but through `chols`.
+    """
+    sigma, d_sigma = float(point.sigma[0]), slopes.sigma
+    d_sds, d_chols = [], []
+    for f, (d_t, t) in enumerate(zip(slopes.factors, point.factors, strict=True)):
+        sds, chol = point.sds[f][0], point.chols[f][0]
+        d_sigma -= float(np.sum(d_t * t[0])) / sigma
+        d_root = point.mixing[f].T @ d_t / sigma
+        d_sds.append(np.sum(d_root * chol, axis=1))
+        d_chols.append(d_root * sds[:, None])
+    return Slopes(
         sds=tuple(d_sds),
         chols=tuple(d_chols),
-        cors=tuple(d_cors),
-        sigma=d_sigma + by_sigma,
-        shapes=slopes.shape + by_shape,
-        gamma=d_gamma,
+        cors=(np.zeros(1),) * len(d_sds),
+        sigma=d_sigma,
+        shapes=slopes.shape,
+        gamma=slopes.beta,
     )
 
 

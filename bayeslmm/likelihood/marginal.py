@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from bayeslmm.covariance.residual import BoundResidual
+from bayeslmm.data.design import Spec
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import lead_equations
 from bayeslmm.likelihood.blocks import batched_cholesky, eliminate_levels, lower_pairs
@@ -32,6 +33,8 @@ from bayeslmm.likelihood.factorise import (
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks, product_slopes
 from bayeslmm.likelihood.split_rows import EXACT, is_saturated, split_where_small
 from bayeslmm.likelihood.stack import stack_products
+from bayeslmm.priors.defaults import labels_of
+from bayeslmm.priors.fixed import held_by
 
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))
@@ -94,6 +97,26 @@ def marginal_system(design: Columns) -> Plan:
         If fixed effects, or fixed and random effects, reproduce the response exactly, unless few
         rows make that no wonder.
     """
+    spec = getattr(design, "spec", None)  # columns by themselves know of no parameters
+    held = held_by(labels_of(spec), spec) if isinstance(spec, Spec) else None
+    if held is None:
+        return _free_system(design)
+    known_scale = held.sigma in held.held_places
+    with single_threaded():
+        plan = _known_scale_system(design) if known_scale else _free_system(design)
+    return replace(plan, held=held)
+
+
+def _known_scale_system(design: Columns) -> Plan:
+    """Where sigma is known nothing is wrong with a response that the effects reproduce."""
+    y, weights = design.y - design.offset, design.weights
+    law = design.residual
+    if law is not None:
+        return plan_of_stack(stack_products(y, design.X, design.random, law, weights=weights))
+    return make_plan(cross_products(y, design.X, design.random, weights=weights))
+
+
+def _free_system(design: Columns) -> Plan:
     y, X, factors, weights = design.y - design.offset, design.X, design.random, design.weights
     with single_threaded():
         if design.residual is not None:
@@ -217,6 +240,17 @@ def log_density_grad(
         d_sigma += float(gap @ gap) / sigma
     value = _log_density(fact, sigma, prior)
     return DensitySlopes(value, *_halved(plan, slopes), -d_sigma, np.zeros(0))
+
+
+def log_likelihood_grad(plan: Plan, factors: Sequence[Array], sigma: float) -> DensitySlopes:
+    """Log likelihood at its maximum over beta, log p(y | beta, T, sigma), and its derivatives."""
+    fact = factorise(plan, factors)
+    n, variance = plan.products.n_obs, sigma**2
+    value = n * (LOG_2PI + np.log(variance)) + fact.log_det_random + fact.rss / variance
+    slopes = score(fact, 1.0 / variance, restricted=False)
+    d_sigma = (fact.rss / variance - n) / sigma
+    value = -0.5 * float(value - plan.products.log_weights)
+    return DensitySlopes(value, *_halved(plan, slopes), d_sigma, np.zeros(0))
 
 
 def log_density_given_beta_grad(

@@ -30,7 +30,12 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import band as uniform_band
 from bayeslmm.sampling.calibration import counts_below
 from bayeslmm.sampling.tree import SAMPLE_DIMS
-from bayeslmm.summaries.parameters import joint_parameter, parameter_draws, parameters
+from bayeslmm.summaries.parameters import (
+    free_parameters,
+    joint_parameter,
+    parameter_draws,
+    parameters,
+)
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -78,7 +83,7 @@ def plot_prior_posterior(
     ValueError
         If a label is unknown.
     """
-    known = {parameter.label: parameter for parameter in parameters(design)}
+    known = {parameter.label: parameter for parameter in free_parameters(design)}
     wanted = chosen(labels, list(known), "The model has no {}. Its parameters are: {}.")
     draws = posterior.sizes["chain"] * posterior.sizes["draw"]
     prior = priors.sample(np.random.default_rng(random_seed), draws)

@@ -77,7 +77,7 @@ def plot_residuals(
     """
     fitted = linear_predictor(design, beta, u)
     residuals, unit = design.y - fitted, f"residual of {design.response}"
-    if design.spec.residual is not None:
+    if design.spec.structured:
         residuals = scaled_residuals(design, residuals, covariance, "normalised")
         unit = f"normalised {unit}"
     elif design.weights is not None:

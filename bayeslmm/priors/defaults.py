@@ -23,14 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import DEPENDENT
 from bayeslmm.data.design import Design, RandomFactor, Spec
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import LKJ, Flat, HalfFlat, HalfStudentT, Normal, Prior
-from bayeslmm.priors.keys import INTERCEPT, Slot, priors_by_slot, slot_names
+from bayeslmm.priors.families import LKJ, Fixed, Flat, HalfFlat, HalfStudentT, Normal, Prior
+from bayeslmm.priors.fixed import fixed_by_slot, held_coordinates
+from bayeslmm.priors.keys import INTERCEPT, Slot, addressed, priors_by_slot, slot_names
 from bayeslmm.priors.record import Labels, Priors, sd_label, uniform_correlations
 from bayeslmm.priors.residual import ResidualPriors, uniform_residual_correlations
 
@@ -145,7 +147,21 @@ def resolve_priors(
             f"priors={user!r} is not understood: give 'default', 'flat' or a mapping from "
             "parameters to distributions."
         )
-    return _assemble(design, preset, priors_by_slot(labels_of(design.spec), user))
+    labels = labels_of(design.spec)
+    given = priors_by_slot(labels, user)
+    _check_free(labels, design.spec, user, fixed_by_slot(labels, design.spec))
+    return _assemble(design, preset, given)
+
+
+def _check_free(
+    labels: Labels, spec: Spec, user: Mapping[str, Any], held: Mapping[Slot, Fixed]
+) -> None:
+    """Refuse priors on nothing but parameters that are known."""
+    known = {slot_names(labels)[slot] for slot in held}
+    for key in user:
+        if known and addressed(labels, [key]) <= known:
+            why = "by known standard errors" if key not in spec.known else "by fixed="
+            raise PriorError(f"{key!r} is held {why} and has no prior: take it out of priors=.")
 
 
 def labels_of(spec: Spec) -> Labels:
@@ -165,11 +181,15 @@ def labels_of(spec: Spec) -> Labels:
 
 def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
     labels = labels_of(design.spec)
+    held = fixed_by_slot(labels, design.spec)
+    given = {**given, **held}
     scale = _response_scale(design) if preset == "default" else 1.0
     fixed = _fixed(design, preset, given, scale)
     terms = [_random(f, factor, preset, given, scale) for f, factor in enumerate(design.random)]
     mean, root, sampled = _beta_moments(fixed.priors, fixed.rows)
     names = slot_names(labels)
+    sources: dict[Slot, str] = dict.fromkeys(given, "user") | dict.fromkeys(held, "fixed")
+    plain = plain_coordinates(labels.structures, labels.residual)
     return Priors(
         **vars(labels),
         fixed_map=fixed.rows,
@@ -182,7 +202,8 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
         sd=tuple(term.sd for term in terms),
         cor=tuple(term.cor for term in terms),
         residuals=_residual(labels.residual, preset, given, scale),
-        sources={name: "user" if slot in given else preset for slot, name in names.items()},
+        sources={name: sources.get(slot, preset) for slot, name in names.items()},
+        held=held_coordinates(plain, held).held,
         where=fixed.where | {k: v for term in terms for k, v in term.where.items()},
     )
 

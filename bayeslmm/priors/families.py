@@ -6,8 +6,9 @@ and which PyMC distribution it is, so that nothing but the last needs PyMC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, override, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -102,6 +103,61 @@ class _Family(Record):
 
     def _dlogpdf(self, x: Array) -> Array:
         raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed(Record):
+    """No distribution: the parameter is known.
+
+    Densities are with respect to the parameters that are not known, to which this adds nothing.
+
+    Attributes
+    ----------
+    z : tuple of float
+        Its coordinates: the log of a standard deviation, a power, the coordinates of correlations.
+    value : float
+        The parameter itself; NaN for correlations that are several.
+
+    Examples
+    --------
+    >>> print(Fixed((0.0,), 1.0))
+    fixed at 1
+    """
+
+    z: tuple[float, ...]
+    value: float
+
+    positive: ClassVar[bool] = False
+    proper: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "fixed" if np.isnan(self.value) else f"fixed at {format_number(self.value)}"
+
+    @override
+    def parameters(self) -> dict[str, float]:
+        return {"value": self.value, **{f"z{i}": z for i, z in enumerate(self.z)}}
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, float]) -> Fixed:
+        """The inverse of :meth:`parameters`."""
+        rest = {key: value for key, value in parameters.items() if key != "value"}
+        return cls(tuple(rest.values()), parameters.get("value", np.nan))
+
+    def logpdf(self, x: ArrayLike) -> Array:
+        """Return zeros."""
+        return np.zeros(np.shape(x))
+
+    def dlogpdf(self, x: ArrayLike) -> Array:
+        """Return zeros."""
+        return np.zeros(np.shape(x))
+
+    def sample(self, rng: np.random.Generator, size: int) -> Array:
+        """Return the value `size` times."""
+        return np.full(size, self.value)
+
+    def dist(self) -> Any:
+        """Refuse: a known parameter is a constant of a PyMC model."""
+        raise PriorError("A parameter that is fixed has no distribution.")
 
 
 @dataclass(frozen=True, slots=True)

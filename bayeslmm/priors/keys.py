@@ -26,15 +26,15 @@ INTERCEPT = "Intercept"
 
 def addressed(labels: Labels, keys: Iterable[str]) -> set[str]:
     """Names in the table of the parameters that a user's keys address; raises for unknown ones."""
-    slots, names = _slots(labels), slot_names(labels)
-    given = _match_keys(slots, dict.fromkeys(keys))
+    slots, names = slots_by_key(labels), slot_names(labels)
+    given = match_keys(slots, dict.fromkeys(keys))
     return {names[slot] for key in given for slot in slots[key]}
 
 
 def priors_by_slot(labels: Labels, user: Mapping[str, Any]) -> dict[Slot, Prior | LKJ]:
     """A user's priors by parameter, checked; the more specific key wins, whatever the order."""
-    slots = _slots(labels)
-    given = _match_keys(slots, user)
+    slots = slots_by_key(labels)
+    given = match_keys(slots, user)
     result: dict[Slot, Prior | LKJ] = {}
     for key in slots:
         if key in given:
@@ -76,7 +76,7 @@ def _residual_correlation(
     return prior
 
 
-def _slots(labels: Labels) -> dict[str, list[Slot]]:
+def slots_by_key(labels: Labels) -> dict[str, list[Slot]]:
     """Parameters that each valid key addresses, from the general keys to the specific ones."""
     structures = labels.structures
     betas: list[Slot] = [("beta", 0, j) for j in range(len(labels.coefs))]
@@ -141,18 +141,20 @@ def _arms(labels: Labels) -> range:
     return range(len(labels.residual.arms) if labels.residual.n_cors else 0)
 
 
-def _match_keys(slots: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
-    """User's priors under the valid keys; blanks in a key do not matter."""
+def match_keys(
+    slots: Mapping[str, Any], user: Mapping[str, Any], purpose: str = "give a prior to"
+) -> dict[str, Any]:
+    """What a user gave under the valid keys; blanks in a key do not matter."""
     squeezed = {_squeeze(key): key for key in slots}
     given: dict[str, Any] = {}
     for key, value in user.items():
         if not isinstance(key, str):
-            raise PriorError(f"Keys of priors are text; got {key!r}.")
+            raise PriorError(f"The name of a parameter is text; got {key!r}.")
         match = key if key in slots else squeezed.get(_squeeze(key))
         if match is None:
-            raise PriorError(_unknown_key(key, list(slots)))
+            raise PriorError(_unknown_key(key, list(slots), purpose))
         if match in given:
-            raise PriorError(f"The prior of {match!r} is given twice.")
+            raise PriorError(f"{match!r} is given twice.")
         given[match] = value
     return given
 
@@ -161,12 +163,12 @@ def _squeeze(key: str) -> str:
     return re.sub(r"\s+", "", key)
 
 
-def _unknown_key(key: str, valid: list[str]) -> str:
+def _unknown_key(key: str, valid: list[str], purpose: str) -> str:
     close = get_close_matches(key, valid, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     shown = [k for k in valid if not (k.startswith("beta[") and k[5:-1] in valid)]
     return (
-        f"There is no parameter {key!r} to give a prior to.{hint} "
+        f"There is no parameter {key!r} to {purpose}.{hint} "
         f"Valid keys: {', '.join(repr(k) for k in sorted(shown))}."
     )
 

@@ -16,7 +16,7 @@ from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.exceptions import PriorError
-from bayeslmm.priors.families import LKJ, Normal, Prior, Uniform
+from bayeslmm.priors.families import LKJ, Fixed, Normal, Prior, Uniform
 from bayeslmm.priors.residual import ResidualPriors
 
 Array = NDArray[np.float64]
@@ -100,9 +100,11 @@ class Priors(Labels):
     residuals : ResidualPriors
         Priors on the parameters of the residuals.
     sources : mapping of str to str
-        Where each row of the table comes from: "default", "flat" or "user".
+        Where each row of the table comes from: "default", "flat", "user" or "fixed".
     where : mapping of str to str
         What a row of the table is meant at, in words; rows that need none are not there.
+    held : tuple of (int, float)
+        Places of the parameters' vector that are known, and the coordinates there.
 
     Notes
     -----
@@ -122,6 +124,7 @@ class Priors(Labels):
     residuals: ResidualPriors
     sources: Mapping[str, str]
     where: Mapping[str, str]
+    held: tuple[tuple[int, float], ...] = ()
 
     @cached_property
     def coordinates(self) -> Coordinates:
@@ -131,6 +134,7 @@ class Priors(Labels):
             mixing=self.mixing,
             fixed=self.fixed_map if self.beta_sampled else np.empty((0, 0)),
             residual=self.residual,
+            held=self.held,
         )
 
     @property
@@ -154,10 +158,10 @@ class Priors(Labels):
         Returns
         -------
         pandas.DataFrame
-            Columns parameter, prior, where and source ("default", "flat" or "user"), one row per
-            parameter. The parameters are also the keys that `priors=` accepts. Of coefficients with
-            a joint prior the row is the marginal one; `where` says at which values of other columns
-            a row is meant.
+            Columns parameter, prior, where and source ("default", "flat", "user" or "fixed"), one
+            row per parameter. The parameters are also the keys that `priors=` and `fixed=` accept.
+            Of coefficients with a joint prior the row is the marginal one; `where` says at which
+            values of other columns a row is meant.
         """
         records = self.records()
         return pd.DataFrame(
@@ -250,6 +254,8 @@ class Priors(Labels):
             rows = np.array(block)
             if isinstance(prior, LKJ):
                 chol[:, rows[:, None], rows] = prior.sample_cholesky(rng, size, len(block))
+            elif isinstance(prior, Fixed):
+                chol[:, rows[:, None], rows] = part.cholesky(np.array([prior.z]))
             elif isinstance(part, Pattern) and prior is not None:
                 draws = np.stack([prior.sample(rng, size) for _ in range(part.n_cors)], axis=1)
                 chol[:, rows[:, None], rows] = part.cholesky(part.coordinates_at(draws))

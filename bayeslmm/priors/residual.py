@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Correlation, Residual
 from bayeslmm.covariance.structure import Structure
-from bayeslmm.priors.families import LKJ, Prior, Uniform
+from bayeslmm.priors.families import LKJ, Fixed, Prior, Uniform
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class ResidualPriors:
         for arm, prior in enumerate(self.cor):
             if isinstance(prior, LKJ):
                 value = value + prior.logpdf(_matrices(law).cholesky(parts[:, arm]))
-            else:
+            elif not isinstance(prior, Fixed):
                 value = value + np.sum(prior.logpdf(law.parameters(parts[:, arm])), axis=1)
         return value
 
@@ -85,7 +85,9 @@ class ResidualPriors:
         parts, result = z.reshape(law.n_arms, -1), []
         for arm, prior in enumerate(self.cor):
             own = parts[arm]
-            if isinstance(prior, LKJ):
+            if isinstance(prior, Fixed):
+                result.append(np.zeros_like(own))
+            elif isinstance(prior, LKJ):
                 matrices = _matrices(law)
                 result.append(matrices.pull_back(own, prior.dlogpdf(matrices.cholesky(own))))
             else:
@@ -107,6 +109,8 @@ class ResidualPriors:
     def _sample_cor(self, prior: LKJ | Prior, rng: np.random.Generator, size: int) -> Array:
         law = self.structure.correlation
         assert law is not None
+        if isinstance(prior, Fixed):
+            return np.tile(prior.z, (size, 1))
         if isinstance(prior, LKJ):
             matrices = _matrices(law)
             return matrices.coordinates(prior.sample_cholesky(rng, size, matrices.n_coefs))

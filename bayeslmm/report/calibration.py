@@ -22,7 +22,7 @@ from bayeslmm.sampling.joint_draws import points_of
 from bayeslmm.sampling.tree import effect_arrays
 from bayeslmm.schema import BETA
 from bayeslmm.summaries import text
-from bayeslmm.summaries.parameters import parameter_draws, parameters, probability
+from bayeslmm.summaries.parameters import free_parameters, parameter_draws, probability
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -288,7 +288,7 @@ def ranked(dataset: xr.Dataset, design: Design) -> dict[str, Array]:
     -------
     dict of str to ndarray (chain, draw)
     """
-    values = {row.label: parameter_draws(dataset, design, row) for row in parameters(design)}
+    values = {row.label: parameter_draws(dataset, design, row) for row in free_parameters(design)}
     for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
         count, u = min(LEVELS_RANKED, factor.n_levels), factor.own(u)
         for level in np.linspace(0, factor.n_levels - 1, count).round().astype(int):

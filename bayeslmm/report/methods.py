@@ -15,7 +15,7 @@ import xarray as xr
 from bayeslmm.covariance.kinds import describe, structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.priors.families import LKJ
+from bayeslmm.priors.families import LKJ, Fixed
 from bayeslmm.priors.keys import INTERCEPT
 from bayeslmm.priors.pymc_priors import PymcPrior
 from bayeslmm.priors.record import Priors
@@ -77,10 +77,12 @@ class _OneLevel(NamedTuple):
 def prior_sentences(priors: Priors) -> list[str]:
     """Priors with their values: the defaults, those given, flat ones."""
     records = priors.records()
-    by_source: dict[str, list[str]] = {"flat": [], "user": [], "default": []}
+    by_source: dict[str, list[str]] = {"flat": [], "user": [], "default": [], "fixed": []}
     for key, record in records.items():
         place = "" if key == INTERCEPT else priors.where.get(key, "")
-        by_source[priors.sources[key]].append(f"{key}{place and ' '}{place} ~ {record}")
+        by_source[priors.sources[key]].append(
+            f"{key}{place and ' '}{place} {'' if isinstance(record, Fixed) else '~ '}{record}"
+        )
     centred = INTERCEPT in priors.coefs and len(priors.coefs) > 1
     return _sentences(
         "prior",

@@ -250,7 +250,9 @@ def notes_section(source: Any, estimate_notes: Sequence[str]) -> Context:
 def model_section(design: Design) -> Context:
     """The model in words, and its grouping factors."""
     weights = "none"
-    if design.weights is not None:
+    if design.spec.has_errors:
+        weights = f"known standard errors, {design.spec.residual_source}"
+    elif design.weights is not None:
         weights = f"precision weights {design.spec.weights or '(given as values)'}"
     facts = [
         ("Formula", design.formula.source),

@@ -142,12 +142,12 @@ def _summaries(model: Model, x: Array) -> xr.Dataset:
 
 
 def starting_approximation(model: Model) -> tuple[Array, Array]:
-    """Middle (d,) of the log density and lower root (d, d) of a covariance matrix.
+    """Middle (d,) of the log density and lower root (f, f) of a covariance matrix.
 
-    The REML estimate and its asymptotic covariance matrix where the data determine them well and
-    the priors do not contradict them, else the mode and its inverse curvature; where the search
-    does not end at a regular mode, the point it reached and unit scales. No scale exceeds that of
-    its prior.
+    The root is of the coordinates that are free. The REML estimate and its asymptotic covariance
+    matrix where the data determine them well, the priors do not contradict them and no parameter is
+    known, else the mode and its inverse curvature; where the search does not end at a regular mode,
+    the point it reached and unit scales. No scale exceeds that of its prior.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def starting_approximation(model: Model) -> tuple[Array, Array]:
     reml = likelihood_start(plan, priors, lambda: model.reml)
     require_proper(target, plan, priors, starting_point(plan, priors, reml))
     ranges = prior_ranges(priors)
-    if isinstance(reml, Fit) and not reml.singular and _is_direct(plan):
+    if isinstance(reml, Fit) and not reml.singular and _is_direct(plan) and plan.held is None:
         centre, cov = _on_coordinates(reml, *parameters_of_columns(reml, priors.mixing))
         if _is_determined(cov, DEAR_START_SD if is_dear(plan) else START_SD):
             root = np.linalg.cholesky(cov)
@@ -171,7 +171,8 @@ def starting_approximation(model: Model) -> tuple[Array, Array]:
                 return centre, ranges.narrow(root)
     mode = search_mode(plan, priors, reml)
     root = gaussian_root(mode) if is_regular(priors, mode) else np.eye(len(mode.x))
-    return mode.x, ranges.narrow(root)
+    free = priors.coordinates.free
+    return priors.coordinates.complete(mode.x), ranges.take(free).narrow(root)
 
 
 def _on_coordinates(fit: Fit, centre: Array, cov: Array) -> tuple[Array, Array]:
@@ -205,7 +206,9 @@ def _statistics(run: CovarianceDraws) -> dict[str, Array]:
     return {
         "lp": run.chains.log_density,
         "acceptance_rate": run.chains.acceptance,
-        "pareto_k": np.array([pareto_k(ratios) for ratios in by_chain]),
+        "pareto_k": np.array([pareto_k(ratios) for ratios in by_chain])
+        if run.chains.proposals.shape[1]
+        else np.full(chains, np.nan),
         "n_evaluations": np.full(chains, run.n_evaluations / chains),
     }
 
@@ -262,7 +265,7 @@ def fit_laplace(
         mode = find_mode(model)
         reduce = partial(reduce_at, model.system, priors.coordinates)
         noise = rng.standard_normal((draws * chains, len(mode.x)))
-        coordinates = mode.x + noise @ gaussian_root(mode).T
+        coordinates = priors.coordinates.complete(mode.x + noise @ gaussian_root(mode).T)
         density = log_posterior_batch(model.system, priors, reduce, coordinates)
         variables = complete(design, priors, model.system, reduce, coordinates, rng)
     weights = density + 0.5 * np.sum(noise**2, axis=1)
@@ -282,7 +285,7 @@ def gaussian_root(mode: Optimum) -> Array:
 
 
 def find_mode(model: Model) -> Optimum:
-    """Mode of the log posterior density on the unconstrained coordinates, in -2 log density.
+    """Mode of the log posterior density on the free coordinates (f,), in -2 log density.
 
     Raises
     ------
@@ -304,15 +307,20 @@ def find_mode(model: Model) -> Optimum:
 
 
 def search_mode(plan: Plan, priors: Priors, start: Fit | Start) -> Optimum:
-    """Where the search for the mode ends that starts at an estimate, whether or not that is one."""
+    """Where the search for the mode ends that starts at an estimate, whether or not that is one.
 
-    def objective(x: Array) -> tuple[float, Array]:
-        value, gradient = log_posterior_unconstrained(plan, priors, x)
-        return -2.0 * value, -2.0 * gradient
+    Of the free coordinates (f,).
+    """
+    coordinates = priors.coordinates
+    free = coordinates.free
+
+    def objective(z: Array) -> tuple[float, Array]:
+        value, gradient = log_posterior_unconstrained(plan, priors, coordinates.complete(z))
+        return -2.0 * value, -2.0 * gradient[free]
 
     return minimise(
         objective,
-        starting_point(plan, priors, start),
+        starting_point(plan, priors, start)[free],
         plan.products.n_obs,
         tolerance=search_tolerance(plan),
     )
@@ -320,11 +328,11 @@ def search_mode(plan: Plan, priors: Priors, start: Fit | Start) -> Optimum:
 
 def is_regular(priors: Priors, optimum: Optimum) -> bool:
     """Whether it is a mode, and no log scale has an absurd standard deviation there."""
-    if not optimum.converged or np.linalg.eigvalsh(optimum.hessian)[0] <= 0:
+    if not optimum.converged or np.any(np.linalg.eigvalsh(optimum.hessian) <= 0):
         return False
-    n_covariance = priors.coordinates.n_covariance
+    covariance = priors.coordinates.free < priors.coordinates.n_covariance
     variances = np.diag(np.linalg.inv(optimum.hessian / 2.0))
-    return bool(np.all(variances[:n_covariance] < LARGEST_SPREAD**2))
+    return bool(np.all(variances[covariance] < LARGEST_SPREAD**2))
 
 
 # --- whether the density is proper where priors are flat ---
@@ -390,7 +398,7 @@ def _bounded(plan: Plan, priors: Priors, centre: Array) -> Array:
     for f in range(len(coordinates.structures)):
         at = coordinates.sds(f)
         point[at] = np.minimum(point[at], point[coordinates.sigma] + units[at] + MIDDLE)
-    return point
+    return coordinates.complete(point[coordinates.free])
 
 
 def _flat_scales(priors: Priors) -> dict[int, str]:

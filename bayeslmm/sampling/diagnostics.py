@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from bayeslmm.sampling.pareto import MAX_PARETO_K, effective_fraction, smooth_weights
-from bayeslmm.sampling.tree import SAMPLE_DIMS
+from bayeslmm.sampling.tree import FIXED, SAMPLE_DIMS
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ MIN_EFFICIENCY = 0.7
 
 LONGEST_STAY = 20
 """Draws for which a whole chain may stay where it is."""
+
+ROUNDING = 1e-12
+"""Relative range of draws of a known parameter, which may be computed from others."""
 
 MAX_ENTRIES = 200
 """Most entries of one variable that are checked: large random-effects vectors are thinned."""
@@ -231,7 +234,7 @@ def check(dt: xr.DataTree) -> Diagnostics:
 
     posterior = dt["posterior"].dataset
     stats = dt["sample_stats"].dataset if "sample_stats" in dt else xr.Dataset()
-    labels, values, stuck = _entries(posterior)
+    labels, values, stuck = _entries(posterior, dt.attrs.get(FIXED, ()))
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     unknown = np.full(len(labels), np.nan)
     bulk = array_stats.ess(values, method="bulk") if labels else unknown
@@ -265,8 +268,13 @@ def check(dt: xr.DataTree) -> Diagnostics:
     return found
 
 
-def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any], str]:
-    """Labels of parameters that move, their draws (entry, chain, draw); the first that is stuck."""
+def _entries(
+    posterior: xr.Dataset, fixed: Collection[str]
+) -> tuple[list[str], np.ndarray[Any, Any], str]:
+    """Labels of parameters that move, their draws (entry, chain, draw); the first that is stuck.
+
+    Entries of the variables `fixed` that are the same in all chains are known.
+    """
     labels: list[str] = []
     values: list[np.ndarray[Any, Any]] = []
     stuck: list[str] = []
@@ -278,6 +286,8 @@ def _entries(posterior: xr.Dataset) -> tuple[list[str], np.ndarray[Any, Any], st
         for index in map(tuple, places[every]):
             draws = array[(slice(None), slice(None), *index)]
             label = _label(str(name), ordered, index)
+            if name in fixed and np.ptp(draws) <= ROUNDING * np.max(np.abs(draws)):
+                continue
             if draws.shape[1] > LONGEST_STAY and np.any(np.ptp(draws, axis=1) == 0):
                 stuck += [label] if np.any(draws) else []
             elif np.ptp(draws) > 0:

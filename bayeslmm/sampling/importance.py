@@ -526,6 +526,19 @@ def sample_density(
     raise SamplingError(f"{problem} Use method='nuts'.")
 
 
+def repeated_point(log_density: float, chains: int, draws: int) -> Chains:
+    """Chains of a density that has no coordinates, so that every state is the same."""
+    return Chains(
+        x=np.empty((chains, draws, 0)),
+        log_density=np.full((chains, draws), log_density),
+        acceptance=np.ones((chains, draws)),
+        proposals=np.empty((chains * draws, 0)),
+        values=np.full(chains * draws, log_density),
+        log_proposal=np.zeros(chains * draws),
+        thin=1,
+    )
+
+
 def find_problem(run: Chains, proposal: Proposal) -> str:
     """What speaks against chains, in a sentence; empty where nothing does."""
     ratios = run.log_ratios

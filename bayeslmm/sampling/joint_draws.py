@@ -25,6 +25,7 @@ from bayeslmm.estimation.estimate import (
     user_factors,
     working_factors,
 )
+from bayeslmm.estimation.held import search_of
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.blocks import batched_cholesky
@@ -445,6 +446,9 @@ def _boundary_points(fit: Fit, draws: int, rng: np.random.Generator) -> Points:
         )
     values, vectors = np.linalg.eigh(fit.internal_cov)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
+    if fit.plan.held is not None:
+        moved = fit.optimum.x + normal_draws(rng, len(fit.optimum.x), draws) @ root.T
+        return search_of(fit.plan, fit.method == "REML").points(moved)
     centre = np.append(fit.optimum.x, np.log(fit.sigma))
     x = centre + normal_draws(rng, len(centre), draws) @ root.T
     factors = [user_factors(fit.plan, working_factors(fit.plan, row[:-1])) for row in x]

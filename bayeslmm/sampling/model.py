@@ -31,7 +31,7 @@ from bayeslmm.likelihood.marginal import (
     log_density_grad,
     marginal_system,
 )
-from bayeslmm.priors.families import LKJ, Flat, Prior, Record
+from bayeslmm.priors.families import LKJ, Fixed, Flat, Prior, Record
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.operations import (
     DensityOp,
@@ -202,7 +202,10 @@ def _variable(name: str, priors: Sequence[Any], dim: str | None, start: Any) -> 
     `start` is where flat priors start; the others start where PyMC has them start.
     """
     first = priors[0]
-    if isinstance(first, Record) and all(type(prior) is type(first) for prior in priors):
+    if dim is None and isinstance(first, Fixed):
+        return pm.Deterministic(name, pt.constant(first.value))
+    closed = isinstance(first, Record) and not isinstance(first, Fixed)
+    if closed and all(type(prior) is type(first) for prior in priors):
         initval = start if isinstance(first, Flat) else None
         return _closed_form_variable(name, priors, dim, initval)
     if dim is None:
@@ -273,6 +276,8 @@ def _scales(name: str, priors: Sequence[Any], structure: Structure, dim: str, st
 
 def _correlation_root(name: str, part: Structure, prior: Any) -> Any:
     """Cholesky factor (k, k) of the correlations of one block."""
+    if isinstance(prior, Fixed):
+        return pm.Deterministic(name, pt.constant(part.cholesky(np.array([prior.z]))[0]))
     if not isinstance(part, Pattern):
         return lkj_cholesky(name, prior, part.n_coefs)
     own = [_variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(part.n_cors)]

@@ -130,6 +130,11 @@ def sample_nuts(
             "and of models with residual= are computed by NumPy: use 'nutpie' or 'pymc'."
         )
     rng = np.random.default_rng(random_seed)
+    if form == "marginal" and not len(priors.coordinates.free):
+        raise SamplingError(
+            "Every covariance parameter is fixed and the effects are integrated out, so that "
+            "form='marginal' has nothing to sample: use method='collapsed', which is exact here."
+        )
     if form == "marginal" and system is None:
         system = marginal_system(design)
     model = build_model(design, priors, form, system)

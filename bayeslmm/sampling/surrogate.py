@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import comb
 
@@ -30,7 +30,7 @@ from bayeslmm.likelihood.log_posterior import (
     reduce_at,
 )
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.importance import Chains, sample_density
+from bayeslmm.sampling.importance import Chains, repeated_point, sample_density
 from bayeslmm.sampling.pareto import log_mean
 
 Array = NDArray[np.float64]
@@ -536,8 +536,8 @@ def sample_covariance(
         The priors.
     centre : ndarray (d,)
         A point in the middle.
-    root : ndarray (d, d)
-        Lower Cholesky factor of the approximate covariance matrix.
+    root : ndarray (f, f)
+        Lower Cholesky factor of the approximate covariance matrix of the free coordinates.
     chains, draws : int
         Size of the result.
     rng : numpy.random.Generator
@@ -554,6 +554,8 @@ def sample_covariance(
     """
     exact = _Counted(partial(reduce_at, plan, priors.coordinates))
     density = partial(log_posterior_batch, plan, priors)
+    if priors.held:
+        return _sample_free(plan, priors, exact, centre, root, chains, draws, rng)
     if is_dear(plan):
         sampler = SurrogateSampler(exact, plan, priors, centre, root, rng)
         found = sampler.run(chains, draws)
@@ -573,6 +575,42 @@ def sample_covariance(
     value, error = log_mean(run.log_ratios)
     return CovarianceDraws(
         chains=run,
+        reduce=exact,
+        n_evaluations=exact.count,
+        surrogate_error=0.0,
+        log_evidence=value,
+        log_evidence_error=error,
+    )
+
+
+def _sample_free(
+    plan: Plan,
+    priors: Priors,
+    exact: _Counted,
+    centre: Array,
+    root: Array,
+    chains: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> CovarianceDraws:
+    """Where some parameters are known: the others move, each point evaluated exactly."""
+    coordinates = priors.coordinates
+
+    def target(z: Array) -> Array:
+        return log_posterior_batch(plan, priors, exact, coordinates.complete(z))
+
+    if len(coordinates.free):
+        run = sample_density(target, centre[coordinates.free], root, chains, draws, rng)
+        value, error = log_mean(run.log_ratios)
+    else:
+        value, error = float(target(np.zeros((1, 0)))[0]), 0.0
+        if not np.isfinite(value):
+            raise SamplingError(
+                "The density of the data cannot be computed at the fixed parameters: check them."
+            )
+        run = repeated_point(value, chains, draws)
+    return CovarianceDraws(
+        chains=replace(run, x=coordinates.complete(run.x)),
         reduce=exact,
         n_evaluations=exact.count,
         surrogate_error=0.0,

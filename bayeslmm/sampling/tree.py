@@ -29,6 +29,7 @@ from bayeslmm.likelihood.batch import Reduced
 from bayeslmm.likelihood.draws import draw_random, normal_draws
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import Reduce, beta_prior, fixed_effects_at
+from bayeslmm.priors.families import Fixed
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import (
     BETA,
@@ -494,7 +495,23 @@ def root_attrs(design: Design, priors: Priors) -> dict[str, Any]:
         "numpy_version": np.__version__,
         "formula": design.formula.source,
         "priors": json.dumps(priors.table().to_dict("records")),
+        **({FIXED: held_variables(design, priors)} if priors.held else {}),
     }
+
+
+FIXED = "fixed"
+"""Attribute with the variables of which some or all entries are known."""
+
+
+def held_variables(design: Design, priors: Priors) -> list[str]:
+    """Names of the variables of which some or all entries are known."""
+    pairs = zip(design.random, priors.sd, priors.cor, strict=True)
+    own = priors.residuals
+    records: dict[str, Sequence[object]] = {SIGMA: own.sd, POWER_RESIDUAL: own.power}
+    records[COR_RESIDUAL] = own.cor
+    for factor, sds, cors in pairs:
+        records |= {sd_name(factor.key): sds, corr_name(factor.key): cors}
+    return [name for name, row in records.items() if any(isinstance(one, Fixed) for one in row)]
 
 
 @cache

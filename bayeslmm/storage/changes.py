@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, Missing, Spec, Unobserved, build_design
 from bayeslmm.data.frames import column_names, read_only
+from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
@@ -173,7 +174,7 @@ def _joined_weights(runs: Sequence[tuple[xr.Dataset, xr.Dataset]], model: Model)
     for draws, statistics in runs:
         weights, density = (statistics[name].to_numpy() for name in ("log_weight", "lp"))
         best = int(np.argmax(weights))
-        x = _coordinates(draws, best, model.design, model.priors)
+        x = _coordinates(draws, best, model.design, model.priors)[model.priors.coordinates.free]
         noise = np.linalg.solve(root, x - mode.x)
         exact = density.ravel()[best] + 0.5 * np.sum(noise**2)
         parts.append(weights - weights.ravel()[best] + exact)
@@ -267,6 +268,7 @@ def updated_design(
     functions: UserFunctions | None = None,
     residual: str | Literal[False] | None = None,
     relationships: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     missing: Missing | None = None,
 ) -> Design:
     """Design of a changed model.
@@ -288,6 +290,8 @@ def updated_design(
         A new structure of the residuals; that of the model by default; none if False.
     relationships : mapping of str, optional
         Relationships that are new or replace those of the model; None takes one away.
+    fixed : mapping of str, optional
+        Known parameters that are new or replace those of the model; None frees one.
     missing : {"drop", "keep"}, optional
         What becomes of rows that lack the response alone; as of the model by default.
 
@@ -307,16 +311,24 @@ def updated_design(
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
     if residual is not None and residual is not False and not isinstance(residual, str):
         raise ValueError(f"residual={residual!r}: a structure or False is expected.")
-    changes = (data, formula, weights, residual, missing)
+    changes = (data, formula, weights, residual, fixed, missing)
     if all(change is None for change in changes) and not functions and not relationships:
         return design
+    held = {**design.spec.known, **fixed_mapping(fixed)}
+    held = {key: value for key, value in held.items() if value is not None}
     own = {**design.spec.functions, **own_functions(functions)}
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
     known = _changed_relationships(design.spec, changed, relationships or {})
     law = _changed_residual(design.spec, residual)
     missing = missing or ("drop" if design.unobserved is None else "keep")
     build = partial(
-        build_design, changed, functions=own, residual=law, relationships=known, missing=missing
+        build_design,
+        changed,
+        functions=own,
+        residual=law,
+        relationships=known,
+        fixed=held,
+        missing=missing,
     )
     if data is not None:
         return build(data, weights=_new_weights(design, data, weights))
@@ -349,7 +361,7 @@ def _changed_formula(old: Formula, formula: str, functions: UserFunctions) -> Fo
 
 def _new_weights(design: Design, data: Any, weights: Any) -> Any:
     """Weights for new data: as given, else the column of the old ones."""
-    if weights is False or (weights is None and design.weights is None):
+    if weights is False or (weights is None and (design.weights is None or design.spec.has_errors)):
         return None
     if weights is not None:
         return weights
@@ -393,7 +405,9 @@ def _on_own_data(
         )
     values, column = weights, weights if isinstance(weights, str) else None
     kept = design.unobserved if missing == "keep" else None
-    if weights is None or (isinstance(weights, str) and weights == design.spec.weights):
+    if weights is None and design.spec.has_errors:
+        values, column = None, None
+    elif weights is None or (isinstance(weights, str) and weights == design.spec.weights):
         values, column = _all_weights(design.weights, kept), design.spec.weights
     elif weights is False:
         values = None

@@ -44,6 +44,8 @@ from bayeslmm.formula.residual import parse_residual
 from bayeslmm.priors import families
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.families import LKJ, Prior, Record
+from bayeslmm.priors.fixed import fixed_by_slot, held_by
+from bayeslmm.priors.keys import slot_names
 from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
 from bayeslmm.priors.record import Priors
 from bayeslmm.priors.residual import ResidualPriors
@@ -73,6 +75,9 @@ RESIDUAL_PRIORS = ("sd", "power", "cor")
 
 UNOBSERVED = "unobserved "
 """Before the names of the arrays of rows without a response."""
+
+DERIVED = ("residual", "held")
+"""Fields of priors that follow from the model."""
 
 PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
 """Points at which the density of a prior remade by PyMC must be what it was."""
@@ -124,7 +129,8 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
     description = {
         "formula": design.formula.source,
         "weights": design.spec.weights,
-        "residual": None if design.spec.residual is None else design.spec.residual.formula.source,
+        "residual": design.spec.residual_source,
+        "fixed": {key: _fixed_value(value) for key, value in design.spec.known.items()},
         "data": data,
         "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
@@ -198,7 +204,9 @@ def unpack_model(
     except BayesLMMError as error:
         raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
     design = stored_design(formula, description, arrays, functions)
-    priors = unpack_priors(description["priors"], arrays, design.spec.residual_structure)
+    held = held_by(labels_of(design.spec), design.spec) if _known_of(design) else None
+    structure = design.spec.residual_structure
+    priors = unpack_priors(description["priors"], arrays, structure, held.held if held else ())
     check_priors(priors, design)
     check_draws(posterior, design)
     return design, priors
@@ -215,6 +223,8 @@ class _Evaluation:
     relationships: Mapping[str, Relationship]
     labels: Description
     arrays: Stored
+    residual: str | None
+    fixed: Mapping[str, Any]
 
     def __call__(self) -> Encodings:
         return self._encodings
@@ -228,6 +238,8 @@ class _Evaluation:
                 weights=self.weights,
                 functions=self.functions,
                 relationships=self.relationships,
+                residual=self.residual,
+                fixed=self.fixed,
             )
         except BayesLMMError as error:
             raise StorageError(
@@ -373,21 +385,25 @@ def stored_design(
     fixed = row_space(X_full, full, kept)
     _check((fixed.coefs, fixed.aliased) == (coefs, _texts(labels["aliased"])), "fixed effects")
     weights = _weights(arrays, n)
+    column, source = description["weights"], description["residual"]
+    residual = _residual(source, data)
+    held = _fixed_values(description.get("fixed", {}))
+    errors = residual is not None and residual.formula.errors is not None
     known = [_relationship(saved, arrays) for saved in description["relationships"]]
     random = _random(formula, labels["factors"], data, arrays, known)
     evaluation = _Evaluation(
         formula=formula,
         functions=functions,
         data=data,
-        weights=weights,
+        weights=None if errors else weights,
         relationships={
             factor.name: factor.relationship for factor in random if factor.relationship is not None
         },
         labels=labels,
         arrays=arrays,
+        residual=source,
+        fixed=held,
     )
-    column = description["weights"]
-    residual = _residual(description["residual"], data)
     return Design(
         spec=Spec(
             formula=formula,
@@ -396,6 +412,7 @@ def stored_design(
             fixed=fixed,
             random=tuple(factor.spec for factor in random),
             residual=residual,
+            known=held,
             encodings=evaluation,
         ),
         y=_numbers(arrays, "y", (n,)),
@@ -410,6 +427,30 @@ def stored_design(
         data=data,
         unobserved=_unpack_unobserved(description.get("unobserved"), arrays),
     )
+
+
+def _fixed_value(value: Any) -> Any:
+    """A known parameter in JSON; a matrix with labels keeps them."""
+    if isinstance(value, pd.DataFrame):
+        labels = [str(label) for label in value.columns]
+        return {"labels": labels, "values": value.to_numpy(dtype=np.float64).tolist()}
+    return np.asarray(value, dtype=np.float64).tolist()
+
+
+def _fixed_values(stored: Any) -> dict[str, Any]:
+    """Known parameters from what :func:`_fixed_value` made of each."""
+
+    def remade(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        labels = _texts(value["labels"])
+        return pd.DataFrame(value["values"], index=list(labels), columns=list(labels))
+
+    _check(isinstance(stored, dict), "known parameters")
+    try:
+        return {str(key): remade(value) for key, value in stored.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError("The file is damaged: known parameters.") from error
 
 
 def _residual(source: str | None, data: pd.DataFrame) -> ResidualSpec | None:
@@ -605,9 +646,29 @@ def check_priors(priors: Priors, design: Design) -> None:
         and len(priors.residuals.sd) == len(labels.residual.scales)
         and len(priors.residuals.power) == len(labels.residual.powers)
         and len(priors.residuals.cor) == len(labels.residual.arms) * (labels.residual.n_cors > 0)
+        and _same_known(priors, _known_of(design))
         and set(priors.sources) >= set(priors.records())
         and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
         "priors",
+    )
+
+
+def _known_of(design: Design) -> dict[str, families.Fixed]:
+    """Known parameters by name."""
+    labels = labels_of(design.spec)
+    try:
+        found = fixed_by_slot(labels, design.spec)
+    except PriorError as error:
+        raise StorageError(f"The known parameters do not fit the model: {error}") from error
+    return {slot_names(labels)[slot]: record for slot, record in found.items()}
+
+
+def _same_known(priors: Priors, known: Mapping[str, families.Fixed]) -> bool:
+    """Whether the same parameters are known under the priors, at the same values."""
+    own = {n: r for n, r in priors.records().items() if isinstance(r, families.Fixed)}
+    return set(own) == set(known) and all(
+        len(own[n].z) == len(r.z) and np.allclose(own[n].z, r.z, rtol=1e-9, atol=1e-9)
+        for n, r in known.items()
     )
 
 
@@ -670,14 +731,19 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
             return [packed(getattr(value, kind), f"{name} {kind}") for kind in RESIDUAL_PRIORS]
         return _record(value, next(names))
 
-    stored = [field.name for field in fields(Priors) if field.name != "residual"]
+    stored = [field.name for field in fields(Priors) if field.name not in DERIVED]
     return {name: packed(getattr(priors, name), name) for name in stored}
 
 
 def unpack_priors(
-    description: Description, arrays: Mapping[str, NDArray[Any]], residual: Residual
+    description: Description,
+    arrays: Mapping[str, NDArray[Any]],
+    residual: Residual,
+    held: tuple[tuple[int, float], ...] = (),
 ) -> Priors:
     """The priors that :func:`pack_priors` described, of residuals with a structure.
+
+    `held` are the known coordinates of the model.
 
     Raises
     ------
@@ -694,17 +760,20 @@ def unpack_priors(
             return arrays[f"prior {value['array']}"]
         return value["mapping"] if "mapping" in value else _remade(value)
 
-    names = [field.name for field in fields(Priors) if field.name != "residual"]
+    names = [field.name for field in fields(Priors) if field.name not in DERIVED]
     older = {"strata"} - description.keys()  # files of models without by=
     values = {name: unpacked(description[name]) for name in names if name not in older}
     own = dict(zip(RESIDUAL_PRIORS, values.pop("residuals"), strict=True))
     residuals = ResidualPriors(structure=residual, **own)
-    return Priors(**values, residual=residual, residuals=residuals)
+    return Priors(**values, residual=residual, residuals=residuals, held=held)
 
 
 def _record(prior: Prior | LKJ, name: str) -> Description:
     if isinstance(prior, PymcPrior):
         return _pymc_record(prior, name)
+    if isinstance(prior, families.Fixed):
+        known = {key: value for key, value in prior.parameters().items() if np.isfinite(value)}
+        return {"name": name, "family": "Fixed", "parameters": known}
     family = type(prior).__name__
     if not isinstance(prior, Record) or type(prior) is not _FAMILIES.get(family):
         raise StorageError(
@@ -734,6 +803,8 @@ def _remade(item: Description) -> Any:
     name = item["name"]
     if "pymc" in item:
         return _remade_by_pymc(item, name)
+    if item["family"] == "Fixed":
+        return families.Fixed.of(item["parameters"])
     if item["family"] not in _FAMILIES:
         raise StorageError(f"The prior for {name!r} is of the unknown family {item['family']!r}.")
     return _FAMILIES[item["family"]](**item["parameters"])

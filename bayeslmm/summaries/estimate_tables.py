@@ -24,9 +24,11 @@ from bayeslmm.summaries.parameters import (
     correlations_by_group,
     covariance_parameters,
     kinds_of,
+    known_labels,
     label_index,
     labelled,
     level_rows,
+    marked,
     natural,
     parameters,
     probability,
@@ -38,6 +40,9 @@ from bayeslmm.summaries.parameters import (
 Array = NDArray[np.float64]
 
 NUMBERS = ("estimate", "std_error", "df", "statistic", "p_value", "conf_low", "conf_high")
+
+CERTAIN = 1e-12
+"""Squared relative error of a variance up to which the variance is known, but for rounding."""
 
 BOUNDARY_SLOPE = 1e-12
 """A correlation this close to one is at its boundary."""
@@ -51,7 +56,8 @@ def covariances(fit: Fit) -> list[Array]:
 def satterthwaite(fit: Fit, contrast: Array) -> float:
     """Satterthwaite's denominator degrees of freedom of a linear combination of beta.
 
-    Infinite for "MAP", whose covariance matrix is a posterior one.
+    Infinite for "MAP", whose covariance matrix is a posterior one, and where the variance is known:
+    all variances are fixed, or those that are not are estimated at zero.
 
     Parameters
     ----------
@@ -69,7 +75,8 @@ def satterthwaite(fit: Fit, contrast: Array) -> float:
     variance = contrast @ fit.vcov @ contrast
     slopes = np.einsum("i,mij,j->m", contrast, fit.vcov_gradient, contrast)
     relative = slopes / variance  # variances may be too small or large to be squared
-    return float(2.0 / (relative @ fit.internal_cov @ relative))
+    spread = float(relative @ fit.internal_cov @ relative)
+    return 2.0 / spread if spread > CERTAIN else float("inf")
 
 
 def parameter_table(
@@ -128,7 +135,7 @@ def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
 def summary_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """All parameters by label: estimate, standard error, interval, and t tests where they apply."""
     columns = ["estimate", "std_error", "conf_low", "conf_high", "df", "statistic", "p_value"]
-    return parameter_table(fit, design, level)[columns]
+    return marked(parameter_table(fit, design, level)[columns], design)
 
 
 def _fixed_numbers(fit: Fit, level: float) -> pd.DataFrame:
@@ -145,10 +152,11 @@ def _covariance_numbers(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     z = ndtri(0.5 + level / 2.0)
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(np.diag(fit.parameter_cov))
-    kinds = [parameter.kind for parameter in covariance_parameters(design)]
+    known, shown = known_labels(design), covariance_parameters(design)
+    errors = np.where([row.label in known for row in shown], np.nan, errors)
     rows = [
-        _back_transformed(kind, value, error, z)
-        for kind, value, error in zip(kinds, fit.parameters, errors, strict=True)
+        _back_transformed(row.kind, value, error, z)
+        for row, value, error in zip(shown, fit.parameters, errors, strict=True)
     ]
     columns = ["estimate", "std_error", "conf_low", "conf_high"]
     return pd.DataFrame(rows, columns=columns, dtype=float).reindex(columns=list(NUMBERS))
@@ -239,7 +247,8 @@ def mode_sds(fit: Fit, *, given_beta: bool = False) -> list[Array]:
 def information_criteria(fit: Fit) -> tuple[int, float, float]:
     """Number of parameters, AIC and BIC as lme4 counts them (BIC with log n); NaN for "MAP"."""
     products = fit.plan.products
-    count = products.n_fixed + sum(s.n_theta for s in products.structures) + 1
+    held = 0 if fit.plan.held is None else len(fit.plan.held.held)
+    count = products.n_fixed + fit.plan.theta.size + 1 - held
     deviance = -2.0 * fit.log_likelihood
     return count, deviance + 2.0 * count, deviance + float(np.log(products.n_obs)) * count
 

@@ -20,6 +20,8 @@ from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.exceptions import DataError
+from bayeslmm.priors.defaults import labels_of
+from bayeslmm.priors.fixed import held_by
 from bayeslmm.priors.record import cor_labels, sd_labels
 from bayeslmm.schema import BETA, cor_name, sd_name
 
@@ -165,6 +167,26 @@ def residual_parameters(design: Design) -> list[Parameter]:
         for kind, names, labels in kinds
         for i, (name, label) in enumerate(zip(names, labels, strict=True))
     ]
+
+
+def known_labels(design: Design) -> set[str]:
+    """Labels of the covariance parameters that are held at known values."""
+    held = held_by(labels_of(design.spec), design.spec)
+    places = [] if held is None else held.held_places.tolist()
+    rows = covariance_parameters(design)
+    return {rows[place].label for place in places}
+
+
+def free_parameters(design: Design) -> list[Parameter]:
+    """All parameters but the random effects that are not held at known values."""
+    known = known_labels(design)
+    return [row for row in parameters(design) if row.label not in known]
+
+
+def marked(table: pd.DataFrame, design: Design) -> pd.DataFrame:
+    """A table by label with the column `fixed` in models some of whose parameters are known."""
+    known = known_labels(design)
+    return table.assign(fixed=table.index.isin(known)) if known else table
 
 
 def parameters(design: Design) -> list[Parameter]:

@@ -31,9 +31,11 @@ from bayeslmm.summaries.parameters import (
     check_effects,
     correlations_by_group,
     kinds_of,
+    known_labels,
     label_index,
     labelled,
     level_rows,
+    marked,
     parameter_draws,
     parameter_matrix,
     parameters,
@@ -128,15 +130,23 @@ def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
     import arviz_stats as az
     import xarray as xr
 
-    rows = parameters(design)
-    draws = xr.Dataset(
-        {
-            f"p{i}": (("chain", "draw"), parameter_draws(dataset, design, row))
-            for i, row in enumerate(rows)
-        }
-    )
-    table = pd.DataFrame(az.summary(draws, round_to="none"))
-    return table.set_axis(label_index(rows), axis=0)
+    rows, known = parameters(design), known_labels(design)
+    drawn = [parameter_draws(dataset, design, row) for row in rows]
+    free = [i for i, row in enumerate(rows) if row.label not in known]
+    draws = xr.Dataset({f"p{i}": (("chain", "draw"), drawn[i]) for i in free})
+    table = pd.DataFrame(az.summary(draws, round_to="none")) if free else pd.DataFrame()
+    table = table.set_axis(label_index([rows[i] for i in free]), axis=0)
+    for i in set(range(len(rows))) - set(free):
+        value = drawn[i].ravel()[0]
+        table.loc[rows[i].label] = [_of_known(str(name), value) for name in table]
+    return marked(table.loc[label_index(rows)], design)
+
+
+def _of_known(statistic: str, value: float) -> float:
+    """A statistic of a known value: itself, no spread, no convergence to speak of."""
+    if statistic in ("mean", "median") or statistic.startswith(("eti", "hdi")):
+        return float(value)
+    return 0.0 if statistic == "sd" else np.nan
 
 
 def fixed_table(dataset: xr.Dataset, design: Design, prob: float | None) -> pd.DataFrame:

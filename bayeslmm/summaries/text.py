@@ -14,8 +14,15 @@ from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import SINGULAR, Fit
+from bayeslmm.priors.defaults import labels_of
+from bayeslmm.priors.fixed import fixed_by_slot
+from bayeslmm.priors.keys import slot_names
 from bayeslmm.priors.record import sd_labels
-from bayeslmm.summaries.parameters import covariance_parameters, residual_parameters
+from bayeslmm.summaries.parameters import (
+    covariance_parameters,
+    known_labels,
+    residual_parameters,
+)
 
 DIGITS = 4
 
@@ -28,6 +35,7 @@ def random_effects_block(
 ) -> str:
     """lme4's table of standard deviations and correlations; blank where they are not modelled."""
     rows: list[list[str]] = [["Groups", "Name", "Std.Dev.", "Corr"]]
+    known = known_labels(design)
     for factor in design.random:
         corr = corrs[factor.name].to_numpy()
         parts = zip(factor.blocks, structure_of(factor).parts, strict=True)
@@ -35,10 +43,12 @@ def random_effects_block(
         for i, (name, sd) in enumerate(sds[factor.name].items()):
             cells = [f"{corr[i, j]:5.2f}" if j in block_of[i] else " " * 5 for j in range(i)]
             group = factor.name if i == 0 else ""
+            cells += ["fixed"] if f"sd[{factor.name}, {name}]" in known else []
             rows.append([group, str(name), number(sd), " ".join(cells)])
     for i, (row, value) in enumerate(zip(residual_parameters(design), residuals, strict=True)):
         name = "".join(row.terms) if row.kind == "sigma" else row.label
-        rows.append(["Residual" if i == 0 else "", name, number(value), ""])
+        mark = "fixed" if row.label in known else ""
+        rows.append(["Residual" if i == 0 else "", name, number(value), mark])
     return _aligned(rows, right=(2,))
 
 
@@ -80,10 +90,21 @@ def _level_count(factor: RandomFactor) -> str:
 
 def design_notes(design: Design) -> list[str]:
     """What was changed on the way from data to design."""
-    if not design.aliased:
-        return []
-    names = ", ".join(design.aliased)
-    return [f"Fixed-effects columns dropped, linear combinations of earlier ones: {names}."]
+    notes = []
+    if design.aliased:
+        names = ", ".join(design.aliased)
+        notes = [f"Fixed-effects columns dropped, linear combinations of earlier ones: {names}."]
+    if known := known_values(design):
+        notes.append(f"Known, not estimated: {', '.join(known)}.")
+    return notes
+
+
+def known_values(design: Design) -> list[str]:
+    """Covariance parameters that are held, with their values: "sigma fixed at 1"."""
+    labels = labels_of(design.spec)
+    names = slot_names(labels)
+    known = fixed_by_slot(labels, design.spec)
+    return [f"{name} {known[slot]}" for slot, name in names.items() if slot in known]
 
 
 def contrast_notes(design: Design) -> list[str]:
