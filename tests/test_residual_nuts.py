@@ -387,7 +387,7 @@ def test_nuts_agrees_with_the_collapsed_sampler(name, form):
     model = blm.LMM(formula, data, residual=residual, **known)
     one = model.fit(method="collapsed", draws=2000, random_seed=1)
     two = model.fit(
-        method="nuts", form=form, draws=1000, tune=700, chains=2, random_seed=3, progressbar=False
+        method="nuts", form=form, draws=600, tune=400, chains=2, random_seed=3, progressbar=False
     )
     first, second = one.summary(), two.summary()
     both = np.hypot(first["mcse_mean"], second["mcse_mean"])
