@@ -226,3 +226,63 @@ def test_simulations_of_new_rows_are_of_groups_observed_anew(parts):
     draws = reml.simulate(3000, new, target="conditional", random_seed=1)
     # three standard errors of a standard deviation
     np.testing.assert_allclose(draws.std(axis=1), reml.sigma, rtol=3.0 / np.sqrt(6000.0) + 0.02)
+
+
+OBSERVED = [
+    ("Reaction ~ Days", "toeph(Days | Subject)", None),
+    ("Reaction ~ Days", "car1(Days | Subject) * strata(half)", "w"),
+    ("Reaction ~ Days + (Days | Subject)", "ar1(Days | Subject)", "w"),
+    ("Reaction ~ Days + (1 | Subject)", "strata(half)", None),
+]
+
+
+@pytest.mark.parametrize(("formula", "residual", "weights"), OBSERVED)
+def test_new_groups_are_told_by_their_observed_rows(sleep, formula, residual, weights):
+    new = sleep["Subject"].isin(["371", "372"])
+    late = new & (sleep["Days"] > 6)
+    gone = (sleep["Subject"] == "308") & (sleep["Days"] > 7)
+    old, seen, wanted = sleep[~new & ~gone], sleep[new & ~late], sleep[late | gone]
+    reml = blm.LMM(formula, old, residual=residual, weights=weights).reml()
+    told = pd.concat([old, seen])
+    # at the same covariance parameters, as if all had been in the data
+    every = blm.LMM(formula, sleep, residual=residual, weights=weights)
+    both = pd.concat([told, wanted])
+    R = residual_blocks(
+        reml.design.spec.rows(both, residual=True), points_of_fits([reml.fit]), np.arange(len(both))
+    )[0]
+    design = every.design.spec.rows(both)
+    V = R.copy()
+    for factor, T in zip(design.random, reml.fit.factors, strict=True):
+        u = factor.Z @ (reml.fit.sigma * T)
+        V += (u @ u.T) * (factor.codes[:, None] == factor.codes)
+    n, X, y = len(told), design.X, told["Reaction"].to_numpy()
+    inverse = np.linalg.inv(V[:n, :n])
+    C = np.linalg.inv(X[:n].T @ inverse @ X[:n])
+    gain = V[n:, :n] @ inverse
+    left = X[n:] - gain @ X[:n]
+    mean = gain @ y + left @ (C @ X[:n].T @ inverse @ y)
+    error = np.sqrt(np.diag(V[n:, n:] - gain @ V[:n, n:] + left @ C @ left.T))
+    found = reml.predict(
+        wanted,
+        target="new",
+        kind="response",
+        observed=seen,
+        uncertainty="plugin",
+        draws=4000,
+        random_seed=1,
+    )
+    np.testing.assert_allclose(found["estimate"], mean, 1e-7)  # an optimum with variances near zero
+    # four standard errors of an sd and of quantiles from 4000 draws, fewer where reweighted
+    np.testing.assert_allclose(found["std_error"], error, rtol=0.06)
+    middle = (found["conf_low"] + found["conf_high"]) / 2.0
+    assert np.max(np.abs(middle - mean) / error) < 0.15
+
+
+def test_observed_rows_of_known_groups_are_refused(parts):
+    old, new = parts
+    reml = blm.LMM("Reaction ~ Days", old, residual="ar1(Days | Subject)").reml()
+    with pytest.raises(DataError, match="8 rows of groups of Subject that the model has seen"):
+        reml.predict(new, target="new", observed=new)
+    seen = new.assign(Subject="new")[:1]
+    with pytest.raises(DataError, match="has two rows at `Days`"):
+        reml.predict(seen, target="new", kind="response", observed=seen)

@@ -264,12 +264,6 @@ def test_map_under_flat_priors_is_reml():
         assert model.map().beta.to_numpy() == pytest.approx(model.reml().beta.to_numpy(), rel=1e-6)
 
 
-def test_what_is_not_there_yet_says_so():
-    _, fit = posterior("Ovary__int_ar1")
-    with pytest.raises(DataError, match=r"not there yet.*ar1\(1 \| Mare\)"):
-        fit.check.residuals()
-
-
 # --- hostile input -------------------------------------------------------------------------
 
 

@@ -105,3 +105,22 @@ def test_f_tests_leave_sums_of_squares_out():
     assert "Sums of squares are left out" in table.attrs["note"]
     assert "mean_sq" not in reml.contest(np.eye(4)[1:])
     assert "mean_sq" in blm.LMM(formula, data).reml().anova()
+
+
+def test_unstructured_correlations_have_profiles_whatever_the_order_of_occasions():
+    data = blm.load_dataset("Orthodont").assign(visit=lambda d: "v" + d["age"].round().astype(str))
+    data["turned"] = data["visit"].astype("category")
+    data["turned"] = data["turned"].cat.reorder_categories(data["visit"].unique()[[3, 1, 0, 2]])
+
+    def limits(occasion):
+        reml = blm.LMM("distance ~ age * Sex", data, residual=f"us({occasion} | Subject)").reml()
+        table = reml.confint(method="profile", kinds=("cor_residual",))
+        ends = table[["conf_low", "conf_high"]].to_numpy(dtype=float)
+        return dict(zip(table.index.str.findall("v[0-9]+").map(frozenset), ends, strict=True))
+
+    found, expected = limits("turned"), limits("visit")
+    assert len(found) == 6
+    assert set(found) == set(expected)
+    for pair, ends in expected.items():
+        assert np.isfinite(ends).all()
+        np.testing.assert_allclose(found[pair], ends, rtol=1e-4)  # ends of two searches

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,10 @@ class OverDistance:
     def separable(self) -> bool:
         """Whether each correlation is a function of one coordinate."""
         return True
+
+    def isolated(self, place: int, z: Array) -> tuple[OverDistance, Array, int]:
+        """Itself: each correlation is a function of one coordinate."""
+        return self, z, place
 
     @property
     def on_matrix(self) -> bool:
@@ -222,6 +226,10 @@ class BoundChain:
             entries=entries,
         )
 
+    def under(self, correlation: OverDistance) -> Self:
+        """The same rows under another arrangement of the coordinates."""
+        return replace(self, correlation=correlation)
+
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
         r, left = self._at(z)
@@ -303,6 +311,10 @@ class BoundField:
 
         kinds, entries = blocks_of_groups(rows.groups(), kind_of)
         return cls(correlation, tuple(Field(*kind) for kind in kinds), entries)
+
+    def under(self, correlation: OverDistance) -> Self:
+        """The same rows under another arrangement of the coordinates."""
+        return replace(self, correlation=correlation)
 
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,13 @@ class OverOccasions:
         Which correlation matrices (m, m) there are.
     n_arms : int
         Number of sets of parameters.
+    order : tuple of int or None
+        The occasion that each row of the structure's matrices stands for, where not in order.
     """
 
     structure: Structure
     n_arms: int = 1
+    order: tuple[int, ...] | None = None
 
     @property
     def n_cors(self) -> int:
@@ -47,7 +51,33 @@ class OverOccasions:
 
     def factors(self, z: Array) -> Array:
         """Cholesky factors (..., n_arms, m, m) at coordinates (..., n_cors)."""
-        return self.structure.cholesky(z.reshape(*z.shape[:-1], self.n_arms, -1))
+        return self._by_occasion(self.structure.cholesky(z.reshape(*z.shape[:-1], self.n_arms, -1)))
+
+    def _by_occasion(self, rows: Array) -> Array:
+        """Rows (..., m, m) of the structure's matrices in the order of occasions."""
+        return rows if self.order is None else rows[..., np.argsort(self.order), :]
+
+    def by_structure(self, rows: Array) -> Array:
+        """Rows (..., m, m) of occasions in the order of the structure's matrices."""
+        return rows if self.order is None else rows[..., self.order, :]
+
+    def isolated(self, place: int, z: Array) -> tuple[OverOccasions, Array, int] | None:
+        """Itself where each correlation is a coordinate; an order from the pair on without pattern.
+
+        The first two occasions of an unstructured matrix have a coordinate of their own.
+        """
+        if self.separable:
+            return self, z, place
+        if not self.structure.mixes or self.order is not None:
+            return None
+        n, m = self.structure.n_cors, self.structure.n_coefs
+        arm, pair = place // n, sorted(self.structure.pairs[place % n])
+        order = (*pair, *(i for i in range(m) if i not in pair))
+        lower = self.factors(z)[..., order, :]
+        omega = lower @ lower.swapaxes(-1, -2)
+        rows, cols = np.array(self.structure.pairs, dtype=np.intp).T
+        moved = self.structure.from_correlations(omega[..., rows, cols]).ravel()
+        return replace(self, order=order), moved, arm * n + self.structure.pairs.index((1, 0))
 
     def matrix(self, z: Array, rows: ResidualRows) -> Array:
         """Correlation matrices (S, n, n) of rows of one group at coordinates (S, n_cors)."""
@@ -195,6 +225,10 @@ class BoundOccasions:
             )
         return cls(correlation, tuple(subsets), entries)
 
+    def under(self, correlation: OverOccasions) -> Self:
+        """The same rows under another arrangement of the coordinates."""
+        return replace(self, correlation=correlation)
+
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
         lower = self.correlation.factors(z)
@@ -217,6 +251,6 @@ class BoundOccasions:
             inverse = inverses(omega[part.places])[0]
             slope = by_matrix(inverse, by_value[part.values], by_log_det * part.counts)
             np.add.at(by_omega, part.places, slope)
-        by_lower = np.tril(2.0 * by_omega @ lower)
+        by_lower = np.tril(self.correlation.by_structure(2.0 * by_omega @ lower))
         parts = z.reshape(len(omega), -1)
         return self.correlation.structure.pull_back(parts, by_lower).ravel()

@@ -13,7 +13,7 @@ entries: entry (a, b) has one of K values c_k(shape), so that cross-products are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -114,6 +114,10 @@ class BoundCorrelation(Protocol):
         """Where C^-1 is not zero."""
         ...
 
+    def under(self, correlation: Any) -> BoundCorrelation:
+        """The same rows under another arrangement of the coordinates."""
+        ...
+
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
         ...
@@ -152,6 +156,13 @@ class Correlation(Protocol):
     @property
     def lowest(self) -> float:
         """Lower end of the range of a parameter; the upper one is 1."""
+        ...
+
+    def isolated(self, place: int, z: Array) -> tuple[Correlation, Array, int] | None:
+        """The same at z (n_cors,) with a correlation as a coordinate of its own, if there is such.
+
+        Returns the correlations, their coordinates and the place of this one; None without.
+        """
         ...
 
     def parameters(self, z: Array) -> Array:
@@ -229,6 +240,12 @@ class BoundResidual:
     parts: tuple[Indices, Indices, Indices]
     correlation: BoundCorrelation | None
     structure: Residual
+
+    def under(self, structure: Residual) -> BoundResidual:
+        """The same rows under another arrangement of the coordinates of their correlations."""
+        bound, law = self.correlation, structure.correlation
+        assert bound is not None and law is not None
+        return replace(self, structure=structure, correlation=bound.under(law))
 
     def log_sd(self, shape: Array) -> Array:
         """Log relative standard deviations (S, V) of the kinds of rows."""
@@ -383,6 +400,15 @@ class Residual:
             values[place:] = np.arctanh(self.correlation.correlations(z[None])[0])
             jacobian[place:, place:] = (ahead - behind).T / (2.0 * STEP)
         return values, jacobian
+
+    def isolated(self, place: int, shape: Array) -> tuple[Residual, Array, int] | None:
+        """The same at a shape (r,) with a correlation as a coordinate of its own, if there is."""
+        start = self.n_shape - self.n_cors
+        found = self.correlation and self.correlation.isolated(place, shape[start:])
+        if not found:
+            return None
+        law, z, at = found
+        return replace(self, correlation=law), np.append(shape[:start], z), start + at
 
     def cors_of(self, shapes: Array) -> Array:
         """Correlation coordinates (S, n_cors)."""

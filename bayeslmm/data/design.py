@@ -45,6 +45,7 @@ from bayeslmm.data.random_factors import (
 )
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
+from bayeslmm.data.unobserved import Missing, Unobserved, unobserved_rows
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, parse
@@ -59,7 +60,6 @@ __all__ = ["Design", "FactorSpec", "RandomFactor", "Spec", "build_design"]
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 RandomPart = Literal["levels", "covariates", "none"]
-Missing = Literal["drop", "keep"]
 
 MOST_NAMED = 50
 """Dropped columns that a log message names; `Design.aliased` has them all."""
@@ -190,30 +190,6 @@ class Spec:
         [[1.0, 2.0], [1.0, 5.0]]
         """
         return _other_rows(self, data, weights, random, residual)
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Unobserved:
-    """Rows that lack nothing but their response: they are kept to be predicted.
-
-    Attributes
-    ----------
-    data : pandas.DataFrame
-        The variables of the formula there, but for those of the response.
-    weights : ndarray (m,) or None
-        Their precision weights.
-    rows : ndarray of int (m,)
-        Their positions in the data.
-    """
-
-    data: pd.DataFrame
-    weights: Array | None
-    rows: NDArray[np.intp]
-
-    @property
-    def n(self) -> int:
-        """Number of rows m."""
-        return len(self.rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -522,7 +498,7 @@ def build_design(
     check_infinite(frame, variables)
     gaps = None if values is None else np.isnan(values)
     complete, dropped = complete_cases(frame, sorted(variables), gaps)
-    kept = _unobserved(formula, residual, frame[sorted(variables)], values, dropped, missing)
+    kept = unobserved_rows(formula, residual, frame[sorted(variables)], values, dropped, missing)
     if len(dropped):
         count = len(dropped) - (0 if kept is None else kept.n)
         _log.info("%d of %d rows are incomplete and dropped.", count, len(frame))
@@ -531,40 +507,6 @@ def build_design(
     held = dict(fixed or {})
     design = _evaluate(formula, complete, values, dropped, named, functions, residual, known, held)
     return design if kept is None else _with_unobserved(design, kept)
-
-
-def _unobserved(
-    formula: Formula,
-    residual: ResidualFormula | None,
-    frame: pd.DataFrame,
-    weights: Array | None,
-    dropped: NDArray[np.intp],
-    how: Missing,
-) -> Unobserved | None:
-    """The rows among those dropped that lack the response alone; None unless they are kept."""
-    if how not in get_args(Missing):
-        raise ValueError(f"missing={how!r}: 'drop' or 'keep' is expected.")
-    if how == "drop":
-        return None
-    term = None if residual is None else residual.correlation
-    if term is not None and term.place == ("1",) and term.kind != "cs":
-        raise DataError(
-            f"{term.text} takes the order of the rows for times, in which rows without a response "
-            f'have no place; missing="keep" needs times: {term.kind}(time | '
-            f"{':'.join(term.group)})."
-        )
-    needed = formula.left.variables - (frozenset() if residual is None else residual.variables)
-    names = [name for name in frame.columns if name not in needed]
-    lost = np.zeros(len(dropped), dtype=bool) if weights is None else np.isnan(weights[dropped])
-    for name in names:
-        lost |= missing(frame[name].iloc[dropped])
-    rows = read_only(dropped[~lost])
-    data = frame[names].iloc[rows]
-    return Unobserved(
-        data=plain_frame(data, names) if len(rows) else data,
-        weights=None if weights is None else read_only(weights[rows]),
-        rows=rows,
-    )
 
 
 def _with_unobserved(design: Design, kept: Unobserved) -> Design:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -226,7 +226,7 @@ def _sigma(fit: Fit, cutoff: float) -> ProfileInterval:
 def _residuals(fit: Fit, kinds: Sequence[Kind], cutoff: float) -> list[ProfileInterval]:
     """The parameters of the residuals.
 
-    Correlations that are no coordinates by themselves, those of matrices without structure, have no
+    Correlations that cannot be coordinates by themselves, those of a pattern with several, have no
     profile: their limits are NaN.
     """
     structure, start = fit.plan.residual, fit.plan.theta.shape.start
@@ -240,18 +240,34 @@ def _residuals(fit: Fit, kinds: Sequence[Kind], cutoff: float) -> list[ProfileIn
         found += [_entry(fit, "power_residual", i, cutoff) for i in places]
     law = structure.correlation
     if "cor_residual" in kinds and law is not None:
-        places = range(len(fit.shape) - structure.n_cors, len(fit.shape))
-        if law.separable:
-            found += [_entry(fit, "cor_residual", i, cutoff) for i in places]
-        else:
-            _log.info("correlations without structure have no profile: use 'wald' or 'bootstrap'")
+        first = len(fit.shape) - structure.n_cors
+        alone = [_isolated(fit, i) for i in range(structure.n_cors)]
+        found += [
+            _entry(one[0], "cor_residual", one[1], cutoff, first + i)
+            for i, one in enumerate(alone)
+            if one is not None
+        ]
+        if None in alone:
+            _log.info("correlations of this pattern have no profile: use 'wald' or 'bootstrap'")
             unknown = (np.nan, False)
-            values = law.correlations(fit.shape[None, places.start :])[0]
+            values = law.correlations(fit.shape[None, first:])[0]
             found += [
                 _interval(fit, "cor_residual", None, (), float(value), unknown, unknown)
                 for value in values
             ]
     return found
+
+
+def _isolated(fit: Fit, place: int) -> tuple[Fit, int] | None:
+    """The fit in coordinates of which a correlation of the residuals is one; None without such."""
+    found, stack = fit.plan.residual.isolated(place, fit.shape), fit.plan.stack
+    if found is None or stack is None:
+        return None
+    structure, shape, at = found
+    if structure == fit.plan.residual:
+        return fit, at
+    turned = replace(stack, law=stack.law.under(structure))
+    return replace(fit, plan=replace(fit.plan, stack=turned).at(shape)), at
 
 
 def _stratum(fit: Fit, entry: int, place: int, cutoff: float) -> ProfileInterval:
@@ -267,8 +283,13 @@ def _stratum(fit: Fit, entry: int, place: int, cutoff: float) -> ProfileInterval
     return _interval(fit, "sigma", None, (), float(np.exp(centre)), lower, upper)
 
 
-def _entry(fit: Fit, kind: Kind, place: int, cutoff: float) -> ProfileInterval:
-    """A parameter of the residuals that is one entry of theta, shown on its natural scale."""
+def _entry(
+    fit: Fit, kind: Kind, place: int, cutoff: float, number: int | None = None
+) -> ProfileInterval:
+    """A parameter of the residuals that is one entry of theta, shown on its natural scale.
+
+    It is the one after the first of the natural parameters with this number, by default its place.
+    """
     centre, entry = float(fit.shape[place]), fit.plan.theta.shape.start + place
     curve = Curve(Entry(make_frame(fit.plan, fit.method == "REML"), entry), fit, centre)
     error = _error(fit, place) or 0.5
@@ -279,7 +300,7 @@ def _entry(fit: Fit, kind: Kind, place: int, cutoff: float) -> ProfileInterval:
     shapes = np.tile(fit.shape, (3, 1))
     shapes[:, place] = centre, ends[0][0], ends[1][0]
     natural = np.concatenate(fit.plan.residual.natural(np.ones(3), shapes), axis=1)
-    shown = natural[:, place + 1].tolist()
+    shown = natural[:, 1 + (place if number is None else number)].tolist()
     lower, upper = ((x, at_bound) for x, (_, at_bound) in zip(shown[1:], ends, strict=True))
     return _interval(fit, kind, None, (), shown[0], lower, upper)
 

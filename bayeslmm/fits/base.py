@@ -217,8 +217,8 @@ class FittedModel:
             For "nlme" a row per parameter, with column estimate or, of a posterior, mean, sd,
             median and interval. Else columns group, term, term_2 and vcov, the variance or
             covariance or its posterior mean. Of an estimate also sdcor (as lme4's
-            ``as.data.frame(VarCorr())``) with its std_error, conf_low and conf_high; of a
-            posterior mean, sd, median and interval of the standard deviation or correlation.
+            ``as.data.frame(VarCorr())``) with its std_error, conf_low and conf_high; of a posterior
+            mean, sd, median and interval of the standard deviation or correlation.
         """
         raise NotImplementedError
 

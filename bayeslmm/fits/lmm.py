@@ -11,10 +11,11 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from bayeslmm.data.design import Design, Missing, build_design
+from bayeslmm.data.design import Design, build_design
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
+from bayeslmm.data.unobserved import Missing
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.fits.estimate import Estimate

@@ -74,7 +74,8 @@ class Predictions(FittedModel):
             Rows of levels that the model has not seen, with their response: predictions for these
             levels are then updated in closed form given each draw, and the draws reweighted by how
             probable they make these rows. Needs ``target="new"``. Their weights are the column
-            given to the model, if they have it, else one.
+            given to the model, if they have it, else one. Where residuals are correlated within
+            groups, their groups are to be new too, and `residuals` are conditional on theirs.
         weights : str or array-like, optional
             Precision weights of the new rows, for ``kind="response"``; by default the column given
             to the model, if `new` has it, else one.
@@ -232,6 +233,8 @@ class Predictions(FittedModel):
         random_seed: Seed = None,
     ) -> pd.DataFrame:
         """Simulate responses at the estimate, or from the posterior predictive distribution.
+
+        Residuals are drawn anew, also where those of new rows are correlated with observed ones.
 
         Parameters
         ----------

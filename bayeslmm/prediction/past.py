@@ -8,20 +8,22 @@ to predict of one group are correlated as they are given the past.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.covariance.residual import ResidualRows
 from bayeslmm.data.design import Design
-from bayeslmm.estimation.residuals import AT_ONCE, residual_sds
+from bayeslmm.estimation.residuals import AT_ONCE, draw_residuals, residual_sds
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import batched_cholesky
-from bayeslmm.prediction.rows import Rows, prediction_rows, take_rows
+from bayeslmm.prediction.rows import Rows, observed_residuals, prediction_rows, take_rows
+from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import check_choice
 
 Array = NDArray[np.float64]
@@ -101,17 +103,60 @@ def past_rows(design: Design, rows: Rows) -> Past | None:
     if not len(old):
         return None
     joined = design.spec.residual.together(known.take(old), fresh)
-    before, after = known.group[old], fresh.group
-    groups = tuple(
-        (np.flatnonzero(before == level), np.flatnonzero(after == level))
-        for level in np.unique(after)
-    )
     return Past(
         seen=take_rows(prediction_rows(design, None, "conditional"), old),
         new=rows.design,
         joined=joined,
-        groups=groups,
+        groups=_groups(known.group[old], fresh.group),
     )
+
+
+def told_rows(design: Design, rows: Rows, seen: Rows) -> Past | None:
+    """The same of observed rows of groups that the model has not seen."""
+    spec, known = design.spec.residual, seen.design.residual_rows
+    if spec is None or known is None or known.group is None:
+        return None
+    joined = spec.rows(pd.concat([seen.design.data, rows.design.data]))
+    assert joined.group is not None
+    before, after = np.split(joined.group, [seen.design.n])
+    return Past(seen=seen, new=rows.design, joined=joined, groups=_groups(before, after))
+
+
+def _groups(before: Indices, after: Indices) -> tuple[tuple[Indices, Indices], ...]:
+    return tuple(
+        (np.flatnonzero(before == level), np.flatnonzero(after == level))
+        for level in np.unique(after)
+    )
+
+
+def residuals_given(
+    rows: Rows,
+    joint: JointDraws,
+    pasts: Sequence[tuple[Past, Sequence[Array] | None]],
+    rng: np.random.Generator | None = None,
+) -> Array:
+    """Residuals (S, n) of rows to predict, drawn, or expected without `rng`.
+
+    Parameters
+    ----------
+    rows : Rows
+        Rows to predict.
+    joint : JointDraws
+        S draws.
+    pasts : sequence of (Past, random effects)
+        Observed rows of different groups, with the random effects (S, m, k) of their new levels.
+    rng : numpy.random.Generator, optional
+        Source of randomness.
+    """
+    result = np.zeros((joint.size, rows.design.n))
+    if rng is not None:
+        result = draw_residuals(rows.design, joint.points, rng)
+    for past, fresh in pasts:
+        known = observed_residuals(past.seen, joint, fresh)
+        covered = np.concatenate([after[: len(after) * bool(len(b))] for b, after in past.groups])
+        drawn = conditional_residuals(past, joint.points, known, rng)
+        result[:, covered] = drawn[:, covered]
+    return result
 
 
 def conditional_residuals(

@@ -24,6 +24,8 @@ from bayeslmm.prediction.past import (
     conditional_variances,
     conditions,
     past_rows,
+    residuals_given,
+    told_rows,
 )
 from bayeslmm.prediction.rows import (
     Rows,
@@ -33,7 +35,6 @@ from bayeslmm.prediction.rows import (
     effects_of_rows,
     linear_draws,
     observe,
-    observed_residuals,
     prediction_rows,
     replaced_effects,
     require_memory,
@@ -161,34 +162,36 @@ def predict(
     rows = prediction_rows(design, new, target, terms, weights, residual=structured)
     report_undetermined(design, rows)
     past = past_rows(design, rows) if given else None
+    pasts: list[tuple[Past, Sequence[Array] | None]] = [] if past is None else [(past, None)]
+    joint = hold_known(joint, rows, *(known for known in (past and past.seen, seen) if known))
     pareto_k = None
     if seen is None:
-        joint = joint if past is None else hold_known(joint, rows, past.seen)
         effects = effects_of_rows(rows, joint, rng)
     else:
-        joint = hold_known(joint, rows, seen)
         update = observe(seen, joint)
         places, pareto_k = reweight(update.log_density, rng)
         joint = joint.take(places, joint.shape)
         effects = effects_of_rows(rows, joint, rng)
+        fresh = update.effects(places, rng)
         if rows.members:
-            effects = replaced_effects(rows, effects, seen, update.effects(places, rng))
+            effects = replaced_effects(rows, effects, seen, fresh)
+        told = told_rows(design, rows, seen) if given else None
+        pasts += [] if told is None else [(told, fresh)]
     noise_seed = int(rng.integers(2**63))
 
     def blocks() -> Iterator[tuple[slice, Array]]:
         noise = np.random.default_rng(noise_seed)
         step = max(1, BLOCK // joint.size)
-        together = past is not None or (kind == "response" and not joint.points.residual.plain)
+        together = pasts or (kind == "response" and not joint.points.residual.plain)
         if together:
             require_memory(joint.size * rows.design.n, "correlated residuals")
             step = rows.design.n
         for start in range(0, rows.design.n, step):
             part = slice(start, min(start + step, rows.design.n))
             values = linear_draws(rows, joint, effects, part)
-            if past is not None:
-                known = observed_residuals(past.seen, joint)
+            if pasts:
                 drawn = noise if kind == "response" else None
-                values += conditional_residuals(past, joint.points, known, drawn)
+                values += residuals_given(rows, joint, pasts, drawn)
             elif kind == "response":
                 values += response_noise(rows, joint, part, noise)
             yield part, values
@@ -210,17 +213,20 @@ def observed_rows(design: Design, observed: Any, target: Target) -> Rows:
         raise ValueError(
             f"observed= is for predictions of new levels: target='new', not {target!r}."
         )
-    seen = prediction_rows(design, observed, "new")
+    seen = prediction_rows(design, observed, "new", residual=True)
     check_observed(seen)
     return seen
 
 
-def hold_known(joint: JointDraws, rows: Rows, seen: Rows) -> JointDraws:
-    """Draw the random effects of the known levels of both once: what weighs them has to be them."""
-    wanted = [member.wanted for member in seen.members]
-    for i, member in enumerate(rows.members):
-        wanted[i] = np.union1d(wanted[i], member.wanted)
-    entries = sum(len(at) * m.Z.shape[1] for at, m in zip(wanted, seen.members, strict=True))
+def hold_known(joint: JointDraws, rows: Rows, *others: Rows) -> JointDraws:
+    """Draw the random effects of the known levels of all once: what weighs them has to be them."""
+    if not others:
+        return joint
+    wanted = [member.wanted for member in others[0].members]
+    for part in (rows, *others[1:]):
+        for i, member in enumerate(part.members):
+            wanted[i] = np.union1d(wanted[i], member.wanted)
+    entries = sum(len(at) * m.Z.shape[1] for at, m in zip(wanted, others[0].members, strict=True))
     require_memory(joint.size * entries, "random effects")
     return joint.hold(wanted)
 
@@ -360,8 +366,19 @@ def estimate_predictions(
     size = whole_number(draws, "draws", least=2)
     tail = (1.0 - probability(level, "level")) / 2.0
     check_choice(options["kind"], get_args(Kind), "kind")
-    rows, past = rows_to_predict(design, new, options)
-    estimate = point_predictions(design, fit, modes, rows, past, options)
+    given = conditions(
+        new, options["target"], options["kind"], options["terms"], options["residuals"]
+    )
+    rows = prediction_rows(
+        design,
+        new,
+        options["target"],
+        options["terms"],
+        options["weights"],
+        residual=given or options["kind"] == "response",
+    )
+    past = past_rows(design, rows) if given else None
+    estimate = point_predictions(design, fit, modes, rows, past, options, given=given)
     if has_closed_form(rows, past, options, uncertainty):
         report_undetermined(design, rows)
         return _exact_predictions(fit, rows, past, estimate, options["kind"], uncertainty, tail)
@@ -382,16 +399,6 @@ def estimate_predictions(
     return table
 
 
-def rows_to_predict(design: Design, new: Any, options: Options) -> tuple[Rows, Past | None]:
-    """Rows to predict, and the observed ones that their residuals are given."""
-    kind, target, terms = options["kind"], options["target"], options["terms"]
-    given = conditions(new, target, kind, terms, options["residuals"])
-    rows = prediction_rows(
-        design, new, target, terms, options["weights"], residual=given or kind == "response"
-    )
-    return rows, past_rows(design, rows) if given else None
-
-
 def has_closed_form(
     rows: Rows, past: Past | None, options: Options, uncertainty: Uncertainty
 ) -> bool:
@@ -400,7 +407,7 @@ def has_closed_form(
     They are where no level of the data counts and these parameters are held; the fixed part has
     Satterthwaite's t for their being estimated.
     """
-    if past is not None:
+    if past is not None and options["observed"] is None:
         return uncertainty == "plugin" and not past.seen.members
     if options["observed"] is not None or any((m.known >= 0).any() for m in rows.members):
         return False
@@ -452,18 +459,20 @@ def point_predictions(
     rows: Rows,
     past: Past | None,
     options: Options,
+    *,
+    given: bool,
 ) -> Array:
     """Expected response (n,) at an estimate; random effects of new levels at their means."""
     observed = options["observed"]
     seen = None if observed is None else observed_rows(design, observed, options["target"])
+    pasts: list[tuple[Past, Sequence[Array] | None]] = [] if past is None else [(past, None)]
     if seen is None:
         point = point_draws(fit, modes)
     else:
         point, fresh = updated_point(design, fit, seen)
-    shift = np.zeros(rows.design.n)
-    if past is not None:
-        residual = observed_residuals(past.seen, point)
-        shift = conditional_residuals(past, point.points, residual)[0]
+        told = told_rows(design, rows, seen) if given else None
+        pasts += [] if told is None else [(told, fresh)]
+    shift = residuals_given(rows, point, pasts)[0]
     if not rows.members:
         return np.asarray(linear_draws(rows, point, [], slice(None))[0] + shift)
     known = point.effects([member.wanted for member in rows.members])

@@ -23,8 +23,9 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.estimation.residuals import draw_residuals, require_plain_residuals
+from bayeslmm.estimation.residuals import draw_residuals, residual_blocks, residual_sds
 from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
@@ -437,7 +438,19 @@ def check_observed(rows: Rows) -> None:
     ------
     DataError
     """
-    if not any(member.n_fresh for member in rows.members):
+    spec, known = rows.design.spec.residual, rows.design.residual_rows
+    new_groups = False
+    if spec is not None and spec.group is not None and known is not None:
+        assert known.group is not None
+        old = known.group < len(spec.group.levels)
+        new_groups = not old.all()
+        if old.any():
+            raise DataError(
+                f"observed= has {int(old.sum())} rows of groups of {spec.group.name} that the "
+                "model has seen, with whose residuals theirs are correlated; to learn more about "
+                "known groups, fit the model to all data."
+            )
+    if not new_groups and not any(member.n_fresh for member in rows.members):
         raise DataError(
             "observed= has rows of known levels only. It is for levels that the model has not "
             "seen; to learn more about known ones, fit the model to all data."
@@ -460,26 +473,36 @@ def observe(rows: Rows, joint: JointDraws) -> Update:
     -------
     Update
     """
-    require_plain_residuals(rows.design, "A prediction given observed rows")
-    scale = rows.design.row_weights**-0.5
-    white = observed_residuals(rows, joint) / (joint.sigma[:, None] * scale)
-    clusters = []
+    residual, log_dets, clusters = observed_residuals(rows, joint), np.zeros(joint.size), []
     for here in _row_sets(rows):
         parts = [
             _spherical_columns(member, root, here)
             for member, root in zip(rows.members, joint.roots, strict=True)
         ]
-        columns = np.concatenate([z for _, z in parts], axis=2)
-        columns /= joint.sigma[:, None, None] * scale[here, None]
-        clusters.append(_condition(tuple(at for at, _ in parts), columns, white[:, here]))
-    log_density = np.sum([cluster.log_density for cluster in clusters], axis=0)
-    log_density = log_density - np.sum(np.log(scale)) - rows.design.n * np.log(joint.sigma)
+        columns = np.concatenate([*(z for _, z in parts), residual[:, here, None]], axis=2)
+        white, log_det = _whitened(rows.design, joint, here, columns)
+        levels = tuple(at for at, _ in parts)
+        clusters.append(_condition(levels, white[:, :, :-1], white[:, :, -1]))
+        log_dets = log_dets + log_det
+    log_density = np.sum([cluster.log_density for cluster in clusters], axis=0) - log_dets
     return Update(
         counts=tuple(member.n_fresh for member in rows.members),
         roots=tuple(joint.roots),
         clusters=tuple(clusters),
         log_density=log_density,
     )
+
+
+def _whitened(
+    design: Design, joint: JointDraws, here: Indices, columns: Array
+) -> tuple[Array, Array]:
+    """Columns (S, n, q) in units of the Cholesky factor of R, and its log determinant (S,)."""
+    if joint.points.residual.correlation is None:
+        sds = residual_sds(design, joint.points, here)
+        return columns / sds[:, :, None], np.sum(np.log(sds), axis=1)
+    root = batched_cholesky(residual_blocks(design, joint.points, here))
+    diagonal = np.diagonal(root, axis1=1, axis2=2)
+    return np.linalg.solve(root, columns), np.sum(np.log(diagonal), axis=1)
 
 
 def reweight(log_density: Array, rng: np.random.Generator) -> tuple[Indices, float]:
@@ -497,9 +520,12 @@ def reweight(log_density: Array, rng: np.random.Generator) -> tuple[Indices, flo
     return np.searchsorted(cumulative, places).clip(max=len(weights) - 1), k
 
 
-def observed_residuals(rows: Rows, joint: JointDraws) -> Array:
-    """Response less fixed effects and effects of known levels: (S, n)."""
+def observed_residuals(
+    rows: Rows, joint: JointDraws, fresh: Sequence[Array] | None = None
+) -> Array:
+    """Response less fixed effects and effects of known, and given new, levels: (S, n)."""
     empty = [np.zeros((joint.size, m.n_fresh, m.Z.shape[1])) for m in rows.members]
+    empty = empty if fresh is None else list(fresh)
     known = joint.effects([member.wanted for member in rows.members]) if rows.members else []
     effects = list(zip(known, empty, strict=True))
     require_memory(joint.size * rows.design.n, "residuals of observed rows")
@@ -507,9 +533,13 @@ def observed_residuals(rows: Rows, joint: JointDraws) -> Array:
 
 
 def _row_sets(rows: Rows) -> list[Indices]:
-    """Rows that new levels connect, set by set."""
-    n = rows.design.n
+    """Rows that new levels, and groups of correlated residuals, connect, set by set."""
+    n, known = rows.design.n, rows.design.residual_rows
     row, column, start = [], [], n
+    if known is not None and known.group is not None:
+        row.append(np.arange(n))
+        column.append(start + known.group)
+        start += int(known.group.max()) + 1
     for member in rows.members:
         at = np.flatnonzero(member.fresh >= 0)
         row.append(at)
@@ -599,7 +629,8 @@ def updated_point(design: Design, fit: Fit, seen: Rows) -> tuple[JointDraws, lis
     fresh : list of ndarray (1, m, k)
         Modes of the new levels per grouping factor.
     """
-    extended = replace(fit, plan=marginal_system(_extended(design, seen.design)))
+    plan = marginal_system(_extended(design, seen.design)).at(fit.shape)
+    extended = replace(fit, plan=plan)
     if not fit.given_beta:
         extended = replace(extended, beta=extended.factorisation.beta)
     modes = mode_arrays(extended)
@@ -610,8 +641,7 @@ def updated_point(design: Design, fit: Fit, seen: Rows) -> tuple[JointDraws, lis
 
 def _extended(design: Design, seen: Design) -> Design:
     """The rows of a design followed by those of the same model on other data."""
-    require_plain_residuals(design, "A prediction given observed rows")
-    weights = None
+    weights, spec = None, design.spec.residual
     if design.weights is not None or seen.weights is not None:
         weights = np.concatenate([design.row_weights, seen.row_weights])
     pairs = zip(design.random, seen.random, strict=True)
@@ -622,6 +652,7 @@ def _extended(design: Design, seen: Design) -> Design:
         weights=weights,
         X=np.concatenate([design.X, seen.X]),
         random=tuple(_extended_factor(factor, other) for factor, other in pairs),
+        residual_rows=None if spec is None else spec.rows(pd.concat([design.data, seen.data])),
     )
 
 

@@ -13,10 +13,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, Missing, Spec, Unobserved, build_design
+from bayeslmm.data.design import Design, Spec, build_design
 from bayeslmm.data.frames import column_names, read_only
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.relationships import Relationship, relationships_of
+from bayeslmm.data.unobserved import Missing, Unobserved
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.evaluation import UserFunctions, own_functions

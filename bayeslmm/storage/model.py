@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.residual import Residual
-from bayeslmm.data.design import Design, Encodings, Spec, Unobserved, build_design
+from bayeslmm.data.design import Design, Encodings, Spec, build_design
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import GroupingFactor, grouping_factor
 from bayeslmm.data.random_factors import (
@@ -36,6 +36,7 @@ from bayeslmm.data.strata import (
     stratum_coefs,
     term_strata,
 )
+from bayeslmm.data.unobserved import Unobserved
 from bayeslmm.exceptions import BayesLMMError, DataError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
