@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 163
+MOST_FILES = 166
 MOST_LINES = 31_000
 """Lines of code, without docstrings, comments and blank lines."""
 
