@@ -1,6 +1,7 @@
 """Many related levels, eliminated by a sparse matrix, against dense algebra and dense fits."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from bayeslmm.data.sparse_cholesky import Pattern, sparse_cholesky
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood import related
+from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.factorise import factorise
 from bayeslmm.likelihood.marginal import log_density, log_density_grad
@@ -178,7 +180,11 @@ MODELS = {
 
 @pytest.fixture(params=MODELS)
 def plans(request):
-    dense, sparse = both_plans(*MODELS[request.param])
+    return plans_at_a_point(request.param)
+
+
+def plans_at_a_point(name):
+    dense, sparse = both_plans(*MODELS[name])
     assert dense.sparse is None and sparse.sparse is not None
     rng = np.random.default_rng(4)
     shape = np.full(len(dense.shape), 0.3)
@@ -197,10 +203,9 @@ def test_sparse_densities_and_slopes_equal_dense_ones(plans):
         assert a == pytest.approx(b, rel=1e-8, abs=1e-8)
 
 
-def test_sparse_slopes_by_the_shape_equal_differences(plans):
-    _, sparse, factors = plans
-    if not len(sparse.shape):
-        pytest.skip("plain residuals")
+@pytest.mark.parametrize("name", ["two residual sds", "correlated residuals"])
+def test_sparse_slopes_by_the_shape_equal_differences(name):
+    _, sparse, factors = plans_at_a_point(name)
     found = log_density_grad(sparse, factors, 1.2).shape
     expected = numerical(lambda s: log_density(sparse.at(s), factors, 1.2), sparse.shape)
     assert found == pytest.approx(expected, rel=1e-5)
@@ -232,6 +237,45 @@ def test_the_slope_at_no_variance_is_finite_and_small():
         assert found.value == pytest.approx(expected.value, rel=1e-12)
         for a, b in zip(found.factors, expected.factors, strict=True):
             assert a == pytest.approx(b, rel=1e-6, abs=1e-9)
+
+
+# --- many points ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terms", ["", " + (1 | herd)", " + (x | herd)", " + (1 | pe)"])
+@pytest.mark.parametrize("accurate", [True, False])
+def test_equations_at_many_points_equal_dense_ones(terms, accurate, monkeypatch):
+    """Interpolated on panels, and each by itself where a panel fails its check."""
+    if not accurate:
+        monkeypatch.setattr("bayeslmm.likelihood.panels.ACCURATE", 0.0)
+    dense, sparse = both_plans("y ~ x + (1 | animal)" + terms)
+    rng, size, factors = np.random.default_rng(0), 150, []
+    for gram in dense.products.random:
+        k = gram.shape[1]
+        factors.append(
+            np.tril(rng.normal(size=(size, k, k))) * np.exp(rng.normal(size=(size, 1, 1)))
+        )
+    factors[0][0] = 0.0
+    at = SimpleNamespace(factors=factors, sigma=np.ones(size), shapes=np.empty((size, 0)))
+    expected, found = reduce_equations(dense, at), reduce_equations(sparse, at)
+    assert found.log_det == pytest.approx(expected.log_det, abs=EXACT)
+    assert found.fixed == pytest.approx(expected.fixed, abs=EXACT * dense.products.n_obs)
+    if sparse.border is None:
+        assert "pe" in terms  # as many effects as animals
+    else:
+        panels = sparse.border.panels.values()
+        assert panels and all((panel is not None) == accurate for panel in panels)
+
+
+def test_leverages_of_many_effects_are_refused(monkeypatch):
+    monkeypatch.setattr(related, "FEW", 0)
+    formula = "y ~ x + (1 | animal) + (1 | herd)"
+    fit = model(formula).reml()
+    residuals = fit.check.residuals().table
+    assert np.all(np.isfinite(residuals.select_dtypes("number")))
+    monkeypatch.setattr("bayeslmm.checks.row_forms.LARGEST_DENSE", 100)
+    with pytest.raises(DataError, match=r"up to 100 random effects .* this model has 158"):
+        fit.check.residuals()
 
 
 # --- fits ---------------------------------------------------------------------------------------
