@@ -29,6 +29,7 @@ from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.bootstrap import simulate_responses
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.likelihood.batch import reduce_equations
+from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.draws import draw, draw_random
 from bayeslmm.likelihood.elimination import make_plan
 from bayeslmm.likelihood.factorise import GaussianBeta, factorise
@@ -79,6 +80,18 @@ DESIGNS = {
     ),
 }
 WITHOUT_ROWS = 3
+SPARSE = " by a sparse matrix"
+FORMS = [*DESIGNS, *(name + SPARSE for name, (_, _, k, _) in DESIGNS.items() if "precision" in k)]
+"""Designs, and once more those of which all effects can be eliminated by a sparse matrix."""
+
+
+def plan_of(form):
+    case = related_case(form.removesuffix(SPARSE))
+    if not form.endswith(SPARSE):
+        return case, marginal_system(case)
+    plan = make_plan(cross_products(case.y, case.X, case.random, weights=case.weights), sparse=True)
+    assert plan.sparse is not None and not plan.stages
+    return case, plan
 
 
 def related_case(name):
@@ -104,10 +117,10 @@ def singular(request):
     return request.param
 
 
-@pytest.fixture(params=DESIGNS)
+@pytest.fixture(params=FORMS)
 def problem(request, singular):
-    case = related_case(request.param)
-    return case, marginal_system(case), random_factors(case, 3, singular=singular)
+    case, plan = plan_of(request.param)
+    return case, plan, random_factors(case, 3, singular=singular)
 
 
 def test_only_a_single_coefficient_of_related_levels_is_diagonalised():
@@ -200,10 +213,9 @@ def test_conditional_moments_equal_dense_algebra(problem, given_beta):
             assert a @ blocks[f][j] @ a.T == pytest.approx(expected, abs=VALUE)
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", FORMS)
 def test_many_points_equal_each_alone(name):
-    case = related_case(name)
-    plan = marginal_system(case)
+    case, plan = plan_of(name)
     points = [random_factors(case, seed, singular=False) for seed in range(5)]
     together = [np.stack(parts) for parts in zip(*points, strict=True)]
     shapes, sigma = np.empty((len(points), 0)), np.ones(len(points))
@@ -218,9 +230,9 @@ def test_many_points_equal_each_alone(name):
         )
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", FORMS)
 def test_variance_of_fixed_effects_by_covariance_parameters(name):
-    plan = marginal_system(related_case(name))
+    _, plan = plan_of(name)
     fit = fit_likelihood(plan, "REML")
     theta = plan.theta
 
@@ -249,11 +261,11 @@ def check_moments(case, factors, beta, drawn):
     assert np.max(np.abs(scaled)) < 5 * np.sqrt(2 / size)
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("iterative", [False, True])
 def test_draws_at_many_points_have_the_exact_moments(name, iterative, monkeypatch):
-    case = related_case(name)
-    plan, factors = marginal_system(case), random_factors(case, 4, singular=False)
+    case, plan = plan_of(name)
+    factors = random_factors(case, 4, singular=False)
     if iterative:
         plan.__dict__["sums"] = None
     size, beta = 20_000, np.array([1.0, 2.0, 3.0])
@@ -273,10 +285,10 @@ def test_draws_at_many_points_have_the_exact_moments(name, iterative, monkeypatc
     check_moments(case, factors, beta, drawn)
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", FORMS)
 def test_draws_at_one_point_are_centred_at_the_modes(name):
-    case = related_case(name)
-    plan, factors = marginal_system(case), random_factors(case, 4, singular=False)
+    case, plan = plan_of(name)
+    factors = random_factors(case, 4, singular=False)
     size = 20_000
     _, u = draw(plan, factors, SIGMA, np.random.default_rng(5), None, size)
     inverse = np.linalg.inv(case.covariance(factors))

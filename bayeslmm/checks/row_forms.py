@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import to_working
 from bayeslmm.likelihood.blocks import add_precisions, lower_pairs
 from bayeslmm.likelihood.crossprod import cross_products
@@ -35,6 +36,9 @@ Indices = NDArray[np.intp]
 
 ENTRIES = 1 << 22
 """Entries of the largest array: 32 MB, or what a single draw takes."""
+
+LARGEST_DENSE = 4_000
+"""Random effects eliminated by a sparse matrix that are taken as dense here: 0.13 GB a draw."""
 
 ROW_ENTRIES = 1 << 17
 """Entries of the rows of U that are worked on at once, so that they stay in the cache."""
@@ -201,7 +205,22 @@ def row_system(
 
 
 def row_plan(design: Design, plan: Plan) -> Plan:
-    """The plan itself, or one in which related levels are as rows meet them, in the tail."""
+    """The plan itself, or one in which related levels are as rows meet them, in a dense tail.
+
+    Raises
+    ------
+    DataError
+        If that would be too large.
+    """
+    if plan.sparse is not None:
+        if plan.n_tail > LARGEST_DENSE:
+            raise DataError(
+                f"Leverages, and with them loo() and the checks of residuals and influence, are "
+                f"there for up to {LARGEST_DENSE:,} random effects beside related levels; this "
+                f"model has {plan.n_tail:,}. Fit the model to fewer individuals for them."
+            )
+        stack, shape = plan.stack, plan.shape
+        return make_plan(plan.products, stack=stack, shape=shape, diagonal=False, sparse=False)
     if plan.products.basis.levels is None:
         return plan
     products = cross_products(

@@ -25,8 +25,19 @@ from bayeslmm.likelihood.blocks import (
     scaled,
     scaled_both,
 )
-from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.elimination import Border, Plan
 from bayeslmm.likelihood.factorise import eliminate_random
+from bayeslmm.likelihood.panels import (
+    ENTRIES,
+    NODES,
+    bordered,
+    eliminate_rest,
+    interpolated,
+    log_sds,
+    make_panel,
+    panel_nodes,
+    panel_of,
+)
 
 Array = NDArray[np.float64]
 
@@ -94,6 +105,9 @@ def reduce_equations(plan: Plan, points: RelativePoints) -> Reduced:
         fixed = np.broadcast_to(plan.products.fixed, (size, *plan.products.fixed.shape))
         return Reduced(log_det=np.full(size, -log_weights), fixed=fixed)
     working = to_working(plan, points.factors)
+    if plan.border is not None:
+        log_det, fixed = _reduce_by_panels(plan.border, working)
+        return Reduced(log_det=log_det - log_weights, fixed=fixed)
     reduce = _reduce_singly if plan.sums is None else _reduce_chunk
     chunks = list(chunks_of(plan, size))
     parts = run_chunks(plan, lambda rows: reduce(plan, [t[rows] for t in working]), chunks)
@@ -227,6 +241,44 @@ def _reduce_singly(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
             rest = eliminate_random(plan, factors, overwrite=True)
             log_dets[i], fixed[i] = rest.log_det, rest.fixed
     return log_dets, fixed
+
+
+def _reduce_by_panels(border: Border, working: Sequence[Array]) -> tuple[Array, Array]:
+    """The same where one related factor is bordered by few other columns."""
+    numbers, counts = np.unique(panel_of(border, working), return_counts=True)
+    for number in numbers[counts > NODES].tolist():
+        if number not in border.panels:
+            found = run_parallel(lambda t: _single(border, t), panel_nodes(number).tolist())
+            border.panels[number] = make_panel(border, np.array(found))
+    size, width = len(working[0]), len(border.plan.products.fixed)
+    step = max(1, ENTRIES // width**2)
+    parts = []
+    for start in range(0, size, step):
+        here = [t[start : start + step] for t in working]
+        parts.append(eliminate_rest(border, here, _related_alone(border, here)))
+    log_dets, fixed = zip(*parts, strict=True)
+    return np.concatenate(log_dets), np.concatenate(fixed)
+
+
+def _related_alone(border: Border, working: Sequence[Array]) -> Array:
+    """Log determinants and equations, laid flat (S, 1 + m^2), without the related factor."""
+    numbers = panel_of(border, working)
+    values = np.empty((len(numbers), 1 + border.plan.products.fixed.size))
+    for number in np.unique(numbers).tolist():
+        rows = np.flatnonzero(numbers == number)
+        here = [t[rows] for t in working]
+        if border.panels.get(number) is not None:
+            values[rows] = interpolated(border, here, number)
+        else:
+            points = log_sds(border, here).tolist()
+            values[rows] = run_parallel(lambda t: _single(border, t), points)
+    return values
+
+
+def _single(border: Border, log_sd: float) -> Array:
+    with suppress(np.linalg.LinAlgError):
+        return bordered(border, log_sd)
+    return np.full(1 + border.plan.products.fixed.size, np.nan)
 
 
 def available_cores() -> int:

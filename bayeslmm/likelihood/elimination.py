@@ -87,6 +87,28 @@ class Sums(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Border:
+    """The equations of one related factor, bordered by all other columns.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the related factor alone, with the columns of the others before those of X.
+    factor : int
+        The related factor.
+    tail : tuple of TailBlock
+        The places of the others.
+    panels : dict
+        What is known of the equations after eliminating the related factor, as `panels` has it.
+    """
+
+    plan: Plan
+    factor: int
+    tail: tuple[TailBlock, ...]
+    panels: dict[int, Array | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
     """Cross-products arranged for elimination.
 
@@ -126,6 +148,8 @@ class Plan:
         These parameters, at which the plan is made.
     sparse : SparseTail or None
         The system of the tail where it is sparse; all random effects are in the tail then.
+    border : Border or None
+        Where the sparse part of the tail is one coefficient of related levels, and the rest small.
     split : Split or None
         [X y] split into what the random effects can reproduce and the rest, where little is left:
         see :mod:`bayeslmm.likelihood.shrinkage`.
@@ -149,6 +173,7 @@ class Plan:
     stack: Stack | None = None
     shape: Array = field(default_factory=lambda: np.zeros(0))
     sparse: SparseTail | None = None
+    border: Border | None = None
     split: Split | None = None
     held: Coordinates | None = None
 
@@ -332,6 +357,50 @@ def make_plan(
         stack=stack,
         shape=shape,
         sparse=layout,
+        border=None if layout is None or stack is not None else _border(products),
+    )
+
+
+def _border(products: CrossProducts) -> Border | None:
+    """The border of the one related factor with one coefficient; None where there is more."""
+    known = [f for f, related in enumerate(products.relationships) if related is not None]
+    blocks, q = [], 0
+    for f, gram in enumerate(products.random):
+        if f not in known:
+            blocks.append(TailBlock(f, q, gram.shape[0], gram.shape[1]))
+            q += gram.shape[0] * gram.shape[1]
+    tail, factor = tuple(blocks), known[0]
+    if len(known) > 1 or products.random[factor].shape[1] > 1 or q > LARGEST_TAIL:
+        return None
+    rows = [products.mixed[b.factor].reshape(b.n_levels * b.n_coefs, -1) for b in tail]
+    mixed = np.vstack([*rows, np.zeros((0, products.n_fixed + 1))])
+    coupling = _tail_coupling(products, factor, tail, q).toarray().T
+    alone = replace(
+        products,
+        fixed=np.block([[_tail_gram(products, tail, q), mixed], [mixed.T, products.fixed]]),
+        random=(products.random[factor],),
+        mixed=(np.hstack([coupling, products.mixed[factor][:, 0]])[:, None],),
+        couplings=(),
+        structures=(products.structures[factor],),
+        relationships=(products.relationships[factor],),
+    )
+    block = TailBlock(0, 0, len(coupling), 1, products.relationships[factor])
+    layout = sparse_tail(alone, (block,))
+    plan = replace(
+        _empty_plan(alone),
+        tail=(block,),
+        n_tail=len(coupling),
+        tail_gram=layout.gram(alone, (block,)),
+        tail_mixed=alone.mixed[0][:, 0],
+        sparse=layout,
+    )
+    return Border(plan=plan, factor=factor, tail=tail)
+
+
+def _empty_plan(products: CrossProducts) -> Plan:
+    """A plan that eliminates nothing."""
+    return make_plan(
+        replace(products, random=(), mixed=(), structures=(), relationships=()), sparse=False
     )
 
 

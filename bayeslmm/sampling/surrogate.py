@@ -506,6 +506,8 @@ def operations(plan: Plan) -> float:
         k = len(plan.classes.gram)
         per_class = 10.0 * k**3 + k * (k + 1) * (p + 1) ** 2
         return per_class * len(plan.classes.counts) + (plan.n_tail + p) ** 3 / 3.0
+    if plan.border is not None:
+        return float(len(plan.border.plan.products.fixed) ** 3)
     blocks = sum(gram.size * gram.shape[1] for gram in plan.products.random)
     return 100.0 * blocks + plan.n_tail**3 / 3.0 + 20.0 * plan.coupling.nnz
 
