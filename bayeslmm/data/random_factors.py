@@ -569,10 +569,11 @@ def _check_levels(
 
 def _check_count(term: RandomTerm, n_levels: int, n_coefs: int, n: int) -> None:
     if n_levels * n_coefs >= n:
+        where = "" if term.by is None else f" in one level of `{term.by}`"
         raise DataError(
             f"{term.source} has {n_levels} levels of `{term.group}` times {n_coefs} coefficients, "
-            f"so {n_levels * n_coefs} random effects, but there are only {n} complete rows: they "
-            "cannot be told from the residuals. Take coefficients out of the term."
+            f"so {n_levels * n_coefs} random effects{where}, but there are only {n} complete rows: "
+            "they cannot be told from the residuals. Take coefficients out of the term."
         )
 
 
