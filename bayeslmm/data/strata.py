@@ -28,7 +28,7 @@ from bayeslmm.formula.grammar import RandomTerm
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-MOST = 60
+MOST = 30
 """Coefficients of a term, all strata together: the work grows with their cube."""
 
 
