@@ -299,6 +299,18 @@ def test_known_levels_keep_their_stratum_and_new_ones_need_one(posterior):
             posterior.predict(frame, target="new")
 
 
+def test_observed_rows_of_a_new_level_tell_of_it(data):
+    fit = blm.LMM("y ~ x + (1 | g, by=arm)", data).reml()
+    new = pd.DataFrame({"x": [4.0], "arm": ["b"], "g": ["new"]})
+    far = new.assign(y=fit.predict(new, target="average")["estimate"] + 10.0)
+    found = fit.predict(new, target="new", observed=far)["estimate"].iloc[0]
+    variance = fit.sds["g"].iloc[1] ** 2
+    shrunk = 10.0 * variance / (variance + fit.sigma**2)
+    assert found - far["y"].iloc[0] + 10.0 == pytest.approx(shrunk, rel=0.1)  # beta moves too
+    with pytest.raises(DataError, match="several in `new`"):
+        fit.predict(new, target="new", observed=far.assign(arm="a"))
+
+
 def test_a_stratum_that_is_new_has_no_matrix(data):
     fit = blm.LMM("y ~ x + (x | g, by=arm)", data).reml()
     new = pd.DataFrame({"x": [4.0], "arm": ["z"], "g": ["new"]})

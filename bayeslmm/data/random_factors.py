@@ -379,6 +379,7 @@ def _random_factor(
         _check_structure(source, term, columns[term.left])
         _check_strata(term, relationship)
         part = _part(source, term, columns[term.left], len(earlier), frame, codes, grouping)
+        _check_coefs(source, term, part.coefs, earlier)
         if independent and term.structure in ("us", "homdiag"):
             # correlations of a pattern tell it from residuals
             for n_levels, n_rows in part.counts:
