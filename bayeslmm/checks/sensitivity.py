@@ -417,7 +417,8 @@ def unbounded_parameters(design: Design) -> dict[str, str]:
         factor = design.random[row.factor]
         fewest = min(_directions(design, factor, column) for column in row.index)
         if fewest < ENOUGH_DIRECTIONS:
-            found[row.label] = _reason(row.label, factor, fewest)
+            levels = len(factor.levels_of(row.index[0]))
+            found[row.label] = _reason(row.label, factor, levels, fewest)
     return found
 
 
@@ -434,10 +435,10 @@ def _directions(design: Design, factor: RandomFactor, column: int) -> int:
     return min(ENOUGH_DIRECTIONS, int(own.sum()))
 
 
-def _reason(label: str, factor: RandomFactor, directions: int) -> str:
+def _reason(label: str, factor: RandomFactor, levels: int, directions: int) -> str:
     left = "one difference" if directions else "nothing"
     return (
-        f"{label}: beside the fixed effects the {factor.n_levels} levels of {factor.name} leave "
+        f"{label}: beside the fixed effects the {levels} levels of {factor.name} leave "
         f"{left} to learn it from, so the data set it no upper limit and its posterior is mostly "
         "its prior. Report it as that, or take the levels as fixed."
     )

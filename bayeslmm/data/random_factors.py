@@ -392,6 +392,7 @@ def _random_factor(
         _check_structure(source, term, columns[term.left])
         _check_strata(term, relationship)
         part = _part(source, term, columns[term.left], len(earlier), frame, codes, grouping)
+        _check_coefs(source, term, part.coefs, earlier)
         if independent and term.structure in ("us", "homdiag"):
             # correlations of a pattern tell it from residuals
             for n_levels, n_rows in part.counts:
@@ -577,10 +578,11 @@ def _check_levels(
 
 def _check_count(term: RandomTerm, n_levels: int, n_coefs: int, n: int) -> None:
     if n_levels * n_coefs >= n:
+        where = "" if term.by is None else f" in one level of `{term.by}`"
         raise DataError(
             f"{term.source} has {n_levels} levels of `{term.group}` times {n_coefs} coefficients, "
-            f"so {n_levels * n_coefs} random effects, but there are only {n} complete rows: they "
-            "cannot be told from the residuals. Take coefficients out of the term."
+            f"so {n_levels * n_coefs} random effects{where}, but there are only {n} complete rows: "
+            "they cannot be told from the residuals. Take coefficients out of the term."
         )
 
 

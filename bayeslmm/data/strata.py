@@ -28,7 +28,7 @@ from bayeslmm.formula.grammar import RandomTerm
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-MOST = 60
+MOST = 30
 """Coefficients of a term, all strata together: the work grows with their cube."""
 
 
@@ -108,7 +108,7 @@ class Strata:
         new = np.flatnonzero(codes >= len(self.of_level))
         first = pd.Series(found[new]).groupby(codes[new]).transform("first").to_numpy()
         if len(split := new[first != found[new]]):
-            raise _divided(name, variable, [labels[int(codes[split[0]])]])
+            raise divided_levels(name, variable, [labels[int(codes[split[0]])]])
         return found
 
 
@@ -167,7 +167,7 @@ def find_strata(
     first[codes[::-1]] = rows[::-1]
     divided = np.unique(codes[first[codes] != rows])
     if len(divided):
-        raise _divided(grouping.name, term.by, grouping.levels[divided].tolist())
+        raise divided_levels(grouping.name, term.by, grouping.levels[divided].tolist())
     if len(of.levels) == 1:
         raise DataError(
             f"by={term.by} has one level, {of.levels[0]!r}, in the complete rows: take it out of "
@@ -183,7 +183,8 @@ def find_strata(
     return rows, of, first
 
 
-def _divided(name: str, variable: str, levels: Sequence[str]) -> DataError:
+def divided_levels(name: str, variable: str, levels: Sequence[str]) -> DataError:
+    """What to say of levels with several values of the column."""
     return DataError(
         f"by={variable} needs one value of `{variable}` in each level of `{name}`; there are "
         f"several in {listed(list(levels))}."

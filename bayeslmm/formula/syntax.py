@@ -328,6 +328,13 @@ def _checked_size(source: str, token: Token, functions: Collection[str]) -> int:
     return reading.size
 
 
+_ELSEWHERE = {
+    "gr": "brms's (x | gr(g, by = f)) is (x | g, by=f), and its cov = A is relationships={'g': A}",
+    "mm": "multi-membership terms are not available; brms has them",
+}
+"""What brms's functions around grouping factors are here."""
+
+
 def unknown_function(name: str, functions: Collection[str], text: str = "") -> str:
     """Say that a function is not known, and which are."""
     bar = ""
@@ -336,6 +343,8 @@ def unknown_function(name: str, functions: Collection[str], text: str = "") -> s
             " A random-effects term needs `+` before its parenthesis; the covariance structures "
             f"around one are {', '.join(sorted(STRUCTURES))}."
         )
+    if name in _ELSEWHERE and name not in functions:
+        return f"There is no `{name}()` here: {_ELSEWHERE[name]}."
     own = f", yours {', '.join(sorted(functions))}" if functions else ""
     return (
         f"Unknown function `{name}`.{bar} The functions are {', '.join(sorted(FUNCTIONS))}{own}; "

@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.grouping import grouping_factor
+from bayeslmm.data.strata import Strata, divided_levels
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.residuals import draw_residuals, residual_blocks, residual_sds
 from bayeslmm.exceptions import DataError
@@ -594,7 +595,18 @@ def replaced_effects(
         Observed rows.
     updated : sequence of ndarray (S, m, k)
         Random effects of the new levels of the observed rows.
+
+    Raises
+    ------
+    DataError
+        If a level is in another stratum of its grouping factor where it was observed.
     """
+    observed = {factor.name: factor for factor in seen.design.random}
+    for factor in rows.design.random:
+        for strata in factor.spec.strata:
+            if strata is not None and factor.name in observed:
+                now, then = rows.design.data, seen.design.data
+                _check_same_strata(strata, (factor, now), (observed[factor.name], then))
     result = []
     for (known, fresh), member, other, values in zip(
         effects, rows.members, seen.members, updated, strict=True
@@ -605,6 +617,20 @@ def replaced_effects(
         fresh[:, at >= 0] = values[:, at[at >= 0]]
         result.append((known, fresh))
     return result
+
+
+def _check_same_strata(
+    strata: Strata, one: tuple[RandomFactor, pd.DataFrame], two: tuple[RandomFactor, pd.DataFrame]
+) -> None:
+    """Refuse a new level that two sets of rows put into different strata."""
+    found: dict[str, str] = {}
+    for factor, frame in (one, two):
+        fresh = factor.extended_codes - factor.n_levels
+        values = frame[strata.of.name].to_numpy()
+        for row in np.flatnonzero(fresh >= 0):
+            level, value = str(factor.new_levels[fresh[row]]), str(values[row])
+            if found.setdefault(level, value) != value:
+                raise divided_levels(factor.name, strata.of.name, [level])
 
 
 # --- a point estimate given observed rows of new levels, at its covariance parameters ---
