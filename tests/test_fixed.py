@@ -417,6 +417,36 @@ def test_checks_and_refits_know_what_is_held(bcg):
         post.predict(bcg.drop(columns="s"), kind="response")
 
 
+def test_new_rows_have_their_own_errors(bcg):
+    model = blm.LMM("y ~ 1 + (1 | trial)", bcg, residual="se(s)")
+    fit = model.reml()
+    variance = fit.sds["trial"].iloc[0] ** 2
+    at = {"s": [0.1, 1.0]}
+    expected = variance / (variance + np.square(at["s"]))
+    np.testing.assert_allclose(fit.icc(at=at)["estimate"], expected, rtol=1e-8)
+    with pytest.raises(DataError, match="no column `s`"):
+        fit.icc(at={"trial": ["t01"]})
+    observed = pd.DataFrame({"trial": ["new"], "s": [1e-3], "y": [2.0]})
+    seen = fit.predict(observed[["trial", "s"]], target="new", observed=observed)
+    assert seen["estimate"].iloc[0] == pytest.approx(2.0, abs=1e-3)  # its own report, nearly exact
+    vague = observed.assign(s=100.0)
+    seen = fit.predict(observed[["trial", "s"]], target="new", observed=vague)
+    assert seen["estimate"].iloc[0] == pytest.approx(fit.beta.iloc[0], abs=1e-3)
+
+
+def test_models_are_nested_where_what_is_known_is(orthodont):
+    right = "distance ~ age + (1 | Subject)"
+    free, held, other = (
+        blm.LMM(right, orthodont, fixed=known).ml()
+        for known in ({}, {"sigma": 1.4}, {"sd[Subject]": 2.0})
+    )
+    assert blm.lrt(held, free).loc[:, "df"].dropna().iloc[-1] == 1
+    with pytest.raises(ValueError, match="is no special case of"):
+        blm.lrt(
+            blm.LMM("distance ~ 1 + (1 | Subject)", orthodont, fixed={"sigma": 1.4}).ml(), other
+        )
+
+
 def test_files_and_updates_keep_what_is_known(bcg, orthodont, tmp_path):
     omega = pd.DataFrame(
         [[1, -0.3], [-0.3, 1]], index=["age", "Intercept"], columns=["age", "Intercept"]

@@ -189,7 +189,7 @@ def observed_rows(design: Design, observed: Any, target: Target) -> Rows:
         raise ValueError(
             f"observed= is for predictions of new levels: target='new', not {target!r}."
         )
-    seen = prediction_rows(design, observed, "new")
+    seen = prediction_rows(design, observed, "new", residual=design.spec.has_errors)
     check_observed(seen)
     return seen
 

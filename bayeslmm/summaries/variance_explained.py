@@ -282,6 +282,9 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     effects = frozenset[str]().union(*(term.left.variables for term in design.formula.random))
     check_present(effects, names)
     weights = {design.spec.weights} if design.spec.weights in names else set()
+    if design.spec.residual is not None and design.spec.has_errors:
+        weights = set(design.spec.residual.formula.variables)
+        check_present(weights, names)
     own = [name for name in names if name in needed | weights]
     if not own:
         allowed = f"they are {listed(sorted(needed))}" if needed else "it has none"
@@ -294,7 +297,8 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     for name in needed.difference(names):
         # variables of the fixed effects alone: any value gives the same result
         frame[name] = design.data[name].iloc[[0] * len(frame)].reset_index(drop=True)
-    return design.spec.rows(frame, random="covariates"), labels
+    residual = design.spec.has_errors
+    return design.spec.rows(frame, random="covariates", residual=residual), labels
 
 
 def _repeated(at: Mapping[Any, Any]) -> Mapping[Any, Any]:
