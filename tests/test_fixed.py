@@ -529,6 +529,12 @@ def test_contradictions_are_refused(orthodont):
         )
     with pytest.raises(TypeError, match="fixed must be a mapping"):
         blm.LMM(right, orthodont, fixed=1.0)
+    with pytest.raises(PriorError, match="The name of a parameter is text; got 1"):
+        blm.LMM(right, orthodont, fixed={1: 1.0})
+    with pytest.raises(PriorError, match="must be between 1e-100 and 1e"):
+        blm.LMM(right, orthodont, fixed={"sigma": 1e-200})
+    with pytest.raises(DataError, match="less than a ten-millionth of the spread of the response"):
+        blm.LMM(right, orthodont, fixed={"sigma": 1e-9}).reml()
 
 
 BAD = [

@@ -283,8 +283,8 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     check_present(effects, names)
     weights = {design.spec.weights} if design.spec.weights in names else set()
     if design.spec.residual is not None and design.spec.has_errors:
+        check_present(design.spec.residual.formula.variables, names)
         weights = set(design.spec.residual.formula.variables)
-        check_present(weights, names)
     own = [name for name in names if name in needed | weights]
     if not own:
         allowed = f"they are {listed(sorted(needed))}" if needed else "it has none"
