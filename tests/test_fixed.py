@@ -302,14 +302,14 @@ def test_posteriors_without_free_parameters_are_exact():
     known = stats.multivariate_normal(np.full(8, y.mean()), V + width**2).logpdf(y)
     precision = np.sum(1 / np.diag(V)) + width**-2
     mean = (np.sum(y / np.diag(V)) + y.mean() / width**2) / precision
-    for method in ("collapsed", "laplace"):
-        post = model.fit(method=method, draws=2000, random_seed=1)
+    for method in ("laplace", "collapsed"):
+        post = model.fit(method=method, draws=1000, random_seed=1)
         beta = post.data["posterior"]["beta"].to_numpy().ravel()
         assert beta.mean() == pytest.approx(mean, abs=4 * precision**-0.5 / np.sqrt(len(beta)))
         assert beta.std() == pytest.approx(precision**-0.5, rel=0.05)
         assert post.diagnostics.ok
-    assert model.fit(random_seed=1).log_evidence.value == pytest.approx(known, abs=1e-10)
-    assert model.fit(random_seed=1).log_evidence.error == 0.0
+    assert post.log_evidence.value == pytest.approx(known, abs=1e-10)
+    assert post.log_evidence.error == 0.0
     with pytest.raises(SamplingError, match="has nothing to sample: use method='collapsed'"):
         model.fit(method="nuts", form="marginal", progressbar=False)
 
@@ -318,7 +318,7 @@ def test_posteriors_without_free_parameters_are_exact():
 def test_nuts_and_collapsed_agree(bcg):
     model = blm.LMM("y ~ ablat + (1 | trial)", bcg, residual="se(s)")
     exact = model.fit(draws=2000, random_seed=1).summary()
-    nuts = model.fit(method="nuts", draws=1000, chains=2, random_seed=1, progressbar=False)
+    nuts = model.fit(method="nuts", draws=600, tune=400, chains=2, random_seed=1, progressbar=False)
     table = nuts.summary()
     gap = np.abs(table["mean"] - exact["mean"]) / np.hypot(table["mcse_mean"], exact["mcse_mean"])
     assert np.all(gap[~exact["fixed"]] < 4.5)
