@@ -38,7 +38,7 @@ class Conjugate:
     posterior has a closed form.
     """
 
-    ratio, beta_scale, shape, rate = 0.8, 5.0, 4.0, 4.0
+    ratio, beta_scale, shape, rate, held = 0.8, 5.0, 4.0, 4.0, ()
 
     def __init__(self, design):
         self.design, self.table = design, default_priors(design).table

@@ -302,14 +302,14 @@ def test_posteriors_without_free_parameters_are_exact():
     known = stats.multivariate_normal(np.full(8, y.mean()), V + width**2).logpdf(y)
     precision = np.sum(1 / np.diag(V)) + width**-2
     mean = (np.sum(y / np.diag(V)) + y.mean() / width**2) / precision
-    for method in ("collapsed", "laplace"):
-        post = model.fit(method=method, draws=2000, random_seed=1)
+    for method in ("laplace", "collapsed"):
+        post = model.fit(method=method, draws=1000, random_seed=1)
         beta = post.data["posterior"]["beta"].to_numpy().ravel()
         assert beta.mean() == pytest.approx(mean, abs=4 * precision**-0.5 / np.sqrt(len(beta)))
         assert beta.std() == pytest.approx(precision**-0.5, rel=0.05)
         assert post.diagnostics.ok
-    assert model.fit(random_seed=1).log_evidence.value == pytest.approx(known, abs=1e-10)
-    assert model.fit(random_seed=1).log_evidence.error == 0.0
+    assert post.log_evidence.value == pytest.approx(known, abs=1e-10)
+    assert post.log_evidence.error == 0.0
     with pytest.raises(SamplingError, match="has nothing to sample: use method='collapsed'"):
         model.fit(method="nuts", form="marginal", progressbar=False)
 
@@ -318,7 +318,7 @@ def test_posteriors_without_free_parameters_are_exact():
 def test_nuts_and_collapsed_agree(bcg):
     model = blm.LMM("y ~ ablat + (1 | trial)", bcg, residual="se(s)")
     exact = model.fit(draws=2000, random_seed=1).summary()
-    nuts = model.fit(method="nuts", draws=1000, chains=2, random_seed=1, progressbar=False)
+    nuts = model.fit(method="nuts", draws=600, tune=400, chains=2, random_seed=1, progressbar=False)
     table = nuts.summary()
     gap = np.abs(table["mean"] - exact["mean"]) / np.hypot(table["mcse_mean"], exact["mcse_mean"])
     assert np.all(gap[~exact["fixed"]] < 4.5)
@@ -417,6 +417,36 @@ def test_checks_and_refits_know_what_is_held(bcg):
         post.predict(bcg.drop(columns="s"), kind="response")
 
 
+def test_new_rows_have_their_own_errors(bcg):
+    model = blm.LMM("y ~ 1 + (1 | trial)", bcg, residual="se(s)")
+    fit = model.reml()
+    variance = fit.sds["trial"].iloc[0] ** 2
+    at = {"s": [0.1, 1.0]}
+    expected = variance / (variance + np.square(at["s"]))
+    np.testing.assert_allclose(fit.icc(at=at)["estimate"], expected, rtol=1e-8)
+    with pytest.raises(DataError, match="no column `s`"):
+        fit.icc(at={"trial": ["t01"]})
+    observed = pd.DataFrame({"trial": ["new"], "s": [1e-3], "y": [2.0]})
+    seen = fit.predict(observed[["trial", "s"]], target="new", observed=observed)
+    assert seen["estimate"].iloc[0] == pytest.approx(2.0, abs=1e-3)  # its own report, nearly exact
+    vague = observed.assign(s=100.0)
+    seen = fit.predict(observed[["trial", "s"]], target="new", observed=vague)
+    assert seen["estimate"].iloc[0] == pytest.approx(fit.beta.iloc[0], abs=1e-3)
+
+
+def test_models_are_nested_where_what_is_known_is(orthodont):
+    right = "distance ~ age + (1 | Subject)"
+    free, held, other = (
+        blm.LMM(right, orthodont, fixed=known).ml()
+        for known in ({}, {"sigma": 1.4}, {"sd[Subject]": 2.0})
+    )
+    assert blm.lrt(held, free).loc[:, "df"].dropna().iloc[-1] == 1
+    with pytest.raises(ValueError, match="is no special case of"):
+        blm.lrt(
+            blm.LMM("distance ~ 1 + (1 | Subject)", orthodont, fixed={"sigma": 1.4}).ml(), other
+        )
+
+
 def test_files_and_updates_keep_what_is_known(bcg, orthodont, tmp_path):
     omega = pd.DataFrame(
         [[1, -0.3], [-0.3, 1]], index=["age", "Intercept"], columns=["age", "Intercept"]
@@ -499,6 +529,12 @@ def test_contradictions_are_refused(orthodont):
         )
     with pytest.raises(TypeError, match="fixed must be a mapping"):
         blm.LMM(right, orthodont, fixed=1.0)
+    with pytest.raises(PriorError, match="The name of a parameter is text; got 1"):
+        blm.LMM(right, orthodont, fixed={1: 1.0})
+    with pytest.raises(PriorError, match="must be between 1e-100 and 1e"):
+        blm.LMM(right, orthodont, fixed={"sigma": 1e-200})
+    with pytest.raises(DataError, match="less than a ten-millionth of the spread of the response"):
+        blm.LMM(right, orthodont, fixed={"sigma": 1e-9}).reml()
 
 
 BAD = [

@@ -16,7 +16,10 @@ from scipy.special import chdtrc
 from bayeslmm.covariance.kinds import is_within, structure_of
 from bayeslmm.data.design import Design
 from bayeslmm.data.random_factors import RandomFactor
-from bayeslmm.exceptions import DataError, PriorError, SamplingError
+from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
+from bayeslmm.priors.defaults import labels_of
+from bayeslmm.priors.fixed import fixed_by_slot
+from bayeslmm.priors.keys import slot_names
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries import EstimateLike, PosteriorLike, is_estimate, is_posterior
 
@@ -387,6 +390,12 @@ def check_nested(small: Design, large: Design) -> None:
             f"Whether residual={_residual(small)!r} is a special case of "
             f"residual={_residual(large)!r} is not known: compare them by AIC or evidence."
         )
+    held, wanted = _known(small), _known(large)
+    if free := [name for name in wanted if held.get(name) != wanted[name]]:
+        raise ValueError(
+            f"{_quoted(small)} is no special case of {_quoted(large)}, in which {listed(free)} is "
+            "fixed and which does not have that value in the former: compare them by evidence."
+        )
     rows = _some_rows([small, large])
     inner, outer = (np.column_stack(list(_directions(d, rows))) for d in (small, large))
     if not _in_span(inner, outer) or not all(
@@ -397,6 +406,13 @@ def check_nested(small: Design, large: Design) -> None:
 
 def _residual(design: Design) -> str | None:
     return None if design.spec.residual is None else design.spec.residual.formula.source
+
+
+def _known(design: Design) -> dict[str, tuple[float, ...]]:
+    """Coordinates of the covariance parameters that are held, by name."""
+    labels = labels_of(design.spec)
+    names = slot_names(labels)
+    return {names[slot]: one.z for slot, one in fixed_by_slot(labels, design.spec).items()}
 
 
 def _pattern_holds(factor: RandomFactor, small: Design) -> bool:

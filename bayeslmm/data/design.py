@@ -552,7 +552,7 @@ def _evaluate(
     for term in formula.random:
         if term.left not in columns:
             columns[term.left] = evaluate(term.left, variables, functions)
-    free = not any(key.startswith("sigma") for key in known)
+    free = "sigma" not in {str(key).strip() for key in known}
     free = free and not (residual is not None and residual.known)
     random = random_factors(formula, frame, columns, relationships, saturated=not free)
     found = None if residual is None else residual_spec(residual, frame)

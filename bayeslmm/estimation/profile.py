@@ -335,10 +335,10 @@ def _held_intervals(fit: Fit, kinds: Sequence[Kind], cutoff: float) -> list[Prof
                 found.append(profile.interval("sd", place, factor, (coef,)))
         start = coordinates.cors(factor).start
         for part in structure.parts if "cor" in kinds else ():
-            places = range(start, start + part.n_cors)
-            found += [profile.correlation(p, factor, alone=len(places) == 1) for p in places]
-            start = places.stop
-    residual, place = coordinates.residual, coordinates.sigma
+            at = range(start, start + part.n_cors)
+            found += [profile.correlation(place, factor, alone=len(at) == 1) for place in at]
+            start = at.stop
+    residual, first = coordinates.residual, coordinates.sigma
     law = residual.correlation
     counts: list[tuple[Kind, int]] = [
         ("sigma", len(residual.scales)),
@@ -346,10 +346,11 @@ def _held_intervals(fit: Fit, kinds: Sequence[Kind], cutoff: float) -> list[Prof
         ("cor_residual", residual.n_cors),
     ]
     for kind, count in counts:
-        for at in range(place, place + count) if kind in kinds else ():
-            alone = kind != "cor_residual" or law is None or law.separable
-            found.append(profile.interval(kind, at, None, (), alone=alone))
-        place += count
+        alone = kind != "cor_residual" or law is None or law.separable
+        if kind in kinds:
+            places = range(first, first + count)
+            found += [profile.interval(kind, place, None, (), alone=alone) for place in places]
+        first += count
     if "beta" in kinds and len(fit.beta):
         found += _held_effects(fit, cutoff)
     return found

@@ -24,22 +24,6 @@ AT_ONCE = 1 << 24
 """Entries of the correlation matrices of a group that are held at once: 128 MB."""
 
 
-def require_plain_residuals(design: Design, what: str) -> None:
-    """Refuse what is there for independent residuals of one variance only.
-
-    Raises
-    ------
-    DataError
-        If the model has a residual structure.
-    """
-    if design.spec.residual is not None and design.spec.structured:
-        raise DataError(
-            f"{what} is not there yet for a model with residual="
-            f"{design.spec.residual.formula.source!r}: it is for independent residuals of one "
-            "variance."
-        )
-
-
 def residual_sds(design: Design, points: AnyPoints, part: slice | Indices = slice(None)) -> Array:
     """Standard deviations (S, m) of the residuals of some rows, their weights included."""
     root = np.sqrt(design.row_weights[part])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.covariance.coordinates import Coordinates
 from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.data.design import Spec
 from bayeslmm.exceptions import DataError
@@ -103,17 +104,30 @@ def marginal_system(design: Columns) -> Plan:
         return _free_system(design)
     known_scale = held.sigma in held.held_places
     with single_threaded():
-        plan = _known_scale_system(design) if known_scale else _free_system(design)
+        plan = _known_scale_system(design, held) if known_scale else _free_system(design)
     return replace(plan, held=held)
 
 
-def _known_scale_system(design: Columns) -> Plan:
+LARGEST_RATIO = 1e14
+"""Variance of the response over a known residual variance: sums lose a hundredth beyond this."""
+
+
+def _known_scale_system(design: Columns, held: Coordinates) -> Plan:
     """Where sigma is known nothing is wrong with a response that the effects reproduce."""
     y, weights = design.y - design.offset, design.weights
     law = design.residual
     if law is not None:
-        return plan_of_stack(stack_products(y, design.X, design.random, law, weights=weights))
-    return make_plan(cross_products(y, design.X, design.random, weights=weights))
+        plan = plan_of_stack(stack_products(y, design.X, design.random, law, weights=weights))
+    else:
+        plan = make_plan(cross_products(y, design.X, design.random, weights=weights))
+    sigma = float(np.exp(dict(held.held)[held.sigma]))
+    if plan.products.fixed[-1, -1] > LARGEST_RATIO * len(y) * sigma**2:
+        raise DataError(
+            "The known residual standard deviations are less than a ten-millionth of the spread of "
+            "the response, so that the likelihood cannot be computed in double precision: check "
+            "their units."
+        )
+    return plan
 
 
 def _free_system(design: Columns) -> Plan:

@@ -23,6 +23,9 @@ from bayeslmm.priors.record import Labels
 
 Array = NDArray[np.float64]
 
+SMALLEST = 1e-100
+"""Smallest standard deviation, one over the largest: squares must not overflow."""
+
 REPRODUCED = 1e-6
 """Largest difference of a correlation matrix from the one of a structure that is nearest to it."""
 
@@ -86,6 +89,10 @@ def _fixed(labels: Labels, slot: Slot, value: Any, key: str) -> Fixed:
         raise PriorError(
             f"fixed: {key!r} is a standard deviation, which must be positive; got {value!r}."
             + (" Without the effects, take their term out of the formula." if kind == "sd" else "")
+        )
+    if not SMALLEST < number < 1.0 / SMALLEST:
+        raise PriorError(
+            f"fixed: {key!r} must be between {SMALLEST:g} and {1.0 / SMALLEST:g}; got {value!r}."
         )
     return Fixed((float(np.log(number)),), number)
 

@@ -200,7 +200,8 @@ def estimate_paragraph(
 
 def _is_least_squares(fit: Fit, design: Design) -> bool:
     """Whether REML is least squares, with its exact t tests."""
-    return fit.method == "REML" and not design.random and design.residual is None
+    plain = not design.random and design.residual is None
+    return fit.method == "REML" and plain and fit.plan.held is None
 
 
 def _estimate_citations(fit: Fit, design: Design) -> list[str]:

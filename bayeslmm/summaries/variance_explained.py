@@ -285,6 +285,9 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     effects |= {term.by for term in random if term.by is not None}
     check_present(effects, names)
     weights = {design.spec.weights} if design.spec.weights in names else set()
+    if design.spec.residual is not None and design.spec.has_errors:
+        check_present(design.spec.residual.formula.variables, names)
+        weights = set(design.spec.residual.formula.variables)
     own = [name for name in names if name in needed | weights]
     if not own:
         allowed = f"they are {listed(sorted(needed))}" if needed else "it has none"
@@ -297,7 +300,8 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     for name in needed.difference(names):
         # variables of the fixed effects alone: any value gives the same result
         frame[name] = design.data[name].iloc[[0] * len(frame)].reset_index(drop=True)
-    return design.spec.rows(frame, random="covariates"), labels
+    residual = design.spec.has_errors
+    return design.spec.rows(frame, random="covariates", residual=residual), labels
 
 
 def _repeated(at: Mapping[Any, Any]) -> Mapping[Any, Any]:
