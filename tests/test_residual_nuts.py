@@ -409,7 +409,7 @@ FAMILIES = {
 def test_collapsed_draws_are_calibrated(name):
     formula, residual = FAMILIES[name]
     model = blm.LMM(formula, longitudinal(groups=15), residual=residual)
-    check = model.check_calibration(100, method="collapsed", random_seed=1, progressbar=False)
+    check = model.check_calibration(60, method="collapsed", random_seed=1, progressbar=False)
     assert (check.table()["verdict"] == "ok").all(), repr(check)
     assert len(check.failures) <= 3, repr(check)
 
@@ -421,7 +421,7 @@ def test_nuts_draws_are_calibrated(name):
     formula, residual = FAMILIES[name]
     model = blm.LMM(formula, longitudinal(groups=15), residual=residual)
     check = model.check_calibration(
-        40, method="nuts", draws=200, tune=300, chains=2, random_seed=1, progressbar=False
+        15, method="nuts", draws=100, tune=200, chains=2, random_seed=1, progressbar=False
     )
     assert (check.table()["verdict"] == "ok").all(), repr(check)
 
