@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 166
-MOST_LINES = 31_900
+MOST_FILES = 185
+MOST_LINES = 36_000
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 720
