@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,12 +17,20 @@ from bayeslmm.covariance.residual import Residual, ResidualRows
 from bayeslmm.covariance.toeplitz import Toeplitz
 from bayeslmm.covariance.unstructured import Unstructured
 from bayeslmm.data.relationships import Relationship
-from bayeslmm.likelihood.factorise import GaussianBeta
+from bayeslmm.likelihood.batch import reduce_equations, to_working
+from bayeslmm.likelihood.draws import draw_random
+from bayeslmm.likelihood.factorise import (
+    GaussianBeta,
+    eliminate_random,
+    factorise,
+    to_working_beta,
+)
 from bayeslmm.likelihood.marginal import (
     log_density_given_beta_grad,
     log_density_grad,
     marginal_system,
 )
+from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 
 # Backward errors of two orders of the same arithmetic on matrices of condition up to 1e4.
 VALUE = 1e-8
@@ -242,3 +250,54 @@ def test_density_and_derivatives_are_those_of_dense_algebra(name, terms, weighte
 
         slope = differences(moved, t.ravel()).reshape(t.shape)
         assert np.tril(found.factors[f]) == pytest.approx(np.tril(slope), abs=SLOPE * N)
+
+
+@dataclass(frozen=True)
+class PointsAt:
+    """Points as the equations see them."""
+
+    factors: list
+    sigma: np.ndarray
+    shapes: np.ndarray
+
+
+BATCHES = [(n, t, w) for n, t, w in SETUPS if t in ("lead-tail", "crossing", "tail-slopes")]
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "weighted"), [*BATCHES, ("strata", "related-slopes-crossing", True)]
+)
+def test_many_points_at_once_are_those_one_by_one(name, terms, weighted):
+    """In small models the equations of a batch are solved whole."""
+    case, structure, _ = case_of(name, terms, weighted)
+    rng, count = np.random.default_rng(4), 5
+    stacks = [random_factors(case, seed, singular=False) for seed in range(count)]
+    shapes = rng.normal(0.0, 0.4, (count, structure.n_shape))
+    sigma = rng.uniform(0.5, 2.0, count)
+    plan = marginal_system(case)
+    assert (plan.whole is None) == plan.leads_alone
+    points = PointsAt([np.stack(t) for t in zip(*stacks, strict=True)], sigma, shapes)
+    found = reduce_equations(plan, points)
+    for i in range(count):
+        here = plan.at(shapes[i])
+        one = eliminate_random(here, to_working(here, [t[i] for t in points.factors]))
+        log_det = one.log_det - here.products.log_weights
+        assert found.log_det[i] == pytest.approx(log_det, abs=VALUE, rel=VALUE)
+        size = np.abs(one.fixed).max()
+        assert found.fixed[i] == pytest.approx(one.fixed, abs=VALUE * size)
+    beta = np.array([[1.2, 1.9, 2.8]])
+    many = PointsAt(
+        [np.repeat(t[:1], 4000, axis=0) for t in points.factors],
+        np.repeat(sigma[:1], 4000),
+        np.repeat(shapes[:1], 4000, axis=0),
+    )
+    drawn = draw_random(plan, many, np.repeat(beta, 4000, axis=0), rng)
+    fact = factorise(plan.at(shapes[0]), [t[0] for t in points.factors])
+    modes, _ = conditional_modes(fact, to_working_beta(plan.products, beta[0]))
+    spread = conditional_covariances(fact, given_beta=True)
+    for f, u in enumerate(drawn):
+        columns = plan.products.basis.random[f]
+        sd = sigma[0] * np.sqrt(np.einsum("ka,jab,kb->jk", columns, spread[f], columns))
+        mean = plan.products.basis.effects(f, modes[f])
+        assert np.max(np.abs(u.mean(axis=0) - mean) / sd) < 5.0 / np.sqrt(4000)
+        assert u.std(axis=0) == pytest.approx(sd, rel=0.06)  # five standard errors

@@ -15,6 +15,7 @@ import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
 from bayeslmm.likelihood.log_posterior import log_posterior_unconstrained
 from bayeslmm.sampling.collapsed import starting_approximation
+from bayeslmm.sampling.joint_draws import draw_effects, points_of
 
 FIGURES = FOLDER / "structures"
 NLME = json.loads((FIGURES / "nlme.json").read_text())
@@ -262,6 +263,29 @@ def test_map_under_flat_priors_is_reml():
     for residual in ("us(age | Subject)", "ar1(1 | Subject) * strata(Sex)"):
         model = blm.LMM("distance ~ age", data, residual=residual, priors="flat")
         assert model.map().beta.to_numpy() == pytest.approx(model.reml().beta.to_numpy(), rel=1e-6)
+
+
+@pytest.mark.parametrize("formula", ["y ~ 1 + (1 | g)", "y ~ 1 + (1 | g) + (1 | h)"])
+def test_random_effects_that_are_not_stored_are_those_of_the_draws(formula):
+    """A stratum ten times as precise as the other decides what the effects are."""
+    rng = np.random.default_rng(1)
+    n = 90
+    data = pd.DataFrame({"g": np.repeat(np.arange(15), 6), "h": np.tile(np.arange(6), 15)})
+    data["f"] = np.where(np.arange(n) % 3 == 0, "p", "q")
+    noise = rng.normal(size=n) * np.where(data["f"] == "p", 0.3, 3.0)
+    data["y"] = 1.0 + rng.normal(size=15)[data["g"]] + noise
+    model = blm.LMM(formula, data, residual="strata(f)")
+    post = model.fit(draws=250, random_seed=1)
+    stored = post.data["posterior"]["u_g"]
+    mean, sd = stored.mean(("chain", "draw")).to_numpy(), stored.std(("chain", "draw")).to_numpy()
+    summary = model.fit(draws=250, random_seed=2, store_u=False).data["random_effects"]
+    assert summary["u_g_mean"].to_numpy() == pytest.approx(mean, abs=0.2 * sd.max())
+    assert summary["u_g_sd"].to_numpy() == pytest.approx(sd, rel=0.25)
+    beta = post.data["posterior"]["beta"].to_numpy().reshape(1000, 1)
+    points = points_of(model.design, post.data["posterior"].dataset)
+    wanted = [np.arange(15), np.zeros(0, dtype=np.intp)][: len(model.design.random)]
+    u = draw_effects(model.model.system, points, beta, wanted, rng)[0]
+    assert u.mean(axis=0) == pytest.approx(mean.T, abs=0.2 * sd.max())
 
 
 # --- hostile input -------------------------------------------------------------------------

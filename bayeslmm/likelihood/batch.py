@@ -132,6 +132,13 @@ def _reduce_stack(plan: Plan, points: RelativePoints) -> Reduced:
         return Reduced(log_det=log_dets, fixed=fixed)
     width = plan.products.fixed.shape[0]
     log_dets, fixed = np.full(size, np.nan), np.full((size, width, width), np.nan)
+    if plan.whole is not None:
+        q = plan.whole.n_random
+        for rows in plan.whole.chunks(size):
+            here = [t[rows] for t in working]
+            lower, log_dets[rows] = plan.whole.cholesky(points.shapes[rows], here)
+            fixed[rows] = lower[:, q:, q:] @ lower[:, q:, q:].swapaxes(1, 2)
+        return Reduced(log_det=log_dets, fixed=fixed)
 
     def reduce(i: int) -> None:
         with suppress(np.linalg.LinAlgError):

@@ -19,7 +19,7 @@ from bayeslmm.likelihood.batch import (
     stack_chunks,
     to_working,
 )
-from bayeslmm.likelihood.blocks import eliminate_levels, scaled
+from bayeslmm.likelihood.blocks import TailBlock, eliminate_levels, scaled
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -29,6 +29,7 @@ from bayeslmm.likelihood.factorise import (
 )
 from bayeslmm.likelihood.iterative_draws import draw_iteratively
 from bayeslmm.likelihood.nested import without_later
+from bayeslmm.likelihood.whole import Whole
 
 Array = NDArray[np.float64]
 
@@ -148,8 +149,8 @@ def draw_random(
     chunks = list(chunks_of(plan, len(beta)))
     seeds = dict(zip([c.start for c in chunks], rng.spawn(len(chunks)), strict=True))
     job = _Job(plan, points, beta, to_working(plan, points.factors), result)
-    alone = plan.stack is not None and plan.leads_alone
-    if plan.sums is None and not alone:
+    alone, whole = plan.stack is not None and plan.leads_alone, plan.whole
+    if plan.sums is None and not alone and whole is None:
         run_chunks(plan, lambda rows: job.singly(rows, seeds[rows.start]), chunks)
         return result
     for array in result:
@@ -157,6 +158,9 @@ def draw_random(
     if alone:
         for rows in stack_chunks(plan, len(beta)):
             job.lead(rows)
+    elif whole is not None:
+        for rows in whole.chunks(len(beta)):
+            job.whole(rows, whole)
     else:
         run_chunks(plan, job.together, chunks)
     return result
@@ -211,7 +215,8 @@ class _Job:
         mixed = plan.products.mixed[plan.lead]
         rest = contrast @ mixed.reshape(-1, mixed.shape[2]).T
         if plan.n_tail:
-            tail = self._tail(rows, bordered_cholesky(plan, working, kernel), contrast)
+            lower = bordered_cholesky(plan, working, kernel)
+            tail = self._tail(rows, lower, contrast, plan.tail)
             rest = rest - (plan.coupling.T @ tail.T).T
         rest = rest.reshape(len(sigma), *mixed.shape[:2])
         noise = sigma[:, None, None] * self.result[plan.lead][rows]
@@ -236,19 +241,27 @@ class _Job:
         centred = np.linalg.solve(basis.fixed, (self.beta[rows] - basis.shift).T).T
         return np.column_stack([-centred, np.ones(len(centred))])
 
-    def _tail(self, rows: slice, lower: Array, contrast: Array) -> Array:
-        """Draw the random effects of the tail: (S, q) in the working basis."""
-        plan = self.plan
+    def whole(self, rows: slice, whole: Whole) -> None:
+        """The same for a small stack with several grouping factors."""
+        working = [t[rows] for t in self.working]
+        lower, _ = whole.cholesky(self.points.shapes[rows], working)
+        self._tail(rows, lower, self._contrast(rows), whole.blocks)
+
+    def _tail(
+        self, rows: slice, lower: Array, contrast: Array, blocks: Sequence[TailBlock]
+    ) -> Array:
+        """Draw the random effects that are eliminated together: (S, q) in the working basis."""
+        plan, q = self.plan, lower.shape[1] - contrast.shape[1]
         working = [t[rows] for t in self.working]
         noise = np.concatenate(
-            [self.result[b.factor][rows].reshape(len(contrast), -1) for b in plan.tail], axis=1
+            [self.result[b.factor][rows].reshape(len(contrast), -1) for b in blocks], axis=1
         )
-        right = np.einsum("sm,smq->sq", contrast, lower[:, plan.n_tail :, : plan.n_tail])
+        right = np.einsum("sm,smq->sq", contrast, lower[:, q:, :q])
         right += self.points.sigma[rows, None] * noise
         for i in range(len(right)):
-            right[i] = dtrtrs(lower[i, : plan.n_tail, : plan.n_tail].T, right[i], lower=0)[0]
-        tail = scaled(right[:, :, None], plan.tail, working)[:, :, 0]
-        for block in plan.tail:
+            right[i] = dtrtrs(lower[i, :q, :q].T, right[i], lower=0)[0]
+        tail = scaled(right[:, :, None], blocks, working)[:, :, 0]
+        for block in blocks:
             part = tail[:, block.columns].reshape(len(tail), block.n_levels, block.n_coefs)
             basis = plan.products.basis.random[block.factor]
             self.result[block.factor][rows] = part @ basis.T

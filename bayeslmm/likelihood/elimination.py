@@ -28,6 +28,7 @@ from bayeslmm.likelihood.nested import Stage, batches, choose_stages, make_stage
 from bayeslmm.likelihood.related import can_diagonalise, diagonalised, stays_sparse
 from bayeslmm.likelihood.stack import Stack
 from bayeslmm.likelihood.tail import SparseTail, sparse_tail
+from bayeslmm.likelihood.whole import Whole, make_whole
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -216,6 +217,17 @@ class Plan:
         small = not self.n_tail or (self.n_tail <= LARGEST_TAIL and self.class_map is not None)
         return _sums(self) if fits and small and not self.nested else None
 
+    @cached_property
+    def whole(self) -> Whole | None:
+        """All equations as functions of the residuals' parameters, where that is the fastest way.
+
+        That is in small models of several grouping factors, or of one that residuals tie.
+        """
+        if self.stack is None or self.leads_alone or self.sparse is not None:
+            return None
+        blocks = tuple(_tail_blocks(self.products, ()))
+        return make_whole(self.stack, blocks) if blocks else None
+
     @property
     def leads_alone(self) -> bool:
         """Whether one grouping factor is all there is."""
@@ -237,7 +249,7 @@ class Plan:
     def separable(self) -> bool:
         """Whether there is one grouping factor, whose levels are independent given the rest."""
         alone = len(self.products.structures) == 1 and not self.n_tail
-        return alone and self.products.basis.levels is None
+        return alone and self.stack is None and self.products.basis.levels is None
 
     def without_congruence(self, kernel: Array) -> Array:
         """tail_gram - coupling @ blockdiag(W) @ coupling.T at S points: (S, q, q).

@@ -267,7 +267,7 @@ def _moments(
     plan: Plan, priors: Priors, points: AnyPoints, state: int
 ) -> list[tuple[Array, Array]]:
     """Means and standard deviations (J, k) of the random effects given one draw."""
-    sigma = float(points.sigma[state])
+    sigma, plan = float(points.sigma[state]), plan.at(points.shapes[state])
     factors = [t[state] for t in points.factors]
     beta = None
     if priors.beta_sampled:
