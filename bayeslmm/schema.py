@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 BETA = "beta"
 SIGMA = "sigma"
+BETA_SIGMA = "beta_sigma"
+NU = "nu"
 POWER_RESIDUAL = "power_residual"
 COR_RESIDUAL = "cor_residual"
 STRATUM_DIM = "stratum"
@@ -12,6 +14,7 @@ OCCASION_DIM = "occasion"
 POWER_DIM = "residual_power"
 PAIR_DIM = "residual_pair"
 COEF_DIM = "coef"
+SIGMA_COEF_DIM = "coef_sigma"
 OBS_DIM = "obs_id"
 SAMPLE_DIMS = ("chain", "draw")
 
@@ -19,6 +22,8 @@ RESERVED = frozenset(
     {
         BETA,
         SIGMA,
+        BETA_SIGMA,
+        SIGMA_COEF_DIM,
         POWER_RESIDUAL,
         COR_RESIDUAL,
         STRATUM_DIM,
@@ -33,7 +38,7 @@ RESERVED = frozenset(
         "sample",
         "pred_id",
         "mu",
-        "nu",
+        NU,
         "y",
         "offset",
         "weights",

@@ -13,6 +13,9 @@ import pytest
 
 ALL = bool(os.environ.get("BAYESLMM_TEST_ALL"))
 
+whole = pytest.mark.skipif(not ALL, reason="takes a minute or more: BAYESLMM_TEST_ALL=1 runs it")
+"""For slow tests that are left to the whole."""
+
 
 def slow(*values: Any) -> Any:
     """A case that is marked as slow."""

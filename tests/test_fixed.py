@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from slow_cases import whole
 
 import bayeslmm as blm
 from bayeslmm.estimation.held import search_of
@@ -314,6 +315,7 @@ def test_posteriors_without_free_parameters_are_exact():
         model.fit(method="nuts", form="marginal", progressbar=False)
 
 
+@whole
 @pytest.mark.slow
 def test_nuts_and_collapsed_agree(bcg):
     model = blm.LMM("y ~ ablat + (1 | trial)", bcg, residual="se(s)")

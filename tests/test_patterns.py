@@ -12,7 +12,7 @@ import pytest
 from dense import case_of
 from reference_data import FOLDER, load_fit, load_reference_data
 from scipy.stats import multivariate_normal
-from slow_cases import some
+from slow_cases import some, whole
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
@@ -461,6 +461,7 @@ def test_nuts_agrees_with_stan(machines, form):
     assert compare_with_stan(posterior, STAN) < MAX_Z + 1.0
 
 
+@whole
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", some(1, ["ar1", "toep", "homdiag"]))
 def test_nuts_agrees_with_the_collapsed_sampler(kind):

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from pytensor.compile.mode import Mode
 from scipy import stats
-from slow_cases import one_in, slow, some
+from slow_cases import one_in, slow, some, whole
 from test_nuts import quick
 from test_residual_likelihood import differences, relative
 
@@ -263,7 +263,7 @@ def tree_of(values, built):
 
 SCHEMAS = [
     ("y ~ x + (1 | h)", "ar1h(t | id) * power(v)"),
-    ("y ~ x + (x | h)", "ar1(t | arm / id) * strata(f)"),
+    ("y ~ x + (x | h)", "ar1(t | id) * strata(f)"),
     ("y ~ x", "us(t | id)"),
     ("y ~ x + (1 | id)", "exp(v)"),
     ("y ~ 0", "car1(time | id)"),
@@ -295,6 +295,7 @@ def fitted(structured):
         )
 
 
+@whole
 @pytest.mark.slow
 @pytest.mark.parametrize(("formula", "residual"), SCHEMAS)
 @pytest.mark.parametrize("form", some(1, ["noncentered", "marginal", "centered"]))
@@ -377,6 +378,7 @@ AGREEMENT = {
 }
 
 
+@whole
 @pytest.mark.slow
 @pytest.mark.parametrize("name", some(1, AGREEMENT))
 @pytest.mark.parametrize("form", some(1, ["noncentered", "marginal"]))
@@ -404,6 +406,7 @@ FAMILIES = {
 }
 
 
+@whole
 @pytest.mark.slow
 @pytest.mark.parametrize("name", some(1, FAMILIES))
 def test_collapsed_draws_are_calibrated(name):
@@ -414,6 +417,7 @@ def test_collapsed_draws_are_calibrated(name):
     assert len(check.failures) <= 3, repr(check)
 
 
+@whole
 @pytest.mark.slow
 @pytest.mark.parametrize("name", some(1, FAMILIES))
 def test_nuts_draws_are_calibrated(name):

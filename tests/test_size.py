@@ -11,7 +11,7 @@ MOST_FILES = 185
 MOST_LINES = 36_000
 """Lines of code, without docstrings, comments and blank lines."""
 
-LONGEST_FILE = 760
+LONGEST_FILE = 880
 """Lines of a file, docstrings and all: one idea is not cut in two to obey a limit."""
 
 NO_CODE = {
@@ -51,5 +51,8 @@ def test_the_package_does_not_grow():
 
 
 def test_no_file_is_long():
-    sizes = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in PACKAGE.rglob("*.py")}
+    sizes = {
+        str(p.relative_to(PACKAGE)): len(p.read_text(encoding="utf-8").splitlines())
+        for p in PACKAGE.rglob("*.py")
+    }
     assert not {name: size for name, size in sizes.items() if size > LONGEST_FILE}

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from dense import numerical
+from slow_cases import whole
 
 import bayeslmm as blm
 from bayeslmm.checks.row_forms import row_plan
@@ -296,6 +297,7 @@ def test_sparse_fits_equal_dense_ones(name, always_sparse):
     assert found.beta == pytest.approx(expected.beta, abs=1e-4)
 
 
+@whole
 @pytest.mark.slow
 def test_sparse_posteriors_equal_dense_ones(monkeypatch):
     ped, data = records(700)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
-from slow_cases import some
+from slow_cases import some, whole
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
@@ -392,6 +392,7 @@ def test_simulation_and_bootstrap(data):
     assert fit.bootstrap(3, random_seed=1).shape[0] == 3
 
 
+@whole
 @pytest.mark.slow
 @pytest.mark.parametrize("form", some(1, ["noncentered", "centered"]))
 def test_nuts_agrees_with_the_collapsed_sampler(data, form):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.residuals import draw_residuals
+from bayeslmm.estimation.residuals import draw_residuals, with_scale_effects
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
 from bayeslmm.summaries.text import Report, percent
@@ -123,7 +123,7 @@ def implied_priors(
     if isinstance(draws, bool) or int(draws) != draws or draws < 2:
         raise ValueError(f"draws={draws!r}: a whole number of at least 2 is expected.")
     rng = np.random.default_rng(random_seed)
-    prior = priors.sample(rng, int(draws))
+    prior = with_scale_effects(design, priors.sample(rng, int(draws)), rng)
     joint = _prior_joint(design, prior, rng)
     variances = variance_parts(design, joint)
     shares = intraclass_correlation(design, joint)

@@ -18,6 +18,7 @@ from bayeslmm.data.design import Design, FactorSpec
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
+from bayeslmm.estimation.residuals import require_normal_residuals
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.rank import independent_columns
 from bayeslmm.likelihood.marginal import marginal_system
@@ -252,6 +253,7 @@ def _refit_rows(
     design: Design, kept: Indices, method: Literal["REML", "ML"]
 ) -> tuple[Fit, NDArray[np.bool_]]:
     """Fit to some of the rows; also the columns of X that these determine."""
+    require_normal_residuals(design, "A refit without some rows")
     part = design.take(kept)
     _check_scales(part)
     X = part.X

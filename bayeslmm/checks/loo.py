@@ -19,6 +19,7 @@ from bayeslmm.checks.integrated import LeaveOut, affordable, case_groups, leave_
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.model import Model
+from bayeslmm.exceptions import DataError
 from bayeslmm.sampling.groups import log_likelihood
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import MAX_PARETO_K, log_sums, smooth_columns, smooth_weights
@@ -50,6 +51,16 @@ def posterior_loo(
     progressbar: bool = False,
 ) -> ELPDData:
     """Cross-validation of a posterior: see :meth:`bayeslmm.Posterior.loo`."""
+    reason = model.design.spec.conditional
+    if reason is not None and not conditional:
+        conditional = _without_effects(model.design, by)
+        if not conditional:
+            raise DataError(
+                f"loo() integrates the random effects out, which {reason} does not allow. "
+                "loo(conditional=True) scores rows given draws of the random effects, as brms's "
+                "loo does, and arviz.compare takes such scores; levels left out one at a time need "
+                "refits."
+            )
     if not conditional:
         joint, log_ratio = scored_draws(data, joint, draws)
         return integrated_loo(model, joint, by, log_ratio=log_ratio, progressbar=progressbar)
@@ -58,7 +69,14 @@ def posterior_loo(
             "conditional=True scores single rows by all draws: leave by= and draws= out."
         )
     require_draws(data, model.design)
-    return conditional_loo(with_groups(data, log_likelihood=log_likelihood(data, model.design)))
+    tree = with_groups(data, log_likelihood=log_likelihood(data, model.design))
+    return conditional_loo(tree, integrated=reason is None)
+
+
+def _without_effects(design: Design, by: str | None) -> bool:
+    """Whether rows can only be scored given the parameters, as there are no random effects."""
+    scale = design.spec.scale
+    return by is None and not design.random and (scale is None or not scale.random)
 
 
 def integrated_loo(
@@ -103,8 +121,11 @@ def integrated_loo(
     return of_levels(result, by)
 
 
-def conditional_loo(tree: xr.DataTree) -> ELPDData:
-    """Score rows given draws of the random effects, with the warning that deserves."""
+def conditional_loo(tree: xr.DataTree, *, integrated: bool = True) -> ELPDData:
+    """Score rows given draws of the random effects, with the warning that deserves.
+
+    `integrated` says whether there are scores that integrate over them.
+    """
     from arviz_stats import loo
 
     with warnings.catch_warnings():
@@ -114,11 +135,13 @@ def conditional_loo(tree: xr.DataTree) -> ELPDData:
     if bad:
         _log.warning(
             "Conditional scores: each row is predicted from random effects that have seen it, so "
-            "importance sampling has to undo that; %d of %d rows have a Pareto k above %.2f. "
-            "loo() integrates the random effects out.",
+            "importance sampling has to undo that; %d of %d rows have a Pareto k above %.2f. %s",
             bad,
             result.n_data_points,
             result.good_k,
+            "loo() integrates the random effects out."
+            if integrated
+            else "The scores of these rows are too good: refit without them to know.",
         )
     return result
 

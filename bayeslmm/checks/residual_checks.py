@@ -32,6 +32,7 @@ from bayeslmm.checks.residuals import (
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
+from bayeslmm.estimation.residuals import require_normal_residuals
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -567,6 +568,7 @@ def shift_test(design: Design, row: Extreme) -> Outlier:
     Cook, Weisberg (1982), Residuals and influence in regression, section 2.2, for the shift.
     Haslett, Hayes (1998), doi:10.1111/1467-9868.00120, for correlated responses.
     """
+    require_normal_residuals(design, "A test of a shifted row")
     shift = (np.arange(design.n) == row.at).astype(float)
     wider = replace(design, X=np.column_stack([design.X, shift]))
     fit = fit_likelihood(marginal_system(wider), "REML")

@@ -29,6 +29,7 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import (
     draw_residuals,
+    require_normal_residuals,
     residual_blocks,
     residual_sds,
     whiten_residuals,
@@ -291,6 +292,7 @@ def standard_units(
     given_beta: bool = False,
 ) -> Iterator[tuple[JointDraws, StandardUnits]]:
     """Standard units at each draw, with that draw; arguments as of :func:`row_residuals`."""
+    require_normal_residuals(design, "A check of simulated residuals and random effects")
     each = _rows_at(design, plan, prior, joint, given_beta=given_beta)
     for s, (forms, precision, left) in enumerate(each):
         with single_threaded():
@@ -315,7 +317,7 @@ def _rows_at(
     given_beta: bool,
 ) -> Iterator[tuple[RowForms, sp.csr_array, Array]]:
     """Rows of U, P and the diagonal of S at each draw."""
-    if design.spec.residual is not None:
+    if design.spec.structured:
         for rows in structured_rows(design, plan, prior, joint, given_beta=given_beta):
             yield rows.forms, rows.precision, rows.left
         return

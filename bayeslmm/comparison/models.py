@@ -561,6 +561,11 @@ def log_evidence(attrs: Mapping[Any, Any], priors: Priors) -> LogEvidence:
             f"Under improper priors there is no evidence: {', '.join(improper)} "
             f"{'is' if len(improper) == 1 else 'are'} flat. Give proper priors."
         )
+    if "log_evidence" not in attrs and priors.scale_labels is not None:
+        raise SamplingError(
+            "The evidence is not there for models with Student-t residuals or predictors of sigma: "
+            "only the collapsed sampler estimates it. Compare them by loo(conditional=True)."
+        )
     if "log_evidence" not in attrs:
         raise SamplingError(
             f"The method {attrs.get('method')!r} does not estimate the evidence: use "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.checks.sensitivity import unbounded_parameters
 from bayeslmm.comparison.estimates import Reported, own_fit, read_estimate
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.map_estimate import fit_map
 from bayeslmm.estimation.model import Model
@@ -254,6 +254,7 @@ def compare_reml(
     ['agrees']
     """
     _check_posterior(post)
+    require_marginal(post.design, "compare_reml()")
     prob, kind = interval_defaults(prob)
     reported = read_estimate(reml, post.design, prob, names)
     rows = [p for p in parameters(post.design) if p.label in reported.table.index]

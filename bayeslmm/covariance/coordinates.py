@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.residual import LARGEST_LOG, PLAIN, Residual
+from bayeslmm.covariance.scale import ScalePoints
 from bayeslmm.covariance.structure import Structure, lower_factor, sd_leaders
 
 Array = NDArray[np.float64]
@@ -45,6 +46,10 @@ class Points:
         Structure of the residuals.
     beta : ndarray (S, p)
         Fixed effects where they are not integrated out, else (S, 0).
+    scale : ScalePoints or None
+        Tails of the residuals and predictors of their scale; None where they are normal with
+        standard deviations that `sigma` and `shapes` say. Where the scale has predictors, `sigma`
+        is that at their column means.
     """
 
     sds: tuple[Array, ...]
@@ -53,6 +58,12 @@ class Points:
     shapes: Array
     residual: Residual
     beta: Array
+    scale: ScalePoints | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether residuals are independent and normal with one variance."""
+        return self.residual.plain and self.scale is None
 
     @property
     def roots(self) -> list[Array]:
@@ -79,6 +90,7 @@ class Points:
             shapes=self.shapes[rows],
             residual=self.residual,
             beta=self.beta[rows],
+            scale=None if self.scale is None else self.scale.take(rows),
         )
 
 
@@ -107,6 +119,12 @@ class WorkingPoints:
     gamma: Array
     beta: Array
     mixing: tuple[Array, ...]
+    scale: None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether residuals are independent and normal with one variance."""
+        return self.residual.plain
 
     @property
     def natural(self) -> tuple[Array, Array, Array]:

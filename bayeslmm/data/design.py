@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.residual import PLAIN, BoundResidual, Residual, ResidualRows
+from bayeslmm.covariance.scale import Family
 from bayeslmm.data.frames import (
     check_infinite,
     column_names,
@@ -45,10 +46,11 @@ from bayeslmm.data.random_factors import (
 )
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
+from bayeslmm.data.scale_model import ScaleRows, ScaleSpec, scale_model
 from bayeslmm.data.unobserved import Missing, Unobserved, unobserved_rows
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
-from bayeslmm.formula.grammar import Formula, parse
+from bayeslmm.formula.grammar import Formula, ScaleFormula, parse, parse_scale
 from bayeslmm.formula.matrices import Columns, Encoding, evaluate, reevaluate, unreduced_columns
 from bayeslmm.formula.rank import RowSpace, row_space
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
@@ -104,6 +106,10 @@ class Spec:
         that evaluates the formula on its data when there are new data.
     known : mapping of str to number or matrix
         Covariance parameters that are known, by the names that priors have.
+    family : {"gaussian", "student"}
+        Distribution of the residuals.
+    scale : ScaleSpec or None
+        Predictors of their scale; None where all rows have one.
     """
 
     formula: Formula
@@ -114,6 +120,15 @@ class Spec:
     residual: ResidualSpec | None
     encodings: Encodings | Callable[[], Encodings]
     known: Mapping[str, Any] = field(default_factory=dict)
+    family: Family = "gaussian"
+    scale: ScaleSpec | None = None
+
+    @property
+    def conditional(self) -> str | None:
+        """What keeps random effects from being integrated out, as written; None where nothing."""
+        student = "family='student'" if self.family == "student" else None
+        scale = None if self.scale is None else f"sigma={self.scale.formula.source!r}"
+        return " and ".join(part for part in (student, scale) if part is not None) or None
 
     @property
     def residual_structure(self) -> Residual:
@@ -169,7 +184,8 @@ class Spec:
             What is needed of the random effects: their covariates and levels; the covariates
             alone, every row being of a new level; or nothing, so that the result has no `random`.
         residual : bool
-            Whether the columns of the structure of the residuals are needed.
+            Whether the columns of the structure of the residuals, or of the predictors of their
+            scale, are needed.
 
         Returns
         -------
@@ -224,6 +240,8 @@ class Design:
         The variables of the formula in the rows used; not to be changed.
     unobserved : Unobserved or None
         Those of the rows not used that lack the response alone, if they are kept to be predicted.
+    scale_rows : ScaleRows or None
+        Columns of the predictors of the residual scale, if there are any.
     """
 
     spec: Spec
@@ -237,6 +255,7 @@ class Design:
     index: pd.Index
     dropped: NDArray[np.intp]
     data: pd.DataFrame
+    scale_rows: ScaleRows | None = None
     unobserved: Unobserved | None = None
 
     @property
@@ -427,6 +446,8 @@ def build_design(
     relationships: Mapping[str, Relationship] | None = None,
     missing: Missing = "drop",
     fixed: Mapping[str, Any] | None = None,
+    family: str = "gaussian",
+    sigma: ScaleFormula | str | None = None,
 ) -> Design:
     """Evaluate a formula on data.
 
@@ -452,6 +473,11 @@ def build_design(
         Whether rows that lack nothing but the response are dropped too, or kept to be predicted.
     fixed : mapping of str to number or matrix, optional
         Covariance parameters that are known.
+    family : {"gaussian", "student"}
+        Distribution of the residuals.
+    sigma : ScaleFormula or str, optional
+        Predictors of the log residual scale, ``"~ x + (1 | g)"``. Rows with a missing value in one
+        of its variables are dropped.
 
     Returns
     -------
@@ -482,10 +508,14 @@ def build_design(
     names = column_names(data)
     check_variables(formula, names)
     residual = parse_residual(residual) if isinstance(residual, str) else residual
+    scale = parse_scale(sigma, functions) if not isinstance(sigma, ScaleFormula | None) else sigma
+    checked = _family(family, residual, scale)
+    _check_conditional(checked, scale, fixed=bool(fixed), kept=missing == "keep")
     variables = formula.variables
-    if residual is not None:
-        check_variables(residual, names)
-        variables = variables | residual.variables
+    for part in (residual, scale):
+        if part is not None:
+            check_variables(part, names)
+            variables = variables | part.variables
     named = weights if isinstance(weights, str) else None
     wanted = variables if named is None else variables | {named}
     frame = plain_frame(data, sorted(wanted))
@@ -506,7 +536,66 @@ def build_design(
     known = relationships or {}
     held = dict(fixed or {})
     design = _evaluate(formula, complete, values, dropped, named, functions, residual, known, held)
+    design = with_scale(design, checked, scale)
     return design if kept is None else _with_unobserved(design, kept)
+
+
+def _family(family: str, residual: ResidualFormula | None, scale: ScaleFormula | None) -> Family:
+    """The family, if it is one and goes with what is said of the residuals' variances."""
+    if family not in get_args(Family):
+        raise ValueError(f"family={family!r}: 'gaussian' or 'student' is expected")
+    if residual is not None and scale is not None:
+        raise DataError(
+            f"residual={residual.source!r} and sigma={scale.source!r} both describe the variance "
+            "of the residuals: leave one of them out."
+        )
+    if residual is not None and family == "student":
+        raise DataError(
+            "family='student' is for independent residuals: it does not go with "
+            f"residual={residual.source!r}. Leave one of them out; groups with variances of their "
+            "own are sigma='~ f'."
+        )
+    return "student" if family == "student" else "gaussian"
+
+
+def _check_conditional(
+    family: Family, scale: ScaleFormula | None, *, fixed: bool, kept: bool
+) -> None:
+    """Refuse what is there for normal residuals without predictors of their scale only."""
+    if family == "gaussian" and scale is None:
+        return
+    for given, name, advice in (
+        (fixed, "fixed=", "Give a narrow prior instead, such as pm.Normal.dist(1.0, 0.001)."),
+        (kept, 'missing="keep"', "Predict these rows with predict() after the fit."),
+    ):
+        if given:
+            words = "family='student'" if family == "student" else "sigma="
+            raise DataError(f"{name} does not go with {words}. {advice}")
+
+
+def with_scale(design: Design, family: Family, scale: ScaleFormula | None) -> Design:
+    """The design with residuals of a family and, if there are any, predictors of their scale."""
+    if scale is None:
+        return replace(design, spec=replace(design.spec, family=family))
+    spec = design.spec
+    found, rows = scale_model(scale, design.data, spec.functions, spec.random)
+    return replace(design, spec=replace(spec, family=family, scale=found), scale_rows=rows)
+
+
+def require_marginal(design: Design, what: str) -> None:
+    """Refuse what integrates random effects out, where residuals do not let it.
+
+    Raises
+    ------
+    DataError
+        If residuals are not normal, or their scale has predictors.
+    """
+    if (reason := design.spec.conditional) is not None:
+        raise DataError(
+            f"{what} integrates the random effects out, which {reason} does not allow: it is not "
+            "there for this model. Use fit(), which samples everything with NUTS, and what works "
+            "on its draws."
+        )
 
 
 def _with_unobserved(design: Design, kept: Unobserved) -> Design:
@@ -615,6 +704,9 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residua
     needed = formula.predictors(effects=random != "none", groups=random == "levels")
     structure = spec.residual if residual else None
     needed = needed if structure is None else needed | structure.formula.variables
+    scale = spec.scale if residual else None
+    if scale is not None:
+        needed |= scale.predictors(groups=random == "levels") | scale.formula.grouping & set(names)
     check_present(needed, names)
     response = formula.left.variables
     response = response if response.issubset(names) else frozenset[str]()
@@ -653,6 +745,7 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residua
         index=frame.index,
         dropped=read_only(np.empty(0, dtype=np.intp)),
         data=frame,
+        scale_rows=None if scale is None else scale.rows(frame),
     )
 
 

@@ -16,7 +16,7 @@ from bayeslmm.data.frames import missing, to_column
 from bayeslmm.data.grouping import column_levels
 from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.evaluation import UserFunctions, Variables
-from bayeslmm.formula.grammar import Formula, locate
+from bayeslmm.formula.grammar import Formula, ScaleFormula, locate
 from bayeslmm.formula.matrices import conform, evaluate_response
 from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.formula.syntax import Operand
@@ -70,7 +70,9 @@ def first_value(
 # --- variables and checks --------------------------------------------------------------
 
 
-def check_variables(formula: Formula | ResidualFormula, names: Sequence[str]) -> None:
+def check_variables(
+    formula: Formula | ResidualFormula | ScaleFormula, names: Sequence[str]
+) -> None:
     """Raise FormulaError for the first variable that is not among the columns `names`."""
     present = set(names)
     unknown = sorted(formula.variables - present)
@@ -119,7 +121,7 @@ def check_varies(label: str, y: Array, offset: Array) -> None:
         raise DataError(f"The response `{label}` minus the offset has one value in all rows.")
 
 
-def check_fixed_factors(formula: Formula, frame: pd.DataFrame) -> None:
+def check_fixed_factors(formula: Formula | ScaleFormula, frame: pd.DataFrame) -> None:
     """Raise DataError for a factor of the fixed effects that has one level."""
     for name in sorted(formula.right.names):
         if kind_of(frame[name]) == "numbers":

@@ -31,7 +31,7 @@ from bayeslmm.data.strata import (
     term_strata,
 )
 from bayeslmm.exceptions import DataError, FormulaError, listed
-from bayeslmm.formula.grammar import Formula, RandomTerm, locate
+from bayeslmm.formula.grammar import Formula, RandomTerm, ScaleFormula, locate
 from bayeslmm.formula.matrices import Columns
 from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.structures import HOMOGENEOUS, OCCASIONS
@@ -301,7 +301,7 @@ def shortened(names: Sequence[str], limit: int = 8) -> str:
 # --- the data of a model ---------------------------------------------------------------
 
 
-def amalgamated(formula: Formula) -> dict[str, list[RandomTerm]]:
+def amalgamated(formula: Formula | ScaleFormula) -> dict[str, list[RandomTerm]]:
     """The random-effects terms of each grouping factor, by key, in the order of first appearance.
 
     Terms on the same variables, in whatever order (``a:b`` and ``b:a``), share a factor.
@@ -314,7 +314,7 @@ def amalgamated(formula: Formula) -> dict[str, list[RandomTerm]]:
 
 
 def random_factors(
-    formula: Formula,
+    formula: Formula | ScaleFormula,
     frame: pd.DataFrame,
     columns: Mapping[Side, Columns],
     relationships: Mapping[str, Relationship],

@@ -415,7 +415,8 @@ class Symbols:
                     if f"beta[{name}]" in self.linear
                     else "Rename"
                 )
-                what = "residual" if self.parameters[name].kind == "sigma" else "random effects'"
+                of_residual = self.parameters[name].kind in ("sigma", "nu")
+                what = "residual" if of_residual else "random effects'"
                 raise FormulaError(
                     f"`{name}` is both a variable of the fixed effects and a {what} parameter of "
                     f"the model. {advice} the variable in the data.",
@@ -492,7 +493,8 @@ def _covariance_labels(design: Design) -> dict[str, Parameter]:
     found = covariance_parameters(design)
     labels = {parameter.label: parameter for parameter in found}
     for parameter in found:
-        for terms in (parameter.terms, parameter.terms[::-1]) if parameter.terms else ():
+        named = parameter.terms and parameter.group is not None
+        for terms in (parameter.terms, parameter.terms[::-1]) if named else ():
             labels.setdefault(f"{parameter.kind}[{parameter.group}, {', '.join(terms)}]", parameter)
     for kind in ("sd", "cor"):
         for f, factor in enumerate(design.random):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
@@ -34,7 +34,14 @@ class Model:
 
     @cached_property
     def system(self) -> Plan:
-        """Cross-products of the data, all that likelihoods and samplers need of it."""
+        """Cross-products of the data, all that likelihoods and samplers need of it.
+
+        Raises
+        ------
+        DataError
+            If residuals do not let the random effects be integrated out.
+        """
+        require_marginal(self.design, "The marginal density")
         return marginal_system(self.design)
 
     @cached_property
@@ -58,7 +65,8 @@ class Model:
     def with_priors(self, priors: Priors) -> Model:
         """The same design and cross-products under other priors."""
         other = Model(self.design, priors)
-        other.__dict__.update(system=self.system)
+        if self.design.spec.conditional is None:
+            other.__dict__.update(system=self.system)
         return other
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,17 +1,23 @@
-"""Residuals of rows under their covariance matrix R: standard deviations, draws, whitening."""
+"""Residuals of rows: scales, standard deviations, draws, densities, whitening by R.
+
+The scale of a row is its standard deviation where residuals are normal; that of a Student-t
+residual is smaller.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.coordinates import AnyPoints
-from bayeslmm.covariance.residual import ResidualRows
+from bayeslmm.covariance.coordinates import AnyPoints, Points
+from bayeslmm.covariance.residual import LARGEST_LOG, ResidualRows
 from bayeslmm.data.design import Design
+from bayeslmm.data.scale_model import ScaleRows
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import batched_cholesky
 
@@ -24,20 +30,137 @@ AT_ONCE = 1 << 24
 """Entries of the correlation matrices of a group that are held at once: 128 MB."""
 
 
+def require_normal_residuals(design: Design, what: str) -> None:
+    """Refuse what is there for normal residuals of one variance, or of a structure, only.
+
+    Raises
+    ------
+    DataError
+        If the model has Student-t residuals or predictors of their scale.
+    """
+    if (reason := design.spec.conditional) is not None:
+        raise DataError(
+            f"{what} is not there for a model with {reason}: it is for normal residuals of one "
+            "variance."
+        )
+
+
 def residual_sds(design: Design, points: AnyPoints, part: slice | Indices = slice(None)) -> Array:
-    """Standard deviations (S, m) of the residuals of some rows, their weights included."""
+    """Standard deviations (S, m) of the residuals of some rows, their weights included.
+
+    Raises
+    ------
+    DataError
+        If Student-t residuals have no variance at some points.
+    """
+    require_variance(points)
+    return np.sqrt(residual_variances(design, points, part))
+
+
+def mean_scales(design: Design, points: Points) -> Array:
+    """Mean over the points of the scale (n,) of each row, as of weight one."""
+    total = np.zeros(design.n)
+    for part in _parts(len(points.sigma), design.n):
+        total += residual_scales(design, points.take(part)).sum(axis=0)
+    return np.asarray(total * np.sqrt(design.row_weights) / len(points.sigma))
+
+
+def residual_variances(
+    design: Design, points: AnyPoints, part: slice | Indices = slice(None)
+) -> Array:
+    """Variances (S, m) of the residuals of some rows; infinite for a t with nu <= 2."""
+    scales = residual_scales(design, points, part)
+    if points.scale is None:
+        return scales**2
+    return np.asarray((scales * np.reshape(points.scale.stretch, (-1, 1))) ** 2)
+
+
+def require_variance(points: AnyPoints) -> None:
+    """Refuse what needs the variance of residuals that have none.
+
+    Raises
+    ------
+    DataError
+        If Student-t residuals have two degrees of freedom or fewer at some points.
+    """
+    if points.scale is None or points.scale.nu is None:
+        return
+    if (none := int(np.sum(points.scale.nu <= 2.0))) > 0:
+        raise DataError(
+            "Student-t residuals have no finite variance where nu <= 2, as in "
+            f"{none:,} of {len(points.scale.nu):,} draws, so what needs it is not there. Use "
+            "sigma, their scale, or give nu a prior above 2, such as priors={'nu': "
+            "pm.Truncated.dist(pm.Gamma.dist(2, 0.1), lower=2)}."
+        )
+
+
+def residual_scales(
+    design: Design, points: AnyPoints, part: slice | Indices = slice(None)
+) -> Array:
+    """Scales (S, m) of the residuals of some rows, their weights included.
+
+    Rows of levels that the model has not seen, where random effects of levels have a part in the
+    scale, need :func:`with_new_levels` first.
+    """
     root = np.sqrt(design.row_weights[part])
+    scale = points.scale
+    if scale is not None and not scale.one_scale:
+        own = _scale_rows(design)
+        log_scales = scale.gamma @ own.W[part].T
+        for factor, effects in zip(own.random, scale.effects, strict=True):
+            codes, Z = factor.extended_codes[part], factor.Z[part]
+            if np.any(codes >= effects.shape[1]):
+                raise DataError(
+                    f"`{factor.name}` in sigma= has levels that the model has not seen."
+                )
+            for c in range(factor.n_coefs):
+                log_scales += effects[:, codes, c] * Z[:, c]
+        return np.exp(np.clip(log_scales, -LARGEST_LOG, LARGEST_LOG)) / root
     if points.residual.plain:
         return points.sigma[:, None] / root
     rows = _rows(design).take(part)
     return points.residual.row_sds(rows, points.sigma, points.shapes) / root
 
 
+def with_new_levels(design: Design, points: Points, rng: np.random.Generator) -> Points:
+    """Points with a draw of the random effects in the scale for levels that are new in these rows.
+
+    Rows of one new level share it. Points that have the effects of the new levels keep them.
+    """
+    if points.scale is None or design.scale_rows is None:
+        return points
+    effects = []
+    pairs = zip(design.scale_rows.random, points.scale.effects, points.scale.roots, strict=True)
+    for factor, known, root in pairs:
+        lacking = factor.n_levels + len(factor.new_levels) - known.shape[1]
+        size = (len(root), max(lacking, 0), factor.n_coefs)
+        fresh = rng.standard_normal(size) @ root.transpose(0, 2, 1)
+        effects.append(np.concatenate([known, fresh], axis=1))
+    return replace(points, scale=points.scale.with_effects(effects))
+
+
+def with_scale_effects(design: Design, points: Points, rng: np.random.Generator) -> Points:
+    """Points with a new draw of all random effects in the scale, as of other levels."""
+    if points.scale is None or design.scale_rows is None:
+        return points
+    pairs = zip(design.scale_rows.random, points.scale.roots, strict=True)
+    effects = [
+        rng.standard_normal((len(root), factor.n_levels, factor.n_coefs)) @ root.transpose(0, 2, 1)
+        for factor, root in pairs
+    ]
+    return replace(points, scale=points.scale.with_effects(effects))
+
+
 def mean_variance(design: Design, points: AnyPoints) -> Array:
     """Mean over the rows of the variance of their residuals (S,)."""
     inverse = 1.0 / design.row_weights
+    if isinstance(points, Points) and points.scale is not None and not points.scale.one_scale:
+        parts = _parts(len(points.sigma), design.n)
+        means = [residual_variances(design, points.take(part)).mean(axis=1) for part in parts]
+        return np.concatenate(means)
     if points.residual.plain:
-        return np.asarray(points.sigma**2 * inverse.mean())
+        stretch = 1.0 if points.scale is None else points.scale.stretch
+        return np.asarray((points.sigma * stretch) ** 2 * inverse.mean())
     rows = _rows(design)
     _, first, kind = np.unique(rows.log_sd, axis=0, return_index=True, return_inverse=True)
     sds = points.residual.row_sds(rows.take(first), points.sigma, points.shapes)
@@ -46,6 +169,10 @@ def mean_variance(design: Design, points: AnyPoints) -> Array:
 
 def draw_residuals(design: Design, points: AnyPoints, rng: np.random.Generator) -> Array:
     """Draws (S, n) of the residuals of rows, correlated as the model says, one for each point."""
+    if isinstance(points, Points) and points.scale is not None:
+        points = with_new_levels(design, points, rng)
+        assert points.scale is not None
+        return residual_scales(design, points) * points.scale.noise(rng, design.n)
     noise = rng.standard_normal((len(points.sigma), design.n))
     for draws, rows, root in correlation_roots(design, points):
         own = np.ix_(draws, rows)
@@ -78,9 +205,24 @@ def scaled_residuals(
 
 
 def residual_log_density(design: Design, points: AnyPoints, residuals: Array) -> Array:
-    """Log density (S,) of residuals (S, n), up to the constant ``n log(2 pi) / 2``."""
+    """Log density (S,) of residuals (S, n), up to a constant."""
+    if points.scale is not None:
+        return np.asarray(row_log_density(design, points, residuals).sum(axis=1))
     white, log_det = _whitened(design, points, residuals)
     return np.asarray(-log_det - 0.5 * np.sum(white**2, axis=1))
+
+
+def row_log_density(design: Design, points: AnyPoints, residuals: Array) -> Array:
+    """Log density (S, n) of the residuals of each row, which must be independent."""
+    if points.residual.correlation is not None:
+        raise DataError(
+            "Observations with correlated residuals have no log density of their own: "
+            "post.loo() gives that of each row given all others."
+        )
+    scales = residual_scales(design, points)
+    if points.scale is not None:
+        return points.scale.log_density(residuals / scales) - np.log(scales)
+    return -0.5 * (np.log(2 * np.pi) + (residuals / scales) ** 2) - np.log(scales)
 
 
 def _whitened(design: Design, points: AnyPoints, residuals: Array) -> tuple[Array, Array]:
@@ -134,6 +276,18 @@ def correlation_roots(
         for start in range(0, len(z), step):
             draws = np.arange(start, min(start + step, len(z)))
             yield draws, rows, batched_cholesky(law.matrix(z[draws], known.take(rows)))
+
+
+def _parts(size: int, n: int) -> list[slice]:
+    """Draws whose values at all rows are held at once."""
+    step = max(1, AT_ONCE // max(n, 1))
+    return [slice(start, start + step) for start in range(0, size, step)]
+
+
+def _scale_rows(design: Design) -> ScaleRows:
+    if design.scale_rows is None:
+        raise DataError("The rows lack the variables of the predictors of sigma (sigma=).")
+    return design.scale_rows
 
 
 def _rows(design: Design) -> ResidualRows:

@@ -15,7 +15,7 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design, require_random
 from bayeslmm.estimation import effects
 from bayeslmm.estimation.model import Model, field_values
-from bayeslmm.estimation.residuals import ResidualKind, scaled_residuals
+from bayeslmm.estimation.residuals import ResidualKind, mean_scales, scaled_residuals
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries import parameters
 from bayeslmm.summaries.text import covariance_heading, html_page
@@ -67,7 +67,8 @@ class FittedModel:
     @property
     def _residual_parameters(self) -> list[float]:
         """Standard deviations, powers and correlations of the residuals, or their means."""
-        return [float(value) for part in self._points.natural for value in part.mean(axis=0)]
+        rows = parameters.residual_parameters(self.design)
+        return [float(parameters.joint_parameter(self._points, row).mean()) for row in rows]
 
     @cached_property
     def _residual(self) -> sp.csr_array:
@@ -120,8 +121,13 @@ class FittedModel:
     def sigma(self) -> float | pd.Series:
         """Residual standard deviation (of a row with weight one), or its posterior mean.
 
-        A series where strata or occasions have their own.
+        A series where strata or occasions have their own, and by row where it has predictors. That
+        of Student-t residuals is their scale: their standard deviation is larger by the factor
+        ``sqrt(nu / (nu - 2))``.
         """
+        if self.design.scale_rows is not None:
+            values = mean_scales(self.design, self._points)
+            return pd.Series(values, index=self.design.index, name="sigma")
         sds = self._points.natural[0].mean(axis=0)
         if len(sds) == 1:
             return float(sds[0])
@@ -561,7 +567,8 @@ class FittedModel:
         Returns
         -------
         pandas.DataFrame
-            Columns method, nobs, rows_dropped and sigma (of a posterior its mean).
+            Columns method, nobs, rows_dropped and sigma (of a posterior its mean; NaN where it has
+            predictors).
 
             Of an estimate then loglik, aic, bic, criterion (REML criterion, or -2 log likelihood),
             n_parameters, df_residual (nobs less n_parameters), singular and converged. Of a

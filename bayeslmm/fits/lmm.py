@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.design import Design, build_design, require_marginal
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
@@ -30,6 +30,7 @@ from bayeslmm.summaries.text import (
     groups_line,
     html_page,
     model_name,
+    residual_lines,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ class LMM:
         Covariance parameters that are known, by the names that priors have: ``{"sigma": 1.0}``,
         ``{"sd[study]": 0.3}``, ``{"cor_residual": 0.5}``; correlations that are several as a
         matrix. They have no prior, are held in every method, and count for nothing in AIC and BIC.
+    family : {"gaussian", "student"}
+        Distribution of the residuals: normal, or Student's t with scale sigma and nu degrees of
+        freedom, for outliers; their standard deviation is then sigma sqrt(nu / (nu - 2)).
+    sigma : str, optional
+        Predictors of the log residual scale, such as ``"~ x + (1 | g)"``. With it, or with
+        ``family="student"``, draws come from NUTS and there are no REML, ML and MAP estimates.
 
     Attributes
     ----------
@@ -120,6 +127,8 @@ class LMM:
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
         missing: Missing = "drop",
         fixed: Mapping[str, Any] | None = None,
+        family: Literal["gaussian", "student"] = "gaussian",
+        sigma: str | None = None,
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
@@ -132,6 +141,8 @@ class LMM:
             relationships=relationships_of(relationships),
             missing=missing,
             fixed=fixed_mapping(fixed),
+            family=family,
+            sigma=sigma,
         )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
@@ -201,10 +212,12 @@ class LMM:
         Days          5.92
         Name: sd, dtype: float64
         """
+        require_marginal(self.design, "reml()")
         return Estimate(self.model, self.model.reml)
 
     def ml(self) -> Estimate:
         """Estimate by maximum likelihood, for likelihood-ratio tests and information criteria."""
+        require_marginal(self.design, "ml()")
         return Estimate(self.model, fit_likelihood(self.system, "ML"))
 
     def map(self) -> Estimate:
@@ -220,6 +233,7 @@ class LMM:
         """
         from bayeslmm.estimation.map_estimate import fit_map
 
+        require_marginal(self.design, "map()")
         return Estimate(self.model, fit_map(self.system, self.priors, self.model.reml_or_none()))
 
     def pymc(self, form: Form = "noncentered") -> pm.Model:
@@ -237,6 +251,8 @@ class LMM:
         """
         from bayeslmm.sampling.model import build_model
 
+        if form == "marginal":
+            require_marginal(self.design, "form='marginal'")
         system = self.system if form == "marginal" else None
         return build_model(self.design, self.priors, form, system)
 
@@ -258,7 +274,8 @@ class LMM:
             parameters and draws the effects exactly given them. "nuts" samples everything with
             PyMC (nutpie by default). "laplace" is a Gaussian approximation for the covariance
             parameters on the unconstrained scale with exact draws of the effects. "auto" is
-            "collapsed", or "nuts" where that refuses; `notes` says why.
+            "collapsed", or "nuts" where that refuses; `notes` says why. With Student-t residuals
+            or predictors of sigma it is "nuts".
         draws, chains : int
             Draws per chain and number of chains.
         random_seed : int or numpy.random.Generator, optional
@@ -451,6 +468,8 @@ class LMM:
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
         fixed: Mapping[str, Any] | None = None,
         missing: Missing | None = None,
+        family: Literal["gaussian", "student"] | None = None,
+        sigma: str | Literal[False] | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
 
@@ -480,6 +499,10 @@ class LMM:
             Known parameters that are new or replace those of the model; None frees one.
         missing : {"drop", "keep"}, optional
             As of the model. Rows that were dropped need `data` to be kept.
+        family : {"gaussian", "student"}, optional
+            Distribution of the residuals.
+        sigma : str or False, optional
+            Predictors of the log residual scale; False for none.
 
         Returns
         -------
@@ -518,6 +541,8 @@ class LMM:
             relationships=relationships,
             fixed=fixed,
             missing=missing,
+            family=family,
+            sigma=sigma,
         )
         return self._of(Model(design, updated_priors(self.priors, design, priors)))
 
@@ -563,6 +588,7 @@ class LMM:
         lines = [
             model_name(self.design),
             f"Formula: {self.formula}",
+            *residual_lines(self.design),
             groups_line(self.design),
             *design_notes(self.design),
             *contrast_notes(self.design),

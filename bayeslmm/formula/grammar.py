@@ -140,6 +140,87 @@ class Formula:
         return self.left.variables | self.predictors()
 
 
+@dataclass(frozen=True, slots=True)
+class ScaleFormula:
+    """A one-sided formula of the log residual scale, read.
+
+    Parameters
+    ----------
+    source : str
+        The formula as written, ``"~ x + (1 | g)"``.
+    right : Side
+        The fixed effects.
+    random : tuple of RandomTerm
+        In source order.
+    """
+
+    source: str
+    right: Side
+    random: tuple[RandomTerm, ...]
+
+    @property
+    def grouping(self) -> frozenset[str]:
+        """Variables of the grouping factors."""
+        return frozenset(name for term in self.random for name in term.factors)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """All variables."""
+        parts = [self.right, *(term.left for term in self.random)]
+        return self.grouping.union(*(part.variables for part in parts))
+
+
+def parse_scale(source: str, functions: Collection[str] = ()) -> ScaleFormula:
+    """Read the formula of ``sigma=``, the predictors of the log residual scale.
+
+    Parameters
+    ----------
+    source : str
+        For example ``"~ x + (1 | g)"``, in the grammar of the right side of :func:`parse`.
+    functions : collection of str, optional
+        Names of functions of your own that the formula may call.
+
+    Returns
+    -------
+    ScaleFormula
+
+    Raises
+    ------
+    FormulaError
+        If the formula cannot be understood; carets mark the place.
+
+    Examples
+    --------
+    >>> parse_scale("~ Days + (1 | Subject)").right.text
+    '1 + Days'
+    """
+    if not isinstance(source, str):
+        raise TypeError(f"sigma must be text such as '~ x', got {type(source).__name__}")
+    check_text(source)
+    found = tokens(source)
+    check_tokens(source, found, functions)
+    tildes = [token for token in found if is_operator(token, "~")]
+    if len(tildes) != 1 or found[0] is not tildes[0]:
+        message = "sigma= is a formula without a left side; write e.g. '~ x + (1 | g)'."
+        raise FormulaError(message, source, 0, max(1, len(source)))
+    right = nest(source, found)[1:]
+    if not right:
+        fail("There is nothing on the right of `~`; write e.g. '~ x'.", source, tildes)
+    check_expansion(source, right)
+    fixed = read_sum(source, right)
+    if fixed.offsets:
+        fail("The formula of sigma= has no offset().", source, fixed.offsets)
+    _check_count(source, right, len(fixed.bars))
+    random = tuple(itertools.chain.from_iterable(_random_terms(source, bar) for bar in fixed.bars))
+    _check_count(source, right, len(random))
+    _check_repeats(source, random)
+    for term in random:
+        if term.structure != "us":
+            message = f"`{term.source}`: random effects of sigma= are (x | g) or (x || g)."
+            raise FormulaError(message, source, *term.span)
+    return ScaleFormula(source=source, right=side(source, right, fixed), random=random)
+
+
 def parse(source: str, functions: Collection[str] = ()) -> Formula:
     """Read an lme4-style formula.
 

@@ -16,7 +16,7 @@ from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, points_of_fits
-from bayeslmm.estimation.residuals import residual_blocks
+from bayeslmm.estimation.residuals import require_normal_residuals, residual_blocks
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
     CIRCLE,
@@ -439,6 +439,7 @@ def own_covariates(factor: RandomFactor) -> Array:
 
 def _separate(design: Design, place: int, response: Array, points: AnyPoints) -> Array:
     """Generalised least squares of the response on the covariates, level by level."""
+    require_normal_residuals(design, "Least squares level by level")
     factor = design.random[place]
     columns = np.column_stack([own_covariates(factor), response])
     if points.residual.plain:

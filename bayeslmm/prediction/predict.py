@@ -40,6 +40,7 @@ from bayeslmm.prediction.rows import (
     require_memory,
     response_noise,
     reweight,
+    scales_at,
     updated_point,
 )
 from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty, estimate_draws, point_draws
@@ -177,14 +178,16 @@ def predict(
             effects = replaced_effects(rows, effects, seen, fresh)
         told = told_rows(design, rows, seen) if given else None
         pasts += [] if told is None else [(told, fresh)]
+    if kind == "response":
+        joint = scales_at(rows, joint, target, rng)
     noise_seed = int(rng.integers(2**63))
 
     def blocks() -> Iterator[tuple[slice, Array]]:
         noise = np.random.default_rng(noise_seed)
         step = max(1, BLOCK // joint.size)
-        together = pasts or (kind == "response" and not joint.points.residual.plain)
+        together = pasts or (kind == "response" and not joint.points.plain)
         if together:
-            require_memory(joint.size * rows.design.n, "correlated residuals")
+            require_memory(joint.size * rows.design.n, "residuals")
             step = rows.design.n
         for start in range(0, rows.design.n, step):
             part = slice(start, min(start + step, rows.design.n))

@@ -24,7 +24,14 @@ from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.grouping import grouping_factor
 from bayeslmm.data.strata import Strata, divided_levels
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.estimation.residuals import draw_residuals, residual_blocks, residual_sds
+from bayeslmm.estimation.residuals import (
+    draw_residuals,
+    require_normal_residuals,
+    residual_blocks,
+    residual_sds,
+    with_new_levels,
+    with_scale_effects,
+)
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.likelihood.draws import normal_draws
@@ -276,6 +283,33 @@ def _refuse_unknown(random: Sequence[RandomFactor]) -> None:
             )
 
 
+def scales_at(
+    rows: Rows, joint: JointDraws, target: Target, rng: np.random.Generator
+) -> JointDraws:
+    """Draws whose random effects in the log residual scale are those of a target.
+
+    Levels of the data keep theirs under "conditional" and "new"; under "population" every level
+    gets new ones, and under "average" they are zero.
+
+    Raises
+    ------
+    DataError
+        If the rows have levels there that the model has not seen, under "conditional".
+    """
+    scale, own = joint.points.scale, rows.design.scale_rows
+    if scale is None or own is None or not own.random:
+        return joint
+    if target == "conditional":
+        _refuse_unknown(own.random)
+    points = joint.points
+    if target == "population":
+        points = with_scale_effects(rows.design, points, rng)
+    if target == "average":
+        shapes = [(joint.size, f.n_levels + len(f.new_levels), f.n_coefs) for f in own.random]
+        points = replace(points, scale=scale.with_effects([np.zeros(shape) for shape in shapes]))
+    return replace(joint, points=with_new_levels(rows.design, points, rng))
+
+
 # --- draws at these rows ---
 
 
@@ -345,7 +379,7 @@ def add_effects(result: Array, member: Membership, known: Array, fresh: Array, p
 
 def response_noise(rows: Rows, joint: JointDraws, part: slice, rng: np.random.Generator) -> Array:
     """Draws (S, n) of the residuals at some of the rows: all of them where they are correlated."""
-    if not joint.points.residual.plain:
+    if not joint.points.plain:
         return draw_residuals(rows.design, joint.points, rng)[:, part]
     weights = rows.design.weights
     noise = rng.standard_normal((joint.size, len(rows.design.y[part])))
@@ -474,6 +508,7 @@ def observe(rows: Rows, joint: JointDraws) -> Update:
     -------
     Update
     """
+    require_normal_residuals(rows.design, "A prediction given observed rows")
     residual, log_dets, clusters = observed_residuals(rows, joint), np.zeros(joint.size), []
     for here in _row_sets(rows):
         parts = [
@@ -667,6 +702,7 @@ def updated_point(design: Design, fit: Fit, seen: Rows) -> tuple[JointDraws, lis
 
 def _extended(design: Design, seen: Design) -> Design:
     """The rows of a design followed by those of the same model on other data."""
+    require_normal_residuals(design, "A prediction given observed rows")
     weights, spec = None, design.spec.residual
     if design.weights is not None or seen.weights is not None:
         weights = np.concatenate([design.row_weights, seen.row_weights])

@@ -35,6 +35,8 @@ from bayeslmm.priors.fixed import fixed_by_slot, held_coordinates
 from bayeslmm.priors.keys import INTERCEPT, Slot, addressed, priors_by_slot, slot_names
 from bayeslmm.priors.record import Labels, Priors, sd_label, uniform_correlations
 from bayeslmm.priors.residual import ResidualPriors, uniform_residual_correlations
+from bayeslmm.priors.scale import DEGREES_OF_FREEDOM as DEGREES
+from bayeslmm.priors.scale import LOG_SCALE, ScaleLabels, ScalePriors
 
 Array = NDArray[np.float64]
 Preset = Literal["default", "flat"]
@@ -65,6 +67,10 @@ def default_priors(design: Design) -> Priors:
     - sigma is HalfStudentT(3, s_y), that of each stratum or occasion where there are several;
       powers and exponents of covariates in it are Normal(0, 1), correlations of residuals uniform:
       LKJ(1), or each parameter uniform on its range.
+
+    - degrees of freedom of Student-t residuals are Gamma(2, 0.1); where the residual scale has
+      predictors, sigma is that at their column means, and what changes its log has the priors of
+      :mod:`bayeslmm.priors.scale`.
 
     Parameters
     ----------
@@ -176,6 +182,21 @@ def labels_of(spec: Spec) -> Labels:
         strata=tuple(factor.stratum_names for factor in spec.random)
         if any(factor.divided for factor in spec.random)
         else (),
+        scale_labels=scale_labels(spec),
+    )
+
+
+def scale_labels(spec: Spec) -> ScaleLabels | None:
+    """The names of the parameters of Student-t residuals and of predictors of their scale."""
+    if spec.conditional is None:
+        return None
+    random = () if spec.scale is None else spec.scale.random
+    return ScaleLabels(
+        student=spec.family == "student",
+        coefs=() if spec.scale is None else spec.scale.coefs,
+        factors=tuple(factor.name for factor in random),
+        factor_coefs=tuple(factor.coefs for factor in random),
+        blocks=tuple(factor.blocks for factor in random),
     )
 
 
@@ -190,6 +211,7 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
     names = slot_names(labels)
     sources: dict[Slot, str] = dict.fromkeys(given, "user") | dict.fromkeys(held, "fixed")
     plain = plain_coordinates(labels.structures, labels.residual)
+    scale_priors, where = _scale(design, preset, given)
     return Priors(
         **vars(labels),
         fixed_map=fixed.rows,
@@ -202,9 +224,10 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
         sd=tuple(term.sd for term in terms),
         cor=tuple(term.cor for term in terms),
         residuals=_residual(labels.residual, preset, given, scale),
-        sources={name: sources.get(slot, preset) for slot, name in names.items()},
+        sources={name: sources.get(slot, _open(slot, preset)) for slot, name in names.items()},
         held=held_coordinates(plain, held).held,
-        where=fixed.where | {k: v for term in terms for k, v in term.where.items()},
+        where=fixed.where | {k: v for term in terms for k, v in term.where.items()} | where,
+        scale=scale_priors,
     )
 
 
@@ -225,6 +248,49 @@ def _residual(structure: Residual, preset: Preset, given: Given, scale: float) -
         power=priors("power", len(structure.powers), open_power),
         cor=tuple(prior for prior in cors if prior is not None),
     )
+
+
+def _open(slot: Slot, preset: Preset) -> str:
+    """Where a prior that is not given comes from: that of nu has to be proper."""
+    return "default" if slot[0] == "nu" else preset
+
+
+def _scale(
+    design: Design, preset: Preset, given: Given
+) -> tuple[ScalePriors | None, dict[str, str]]:
+    """Priors of the tails and of the predictors of the scale, and words for some of them."""
+    if design.spec.conditional is None:
+        return None, {}
+    free = {slot: prior for slot, prior in given.items() if not isinstance(prior, LKJ)}
+    nu = free.get(("nu", 0, 0), DEGREES) if design.spec.family == "student" else None
+    rows, spec = design.scale_rows, design.spec.scale
+    W = np.empty((design.n, 0)) if rows is None else rows.W
+    q, where = W.shape[1], {}
+    own = {j: prior for (kind, _, j), prior in free.items() if kind == "beta_sigma"}
+    rest = [j for j in range(q) if j == 0 or (j not in own and preset == "default")]
+    fixed_map = np.eye(q)
+    if spec is not None:
+        fixed_map[np.ix_(rest, rest)] = fixed_coordinates(W[:, rest]).rows
+        fixed_map[0] = W.mean(axis=0)
+        where = {"sigma": f"at the column means of {spec.formula.source}"}
+    open_coef = Flat() if preset == "flat" else Normal(0.0, LOG_SCALE)
+    kinds = {"sd_sigma": "sd", "cor_sigma": "cor"}
+    found = {(kinds[kind], f, s): p for (kind, f, s), p in given.items() if kind in kinds}
+    terms = [
+        _random(f, factor, preset, found, LOG_SCALE)
+        for f, factor in enumerate(() if rows is None else rows.random)
+    ]
+    for term in terms:
+        where |= {f"sd_sigma{name.removeprefix('sd')}": words for name, words in term.where.items()}
+    return ScalePriors(
+        nu=nu,
+        fixed_map=fixed_map,
+        gamma=tuple(own.get(j, open_coef) for j in range(1, q)),
+        alone=tuple(j not in rest for j in range(1, q)),
+        mixing=tuple(term.mixing for term in terms),
+        sd=tuple(term.sd for term in terms),
+        cor=tuple(tuple(p if isinstance(p, LKJ) else None for p in term.cor) for term in terms),
+    ), where
 
 
 def _response_scale(design: Design) -> float:

@@ -46,6 +46,9 @@ def priors_by_slot(labels: Labels, user: Mapping[str, Any]) -> dict[Slot, Prior 
 
 def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: str) -> Prior | LKJ:
     kind, f, place = slot
+    if labels.scale_labels is not None and kind == "cor_sigma":
+        size = len(labels.scale_labels.blocks[f][place])
+        return _correlation_prior(prior, given, size, key)
     if kind == "cor_residual":
         return _residual_correlation(labels.residual, prior, given, key)
     if kind == "cor":
@@ -54,9 +57,24 @@ def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: st
             return _parameter_prior(prior, part, key)
         return _correlation_prior(prior, given, len(labels.blocks[f][place]), key)
     if isinstance(prior, LKJ):
-        what = "coefficient" if kind == "beta" else "standard deviation"
+        what = WORDS.get(kind, "standard deviation")
         raise PriorError(f"{prior} is a prior for correlations; {key!r} is a {what}.")
-    return prior if kind in ("beta", "power") else _scale_prior(prior, key)
+    if kind == "nu":
+        return _degrees_of_freedom(prior, key)
+    return prior if kind in ("beta", "power", "beta_sigma") else _scale_prior(prior, key)
+
+
+WORDS = {"beta": "coefficient", "beta_sigma": "coefficient", "nu": "number of degrees of freedom"}
+
+
+def _degrees_of_freedom(prior: Prior, key: str) -> Prior:
+    if prior.positive and prior.proper:
+        return prior
+    raise PriorError(
+        f"The prior {prior} for {key!r} must be proper and live on the positive half line: under a "
+        "flat one the posterior has no total, as large values all mean normal residuals. Use for "
+        "example pm.Gamma.dist(2, 0.1)."
+    )
 
 
 def _residual_correlation(
@@ -99,6 +117,8 @@ def slots_by_key(labels: Labels) -> dict[str, list[Slot]]:
         slots[f"sd[{factor}]"] = sds[f]
         slots[f"cor[{factor}]"] = cors[f]
         slots |= _stratum_slots(labels, f)
+    if labels.scale_labels is not None:
+        slots |= labels.scale_labels.keys
     for names in (slot_names(labels), {s: f"beta[{labels.coefs[s[2]]}]" for s in betas}):
         for slot, name in names.items():
             slots.setdefault(name, [slot])
@@ -133,7 +153,8 @@ def slot_names(labels: Labels) -> dict[Slot, str]:
     kinds = [("sigma", 0, j) for j in range(len(labels.residual.scales))]
     kinds += [("power", 0, j) for j in range(len(labels.residual.powers))]
     kinds += [("cor_residual", 0, arm) for arm in _arms(labels)]
-    return names | dict(zip(kinds, labels.residual.prior_names, strict=True))
+    names |= dict(zip(kinds, labels.residual.prior_names, strict=True))
+    return names if labels.scale_labels is None else names | labels.scale_labels.names
 
 
 def _arms(labels: Labels) -> range:

@@ -18,10 +18,11 @@ from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Fixed, Normal, Prior, Uniform
 from bayeslmm.priors.residual import ResidualPriors
+from bayeslmm.priors.scale import ScaleLabels, ScalePriors
 
 Array = NDArray[np.float64]
 
-PARAMETER_KEYS = ("beta", "cor", "sd", "sigma")
+PARAMETER_KEYS = ("beta", "cor", "nu", "sd", "sigma", "beta_sigma", "cor_sigma", "sd_sigma")
 """Keys that name parameters: a coefficient of that label is addressed as ``beta[label]``."""
 
 
@@ -46,6 +47,8 @@ class Labels:
     strata : tuple of tuple of str
         Per grouping factor, the stratum of each coefficient, "" where it is of all levels; nothing
         where no term has ``by=``.
+    scale_labels : ScaleLabels or None
+        Of Student-t residuals and of predictors of the residual scale.
     """
 
     coefs: tuple[str, ...]
@@ -55,6 +58,7 @@ class Labels:
     kinds: tuple[tuple[str, ...], ...]
     residual: Residual
     strata: tuple[tuple[str, ...], ...] = ()
+    scale_labels: ScaleLabels | None = None
 
     @property
     def structures(self) -> tuple[Structure, ...]:
@@ -99,6 +103,8 @@ class Priors(Labels):
         parameter of a pattern; None for a block without correlations.
     residuals : ResidualPriors
         Priors on the parameters of the residuals.
+    scale : ScalePriors or None
+        Priors on degrees of freedom and predictors of the residual scale.
     sources : mapping of str to str
         Where each row of the table comes from: "default", "flat", "user" or "fixed".
     where : mapping of str to str
@@ -125,6 +131,7 @@ class Priors(Labels):
     sources: Mapping[str, str]
     where: Mapping[str, str]
     held: tuple[tuple[int, float], ...] = ()
+    scale: ScalePriors | None = None
 
     @cached_property
     def coordinates(self) -> Coordinates:
@@ -194,7 +201,10 @@ class Priors(Labels):
             for b, prior in enumerate(priors):
                 if prior is not None:
                     records[cor_label(self, f, b)] = prior
-        return records | self.residuals.records()
+        records |= self.residuals.records()
+        if self.scale is not None and self.scale_labels is not None:
+            records |= self.scale.records(self.scale_labels)
+        return records
 
     def _marginal_beta(self) -> list[Prior]:
         """Marginal normal priors of the coefficients; of those with a joint prior only."""
@@ -220,7 +230,8 @@ class Priors(Labels):
         Returns
         -------
         Points
-            In the columns that users see, the fixed effects among them.
+            In the columns that users see, the fixed effects among them; without the random
+            effects in the residual scale.
 
         Raises
         ------
@@ -244,7 +255,10 @@ class Priors(Labels):
         none = np.empty((size, len(coordinates.fixed)))
         points = coordinates.to_user(coordinates.working(sds, chols, sigma, shapes, none))
         beta = np.linalg.solve(self.fixed_map, gamma.T).T
-        return replace(points, beta=beta)
+        points = replace(points, beta=beta)
+        if self.scale is None or self.scale_labels is None:
+            return points
+        return replace(points, scale=self.scale.sample(self.scale_labels, points.sigma, rng))
 
     def _sample_chol(self, factor: int, rng: np.random.Generator, size: int) -> Array:
         chol = np.tile(np.eye(len(self.factor_coefs[factor])), (size, 1, 1))

@@ -190,6 +190,9 @@ def _key(kind: str, group: str | None, *coefs: str | None) -> Key:
         return "residual", "", "sigma"
     if kind == "beta":
         return "fixed", "", str(coefs[0])
+    if kind in ("nu", "beta_sigma"):
+        inside = ", ".join(filter(None, coefs))
+        return "residual", "", f"{kind}({inside})" if inside else kind
     return "random", group or "", f"{kind}({', '.join(filter(None, coefs))})"
 
 
@@ -247,7 +250,7 @@ def glance_posterior(
     return _glance(
         method,
         design,
-        float(data["posterior"]["sigma"].to_numpy().mean()),
+        float(data["posterior"]["sigma"].mean()) if "sigma" in data["posterior"] else np.nan,
         log_evidence=evidence,
         log_evidence_error=error,
         chains=found.chains,

@@ -19,8 +19,8 @@ from bayeslmm.plots.parameters import plot_calibration
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import OUT_OF, Refit, run_simulations, uniformity
 from bayeslmm.sampling.joint_draws import points_of
-from bayeslmm.sampling.tree import effect_arrays
-from bayeslmm.schema import BETA
+from bayeslmm.sampling.tree import effect_arrays, level_first
+from bayeslmm.schema import BETA, u_name
 from bayeslmm.summaries import text
 from bayeslmm.summaries.parameters import free_parameters, parameter_draws, probability
 
@@ -289,11 +289,18 @@ def ranked(dataset: xr.Dataset, design: Design) -> dict[str, Array]:
     dict of str to ndarray (chain, draw)
     """
     values = {row.label: parameter_draws(dataset, design, row) for row in free_parameters(design)}
-    for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True):
-        count, u = min(LEVELS_RANKED, factor.n_levels), factor.own(u)
+    drawn = [
+        (factor, "u", factor.own(u))
+        for factor, u in zip(design.random, effect_arrays(design, dataset), strict=True)
+    ]
+    for factor in () if design.scale_rows is None else design.scale_rows.random:
+        own = level_first(factor, dataset[u_name(factor.key)]).to_numpy()
+        drawn.append((factor, "u_sigma", own))
+    for factor, kind, u in drawn:
+        count = min(LEVELS_RANKED, factor.n_levels)
         for level in np.linspace(0, factor.n_levels - 1, count).round().astype(int):
             for i, coef in enumerate(factor.own_coefs):
-                label = f"u[{factor.name}, {factor.levels[level]}, {coef}]"
+                label = f"{kind}[{factor.name}, {factor.levels[level]}, {coef}]"
                 values[label] = u[..., level, i]
     return values | {LOG_LIKELIHOOD: log_likelihood(dataset, design)}
 

@@ -107,6 +107,9 @@ def _sections(
 ) -> dict[str, Context]:
     """What the template of each section is filled with."""
     design, own = source.design, reml is None
+    why = "" if design.spec.conditional is None else f"{design.spec.conditional} has no REML"
+    if own and why:
+        own, reml = False, False
     given = source.model.reml if own else None if reml is False else reml
     notes: tuple[str, ...] = ()
     if isinstance(given, Fit):
@@ -121,7 +124,7 @@ def _sections(
         "parameters": parameters_section(source, table, prob, kind),
         "priors": priors_section(source),
         "diagnostics": diagnostics_section(source),
-        "reml": reml_section(source, given, prob, own=own),
+        "reml": reml_section(source, given, prob, own=own) | {"why": why},
         "variance": variance_section(source, prob),
         "effects": effects_section(source, prob),
         "fitted": fitted_section(source, prob),

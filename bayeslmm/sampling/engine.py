@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.priors.record import Priors
@@ -71,6 +71,8 @@ def sample_posterior(
         allowed = ", ".join(map(repr, get_args(FitMethod)))
         raise ValueError(f"method={method!r}: one of {allowed} is expected")
     size: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
+    if (reason := model.design.spec.conditional) is not None and method != "nuts":
+        return _sample_conditional(model, method, reason, size, options)
     if method == "nuts":
         if "store_u" in options:
             raise TypeError("store_u is an option of the collapsed sampler: NUTS stores all draws.")
@@ -86,6 +88,23 @@ def sample_posterior(
     if method == "collapsed":
         return fit_collapsed(model, **size, **options)
     return fit_laplace(model, **size)
+
+
+def _sample_conditional(
+    model: Model,
+    method: FitMethod,
+    reason: str,
+    size: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> xr.DataTree:
+    """NUTS where the random effects cannot be integrated out, if "auto" lets it."""
+    if method != "auto":
+        require_marginal(model.design, f"method={method!r}")
+    _log.info("Sampling with NUTS: %s keeps the random effects from being integrated out.", reason)
+    others = {key: value for key, value in options.items() if key != "store_u"}
+    if options.get("store_u") is False:
+        _log.warning("NUTS stores draws of all random effects, although store_u=False was asked")
+    return _sample_nuts(model, size, others)
 
 
 def _sample_auto(model: Model, size: Mapping[str, Any], options: Mapping[str, Any]) -> xr.DataTree:
@@ -149,11 +168,12 @@ def refit_function(
     callable
         Takes the design with another response and a Generator, returns the draws.
     """
-    if method == "nuts" and options.keys() <= COMPILED and options.get("form") != "marginal":
+    nuts = method == "nuts" or (method == "auto" and design.spec.conditional is not None)
+    if nuts and options.keys() <= COMPILED and options.get("form") != "marginal":
         from bayeslmm.sampling.nuts import compile_nuts
 
         return compile_nuts(design, priors, **options)
-    quiet = {"progressbar": False} if method == "nuts" else {}
+    quiet = {"progressbar": False} if nuts else {}
     others = {**quiet, **options}
     draws, chains = others.pop("draws", 1000), others.pop("chains", 4)
     require_positive(draws=draws, chains=chains)

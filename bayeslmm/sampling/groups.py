@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from bayeslmm.covariance.coordinates import AnyPoints
+from bayeslmm.covariance.coordinates import AnyPoints, Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.residuals import draw_residuals, residual_sds
-from bayeslmm.exceptions import DataError
+from bayeslmm.estimation.residuals import draw_residuals, row_log_density, with_scale_effects
 from bayeslmm.likelihood.batch import run_parallel
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import factorise, to_working_beta
@@ -90,6 +89,7 @@ def prior_predictive(
         z = rng.standard_normal((draws, factor.n_levels, factor.n_coefs))
         random.append(factor.effects(np.einsum("sjl,skl,sk->sjk", z, chol, sd)))
     mean = linear_predictor(design, prior.beta, random)
+    prior = with_scale_effects(design, prior, rng)
     response = mean + draw_residuals(design, prior, rng)
     values = covariance_variables(design, prior) | {BETA: prior.beta}
     values |= effect_variables(design, random)
@@ -118,14 +118,8 @@ def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:
     posterior = dt["posterior"].dataset
     random = effect_arrays(design, posterior)
     mean = linear_predictor(design, posterior[BETA].to_numpy(), random)
-    points = points_of(design, posterior)
-    if points.residual.correlation is not None:
-        raise DataError(
-            "Observations with correlated residuals have no log density of their own: "
-            "post.loo() gives that of each row given all others."
-        )
-    log_scale = np.log(residual_sds(design, points)).reshape(mean.shape)
-    values = -0.5 * (np.log(2 * np.pi) + ((design.y - mean) * np.exp(-log_scale)) ** 2) - log_scale
+    residuals = (design.y - mean).reshape(-1, design.n)
+    values = row_log_density(design, points_of(design, posterior), residuals).reshape(mean.shape)
     coords = _draw_coords(posterior) | {OBS_DIM: obs_coord(design)}
     return xr.Dataset({RESPONSE: ((*SAMPLE_DIMS, OBS_DIM), values)}, coords, draw_attrs())
 
@@ -158,7 +152,11 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
     coords = _draw_coords(posterior) | {COEF_DIM: posterior[COEF_DIM]}
     keys = group_keys(priors.factors)
     sizes = {k: len(coefs) for k, coefs in zip(keys, priors.factor_coefs, strict=True)}
-    points = priors.coordinates.to_working(points_of_variables(sizes, priors.residual, posterior))
+    scale_sizes = _scale_sizes(priors)
+    scale = priors.scale
+    means = scale.fixed_map[0] if scale is not None and len(scale.fixed_map) else None
+    user = points_of_variables(sizes, priors.residual, posterior, scale_sizes, means)
+    points = priors.coordinates.to_working(user)
     for f, key in enumerate(keys):
         dim = coef_dim(key)
         sds = points.sds[f].reshape(*shape, -1)
@@ -170,9 +168,37 @@ def log_prior(dt: xr.DataTree, priors: Priors) -> xr.Dataset:
         if any(prior is not None for prior in priors.cor[f]):
             values = priors.log_cor(f, points.chols[f])
             variables[cor_name(key)] = (SAMPLE_DIMS, values.reshape(shape))
-    sigma = priors.sigma.logpdf(posterior[SIGMA].to_numpy())
-    variables[SIGMA] = (SAMPLE_DIMS, sigma)
+    variables[SIGMA] = (SAMPLE_DIMS, priors.sigma.logpdf(user.sigma).reshape(shape))
+    variables |= _scale_log_prior(priors, user, list(scale_sizes), shape)
     return xr.Dataset(variables, coords, draw_attrs())
+
+
+def _scale_sizes(priors: Priors) -> dict[str, int]:
+    """Number of coefficients of each grouping factor of the log scale, by its key."""
+    labels = priors.scale_labels
+    if labels is None:
+        return {}
+    names = [*priors.factors, *(f"sigma_{name}" for name in labels.factors)]
+    keys = group_keys(names)[len(priors.factors) :]
+    return {key: len(coefs) for key, coefs in zip(keys, labels.factor_coefs, strict=True)}
+
+
+def _scale_log_prior(
+    priors: Priors, points: Points, keys: Sequence[str], shape: tuple[int, int]
+) -> dict[str, Any]:
+    """Log prior densities of the tails and of the predictors of the scale, a variable each."""
+    if priors.scale is None or priors.scale_labels is None or points.scale is None:
+        return {}
+    found = priors.scale.logpdf(priors.scale_labels, points.scale)
+    names = {
+        f"{kind} {f}": f"{kind[:-6]}_{key}"
+        for f, key in enumerate(keys)
+        for kind in ("sd_sigma", "cor_sigma")
+    }
+    return {
+        names.get(name, name): (SAMPLE_DIMS, values.reshape(shape))
+        for name, values in found.items()
+    }
 
 
 def _stacked(records: Sequence[Any], values: Array) -> Array:

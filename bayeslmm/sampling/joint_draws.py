@@ -16,6 +16,7 @@ from bayeslmm.covariance.coordinates import (
     plain_coordinates,
 )
 from bayeslmm.covariance.residual import Residual
+from bayeslmm.covariance.scale import ScalePoints
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import (
@@ -34,7 +35,19 @@ from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import fixed_effects_at
 from bayeslmm.sampling.tree import effect_arrays
-from bayeslmm.schema import BETA, COR_RESIDUAL, POWER_RESIDUAL, SIGMA, cor_name, sd_name, u_name
+from bayeslmm.schema import (
+    BETA,
+    BETA_SIGMA,
+    COR_RESIDUAL,
+    NU,
+    POWER_RESIDUAL,
+    SIGMA,
+    coef_dim,
+    cor_name,
+    level_dim,
+    sd_name,
+    u_name,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,6 +59,12 @@ Indices = NDArray[np.intp]
 STRUCTURED = (
     "This is not there yet for a model whose residuals have a structure (residual=...): it is for "
     "independent residuals of one variance."
+)
+
+
+UNEQUAL = (
+    "This is not there for a model with Student-t residuals or predictors of sigma: it is for "
+    "normal residuals of one variance."
 )
 
 
@@ -87,6 +106,8 @@ class JointDraws:
         DataError
             If residuals have a structure, so that rows differ.
         """
+        if self.points.scale is not None:
+            raise DataError(UNEQUAL)
         if not self.points.residual.plain:
             raise DataError(STRUCTURED)
         return self.points.sigma
@@ -245,11 +266,19 @@ def restrict(plan: Plan, levels: Indices) -> Plan:
 def points_of(design: Design, posterior: xr.Dataset) -> Points:
     """Covariance parameters of all draws."""
     sizes = {factor.key: factor.n_coefs for factor in design.random}
-    return points_of_variables(sizes, design.spec.residual_structure, posterior)
+    structure, scale = design.spec.residual_structure, design.spec.scale
+    if scale is None:
+        return points_of_variables(sizes, structure, posterior, {}, None)
+    own = {factor.key: len(factor.coefs) for factor in scale.random}
+    return points_of_variables(sizes, structure, posterior, own, scale.means)
 
 
 def points_of_variables(
-    sizes: Mapping[str, int], residual: Residual, posterior: xr.Dataset
+    sizes: Mapping[str, int],
+    residual: Residual,
+    posterior: xr.Dataset,
+    scale_keys: Mapping[str, int],
+    means: Array | None,
 ) -> Points:
     """Covariance parameters of all draws.
 
@@ -261,7 +290,53 @@ def points_of_variables(
         Structure of the residuals.
     posterior : xarray.Dataset
         Draws of the public variables.
+    scale_keys : mapping of str to int
+        As `sizes`, of the random effects in the log residual scale.
+    means : ndarray (q,) or None
+        Column means of the predictors of the residual scale; None without any.
     """
+    sds, chols = _random_points(sizes, posterior)
+    if means is None:
+        sigma, shapes = residual.from_natural(*residual_draws(residual, posterior))
+    else:
+        sigma = np.exp(_flat(posterior[BETA_SIGMA].to_numpy()) @ means)
+        shapes = np.empty((len(sigma), 0))
+    empty = np.empty((len(sigma), 0))
+    return Points(
+        sds=sds,
+        chols=chols,
+        sigma=sigma,
+        shapes=shapes,
+        residual=residual,
+        beta=empty,
+        scale=scale_points(scale_keys, posterior),
+    )
+
+
+def scale_points(sizes: Mapping[str, int], posterior: xr.Dataset) -> ScalePoints | None:
+    """Tails of the residuals and predictors of their scale; None where there is neither."""
+    if NU not in posterior and BETA_SIGMA not in posterior:
+        return None
+    size = posterior.sizes["chain"] * posterior.sizes["draw"]
+    sds, chols = _random_points(sizes, posterior)
+    effects = [
+        posterior[u_name(key)].transpose("chain", "draw", level_dim(key), coef_dim(key)).to_numpy()
+        for key in sizes
+    ]
+    there = BETA_SIGMA in posterior
+    return ScalePoints(
+        nu=posterior[NU].to_numpy().ravel() if NU in posterior else None,
+        gamma=_flat(posterior[BETA_SIGMA].to_numpy()) if there else np.empty((size, 0)),
+        sds=sds,
+        chols=chols,
+        effects=tuple(map(_flat, effects)),
+    )
+
+
+def _random_points(
+    sizes: Mapping[str, int], posterior: xr.Dataset
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Draws of standard deviations (S, k) and roots (S, k, k) of correlations by factor."""
     sds, chols = [], []
     for key, k in sizes.items():
         values = _flat(posterior[sd_name(key)].to_numpy())
@@ -270,16 +345,7 @@ def points_of_variables(
         if k > 1:
             chol = _correlation_roots(_flat(posterior[cor_name(key)].to_numpy()))
         chols.append(chol)
-    sigma, shapes = residual.from_natural(*residual_draws(residual, posterior))
-    empty = np.empty((len(sigma), 0))
-    return Points(
-        sds=tuple(sds),
-        chols=tuple(chols),
-        sigma=sigma,
-        shapes=shapes,
-        residual=residual,
-        beta=empty,
-    )
+    return tuple(sds), tuple(chols)
 
 
 def residual_draws(residual: Residual, posterior: xr.Dataset) -> tuple[Array, Array, Array]:

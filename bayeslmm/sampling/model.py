@@ -20,7 +20,7 @@ from bayeslmm.covariance.coordinates import Points, is_identity
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Correlation
 from bayeslmm.covariance.structure import Structure
-from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.design import Design, RandomFactor, require_marginal
 from bayeslmm.estimation.residuals import draw_residuals
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
@@ -40,6 +40,7 @@ from bayeslmm.sampling.operations import (
     correlations_of,
     run_by_python,
 )
+from bayeslmm.sampling.scale_model import residual_distribution, scale_of_rows
 from bayeslmm.sampling.tree import RESPONSE, obs_coord, parameter_coords, parameter_dims
 from bayeslmm.schema import (
     BETA,
@@ -90,7 +91,9 @@ def build_model(
     pymc.Model
         With the variables ``beta``, ``sigma`` and, per grouping factor with key g, ``sd_g``,
         ``cor_g`` (two or more coefficients) and ``u_g``, and the observed ``y``; with a residual
-        structure also ``power_residual`` and ``cor_residual``, where it has them. The marginal form
+        structure also ``power_residual`` and ``cor_residual``, where it has them; with Student-t
+        residuals ``nu``; with predictors of the residual scale ``beta_sigma``, ``sd_sigma_g``,
+        ``cor_sigma_g`` and ``u_sigma_g`` in place of ``sigma``. The marginal form
         has no ``u_g``, no ``y`` and, unless its prior requires sampling it, no ``beta``.
 
     Raises
@@ -104,12 +107,18 @@ def build_model(
     the mode of ``model.logp(jacobian=False)`` in the marginal form is the posterior mode of the
     covariance parameters and, with flat priors, the REML estimate.
     """
+    if form == "marginal":
+        require_marginal(design, "The marginal PyMC model")
     if form not in get_args(Form):
         raise ValueError(f"form={form!r} is unknown: choose from {sorted(get_args(Form))}.")
     coords = {**parameter_coords(design), OBS_DIM: obs_coord(design)}
     with pm.Model(coords={dim: list(values) for dim, values in coords.items()}) as model:
         roots = [_root(design, priors, f) for f in range(len(design.random))]
-        sigma, shape = _residual_parameters(design, priors)
+        if design.spec.conditional is not None:
+            sigma = scale_of_rows(design, priors, _spread(design), variable, covariance_root)
+            shape = None
+        else:
+            sigma, shape = _residual_parameters(design, priors)
         if form == "marginal":
             _marginal_density(design, priors, roots, sigma, shape, system)
         else:
@@ -196,12 +205,17 @@ def _spread(design: Design) -> float:
     return spread if spread > 0 else 1.0
 
 
-def _variable(name: str, priors: Sequence[Any], dim: str | None, start: Any) -> Any:
-    """Model variable of one prior, or a vector of several along `dim`.
+def variable(
+    name: str, priors: Sequence[Any], dim: str | None, start: Any, *, vector: bool = False
+) -> Any:
+    """Model variable of one prior, or a vector of several along `dim` or without a dimension.
 
     `start` is where flat priors start; the others start where PyMC has them start.
     """
     first = priors[0]
+    if vector:
+        own = [variable(f"{name}_{i}", (prior,), None, start) for i, prior in enumerate(priors)]
+        return pt.stack(own)
     if dim is None and isinstance(first, Fixed):
         return pm.Deterministic(name, pt.constant(first.value))
     closed = isinstance(first, Record) and not isinstance(first, Fixed)
@@ -211,7 +225,7 @@ def _variable(name: str, priors: Sequence[Any], dim: str | None, start: Any) -> 
     if dim is None:
         return pm.modelcontext(None).register_rv(first.dist(), name=name)
     starts = np.broadcast_to(start, len(priors))
-    parts = [_variable(f"_{name}_{i}", (prior,), None, starts[i]) for i, prior in enumerate(priors)]
+    parts = [variable(f"_{name}_{i}", (prior,), None, starts[i]) for i, prior in enumerate(priors)]
     return pm.Deterministic(name, pt.stack(parts), dims=dim)
 
 
@@ -233,7 +247,7 @@ def _fixed_effects(design: Design, priors: Priors) -> Any:
     mean = float(np.mean(design.y - design.offset))
     plain = is_identity(priors.fixed_map)
     intercept = np.diag(priors.fixed_map) * (np.ptp(design.X, axis=0) == 0)
-    gamma = _variable(BETA if plain else f"_{BETA}_gamma", priors.beta, COEF_DIM, mean * intercept)
+    gamma = variable(BETA if plain else f"_{BETA}_gamma", priors.beta, COEF_DIM, mean * intercept)
     if plain:
         return gamma
     return pm.Deterministic(BETA, pt.dot(np.linalg.inv(priors.fixed_map), gamma), dims=COEF_DIM)
@@ -241,14 +255,26 @@ def _fixed_effects(design: Design, priors: Priors) -> Any:
 
 def _root(design: Design, priors: Priors, position: int) -> Any:
     """Lower root (k, k) of the covariance matrix of one grouping factor's working columns."""
-    factor, mixing = design.random[position], priors.mixing[position]
+    structure, mixing = priors.coordinates.structures[position], priors.mixing[position]
+    sd, cor = priors.sd[position], priors.cor[position]
+    return covariance_root(design.random[position], structure, mixing, sd, cor, _spread(design))
+
+
+def covariance_root(
+    factor: RandomFactor,
+    structure: Structure,
+    mixing: Array,
+    sd_priors: Sequence[Any],
+    cor_priors: Sequence[Any],
+    spread: float,
+) -> Any:
+    """Lower root (k, k) of a covariance matrix with priors on its working columns."""
     key, k = factor.key, factor.n_coefs
     plain = is_identity(mixing)
-    structure = priors.coordinates.structures[position]
     name = sd_name(key) if plain else working_sd_name(key)
-    sd = _scales(name, priors.sd[position], structure, coef_dim(key), _spread(design))
+    sd = _scales(name, sd_priors, structure, coef_dim(key), spread)
     chol = pt.eye(k)
-    parts = zip(structure.blocks, structure.parts, priors.cor[position], strict=True)
+    parts = zip(structure.blocks, structure.parts, cor_priors, strict=True)
     for number, (block, part, prior) in enumerate(parts):
         if prior is not None:
             own = _correlation_root(chol_name(key, number), part, prior)
@@ -269,8 +295,8 @@ def _root(design: Design, priors: Priors, position: int) -> Any:
 def _scales(name: str, priors: Sequence[Any], structure: Structure, dim: str, start: float) -> Any:
     """Standard deviations (k,) of the coefficients, of which some may share one."""
     if structure.n_sds == structure.n_coefs:
-        return _variable(name, priors, dim, start)
-    own = [_variable(f"_{name}_{i}", (prior,), None, start) for i, prior in enumerate(priors)]
+        return variable(name, priors, dim, start)
+    own = [variable(f"_{name}_{i}", (prior,), None, start) for i, prior in enumerate(priors)]
     return pm.Deterministic(name, pt.stack(own)[structure.sd_places], dims=dim)
 
 
@@ -280,7 +306,7 @@ def _correlation_root(name: str, part: Structure, prior: Any) -> Any:
         return pm.Deterministic(name, pt.constant(part.cholesky(np.array([prior.z]))[0]))
     if not isinstance(part, Pattern):
         return lkj_cholesky(name, prior, part.n_coefs)
-    own = [_variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(part.n_cors)]
+    own = [variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(part.n_cors)]
     sines = [part.sine(parameter) for parameter in own]
     cosines = [pt.sqrt(1.0 - sine**2) for sine in sines]
     rows = part.rows(sines, cosines, [pt.constant(unit) for unit in np.eye(part.n_coefs)])
@@ -307,13 +333,13 @@ def chol_name(key: str, block: int) -> str:
 def _residual_parameters(design: Design, priors: Priors) -> tuple[Any, Any]:
     """The scale sigma of the residuals and, where they have a structure, their shape (r,)."""
     own, spread = priors.residuals, _spread(design)
-    if design.spec.residual is None:
-        return _variable(SIGMA, own.sd, None, spread), None
+    if not design.spec.structured:
+        return variable(SIGMA, own.sd, None, spread), None
     dims = parameter_dims(design)
-    sds = pt.atleast_1d(_variable(SIGMA, own.sd, dims[SIGMA][0] if dims[SIGMA] else None, spread))
+    sds = pt.atleast_1d(variable(SIGMA, own.sd, dims[SIGMA][0] if dims[SIGMA] else None, spread))
     pieces = [pt.log(sds[1:]) - pt.log(sds[0])]
     if own.power:
-        pieces.append(_variable(POWER_RESIDUAL, own.power, POWER_DIM, 0.0))
+        pieces.append(variable(POWER_RESIDUAL, own.power, POWER_DIM, 0.0))
     if own.structure.correlation is not None and own.cor:
         pieces.append(_residual_correlations(own.structure.correlation, own.cor, dims))
     return sds[0], pm.Deterministic(SHAPE, pt.concatenate(pieces))
@@ -337,7 +363,7 @@ def _arm_coordinates(name: str, prior: LKJ | Prior, law: Correlation) -> Any:
     if isinstance(prior, LKJ):
         size = round((1.0 + np.sqrt(1.0 + 8.0 * count)) / 2.0)  # of a matrix with so many pairs
         return CorrelationTransform(size).forward(lkj_cholesky(name, prior, size))
-    parameters = [_variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(count)]
+    parameters = [variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(count)]
     return coordinates_of(law, pt.stack(parameters))
 
 
@@ -386,7 +412,7 @@ def _response(
         scale = sigma / pt.sqrt(pm.Data("weights", design.weights, dims=OBS_DIM))
     observed = pm.Data(f"_{RESPONSE}", design.y, dims=OBS_DIM)
     if shape is None:
-        pm.Normal(RESPONSE, mu, scale, observed=observed, dims=OBS_DIM)
+        residual_distribution(RESPONSE, mu, scale, priors, observed, OBS_DIM, variable)
     else:
         _structured_response(design, mu, scale, shape, observed)
 

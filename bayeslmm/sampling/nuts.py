@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import WorkingPoints, is_identity
-from bayeslmm.data.design import Design
+from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.draws import draw_random
@@ -24,13 +24,14 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.model import SHAPE, Form, build_model, chol_name, working_sd_name
 from bayeslmm.sampling.tree import (
     RESPONSE,
+    all_factors,
     as_chains,
     draw_beta,
     effect_variables,
     parameter_dims,
     posterior_tree,
 )
-from bayeslmm.schema import BETA, SIGMA, sd_name, u_name
+from bayeslmm.schema import BETA, BETA_SIGMA, SIGMA, sd_name, u_name
 
 Array = NDArray[np.float64]
 
@@ -124,7 +125,7 @@ def sample_nuts(
         raise TypeError(f"sample_nuts sets these arguments of pymc.sample: {', '.join(clash)}.")
     if target_accept is not None and not 0.0 < target_accept < 1.0:
         raise ValueError(f"target_accept={target_accept!r}: a number between 0 and 1 is expected")
-    if nuts_sampler in IN_JAX and (form == "marginal" or design.spec.residual is not None):
+    if nuts_sampler in IN_JAX and (form == "marginal" or design.spec.structured):
         raise ValueError(
             f"nuts_sampler={nuts_sampler!r} needs densities in JAX, and those of form='marginal' "
             "and of models with residual= are computed by NumPy: use 'nutpie' or 'pymc'."
@@ -136,6 +137,7 @@ def sample_nuts(
             "form='marginal' has nothing to sample: use method='collapsed', which is exact here."
         )
     if form == "marginal" and system is None:
+        require_marginal(design, "form='marginal'")
         system = marginal_system(design)
     model = build_model(design, priors, form, system)
     kwargs.setdefault("compute_convergence_checks", False)  # diagnostics.check does them
@@ -228,7 +230,7 @@ def _sampled_values(
     posterior = raw["posterior"].dataset
     require_complete(posterior, chains, draws)
     values = {str(name): posterior[name].to_numpy() for name in posterior.data_vars}
-    effects = {u_name(factor.key) for factor in design.random} & set(values)
+    effects = {u_name(factor.key) for factor in all_factors(design)} & set(values)
     values |= {name: values[name].swapaxes(-2, -1) for name in effects}
     return values if design.p else values | {BETA: np.empty((chains, draws, 0))}
 
@@ -252,8 +254,8 @@ def require_complete(posterior: xr.Dataset, chains: int, draws: int) -> None:
         raise SamplingError(
             f"Sampling ended early: {posterior.sizes['chain']} of {chains} chains were delivered."
         )
-    sigma = posterior[SIGMA].to_numpy()
-    finite = np.isfinite(sigma).reshape(*sigma.shape[:2], -1).all(axis=2)
+    scale = posterior[SIGMA if SIGMA in posterior else BETA_SIGMA].to_numpy()
+    finite = np.isfinite(scale).reshape(*scale.shape[:2], -1).all(axis=2)
     short = [
         f"chain {chain} delivered {count} of {draws} draws"
         for chain, count in enumerate(finite.sum(axis=1))
@@ -331,7 +333,7 @@ def _sampled_names(design: Design, priors: Priors, form: Form) -> list[str]:
     for factor, mixing, lkjs in zip(design.random, priors.mixing, priors.cor, strict=True):
         names += [chol_name(factor.key, b) for b, lkj in enumerate(lkjs) if lkj is not None]
         names += [] if is_identity(mixing) else [working_sd_name(factor.key)]
-    return names if design.spec.residual is None else [*names, SHAPE]
+    return names if not design.spec.structured else [*names, SHAPE]
 
 
 def _points(design: Design, priors: Priors, values: Mapping[str, Array]) -> WorkingPoints:

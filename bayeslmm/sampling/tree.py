@@ -33,8 +33,10 @@ from bayeslmm.priors.families import Fixed
 from bayeslmm.priors.record import Priors
 from bayeslmm.schema import (
     BETA,
+    BETA_SIGMA,
     COEF_DIM,
     COR_RESIDUAL,
+    NU,
     OBS_DIM,
     OCCASION_DIM,
     PAIR_DIM,
@@ -42,6 +44,7 @@ from bayeslmm.schema import (
     POWER_RESIDUAL,
     SAMPLE_DIMS,
     SIGMA,
+    SIGMA_COEF_DIM,
     STRATUM_DIM,
     coef_bis_dim,
     coef_dim,
@@ -62,7 +65,7 @@ Array = NDArray[np.float64]
 
 def parameter_dims(design: Design) -> dict[str, tuple[str, ...]]:
     """Dimensions, beyond chain and draw, of all that the draws of a model determine."""
-    factors = design.random
+    factors = all_factors(design)
     dims: dict[str, tuple[str, ...]] = {BETA: (COEF_DIM,)}
     dims |= {u_name(f.key): (own_dim(f), level_dim(f.key)) for f in factors}
     dims |= {sd_name(f.key): (coef_dim(f.key),) for f in factors}
@@ -72,11 +75,16 @@ def parameter_dims(design: Design) -> dict[str, tuple[str, ...]]:
     return dims | _residual_dims(design)
 
 
+def all_factors(design: Design) -> tuple[RandomFactor, ...]:
+    """Grouping factors of the linear predictor, then those of the log residual scale."""
+    return (*design.random, *(() if design.scale_rows is None else design.scale_rows.random))
+
+
 def _residual_dims(design: Design) -> dict[str, tuple[str, ...]]:
     """Public variables of the residuals with their dimensions."""
     spec = design.spec.residual
     if spec is None:
-        return {SIGMA: ()}
+        return _scale_dims(design)
     structure = spec.structure
     dims: dict[str, tuple[str, ...]] = {SIGMA: (spec.dim,) if len(structure.scales) > 1 else ()}
     if structure.powers:
@@ -86,10 +94,20 @@ def _residual_dims(design: Design) -> dict[str, tuple[str, ...]]:
     return dims
 
 
+def _scale_dims(design: Design) -> dict[str, tuple[str, ...]]:
+    """Public variables of independent residuals but random effects in their scale."""
+    dims: dict[str, tuple[str, ...]] = {SIGMA: ()}
+    if design.spec.scale is not None:
+        dims = {BETA_SIGMA: (SIGMA_COEF_DIM,)}
+    if design.spec.family == "student":
+        dims[NU] = ()
+    return dims
+
+
 def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
     """Coordinates of these dimensions."""
     coords: dict[str, NDArray[Any]] = {COEF_DIM: text_labels(design.coefs)}
-    for factor in design.random:
+    for factor in all_factors(design):
         coords[coef_dim(factor.key)] = text_labels(factor.coefs)
         coords[own_dim(factor)] = text_labels(factor.own_coefs)
         coords[level_dim(factor.key)] = text_labels(factor.levels)
@@ -98,6 +116,7 @@ def parameter_coords(design: Design) -> dict[str, NDArray[Any]]:
     structure = design.spec.residual_structure
     labels = {STRATUM_DIM: structure.scales, OCCASION_DIM: structure.scales}
     labels |= {POWER_DIM: structure.powers, PAIR_DIM: structure.cors}
+    labels |= {SIGMA_COEF_DIM: () if design.spec.scale is None else design.spec.scale.coefs}
     wanted = {dim for dims in _residual_dims(design).values() for dim in dims}
     return coords | {dim: text_labels(labels[dim]) for dim in labels if dim in wanted}
 
@@ -139,21 +158,22 @@ def arrange(
     dims = parameter_dims(design)
     laid = {k: given[k].transpose(*SAMPLE_DIMS, *dim) for k, dim in dims.items() if k in given}
     matrices = {}
-    for factor in design.random:
+    factors = all_factors(design)
+    for factor in factors:
         name = cor_name(factor.key)
         if name in laid:
             matrices[name] = _exact_correlations(laid.pop(name))
             laid |= _pair_correlations(factor, matrices[name])
     makers = (u_name, sd_name, corr_name)
-    order = [BETA, *(make(f.key) for make in makers for f in design.random)]
+    order = [BETA, *(make(f.key) for make in makers for f in factors)]
     order += list(_residual_dims(design))
     others = [name for name in given if name not in {*order, *matrices, *coords}]
     labels = {
         pair_dim(f.key): xr.Variable(pair_dim(f.key), _pair_labels(f))
-        for f in design.random
+        for f in factors
         if corr_name(f.key) in laid
     }
-    for factor in design.random:
+    for factor in factors:
         for make in (*makers, cor_name):
             if (variable := (laid | matrices).get(make(factor.key))) is not None:
                 variable.attrs["grouping_factor"] = factor.name
@@ -287,9 +307,19 @@ def as_chains(variables: Mapping[str, Array], chains: int, draws: int) -> dict[s
 def covariance_variables(design: Design, points: Points) -> dict[str, Array]:
     """Public variables that are functions of the covariance parameters."""
     own = dict(zip((SIGMA, POWER_RESIDUAL, COR_RESIDUAL), points.natural, strict=True))
+    scale = points.scale
+    if scale is not None:
+        own[BETA_SIGMA] = scale.gamma
+        if scale.nu is not None:
+            own[NU] = scale.nu[:, None]
     dims = _residual_dims(design)
     result = {name: own[name] if dims[name] else own[name][:, 0] for name in dims}
-    for factor, sds, chols in zip(design.random, points.sds, points.chols, strict=True):
+    sds_of, chols_of = points.sds, points.chols
+    if scale is not None:
+        sds_of, chols_of = (*sds_of, *scale.sds), (*chols_of, *scale.chols)
+        extra = all_factors(design)[len(design.random) :]
+        result |= {u_name(f.key): u for f, u in zip(extra, scale.effects, strict=True)}
+    for factor, sds, chols in zip(all_factors(design), sds_of, chols_of, strict=True):
         result[sd_name(factor.key)] = sds
         if factor.n_coefs > 1:
             result[cor_name(factor.key)] = chols @ chols.transpose(0, 2, 1)
@@ -433,13 +463,14 @@ def parameter_dataset(design: Design, draws: Mapping[str, ArrayLike]) -> xr.Data
     effects = {u_name(factor.key) for factor in design.random}
     if effects.isdisjoint(draws):
         dims = {name: dim for name, dim in dims.items() if name not in effects}
+    effects = {u_name(factor.key) for factor in all_factors(design)}
     missing = [name for name in dims if name not in draws]
     if missing:
         raise SamplingError(f"The draws lack the variables {', '.join(missing)}.")
     coords = {dim: coords[dim] for names in dims.values() for dim in names}
     arrays = {name: np.asarray(draws[name], dtype=float) for name in dims}
     arrays |= {name: array.swapaxes(-2, -1) for name, array in arrays.items() if name in effects}
-    chains, per_chain = arrays[SIGMA].shape[:2]
+    chains, per_chain = arrays[BETA].shape[:2]
     coords |= {"chain": np.arange(chains), "draw": np.arange(per_chain)}
     for name, array in arrays.items():
         expected = (chains, per_chain, *(len(coords[dim]) for dim in dims[name]))

@@ -21,7 +21,7 @@ from bayeslmm.data.unobserved import Missing, Unobserved
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
-from bayeslmm.formula.grammar import Formula, parse
+from bayeslmm.formula.grammar import Formula, parse, parse_scale
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.formula.update import update_formula
 from bayeslmm.priors.defaults import resolve_priors
@@ -271,6 +271,8 @@ def updated_design(
     relationships: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     missing: Missing | None = None,
+    family: str | None = None,
+    sigma: str | Literal[False] | None = None,
 ) -> Design:
     """Design of a changed model.
 
@@ -295,6 +297,10 @@ def updated_design(
         Known parameters that are new or replace those of the model; None frees one.
     missing : {"drop", "keep"}, optional
         What becomes of rows that lack the response alone; as of the model by default.
+    family : {"gaussian", "student"}, optional
+        Distribution of the residuals; that of the model by default.
+    sigma : str or False, optional
+        Predictors of the log residual scale; those of the model by default; none if False.
 
     Returns
     -------
@@ -312,7 +318,7 @@ def updated_design(
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
     if residual is not None and residual is not False and not isinstance(residual, str):
         raise ValueError(f"residual={residual!r}: a structure or False is expected.")
-    changes = (data, formula, weights, residual, fixed, missing)
+    changes = (data, formula, weights, residual, fixed, missing, family, sigma)
     if all(change is None for change in changes) and not functions and not relationships:
         return design
     held = {**design.spec.known, **fixed_mapping(fixed)}
@@ -321,6 +327,9 @@ def updated_design(
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
     known = _changed_relationships(design.spec, changed, relationships or {})
     law = _changed_residual(design.spec, residual)
+    scale = sigma or None
+    if sigma is None and design.spec.scale is not None:
+        scale = design.spec.scale.formula.source
     missing = missing or ("drop" if design.unobserved is None else "keep")
     build = partial(
         build_design,
@@ -330,10 +339,13 @@ def updated_design(
         relationships=known,
         fixed=held,
         missing=missing,
+        family=family or design.spec.family,
+        sigma=scale,
     )
     if data is not None:
         return build(data, weights=_new_weights(design, data, weights))
     variables = changed.variables | (frozenset[str]() if law is None else law.variables)
+    variables |= frozenset[str]() if scale is None else parse_scale(scale, own).variables
     return _on_own_data(design, variables, weights, missing, build)
 
 
@@ -509,7 +521,7 @@ def _kept(old: Priors, fresh: Priors, changed: Sequence[str]) -> dict[str, Prior
 def _given_broadly(old: Priors, fresh: Priors, name: str) -> bool:
     """Whether a key such as "sd[g]" can have given a prior, and addresses what remains with it."""
     records, remain = old.records(), set(fresh.records())
-    keys = ["beta", "sd", "cor"]
+    keys = ["beta", "sd", "cor", "beta_sigma", "sd_sigma", "cor_sigma"]
     keys += [f"{kind}[{factor}]" for factor in old.factors for kind in ("sd", "cor")]
     for key in keys:
         names = _addressed(old, key)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.residual import Residual
-from bayeslmm.data.design import Design, Encodings, Spec, build_design
+from bayeslmm.covariance.scale import Family
+from bayeslmm.data.design import Design, Encodings, Spec, build_design, with_scale
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import GroupingFactor, grouping_factor
 from bayeslmm.data.random_factors import (
@@ -39,7 +39,13 @@ from bayeslmm.data.strata import (
 from bayeslmm.data.unobserved import Unobserved
 from bayeslmm.exceptions import BayesLMMError, DataError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
-from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
+from bayeslmm.formula.grammar import (
+    Formula,
+    RandomTerm,
+    absent_functions,
+    parse,
+    parse_scale,
+)
 from bayeslmm.formula.rank import row_space
 from bayeslmm.formula.residual import parse_residual
 from bayeslmm.priors import families
@@ -48,9 +54,16 @@ from bayeslmm.priors.families import LKJ, Prior, Record
 from bayeslmm.priors.fixed import fixed_by_slot, held_by
 from bayeslmm.priors.keys import slot_names
 from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
-from bayeslmm.priors.record import Priors
+from bayeslmm.priors.record import Labels, Priors
 from bayeslmm.priors.residual import ResidualPriors
-from bayeslmm.sampling.tree import SAMPLE_DIMS, level_first, parameter_dataset, parameter_dims
+from bayeslmm.priors.scale import ScalePriors, fits
+from bayeslmm.sampling.tree import (
+    SAMPLE_DIMS,
+    all_factors,
+    level_first,
+    parameter_dataset,
+    parameter_dims,
+)
 from bayeslmm.schema import u_name
 from bayeslmm.storage.frames import (
     pack_frame,
@@ -77,7 +90,7 @@ RESIDUAL_PRIORS = ("sd", "power", "cor")
 UNOBSERVED = "unobserved "
 """Before the names of the arrays of rows without a response."""
 
-DERIVED = ("residual", "held")
+DERIVED = ("residual", "scale_labels", "held")
 """Fields of priors that follow from the model."""
 
 PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
@@ -132,6 +145,8 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
         "weights": design.spec.weights,
         "residual": design.spec.residual_source,
         "fixed": {key: _fixed_value(value) for key, value in design.spec.known.items()},
+        "family": design.spec.family,
+        "sigma": None if design.spec.scale is None else design.spec.scale.formula.source,
         "data": data,
         "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
@@ -205,9 +220,9 @@ def unpack_model(
     except BayesLMMError as error:
         raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
     design = stored_design(formula, description, arrays, functions)
-    held = held_by(labels_of(design.spec), design.spec) if _known_of(design) else None
-    structure = design.spec.residual_structure
-    priors = unpack_priors(description["priors"], arrays, structure, held.held if held else ())
+    labels = labels_of(design.spec)
+    held = held_by(labels, design.spec) if _known_of(design) else None
+    priors = unpack_priors(description["priors"], arrays, labels, held.held if held else ())
     check_priors(priors, design)
     check_draws(posterior, design)
     return design, priors
@@ -405,7 +420,7 @@ def stored_design(
         residual=source,
         fixed=held,
     )
-    return Design(
+    design = Design(
         spec=Spec(
             formula=formula,
             functions=functions,
@@ -428,6 +443,25 @@ def stored_design(
         data=data,
         unobserved=_unpack_unobserved(description.get("unobserved"), arrays),
     )
+    return _with_scale(design, description.get("family", "gaussian"), description.get("sigma"))
+
+
+def _with_scale(design: Design, family: str, source: str | None) -> Design:
+    """The design with the family and the predictors of the residual scale that a file names."""
+    _check(family in get_args(Family), "family")
+    functions = design.spec.functions
+    try:
+        scale = None
+        if source is not None:
+            _check_functions(absent_functions(source, functions))
+            scale = parse_scale(source, functions)
+        return with_scale(design, "student" if family == "student" else "gaussian", scale)
+    except StorageError:
+        raise
+    except BayesLMMError as error:
+        raise StorageError(
+            f"The predictors of sigma of the saved model cannot be had on its data: {error}"
+        ) from error
 
 
 def _fixed_value(value: Any) -> Any:
@@ -648,6 +682,7 @@ def check_priors(priors: Priors, design: Design) -> None:
         and len(priors.residuals.power) == len(labels.residual.powers)
         and len(priors.residuals.cor) == len(labels.residual.arms) * (labels.residual.n_cors > 0)
         and _same_known(priors, _known_of(design))
+        and fits(priors.scale, labels.scale_labels)
         and set(priors.sources) >= set(priors.records())
         and all(isinstance(r, Record | PymcPrior | LKJ) for r in priors.records().values()),
         "priors",
@@ -675,7 +710,7 @@ def _same_known(priors: Priors, known: Mapping[str, families.Fixed]) -> bool:
 
 def check_draws(posterior: xr.Dataset, design: Design) -> None:
     """Raise StorageError for draws of other parameters than those of the model."""
-    effects = {u_name(factor.key): factor for factor in design.random}
+    effects = {u_name(factor.key): factor for factor in all_factors(design)}
     draws = {
         name: (level_first(effects[name], posterior[name]) if name in effects else posterior[name])
         for name in parameter_dims(design)
@@ -728,6 +763,8 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
             return [packed(item, f"{name} {i}") for i, item in enumerate(value)]
         if isinstance(value, Mapping):
             return {"mapping": dict(value)}
+        if isinstance(value, ScalePriors):
+            return {"scale": [packed(part, f"{name} {i}") for i, part in enumerate(_parts(value))]}
         if isinstance(value, ResidualPriors):
             return [packed(getattr(value, kind), f"{name} {kind}") for kind in RESIDUAL_PRIORS]
         return _record(value, next(names))
@@ -739,10 +776,10 @@ def pack_priors(priors: Priors, arrays: Arrays) -> Description:
 def unpack_priors(
     description: Description,
     arrays: Mapping[str, NDArray[Any]],
-    residual: Residual,
+    labels: Labels,
     held: tuple[tuple[int, float], ...] = (),
 ) -> Priors:
-    """The priors that :func:`pack_priors` described, of residuals with a structure.
+    """The priors that :func:`pack_priors` described, of a model with these names.
 
     `held` are the known coordinates of the model.
 
@@ -759,14 +796,27 @@ def unpack_priors(
             return value
         if "array" in value:
             return arrays[f"prior {value['array']}"]
+        if "scale" in value:
+            names = (field.name for field in fields(ScalePriors))
+            return ScalePriors(**dict(zip(names, unpacked(value["scale"]), strict=True)))
         return value["mapping"] if "mapping" in value else _remade(value)
 
     names = [field.name for field in fields(Priors) if field.name not in DERIVED]
     older = {"strata"} - description.keys()  # files of models without by=
     values = {name: unpacked(description[name]) for name in names if name not in older}
     own = dict(zip(RESIDUAL_PRIORS, values.pop("residuals"), strict=True))
-    residuals = ResidualPriors(structure=residual, **own)
-    return Priors(**values, residual=residual, residuals=residuals, held=held)
+    residuals = ResidualPriors(structure=labels.residual, **own)
+    return Priors(
+        **values,
+        residual=labels.residual,
+        scale_labels=labels.scale_labels,
+        residuals=residuals,
+        held=held,
+    )
+
+
+def _parts(priors: ScalePriors) -> list[Any]:
+    return [getattr(priors, field.name) for field in fields(ScalePriors)]
 
 
 def _record(prior: Prior | LKJ, name: str) -> Description:

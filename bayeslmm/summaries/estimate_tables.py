@@ -164,9 +164,11 @@ def _covariance_numbers(fit: Fit, design: Design, level: float) -> pd.DataFrame:
 
 def profile_table(fit: Fit, design: Design, level: float, kinds: Sequence[Kind]) -> pd.DataFrame:
     """Profile likelihood intervals, covariance parameters first."""
+    from bayeslmm.estimation.profile import KINDS as PROFILED
     from bayeslmm.estimation.profile import profile_intervals
 
-    intervals = profile_intervals(fit, level=level, kinds=kinds)
+    wanted = [kind for kind in PROFILED if kind in kinds]
+    intervals = profile_intervals(fit, level=level, kinds=wanted)
     chosen = [p for p in parameters(design) if p.kind in kinds]
     rows = [(i.lower, i.upper, i.lower_at_bound, i.upper_at_bound, i.criterion) for i in intervals]
     columns = ["conf_low", "conf_high", "lower_at_bound", "upper_at_bound", "criterion"]

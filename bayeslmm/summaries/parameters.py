@@ -19,11 +19,12 @@ from bayeslmm.covariance.coordinates import Points, WorkingPoints
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.estimation.residuals import require_variance, residual_variances
 from bayeslmm.exceptions import DataError
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.fixed import held_by
 from bayeslmm.priors.record import cor_labels, sd_labels
-from bayeslmm.schema import BETA, cor_name, sd_name
+from bayeslmm.schema import BETA, BETA_SIGMA, NU, cor_name, sd_name
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,12 +32,24 @@ if TYPE_CHECKING:
     from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
-Kind = Literal["beta", "sd", "cor", "sigma", "power_residual", "cor_residual"]
+Kind = Literal[
+    "beta",
+    "sd",
+    "cor",
+    "sigma",
+    "power_residual",
+    "cor_residual",
+    "nu",
+    "beta_sigma",
+    "sd_sigma",
+    "cor_sigma",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 VarcorrStyle = Literal["default", "nlme"]
-RESIDUAL_KINDS: tuple[Kind, ...] = KINDS[3:]
-CORRELATIONS = ("cor", "cor_residual")
-UNBOUNDED = ("beta", "power_residual")
+RESIDUAL_KINDS: tuple[Kind, ...] = KINDS[3:6]
+SCALE_KINDS: tuple[Kind, ...] = KINDS[6:]
+CORRELATIONS = ("cor", "cor_residual", "cor_sigma")
+UNBOUNDED = ("beta", "power_residual", "beta_sigma")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +60,8 @@ class Parameter:
     ----------
     label : str
         As tables show it.
-    kind : {"beta", "sd", "cor", "sigma", "power_residual", "cor_residual"}
-        What it is.
+    kind : str
+        What it is, one of :data:`KINDS`.
     group : str or None
         Grouping factor; None for fixed effects and residuals.
     terms : tuple of str
@@ -155,8 +168,14 @@ def random_parameters(design: Design) -> list[Parameter]:
 
 
 def residual_parameters(design: Design) -> list[Parameter]:
-    """Standard deviations, powers of covariates and correlations of the residuals."""
+    """Standard deviations, powers of covariates and correlations of the residuals.
+
+    Then the degrees of freedom and the parameters of the log scale, whose intercept stands in for
+    sigma.
+    """
     structure = design.spec.residual_structure
+    if design.spec.conditional is not None:
+        return scale_parameters(design)
     kinds: list[tuple[Kind, Sequence[str], tuple[str, ...]]] = [
         ("sigma", structure.sd_names, structure.scales),
         ("power_residual", structure.powers, structure.powers),
@@ -187,6 +206,28 @@ def marked(table: pd.DataFrame, design: Design) -> pd.DataFrame:
     """A table by label with the column `fixed` in models some of whose parameters are known."""
     known = known_labels(design)
     return table.assign(fixed=table.index.isin(known)) if known else table
+
+
+def scale_parameters(design: Design) -> list[Parameter]:
+    """Parameters of Student-t residuals and of predictors of the residual scale."""
+    spec, rows = design.spec.scale, design.scale_rows
+    result = [] if spec is not None else [Parameter("sigma", "sigma", None, (), -1, (0,))]
+    if design.spec.family == "student":
+        result.append(Parameter("nu", "nu", None, (), -1, (0,)))
+    if spec is None or rows is None:
+        return result
+    for j, coef in enumerate(spec.coefs):
+        result.append(Parameter(f"beta_sigma[{coef}]", "beta_sigma", None, (coef,), -1, (j,)))
+    for f, factor in enumerate(rows.random):
+        for i, coef in enumerate(factor.coefs):
+            label = f"sd_sigma[{factor.name}, {coef}]"
+            result.append(Parameter(label, "sd_sigma", factor.name, (coef,), f, (i,)))
+        for pair in structure_of(factor).pairs:
+            first, second = sorted(pair)
+            terms = (factor.coefs[first], factor.coefs[second])
+            label = f"cor_sigma[{factor.name}, {', '.join(terms)}]"
+            result.append(Parameter(label, "cor_sigma", factor.name, terms, f, (first, second)))
+    return result
 
 
 def parameters(design: Design) -> list[Parameter]:
@@ -236,8 +277,14 @@ def parameter_draws(dataset: xr.Dataset, design: Design, parameter: Parameter) -
     if parameter.kind in RESIDUAL_KINDS:
         values = dataset[parameter.kind].values
         return values if values.ndim == 2 else values[..., parameter.index[0]]
-    key = design.random[parameter.factor].key
-    name = sd_name(key) if parameter.kind == "sd" else cor_name(key)
+    if parameter.kind == "nu":
+        return dataset[NU].values
+    if parameter.kind == "beta_sigma":
+        return dataset[BETA_SIGMA].values[..., parameter.index[0]]
+    of_scale = parameter.kind in SCALE_KINDS and design.scale_rows is not None
+    factors = design.scale_rows.random if of_scale and design.scale_rows else design.random
+    key = factors[parameter.factor].key
+    name = sd_name(key) if parameter.kind in ("sd", "sd_sigma") else cor_name(key)
     values = dataset[name].values
     for position in reversed(parameter.index):
         values = values[..., position]
@@ -251,9 +298,17 @@ def joint_parameter(draws: JointDraws | Points | WorkingPoints, row: Parameter) 
     points = draws if isinstance(draws, Points | WorkingPoints) else draws.points
     if row.kind in RESIDUAL_KINDS:
         return points.natural[RESIDUAL_KINDS.index(row.kind)][:, row.index[0]]
-    if row.kind == "sd":
-        return points.sds[row.factor][:, row.index[0]]
-    pair = points.chols[row.factor][:, list(row.index)]
+    sds, chols = points.sds, points.chols
+    if row.kind in SCALE_KINDS:
+        assert points.scale is not None
+        sds, chols = points.scale.sds, points.scale.chols
+        if row.kind == "nu":
+            return np.asarray(points.scale.nu)
+        if row.kind == "beta_sigma":
+            return points.scale.gamma[:, row.index[0]]
+    if row.kind in ("sd", "sd_sigma"):
+        return sds[row.factor][:, row.index[0]]
+    pair = chols[row.factor][:, list(row.index)]
     return np.clip(np.sum(pair[:, 0] * pair[:, 1], axis=1), -1.0, 1.0)
 
 
@@ -306,7 +361,7 @@ def broom(table: pd.DataFrame) -> pd.DataFrame:
     def names(kind: str, group: str | None, *coefs: str | None) -> tuple[str, str | None, Any]:
         if kind == "beta":
             return "fixed", None, coefs[0]
-        if kind in RESIDUAL_KINDS:
+        if kind in (*RESIDUAL_KINDS, "nu", "beta_sigma"):
             name = "sd" if kind == "sigma" else kind.removesuffix("_residual")
             of = ".".join(filter(None, coefs)) or "Observation"
             return "ran_pars", "Residual", f"{name}__{of}"
@@ -401,12 +456,21 @@ def _between_levels(factor: RandomFactor) -> sp.sparray:
     return sp.eye_array(factor.n_levels) if known is None else sp.csr_array(known.covariance)
 
 
+AT_ONCE = 100
+"""Draws whose residual variances of all rows are held at once."""
+
 MOST_POINTS = 1000
 """Draws over which R of correlated residuals is averaged."""
 
 
 def residual_covariance(design: Design, points: Points) -> sp.csr_array:
     """R, the covariance matrix (n, n) of the residuals, its mean over the points."""
+    if points.scale is not None:
+        require_variance(points)
+        total = np.zeros(design.n)
+        for s in range(0, len(points.sigma), AT_ONCE):
+            total += residual_variances(design, points.take(slice(s, s + AT_ONCE))).sum(axis=0)
+        return sp.csr_array(sp.diags_array(total / len(points.sigma)))
     if design.residual_rows is None:
         diagonal = np.mean(points.sigma**2) / design.row_weights
         return sp.csr_array(sp.diags_array(diagonal))
@@ -470,7 +534,7 @@ def variance_frame(
         else:
             rows.append((p.group, *p.terms, value, value / product if product > 0 else np.nan))
     for p, value in zip(residual_parameters(design), residuals, strict=True):
-        squared = value**2 if p.kind == "sigma" else np.nan
+        squared = value**2 if p.kind in ("sigma", "sd_sigma") else np.nan
         name = p.label if p.kind != "sigma" else "".join(p.terms) or None
         rows.append(("Residual", name, None, squared, value))
     frame = pd.DataFrame(rows, columns=["group", "term", "term_2", "vcov", "sdcor"])

@@ -30,6 +30,7 @@ from bayeslmm.summaries.parameters import (
     broom,
     check_effects,
     correlations_by_group,
+    joint_parameter,
     kinds_of,
     known_labels,
     label_index,
@@ -40,6 +41,7 @@ from bayeslmm.summaries.parameters import (
     parameter_matrix,
     parameters,
     probability,
+    residual_parameters,
     sds_by_group,
     variance_frame,
 )
@@ -163,9 +165,11 @@ def variance_table(
     prob: float | None,
 ) -> pd.DataFrame:
     """Variances and covariances (posterior means) beside summaries of sds and correlations."""
-    sds, powers, cors = points_of(design, dataset).natural
-    roots = np.sqrt(np.mean(sds**2, axis=0))
-    residuals = [*roots, *powers.mean(axis=0), *cors.mean(axis=0)]
+    points, residuals = points_of(design, dataset), []
+    for p in residual_parameters(design):
+        values = joint_parameter(points, p)
+        spread = p.kind in ("sigma", "sd_sigma")
+        residuals.append(float(np.sqrt(np.mean(values**2)) if spread else np.mean(values)))
     frame = variance_frame(design, covariances, residuals)
     table = parameter_table(dataset, design, prob, kinds=KINDS[1:])
     numbers = table.loc[:, "mean":].set_axis(frame.index, axis=0)

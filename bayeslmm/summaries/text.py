@@ -88,6 +88,16 @@ def _level_count(factor: RandomFactor) -> str:
     return f"{factor.n_levels} (related{rest})"
 
 
+def residual_lines(design: Design) -> list[str]:
+    """What residuals are, where they are not normal with one standard deviation."""
+    spec = design.spec
+    if spec.conditional is None:
+        return []
+    name = "Student t" if spec.family == "student" else "normal"
+    scale = "" if spec.scale is None else f", log(sigma) {spec.scale.formula.source}"
+    return [f"Residuals: {name}{scale}"]
+
+
 def design_notes(design: Design) -> list[str]:
     """What was changed on the way from data to design."""
     notes = []
@@ -192,7 +202,8 @@ def fit_text(
 ) -> str:
     """Printed form of a fit: heading, formula, random effects, groups, fixed effects, notes."""
     first, *rest = heading
-    parts = [first, f"Formula: {design.formula.source}", *rest, title, random]
+    parts = [first, f"Formula: {design.formula.source}", *residual_lines(design), *rest]
+    parts += [title, random]
     parts += [groups_line(design), "Fixed effects:", frame_text(fixed.rename_axis(None)), *notes]
     return "\n".join(parts)
 

@@ -15,7 +15,7 @@ from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.estimation.residuals import mean_variance, residual_sds
+from bayeslmm.estimation.residuals import mean_variance, require_variance, residual_variances
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels, estimate_draws, point_draws
 from bayeslmm.summaries.parameters import probability, whole_number
@@ -154,7 +154,7 @@ def intraclass_correlation_at(rows: Design, joint: JointDraws) -> Array:
         ],
         axis=1,
     )
-    total = random.sum(axis=1) + residual_sds(rows, joint.points) ** 2
+    total = random.sum(axis=1) + residual_variances(rows, joint.points)
     return np.asarray(random / total[:, None])
 
 
@@ -283,6 +283,15 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     random = design.formula.random
     effects = frozenset[str]().union(*(term.left.variables for term in random))
     effects |= {term.by for term in random if term.by is not None}
+    if (scale := design.spec.scale) is not None:
+        if scale.random:
+            raise DataError(
+                f"at= is not there with random effects in sigma={scale.formula.source!r}: the "
+                "residual variance there depends on their level. Leave at= out for means over the "
+                "rows of the data."
+            )
+        effects |= scale.formula.variables
+        needed |= effects
     check_present(effects, names)
     weights = {design.spec.weights} if design.spec.weights in names else set()
     if design.spec.residual is not None and design.spec.has_errors:
@@ -300,7 +309,7 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     for name in needed.difference(names):
         # variables of the fixed effects alone: any value gives the same result
         frame[name] = design.data[name].iloc[[0] * len(frame)].reset_index(drop=True)
-    residual = design.spec.has_errors
+    residual = design.spec.has_errors or design.spec.scale is not None
     return design.spec.rows(frame, random="covariates", residual=residual), labels
 
 
@@ -463,6 +472,7 @@ def posterior_partition(design: Design, joint: JointDraws, prob: float | None) -
     """Variances and shares of the parts of a model, summarised over draws."""
     prob, kind = interval_defaults(prob)
     labels = part_labels(design)
+    require_variance(joint.points)
     parts = variance_parts(design, joint)
     tables = [
         summarise(draws, labels.index, prob, kind).drop(columns="median").add_prefix(f"{name}_")
