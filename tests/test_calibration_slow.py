@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from slow_cases import some
+from slow_cases import some, whole
 
 from bayeslmm import LMM, load_dataset
 
@@ -52,6 +52,7 @@ def test_collapsed_is_calibrated(name):
     assert_calibrated(check)
 
 
+@whole
 @pytest.mark.parametrize("name", some(1, DESIGNS))
 def test_nuts_is_calibrated(name):
     check = DESIGNS[name]().check_calibration(

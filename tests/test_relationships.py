@@ -18,7 +18,7 @@ from dense import (
 )
 from reference_data import FOLDER, load_reference_data
 from scipy.stats import multivariate_normal
-from slow_cases import some
+from slow_cases import some, whole
 
 import bayeslmm as blm
 from bayeslmm.checks.integrated import leave_out
@@ -749,6 +749,7 @@ def test_centered_effects_are_related():
     assert found == pytest.approx(expected, abs=1e-8)
 
 
+@whole
 @pytest.mark.slow
 @pytest.mark.parametrize("form", some(1, ["marginal", "noncentered", "centered"]))
 def test_collapsed_draws_equal_those_of_nuts(form):
