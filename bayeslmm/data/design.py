@@ -325,11 +325,7 @@ class Design:
 
     def take(self, rows: NDArray[np.intp]) -> Design:
         """Some of the rows, with the coefficients and levels of all."""
-        factors = [
-            replace(f, codes=f.codes[rows], Z=f.Z[rows], extended_codes=f.extended_codes[rows])
-            for f in self.random
-        ]
-        known = self.residual_rows
+        known, scale = self.residual_rows, self.scale_rows
         return replace(
             self,
             y=self.y[rows],
@@ -337,8 +333,9 @@ class Design:
             weights=None if self.weights is None else self.weights[rows],
             X=self.X[rows],
             X_full=self.X_full[rows],
-            random=tuple(factors),
+            random=tuple(factor.take(rows) for factor in self.random),
             residual_rows=None if known is None else known.take(rows),
+            scale_rows=None if scale is None else scale.take(rows),
             index=self.index[rows],
             data=self.data.iloc[rows],
         )

@@ -239,6 +239,15 @@ class RandomFactor:
         """Labels (m,) of the coefficients that one level has: all k but with ``by=``."""
         return self.spec.own_coefs
 
+    def take(self, rows: Indices) -> RandomFactor:
+        """Some of the rows, with all levels."""
+        return replace(
+            self,
+            codes=self.codes[rows],
+            Z=self.Z[rows],
+            extended_codes=self.extended_codes[rows],
+        )
+
     def own(self, u: NDArray[np.float64], levels: Indices | None = None) -> NDArray[np.float64]:
         """The coefficients (..., J, m) that each level has, of values u (..., J, k).
 

@@ -44,6 +44,10 @@ class ScaleRows:
     W: Array
     random: tuple[RandomFactor, ...]
 
+    def take(self, rows: NDArray[np.intp]) -> ScaleRows:
+        """Some of the rows."""
+        return ScaleRows(W=self.W[rows], random=tuple(f.take(rows) for f in self.random))
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ScaleSpec:

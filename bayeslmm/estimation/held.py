@@ -288,4 +288,4 @@ class HeldEffect:
         signed.objective(optimum.x)
         root = float(np.sqrt(max(optimum.value - self.minimum, 0.0)))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return root, float(np.float64(2.0 * last[0]) / (2.0 * root))
+            return root, float(last[0] / np.float64(root))

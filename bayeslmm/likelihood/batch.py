@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.likelihood.blocks import (
-    add_precisions,
-    batched_cholesky,
+    bordered_cholesky,
     eliminate_levels,
-    scaled,
-    scaled_both,
+    log_det_of,
+    rest_of,
 )
 from bayeslmm.likelihood.elimination import Border, Plan
 from bayeslmm.likelihood.factorise import eliminate_random
@@ -133,11 +132,10 @@ def _reduce_stack(plan: Plan, points: RelativePoints) -> Reduced:
     width = plan.products.fixed.shape[0]
     log_dets, fixed = np.full(size, np.nan), np.full((size, width, width), np.nan)
     if plan.whole is not None:
-        q = plan.whole.n_random
         for rows in plan.whole.chunks(size):
             here = [t[rows] for t in working]
             lower, log_dets[rows] = plan.whole.cholesky(points.shapes[rows], here)
-            fixed[rows] = lower[:, q:, q:] @ lower[:, q:, q:].swapaxes(1, 2)
+            fixed[rows] = rest_of(lower, plan.whole.blocks)
         return Reduced(log_det=log_dets, fixed=fixed)
 
     def reduce(i: int) -> None:
@@ -196,7 +194,7 @@ def run_parallel[I, T](work: Callable[[I], T], items: Sequence[I]) -> list[T]:
         return list(pool.map(lambda item: context.copy().run(work, item), items))
 
 
-def bordered_cholesky(plan: Plan, working: Sequence[Array], kernel: Array) -> Array:
+def tail_cholesky(plan: Plan, working: Sequence[Array], kernel: Array) -> Array:
     """Cholesky factor (S, q + p + 1, q + p + 1) of the scaled tail bordered by [X y].
 
     NaN where the matrix is not positive definite.
@@ -205,14 +203,12 @@ def bordered_cholesky(plan: Plan, working: Sequence[Array], kernel: Array) -> Ar
     q, width = plan.n_tail, plan.products.fixed.shape[0]
     batch = kernel.shape[1]
     flat = kernel.transpose(0, 2, 1).reshape(-1, batch)
-    schur = plan.without_congruence(kernel)
     mixed = plan.tail_mixed - (plan.sums.mixed @ flat).T.reshape(batch, q, width)
-    matrix = np.empty((batch, q + width, q + width))
-    matrix[:, :q, :q] = scaled_both(schur, plan.tail, working, transposed=True)
-    add_precisions(matrix[:, :q, :q], plan.tail)
-    matrix[:, q:, :q] = scaled(mixed, plan.tail, working, transposed=True).transpose(0, 2, 1)
-    matrix[:, q:, q:] = lead_equations(plan, kernel)
-    return batched_cholesky(matrix)
+    system = np.empty((batch, q + width, q + width))
+    system[:, :q, :q] = plan.without_congruence(kernel)
+    system[:, q:, :q] = mixed.transpose(0, 2, 1)
+    system[:, q:, q:] = lead_equations(plan, kernel)
+    return bordered_cholesky(system, plan.tail, working)
 
 
 def _reduce_chunk(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
@@ -221,13 +217,8 @@ def _reduce_chunk(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
     log_det = log_dets @ plan.classes.counts
     if not plan.n_tail:
         return log_det, lead_equations(plan, kernel)
-    lower = bordered_cholesky(plan, working, kernel)
-    q = plan.n_tail
-    diagonal = np.diagonal(lower[:, :q, :q], axis1=1, axis2=2)
-    log_det = log_det + sum(block.log_det for block in plan.tail)
-    rest = lower[:, q:, q:]
-    log_det = log_det + 2.0 * np.sum(np.log(diagonal), axis=1)
-    return log_det, rest @ rest.transpose(0, 2, 1)
+    lower = tail_cholesky(plan, working, kernel)
+    return log_det + log_det_of(lower, plan.tail), rest_of(lower, plan.tail)
 
 
 def lead_equations(plan: Plan, kernel: Array) -> Array:

@@ -211,6 +211,39 @@ def add_precisions(system: Array, tail: Sequence[TailBlock]) -> None:
                 system[..., first + cells.row * k, first + cells.col * k] += cells.data
 
 
+def bordered_cholesky(system: Array, tail: Sequence[TailBlock], factors: Sequence[Array]) -> Array:
+    """Cholesky factors (S, q + m, q + m) of equations with their first q columns scaled.
+
+    Lower triangles of ``[Z X]'P[Z X]`` at S points become those of ``Lambda'Z'PZ Lambda + Q``,
+    bordered by X; Q is the precision matrix of the spherical random effects. The factor is NaN
+    where the matrix is not positive definite.
+    """
+    q = _size(tail)
+    matrix = np.empty_like(system)
+    matrix[:, :q, :q] = scaled_both(system[:, :q, :q], tail, factors, transposed=True)
+    add_precisions(matrix[:, :q, :q], tail)
+    border = scaled(system[:, q:, :q].swapaxes(1, 2), tail, factors, transposed=True)
+    matrix[:, q:, :q] = border.swapaxes(1, 2)
+    matrix[:, q:, q:] = system[:, q:, q:]
+    return batched_cholesky(matrix)
+
+
+def log_det_of(lower: Array, tail: Sequence[TailBlock]) -> Array:
+    """Log determinant (S,) of what random effects add to that of V, from a bordered factor."""
+    diagonal = np.diagonal(lower, axis1=1, axis2=2)[:, : _size(tail)]
+    return 2.0 * np.sum(np.log(diagonal), axis=1) + sum(block.log_det for block in tail)
+
+
+def rest_of(lower: Array, tail: Sequence[TailBlock]) -> Array:
+    """The border's equations (S, m, m) after eliminating the random effects."""
+    rest = lower[:, _size(tail) :, _size(tail) :]
+    return np.asarray(rest @ rest.swapaxes(1, 2))
+
+
+def _size(tail: Sequence[TailBlock]) -> int:
+    return sum(block.n_levels * block.n_coefs for block in tail)
+
+
 def times_precisions(columns: Array, tail: Sequence[TailBlock]) -> Array:
     """The precision matrix of the spherical random effects times columns (q, m)."""
     if all(block.relationship is None for block in tail):

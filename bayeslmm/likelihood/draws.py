@@ -13,10 +13,10 @@ from scipy.special import ndtri
 
 from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.likelihood.batch import (
-    bordered_cholesky,
     chunks_of,
     run_chunks,
     stack_chunks,
+    tail_cholesky,
     to_working,
 )
 from bayeslmm.likelihood.blocks import TailBlock, eliminate_levels, scaled
@@ -215,7 +215,7 @@ class _Job:
         mixed = plan.products.mixed[plan.lead]
         rest = contrast @ mixed.reshape(-1, mixed.shape[2]).T
         if plan.n_tail:
-            lower = bordered_cholesky(plan, working, kernel)
+            lower = tail_cholesky(plan, working, kernel)
             tail = self._tail(rows, lower, contrast, plan.tail)
             rest = rest - (plan.coupling.T @ tail.T).T
         rest = rest.reshape(len(sigma), *mixed.shape[:2])

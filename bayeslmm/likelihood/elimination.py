@@ -487,10 +487,7 @@ def _add_cells(
     second: Indices,
     blocks: Array,
 ) -> None:
-    for i in range(row.n_coefs):
-        for j in range(col.n_coefs):
-            rows = row.start + first * row.n_coefs + i
-            gram[rows, col.start + second * col.n_coefs + j] += blocks[:, i, j]
+    gram[row.places(first)[:, :, None], col.places(second)[:, None]] += blocks
 
 
 def _tail_coupling(
@@ -510,7 +507,7 @@ def _tail_coupling(
         if not leads:
             inner, outer = outer, inner
         blocks = coupling.blocks if leads else coupling.blocks.transpose(0, 2, 1)
-        row = block.start + outer[:, None] * block.n_coefs + np.arange(block.n_coefs)
+        row = block.places(outer)
         col = inner[:, None] * k + np.arange(k)
         shape = (len(inner), k, block.n_coefs)
         rows.append(np.broadcast_to(row[:, None, :], shape).ravel())

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.polynomial.chebyshev import chebvander
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.blocks import batched_cholesky, scaled, scaled_both
+from bayeslmm.likelihood.blocks import bordered_cholesky, log_det_of, rest_of
 from bayeslmm.likelihood.elimination import Border
 from bayeslmm.likelihood.factorise import eliminate_random
 
@@ -82,15 +82,7 @@ def eliminate_rest(border: Border, working: Sequence[Array], values: Array) -> t
     """Log determinants (S,) and equations (S, p + 1, p + 1) after the other factors as well."""
     width = len(border.plan.products.fixed)
     log_det, whole = values[:, 0], values[:, 1:].reshape(-1, width, width)
-    q = sum(block.n_levels * block.n_coefs for block in border.tail)
-    if not q:
+    if not border.tail:
         return log_det, whole
-    matrix = whole.copy()
-    matrix[:, :q, :q] = scaled_both(whole[:, :q, :q], border.tail, working, transposed=True)
-    matrix[:, np.arange(q), np.arange(q)] += 1.0
-    right = scaled(whole[:, :q, q:], border.tail, working, transposed=True)
-    matrix[:, q:, :q] = right.transpose(0, 2, 1)
-    lower = batched_cholesky(matrix)
-    diagonal = np.diagonal(lower[:, :q, :q], axis1=1, axis2=2)
-    rest = lower[:, q:, q:]
-    return log_det + 2.0 * np.sum(np.log(diagonal), axis=1), rest @ rest.transpose(0, 2, 1)
+    lower = bordered_cholesky(whole, border.tail, working)
+    return log_det + log_det_of(lower, border.tail), rest_of(lower, border.tail)

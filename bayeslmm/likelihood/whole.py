@@ -14,13 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.blocks import (
-    TailBlock,
-    add_precisions,
-    batched_cholesky,
-    scaled,
-    scaled_both,
-)
+from bayeslmm.likelihood.blocks import TailBlock, bordered_cholesky, log_det_of
 from bayeslmm.likelihood.stack import Stack
 
 Array = NDArray[np.float64]
@@ -43,8 +37,6 @@ class Whole:
         Where its parts come from.
     blocks : tuple of TailBlock
         Places of the grouping factors.
-    n_random : int
-        Number q of random effects.
     size : int
         Number N of columns of [Z X y].
     places : ndarray (n,)
@@ -55,7 +47,6 @@ class Whole:
 
     stack: Stack
     blocks: tuple[TailBlock, ...]
-    n_random: int
     size: int
     places: Indices
     map: sp.csr_array
@@ -76,21 +67,13 @@ class Whole:
         log_det : ndarray (S,)
         """
         values, log_det = self.stack.law.precision(shapes)
-        q, count = self.n_random, len(shapes)
+        count = len(shapes)
         flat = np.zeros((count, self.size**2))
         flat[:, self.places] = (self.map @ values.T).T
         system = flat.reshape(count, self.size, self.size)
-        matrix = np.empty_like(system)
-        matrix[:, :q, :q] = scaled_both(system[:, :q, :q], self.blocks, working, transposed=True)
-        add_precisions(matrix[:, :q, :q], self.blocks)
-        mixed = system[:, q:, :q].swapaxes(1, 2)
-        matrix[:, q:, :q] = scaled(mixed, self.blocks, working, transposed=True).swapaxes(1, 2)
-        matrix[:, q:, q:] = system[:, q:, q:]
-        lower = batched_cholesky(matrix)
-        diagonal = np.diagonal(lower, axis1=1, axis2=2)[:, :q]
-        known = sum(block.log_det for block in self.blocks)
-        half = np.sum(np.log(diagonal), axis=1)
-        return lower, known + 2.0 * half - log_det - self.stack.template.log_weights
+        lower = bordered_cholesky(system, self.blocks, working)
+        own = log_det_of(lower, self.blocks)
+        return lower, own - log_det - self.stack.template.log_weights
 
     def chunks(self, size: int) -> list[slice]:
         """Slices of points that are worked on at once."""
@@ -114,7 +97,6 @@ def make_whole(stack: Stack, blocks: tuple[TailBlock, ...]) -> Whole | None:
     return Whole(
         stack=stack,
         blocks=blocks,
-        n_random=q,
         size=size,
         places=(rows * size + cols)[lower],
         map=sp.csr_array(rest[np.flatnonzero(lower)]),
@@ -128,18 +110,13 @@ def _parts(
     fixed = q + np.arange(stack.template.n_fixed + 1, dtype=np.intp)
     yield _crossed(fixed[:, None], fixed, stack.fixed)
     for block in blocks:
-        own = _columns(block, np.arange(block.n_levels))
+        own = block.places(np.arange(block.n_levels))
         yield _crossed(own[:, :, None], own[:, None], stack.random[block.factor])
         yield _crossed(fixed, own[:, :, None], stack.mixed[block.factor])
     for coupling, found in zip(stack.template.couplings, stack.couplings, strict=True):
         first, second = (blocks[factor] for factor in coupling.factors)
-        one, two = _columns(first, coupling.first), _columns(second, coupling.second)
+        one, two = first.places(coupling.first), second.places(coupling.second)
         yield _crossed(two[:, None], one[:, :, None], found)
-
-
-def _columns(block: TailBlock, levels: Indices) -> Indices:
-    """Columns (m, k) of some levels."""
-    return block.start + levels[:, None] * block.n_coefs + np.arange(block.n_coefs)
 
 
 def _crossed(

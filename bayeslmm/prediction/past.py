@@ -153,7 +153,9 @@ def residuals_given(
         result = draw_residuals(rows.design, joint.points, rng)
     for past, fresh in pasts:
         known = observed_residuals(past.seen, joint, fresh)
-        covered = np.concatenate([after[: len(after) * bool(len(b))] for b, after in past.groups])
+        none = np.zeros(0, dtype=np.intp)
+        told = [after for before, after in past.groups if len(before)]
+        covered = np.concatenate([none, *told])
         drawn = conditional_residuals(past, joint.points, known, rng)
         result[:, covered] = drawn[:, covered]
     return result

@@ -101,18 +101,14 @@ def _sample_conditional(
     if method != "auto":
         require_marginal(model.design, f"method={method!r}")
     _log.info("Sampling with NUTS: %s keeps the random effects from being integrated out.", reason)
-    others = {key: value for key, value in options.items() if key != "store_u"}
-    if options.get("store_u") is False:
-        _log.warning("NUTS stores draws of all random effects, although store_u=False was asked")
-    return _sample_nuts(model, size, others)
+    return _sample_storing(model, size, options)
 
 
 def _sample_auto(model: Model, size: Mapping[str, Any], options: Mapping[str, Any]) -> xr.DataTree:
     own = {key: value for key, value in options.items() if key in COLLAPSED_OPTIONS}
-    others = {key: value for key, value in options.items() if key != "store_u"}
     if "form" in options:
         raise TypeError("form= is an option of method='nuts': add method='nuts'.")
-    unused = sorted(set(others) - SHARED_OPTIONS)
+    unused = sorted(set(options) - COLLAPSED_OPTIONS)
     if unknown := [name for name in unused if name not in NUTS_OPTIONS]:
         raise TypeError(
             f"fit has no option {', '.join(unknown)}. Options of pymc.sample beyond "
@@ -128,11 +124,19 @@ def _sample_auto(model: Model, size: Mapping[str, Any], options: Mapping[str, An
     small = levels <= MARGINAL_LEVELS and not model.priors.beta_sampled
     form = "marginal" if small else "noncentered"
     _log.warning("Sampling the %s model with NUTS instead: %s", form, reason)
-    if own.get("store_u") is False:
-        _log.warning("NUTS stores draws of all random effects, although store_u=False was asked")
-    tree = _sample_nuts(model, size, {**others, "form": form})
+    tree = _sample_storing(model, size, {**options, "form": form})
     tree.attrs["fallback"] = reason
     return tree
+
+
+def _sample_storing(
+    model: Model, size: Mapping[str, Any], options: Mapping[str, Any]
+) -> xr.DataTree:
+    """NUTS with options of "auto", of which it has all but that of storing random effects."""
+    if options.get("store_u") is False:
+        _log.warning("NUTS stores draws of all random effects, although store_u=False was asked")
+    others = {key: value for key, value in options.items() if key != "store_u"}
+    return _sample_nuts(model, size, others)
 
 
 def _sample_nuts(model: Model, size: Mapping[str, Any], options: Mapping[str, Any]) -> xr.DataTree:

@@ -13,13 +13,9 @@ import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 from numpy.typing import NDArray
-from pymc.distributions.shape_utils import rv_size_is_none
-from pymc.logprob.transforms import Transform
 
 from bayeslmm.covariance.coordinates import Points, is_identity
-from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Correlation
-from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.design import Design, RandomFactor, require_marginal
 from bayeslmm.estimation.residuals import draw_residuals
 from bayeslmm.likelihood.elimination import Plan
@@ -31,7 +27,7 @@ from bayeslmm.likelihood.marginal import (
     log_density_grad,
     marginal_system,
 )
-from bayeslmm.priors.families import LKJ, Fixed, Flat, Prior, Record
+from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.operations import (
     DensityOp,
@@ -42,6 +38,13 @@ from bayeslmm.sampling.operations import (
 )
 from bayeslmm.sampling.scale_model import residual_distribution, scale_of_rows
 from bayeslmm.sampling.tree import RESPONSE, obs_coord, parameter_coords, parameter_dims
+from bayeslmm.sampling.variables import (
+    CorrelationTransform,
+    covariance_root,
+    lkj_cholesky,
+    mixed,
+    variable,
+)
 from bayeslmm.schema import (
     BETA,
     COEF_DIM,
@@ -50,12 +53,9 @@ from bayeslmm.schema import (
     POWER_DIM,
     POWER_RESIDUAL,
     SIGMA,
-    coef_bis_dim,
     coef_dim,
-    cor_name,
     effect_dim,
     level_dim,
-    sd_name,
     u_name,
 )
 
@@ -115,7 +115,7 @@ def build_model(
     with pm.Model(coords={dim: list(values) for dim, values in coords.items()}) as model:
         roots = [_root(design, priors, f) for f in range(len(design.random))]
         if design.spec.conditional is not None:
-            sigma = scale_of_rows(design, priors, _spread(design), variable, covariance_root)
+            sigma = scale_of_rows(design, priors, _spread(design))
             shape = None
         else:
             sigma, shape = _residual_parameters(design, priors)
@@ -126,119 +126,10 @@ def build_model(
     return model
 
 
-class CorrelationTransform(Transform):
-    """Cholesky factor of a correlation matrix to arctanh of canonical partial correlations.
-
-    The Jacobian is that of the correlation matrix, not of its factor, to go with a density on
-    correlation matrices.
-
-    Parameters
-    ----------
-    size : int
-        Number of rows of the matrix.
-    """
-
-    name = "correlation"
-    ndim_supp = 1
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.cells = np.tril_indices(size, -1)
-
-    def forward(self, value: Any, *inputs: Any) -> Any:
-        """Return the unconstrained coordinates (size * (size - 1) / 2,), row by row."""
-        squares = pt.cumsum(value**2, axis=-1)
-        left = pt.sqrt(1.0 - squares + value**2)
-        return pt.arctanh((value / left)[..., self.cells[0], self.cells[1]])
-
-    def backward(self, value: Any, *inputs: Any) -> Any:
-        """Return the Cholesky factor (size, size)."""
-        zeros = pt.zeros((*value.shape[:-1], self.size, self.size))
-        coordinates = zeros[..., self.cells[0], self.cells[1]].set(value)
-        log_left = -_log_cosh(coordinates)
-        left = pt.exp(pt.cumsum(log_left, axis=-1) - log_left)
-        return left * (pt.tanh(coordinates) + np.eye(self.size))
-
-    def log_jac_det(self, value: Any, *inputs: Any) -> Any:
-        """Return the log Jacobian of the correlation matrix by the coordinates."""
-        return pt.sum(-(self.size - self.cells[1]) * _log_cosh(value), axis=-1)
-
-
-def lkj_cholesky(name: str, prior: LKJ, size: int) -> Any:
-    """Cholesky factor of an LKJ correlation matrix, its density that of the matrix.
-
-    ``pm.LKJCorr`` has the density of the factor instead, which moves the mode of matrices of three
-    or more rows.
-    """
-    constant = prior.log_constant(size)
-    transform = CorrelationTransform(size)
-
-    def logp(value: Any, eta: Any) -> Any:
-        log_diag = pt.log(pt.diagonal(value, axis1=-2, axis2=-1))
-        return constant + 2.0 * (eta - 1.0) * pt.sum(log_diag, axis=-1)
-
-    def dist(eta: Any, batch: Any) -> Any:
-        shape = eta + 0.5 * (size - 2 - transform.cells[1])
-        batch = None if rv_size_is_none(batch) else (*batch, len(transform.cells[1]))
-        partial = 2.0 * pm.Beta.dist(shape, shape, size=batch) - 1.0
-        return transform.backward(pt.arctanh(partial))
-
-    return pm.CustomDist(
-        name,
-        prior.eta,
-        dist=dist,
-        logp=logp,
-        support_point=lambda *_: pt.eye(size),
-        signature="()->(n,n)",
-        class_name="LKJ",
-        default_transform=transform,
-    )
-
-
-def _log_cosh(x: Any) -> Any:
-    return pt.softplus(2.0 * x) - x - np.log(2.0)
-
-
 def _spread(design: Design) -> float:
     """Scale of the response, to start flat priors from."""
     spread = float(np.std(design.y - design.offset))
     return spread if spread > 0 else 1.0
-
-
-def variable(
-    name: str, priors: Sequence[Any], dim: str | None, start: Any, *, vector: bool = False
-) -> Any:
-    """Model variable of one prior, or a vector of several along `dim` or without a dimension.
-
-    `start` is where flat priors start; the others start where PyMC has them start.
-    """
-    first = priors[0]
-    if vector:
-        own = [variable(f"{name}_{i}", (prior,), None, start) for i, prior in enumerate(priors)]
-        return pt.stack(own)
-    if dim is None and isinstance(first, Fixed):
-        return pm.Deterministic(name, pt.constant(first.value))
-    closed = isinstance(first, Record) and not isinstance(first, Fixed)
-    if closed and all(type(prior) is type(first) for prior in priors):
-        initval = start if isinstance(first, Flat) else None
-        return _closed_form_variable(name, priors, dim, initval)
-    if dim is None:
-        return pm.modelcontext(None).register_rv(first.dist(), name=name)
-    starts = np.broadcast_to(start, len(priors))
-    parts = [variable(f"_{name}_{i}", (prior,), None, starts[i]) for i, prior in enumerate(priors)]
-    return pm.Deterministic(name, pt.stack(parts), dims=dim)
-
-
-def _closed_form_variable(name: str, priors: Sequence[Any], dim: str | None, initval: Any) -> Any:
-    family = getattr(pm, type(priors[0]).__name__)
-    parameters = [prior.parameters() for prior in priors]
-    stacked = {key: np.array([values[key] for values in parameters]) for key in parameters[0]}
-    if dim is None:
-        scalars = {key: values[0] for key, values in stacked.items()}
-        return family(name, **scalars, initval=initval)
-    if initval is not None:
-        initval = np.broadcast_to(np.asarray(initval, dtype=float), len(priors)).copy()
-    return family(name, **stacked, dims=dim, initval=initval)
 
 
 def _fixed_effects(design: Design, priors: Priors) -> Any:
@@ -258,76 +149,6 @@ def _root(design: Design, priors: Priors, position: int) -> Any:
     structure, mixing = priors.coordinates.structures[position], priors.mixing[position]
     sd, cor = priors.sd[position], priors.cor[position]
     return covariance_root(design.random[position], structure, mixing, sd, cor, _spread(design))
-
-
-def covariance_root(
-    factor: RandomFactor,
-    structure: Structure,
-    mixing: Array,
-    sd_priors: Sequence[Any],
-    cor_priors: Sequence[Any],
-    spread: float,
-) -> Any:
-    """Lower root (k, k) of a covariance matrix with priors on its working columns."""
-    key, k = factor.key, factor.n_coefs
-    plain = is_identity(mixing)
-    name = sd_name(key) if plain else working_sd_name(key)
-    sd = _scales(name, sd_priors, structure, coef_dim(key), spread)
-    chol = pt.eye(k)
-    parts = zip(structure.blocks, structure.parts, cor_priors, strict=True)
-    for number, (block, part, prior) in enumerate(parts):
-        if prior is not None:
-            own = _correlation_root(chol_name(key, number), part, prior)
-            at = np.array(block)
-            chol = own if len(block) == k else chol[at[:, None], at].set(own)
-    root = sd[:, None] * chol
-    rows = chol
-    if not plain:
-        own = pt.dot(mixing, root)
-        lengths = pt.sqrt(pt.sum(own**2, axis=1))
-        pm.Deterministic(sd_name(key), lengths, dims=coef_dim(key))
-        rows = own / lengths[:, None]
-    if k > 1:
-        _correlations(key, k, pt.dot(rows, rows.T))
-    return root
-
-
-def _scales(name: str, priors: Sequence[Any], structure: Structure, dim: str, start: float) -> Any:
-    """Standard deviations (k,) of the coefficients, of which some may share one."""
-    if structure.n_sds == structure.n_coefs:
-        return variable(name, priors, dim, start)
-    own = [variable(f"_{name}_{i}", (prior,), None, start) for i, prior in enumerate(priors)]
-    return pm.Deterministic(name, pt.stack(own)[structure.sd_places], dims=dim)
-
-
-def _correlation_root(name: str, part: Structure, prior: Any) -> Any:
-    """Cholesky factor (k, k) of the correlations of one block."""
-    if isinstance(prior, Fixed):
-        return pm.Deterministic(name, pt.constant(part.cholesky(np.array([prior.z]))[0]))
-    if not isinstance(part, Pattern):
-        return lkj_cholesky(name, prior, part.n_coefs)
-    own = [variable(f"{name}_{i}", (prior,), None, 0.0) for i in range(part.n_cors)]
-    sines = [part.sine(parameter) for parameter in own]
-    cosines = [pt.sqrt(1.0 - sine**2) for sine in sines]
-    rows = part.rows(sines, cosines, [pt.constant(unit) for unit in np.eye(part.n_coefs)])
-    return pm.Deterministic(name, pt.stack(rows))
-
-
-def _correlations(key: str, k: int, product: Any) -> None:
-    """Record correlation matrices, with a diagonal of exactly one."""
-    diagonal = np.arange(k)
-    dims = (coef_dim(key), coef_bis_dim(key))
-    pm.Deterministic(cor_name(key), product[diagonal, diagonal].set(1.0), dims=dims)
-
-
-def working_sd_name(key: str) -> str:
-    """Name of the standard deviations of the working columns, where they are not the user's."""
-    return f"_{sd_name(key)}_working"
-
-
-def chol_name(key: str, block: int) -> str:
-    """Name of the Cholesky factor of the correlations of one block."""
-    return f"_chol_{key}__{block}"
 
 
 def _residual_parameters(design: Design, priors: Priors) -> tuple[Any, Any]:
@@ -412,7 +233,7 @@ def _response(
         scale = sigma / pt.sqrt(pm.Data("weights", design.weights, dims=OBS_DIM))
     observed = pm.Data(f"_{RESPONSE}", design.y, dims=OBS_DIM)
     if shape is None:
-        residual_distribution(RESPONSE, mu, scale, priors, observed, OBS_DIM, variable)
+        residual_distribution(mu, scale, priors, observed)
     else:
         _structured_response(design, mu, scale, shape, observed)
 
@@ -458,11 +279,6 @@ def _standard_residuals(design: Design, shapes: Array, rng: np.random.Generator)
         beta=np.empty((len(shapes), 0)),
     )
     return draw_residuals(design, points, rng) * np.sqrt(design.row_weights)
-
-
-def mixed(mixing: Array, values: Any) -> Any:
-    """Rows (k, ...) of the user's columns from those of the working columns."""
-    return values if is_identity(mixing) else pt.dot(mixing, values)
 
 
 def _noncentered_effects(factor: RandomFactor, mixing: Array, root: Any) -> Any:

@@ -21,7 +21,7 @@ from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.model import SHAPE, Form, build_model, chol_name, working_sd_name
+from bayeslmm.sampling.model import SHAPE, Form, build_model
 from bayeslmm.sampling.tree import (
     RESPONSE,
     all_factors,
@@ -31,6 +31,7 @@ from bayeslmm.sampling.tree import (
     parameter_dims,
     posterior_tree,
 )
+from bayeslmm.sampling.variables import chol_name, working_sd_name
 from bayeslmm.schema import BETA, BETA_SIGMA, SIGMA, sd_name, u_name
 
 Array = NDArray[np.float64]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ import pytensor.tensor as pt
 
 from bayeslmm.data.design import Design
 from bayeslmm.priors.record import Priors
+from bayeslmm.sampling.tree import RESPONSE
+from bayeslmm.sampling.variables import covariance_root, variable
 from bayeslmm.schema import (
     BETA_SIGMA,
     NU,
@@ -26,17 +27,8 @@ SCALE = f"_{SIGMA}"
 """The scale at the column means of its predictors, where it has any."""
 
 
-Maker = Callable[..., Any]
-
-
-def scale_of_rows(
-    design: Design, priors: Priors, spread: float, variable: Maker, covariance_root: Maker
-) -> Any:
-    """Scales of the residuals (n,), or () where all rows have one, without their weights.
-
-    Variables of priors and roots of covariance matrices are made by the functions of the model's
-    builder, which are given.
-    """
+def scale_of_rows(design: Design, priors: Priors, spread: float) -> Any:
+    """Scales of the residuals (n,), or () where all rows have one, without their weights."""
     rows, spec = design.scale_rows, design.spec.scale
     if rows is None or spec is None or priors.scale is None:
         return variable(SIGMA, (priors.sigma,), None, spread)
@@ -60,11 +52,9 @@ def scale_of_rows(
     return pt.exp(log_scale)
 
 
-def residual_distribution(
-    name: str, mu: Any, scale: Any, priors: Priors, observed: Any, dims: str, variable: Maker
-) -> Any:
+def residual_distribution(mu: Any, scale: Any, priors: Priors, observed: Any) -> Any:
     """The response around its mean: normal, or Student-t where the model says so."""
     if priors.scale is None or priors.scale.nu is None:
-        return pm.Normal(name, mu, scale, observed=observed, dims=dims)
+        return pm.Normal(RESPONSE, mu, scale, observed=observed, dims=OBS_DIM)
     nu = variable(NU, (priors.scale.nu,), None, None)
-    return pm.StudentT(name, nu=nu, mu=mu, sigma=scale, observed=observed, dims=dims)
+    return pm.StudentT(RESPONSE, nu=nu, mu=mu, sigma=scale, observed=observed, dims=OBS_DIM)

@@ -555,10 +555,7 @@ def sample_covariance(
         If the importance density does not fit.
     """
     exact = _Counted(partial(reduce_at, plan, priors.coordinates))
-    density = partial(log_posterior_batch, plan, priors)
-    if priors.held:
-        return _sample_free(plan, priors, exact, centre, root, chains, draws, rng)
-    if is_dear(plan):
+    if is_dear(plan) and not priors.held:
         sampler = SurrogateSampler(exact, plan, priors, centre, root, rng)
         found = sampler.run(chains, draws)
         if found is not None:
@@ -573,19 +570,10 @@ def sample_covariance(
                 log_evidence_error=float(np.hypot(error, its_error)),
             )
         _log.info("no polynomial surrogate is accurate enough: evaluating exactly")
-    run = sample_density(partial(density, exact), centre, root, chains, draws, rng)
-    value, error = log_mean(run.log_ratios)
-    return CovarianceDraws(
-        chains=run,
-        reduce=exact,
-        n_evaluations=exact.count,
-        surrogate_error=0.0,
-        log_evidence=value,
-        log_evidence_error=error,
-    )
+    return _sample_exactly(plan, priors, exact, centre, root, chains, draws, rng)
 
 
-def _sample_free(
+def _sample_exactly(
     plan: Plan,
     priors: Priors,
     exact: _Counted,
@@ -595,7 +583,7 @@ def _sample_free(
     draws: int,
     rng: np.random.Generator,
 ) -> CovarianceDraws:
-    """Where some parameters are known: the others move, each point evaluated exactly."""
+    """Move the coordinates that are not known, and evaluate the density at each point."""
     coordinates = priors.coordinates
 
     def target(z: Array) -> Array:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import random_parameters
+from bayeslmm.summaries.parameters import joint_parameter, random_parameters
 from bayeslmm.summaries.variance_explained import Quantity
 
 Array = NDArray[np.float64]
@@ -22,26 +22,13 @@ def nlme_quantity(design: Design) -> Quantity:
     """
     spec = design.spec.residual
     names = ["sigma"] if spec is None else spec.nlme_names
-    index = pd.Index([*(p.label for p in random_parameters(design)), *names], name="parameter")
+    rows = random_parameters(design)
+    index = pd.Index([*(row.label for row in rows), *names], name="parameter")
 
     def values(joint: JointDraws) -> Array:
         sds, powers, cors = joint.points.natural
         residual = sds if spec is None else spec.nlme(sds, powers, cors)
-        return np.column_stack([_random(design, joint), residual])
+        random = [joint_parameter(joint, row) for row in rows]
+        return np.column_stack([*random, residual])
 
     return Quantity(index, values)
-
-
-def _random(design: Design, joint: JointDraws) -> Array:
-    """Standard deviations and correlations (S, m) of the random effects."""
-    columns = []
-    for row in random_parameters(design):
-        covariance, index = joint.covariances[row.factor], row.index
-        sds = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-        if row.kind == "sd":
-            columns.append(sds[:, index[0]])
-        else:
-            with np.errstate(invalid="ignore"):
-                product = sds[:, index[0]] * sds[:, index[1]]
-                columns.append(covariance[:, index[0], index[1]] / product)
-    return np.stack(columns, axis=1) if columns else np.empty((joint.size, 0))
