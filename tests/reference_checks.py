@@ -14,7 +14,8 @@ from reference_formulas import STANDS_FOR, r_levels, translated
 
 from bayeslmm.comparison.names import from_r, group_from_r
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import Design, build_design
+from bayeslmm.data.building import build_design
+from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.optimise import hessian
 from bayeslmm.estimation.profile import Kind, profile_intervals

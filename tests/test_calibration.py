@@ -13,7 +13,7 @@ from slow_cases import slow
 from bayeslmm import LMM, DataError, PriorError, SamplingError, load_dataset
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.covariance.residual import PLAIN
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.priors.defaults import default_priors, flat_priors
 from bayeslmm.report.calibration import check_calibration, ranked
 from bayeslmm.sampling import calibration

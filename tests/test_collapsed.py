@@ -18,7 +18,7 @@ from slow_cases import one_in, slow
 from test_stan import draws_by_reference_name
 
 import bayeslmm as blm
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.log_posterior import (

@@ -14,7 +14,7 @@ from reference_data import list_fits, load_fit, load_reference_data
 from reference_formulas import translated
 
 from bayeslmm.comparison.names import from_r
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.grammar import parse
 from bayeslmm.formula.rank import independent_columns

@@ -9,7 +9,7 @@ import pytest
 from frame_fuzz import BACKENDS, framed, make_case, rendered
 
 import bayeslmm as blm
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.exceptions import BayesLMMError
 
 SEEDS = 50

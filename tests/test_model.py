@@ -13,7 +13,7 @@ from slow_cases import one_in
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.unstructured import Unstructured
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.likelihood.log_posterior import beta_prior, log_posterior_unconstrained
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import LKJ, Flat, HalfStudentT, Normal, default_priors, resolve_priors

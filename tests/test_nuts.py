@@ -8,7 +8,7 @@ from pytensor.compile.mode import Mode
 from reference_data import load_fit, load_posterior, load_reference_data
 from slow_cases import slow
 
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.priors.defaults import HalfStudentT, default_priors, flat_priors, resolve_priors

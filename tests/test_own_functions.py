@@ -8,7 +8,7 @@ import pytest
 from formulaic.transforms import stateful_transform
 
 import bayeslmm as blm
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.exceptions import DataError, FormulaError, StorageError
 from bayeslmm.formula.grammar import parse
 from bayeslmm.formula.matrices import evaluate, reevaluate

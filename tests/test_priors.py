@@ -8,7 +8,7 @@ import pytest
 from reference_data import list_posteriors, load_posterior, load_posterior_data
 from scipy import integrate, stats
 
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.defaults import (
     default_priors,

@@ -14,7 +14,7 @@ from slow_cases import one_in, slow, some
 
 from bayeslmm.covariance.coordinates import plain_coordinates
 from bayeslmm.covariance.structure import sds_and_correlation
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.profile import profile_intervals
 from bayeslmm.estimation.start import vector_of

@@ -24,8 +24,8 @@ import bayeslmm as blm
 from bayeslmm.checks.integrated import leave_out
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.covariance.residual import PLAIN
-from bayeslmm.data.design import row_groups
 from bayeslmm.data.relationships import Relationship
+from bayeslmm.data.row_groups import row_groups
 from bayeslmm.estimation.bootstrap import simulate_responses
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.likelihood.batch import reduce_equations

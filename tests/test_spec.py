@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.exceptions import DataError
 
 N = 144

@@ -5,7 +5,7 @@ import pytest
 from reference_data import load_posterior, load_posterior_data
 from slow_cases import some
 
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.priors.defaults import default_priors
 from bayeslmm.sampling.diagnostics import check
 from bayeslmm.sampling.nuts import sample_nuts

@@ -10,7 +10,7 @@ import xarray as xr
 from reference_data import load_reference_data
 from scipy import stats
 
-from bayeslmm.data.design import build_design
+from bayeslmm.data.building import build_design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.exceptions import PriorError, SamplingError
 from bayeslmm.priors.defaults import default_priors, flat_priors

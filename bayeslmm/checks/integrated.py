@@ -25,7 +25,8 @@ from bayeslmm.checks.row_forms import (
     row_system,
 )
 from bayeslmm.checks.structured_rows import StructuredRows, structured_rows
-from bayeslmm.data.design import Design, RowGroups, group_names, row_groups
+from bayeslmm.data.design import Design
+from bayeslmm.data.row_groups import RowGroups, group_names, row_groups
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError, SamplingError

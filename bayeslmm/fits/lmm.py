@@ -11,7 +11,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from bayeslmm.data.design import Design, build_design, require_marginal
+from bayeslmm.data.building import build_design
+from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of

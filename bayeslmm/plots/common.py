@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bayeslmm.data.design import Design, RandomFactor, row_groups
+from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.grouping import GroupingFactor
+from bayeslmm.data.row_groups import row_groups
 from bayeslmm.exceptions import require
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, locate_levels

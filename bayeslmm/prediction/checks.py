@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, group_names
-from bayeslmm.data.design import row_groups as find_groups
+from bayeslmm.data.design import Design
+from bayeslmm.data.row_groups import group_names
+from bayeslmm.data.row_groups import row_groups as find_groups
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.prediction.predict import predict

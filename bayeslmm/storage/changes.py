@@ -13,7 +13,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, Spec, build_design
+from bayeslmm.data.building import build_design
+from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import column_names, read_only
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.relationships import Relationship, relationships_of

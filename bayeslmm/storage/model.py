@@ -16,7 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.scale import Family
-from bayeslmm.data.design import Design, Encodings, Spec, build_design, with_scale
+from bayeslmm.data.building import build_design, with_scale
+from bayeslmm.data.design import Design, Encodings, Spec
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import GroupingFactor, grouping_factor
 from bayeslmm.data.random_factors import (
