@@ -11,7 +11,7 @@ MOST_FILES = 185
 MOST_LINES = 36_000
 """Lines of code, without docstrings, comments and blank lines."""
 
-LONGEST_FILE = 880
+LONGEST_FILE = 740
 """Lines of a file, docstrings and all: one idea is not cut in two to obey a limit."""
 
 NO_CODE = {

@@ -14,6 +14,7 @@ from bayeslmm.exceptions import StorageError
 from bayeslmm.storage.layout import from_plain, to_plain
 
 Arrays = dict[str, NDArray[Any]]
+Stored = Mapping[str, NDArray[Any]]
 Description = dict[str, Any]
 
 _ARROW_TEXT = ("large_string", "string")

@@ -2,62 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.scale import Family
 from bayeslmm.data.building import build_design, with_scale
 from bayeslmm.data.design import Design, Encodings, Spec
-from bayeslmm.data.frames import read_only
-from bayeslmm.data.grouping import GroupingFactor, grouping_factor
-from bayeslmm.data.random_factors import (
-    FactorSpec,
-    RandomFactor,
-    amalgamated,
-    factor_spec,
-    known_rows,
-    related_levels,
-)
+from bayeslmm.data.random_factors import FactorSpec
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
-from bayeslmm.data.strata import (
-    Strata,
-    find_strata,
-    plain_labels,
-    stratum_coefs,
-    term_strata,
-)
 from bayeslmm.data.unobserved import Unobserved
-from bayeslmm.exceptions import BayesLMMError, DataError, PriorError, SamplingError, StorageError
+from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
-from bayeslmm.formula.grammar import (
-    Formula,
-    RandomTerm,
-    absent_functions,
-    parse,
-    parse_scale,
-)
+from bayeslmm.formula.grammar import Formula, absent_functions, parse, parse_scale
 from bayeslmm.formula.rank import row_space
 from bayeslmm.formula.residual import parse_residual
 from bayeslmm.priors import families
 from bayeslmm.priors.defaults import labels_of
-from bayeslmm.priors.families import LKJ, Prior, Record
+from bayeslmm.priors.families import LKJ, Record
 from bayeslmm.priors.fixed import fixed_by_slot, held_by
 from bayeslmm.priors.keys import slot_names
-from bayeslmm.priors.pymc_priors import PymcPrior, from_pymc_recipe, pymc_recipe
-from bayeslmm.priors.record import Labels, Priors
-from bayeslmm.priors.residual import ResidualPriors
-from bayeslmm.priors.scale import ScalePriors, fits
+from bayeslmm.priors.pymc_priors import PymcPrior
+from bayeslmm.priors.record import Priors
+from bayeslmm.priors.scale import fits
 from bayeslmm.sampling.tree import (
     SAMPLE_DIMS,
     all_factors,
@@ -66,42 +41,34 @@ from bayeslmm.sampling.tree import (
     parameter_dims,
 )
 from bayeslmm.schema import u_name
+from bayeslmm.storage.checked import (
+    check_fit,
+    checked_array,
+    checked_numbers,
+    checked_positions,
+    checked_texts,
+    checked_weights,
+)
 from bayeslmm.storage.frames import (
+    Arrays,
+    Description,
+    Stored,
     pack_frame,
-    pack_index,
     same_frame,
     unpack_frame,
-    unpack_index,
 )
-from bayeslmm.storage.layout import from_plain, to_plain
-
-Arrays = dict[str, NDArray[Any]]
-Stored = Mapping[str, NDArray[Any]]
-Description = dict[str, Any]
-
-_FAMILIES: dict[str, Any] = {
-    "LKJ": LKJ,
-    **{name: getattr(families, name) for name in ("Flat", "HalfFlat", "Normal", "HalfNormal")},
-    **{name: getattr(families, name) for name in ("HalfStudentT", "HalfCauchy", "Exponential")},
-    **{name: getattr(families, name) for name in ("Gamma", "InverseGamma", "LogNormal", "Uniform")},
-}
-
-RESIDUAL_PRIORS = ("sd", "power", "cor")
+from bayeslmm.storage.priors import pack_priors, unpack_priors
+from bayeslmm.storage.random_factors import (
+    pack_relationship,
+    stored_factors,
+    text_hash,
+    unpack_relationship,
+)
 
 UNOBSERVED = "unobserved "
 """Before the names of the arrays of rows without a response."""
 
-DERIVED = ("residual", "scale_labels", "held")
-"""Fields of priors that follow from the model."""
-
-PROBES = np.concatenate([-np.logspace(4, -4, 9), np.logspace(-4, 4, 9)])
-"""Points at which the density of a prior remade by PyMC must be what it was."""
-
-DENSITY_TOLERANCE = 1e-9
-"""Relative difference of log densities that other versions of the libraries may cause."""
-
 _log = logging.getLogger(__name__)
-
 
 ROUNDING = 1e-9
 """Difference, relative to the largest entry of a column, that another processor may cause.
@@ -152,7 +119,7 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
         "labels": _labels(design.spec),
         "priors": pack_priors(priors, arrays),
         "relationships": [
-            _pack_relationship(factor.relationship, f"relationship {i}", arrays)
+            pack_relationship(factor.relationship, f"relationship {i}", arrays)
             for i, factor in enumerate(design.random)
         ],
         "unobserved": _pack_unobserved(design.unobserved, arrays),
@@ -181,10 +148,10 @@ def _unpack_unobserved(data: Description | None, arrays: Stored) -> Unobserved |
         for name, values in arrays.items()
         if name.startswith(UNOBSERVED)
     }
-    frame, rows = unpack_frame(data, own), _positions(own, "rows")
-    _check(len(rows) == len(frame), "rows without a response")
-    _check(bool(np.isin(rows, arrays["dropped"]).all()), "rows without a response")
-    return Unobserved(data=frame, weights=_weights(own, len(frame)), rows=rows)
+    frame, rows = unpack_frame(data, own), checked_positions(own, "rows")
+    check_fit(len(rows) == len(frame), "rows without a response")
+    check_fit(bool(np.isin(rows, arrays["dropped"]).all()), "rows without a response")
+    return Unobserved(data=frame, weights=checked_weights(own, len(frame)), rows=rows)
 
 
 def unpack_model(
@@ -394,20 +361,22 @@ def stored_design(
     """
     labels, data = description["labels"], unpack_frame(description["data"], arrays)
     n = len(data)
-    coefs, full = _texts(labels["coefs"]), _texts(labels["coefs_full"])
-    _check(labels["response"] == formula.response, "response")
-    kept = _array(arrays, "kept", (len(full),), "b")
-    X = _numbers(arrays, "X", (n, len(coefs)))
-    X_full = X if kept.all() else _numbers(arrays, "X_full", (n, len(full)))
+    coefs, full = checked_texts(labels["coefs"]), checked_texts(labels["coefs_full"])
+    check_fit(labels["response"] == formula.response, "response")
+    kept = checked_array(arrays, "kept", (len(full),), "b")
+    X = checked_numbers(arrays, "X", (n, len(coefs)))
+    X_full = X if kept.all() else checked_numbers(arrays, "X_full", (n, len(full)))
     fixed = row_space(X_full, full, kept)
-    _check((fixed.coefs, fixed.aliased) == (coefs, _texts(labels["aliased"])), "fixed effects")
-    weights = _weights(arrays, n)
+    check_fit(
+        (fixed.coefs, fixed.aliased) == (coefs, checked_texts(labels["aliased"])), "fixed effects"
+    )
+    weights = checked_weights(arrays, n)
     column, source = description["weights"], description["residual"]
     residual = _residual(source, data)
     held = _fixed_values(description.get("fixed", {}))
     errors = residual is not None and residual.formula.errors is not None
-    known = [_relationship(saved, arrays) for saved in description["relationships"]]
-    random = _random(formula, labels["factors"], data, arrays, known)
+    known = [unpack_relationship(saved, arrays) for saved in description["relationships"]]
+    random = stored_factors(formula, labels["factors"], data, arrays, known)
     evaluation = _Evaluation(
         formula=formula,
         functions=functions,
@@ -432,15 +401,15 @@ def stored_design(
             known=held,
             encodings=evaluation,
         ),
-        y=_numbers(arrays, "y", (n,)),
-        offset=_numbers(arrays, "offset", (n,)),
+        y=checked_numbers(arrays, "y", (n,)),
+        offset=checked_numbers(arrays, "offset", (n,)),
         weights=weights,
         X=X,
         X_full=X_full,
         random=random,
         residual_rows=None if residual is None else residual.rows(data),
         index=data.index,
-        dropped=_positions(arrays, "dropped"),
+        dropped=checked_positions(arrays, "dropped"),
         data=data,
         unobserved=_unpack_unobserved(description.get("unobserved"), arrays),
     )
@@ -449,7 +418,7 @@ def stored_design(
 
 def _with_scale(design: Design, family: str, source: str | None) -> Design:
     """The design with the family and the predictors of the residual scale that a file names."""
-    _check(family in get_args(Family), "family")
+    check_fit(family in get_args(Family), "family")
     functions = design.spec.functions
     try:
         scale = None
@@ -479,10 +448,10 @@ def _fixed_values(stored: Any) -> dict[str, Any]:
     def remade(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        labels = _texts(value["labels"])
+        labels = checked_texts(value["labels"])
         return pd.DataFrame(value["values"], index=list(labels), columns=list(labels))
 
-    _check(isinstance(stored, dict), "known parameters")
+    check_fit(isinstance(stored, dict), "known parameters")
     try:
         return {str(key): remade(value) for key, value in stored.items()}
     except (KeyError, TypeError, ValueError) as error:
@@ -500,177 +469,13 @@ def _residual(source: str | None, data: pd.DataFrame) -> ResidualSpec | None:
         ) from error
 
 
-def _random(
-    formula: Formula,
-    labels: Sequence[Description],
-    data: pd.DataFrame,
-    arrays: Stored,
-    known: Sequence[Relationship | None],
-) -> tuple[RandomFactor, ...]:
-    groups = amalgamated(formula)
-    _check(len(groups) == len(labels) == len(known), "grouping factors")
-    return tuple(
-        _factor(i, key, formula, groups[key], labels[i], data, arrays, known[i])
-        for i, key in enumerate(groups)
-    )
-
-
-def _factor(
-    i: int,
-    key: str,
-    formula: Formula,
-    terms: Sequence[RandomTerm],
-    labels: Description,
-    data: pd.DataFrame,
-    arrays: Stored,
-    known: Relationship | None,
-) -> RandomFactor:
-    found, grouping = grouping_factor(data, terms[0].factors)
-    if known is not None:
-        _check(len(grouping.factors) == 1, "relationships")
-        try:
-            found, grouping, known = related_levels(found, grouping, known)
-        except DataError as error:
-            raise StorageError(f"The saved model cannot be used: {error}") from error
-    coefs, n = _texts(labels["coefs"]), len(data)
-    codes = _array(arrays, f"codes {i}", (n,), "i")
-    blocks = tuple(tuple(block) for block in labels["blocks"])
-    _check(sorted(place for block in blocks for place in block) == [*range(len(coefs))], "blocks")
-    _check((labels["name"], labels["key"]) == (grouping.name, key), "grouping factors")
-    _check(
-        labels["levels"] == text_hash(grouping.levels.tolist()) and np.array_equal(codes, found),
-        f"levels of {grouping.name}",
-    )
-    kinds = [str(kind) for kind in labels["kinds"]]
-    _check(
-        len(kinds) == len(blocks)
-        and all(kind == "us" or len(b) > 1 for kind, b in zip(kinds, blocks, strict=True))
-        and list(dict.fromkeys(kinds)) == list(dict.fromkeys(t.structure for t in terms)),
-        "covariance structures",
-    )
-    z = _numbers(arrays, f"Z {i}", (n, len(coefs)))
-    strata = _strata(formula, terms, labels, coefs, data, found, grouping)
-    spec = factor_spec(grouping, key, terms, coefs, blocks, kinds, known, strata)
-    return known_rows(spec, found, z)
-
-
-def _strata(
-    formula: Formula,
-    terms: Sequence[RandomTerm],
-    labels: Description,
-    coefs: tuple[str, ...],
-    data: pd.DataFrame,
-    codes: NDArray[np.intp],
-    grouping: GroupingFactor,
-) -> list[Strata | None]:
-    """Strata of the terms with ``by=``, found again in the data."""
-    saved = labels.get("strata", [None] * len(terms))
-    same = len(saved) == len(terms)
-    what = f"strata of {grouping.name}"
-    _check(
-        same and all((s is None) == (t.by is None) for s, t in zip(saved, terms, strict=True)),
-        what,
-    )
-    result: list[Strata | None] = []
-    for place, term in zip(saved, terms, strict=True):
-        strata = None
-        if place is not None:
-            start, width = (int(value) for value in place)
-            _check(start >= 0 and width > 0, what)
-            try:
-                _, of, of_level = find_strata(formula.source, term, data, codes, grouping)
-            except BayesLMMError as error:
-                raise StorageError(f"The saved model cannot be used: {error}") from error
-            names = plain_labels(coefs[start : start + width], of)
-            strata = term_strata(of, of_level, names, start)
-            stop = start + strata.places.size
-            _check(list(coefs[start:stop]) == stratum_coefs(names, of), what)
-        result.append(strata)
-    return result
-
-
-def _pack_relationship(known: Relationship | None, name: str, arrays: Arrays) -> Description | None:
-    if known is None:
-        return None
-    labels = pack_index(known.labels, arrays, f"{name} labels")
-    if sp.issparse(known.matrix):
-        parts = {part: getattr(known.matrix, part) for part in ("data", "indices", "indptr")}
-        arrays |= {f"{name} {part}": np.asarray(values) for part, values in parts.items()}
-    else:
-        arrays[name] = known.matrix
-    return {"name": name, "kind": known.kind, "labels": labels, "sparse": sp.issparse(known.matrix)}
-
-
-def _relationship(saved: Description | None, arrays: Stored) -> Relationship | None:
-    if saved is None:
-        return None
-    name, labels = saved["name"], unpack_index(saved["labels"], arrays)
-    try:
-        if saved["sparse"]:
-            parts = tuple(arrays[f"{name} {part}"] for part in ("data", "indices", "indptr"))
-            matrix: Any = sp.csc_array(parts, shape=(len(labels), len(labels)))
-            matrix.check_format(full_check=True)
-        else:
-            matrix = arrays[name]
-        return Relationship(matrix, labels, saved["kind"])
-    except (ValueError, TypeError, IndexError) as error:
-        raise StorageError(f"The relationships of the saved model are damaged: {error}") from error
-
-
-def text_hash(texts: Sequence[str]) -> str:
-    """SHA-256 of labels."""
-    parts = (f"{len(text)}:{text}".encode("utf-8", "surrogatepass") for text in texts)
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
 # --- checks ----------------------------------------------------------------------------
-
-
-def _check(right: bool, what: str) -> None:
-    if not right:
-        raise StorageError(
-            f"The {what} of the saved model do not fit its formula and data: the file was not "
-            "written by Posterior.save, or the installed libraries read it otherwise. Load it "
-            "with the versions it was saved with."
-        )
-
-
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    _check(len(set(values)) == len(values) and all(isinstance(v, str) for v in values), "labels")
-    return tuple(values)
-
-
-def _array(arrays: Stored, name: str, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
-    array = arrays[name]
-    _check(array.shape == shape and array.dtype.kind == kind, f"numbers {name}")
-    return read_only(array)
-
-
-def _numbers(arrays: Stored, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    array = _array(arrays, name, shape, "f")
-    _check(array.dtype == np.float64 and bool(np.isfinite(array).all()), f"numbers {name}")
-    return array
-
-
-def _weights(arrays: Stored, n: int) -> NDArray[np.float64] | None:
-    if "weights" not in arrays:
-        return None
-    weights = _numbers(arrays, "weights", (n,))
-    _check(bool((weights > 0.0).all()), "weights")
-    return weights
-
-
-def _positions(arrays: Stored, name: str) -> NDArray[np.intp]:
-    rows = arrays[name]
-    rising = np.all(np.diff(rows) > 0) and np.all(rows[:1] >= 0)
-    _check(rows.ndim == 1 and rows.dtype.kind == "i" and bool(rising), "dropped rows")
-    return read_only(rows.astype(np.intp))
 
 
 def check_priors(priors: Priors, design: Design) -> None:
     """Raise StorageError for priors of another model."""
     p, labels = design.p, labels_of(design.spec)
-    _check(
+    check_fit(
         all(getattr(priors, name) == known for name, known in vars(labels).items())
         and priors.fixed_map.shape == (p, p)
         and len(priors.beta) == len(priors.alone) == p
@@ -723,156 +528,7 @@ def check_draws(posterior: xr.Dataset, design: Design) -> None:
     except SamplingError as error:
         raise StorageError(f"The draws do not fit the model: {error}") from error
     for name, variable in expected.variables.items():
-        _check(posterior[name].dims == variable.dims, f"draws of {name}")
+        check_fit(posterior[name].dims == variable.dims, f"draws of {name}")
         if name not in SAMPLE_DIMS and name in expected.coords:
-            _check(np.array_equal(posterior[name], variable), f"labels of {name}")
-    _check(min(posterior.sizes[dim] for dim in SAMPLE_DIMS) > 0, "draws")
-
-
-# --- priors ----------------------------------------------------------------------------
-
-
-def pack_priors(priors: Priors, arrays: Arrays) -> Description:
-    """Describe the priors of a model.
-
-    Parameters
-    ----------
-    priors : Priors
-        The priors.
-    arrays : dict
-        Where the matrices go.
-
-    Returns
-    -------
-    dict
-        What :func:`unpack_priors` needs besides the arrays; fit for JSON.
-
-    Raises
-    ------
-    StorageError
-        If a prior is more than a family with numbers for parameters.
-    """
-    names = iter(priors.records())
-
-    def packed(value: Any, name: str) -> Any:
-        if value is None or isinstance(value, bool | int | str):
-            return value
-        if isinstance(value, np.ndarray):
-            arrays[f"prior {name}"] = value
-            return {"array": name}
-        if isinstance(value, tuple):
-            return [packed(item, f"{name} {i}") for i, item in enumerate(value)]
-        if isinstance(value, Mapping):
-            return {"mapping": dict(value)}
-        if isinstance(value, ScalePriors):
-            return {"scale": [packed(part, f"{name} {i}") for i, part in enumerate(_parts(value))]}
-        if isinstance(value, ResidualPriors):
-            return [packed(getattr(value, kind), f"{name} {kind}") for kind in RESIDUAL_PRIORS]
-        return _record(value, next(names))
-
-    stored = [field.name for field in fields(Priors) if field.name not in DERIVED]
-    return {name: packed(getattr(priors, name), name) for name in stored}
-
-
-def unpack_priors(
-    description: Description,
-    arrays: Mapping[str, NDArray[Any]],
-    labels: Labels,
-    held: tuple[tuple[int, float], ...] = (),
-) -> Priors:
-    """The priors that :func:`pack_priors` described, of a model with these names.
-
-    `held` are the known coordinates of the model.
-
-    Raises
-    ------
-    StorageError
-        If a family is unknown, or PyMC no longer makes the prior that was stored.
-    """
-
-    def unpacked(value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(map(unpacked, value))
-        if not isinstance(value, dict):
-            return value
-        if "array" in value:
-            return arrays[f"prior {value['array']}"]
-        if "scale" in value:
-            names = (field.name for field in fields(ScalePriors))
-            return ScalePriors(**dict(zip(names, unpacked(value["scale"]), strict=True)))
-        return value["mapping"] if "mapping" in value else _remade(value)
-
-    names = [field.name for field in fields(Priors) if field.name not in DERIVED]
-    older = {"strata"} - description.keys()  # files of models without by=
-    values = {name: unpacked(description[name]) for name in names if name not in older}
-    own = dict(zip(RESIDUAL_PRIORS, values.pop("residuals"), strict=True))
-    residuals = ResidualPriors(structure=labels.residual, **own)
-    return Priors(
-        **values,
-        residual=labels.residual,
-        scale_labels=labels.scale_labels,
-        residuals=residuals,
-        held=held,
-    )
-
-
-def _parts(priors: ScalePriors) -> list[Any]:
-    return [getattr(priors, field.name) for field in fields(ScalePriors)]
-
-
-def _record(prior: Prior | LKJ, name: str) -> Description:
-    if isinstance(prior, PymcPrior):
-        return _pymc_record(prior, name)
-    if isinstance(prior, families.Fixed):
-        known = {key: value for key, value in prior.parameters().items() if np.isfinite(value)}
-        return {"name": name, "family": "Fixed", "parameters": known}
-    family = type(prior).__name__
-    if not isinstance(prior, Record) or type(prior) is not _FAMILIES.get(family):
-        raise StorageError(
-            f"The prior for {name!r} is of type {family}, which is not one of this package or of "
-            "PyMC, so it cannot be stored. Give a PyMC distribution with numbers for parameters, "
-            "such as pm.Gamma.dist(2, 0.1), or save post.data, the draws, alone."
-        )
-    parameters = {key: float(value) for key, value in prior.parameters().items()}
-    return {"name": name, "family": family, "parameters": parameters}
-
-
-def _pymc_record(prior: PymcPrior, name: str) -> Description:
-    recipe = pymc_recipe(prior)
-    if recipe is None:
-        raise StorageError(
-            f"The prior for {name!r}, {prior}, cannot be stored: a file has the families of PyMC "
-            "with numbers for parameters, not code, mixtures or truncations in general. Give such "
-            "a family, or save post.data, the draws, alone."
-        )
-    family, values = recipe
-    typed = [to_plain(value, f"The prior for {name!r}") for value in values]
-    density = [float(value) for value in prior.logpdf(PROBES)]
-    return {"name": name, "pymc": family, "values": typed, "density": density}
-
-
-def _remade(item: Description) -> Any:
-    name = item["name"]
-    if "pymc" in item:
-        return _remade_by_pymc(item, name)
-    if item["family"] == "Fixed":
-        return families.Fixed.of(item["parameters"])
-    if item["family"] not in _FAMILIES:
-        raise StorageError(f"The prior for {name!r} is of the unknown family {item['family']!r}.")
-    return _FAMILIES[item["family"]](**item["parameters"])
-
-
-def _remade_by_pymc(item: Description, name: str) -> Any:
-    values = [from_plain(value) for value in item["values"]]
-    try:
-        prior = from_pymc_recipe(item["pymc"], values, name)
-    except PriorError as error:
-        raise StorageError(str(error)) from error
-    density = np.array(item["density"])
-    found = prior.logpdf(PROBES)
-    if not np.allclose(found, density, rtol=DENSITY_TOLERANCE, atol=0.0, equal_nan=True):
-        raise StorageError(
-            f"The prior for {name!r}, {prior}, has another density than when it was saved: the "
-            f"installed PyMC takes the parameters of {item['pymc']} otherwise."
-        )
-    return prior
+            check_fit(np.array_equal(posterior[name], variable), f"labels of {name}")
+    check_fit(min(posterior.sizes[dim] for dim in SAMPLE_DIMS) > 0, "draws")
