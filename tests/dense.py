@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bayeslmm.covariance.structure import Structure
+from bayeslmm.data.memberships import Slot
 from bayeslmm.data.relationships import Relationship
 
 
@@ -22,6 +23,13 @@ class Columns:
     n_levels: int
     relationship: Relationship | None = None
     named: tuple[str, ...] = ()
+    others: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    """Further levels of each row and their covariates, which add up."""
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All levels of each row and their covariates."""
+        return tuple(Slot(c, z, c) for c, z in ((self.codes, self.Z), *self.others))
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -54,8 +62,9 @@ class Case:
         columns = self.random[factor]
         k = columns.Z.shape[1]
         z = np.zeros((len(self.y), columns.n_levels * k))
-        for row, code in enumerate(columns.codes):
-            z[row, code * k : (code + 1) * k] = columns.Z[row]
+        for codes, covariates, _ in columns.slots:
+            for row, code in enumerate(codes):
+                z[row, code * k : (code + 1) * k] += covariates[row]
         return z
 
     def covariance(self, factors: list[np.ndarray]) -> np.ndarray:
@@ -115,7 +124,17 @@ def relative_factor(structure: Structure, eta: np.ndarray, log_sigma: float) -> 
 def case_of(design: Any) -> Case:
     """The dense case of a design, its offset taken from the response."""
     random = tuple(
-        Columns(f.codes, f.Z, f.blocks, f.n_levels, f.relationship, f.kinds) for f in design.random
+        Columns(
+            first.codes,
+            first.Z,
+            f.blocks,
+            f.n_levels,
+            f.relationship,
+            f.kinds,
+            tuple((slot.codes, slot.Z) for slot in others),
+        )
+        for f in design.random
+        for first, *others in [f.slots]
     )
     return Case(design.y - design.offset, design.X, random, design.weights)
 

@@ -24,6 +24,7 @@ from bayeslmm.covariance.structure import (
 )
 from bayeslmm.covariance.toeplitz import Toeplitz
 from bayeslmm.covariance.unstructured import Unstructured
+from bayeslmm.data.memberships import Slot
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.start import Start, vector_of
 from bayeslmm.likelihood.crossprod import cross_products
@@ -49,6 +50,10 @@ class Term:
     blocks: tuple
     kinds: tuple
     relationship: None = None
+
+    @property
+    def slots(self) -> tuple:
+        return (Slot(self.codes, self.Z, self.codes),)
 
 
 PATTERNS = [

@@ -305,7 +305,7 @@ def subset(design, kept):
         offset=design.offset[kept],
         weights=None if design.weights is None else design.weights[kept],
         X=design.X[kept],
-        random=tuple(replace(f, codes=f.codes[kept], Z=f.Z[kept]) for f in design.random),
+        random=tuple(f.take(kept) for f in design.random),
     )
 
 

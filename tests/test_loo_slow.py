@@ -41,7 +41,7 @@ def subset(design, kept):
         X=design.X[kept],
         index=design.index[kept],
         data=design.data[kept],
-        random=tuple(replace(f, codes=f.codes[kept], Z=f.Z[kept]) for f in design.random),
+        random=tuple(f.take(kept) for f in design.random),
     )
 
 

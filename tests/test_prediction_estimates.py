@@ -97,11 +97,12 @@ def henderson(fit, rows):
     start = 0
     for factor, member, t in zip(design.random, members, factors, strict=bool(members)):
         k = factor.n_coefs
-        for i, level in enumerate(member.known):
+        (own,) = member.levels
+        for i, level in enumerate(own.known):
             if level >= 0:
-                c[i, start + k * level : start + k * (level + 1)] = member.Z[i]
-            elif member.fresh[i] >= 0:
-                extra[i] += np.sum((sigma * t.T @ member.Z[i]) ** 2)
+                c[i, start + k * level : start + k * (level + 1)] = own.Z[i]
+            elif own.fresh[i] >= 0:
+                extra[i] += np.sum((sigma * t.T @ own.Z[i]) ** 2)
         start += k * factor.n_levels
     return (
         np.einsum("ni,ij,nj->n", x, vcov, x)

@@ -11,7 +11,8 @@ from slow_cases import slow
 import bayeslmm as blm
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
-from bayeslmm.prediction.rows import observe, prediction_rows
+from bayeslmm.prediction.observed import observe
+from bayeslmm.prediction.rows import prediction_rows
 from bayeslmm.sampling.engine import sample_posterior
 
 
@@ -24,14 +25,14 @@ def dense_update(post, joint, seen, s):
     known = joint.effects([m.wanted for m in rows.members])
     for member, u, sigma in zip(rows.members, known, joint.covariances, strict=True):
         place = {level: i for i, level in enumerate(member.wanted)}
-        for i in range(n):
-            if member.known[i] >= 0:
-                residual[i] -= member.Z[i] @ u[s, place[member.known[i]]]
-        k = member.Z.shape[1]
+        k = member.n_coefs
         z = np.zeros((n, member.n_fresh * k))
-        for i in range(n):
-            if member.fresh[i] >= 0:
-                z[i, member.fresh[i] * k : (member.fresh[i] + 1) * k] = member.Z[i]
+        for level in member.levels:
+            for i in range(n):
+                if level.known[i] >= 0:
+                    residual[i] -= level.Z[i] @ u[s, place[level.known[i]]]
+                if level.fresh[i] >= 0:
+                    z[i, level.fresh[i] * k : (level.fresh[i] + 1) * k] += level.Z[i]
         columns.append(z)
         blocks += [sigma[s]] * member.n_fresh
     z = np.hstack(columns)

@@ -80,7 +80,7 @@ def test_by_is_read(term, by, structure):
         ("y ~ (x | g, )", "nothing after this comma", ","),
         ("y ~ (x, y | g)", "`,` is not a formula operator", ","),
         ("y ~ (x | gr(g, by=f))", "is (x | g, by=f), and", "gr"),
-        ("y ~ (1 | mm(a, b))", "multi-membership terms are not available", "mm"),
+        ("y ~ (1 | mm(a, b), by=f)", "by= does not go with mm()", "mm(a, b)"),
         ("y ~ (1 | g, by=f) + (x | g)", "The intercept is repeated", "(x | g)"),
     ],
 )

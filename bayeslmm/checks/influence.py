@@ -259,20 +259,18 @@ def _refit_rows(
     X = part.X
     columns = np.asarray(independent_columns(X), dtype=bool) if design.p else np.zeros(0, bool)
     factors = []
-    for factor in design.random:
-        present, codes = np.unique(factor.codes[kept], return_inverse=True)
+    for factor in part.random:
+        present = np.flatnonzero(factor.counts())
         levels = factor.levels[present]
         if len(levels) < 2:
             raise DataError(
                 f"A refit would have one level of {factor.name} left, {levels[0]!r}; a variance "
                 "between levels needs at least two. post.check.influence() needs no refits."
             )
-        if factor.relationship is not None:  # its levels stay, with rows or without
-            spec, codes = factor.spec, factor.codes[kept]
-        else:
-            spec = factor.spec.with_levels(present)
-            _check_strata(spec)
-        factors.append(replace(factor, spec=spec, codes=codes, Z=factor.Z[kept]))
+        if factor.relationship is None:  # else its levels stay, with rows or without
+            factor = factor.with_levels(present)
+            _check_strata(factor.spec)
+        factors.append(factor)
     part = replace(part, X=np.ascontiguousarray(X[:, columns]), random=tuple(factors))
     return fit_likelihood(marginal_system(part), method), columns
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.data.memberships import Slot
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError, SamplingError
@@ -144,7 +145,13 @@ class Resampler:
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
-            _RestOfFactor(f.codes[kept], f.Z[kept], f.blocks, f.kinds, f.n_levels, f.relationship)
+            _RestOfFactor(
+                tuple(slot.take(kept) for slot in f.slots),
+                f.blocks,
+                f.kinds,
+                f.n_levels,
+                f.relationship,
+            )
             for f in design.random
         ]
         y, X = (design.y - design.offset)[kept], design.X[kept]
@@ -159,8 +166,7 @@ class Resampler:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _RestOfFactor:
-    codes: Indices
-    Z: Array
+    slots: tuple[Slot, ...]
     blocks: tuple[tuple[int, ...], ...]
     kinds: tuple[str, ...]
     n_levels: int

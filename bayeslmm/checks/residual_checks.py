@@ -334,7 +334,7 @@ def _checks(design: Design, units: StandardUnits) -> dict[str, Callable[[Standar
             "outliers": outlier_count,
             "spread against fitted": spread_against_fitted,
         }
-        for factor in design.random:
+        for factor in (factor for factor in design.random if not factor.pooled):
             codes = np.unique(factor.codes[rows], return_inverse=True)[1]
             if 0 < codes.max() < len(rows) - 1:
                 name = f"spread across {factor.name}"
@@ -417,7 +417,10 @@ def _case(labels: Sequence[str], deviation: float) -> dict[str, object]:
 
 
 def _row_label(design: Design, at: int) -> str:
-    levels = [f"{factor.name} {factor.levels[factor.codes[at]]}" for factor in design.random]
+    levels = [
+        f"{factor.name} {' and '.join(map(str, factor.levels[factor.levels_at(at)]))}"
+        for factor in design.random
+    ]
     return f"row {design.index[at]}" + (f" ({', '.join(levels)})" if levels else "")
 
 

@@ -175,10 +175,7 @@ def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
                 cov = residual_blocks(design, joint.points.take(draws), rows)
                 for factor, root in zip(design.random, roots, strict=True):
                     half = factor.Z[rows] @ root[draws]
-                    codes = factor.codes[rows]
-                    cov += (half @ half.transpose(0, 2, 1)) * factor.similarity(
-                        codes[:, None], codes
-                    )
+                    cov += (half @ half.transpose(0, 2, 1)) * factor.similarity(rows[:, None], rows)
                 result[draws, rows] = np.linalg.solve(np.linalg.cholesky(cov), columns[draws, rows])
     return result
 
@@ -187,9 +184,11 @@ def independent_parts(design: Design) -> list[NDArray[np.intp]]:
     """Rows of each part of the data that shares no level, nor related or correlated ones."""
     rows, columns, start = [], [], 0
     for factor in design.random:
-        rows.append(np.arange(design.n))
         known = factor.relationship
-        columns.append(start + (factor.codes if known is None else known.families[factor.codes]))
+        for member in factor.members:
+            rows.append(np.arange(design.n))
+            own = member.codes if known is None else known.families[member.codes]
+            columns.append(start + own)
         start += factor.n_levels
     tied = None if design.residual_rows is None else design.residual_rows.group
     if tied is not None:
@@ -374,8 +373,10 @@ def _draw(joint: JointDraws, s: int) -> JointDraws:
 
 def _sums(factor: RandomFactor, c: int) -> sp.csr_array:
     """Matrix A' (J, n) that sums rows, times a covariate of the factor, by level."""
-    n = len(factor.codes)
-    return sp.csr_array((factor.Z[:, c], (factor.codes, np.arange(n))), (factor.n_levels, n))
+    n, slots = len(factor.Z), factor.slots
+    values = np.concatenate([slot.Z[:, c] for slot in slots])
+    codes = np.concatenate([slot.codes for slot in slots])
+    return sp.csr_array((values, (codes, np.tile(np.arange(n), len(slots)))), (factor.n_levels, n))
 
 
 def _effects_left(precision: sp.csr_array, forms: RowForms, factor: RandomFactor) -> Array:

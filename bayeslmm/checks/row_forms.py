@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.memberships import Slot
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import to_working
 from bayeslmm.likelihood.blocks import add_precisions, lower_pairs
@@ -61,10 +62,9 @@ class RowSystem:
         Whether beta is not integrated out.
     weights : ndarray (n,)
         Precision weights.
-    codes : tuple of ndarray of int (n,)
-        Level of each row, per grouping factor.
-    Z : tuple of ndarray (n, k)
-        Their covariates.
+    slots : tuple of tuple of Slot
+        Level and covariates of each row, per grouping factor; one slot where it is eliminated level
+        by level.
     X : ndarray (n, p)
         Fixed-effects covariates.
     y : ndarray (n,)
@@ -79,8 +79,7 @@ class RowSystem:
     prior: GaussianBeta | None
     given_beta: bool
     weights: Array
-    codes: tuple[Indices, ...]
-    Z: tuple[Array, ...]
+    slots: tuple[tuple[Slot, ...], ...]
     X: Array
     y: Array
     gram: Array
@@ -96,7 +95,8 @@ class RowSystem:
         """Parts of so many draws that can be worked on at once."""
         width = len(self.gram)
         by_level = sum(part.shape[0] * part.shape[1] for part in self.mixed)
-        by_row = len(self.y) * max(1, sum(Z.shape[1] for Z in self.Z))
+        widths = sum(slot.Z.shape[1] for own in self.slots for slot in own)
+        by_row = len(self.y) * max(1, widths)
         step = max(1, ENTRIES // max(by_row, by_level * width, width**2))
         return [slice(start, min(start + step, draws)) for start in range(0, draws, step)]
 
@@ -195,8 +195,10 @@ def row_system(
         prior=None if given_beta else prior,
         given_beta=given_beta,
         weights=design.row_weights,
-        codes=tuple(factor.codes for factor in design.random),
-        Z=tuple(factor.Z @ columns for factor, columns in pairs),
+        slots=tuple(
+            tuple(slot._replace(Z=slot.Z @ columns) for slot in factor.slots)
+            for factor, columns in pairs
+        ),
         X=design.X @ basis.fixed,
         y=design.y - design.offset - design.X @ basis.shift,
         gram=np.block([[plan.tail_gram, plan.tail_mixed], [plan.tail_mixed.T, products.fixed]]),
@@ -284,7 +286,8 @@ def leverages(
 def _leverages_by_level(
     system: RowSystem, joint: JointDraws, draws: slice
 ) -> Iterator[tuple[Indices, Array, Array]]:
-    (codes,), (Z,), p = system.codes, system.Z, system.X.shape[1]
+    ((slot,),), p = system.slots, system.X.shape[1]
+    codes, Z = slot.codes, slot.Z
     levels, k = system.mixed[0].shape[:2]
     units = row_forms(_units(system), joint, draws)
     border = units.border(np.arange(len(units.residual))).transpose(1, 2, 0)
@@ -319,10 +322,10 @@ def _units(system: RowSystem) -> RowSystem:
     """Rows of unit covariates: of each coefficient in each level, then of each fixed effect."""
     (levels, k), p = system.mixed[0].shape[:2], system.X.shape[1]
     codes = np.append(np.repeat(np.arange(levels), k), np.zeros(p, dtype=np.intp))
+    z = np.vstack([np.tile(np.eye(k), (levels, 1)), np.zeros((p, k))])
     return replace(
         system,
-        codes=(codes,),
-        Z=(np.vstack([np.tile(np.eye(k), (levels, 1)), np.zeros((p, k))]),),
+        slots=((Slot(codes, z, codes),),),
         X=np.vstack([np.zeros((levels * k, p)), np.eye(p)]),
         y=np.zeros(levels * k + p),
     )
@@ -334,9 +337,10 @@ def _units(system: RowSystem) -> RowSystem:
 def _own(system: RowSystem, relative: Sequence[Array]) -> Iterator[tuple[Indices, Array]]:
     """Places in the tail, and coefficients there, of each row."""
     for block in system.plan.tail:
-        scaled = np.einsum("nk,ckl->lnc", system.Z[block.factor], relative[block.factor])
-        for i in range(block.n_coefs):
-            yield block.start + system.codes[block.factor] * block.n_coefs + i, scaled[i]
+        for codes, z, _ in system.slots[block.factor]:
+            scaled = np.einsum("nk,ckl->lnc", z, relative[block.factor])
+            for i in range(block.n_coefs):
+                yield block.start + codes * block.n_coefs + i, scaled[i]
 
 
 def _working(system: RowSystem, beta: Array) -> Array:
@@ -408,14 +412,15 @@ class _Stage:
 def _stage(system: RowSystem, place: int, relative: Sequence[Array], known: Array | None) -> _Stage:
     index = system.plan.stages[place].factor
     root, mixed = relative[index], system.mixed[place]
-    rows = np.einsum("nk,ckl->ncl", system.Z[index], root)
+    (slot,) = system.slots[index]
+    rows = np.einsum("nk,ckl->ncl", slot.Z, root)
     own = system.plan.products.random[index][:, None]
     gram = root.transpose(0, 2, 1) @ own @ root + np.eye(root.shape[2])
     flat = mixed.reshape(-1, mixed.shape[2])
     flat = _scaled(system, np.broadcast_to(flat, (len(root), *flat.shape)), relative, known)
     by_level = flat.reshape(len(root), *mixed.shape[:2], -1)
     border = np.einsum("ckl,cjkm->jclm", root, by_level)
-    return _Stage(system.codes[index], rows, rows.copy(), gram, border)
+    return _Stage(slot.codes, rows, rows.copy(), gram, border)
 
 
 def _sums(total: sp.csr_array, values: Array) -> Array:

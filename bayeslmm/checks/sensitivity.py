@@ -424,10 +424,11 @@ def unbounded_parameters(design: Design) -> dict[str, str]:
 
 def _directions(design: Design, factor: RandomFactor, column: int) -> int:
     """Directions of a coefficient's effects beside the fixed effects; two stand for more."""
-    used = np.unique(factor.codes[factor.Z[:, column] != 0.0])
-    if len(used) - design.p >= ENOUGH_DIRECTIONS:
+    slots = [(codes, z[:, column]) for codes, z, _ in factor.slots]
+    used = np.unique(np.concatenate([codes[z != 0.0] for codes, z in slots]))
+    if len(used) - design.p >= ENOUGH_DIRECTIONS and not factor.pooled:
         return ENOUGH_DIRECTIONS
-    columns = np.where(factor.codes[:, None] == used, factor.Z[:, [column]], 0.0)
+    columns = sum(np.where(codes[:, None] == used, z[:, None], 0.0) for codes, z in slots)
     columns /= np.linalg.norm(columns, axis=0)
     q = np.linalg.qr(design.X / np.linalg.norm(design.X, axis=0))[0]
     left = columns - q @ (q.T @ columns)

@@ -417,7 +417,7 @@ def _known(design: Design) -> dict[str, tuple[float, ...]]:
 
 def _pattern_holds(factor: RandomFactor, small: Design) -> bool:
     """Whether the patterns of a factor of the larger model allow those of the smaller one."""
-    own = next((own for own in small.random if set(own.factors) == set(factor.factors)), None)
+    own = next((own for own in small.random if own.spec.identity == factor.spec.identity), None)
     if own is None:
         return True
     found = [
@@ -451,8 +451,8 @@ def _directions(design: Design, rows: NDArray[np.intp]) -> Iterator[Array]:
     upper = np.triu_indices(len(rows))
     yield np.diag(1.0 / design.row_weights[rows])[upper]
     for factor in design.random:
-        codes, Z = factor.codes[rows], factor.Z[rows]
-        same = factor.similarity(codes[upper[0]], codes[upper[1]])
+        Z = factor.Z[rows]
+        same = factor.similarity(rows[upper[0]], rows[upper[1]])
         for block, part in zip(factor.blocks, structure_of(factor).parts, strict=True):
             for i, a in enumerate(block):
                 for b in block[: i + 1] if part.n_cors else (a,):
@@ -468,7 +468,7 @@ def _some_rows(designs: Sequence[Design]) -> NDArray[np.intp]:
     factors = {factor.name: factor for design in designs for factor in design.random}
     rng = np.random.default_rng(0)
     chosen = [
-        np.argsort(rng.permutation(factor.n_levels)[factor.codes], kind="stable")[
+        np.argsort(rng.permutation(factor.n_levels)[factor.members[0].codes], kind="stable")[
             : MAX_ROWS // len(factors)
         ]
         for factor in factors.values()

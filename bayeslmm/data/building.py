@@ -31,7 +31,8 @@ from bayeslmm.data.inputs import (
     first_value,
     precision_weights,
 )
-from bayeslmm.data.random_factors import random_factors, shortened
+from bayeslmm.data.random_factors import shortened
+from bayeslmm.data.random_terms import random_factors
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import residual_spec
 from bayeslmm.data.scale_model import scale_model
@@ -141,7 +142,7 @@ def build_design(
         )
     check_infinite(frame, variables)
     gaps = None if values is None else np.isnan(values)
-    complete, dropped = complete_cases(frame, sorted(variables), gaps)
+    complete, dropped = complete_cases(frame, sorted(variables), gaps, formula.members)
     kept = unobserved_rows(formula, residual, frame[sorted(variables)], values, dropped, missing)
     if len(dropped):
         count = len(dropped) - (0 if kept is None else kept.n)

@@ -15,7 +15,8 @@ from bayeslmm.covariance.residual import PLAIN, BoundResidual, Residual, Residua
 from bayeslmm.covariance.scale import Family
 from bayeslmm.data.frames import check_infinite, column_names, missing, plain_frame, read_only
 from bayeslmm.data.inputs import Expression, check_complete, check_present, precision_weights
-from bayeslmm.data.random_factors import FactorSpec, RandomFactor, other_rows, shortened
+from bayeslmm.data.random_factors import FactorSpec, RandomFactor, shortened
+from bayeslmm.data.random_terms import other_rows
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.scale_model import ScaleRows, ScaleSpec
@@ -385,14 +386,15 @@ def _sparse_z(n: int, random: Sequence[RandomFactor]) -> sp.csr_array:
     columns, values, start = [np.empty((n, 0), dtype=np.intp)], [np.empty((n, 0))], 0
     for factor in random:
         k = factor.n_coefs
-        known = (factor.codes >= 0)[:, None]
-        first = start + np.maximum(factor.codes, 0)[:, None] * k
-        columns.append(first + np.arange(k))
-        values.append(np.where(known, factor.Z, 0.0))
+        for codes, z, _ in factor.slots:
+            first = start + np.maximum(codes, 0)[:, None] * k
+            columns.append(first + np.arange(k))
+            values.append(np.where((codes >= 0)[:, None], z, 0.0))
         start += factor.n_levels * k
     index, data = np.hstack(columns), np.hstack(values)
     pointer = np.arange(n + 1) * index.shape[1]
     result = sp.csr_array((data.ravel(), index.ravel(), pointer), shape=(n, start))
+    result.sum_duplicates()  # a level that is two members of a row
     result.eliminate_zeros()
     return result
 
@@ -435,7 +437,7 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residua
     named = {weights} if isinstance(weights, str) else set[str]()
     frame = plain_frame(data, needed | response | named)
     values = precision_weights(weights, frame, data, names)
-    check_complete(frame, needed)
+    check_complete(frame, needed - formula.members)
     check_infinite(frame, needed)
     if structure is not None and structure.formula.errors is not None:
         if values is not None:

@@ -232,7 +232,10 @@ def missing(column: pd.Series) -> NDArray[np.bool_]:
 
 
 def complete_cases(
-    frame: pd.DataFrame, variables: Iterable[str], unweighted: NDArray[np.bool_] | None = None
+    frame: pd.DataFrame,
+    variables: Iterable[str],
+    unweighted: NDArray[np.bool_] | None = None,
+    optional: Collection[str] = (),
 ) -> tuple[pd.DataFrame, Codes]:
     """Keep the rows without a missing value in the variables.
 
@@ -244,6 +247,8 @@ def complete_cases(
         The columns that count, and the columns returned.
     unweighted : ndarray of bool, shape (n,), optional
         Rows whose weight is missing; they are dropped too.
+    optional : collection of str
+        Those among the variables of which values may be missing.
 
     Returns
     -------
@@ -268,8 +273,8 @@ def complete_cases(
     if unweighted is not None:
         gaps["weights"] = gaps.get("weights", False) | unweighted
     drop = np.zeros(len(frame), dtype=bool)
-    for gap in gaps.values():
-        drop |= gap
+    for name, gap in gaps.items():
+        drop |= gap & (name not in optional)
     if drop.all():
         counts = ", ".join(f"`{name}` {gap.sum()}" for name, gap in gaps.items() if gap.any())
         raise DataError(

@@ -9,7 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.frames import missing
 from bayeslmm.data.grouping import GroupingFactor, grouping_factor
+from bayeslmm.exceptions import DataError, listed
 from bayeslmm.schema import sanitise
 
 
@@ -51,6 +53,8 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
     names = [by] if by in design.data.columns else by.split(":")
     if not set(names) <= set(design.data.columns):
         return None
+    if lacking := [name for name in names if missing(design.data[name]).any()]:
+        raise DataError(f"by={by!r}: {listed(lacking)} is missing in some rows.")
     codes, found = grouping_factor(design.data, names)
     values = pd.Index(found.levels) if len(names) > 1 else found.parts[0]
     return RowGroups(codes=codes, factor=found, values=values, key=sanitise(by))
@@ -58,5 +62,6 @@ def row_groups(design: Design, by: str) -> RowGroups | None:
 
 def group_names(design: Design) -> list[str]:
     """Grouping factors and variables that rows can be grouped by."""
-    names = [*(factor.name for factor in design.random), *map(str, design.data.columns)]
+    factors = [factor.name for factor in design.random if not factor.pooled]
+    names = [*factors, *map(str, design.data.columns)]
     return list(dict.fromkeys(names))

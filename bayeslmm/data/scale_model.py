@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import GroupingFactor
 from bayeslmm.data.inputs import check_column_scales, check_fixed_factors, check_labels, check_rows
-from bayeslmm.data.random_factors import FactorSpec, RandomFactor, other_rows, random_factors
+from bayeslmm.data.random_factors import FactorSpec, RandomFactor
+from bayeslmm.data.random_terms import other_rows, random_factors
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import ScaleFormula

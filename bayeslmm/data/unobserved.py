@@ -73,7 +73,7 @@ def unobserved_rows(
     needed = formula.left.variables - (frozenset() if residual is None else residual.variables)
     names = [name for name in frame.columns if name not in needed]
     lost = np.zeros(len(dropped), dtype=bool) if weights is None else np.isnan(weights[dropped])
-    for name in names:
+    for name in set(names) - formula.members:
         lost |= missing(frame[name].iloc[dropped])
     rows = read_only(dropped[~lost])
     data = frame[names].iloc[rows]

@@ -31,8 +31,9 @@ def linear_predictor(design: Design, beta: Array, u: Sequence[Array] | None) -> 
     """
     result = np.asarray(beta @ design.X.T + design.offset)
     for factor, effects in zip(design.random, u or (), strict=u is not None):
-        for c in range(factor.n_coefs):
-            result += effects[..., factor.codes, c] * factor.Z[:, c]
+        for codes, z, _ in factor.slots:
+            for c in range(factor.n_coefs):
+                result += effects[..., codes, c] * z[:, c]
     return result
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.formula.expressions import FUNCTIONS
+from bayeslmm.formula.members import Members, read_members
 from bayeslmm.formula.structures import BY, OCCASIONS, kind_of, take_by
 from bayeslmm.formula.syntax import (
     EXAMPLE,
@@ -21,6 +22,7 @@ from bayeslmm.formula.syntax import (
     fail,
     flat,
     has_bar,
+    is_membership,
     is_offset,
     is_operator,
     nest,
@@ -46,7 +48,10 @@ class RandomTerm:
     left : Side
         What varies by group.
     factors : tuple of str
-        Variables of the grouping factor in source order, ``("a", "b")`` for ``a:b``.
+        Variables of the grouping factor in source order, ``("a", "b")`` for ``a:b`` and for
+        ``mm(a, b)``.
+    members : Members or None
+        What ``mm()`` says of them, where a row belongs to a level in each of them.
     correlated : bool
         False for ``||`` and ``diag()``.
     structure : str
@@ -62,6 +67,7 @@ class RandomTerm:
 
     left: Side
     factors: tuple[str, ...]
+    members: Members | None
     correlated: bool
     structure: str
     by: str | None
@@ -76,8 +82,19 @@ class RandomTerm:
 
     @property
     def group(self) -> str:
-        """Name of the grouping factor, ``"a:b"``."""
-        return ":".join(self.factors)
+        """Name of the grouping factor, ``"a:b"`` or ``"mm(a, b)"``."""
+        return ":".join(self.factors) if self.members is None else f"mm({', '.join(self.factors)})"
+
+    @property
+    def identity(self) -> tuple[bool, frozenset[str]]:
+        """What terms share that are on one grouping factor."""
+        return self.members is not None, frozenset(self.factors)
+
+    @property
+    def group_variables(self) -> frozenset[str]:
+        """Variables of the grouping factor, with those of the weights of members."""
+        weights = frozenset[str]() if self.members is None else self.members.columns
+        return weights.union(self.factors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +138,20 @@ class Formula:
 
     @property
     def grouping(self) -> frozenset[str]:
-        """Variables of the grouping factors."""
-        return frozenset(name for term in self.random for name in term.factors)
+        """Variables of the grouping factors, with those of the weights of members."""
+        return frozenset[str]().union(*(term.group_variables for term in self.random))
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Columns of members, in which a value may be missing, and that are nothing else."""
+        several = {name for t in self.random if t.members is not None for name in t.factors}
+        others = [*(t.group_variables for t in self.random if t.members is None), self._others()]
+        weights = [t.members.columns for t in self.random if t.members is not None]
+        return frozenset(several).difference(*others, *weights)
+
+    def _others(self) -> frozenset[str]:
+        """All variables but those of grouping factors."""
+        return self.left.variables | self.predictors(groups=False)
 
     def predictors(self, *, effects: bool = True, groups: bool = True) -> frozenset[str]:
         """Variables on the right, with those of the random effects if wanted."""
@@ -215,7 +244,7 @@ def parse_scale(source: str, functions: Collection[str] = ()) -> ScaleFormula:
     _check_count(source, right, len(random))
     _check_repeats(source, random)
     for term in random:
-        if term.structure != "us":
+        if term.structure != "us" or term.members is not None:
             message = f"`{term.source}`: random effects of sigma= are (x | g) or (x || g)."
             raise FormulaError(message, source, *term.span)
     return ScaleFormula(source=source, right=side(source, right, fixed), random=random)
@@ -402,15 +431,18 @@ def _random_terms(source: str, group: Group) -> Iterator[RandomTerm]:
     check_grouping(source, right)
     _check_names_once(source, right)
     by, arguments = take_by(source, arguments)
+    if by is not None and is_membership(bar, right[0]):
+        fail("by= does not go with mm(): its rows belong to several levels.", source, right)
     kind = _kind(source, group, arguments)
     if group.call is not None and is_operator(bar, "||"):
         fail(f"{group.call.name}() has one bar; || is the same as diag().", source, [bar])
     if kind in OCCASIONS:
         effects = replace(effects, occasions=True)
-    for factors in _grouping(source, right):
+    for factors, members in _groupings(source, bar, right):
         yield RandomTerm(
             left=effects,
             factors=factors,
+            members=members,
             correlated=is_operator(bar, "|") and kind != "diag",
             structure="us" if kind == "diag" else kind,
             by=by,
@@ -462,6 +494,18 @@ def _effects(source: str, left: Sequence[Item]) -> Side:
     return side(source, left, found)
 
 
+def _groupings(
+    source: str, bar: Item, items: Sequence[Item]
+) -> list[tuple[tuple[str, ...], Members | None]]:
+    """The grouping factors on the right side of a bar, with what mm() says."""
+    only = items[0]
+    if not isinstance(only, Token) or not is_membership(bar, only):
+        return [(factors, None) for factors in _grouping(source, items)]
+    if len(items) > 1:
+        fail("mm() stands alone: it is not part of a nesting or an interaction.", source, items)
+    return [read_members(source, only)]
+
+
 def _grouping(source: str, items: Sequence[Item]) -> list[tuple[str, ...]]:
     """Expand the right side of a bar into grouping factors, the smallest first."""
     for symbols in (("/", "*"), (":",)):
@@ -501,7 +545,13 @@ def _check_repeats(source: str, random: tuple[RandomTerm, ...]) -> None:
     listed = [(term, term.left.keys) for term in random]
     for (first, known), (second, new) in itertools.combinations(listed, 2):
         shared = known & new
-        if set(first.factors) != set(second.factors) or not shared:
+        if first.identity != second.identity:
+            continue
+        pooled = first.members is not None
+        if pooled and (first.members, first.group) != (second.members, second.group):
+            message = f"`{first.source}` has the same members: write mm(...) as there."
+            raise FormulaError(message, source, *second.span)
+        if not shared:
             continue
         raise FormulaError(_repeat_message(first, second, known, new), source, *second.span)
 

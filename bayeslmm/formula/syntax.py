@@ -263,9 +263,9 @@ def is_operator(item: Item, *symbols: str) -> bool:
 def check_tokens(source: str, found: Sequence[Token], functions: Collection[str] = ()) -> None:
     """Reject what no side of a formula may contain; `functions` are the user's."""
     size = 0
-    free = _arguments(found)
-    for token in plainly(source, found):
-        if token.start in free:
+    free, plain = _arguments(found), list(plainly(source, found))
+    for before, token in zip([None, *plain], plain, strict=False):
+        if token.start in free or is_membership(before, token):
             continue  # read with the term
         if token.kind == "operator" and token.text.replace(" ", "") not in _OPERATORS:
             fail(
@@ -287,6 +287,13 @@ def check_tokens(source: str, found: Sequence[Token], functions: Collection[str]
             if size > MOST_BASIS_COLUMNS:
                 message = "The polynomials and splines up to here have more than "
                 fail(f"{message}{MOST_BASIS_COLUMNS} columns.", source, [token])
+
+
+def is_membership(before: Item | None, item: Item) -> bool:
+    """Tell whether an item is a call of ``mm`` right behind a bar."""
+    if before is None or not is_operator(before, "|", "||") or not isinstance(item, Token):
+        return False
+    return item.kind == "python" and item.text.startswith("mm(") and item.text.endswith(")")
 
 
 def _arguments(found: Sequence[Token]) -> frozenset[int]:
@@ -330,7 +337,8 @@ def _checked_size(source: str, token: Token, functions: Collection[str]) -> int:
 
 _ELSEWHERE = {
     "gr": "brms's (x | gr(g, by = f)) is (x | g, by=f), and its cov = A is relationships={'g': A}",
-    "mm": "multi-membership terms are not available; brms has them",
+    "mm": "mm(s1, s2) names the members of a row right behind a bar, as in (1 | mm(s1, s2))",
+    "mmc": "covariates that differ between the members of a row are not available; brms has them",
 }
 """What brms's functions around grouping factors are here."""
 

@@ -203,7 +203,9 @@ def _random_key(part: _Part) -> tuple[object, ...]:
     python = [token for token in flat(part.items) if token.kind == "python"]
     called = {name for token in python for name in expression(part.text, token).functions}
     terms = parse(f"y ~ 1 + {part.text}", called).random
-    return tuple((t.left.keys, t.factors, t.correlated, t.structure, t.by) for t in terms)
+    return tuple(
+        (t.left.keys, t.factors, t.members, t.correlated, t.structure, t.by) for t in terms
+    )
 
 
 def _joined(parts: Sequence[_Part]) -> str:

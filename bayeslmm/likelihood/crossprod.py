@@ -11,10 +11,10 @@ unequal residuals make them functions of parameters: see :mod:`bayeslmm.likeliho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Protocol
+from itertools import combinations, permutations, product
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,6 +23,7 @@ from scipy.linalg import solve_triangular
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.structure import DEPENDENT, Structure
+from bayeslmm.data.memberships import Slot
 from bayeslmm.data.relationships import Relationship
 
 Array = NDArray[np.float64]
@@ -33,13 +34,8 @@ class RandomColumns(Protocol):
     """What cross-products need of one grouping factor (``design.RandomFactor`` has it)."""
 
     @property
-    def codes(self) -> Indices:
-        """Level of each row."""
-        ...
-
-    @property
-    def Z(self) -> Array:
-        """Covariates of each row (n, k)."""
+    def slots(self) -> tuple[Slot, ...]:
+        """Level and covariates (n, k) of each row, over which effects are summed."""
         ...
 
     @property
@@ -110,7 +106,8 @@ class Coupling:
     Attributes
     ----------
     factors : tuple of int
-        The two grouping factors, first < second.
+        The two grouping factors, first < second; or one twice, where rows or correlated residuals
+        tie its levels, which are then first < second.
     first, second : ndarray (n_cells,)
         Levels of the cells, sorted by first, then second.
     blocks : ndarray (n_cells, k_first, k_second)
@@ -234,7 +231,10 @@ def working_basis(
     shift = _solve_upper(r, q.T @ (y * root))
     scale = np.sqrt(len(y))
     fixed = _solve_upper(r, np.eye(X.shape[1])) * scale
-    random = tuple(_block_basis(f.Z * root[:, None], structure_of(f)) for f in factors)
+    random = tuple(
+        _block_basis(np.vstack([z * root[:, None] for _, z, _ in f.slots]), structure_of(f))
+        for f in factors
+    )
     return Basis(fixed=fixed, shift=shift, random=random)
 
 
@@ -244,7 +244,7 @@ def working_columns(
     factors: Sequence[RandomColumns],
     weights: Array | None,
     basis: Basis | None,
-) -> tuple[Basis, Array, list[Array]]:
+) -> tuple[Basis, Array, list[list[Slot]]]:
     """The weighted columns of which cross-products are sums.
 
     Parameters are those of :func:`cross_products`.
@@ -255,14 +255,17 @@ def working_columns(
         The one given, or that of the rows.
     columns : ndarray (n, p + 1)
         Of X and the response.
-    covariates : list of ndarray (n, k)
+    random : list of list of Slot
         Of each grouping factor.
     """
     basis = replace(basis or working_basis(y, X, factors, weights), levels=None)
     root = np.ones_like(y) if weights is None else np.sqrt(weights)
     columns = np.column_stack([X @ basis.fixed, y - X @ basis.shift]) * root[:, None]
-    covariates = [(f.Z @ a) * root[:, None] for f, a in zip(factors, basis.random, strict=True)]
-    return basis, columns, covariates
+    random = [
+        [slot._replace(Z=(slot.Z @ a) * root[:, None]) for slot in f.slots]
+        for f, a in zip(factors, basis.random, strict=True)
+    ]
+    return basis, columns, random
 
 
 def cross_products(
@@ -292,17 +295,21 @@ def cross_products(
     -------
     CrossProducts
     """
-    basis, columns, covariates = working_columns(y, X, factors, weights, basis)
-    terms = list(zip(factors, covariates, strict=True))
+    basis, columns, slots = working_columns(y, X, factors, weights, basis)
+    sizes = [f.n_levels for f in factors]
+    pooled = [f for f, own in enumerate(slots) if len(own) > 1]
     return CrossProducts(
         n_obs=len(y),
         log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
         fixed=columns.T @ columns,
-        random=tuple(_sum_by_level(f, z, z) for f, z in terms),
-        mixed=tuple(_sum_by_level(f, z, columns) for f, z in terms),
+        random=tuple(map(_own_blocks, slots, sizes)),
+        mixed=tuple(
+            _total(_sum_by_level(codes, z, columns, size) for codes, z, _ in own)
+            for own, size in zip(slots, sizes, strict=True)
+        ),
         couplings=tuple(
-            _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
-            for i, j in combinations(range(len(factors)), 2)
+            _coupling((i, j), _meetings(slots[i], slots[j], same=i == j), sizes[j])
+            for i, j in [*combinations(range(len(factors)), 2), *((f, f) for f in pooled)]
         ),
         structures=tuple(structure_of(f) for f in factors),
         relationships=tuple(f.relationship for f in factors),
@@ -342,28 +349,62 @@ def _solve_upper(r: Array, b: Array) -> Array:
     return np.asarray(solve_triangular(r, b)) if r.size else np.zeros(b.shape)
 
 
-def _sum_by_level(factor: RandomColumns, left: Array, right: Array) -> Array:
+def _total(parts: Iterable[Array]) -> Array:
+    """The sum; of one part, itself."""
+    first, *others = parts
+    return sum(others, first)
+
+
+def _sum_by_level(codes: Indices, left: Array, right: Array, n_levels: int) -> Array:
     """Sums over the rows of each level of left_i' right_i: (J, k, m)."""
     n, k = left.shape
-    indicator = sp.csr_array(
-        (np.ones(n), factor.codes, np.arange(n + 1)), shape=(n, factor.n_levels)
-    ).T
-    sums = np.empty((factor.n_levels, k, right.shape[1]))
+    indicator = sp.csr_array((np.ones(n), codes, np.arange(n + 1)), shape=(n, n_levels)).T
+    sums = np.empty((n_levels, k, right.shape[1]))
     for i in range(k):
         sums[:, i, :] = indicator @ (left[:, i : i + 1] * right)
     return sums
 
 
-def _coupling(
-    pair: tuple[int, int], f: RandomColumns, g: RandomColumns, left: Array, right: Array
-) -> Coupling:
-    codes = f.codes.astype(np.int64) * g.n_levels + g.codes
-    cells, inverse = np.unique(codes, return_inverse=True)
-    blocks = np.empty((len(cells), left.shape[1], right.shape[1]))
-    for i in range(left.shape[1]):
-        for j in range(right.shape[1]):
-            blocks[:, i, j] = np.bincount(inverse, left[:, i] * right[:, j], len(cells))
-    first, second = np.divmod(cells, g.n_levels)
+def _own_blocks(slots: Sequence[Slot], n_levels: int) -> Array:
+    """Z'Z (J, k, k) of the levels of one grouping factor with themselves."""
+    total = _total(_sum_by_level(codes, z, z, n_levels) for codes, z, _ in slots)
+    for one, two in permutations(slots, 2):  # a level that is two members of a row
+        rows = np.flatnonzero(one.codes == two.codes)
+        total = total + _sum_by_level(one.codes[rows], one.Z[rows], two.Z[rows], n_levels)
+    return total
+
+
+class _Meetings(NamedTuple):
+    """Pairs of levels (m,) in one row, and their covariates (m, k) and (m, l)."""
+
+    first: Indices
+    second: Indices
+    left: Array
+    right: Array
+
+
+def _meetings(f: Sequence[Slot], g: Sequence[Slot], *, same: bool) -> _Meetings:
+    """All levels of one grouping factor that meet those of another, or later ones of its own."""
+    parts = []
+    for one, two in product(f, g):
+        rows: Indices | slice = slice(None)
+        if same:
+            rows = np.flatnonzero(one.codes < two.codes)
+        parts.append((one.codes[rows], two.codes[rows], one.Z[rows], two.Z[rows]))
+    if len(parts) == 1:
+        return _Meetings(*parts[0])
+    return _Meetings(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _coupling(pair: tuple[int, int], met: _Meetings, n_second: int) -> Coupling:
+    cells, inverse = np.unique(
+        met.first.astype(np.int64) * n_second + met.second, return_inverse=True
+    )
+    blocks = np.empty((len(cells), met.left.shape[1], met.right.shape[1]))
+    for i in range(met.left.shape[1]):
+        for j in range(met.right.shape[1]):
+            blocks[:, i, j] = np.bincount(inverse, met.left[:, i] * met.right[:, j], len(cells))
+    first, second = np.divmod(cells, n_second)
     return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks)
 
 

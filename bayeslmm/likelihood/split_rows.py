@@ -150,8 +150,8 @@ def _regress(
     """
     basis, far = plan.products.basis, _far(plan)
     as_they_are = Basis(np.eye(X.shape[1]), np.zeros(X.shape[1]), basis.random)
-    covariates = [f.Z @ a for f, a in zip(factors, basis.random, strict=True)]
-    coefs = [np.zeros((f.n_levels, f.Z.shape[1], X.shape[1] + 1)) for f in factors]
+    sizes = [(f.n_levels, len(a)) for f, a in zip(factors, basis.random, strict=True)]
+    coefs = [np.zeros((*size, X.shape[1] + 1)) for size in sizes]
     rest = np.column_stack([X @ basis.fixed, y])
     for _ in range(ROUNDS):
         products = cross_products(
@@ -160,9 +160,10 @@ def _regress(
         part = make_plan(products)
         found = eliminate_random(part, far)
         _, effects = spherical_modes(part, far, found.pivots, found.root, found.half)
-        for f, z, c, u in zip(factors, covariates, coefs, effects, strict=True):
+        for f, a, c, u in zip(factors, basis.random, coefs, effects, strict=True):
             c += u
-            rest = rest - np.einsum("nk,nkm->nm", z, u[f.codes])
+            for codes, z, _ in f.slots:
+                rest = rest - np.einsum("nk,nkm->nm", z @ a, u[codes])
     if weights is not None:
         rest *= np.sqrt(weights)[:, None]
     shift = _regression(rest[:, :-1], rest[:, -1], DEPENDENT * np.sqrt(len(y)))

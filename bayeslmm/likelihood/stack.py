@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.residual import BoundResidual, Entries
+from bayeslmm.data.memberships import Slot
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
@@ -180,6 +181,18 @@ class _Ties(NamedTuple):
     def where(self, chosen: NDArray[np.bool_]) -> _Ties:
         return _Ties(self.first[chosen], self.second[chosen], self.kind[chosen], self.size)
 
+    def between(self, n: int, first: int, second: int) -> _Ties:
+        """The same of n rows written `first` times one below the other, and `second` times."""
+        if first == second == 1:
+            return self
+        below = [(i * n, j * n) for i in range(first) for j in range(second)]
+        return _Ties(
+            np.concatenate([self.first + i for i, _ in below]),
+            np.concatenate([self.second + j for _, j in below]),
+            np.tile(self.kind, len(below)),
+            self.size,
+        )
+
     def map(self, left: Array, right: Array, cell: Indices, n_cells: int) -> sp.csr_array:
         """Map (n_cells * a * b, K) from values to the sums left_i' right_j of pairs by cell."""
         code = cell.astype(np.int64) * self.size + self.kind
@@ -200,6 +213,21 @@ class _Ties(NamedTuple):
         cols = np.broadcast_to(kind[:, None], rows.shape)
         index = (rows.ravel(), cols.ravel())
         return sp.csr_array((sums.ravel(), index), shape=(n_cells * width, self.size))
+
+
+class _SlotRows(NamedTuple):
+    """Slots one below the other: levels (m n,) and covariates (m n, k) of m slots."""
+
+    codes: Indices
+    Z: Array
+    n_slots: int
+
+    @classmethod
+    def of(cls, slots: Sequence[Slot]) -> _SlotRows:
+        if len(slots) == 1:
+            return cls(slots[0].codes, slots[0].Z, 1)
+        codes = np.concatenate([slot.codes for slot in slots])
+        return cls(codes, np.vstack([slot.Z for slot in slots]), len(slots))
 
 
 def stack_products(
@@ -224,20 +252,24 @@ def stack_products(
     -------
     Stack
     """
-    basis, columns, covariates = working_columns(y, X, factors, weights, basis)
+    basis, columns, slots = working_columns(y, X, factors, weights, basis)
     ties, width = _Ties.of(law.entries), columns.shape[1]
+    rows = [_SlotRows.of(own) for own in slots]
+    sizes = [(f.n_levels, own.Z.shape[1]) for f, own in zip(factors, rows, strict=True)]
     random, mixed = [], []
-    for f, z in zip(factors, covariates, strict=True):
-        level = f.codes[ties.first]
-        within = ties.where(level == f.codes[ties.second])
-        random.append(within.map(z, z, f.codes[within.first], f.n_levels))
-        mixed.append(ties.map(z, columns, level, f.n_levels))
+    for own, (n_levels, _) in zip(rows, sizes, strict=True):
+        met = ties.between(len(y), own.n_slots, own.n_slots)
+        within = met.where(own.codes[met.first] == own.codes[met.second])
+        random.append(within.map(own.Z, own.Z, own.codes[within.first], n_levels))
+        met = ties.between(len(y), own.n_slots, 1)
+        mixed.append(met.map(own.Z, columns, own.codes[met.first], n_levels))
     meetings = [
-        _meeting(pair, [factors[i] for i in pair], [covariates[i] for i in pair], ties)
+        _meeting(pair, rows[pair[0]], rows[pair[1]], sizes[pair[1]][0], ties)
         for pair in [*combinations(range(len(factors)), 2), *((f, f) for f in range(len(factors)))]
     ]
-    meetings = [(c, m) for c, m in meetings if len(c.first) or c.factors[0] != c.factors[1]]
-    sizes = [(f.n_levels, z.shape[1]) for f, z in zip(factors, covariates, strict=True)]
+    pooled = {(f, f) for f, own in enumerate(rows) if own.n_slots > 1}
+    apart = {c.factors for c, _ in meetings if len(c.first) or c.factors[0] != c.factors[1]}
+    meetings = [(c, m) for c, m in meetings if c.factors in pooled | apart]
     return Stack(
         law=law,
         template=CrossProducts(
@@ -276,15 +308,15 @@ def _classes(gram: sp.csr_array, width: int) -> Indices:
 
 
 def _meeting(
-    pair: tuple[int, int], factors: Sequence[RandomColumns], columns: Sequence[Array], ties: _Ties
+    pair: tuple[int, int], f: _SlotRows, g: _SlotRows, n_second: int, ties: _Ties
 ) -> tuple[Coupling, sp.csr_array]:
     """Cells of two grouping factors that tied rows make meet, or of two levels of one."""
-    f, g = factors
+    ties = ties.between(len(f.codes) // f.n_slots, f.n_slots, g.n_slots)
     if pair[0] == pair[1]:
         ties = ties.where(f.codes[ties.first] < f.codes[ties.second])
-    codes = f.codes[ties.first].astype(np.int64) * g.n_levels + g.codes[ties.second]
+    codes = f.codes[ties.first].astype(np.int64) * n_second + g.codes[ties.second]
     cells, place = np.unique(codes, return_inverse=True)
-    first, second = np.divmod(cells, g.n_levels)
-    blocks = np.empty((len(cells), columns[0].shape[1], columns[1].shape[1]))
-    found = ties.map(columns[0], columns[1], place.ravel().astype(np.intp), len(cells))
+    first, second = np.divmod(cells, n_second)
+    blocks = np.empty((len(cells), f.Z.shape[1], g.Z.shape[1]))
+    found = ties.map(f.Z, g.Z, place.ravel().astype(np.intp), len(cells))
     return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks), found

@@ -478,7 +478,8 @@ def level_order(design: Design, grouping: GroupingFactor) -> Indices:
         The levels.
     """
     ranks = []
-    for i, (name, part) in enumerate(zip(grouping.factors, grouping.parts, strict=True)):
+    names = grouping.factors[: len(grouping.parts)]  # members share one set of levels
+    for i, (name, part) in enumerate(zip(names, grouping.parts, strict=True)):
         order = value_order(list(part), design.data[name])
         rank = np.empty(len(order), dtype=np.intp)
         rank[order] = np.arange(len(order))

@@ -110,7 +110,7 @@ def _row_labels(design: Design, place: int | None, kept: Indices) -> tuple[list[
     if place is None:
         return [str(label) for label in design.index[kept]], "row"
     factor = design.random[place]
-    return [str(factor.levels[c]) for c in factor.codes[kept]], factor.name
+    return [" + ".join(factor.levels[factor.levels_at(row)]) for row in kept], factor.name
 
 
 def _of_effects(
@@ -154,11 +154,14 @@ def _rows(
     else:
         kept = np.arange(design.n)
     if place is not None and positions is not None:
-        kept = np.flatnonzero(np.isin(design.random[place].codes, positions))
+        members, codes = design.random[place].memberships()
+        kept = np.unique(members[np.isin(codes, positions)])
     _check_order(which, len(kept))
     if place is None:
         return kept
-    ranks = [np.argsort(level_order(design, f.spec))[f.codes[kept]] for f in design.random]
+    ranks = [
+        np.argsort(level_order(design, f.spec))[f.members[0].codes[kept]] for f in design.random
+    ]
     first = ranks.pop(place)
     return kept[np.lexsort([*ranks[::-1], first])]
 

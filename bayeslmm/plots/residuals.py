@@ -127,11 +127,12 @@ class _Levels:
 def _levels(design: Design, group: str | None, residuals: Array) -> _Levels:
     place, order = shown_levels(design, group or design.random[0].name, None)
     factor = design.random[place]
+    rows, codes = factor.memberships()
     return _Levels(
         panel=BY_LEVEL.format(factor.name),
         name=factor.name,
         labels=list(factor.levels[order]),
-        marks=points(np.argsort(order)[factor.codes], residuals),
+        marks=points(np.argsort(order)[codes], residuals[rows]),
         means=_level_means(factor, order, residuals),
     )
 
@@ -195,8 +196,9 @@ def _visuals(
 
 def _level_means(factor: RandomFactor, order: NDArray[np.intp], residuals: Array) -> xr.DataArray:
     """A short line at the mean residual of each level."""
-    counts = np.bincount(factor.codes, minlength=factor.n_levels)
-    sums = np.bincount(factor.codes, weights=residuals, minlength=factor.n_levels)
+    rows, codes = factor.memberships()
+    counts = np.bincount(codes, minlength=factor.n_levels)
+    sums = np.bincount(codes, weights=residuals[rows], minlength=factor.n_levels)
     at = np.arange(factor.n_levels)
     means = np.divide(sums, counts, out=np.full(factor.n_levels, np.nan), where=counts > 0)
     return segments((at - 0.35, at + 0.35), (means[order],) * 2)

@@ -22,7 +22,8 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.residuals import AT_ONCE, draw_residuals, residual_sds
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import batched_cholesky
-from bayeslmm.prediction.rows import Rows, observed_residuals, prediction_rows, take_rows
+from bayeslmm.prediction.observed import observed_residuals
+from bayeslmm.prediction.rows import Rows, prediction_rows, take_rows
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.parameters import check_choice
 

@@ -17,6 +17,13 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.residuals import residual_sds
+from bayeslmm.prediction.observed import (
+    check_observed,
+    observe,
+    replaced_effects,
+    reweight,
+    updated_point,
+)
 from bayeslmm.prediction.past import (
     Past,
     ResidualsOf,
@@ -31,17 +38,12 @@ from bayeslmm.prediction.rows import (
     Rows,
     Target,
     Terms,
-    check_observed,
     effects_of_rows,
     linear_draws,
-    observe,
     prediction_rows,
-    replaced_effects,
     require_memory,
     response_noise,
-    reweight,
     scales_at,
-    updated_point,
 )
 from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty, estimate_draws, point_draws
 from bayeslmm.sampling.tree import RESPONSE, assemble, creation_attrs, row_draws
@@ -229,7 +231,7 @@ def hold_known(joint: JointDraws, rows: Rows, *others: Rows) -> JointDraws:
     for part in (rows, *others[1:]):
         for i, member in enumerate(part.members):
             wanted[i] = np.union1d(wanted[i], member.wanted)
-    entries = sum(len(at) * m.Z.shape[1] for at, m in zip(wanted, others[0].members, strict=True))
+    entries = sum(len(at) * m.n_coefs for at, m in zip(wanted, others[0].members, strict=True))
     require_memory(joint.size * entries, "random effects")
     return joint.hold(wanted)
 
@@ -412,7 +414,7 @@ def has_closed_form(
     """
     if past is not None and options["observed"] is None:
         return uncertainty == "plugin" and not past.seen.members
-    if options["observed"] is not None or any((m.known >= 0).any() for m in rows.members):
+    if options["observed"] is not None or not all(m.all_new for m in rows.members):
         return False
     fixed_part = not rows.members and options["kind"] != "response"
     return uncertainty == "plugin" or (uncertainty == "laplace" and fixed_part)
@@ -435,7 +437,7 @@ def _exact_predictions(
     variance = np.einsum("ni,ij,nj->n", X, fit.vcov, X)
     pairs = zip(rows.members, covariances(fit), strict=True) if rows.members else ()
     for member, covariance in pairs:
-        variance = variance + np.einsum("ni,ij,nj->n", member.Z, covariance, member.Z)
+        variance = variance + member.variance(covariance)
     if kind == "response" and past is not None:
         variance = variance + conditional_variances(past, points)[0]
     elif kind == "response":
@@ -479,7 +481,7 @@ def point_predictions(
     if not rows.members:
         return np.asarray(linear_draws(rows, point, [], slice(None))[0] + shift)
     known = point.effects([member.wanted for member in rows.members])
-    zero = [np.zeros((1, m.n_fresh, m.Z.shape[1])) for m in rows.members]
+    zero = [np.zeros((1, m.n_fresh, m.n_coefs)) for m in rows.members]
     effects = list(zip(known, zero, strict=True))
     if seen is not None:
         effects = replaced_effects(rows, effects, seen, fresh)

@@ -402,12 +402,14 @@ def posterior_values(
 
 def _draws_of(design: Design, joint: JointDraws, rows: slice) -> Array:
     """Draws (S, m) of offset + X beta + Z u at some rows."""
-    wanted = [np.unique(factor.codes[rows]) for factor in design.random]
+    here = [[slot.take(rows) for slot in factor.slots] for factor in design.random]
+    wanted = [np.unique([slot.codes for slot in slots]) for slots in here]
     result = joint.beta @ design.X[rows].T + design.offset[rows]
-    for factor, levels, u in zip(design.random, wanted, joint.effects(wanted), strict=True):
-        places = np.searchsorted(levels, factor.codes[rows])
-        for c in range(factor.n_coefs):
-            result += u[:, places, c] * factor.Z[rows, c]
+    for slots, levels, u in zip(here, wanted, joint.effects(wanted), strict=True):
+        for slot in slots:
+            places = np.searchsorted(levels, slot.codes)
+            for c in range(u.shape[2]):
+                result += u[:, places, c] * slot.Z[:, c]
     return np.asarray(result)
 
 

@@ -274,7 +274,7 @@ def model_section(design: Design) -> Context:
             f.name,
             f.n_levels,
             listed(f.own_coefs),
-            _sizes(np.bincount(f.codes, minlength=f.n_levels)),
+            _sizes(f.counts()),
         )
         for f in design.random
     ]
@@ -519,7 +519,7 @@ def _levels_to_show(design: Design) -> list[str]:
     """First levels of the first grouping factor that one picture can show; at least one."""
     factor = design.random[0]
     order = level_order(design, factor.spec)
-    counts = np.cumsum(np.bincount(factor.codes, minlength=factor.n_levels)[order])
+    counts = np.cumsum(factor.counts()[order])
     number_of = max(1, min(3, int(np.searchsorted(counts, MOST_ROWS, side="right"))))
     return [str(label) for label in factor.levels[order[:number_of]]]
 

@@ -223,9 +223,11 @@ def _response(
     make = _centered_effects if centered else _noncentered_effects
     for factor, mixing, root in zip(design.random, priors.mixing, roots, strict=True):
         u = make(factor, mixing, root)
-        codes = pm.Data(f"_{factor.key}_idx", factor.codes, dims=OBS_DIM)
-        covariates = pm.Data(f"_{factor.key}_Z", factor.Z, dims=(OBS_DIM, coef_dim(factor.key)))
-        mu = mu + pt.sum(covariates * u.T[codes], axis=1)
+        for m, slot in enumerate(factor.slots):
+            key = f"{factor.key}_{m + 1}" if factor.pooled else factor.key
+            codes = pm.Data(f"_{key}_idx", slot.codes, dims=OBS_DIM)
+            covariates = pm.Data(f"_{key}_Z", slot.Z, dims=(OBS_DIM, coef_dim(factor.key)))
+            mu = mu + pt.sum(covariates * u.T[codes], axis=1)
     if np.any(design.offset):
         mu = mu + pm.Data("offset", design.offset, dims=OBS_DIM)
     scale = sigma

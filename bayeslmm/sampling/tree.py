@@ -503,7 +503,11 @@ def data_groups(design: Design) -> dict[str, xr.Dataset]:
     observed[RESPONSE].attrs["label"] = design.response
     constants: dict[str, Any] = {"X": ((OBS_DIM, COEF_DIM), np.array(design.X))}
     for factor in design.random:
-        constants[f"{factor.key}_idx"] = (OBS_DIM, np.array(factor.codes, dtype=np.int64))
+        for m, member in enumerate(factor.members):
+            key = f"{factor.key}_{m + 1}" if factor.pooled else factor.key
+            constants[f"{key}_idx"] = (OBS_DIM, np.array(member.codes, dtype=np.int64))
+            if member.weights is not None:
+                constants[f"{key}_weight"] = (OBS_DIM, np.array(member.weights))
     if np.any(design.offset):
         constants["offset"] = (OBS_DIM, np.array(design.offset))
     if design.weights is not None:

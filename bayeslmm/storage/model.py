@@ -302,7 +302,8 @@ def _evaluated_arrays(design: Design) -> Arrays:
     if design.aliased:
         result["X_full"] = design.X_full
     for i, factor in enumerate(design.random):
-        result |= {f"Z {i}": factor.Z, f"codes {i}": factor.codes}
+        codes = np.concatenate([member.codes for member in factor.members])
+        result |= {f"Z {i}": factor.Z, f"codes {i}": codes}
     return result
 
 

@@ -11,12 +11,14 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.data.grouping import GroupingFactor, grouping_factor
-from bayeslmm.data.random_factors import (
-    RandomFactor,
+from bayeslmm.data.grouping import GroupingFactor
+from bayeslmm.data.random_factors import RandomFactor
+from bayeslmm.data.random_terms import (
     amalgamated,
     factor_spec,
+    grouped_rows,
     known_rows,
+    members_of_rows,
     related_levels,
 )
 from bayeslmm.data.relationships import Relationship
@@ -53,22 +55,27 @@ def _factor(
     arrays: Stored,
     known: Relationship | None,
 ) -> RandomFactor:
-    found, grouping = grouping_factor(data, terms[0].factors)
+    try:
+        found, grouping, pool = grouped_rows(terms[0], data)
+    except DataError as error:
+        raise StorageError(f"The saved model cannot be used: {error}") from error
     if known is not None:
-        check_fit(len(grouping.factors) == 1, "relationships")
+        check_fit(len(grouping.parts) == 1, "relationships")
         try:
             found, grouping, known = related_levels(found, grouping, known)
         except DataError as error:
             raise StorageError(f"The saved model cannot be used: {error}") from error
     coefs, n = checked_texts(labels["coefs"]), len(data)
-    codes = checked_array(arrays, f"codes {i}", (n,), "i")
+    members = members_of_rows(found, pool)
+    codes = checked_array(arrays, f"codes {i}", (n * len(members),), "i")
     blocks = tuple(tuple(block) for block in labels["blocks"])
     check_fit(
         sorted(place for block in blocks for place in block) == [*range(len(coefs))], "blocks"
     )
     check_fit((labels["name"], labels["key"]) == (grouping.name, key), "grouping factors")
     check_fit(
-        labels["levels"] == text_hash(grouping.levels.tolist()) and np.array_equal(codes, found),
+        labels["levels"] == text_hash(grouping.levels.tolist())
+        and np.array_equal(codes, np.concatenate([member.codes for member in members])),
         f"levels of {grouping.name}",
     )
     kinds = [str(kind) for kind in labels["kinds"]]
@@ -81,7 +88,7 @@ def _factor(
     z = checked_numbers(arrays, f"Z {i}", (n, len(coefs)))
     strata = _strata(formula, terms, labels, coefs, data, found, grouping)
     spec = factor_spec(grouping, key, terms, coefs, blocks, kinds, known, strata)
-    return known_rows(spec, found, z)
+    return known_rows(spec, members, z)
 
 
 def _strata(

@@ -83,7 +83,7 @@ def covariance_heading(design: Design) -> str:
 def _level_count(factor: RandomFactor) -> str:
     if factor.relationship is None:
         return str(factor.n_levels)
-    with_rows = len(np.unique(factor.codes))
+    with_rows = np.count_nonzero(factor.counts())
     rest = "" if with_rows == factor.n_levels else f", {with_rows} with rows"
     return f"{factor.n_levels} (related{rest})"
 

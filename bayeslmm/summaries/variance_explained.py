@@ -65,17 +65,18 @@ def block_variances(design: Design, joint: JointDraws) -> Array:
         for block in factor.blocks:
             columns = list(block)
             # roots rather than Z'Z and Sigma: covariates far from zero would cancel
-            rows = factor.Z[:, columns] * _level_sds(factor)[:, None]
+            rows = factor.Z[:, columns] * _relative_sds(factor)[:, None]
             mean_root = np.linalg.qr(rows, mode="r") / np.sqrt(design.n)
             result.append(np.sum((mean_root @ root[:, columns]) ** 2, axis=(1, 2)))
     return np.stack(result, axis=1) if result else np.empty((joint.size, 0))
 
 
-def _level_sds(factor: RandomFactor) -> Array:
-    """Standard deviation of each row's level relative to that of an unrelated one (n,)."""
-    if factor.relationship is None:
+def _relative_sds(factor: RandomFactor) -> Array:
+    """Standard deviation of the level of each row relative to that of an unrelated one (n,)."""
+    if factor.relationship is None and not factor.pooled:
         return np.ones(len(factor.Z))
-    return np.sqrt(factor.relationship.variances)[factor.codes]
+    rows = np.arange(len(factor.Z))
+    return np.sqrt(factor.similarity(rows, rows))
 
 
 def block_labels(design: Design) -> list[tuple[str, str]]:
@@ -220,9 +221,10 @@ def fitted_variance(design: Design, joint: JointDraws) -> Array:
         for part in (rows[first : first + step] for first in range(0, len(rows), step)):
             values = design.X[part] @ joint.beta.T - centre
             for factor, levels, u in zip(design.random, wanted, effects, strict=True):
-                places = np.searchsorted(levels, factor.codes[part])
-                for c in range(factor.n_coefs):
-                    values += factor.Z[part, c, None] * u[c, places]
+                for slot in factor.slots:
+                    places = np.searchsorted(levels, slot.codes[part])
+                    for c in range(factor.n_coefs):
+                        values += slot.Z[part, c, None] * u[c, places]
             sums += values.sum(axis=0)
             squares += np.einsum("rs,rs->s", values, values)
     return np.asarray((squares - sums**2 / design.n) / (design.n - 1))
@@ -231,7 +233,7 @@ def fitted_variance(design: Design, joint: JointDraws) -> Array:
 def _level_blocks(design: Design, size: int) -> Iterator[tuple[list[Indices], Indices]]:
     """Levels whose draws are held together, with their rows; all where factors are several."""
     total = sum(factor.n_levels * factor.n_coefs for factor in design.random)
-    if len(design.random) > 1:
+    if len(design.random) > 1 or design.random[0].pooled:
         if size * total > MOST_EFFECTS:
             raise DataError(
                 f"method='gelman' needs {size} draws of {total} random effects at once, which "
