@@ -117,6 +117,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_natural, metavar="N", help="makes the run reproducible")
     add("--priors", choices=("default", "flat"), default="default", help="default: default")
     add("--weights", metavar="COL", help="column of precision weights")
+    add("--residual", metavar="TERMS", help='structure of the residuals, such as "ar1(time | g)"')
+    add(
+        "--fixed",
+        type=_known,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help='a known parameter, such as "sigma=1" or "sd[study]=0.3"; may be repeated',
+    )
+    add(
+        "--family",
+        choices=("gaussian", "student"),
+        default="gaussian",
+        help="of the residuals; default: gaussian",
+    )
+    add("--sigma", metavar="FORMULA", help='predictors of the residual scale, such as "~ x"')
     add("--out", type=Path, metavar="FILE", help="save the posterior: FILE.nc or DIRECTORY.zarr")
     add("--force", action="store_true", help="overwrite what --out names")
     add("--quiet", action="store_true", help="no progress bar, no warnings")
@@ -151,13 +167,31 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _known(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        message = f"{text!r} is not a name and a number, such as sigma=1"
+        raise argparse.ArgumentTypeError(message) from None
+
+
 def _run(arguments: argparse.Namespace) -> None:
     from bayeslmm.fits.lmm import LMM
 
     if arguments.out is not None:
         _check_target(arguments.out, force=arguments.force)
     frame = _read(arguments.data)
-    model = LMM(arguments.formula, frame, priors=arguments.priors, weights=arguments.weights)
+    model = LMM(
+        arguments.formula,
+        frame,
+        priors=arguments.priors,
+        weights=arguments.weights,
+        residual=arguments.residual,
+        fixed=dict(arguments.fixed),
+        family=arguments.family,
+        sigma=arguments.sigma,
+    )
     print(model, flush=True)
     options = {} if arguments.method == "laplace" else {"progressbar": _progress(arguments.quiet)}
     post = model.fit(
@@ -176,24 +210,27 @@ def _run(arguments: argparse.Namespace) -> None:
 def _report(model: LMM, post: Posterior) -> None:
     from bayeslmm.comparison.reml import compare_reml
 
+    lines = [textwrap.fill(line, WIDTH) for line in str(post.diagnostics).splitlines()]
+    print(f"\nPosterior by {post.method}:", *lines, sep="\n")
+    if model.design.spec.conditional is not None:  # there is no REML estimate
+        print(f"\n{_text(post.summary(), COLUMNS[2:])}", flush=True)
+        return
     reml = model.reml()
     for note in reml.notes:
         _log.warning("REML: %s", note)
     table = compare_reml(post, reml)
     percent = f"{100 * table.attrs['prob']:g} % {table.attrs['ci_kind'].upper()}"
-    lines = [textwrap.fill(line, WIDTH) for line in str(post.diagnostics).splitlines()]
-    print(f"\nPosterior by {post.method}:", *lines, sep="\n")
     print(f"\nREML (estimate, std_error) and posterior (mean, sd, {percent}):")
-    print(_text(table), flush=True)
+    print(_text(table, COLUMNS, ("flag",)), flush=True)
 
 
-def _text(table: pd.DataFrame) -> str:
+def _text(table: pd.DataFrame, columns: Sequence[str], words: Sequence[str] = ()) -> str:
     """The main columns at four significant digits, at most `WIDTH` characters wide."""
     from bayeslmm.summaries.text import number
 
     bounds = [name for name in table.columns if name.endswith(("_lb", "_ub"))]
-    shown = table[[*COLUMNS, *bounds, "flag"]]
-    formatters: dict[str, Callable[[Any], str]] = dict.fromkeys([*COLUMNS, *bounds], number)
+    shown = table[[*columns, *bounds, *words]]
+    formatters: dict[str, Callable[[Any], str]] = dict.fromkeys([*columns, *bounds], number)
     return str(shown.to_string(formatters=formatters, index_names=False, line_width=WIDTH))
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 import arviz as az
 import numpy as np
 import pytest
-from slow_cases import slow
+from slow_cases import slow, whole
 
 from bayeslmm import SamplingError, list_datasets, load_dataset
 from bayeslmm.__main__ import WIDTH, main
@@ -131,6 +131,30 @@ def test_priors_and_weights(run, batches):
     assert "v" in err
 
 
+def test_residuals(run):
+    formula, line = "distance ~ age + (1 | Subject)", ["Orthodont", *QUICK]
+    _, out, _ = run(formula, *line, "--residual", "strata(Sex)")
+    assert "sigma[Male]" in out and "sigma[Female]" in out
+    _, out, _ = run(formula, *line, "--fixed", "sigma = 1.2", "--fixed", "sd[Subject]=2")
+    assert out.count("fixed\n") == 2
+    code, _, err = run(formula, *line, "--fixed", "tau=1")
+    assert code == 2
+    assert "tau" in err
+    for conditional in (["--family", "student"], ["--sigma", "~ Sex"]):
+        code, _, err = run(formula, *line, *conditional)
+        assert code == 2
+        assert "integrates the random effects out" in err
+
+
+@pytest.mark.slow
+@whole
+def test_without_a_reml_estimate(run):
+    line = ["distance ~ Sex + (1 | Subject)", "Orthodont", "--draws", "100", "--chains", "2"]
+    code, out, _ = run(*line, "--sigma", "~ Sex")
+    assert code == 0
+    assert "sigma[Sex[T.Female]]" in out and "REML" not in out
+
+
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet"])
 def test_files(run, tmp_path, kind):
     frame = load_dataset("Dyestuff")
@@ -204,6 +228,8 @@ def test_a_directory_is_no_data(run, tmp_path):
         [BATCHES, "Dyestuff", "--seed", "-1"],
         [BATCHES, "Dyestuff", "--method", "magic"],
         [BATCHES, "Dyestuff", "--priors", "horseshoe"],
+        [BATCHES, "Dyestuff", "--fixed", "sigma"],
+        [BATCHES, "Dyestuff", "--family", "cauchy"],
         [BATCHES, "Dyestuff", "--unknown"],
     ],
 )
