@@ -52,6 +52,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, ScaleFormula, parse, parse_scale
 from bayeslmm.formula.matrices import Columns, Encoding, evaluate, reevaluate, unreduced_columns
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import RowSpace, row_space
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.formula.terms import Side
@@ -322,6 +323,11 @@ class Design:
     def p(self) -> int:
         """Number of fixed effects."""
         return len(self.coefs)
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of the p columns of X and of the response less the offset, which comes last."""
+        return Moments.of(np.column_stack([self.X, self.y - self.offset]))
 
     def take(self, rows: NDArray[np.intp]) -> Design:
         """Some of the rows, with the coefficients and levels of all."""

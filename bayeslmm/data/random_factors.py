@@ -33,6 +33,7 @@ from bayeslmm.data.strata import (
 from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.grammar import Formula, RandomTerm, ScaleFormula, locate
 from bayeslmm.formula.matrices import Columns
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.structures import HOMOGENEOUS, OCCASIONS
 from bayeslmm.formula.terms import Side
@@ -284,6 +285,10 @@ class RandomFactor:
             return values
         strata, number = found
         return values[(self.codes >= 0) & (strata.of_level[self.codes] == number)]
+
+    def moments(self, columns: Sequence[int]) -> Moments:
+        """Moments of :meth:`covariates`."""
+        return Moments.of(self.covariates(columns))
 
     def effects(self, independent: NDArray[np.float64]) -> NDArray[np.float64]:
         """Random effects (..., J, k) from those of independent levels of the same Sigma."""
