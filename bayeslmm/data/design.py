@@ -315,6 +315,25 @@ class Design:
         return len(self.y)
 
     @property
+    def sample(self) -> pd.DataFrame:
+        """Rows with each level of each factor of the fixed effects: all rows."""
+        return self.data
+
+    @property
+    def mean_offset(self) -> float:
+        """Mean of the offset."""
+        return float(self.offset.mean())
+
+    def mean_of(self, variable: str) -> float:
+        """Mean of a numeric variable of the formula."""
+        return float(np.mean(self.data[variable].to_numpy(dtype=np.float64)))
+
+    @property
+    def mean_inverse_weight(self) -> float:
+        """Mean of one over the precision weight."""
+        return float((1.0 / self.row_weights).mean())
+
+    @property
     def row_weights(self) -> Array:
         """Precision weights (n,): ones where none were given."""
         return np.ones(self.n) if self.weights is None else self.weights

@@ -29,13 +29,22 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
-class RandomColumns(Protocol):
-    """What cross-products need of one grouping factor (``design.RandomFactor`` has it)."""
+class Coded(Protocol):
+    """Levels of rows."""
 
     @property
     def codes(self) -> Indices:
         """Level of each row."""
         ...
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels J."""
+        ...
+
+
+class RandomColumns(Coded, Protocol):
+    """What cross-products need of one grouping factor (``design.RandomFactor`` has it)."""
 
     @property
     def Z(self) -> Array:
@@ -50,11 +59,6 @@ class RandomColumns(Protocol):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Name of the covariance structure of each block."""
-        ...
-
-    @property
-    def n_levels(self) -> int:
-        """Number of levels J."""
         ...
 
     @property
@@ -188,7 +192,7 @@ class CrossProducts:
             random=tuple(a + b for a, b in zip(self.random, other.random, strict=True)),
             mixed=tuple(a + b for a, b in zip(self.mixed, other.mixed, strict=True)),
             couplings=tuple(
-                _add_couplings(a, b) for a, b in zip(self.couplings, other.couplings, strict=True)
+                add_couplings([a, b]) for a, b in zip(self.couplings, other.couplings, strict=True)
             ),
         )
 
@@ -230,12 +234,25 @@ def working_basis(
     Basis
     """
     root = np.ones_like(y) if weights is None else np.sqrt(weights)
-    q, r = np.linalg.qr(X * root[:, None])
-    shift = _solve_upper(r, q.T @ (y * root))
-    scale = np.sqrt(len(y))
-    fixed = _solve_upper(r, np.eye(X.shape[1])) * scale
-    random = tuple(_block_basis(f.Z * root[:, None], structure_of(f)) for f in factors)
-    return Basis(fixed=fixed, shift=shift, random=random)
+    covariates = [f.Z * root[:, None] for f in factors]
+    return basis_of_columns(
+        y * root, X * root[:, None], covariates, [structure_of(f) for f in factors], len(y)
+    )
+
+
+def basis_of_columns(
+    y: Array,
+    X: Array,
+    covariates: Sequence[Array],
+    structures: Sequence[Structure],
+    n: int,
+) -> Basis:
+    """The same from weighted columns of n rows, or from any that have their lengths and angles."""
+    q, r = np.linalg.qr(X)
+    shift = _solve_upper(r, q.T @ y)
+    fixed = _solve_upper(r, np.eye(X.shape[1])) * np.sqrt(n)
+    pairs = zip(covariates, structures, strict=True)
+    return Basis(fixed=fixed, shift=shift, random=tuple(_block_basis(z, s, n) for z, s in pairs))
 
 
 def working_columns(
@@ -301,7 +318,7 @@ def cross_products(
         random=tuple(_sum_by_level(f, z, z) for f, z in terms),
         mixed=tuple(_sum_by_level(f, z, columns) for f, z in terms),
         couplings=tuple(
-            _coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
+            coupling((i, j), factors[i], factors[j], covariates[i], covariates[j])
             for i, j in combinations(range(len(factors)), 2)
         ),
         structures=tuple(structure_of(f) for f in factors),
@@ -316,7 +333,7 @@ def _same(first: Relationship | None, second: Relationship | None) -> bool:
     return first.equals(second)
 
 
-def _block_basis(z: Array, structure: Structure) -> Array:
+def _block_basis(z: Array, structure: Structure, n: int) -> Array:
     """Map (k, k) that orthonormalises each block, or only scales it.
 
     That is where its columns are dependent, or where its structure would not survive mixing them.
@@ -324,7 +341,7 @@ def _block_basis(z: Array, structure: Structure) -> Array:
     """
     k = z.shape[1]
     basis = np.zeros((k, k))
-    scale = np.sqrt(len(z))
+    scale = np.sqrt(n)
     for block, part in zip(structure.blocks, structure.parts, strict=True):
         columns = list(block)
         r = np.linalg.qr(z[:, columns], mode="r")
@@ -354,9 +371,8 @@ def _sum_by_level(factor: RandomColumns, left: Array, right: Array) -> Array:
     return sums
 
 
-def _coupling(
-    pair: tuple[int, int], f: RandomColumns, g: RandomColumns, left: Array, right: Array
-) -> Coupling:
+def coupling(pair: tuple[int, int], f: Coded, g: Coded, left: Array, right: Array) -> Coupling:
+    """Sums of products of the covariates (n, k) and (n, l) of two grouping factors."""
     codes = f.codes.astype(np.int64) * g.n_levels + g.codes
     cells, inverse = np.unique(codes, return_inverse=True)
     blocks = np.empty((len(cells), left.shape[1], right.shape[1]))
@@ -367,12 +383,13 @@ def _coupling(
     return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks)
 
 
-def _add_couplings(a: Coupling, b: Coupling) -> Coupling:
-    width = 1 + max(part.second.max(initial=0) for part in (a, b))
-    keys = np.concatenate([part.first * width + part.second for part in (a, b)])
+def add_couplings(parts: Sequence[Coupling]) -> Coupling:
+    """Sum of couplings of the same two grouping factors."""
+    width = 1 + max(part.second.max(initial=0) for part in parts)
+    keys = np.concatenate([part.first.astype(np.int64) * width + part.second for part in parts])
     cells, inverse = np.unique(keys, return_inverse=True)
-    parts = np.concatenate([a.blocks, b.blocks])
-    blocks = np.zeros((len(cells), *parts.shape[1:]))
-    np.add.at(blocks, inverse, parts)
+    every = np.concatenate([part.blocks for part in parts])
+    blocks = np.zeros((len(cells), *every.shape[1:]))
+    np.add.at(blocks, inverse, every)
     first, second = np.divmod(cells, width)
-    return Coupling(a.factors, first, second, blocks)
+    return Coupling(parts[0].factors, first.astype(np.intp), second.astype(np.intp), blocks)

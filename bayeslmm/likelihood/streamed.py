@@ -1,0 +1,277 @@
+"""Cross-products of data beyond memory: sums over batches in a basis that is known before.
+
+The basis centres and scales, so that the sums lose no digits to large means or odd units, whatever
+the order and the size of the batches.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bayeslmm.covariance.kinds import structure_of
+from bayeslmm.data.batches import Batch, Reader, batch_columns
+from bayeslmm.data.design import Encodings, Spec
+from bayeslmm.data.grouping import lookup_levels
+from bayeslmm.data.random_factors import FactorSpec
+from bayeslmm.data.sources import Source
+from bayeslmm.data.summarised import SummarisedDesign, Summary
+from bayeslmm.data.survey import survey
+from bayeslmm.exceptions import DataError, listed
+from bayeslmm.formula.evaluation import UserFunctions
+from bayeslmm.formula.grammar import Formula
+from bayeslmm.formula.moments import Moments
+from bayeslmm.formula.terms import Side
+from bayeslmm.likelihood.crossprod import (
+    Basis,
+    Coupling,
+    CrossProducts,
+    add_couplings,
+    basis_of_columns,
+    coupling,
+)
+
+_log = logging.getLogger(__name__)
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+CHUNK = 1 << 18
+"""Rows whose products are held at once."""
+
+PENDING = 1 << 22
+"""Cells of couplings that wait to be added up."""
+
+CHANGED = (
+    "{words} changed while it was read: a later reading has other rows than the first one. Give "
+    "data that stay as they are."
+)
+
+
+def streamed_design(
+    formula: Formula,
+    source: Source,
+    weights: Any,
+    functions: UserFunctions,
+    known: Mapping[str, Any],
+    in_memory: Mapping[str, Any],
+) -> SummarisedDesign:
+    """Read data beyond memory: levels, columns and moments first, then cross-products.
+
+    Parameters
+    ----------
+    formula : Formula
+    source : Source
+    weights : str or None
+        Column of the precision weights.
+    functions : mapping of str to callable
+        The user's.
+    known : mapping of str to number or matrix
+        Covariance parameters that are held.
+    in_memory : mapping of str to object
+        Arguments that are for data in memory, None where they are not given.
+
+    Returns
+    -------
+    SummarisedDesign
+
+    Raises
+    ------
+    FormulaError, DataError
+        As for data in memory, and if the source cannot be read.
+    """
+    if given := [name for name, value in in_memory.items() if value is not None]:
+        raise DataError(
+            f"{listed([f'{name}=' for name in given])}: for data in memory, not yet for "
+            f"{source.words}. Read the data into a data frame, or leave it out."
+        )
+    if weights is not None and not isinstance(weights, str):
+        raise DataError(
+            f"weights= of {source.words} must be the name of a column, got "
+            f"{type(weights).__name__}."
+        )
+    spec, summary, reader = survey(
+        formula, source, weights=weights, functions=functions, known=known
+    )
+    products = summed_products(reader, spec, summary)
+    _log.info("%s: cross-products of %d rows.", source.words, summary.n)
+    return SummarisedDesign(spec, summary, products)
+
+
+def summed_products(reader: Reader, spec: Spec, summary: Summary) -> CrossProducts:
+    """Cross-products of all rows, batch by batch.
+
+    Raises
+    ------
+    DataError
+        If the rows are not those of the first reading.
+    """
+    assert isinstance(spec.encodings, Encodings)
+    sums = ProductSums(spec, basis_of_summary(spec, summary))
+    for batch in reader:
+        columns = batch_columns(batch, spec.encodings)
+        codes = [_codes(factor, batch) for factor in spec.random]
+        if any(np.any(found < 0) for found in codes):
+            raise DataError(CHANGED.format(words=reader.source.words))
+        sides = columns.sides
+        root = None if columns.weights is None else np.sqrt(columns.weights)
+        sums.add(
+            columns.y - columns.offset,
+            spec.fixed.full_rank(sides[spec.formula.right]),
+            [np.hstack([sides[side] for side in factor.sides]) for factor in spec.random],
+            codes,
+            root,
+        )
+    if reader.n != summary.n:
+        raise DataError(CHANGED.format(words=reader.source.words))
+    return sums.products(summary.n, summary.log_weights)
+
+
+def basis_of_summary(spec: Spec, summary: Summary) -> Basis:
+    """The working basis of all rows, from their moments."""
+    whole = summary.weighted[spec.formula.right].columns
+    X, y = whole[:, :-1][:, spec.fixed.kept], whole[:, -1]
+    structures = [structure_of(factor) for factor in spec.random]
+    covariates = [_covariates(factor, summary.weighted) for factor in spec.random]
+    return basis_of_columns(y, X, covariates, structures, summary.n)
+
+
+def _covariates(factor: FactorSpec, sides: Mapping[Side, Moments]) -> Array:
+    """Columns with the lengths of Z, and the angles of those of each term."""
+    first = next(iter(sides))
+    parts = []
+    for side in factor.sides:
+        columns = sides[side].columns
+        parts.append(columns[:, :-1] if side == first else columns)
+    height = max(len(part) for part in parts)
+    return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
+
+
+def _codes(factor: FactorSpec, batch: Batch) -> Indices:
+    """Level of each row."""
+    column = batch.frame[factor.factors[0]]
+    if len(factor.factors) == 1 and column.dtype == factor.parts[0].dtype == np.int64:
+        return np.asarray(factor.parts[0].get_indexer(column.to_numpy()))
+    return lookup_levels(factor, batch.frame)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Terms:
+    """A grouping factor as couplings read it."""
+
+    codes: Indices
+    n_levels: int
+
+
+class ProductSums:
+    """Cross-products of batches of rows, added up in place.
+
+    Parameters
+    ----------
+    spec : Spec
+        Of the model.
+    basis : Basis
+        The working basis.
+    """
+
+    def __init__(self, spec: Spec, basis: Basis) -> None:
+        self.spec, self.basis = spec, basis
+        width = len(basis.shift) + 1
+        sizes = [(len(factor.levels), len(factor.coefs)) for factor in spec.random]
+        self._fixed = np.zeros((width, width))
+        self._random = [np.zeros((j, k * (k + 1) // 2)) for j, k in sizes]
+        self._mixed = [np.zeros((j, k * width)) for j, k in sizes]
+        self._couplings: dict[tuple[int, int], list[Coupling]] = {
+            pair: [] for pair in combinations(range(len(sizes)), 2)
+        }
+
+    def add(
+        self,
+        y: Array,
+        X: Array,
+        covariates: Sequence[Array],
+        codes: Sequence[Indices],
+        root: Array | None,
+    ) -> None:
+        """Take in rows.
+
+        Parameters
+        ----------
+        y : ndarray (n,)
+            Response less offset.
+        X : ndarray (n, p)
+        covariates : sequence of ndarray (n, k)
+            Z of each grouping factor.
+        codes : sequence of ndarray of int (n,)
+            Levels of each.
+        root : ndarray (n,) or None
+            Root of the precision weights.
+        """
+        for start in range(0, len(y), CHUNK):
+            rows = slice(start, start + CHUNK)
+            columns = np.column_stack(
+                [X[rows] @ self.basis.fixed, y[rows] - X[rows] @ self.basis.shift]
+            )
+            zs = [z[rows] @ a for z, a in zip(covariates, self.basis.random, strict=True)]
+            if root is not None:
+                columns *= root[rows, None]
+                zs = [z * root[rows, None] for z in zs]
+            self._fixed += columns.T @ columns
+            own = [code[rows] for code in codes]
+            for f, z in enumerate(zs):
+                self._add_factor(f, z, columns, own[f])
+            for i, j in self._couplings:
+                self._add_coupling((i, j), (zs[i], zs[j]), (own[i], own[j]))
+
+    def products(self, n: int, log_weights: float) -> CrossProducts:
+        """The sums as cross-products of n rows."""
+        random = []
+        for sums, factor in zip(self._random, self.spec.random, strict=True):
+            k = len(factor.coefs)
+            blocks = np.empty((len(sums), k, k))
+            first, second = np.tril_indices(k)
+            blocks[:, first, second] = blocks[:, second, first] = sums
+            random.append(blocks)
+        return CrossProducts(
+            n_obs=n,
+            log_weights=log_weights,
+            fixed=self._fixed,
+            random=tuple(random),
+            mixed=tuple(part.reshape(len(part), -1, len(self._fixed)) for part in self._mixed),
+            couplings=tuple(add_couplings(parts) for parts in self._couplings.values()),
+            structures=tuple(structure_of(factor) for factor in self.spec.random),
+            relationships=(None,) * len(random),
+            basis=self.basis,
+        )
+
+    def _add_factor(self, f: int, z: Array, columns: Array, codes: Indices) -> None:
+        first, second = np.tril_indices(z.shape[1])
+        n, size = len(codes), len(self._random[f])
+        places: Any = slice(None)
+        if size > 4 * n:
+            places, codes = np.unique(codes, return_inverse=True)
+            size = len(places)
+        indicator = sp.csr_array((np.ones(n), codes, np.arange(n + 1)), shape=(n, size)).T
+        self._random[f][places] += indicator @ (z[:, first] * z[:, second])
+        products = (z[:, :, None] * columns[:, None, :]).reshape(n, -1)
+        self._mixed[f][places] += indicator @ products
+
+    def _add_coupling(
+        self,
+        pair: tuple[int, int],
+        covariates: tuple[Array, Array],
+        codes: tuple[Indices, Indices],
+    ) -> None:
+        levels = [len(self._random[f]) for f in pair]
+        terms = [_Terms(codes=c, n_levels=j) for c, j in zip(codes, levels, strict=True)]
+        parts = self._couplings[pair]
+        parts.append(coupling(pair, terms[0], terms[1], *covariates))
+        waiting = sum(len(part.first) for part in parts[1:])
+        if waiting > max(len(parts[0].first), PENDING):
+            parts[:] = [add_couplings(parts)]
