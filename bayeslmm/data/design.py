@@ -334,6 +334,11 @@ class Design:
         return float((1.0 / self.row_weights).mean())
 
     @property
+    def weighted(self) -> bool:
+        """Whether rows have precision weights."""
+        return self.weights is not None
+
+    @property
     def row_weights(self) -> Array:
         """Precision weights (n,): ones where none were given."""
         return np.ones(self.n) if self.weights is None else self.weights
@@ -347,6 +352,10 @@ class Design:
     def moments(self) -> Moments:
         """Moments of the p columns of X and of the response less the offset, which comes last."""
         return Moments.of(np.column_stack([self.X, self.y - self.offset]))
+
+    def restricted(self, spec: Spec, random: tuple[RandomFactor, ...]) -> Design:
+        """The design with some of the grouping factors only."""
+        return replace(self, spec=spec, random=random)
 
     def take(self, rows: NDArray[np.intp]) -> Design:
         """Some of the rows, with the coefficients and levels of all."""

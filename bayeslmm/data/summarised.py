@@ -41,8 +41,10 @@ class Summary:
     sides : mapping of Side to Moments
         Moments of the columns of each side; those of the fixed effects are all, also columns that
         are dropped, and the response less the offset comes last.
-    weighted : mapping of Side to Moments
-        The same with precision weights; the same objects where there are none.
+    heads : mapping of Side to ndarray (m, k)
+        The first rows of these columns, times the roots of their precision weights.
+    tails : mapping of Side to ndarray (m, k)
+        Columns with the lengths and angles of those of all other rows, weighted too.
     log_weights : float
         Sum of the log precision weights.
     mean_inverse_weight : float
@@ -58,12 +60,17 @@ class Summary:
     n: int
     n_dropped: int
     sides: Mapping[Side, Moments]
-    weighted: Mapping[Side, Moments]
+    heads: Mapping[Side, Array]
+    tails: Mapping[Side, Array]
     log_weights: float
     mean_inverse_weight: float
     mean_offset: float
     means: Mapping[str, float]
     sample: pd.DataFrame
+
+    def columns(self, side: Side) -> Array:
+        """Weighted columns (m, k) of a side, with the signs of QR decompositions of all rows."""
+        return np.vstack([self.heads[side], self.tails[side]])
 
     def refuse(self) -> NoReturn:
         """Say that rows are needed."""
@@ -171,6 +178,15 @@ class SummarisedDesign(Design):
         """Moments of the columns of X and of the response less the offset, which comes last."""
         whole = self.summary.sides[self.formula.right]
         return whole.take(np.append(self.spec.fixed.kept, True))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have precision weights."""
+        return self.spec.weights is not None
+
+    def restricted(self, spec: Spec, random: tuple[RandomFactor, ...]) -> Design:
+        """The design with some of the grouping factors only, for predictions at new rows."""
+        return SummarisedDesign(spec, self.summary)
 
     @property
     def sample(self) -> pd.DataFrame:

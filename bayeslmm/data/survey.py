@@ -339,7 +339,8 @@ class _Totals:
     def __init__(self, formula: Formula, frame: pd.DataFrame) -> None:
         self.formula = formula
         self.sides: dict[Side, Moments] = {}
-        self.weighted: dict[Side, Moments] = {}
+        self.heads: dict[Side, Array] = {}
+        self.tails: dict[Side, Moments] = {}
         self.low, self.high = np.full(3, np.inf), np.full(3, -np.inf)
         self.weights = np.array([np.inf, -np.inf])
         self.log_weights = self.inverse_weights = self.offset = 0.0
@@ -357,8 +358,7 @@ class _Totals:
             if side == self.formula.right:
                 columns = np.column_stack([values, response])
             _accumulate(self.sides, side, columns, None)
-            if found.weights is not None:
-                _accumulate(self.weighted, side, columns, found.weights)
+            self._split(side, columns, found.weights)
         n = len(response)
         self.n += n
         for name in self.means:
@@ -371,21 +371,38 @@ class _Totals:
             self.weights[0] = min(self.weights[0], found.weights.min())
             self.weights[1] = max(self.weights[1], found.weights.max())
 
+    def _split(self, side: Side, columns: Array, weights: Array | None) -> None:
+        """Keep the first rows apart, which decide on the signs of a QR decomposition."""
+        head = self.heads.get(side, np.empty((0, columns.shape[1])))
+        more = max(columns.shape[1] - len(head), 0)
+        if more:
+            own = columns[:more]
+            own = own if weights is None else own * np.sqrt(weights[:more])[:, None]
+            self.heads[side] = np.vstack([head, own])
+        if len(columns) > more:
+            rest = None if weights is None else weights[more:]
+            _accumulate(self.tails, side, columns[more:], rest)
+
     def check_weights(self, name: str | None) -> None:
         """Raise DataError for weights that are too different."""
         if name is not None:
             check_weights_scale(f"The weights `{name}`", self.weights)
 
     def summary(self, reader: Reader, sample: pd.DataFrame) -> Summary:
-        weighted = self.weighted or self.sides
+        weighted = reader.weights is not None
+        tails = {
+            side: found.columns if (found := self.tails.get(side)) else np.empty((0, head.shape[1]))
+            for side, head in self.heads.items()
+        }
         return Summary(
             words=reader.source.words,
             n=reader.n,
             n_dropped=reader.n_dropped,
             sides=self.sides,
-            weighted=weighted,
+            heads=self.heads,
+            tails=tails,
             log_weights=self.log_weights,
-            mean_inverse_weight=self.inverse_weights / self.n if self.weighted else 1.0,
+            mean_inverse_weight=self.inverse_weights / self.n if weighted else 1.0,
             mean_offset=self.offset,
             means=self.means,
             sample=sample,

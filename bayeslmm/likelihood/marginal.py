@@ -154,8 +154,9 @@ def _summarised_system(design: SummarisedDesign) -> Plan:
     """From cross-products alone; rows could be split no more."""
     with single_threaded():
         plan = make_plan(design.products)
-        spread = design.summary.weighted[design.formula.right].centred[:, -1]
-        if plan.products.fixed[-1, -1] < EXACT * float(spread @ spread):
+        y = design.summary.columns(design.formula.right)[:, -1]
+        spread = design.moments.variances[-1] / design.moments.root_mean_squares[-1] ** 2
+        if plan.products.fixed[-1, -1] < EXACT * spread * float(y @ y):
             raise DataError(EXACT_RESPONSE)
         if is_suspect(plan):
             raise DataError(

@@ -27,8 +27,6 @@ from bayeslmm.data.survey import survey
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula
-from bayeslmm.formula.moments import Moments
-from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
@@ -135,19 +133,19 @@ def summed_products(reader: Reader, spec: Spec, summary: Summary) -> CrossProduc
 
 def basis_of_summary(spec: Spec, summary: Summary) -> Basis:
     """The working basis of all rows, from their moments."""
-    whole = summary.weighted[spec.formula.right].columns
+    whole = summary.columns(spec.formula.right)
     X, y = whole[:, :-1][:, spec.fixed.kept], whole[:, -1]
     structures = [structure_of(factor) for factor in spec.random]
-    covariates = [_covariates(factor, summary.weighted) for factor in spec.random]
+    covariates = [_covariates(factor, summary) for factor in spec.random]
     return basis_of_columns(y, X, covariates, structures, summary.n)
 
 
-def _covariates(factor: FactorSpec, sides: Mapping[Side, Moments]) -> Array:
+def _covariates(factor: FactorSpec, summary: Summary) -> Array:
     """Columns with the lengths of Z, and the angles of those of each term."""
-    first = next(iter(sides))
+    first = next(iter(summary.sides))
     parts = []
     for side in factor.sides:
-        columns = sides[side].columns
+        columns = summary.columns(side)
         parts.append(columns[:, :-1] if side == first else columns)
     height = max(len(part) for part in parts)
     return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
