@@ -233,11 +233,8 @@ def _dataset(dataset: Any, words: str) -> Source:
     def read(columns: Sequence[str]) -> Iterator[Any]:
         import pyarrow as pa
 
-        whole = _with_common_types(dataset, columns, words)
-        options = {"columns": list(columns), "batch_size": BATCH}
-        rows = 0
-        held: list[Any] = []
-        for batch in whole.to_batches(**options):
+        held, rows = [], 0
+        for batch in _batches(dataset, list(columns), words):
             held.append(batch)
             rows += batch.num_rows
             if rows >= BATCH // 2:
@@ -249,23 +246,15 @@ def _dataset(dataset: Any, words: str) -> Source:
     return Source(words=words, names=lambda: list(dataset.schema.names), read=read)
 
 
-def _with_common_types(dataset: Any, columns: Sequence[str], words: str) -> Any:
-    """The dataset with types that hold the values of all of its files."""
+def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
+    """Record batches of some columns, of the same types in all files."""
     import pyarrow as pa
 
     files = list(dataset.get_fragments()) if hasattr(dataset, "get_fragments") else []
-    if len(files) < 2:
-        return dataset
-    schemas = []
-    for file in files:
-        own = file.physical_schema
-        absent = sorted(set(columns) - set(own.names) - _partitions(dataset))
-        if absent:
-            raise DataError(
-                f"{words}: {_place(file)} has no column {listed(absent)}, which the first file has."
-            )
-        fields = [own.field(name) for name in columns if name in own.names]
-        schemas.append(pa.schema(fields))
+    schemas = [_schema(file, dataset, columns, words) for file in files]
+    if all(schema.equals(schemas[0]) for schema in schemas):
+        yield from dataset.to_batches(columns=columns, batch_size=BATCH)
+        return
     try:
         common = pa.unify_schemas(schemas, promote_options="permissive")
     except pa.ArrowException as error:
@@ -273,17 +262,30 @@ def _with_common_types(dataset: Any, columns: Sequence[str], words: str) -> Any:
             f"{words}: a column has types in different files that do not go together: "
             f"{_one_line(error)}"
         ) from error
-    fields = [common.field(f.name) if f.name in common.names else f for f in dataset.schema]
-    return dataset.replace_schema(pa.schema(fields))
+    for file, schema in zip(files, schemas, strict=True):
+        for batch in file.to_batches(schema=schema, columns=columns, batch_size=BATCH):
+            yield from pa.Table.from_batches([batch]).cast(common).to_batches()
+
+
+def _schema(file: Any, dataset: Any, columns: Sequence[str], words: str) -> Any:
+    """Types of columns in a file; DataError if it has not all of them."""
+    import pyarrow as pa
+
+    own, shared = file.physical_schema, _partitions(dataset)
+    absent = sorted(set(columns) - set(own.names) - shared)
+    if absent:
+        raise DataError(
+            f"{words}: `{getattr(file, 'path', 'a part')}` has no column {listed(absent)}, which "
+            "the first file has."
+        )
+    types = {name: dataset.schema.field(name) for name in shared}
+    types |= {name: own.field(name) for name in own.names}
+    return pa.schema([pa.field(name, types[name].type) for name in columns])
 
 
 def _partitions(dataset: Any) -> set[str]:
     partitioning = getattr(dataset, "partitioning", None)
     return set() if partitioning is None else set(partitioning.schema.names)
-
-
-def _place(fragment: Any) -> str:
-    return f"`{getattr(fragment, 'path', 'a part')}`"
 
 
 def _of_arrow(data: Any, kind: str) -> Source | None:
