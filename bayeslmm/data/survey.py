@@ -338,9 +338,9 @@ class _Totals:
 
     def __init__(self, formula: Formula, frame: pd.DataFrame) -> None:
         self.formula = formula
-        self.sides: dict[Side, Moments] = {}
-        self.heads: dict[Side, Array] = {}
+        self.heads: dict[Side, tuple[Array, Array]] = {}
         self.tails: dict[Side, Moments] = {}
+        self.weighted: dict[Side, Moments] = {}
         self.low, self.high = np.full(3, np.inf), np.full(3, -np.inf)
         self.weights = np.array([np.inf, -np.inf])
         self.log_weights = self.inverse_weights = self.offset = 0.0
@@ -357,8 +357,7 @@ class _Totals:
             columns = values
             if side == self.formula.right:
                 columns = np.column_stack([values, response])
-            _accumulate(self.sides, side, columns, None)
-            self._split(side, columns, found.weights)
+            self._add_side(side, columns, found.weights)
         n = len(response)
         self.n += n
         for name in self.means:
@@ -371,17 +370,28 @@ class _Totals:
             self.weights[0] = min(self.weights[0], found.weights.min())
             self.weights[1] = max(self.weights[1], found.weights.max())
 
-    def _split(self, side: Side, columns: Array, weights: Array | None) -> None:
-        """Keep the first rows apart, which decide on the signs of a QR decomposition."""
-        head = self.heads.get(side, np.empty((0, columns.shape[1])))
-        more = max(columns.shape[1] - len(head), 0)
+    def _add_side(self, side: Side, columns: Array, weights: Array | None) -> None:
+        """Moments of columns, the first rows apart: they decide on the signs of a QR."""
+        k = columns.shape[1]
+        head, roots = self.heads.get(side, (np.empty((0, k)), np.empty(0)))
+        more = max(k - len(head), 0)
         if more:
-            own = columns[:more]
-            own = own if weights is None else own * np.sqrt(weights[:more])[:, None]
-            self.heads[side] = np.vstack([head, own])
+            own = np.ones(len(columns[:more])) if weights is None else np.sqrt(weights[:more])
+            head, roots = np.vstack([head, columns[:more]]), np.append(roots, own)
+            self.heads[side] = head, roots
         if len(columns) > more:
-            rest = None if weights is None else weights[more:]
-            _accumulate(self.tails, side, columns[more:], rest)
+            _accumulate(self.tails, side, columns[more:], None)
+            if weights is not None:
+                _accumulate(self.weighted, side, columns[more:], weights[more:])
+
+    @property
+    def sides(self) -> dict[Side, Moments]:
+        """Moments of the columns of each side, without weights."""
+        result = {}
+        for side, (head, _) in self.heads.items():
+            tail, own = self.tails.get(side), Moments.of(head)
+            result[side] = own if tail is None else tail + own
+        return result
 
     def check_weights(self, name: str | None) -> None:
         """Raise DataError for weights that are too different."""
@@ -390,16 +400,18 @@ class _Totals:
 
     def summary(self, reader: Reader, sample: pd.DataFrame) -> Summary:
         weighted = reader.weights is not None
+        rest = self.weighted if weighted else self.tails
         tails = {
-            side: found.columns if (found := self.tails.get(side)) else np.empty((0, head.shape[1]))
-            for side, head in self.heads.items()
+            side: rest[side].columns if side in rest else head[:0]
+            for side, (head, _) in self.heads.items()
         }
+        heads = {side: head * roots[:, None] for side, (head, roots) in self.heads.items()}
         return Summary(
             words=reader.source.words,
             n=reader.n,
             n_dropped=reader.n_dropped,
             sides=self.sides,
-            heads=self.heads,
+            heads=heads,
             tails=tails,
             log_weights=self.log_weights,
             mean_inverse_weight=self.inverse_weights / self.n if weighted else 1.0,

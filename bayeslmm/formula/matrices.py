@@ -531,6 +531,9 @@ def _fill(
             stride *= size
         else:
             number = number * np.asarray(values[label], dtype=np.float64)
+    if not any(label in codes for label, _ in product):
+        block[:, 0] = number
+        return
     rows = np.flatnonzero(inside)
     block[rows, cell[rows]] = number[rows]
     if not np.isfinite(number).all():

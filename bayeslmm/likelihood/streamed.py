@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
@@ -27,6 +26,7 @@ from bayeslmm.data.survey import survey
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula
+from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
@@ -160,8 +160,8 @@ def _codes(factor: FactorSpec, batch: Batch) -> Indices:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Terms:
-    """A grouping factor as couplings read it."""
+class _Coded:
+    """Levels of rows, as couplings read them."""
 
     codes: Indices
     n_levels: int
@@ -181,10 +181,9 @@ class ProductSums:
     def __init__(self, spec: Spec, basis: Basis) -> None:
         self.spec, self.basis = spec, basis
         width = len(basis.shift) + 1
-        sizes = [(len(factor.levels), len(factor.coefs)) for factor in spec.random]
+        sizes = [len(factor.levels) for factor in spec.random]
         self._fixed = np.zeros((width, width))
-        self._random = [np.zeros((j, k * (k + 1) // 2)) for j, k in sizes]
-        self._mixed = [np.zeros((j, k * width)) for j, k in sizes]
+        self._levels = [_LevelSums(spec, basis, f) for f in range(len(sizes))]
         self._couplings: dict[tuple[int, int], list[Coupling]] = {
             pair: [] for pair in combinations(range(len(sizes)), 2)
         }
@@ -213,52 +212,35 @@ class ProductSums:
         """
         for start in range(0, len(y), CHUNK):
             rows = slice(start, start + CHUNK)
-            columns = np.column_stack(
-                [X[rows] @ self.basis.fixed, y[rows] - X[rows] @ self.basis.shift]
-            )
-            zs = [z[rows] @ a for z, a in zip(covariates, self.basis.random, strict=True)]
+            x = np.ascontiguousarray(X[rows].T)
+            columns = np.vstack([self.basis.fixed.T @ x, y[rows] - self.basis.shift @ x])
             if root is not None:
-                columns *= root[rows, None]
-                zs = [z * root[rows, None] for z in zs]
-            self._fixed += columns.T @ columns
+                columns *= root[rows]
+            self._fixed += columns @ columns.T
             own = [code[rows] for code in codes]
-            for f, z in enumerate(zs):
-                self._add_factor(f, z, columns, own[f])
+            zs = {}
+            for f, sums in enumerate(self._levels):
+                if sums.within is None or self._couplings:
+                    z = self.basis.random[f].T @ np.ascontiguousarray(covariates[f][rows].T)
+                    zs[f] = z if root is None else z * root[rows]
+                sums.add(zs.get(f, columns), columns, own[f])
             for i, j in self._couplings:
-                self._add_coupling((i, j), (zs[i], zs[j]), (own[i], own[j]))
+                self._add_coupling((i, j), (zs[i].T, zs[j].T), (own[i], own[j]))
 
     def products(self, n: int, log_weights: float) -> CrossProducts:
         """The sums as cross-products of n rows."""
-        random = []
-        for sums, factor in zip(self._random, self.spec.random, strict=True):
-            k = len(factor.coefs)
-            blocks = np.empty((len(sums), k, k))
-            first, second = np.tril_indices(k)
-            blocks[:, first, second] = blocks[:, second, first] = sums
-            random.append(blocks)
+        blocks = [sums.blocks() for sums in self._levels]
         return CrossProducts(
             n_obs=n,
             log_weights=log_weights,
             fixed=self._fixed,
-            random=tuple(random),
-            mixed=tuple(part.reshape(len(part), -1, len(self._fixed)) for part in self._mixed),
+            random=tuple(random for random, _ in blocks),
+            mixed=tuple(mixed for _, mixed in blocks),
             couplings=tuple(add_couplings(parts) for parts in self._couplings.values()),
             structures=tuple(structure_of(factor) for factor in self.spec.random),
-            relationships=(None,) * len(random),
+            relationships=(None,) * len(blocks),
             basis=self.basis,
         )
-
-    def _add_factor(self, f: int, z: Array, columns: Array, codes: Indices) -> None:
-        first, second = np.tril_indices(z.shape[1])
-        n, size = len(codes), len(self._random[f])
-        places: Any = slice(None)
-        if size > 4 * n:
-            places, codes = np.unique(codes, return_inverse=True)
-            size = len(places)
-        indicator = sp.csr_array((np.ones(n), codes, np.arange(n + 1)), shape=(n, size)).T
-        self._random[f][places] += indicator @ (z[:, first] * z[:, second])
-        products = (z[:, :, None] * columns[:, None, :]).reshape(n, -1)
-        self._mixed[f][places] += indicator @ products
 
     def _add_coupling(
         self,
@@ -266,10 +248,90 @@ class ProductSums:
         covariates: tuple[Array, Array],
         codes: tuple[Indices, Indices],
     ) -> None:
-        levels = [len(self._random[f]) for f in pair]
-        terms = [_Terms(codes=c, n_levels=j) for c, j in zip(codes, levels, strict=True)]
+        levels = [len(self.spec.random[f].levels) for f in pair]
+        terms = [_Coded(codes=c, n_levels=j) for c, j in zip(codes, levels, strict=True)]
         parts = self._couplings[pair]
         parts.append(coupling(pair, terms[0], terms[1], *covariates))
         waiting = sum(len(part.first) for part in parts[1:])
         if waiting > max(len(parts[0].first), PENDING):
             parts[:] = [add_couplings(parts)]
+
+
+class _LevelSums:
+    """Sums of Z'Z and Z'[X y] over the rows of each level of a grouping factor.
+
+    Where each covariate is a column of X too, products of the working columns of X are summed,
+    which are fewer, and made into those of Z at the end.
+
+    Attributes
+    ----------
+    within : ndarray (m, k) or None
+        Working columns of Z by the first m of X; None where Z has others.
+    """
+
+    def __init__(self, spec: Spec, basis: Basis, f: int) -> None:
+        factor = spec.random[f]
+        self.width = len(basis.shift) + 1
+        self.within = _within(spec, factor, basis, basis.random[f])
+        m = len(factor.coefs if self.within is None else self.within)
+        first = [(i, j, True) for i in range(m) for j in range(i + 1)]
+        if self.within is None:
+            second = [(i, j, False) for i in range(m) for j in range(self.width)]
+        else:
+            second = [(i, j, False) for i in range(m) for j in range(m, self.width)]
+        self.pairs = first + second
+        self.size = m
+        self.sums = np.zeros((len(self.pairs), len(factor.levels)))
+
+    def add(self, z: Array, columns: Array, codes: Indices) -> None:
+        """Take in rows: z (k, n), columns (p + 1, n) of [X y], codes (n,)."""
+        places: Any = slice(None)
+        size = self.sums.shape[1]
+        if size > 4 * len(codes):
+            places, codes = np.unique(codes, return_inverse=True)
+            size = len(places)
+        for row, (i, j, own) in zip(self.sums, self.pairs, strict=True):
+            row[places] += np.bincount(codes, z[i] * (z[j] if own else columns[j]), size)
+
+    def blocks(self) -> tuple[Array, Array]:
+        """Z'Z (J, k, k) and Z'[X y] (J, k, p + 1)."""
+        m, levels = self.size, self.sums.shape[1]
+        random = np.empty((levels, m, m))
+        mixed = np.empty((levels, m, self.width))
+        for sums, (i, j, own) in zip(self.sums, self.pairs, strict=True):
+            if own:
+                random[:, i, j] = random[:, j, i] = sums
+            else:
+                mixed[:, i, j] = sums
+        if self.within is None:
+            return random, mixed
+        mixed[:, :, :m] = random
+        return self.within.T @ random @ self.within, self.within.T @ mixed
+
+
+def _within(spec: Spec, factor: FactorSpec, basis: Basis, own: Array) -> Array | None:
+    """Working columns (m, k) of Z by the first m of X; None where that takes more sums."""
+    names = spec.fixed.coefs
+    right = spec.formula.right
+    plain = {"Intercept"} if () in right.terms else set()
+    plain |= set(right.names)
+    places: list[int] = []
+    for side in factor.sides:
+        coefs = factor.coefs[len(places) : len(places) + _width(spec, side)]
+        same = side == right
+        known = plain & ({"Intercept"} if () in side.terms else set()) | plain & set(side.names)
+        if any(coef not in names or not (same or coef in known) for coef in coefs):
+            return None
+        places += [names.index(coef) for coef in coefs]
+    chosen = np.zeros((len(names), len(places)))
+    chosen[places, np.arange(len(places))] = 1.0
+    within = np.linalg.solve(basis.fixed, chosen @ own)
+    m = 1 + max(places)
+    k, width = len(places), len(names) + 1
+    fewer = m * (m + 1) // 2 + m * (width - m) < k * (k + 1) // 2 + k * width
+    return within[:m] if fewer else None
+
+
+def _width(spec: Spec, side: Side) -> int:
+    assert isinstance(spec.encodings, Encodings)
+    return len(spec.encodings.sides[side].builder.names)
