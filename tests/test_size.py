@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 190
+MOST_FILES = 200
 MOST_LINES = 36_000
 """Lines of code, without docstrings, comments and blank lines."""
 

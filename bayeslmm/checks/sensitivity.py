@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.structure import sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
 from bayeslmm.likelihood.batch import reduce_equations
@@ -424,6 +425,8 @@ def unbounded_parameters(design: Design) -> dict[str, str]:
 
 def _directions(design: Design, factor: RandomFactor, column: int) -> int:
     """Directions of a coefficient's effects beside the fixed effects; two stand for more."""
+    if isinstance(design, SummarisedDesign):
+        return _directions_of_sums(design, factor, column)
     slots = [(codes, z[:, column]) for codes, z, _ in factor.slots]
     used = np.unique(np.concatenate([codes[z != 0.0] for codes, z in slots]))
     if len(used) - design.p >= ENOUGH_DIRECTIONS and not factor.pooled:
@@ -433,6 +436,20 @@ def _directions(design: Design, factor: RandomFactor, column: int) -> int:
     q = np.linalg.qr(design.X / np.linalg.norm(design.X, axis=0))[0]
     left = columns - q @ (q.T @ columns)
     own = np.linalg.eigvalsh(left.T @ left) > NEW_DIRECTION
+    return min(ENOUGH_DIRECTIONS, int(own.sum()))
+
+
+def _directions_of_sums(design: SummarisedDesign, factor: RandomFactor, column: int) -> int:
+    """The same from cross-products."""
+    products, place = design.products, design.random.index(factor)
+    back = np.linalg.inv(products.basis.random[place])[:, column]
+    squares = back @ products.random[place] @ back
+    used = squares > 0.0
+    if used.sum() - design.p >= ENOUGH_DIRECTIONS:
+        return ENOUGH_DIRECTIONS
+    cross = (back @ products.mixed[place])[used, :-1] / np.sqrt(squares[used])[:, None]
+    left = np.eye(len(cross)) - cross @ np.linalg.solve(products.fixed[:-1, :-1], cross.T)
+    own = np.linalg.eigvalsh(left) > NEW_DIRECTION
     return min(ENOUGH_DIRECTIONS, int(own.sum()))
 
 

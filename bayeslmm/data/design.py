@@ -25,6 +25,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import Encoding, reevaluate, unreduced_columns
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import RowSpace
 from bayeslmm.formula.terms import Side
 
@@ -282,6 +283,30 @@ class Design:
         return len(self.y)
 
     @property
+    def sample(self) -> pd.DataFrame:
+        """Rows with each level of each factor of the fixed effects: all rows."""
+        return self.data
+
+    @property
+    def mean_offset(self) -> float:
+        """Mean of the offset."""
+        return float(self.offset.mean())
+
+    def mean_of(self, variable: str) -> float:
+        """Mean of a numeric variable of the formula."""
+        return float(np.mean(self.data[variable].to_numpy(dtype=np.float64)))
+
+    @property
+    def mean_inverse_weight(self) -> float:
+        """Mean of one over the precision weight."""
+        return float((1.0 / self.row_weights).mean())
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have precision weights."""
+        return self.weights is not None
+
+    @property
     def row_weights(self) -> Array:
         """Precision weights (n,): ones where none were given."""
         return np.ones(self.n) if self.weights is None else self.weights
@@ -290,6 +315,15 @@ class Design:
     def p(self) -> int:
         """Number of fixed effects."""
         return len(self.coefs)
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of the p columns of X and of the response less the offset, which comes last."""
+        return Moments.of(np.column_stack([self.X, self.y - self.offset]))
+
+    def restricted(self, spec: Spec, random: tuple[RandomFactor, ...]) -> Design:
+        """The design with some of the grouping factors only."""
+        return replace(self, spec=spec, random=random)
 
     def take(self, rows: NDArray[np.intp]) -> Design:
         """Some of the rows, with the coefficients and levels of all."""

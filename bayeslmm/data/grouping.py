@@ -75,7 +75,7 @@ def column_levels(column: pd.Series) -> tuple[Codes, pd.Index]:
         If the values cannot be levels, such as lists.
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
-        values = _canonical(column.dtype.categories)
+        values = canonical(column.dtype.categories)
         codes = np.asarray(column.array.codes, dtype=np.intp)
         used = np.flatnonzero(np.bincount(codes, minlength=len(values)))
         values = values if len(used) == len(values) else values[used]
@@ -86,7 +86,7 @@ def column_levels(column: pd.Series) -> tuple[Codes, pd.Index]:
         raise DataError(
             f"The values of `{column.name}` cannot be levels of a factor: {error}."
         ) from error
-    values = _canonical(pd.Index(uniques))
+    values = canonical(pd.Index(uniques))
     order = level_order(values)
     return _renumber(first, order, len(values)), values[order]
 
@@ -100,7 +100,7 @@ def _renumber(codes: Codes, order: Codes, size: int) -> Codes:
     return place[codes]
 
 
-def _canonical(values: pd.Index) -> pd.Index:
+def canonical(values: pd.Index) -> pd.Index:
     """Distinct values in one of few forms: whole numbers int64, text and the rest objects."""
     dtype = values.dtype
     if pd.api.types.is_bool_dtype(dtype):
@@ -116,7 +116,7 @@ def _canonical(values: pd.Index) -> pd.Index:
         return pd.Index(values.to_numpy(dtype=object), dtype=object)
     kind = pd.api.types.infer_dtype(values) if pd.api.types.is_object_dtype(dtype) else ""
     if kind in _FRACTIONAL:
-        return _canonical(pd.Index(values.to_numpy(dtype=np.float64)))
+        return canonical(pd.Index(values.to_numpy(dtype=np.float64)))
     if kind == "integer" and max(abs(value) for value in values) < 2**63:
         return pd.Index(values.to_numpy(dtype=np.int64))
     return values
@@ -176,6 +176,19 @@ def grouping_factor(
     return read_only(codes), factor
 
 
+def factor_of_cells(
+    factors: Sequence[str], parts: Sequence[pd.Index], cells: Codes
+) -> GroupingFactor:
+    """A grouping factor from the levels of its m variables and its cells (J, m), in their order."""
+    return GroupingFactor(
+        name=":".join(factors),
+        factors=tuple(factors),
+        levels=read_only(_labels(parts, cells, set())),
+        parts=tuple(parts),
+        cells=read_only(cells),
+    )
+
+
 def with_levels(
     codes: Codes, factor: GroupingFactor, values: pd.Index
 ) -> tuple[Codes, GroupingFactor, Codes]:
@@ -204,7 +217,7 @@ def with_levels(
         If the data hold numbers and `values` text, or the reverse.
     """
     (part,), name = factor.parts, factor.name
-    values = _canonical(values)
+    values = canonical(values)
     if {_kind(part), _kind(values)} == {"numbers", "text"}:
         raise DataError(
             f"`{name}` holds {_kind(part)} in the data and {_kind(values)} in its relationship, so "

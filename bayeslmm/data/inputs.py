@@ -18,6 +18,7 @@ from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula, ScaleFormula, locate
 from bayeslmm.formula.matrices import conform, evaluate_response
+from bayeslmm.formula.moments import Moments, moments_of
 from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.formula.syntax import Operand
 
@@ -108,21 +109,33 @@ def _closest(name: str, names: Sequence[str]) -> str:
 
 def check_varies(label: str, y: Array, offset: Array) -> None:
     """Raise DataError for a constant response, or one that is far too large or small."""
-    for what, values in ((f"The response `{label}`", y), ("The offset", offset)):
-        if np.any(values):
-            _check_size(what, values)
-    if len(y) == 1:
+    columns = np.column_stack([y, offset, y - offset])
+    check_extremes(label, len(y), columns.min(axis=0), columns.max(axis=0))
+
+
+def check_extremes(label: str, n: int, low: Array, high: Array) -> None:
+    """The same from extremes (3,) of the response, the offset and their difference."""
+    largest = np.maximum(np.abs(low), np.abs(high))
+    for what, size in ((f"The response `{label}`", largest[0]), ("The offset", largest[1])):
+        if size:
+            _check_size(what, size)
+    if n == 1:
         raise DataError("There is only 1 complete row; a model needs more.")
-    if not np.ptp(y):
+    if low[0] == high[0]:
         raise DataError(
-            f"The response `{label}` has the same value, {y[0]:g}, in all {len(y)} complete rows."
+            f"The response `{label}` has the same value, {low[0]:g}, in all {n} complete rows."
         )
-    if not np.ptp(y - offset):
+    if low[2] == high[2]:
         raise DataError(f"The response `{label}` minus the offset has one value in all rows.")
 
 
-def check_fixed_factors(formula: Formula | ScaleFormula, frame: pd.DataFrame) -> None:
-    """Raise DataError for a factor of the fixed effects that has one level."""
+def check_fixed_factors(
+    formula: Formula | ScaleFormula, frame: pd.DataFrame, n: int | None = None
+) -> None:
+    """Raise DataError for a factor of the fixed effects that has one level.
+
+    The frame may have fewer rows than there are, n, if it has every level.
+    """
     for name in sorted(formula.right.names):
         if kind_of(frame[name]) == "numbers":
             continue
@@ -134,8 +147,8 @@ def check_fixed_factors(formula: Formula | ScaleFormula, frame: pd.DataFrame) ->
             )
         if len(levels) == 1:
             raise DataError(
-                f"The factor `{name}` has one level, {levels[0]!r}, in the {len(frame)} complete "
-                "rows, so that it has no effect; take it out of the fixed effects."
+                f"The factor `{name}` has one level, {levels[0]!r}, in the {n or len(frame)} "
+                "complete rows, so that it has no effect; take it out of the fixed effects."
             )
 
 
@@ -277,26 +290,30 @@ LARGEST_RATIO = 1e15
 """Largest weight over smallest: rows with less weight are lost in the rounding of the others."""
 
 
-def check_column_scales(names: Sequence[str], columns: Array, where: str) -> None:
+def check_column_scales(names: Sequence[str], columns: Array | Moments, where: str) -> None:
     """Raise DataError for a column (n, k) far too large or small, or nearly constant.
 
     Parameters
     ----------
     names : sequence of str
         Labels of the columns.
-    columns : ndarray (n, k)
+    columns : ndarray (n, k) or Moments
         Their values.
     where : str
         What they belong to, for the message.
     """
-    for name, values in zip(names, columns.T, strict=True):
-        if np.any(values):
-            _check_size(f"The column `{name}` of {where}", values)
-    for j, (name, values) in enumerate(zip(names, columns.T, strict=True)):
-        size, spread = float(np.max(np.abs(values))), np.ptp(values)
+    if isinstance(columns, Moments):
+        low, high = columns.low, columns.high
+    else:
+        low, high = columns.min(axis=0), columns.max(axis=0)
+    sizes, spreads = np.maximum(np.abs(low), np.abs(high)), high - low
+    for name, size in zip(names, sizes, strict=True):
+        if size:
+            _check_size(f"The column `{name}` of {where}", size)
+    for j, (name, size, spread) in enumerate(zip(names, sizes, spreads, strict=True)):
         nearly_constant = ROUNDING * size < spread < NEARLY_CONSTANT * size
-        if nearly_constant and _has_constant(np.delete(columns, j, axis=1)):
-            centre = float(np.median(values))
+        if nearly_constant and _has_constant(moments_of(columns), j):
+            centre = _middle(columns, j)
             raise DataError(
                 f"The column `{name}` of {where} varies by {spread:.2g} about "
                 f"{centre:.6g}: double precision has too few digits for its effect beside a "
@@ -305,11 +322,15 @@ def check_column_scales(names: Sequence[str], columns: Array, where: str) -> Non
             )
 
 
+def _middle(columns: Array | Moments, j: int) -> float:
+    return float(columns.means[j] if isinstance(columns, Moments) else np.median(columns[:, j]))
+
+
 def check_weights_scale(label: str, weights: Array) -> None:
     """Raise DataError for weights that are far too large or small, or too different."""
     known = weights[~np.isnan(weights)]
-    _check_size(label, known)
     smallest, largest = float(known.min()), float(known.max())
+    _check_size(label, largest)
     if smallest * LARGEST_RATIO < largest:
         raise DataError(
             f"{label} go from {smallest:.3g} to {largest:.3g}: double precision cannot hold what "
@@ -318,8 +339,7 @@ def check_weights_scale(label: str, weights: Array) -> None:
         )
 
 
-def _check_size(what: str, values: Array) -> None:
-    size = float(np.max(np.abs(values)))
+def _check_size(what: str, size: float) -> None:
     if not SMALLEST <= size <= LARGEST:
         verb = "reach" if what.startswith("The weights") else "reaches"
         extreme = "large" if size > LARGEST else "small"
@@ -331,13 +351,13 @@ def _check_size(what: str, values: Array) -> None:
         )
 
 
-def _has_constant(columns: Array) -> bool:
-    """Whether the constant is a combination of columns (n, k)."""
-    sizes = np.max(np.abs(columns), axis=0, initial=0.0)
-    scaled = columns[:, sizes > 0] / sizes[sizes > 0]
-    ones = np.ones(len(columns))
-    weights = np.linalg.lstsq(scaled, ones)[0]
-    return bool(np.max(np.abs(scaled @ weights - ones)) < 1e-8)
+def _has_constant(moments: Moments, column: int) -> bool:
+    """Whether the constant is a combination of the other columns."""
+    others, sizes = np.delete(moments.columns, column, axis=1), np.delete(moments.largest, column)
+    scaled = others[:, sizes > 0] / sizes[sizes > 0]
+    weights = np.linalg.lstsq(scaled, moments.ones)[0]
+    rest = np.linalg.norm(scaled @ weights - moments.ones)
+    return bool(rest < 1e-8 * np.sqrt(moments.n))
 
 
 def fixed_mapping(fixed: Any) -> dict[str, Any]:

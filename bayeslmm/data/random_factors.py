@@ -15,6 +15,7 @@ from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.strata import Strata
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.members import Members
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
 
 Indices = NDArray[np.intp]
@@ -328,6 +329,10 @@ class RandomFactor:
             return values
         strata, number = found
         return values[(self.codes >= 0) & (strata.of_level[self.codes] == number)]
+
+    def moments(self, columns: Sequence[int]) -> Moments:
+        """Moments of :meth:`covariates`."""
+        return Moments.of(self.covariates(columns))
 
     def effects(self, independent: NDArray[np.float64]) -> NDArray[np.float64]:
         """Random effects (..., J, k) from those of independent levels of the same Sigma."""

@@ -35,6 +35,7 @@ from bayeslmm.data.strata import (
 from bayeslmm.exceptions import DataError, FormulaError, listed
 from bayeslmm.formula.grammar import Formula, RandomTerm, ScaleFormula, locate
 from bayeslmm.formula.matrices import Columns
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.structures import HOMOGENEOUS, OCCASIONS
 from bayeslmm.formula.terms import Side
@@ -432,11 +433,15 @@ def _report_deficient(
             redundant += [
                 factor.coefs[place] for place, keep in zip(places, kept, strict=True) if not keep
             ]
+    _warn_redundant(factor.name, redundant)
+
+
+def _warn_redundant(name: str, redundant: Sequence[str]) -> None:
     if redundant:
         _log.warning(
             "Grouping factor %s: the columns of %s are zero or linear combinations of other "
             "columns of their term, so the data say nothing about their variances by themselves.",
-            factor.name,
+            name,
             ", ".join(redundant),
         )
 
@@ -506,3 +511,59 @@ def _other_members(
     codes = lookup_levels(alone, long)
     extended, labels = new_levels(alone, long, codes)
     return members_of(codes, extended, counted, weights), labels
+
+
+# --- data beyond memory ----------------------------------------------------------------
+
+
+def check_batch(
+    source: str, terms: Sequence[RandomTerm], frame: pd.DataFrame, columns: Mapping[Side, Columns]
+) -> None:
+    """Raise what :func:`random_factors` raises about some of the rows, before levels are known."""
+    _check_discrete(source, terms[0], frame)
+    for term in terms:
+        if term.left in columns:
+            _check_structure(source, term, columns[term.left])
+
+
+def spec_of_levels(
+    source: str,
+    terms: Sequence[RandomTerm],
+    key: str,
+    grouping: GroupingFactor,
+    moments: Mapping[Side, tuple[Sequence[str], Moments]],
+    *,
+    saturated: bool,
+) -> FactorSpec:
+    """A grouping factor from its levels and from labels and moments of what varies over them.
+
+    Raises
+    ------
+    FormulaError, DataError
+        As :func:`random_factors`.
+    """
+    n = next(found.n for _, found in moments.values())
+    _check_levels(terms[0], grouping, n, independent=not saturated)
+    coefs: list[str] = []
+    blocks: list[tuple[int, ...]] = []
+    kinds: list[str] = []
+    redundant: list[str] = []
+    for term in terms:
+        names, found = moments[term.left]
+        _check_coefs(source, term, names, coefs)
+        if not saturated and term.structure in ("us", "homdiag"):
+            own = _blocks(term, 0, len(names), 1)
+            _check_count(term, len(grouping.levels), len(own[0]), n)
+        new = _blocks(term, len(coefs), len(names), 1)
+        blocks += new
+        kinds += [term.structure] * len(new)
+        coefs += names
+        where = f"the random effects of `{grouping.name}`"
+        check_column_scales(names, found, where)
+        if term.structure not in HOMOGENEOUS:
+            several = term.correlated and len(names) > 1
+            kept = independent_columns(found) if several else found.largest > 0
+            redundant += [name for name, keep in zip(names, kept, strict=True) if not keep]
+    _warn_redundant(grouping.name, redundant)
+    none = [None] * len(terms)
+    return factor_spec(grouping, key, terms, coefs, blocks, kinds, strata=none)

@@ -239,7 +239,7 @@ def slopes(
     -------
     LinearQuantities
     """
-    known = variables_of(design.formula, design.data)
+    known = variables_of(design)
     check_numeric(variable, known)
     overall = pd.DataFrame({"slope": [variable]})
     groups = names_of(by)
@@ -381,7 +381,7 @@ def comparisons(
     joint: JointDraws | None = None,
 ) -> LinearQuantities:
     """Average differences of predictions; arguments as in ``fit.comparisons()``."""
-    known = variables_of(design.formula, design.data)
+    known = variables_of(design)
     check_known([variable], known.names, "The comparison")
     frame = rows_frame(design, new)
     check_columns([variable], frame)

@@ -472,7 +472,7 @@ def symbols_of(design: Design) -> Symbols:
     """
     size = len(design.coefs_full)
     linear: dict[str, Callable[[], LinearForm]] = {}
-    for name, levels in variables_of(design.formula, design.data).levels.items():
+    for name, levels in variables_of(design).levels.items():
         mean = _mean_form(design, name)
         for i, level in enumerate(levels):
             linear[f"{name}[{level}]"] = partial(mean, i)

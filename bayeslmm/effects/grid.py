@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -23,7 +23,7 @@ from bayeslmm.effects.quantities import (
 )
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import holds_levels
-from bayeslmm.formula.grammar import Formula
+from bayeslmm.formula.terms import Side
 
 Array = NDArray[np.float64]
 Weights = Literal["equal", "proportional", "outer", "cells"]
@@ -59,18 +59,19 @@ class Variables:
         return (*self.levels, *self.centres)
 
 
-def variables_of(formula: Formula, data: pd.DataFrame) -> Variables:
-    """Find the factors and the covariates of the fixed part and of the offsets."""
+def variables_of(design: Design, right: Side | None = None) -> Variables:
+    """Find the factors and the covariates of the fixed part, or of another side, and offsets."""
+    formula = design.formula if right is None else replace(design.formula, right=right)
     makers = (part for part in formula.right.operands if _FACTOR_CALLS & part.functions)
     as_factors = frozenset[str]().union(*(part.variables for part in makers))
     levels: dict[str, list[Any]] = {}
     centres: dict[str, float] = {}
     for name in sorted(formula.predictors(effects=False, groups=False), key=formula.source.find):
-        column = data[name]
+        column = design.sample[name]
         if is_factor(column) or name in as_factors:
             levels[name] = levels_of(column)
         else:
-            centres[name] = float(np.mean(column.to_numpy(dtype=np.float64)))
+            centres[name] = design.mean_of(name)
     offsets = frozenset[str]().union(*(shift.variables for shift in formula.shifts))
     return Variables(levels=levels, centres=centres, offsets=offsets)
 
@@ -192,7 +193,7 @@ def encode_grid(
     if variables.offsets & set(explicit):
         constant = encoded.offset
     else:
-        constant = np.full(len(frame), design.offset.mean())
+        constant = np.full(len(frame), design.mean_offset)
     return Combinations(labels=frame, weights=encoded.X_full, constant=constant)
 
 
@@ -330,12 +331,12 @@ def mean_combinations(
     by: str | Sequence[str] | None,
 ) -> Combinations:
     """Weights of the coefficients in marginal means."""
-    known = variables_of(design.formula, design.data)
+    known = variables_of(design)
     groups = names_of(by)
     wanted = [n for n in names_of(variables) if n not in groups] + list(groups)
     check_known(wanted, known.names, "means()")
     values = grid_values(known, wanted, at)
-    frame = grid_frame(values, design.data)
+    frame = grid_frame(values, design.sample)
     cells = encode_grid(design, known, frame, [*wanted, *(at or {})])
     share = cell_weights(design, frame, list(known.levels), wanted, weights)
     return average_over(cells, values, wanted, groups, share)

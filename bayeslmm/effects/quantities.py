@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.effects.contrasts import (
     Adjust,
     adjusted_p,
@@ -524,6 +525,8 @@ def scale_notes(design: Design) -> tuple[str, ...]:
 
 
 def _is_column(design: Design, name: str) -> bool:
+    if isinstance(design, SummarisedDesign):
+        return design.formula.left.reading is None
     column = design.data[name]
     return pd.api.types.is_numeric_dtype(column.dtype) and bool(
         np.array_equal(design.y, column.to_numpy(dtype=np.float64))

@@ -153,15 +153,14 @@ def with_scale_effects(design: Design, points: Points, rng: np.random.Generator)
 
 def mean_variance(design: Design, points: AnyPoints) -> Array:
     """Mean over the rows of the variance of their residuals (S,)."""
-    inverse = 1.0 / design.row_weights
     if isinstance(points, Points) and points.scale is not None and not points.scale.one_scale:
         parts = _parts(len(points.sigma), design.n)
         means = [residual_variances(design, points.take(part)).mean(axis=1) for part in parts]
         return np.concatenate(means)
     if points.residual.plain:
         stretch = 1.0 if points.scale is None else points.scale.stretch
-        return np.asarray((points.sigma * stretch) ** 2 * inverse.mean())
-    rows = _rows(design)
+        return np.asarray((points.sigma * stretch) ** 2 * design.mean_inverse_weight)
+    rows, inverse = _rows(design), 1.0 / design.row_weights
     _, first, kind = np.unique(rows.log_sd, axis=0, return_index=True, return_inverse=True)
     sds = points.residual.row_sds(rows.take(first), points.sigma, points.shapes)
     return np.asarray(sds**2 @ (np.bincount(kind.ravel(), inverse) / design.n))

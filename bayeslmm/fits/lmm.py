@@ -16,6 +16,7 @@ from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
+from bayeslmm.data.sources import open_source
 from bayeslmm.data.unobserved import Missing
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
@@ -23,6 +24,7 @@ from bayeslmm.fits.estimate import Estimate
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
+from bayeslmm.likelihood.streamed import streamed_design
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries.text import (
@@ -56,9 +58,12 @@ class LMM:
         lme4's grammar, such as ``"y ~ x + (x | g)"``; what fixed effects and slopes can be is in
         the reference of formulas. A formula is data: it runs no code but that of listed functions
         and of your own.
-    data : DataFrame
+    data : DataFrame, path or other source
         Pandas, polars, pyarrow or anything narwhals reads. Rows with a missing value in a needed
-        variable are dropped and counted.
+        variable are dropped and counted. Data beyond memory are read in batches, and only sums over
+        their rows kept: the path of a Parquet or CSV file, a folder or a pattern of them, a Dataset
+        of pyarrow, a DuckDB relation, a Polars LazyFrame, an Ibis table, a Dask data frame, a list
+        of data frames, or a function that returns a new iterator over data frames at each call.
     priors : {"flat"} or mapping, optional
         Overrides of the default priors: PyMC distributions by key ("Days", "sd[Subject]",
         "cor[Subject]", "sigma", ...), or "flat", under which the posterior mode is the REML
@@ -133,18 +138,31 @@ class LMM:
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
-        design = build_design(
-            read,
-            data,
-            weights=weights,
-            functions=functions,
-            residual=residual,
-            relationships=relationships_of(relationships),
-            missing=missing,
-            fixed=fixed_mapping(fixed),
-            family=family,
-            sigma=sigma,
-        )
+        source = open_source(data)
+        if source is not None:
+            in_memory = {
+                "residual": residual,
+                "relationships": relationships,
+                "missing": None if missing == "drop" else missing,
+                "family": None if family == "gaussian" else family,
+                "sigma": sigma,
+            }
+            design: Design = streamed_design(
+                read, source, weights, functions, fixed_mapping(fixed), in_memory
+            )
+        else:
+            design = build_design(
+                read,
+                data,
+                weights=weights,
+                functions=functions,
+                residual=residual,
+                relationships=relationships_of(relationships),
+                missing=missing,
+                fixed=fixed_mapping(fixed),
+                family=family,
+                sigma=sigma,
+            )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
     @property

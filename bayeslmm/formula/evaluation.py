@@ -107,6 +107,19 @@ def evaluate_expression(
     return value if is_marked(value) or np.ndim(value) else np.full(columns.n, value)
 
 
+def call_parts(
+    node: ast.Call, columns: Variables, functions: UserFunctions, state: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The first argument, as numbers, and the options by name of a call of a listed function."""
+    evaluation = _Evaluation(columns, functions, state)
+    names = expressions.FUNCTIONS[ast.unparse(node.func)].options
+    options = {
+        name: evaluation.literal(part) for name, part in zip(names, node.args[1:], strict=False)
+    }
+    options |= {part.arg: evaluation.literal(part.value) for part in node.keywords if part.arg}
+    return numbers(evaluation.value(node.args[0]), node.args[0]), options
+
+
 class _Evaluation:
     def __init__(self, columns: Variables, functions: UserFunctions, state: dict[str, Any]) -> None:
         self.columns = columns

@@ -196,6 +196,7 @@ def formulaic_columns(
     readings: Readings,
     columns: Variables,
     functions: UserFunctions,
+    state: dict[str, Any] | None = None,
 ) -> tuple[np.ndarray, FormulaicBuilder]:
     """Build the model matrix of terms.
 
@@ -209,6 +210,8 @@ def formulaic_columns(
         n complete rows.
     functions : mapping of str to callable
         The user's.
+    state : dict, optional
+        What transforms remember; by default they are fitted to these rows.
 
     Returns
     -------
@@ -225,7 +228,8 @@ def formulaic_columns(
         Term([Factor(label, eval_method=methods.get(label, "literal")) for label in term or ("1",)])
         for term in terms
     )
-    values, model = _materialize(ModelSpec.from_spec(formula), columns, readings, functions)
+    spec = ModelSpec.from_spec(formula).update(transform_state=dict(state or {}))
+    values, model = _materialize(spec, columns, readings, functions)
     return values, FormulaicBuilder(model=model, readings=readings, functions=functions)
 
 

@@ -78,7 +78,12 @@ class Columns:
         return independent_columns(self.values)
 
 
-def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTIONS) -> Columns:
+def evaluate(
+    side: Side | str,
+    frame: Rows,
+    functions: UserFunctions = NO_FUNCTIONS,
+    state: dict[str, Any] | None = None,
+) -> Columns:
     """Build the model matrix of a right-hand side.
 
     Parameters
@@ -91,6 +96,9 @@ def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTI
         categories are dropped.
     functions : mapping of str to callable, optional
         The user's.
+    state : dict, optional
+        What transforms remember, where they are not to be fitted to these rows, as in
+        `evaluate_expression`.
 
     Returns
     -------
@@ -108,20 +116,22 @@ def evaluate(side: Side | str, frame: Rows, functions: UserFunctions = NO_FUNCTI
     columns.check_kinds(side.names)
     if side.occasions:
         columns = columns.with_occasions(sorted(side.names))
-    values, builder = _built(side, columns, functions)
+    values, builder = _built(side, columns, functions, state)
     categories = columns.categories(sorted(side.variables))
     encoding = Encoding(builder=builder, variables=side.variables, categories=categories)
     return Columns(values=values, names=builder.names, encoding=encoding)
 
 
-def _built(side: Side, columns: Variables, functions: UserFunctions) -> tuple[Array, Builder]:
+def _built(
+    side: Side, columns: Variables, functions: UserFunctions, state: dict[str, Any] | None
+) -> tuple[Array, Builder]:
     plain = plain_columns(side, columns) if side.is_plain(functions) else None
     if plain is not None:
         return plain
     from bayeslmm.formula.formulaic_seam import formulaic_columns
 
     readings = {part.label: part.reading for part in side.operands}
-    return formulaic_columns(side.terms, readings, columns, functions)
+    return formulaic_columns(side.terms, readings, columns, functions, state)
 
 
 def as_variables(frame: Rows) -> Variables:
@@ -217,7 +227,7 @@ def evaluate_response(
     columns = as_variables(frame)
     columns.require(part.variables)
     values = _response_values(part, columns, functions, {} if state is None else state)
-    if _is_factor(values):
+    if is_factor(values):
         raise DataError(
             f"`{part.text}` must be one numeric column, but it is categorical or boolean; "
             "convert it to numbers first."
@@ -249,12 +259,13 @@ def _response_values(
         raise DataError(f"`{part.text}` cannot be evaluated on these data: {reason}") from error
 
 
-def _is_factor(values: Any) -> bool:
+def is_factor(values: Any) -> bool:
+    """Tell whether values of an expression are levels."""
     if not is_marked(values):
         return holds_levels(values)
-    from bayeslmm.formula.formulaic_seam import is_factor
+    from bayeslmm.formula.formulaic_seam import is_factor as is_marked_factor
 
-    return is_factor(values)
+    return is_marked_factor(values)
 
 
 # --- an indicator for every level of every factor ----------------------------------------
@@ -520,6 +531,9 @@ def _fill(
             stride *= size
         else:
             number = number * np.asarray(values[label], dtype=np.float64)
+    if not any(label in codes for label, _ in product):
+        block[:, 0] = number
+        return
     rows = np.flatnonzero(inside)
     block[rows, cell[rows]] = number[rows]
     if not np.isfinite(number).all():

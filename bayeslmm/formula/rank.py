@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.formula.moments import Moments, moments_of
+
 Array = NDArray[np.float64]
 
 # --- which columns to keep ---------------------------------------------------------------
@@ -18,15 +20,14 @@ TOLERANCE = 1e-7
 """Relative length below which what is left of a column counts as nothing, as in R's ``qr``."""
 
 _ROUNDING = 16 * float(np.finfo(np.float64).eps)
-_CHUNK = 1 << 15
 
 
-def independent_columns(matrix: Array) -> NDArray[np.bool_]:
+def independent_columns(matrix: Array | Moments) -> NDArray[np.bool_]:
     """Find the columns that are not linear combinations of earlier ones.
 
     Parameters
     ----------
-    matrix : ndarray, shape (n, p)
+    matrix : ndarray, shape (n, p), or Moments
         Finite values.
 
     Returns
@@ -42,10 +43,11 @@ def independent_columns(matrix: Array) -> NDArray[np.bool_]:
     origin of a covariate matters; the first column that a constant would make redundant, if
     any, is the one that carries the constant and is kept.
     """
-    centred, means = _centred_coordinates(matrix)
+    moments = moments_of(matrix)
+    centred, means = moments.centred, moments.along
     lengths = np.linalg.norm(centred, axis=0)
     full_lengths = np.hypot(lengths, means)
-    kept = np.zeros(matrix.shape[1], dtype=bool)
+    kept = np.zeros(len(means), dtype=bool)
     carrier = None
     basis = np.zeros((len(centred), 0))
     for j, column in enumerate(centred.T):
@@ -70,21 +72,6 @@ def _solve(columns: Array, target: Array) -> Array:
     """Least squares coefficients, with the columns brought to one scale."""
     scale = np.linalg.norm(columns, axis=0)
     return np.asarray(np.linalg.lstsq(columns / scale, target)[0]) / scale
-
-
-def _centred_coordinates(matrix: Array) -> tuple[Array, Array]:
-    """Columns in at most p + 1 dimensions, lengths and angles kept.
-
-    Returns the part orthogonal to the constant, (<= p, p), and the part along it, (p,). Means are
-    subtracted before the factorisation, so that large ones cost no digits.
-    """
-    means = matrix.mean(axis=0)
-    triangle = np.zeros((0, matrix.shape[1] + 1))
-    for start in range(0, len(matrix), _CHUNK):
-        block = matrix[start : start + _CHUNK] - means
-        block = np.column_stack([np.ones(len(block)), block])
-        triangle = np.linalg.qr(np.vstack([triangle, block]), mode="r")
-    return triangle[1:, 1:], triangle[0, 1:] + means * triangle[0, 0]
 
 
 # --- which combinations of the coefficients rows determine ---------------------------------
@@ -138,9 +125,11 @@ class RowSpace:
         return np.where(self.estimable(weights)[:, None], weights[:, self.kept], np.nan)
 
 
-def row_space(columns: Array, names: Sequence[str], kept: NDArray[np.bool_]) -> RowSpace:
+def row_space(columns: Array | Moments, names: Sequence[str], kept: NDArray[np.bool_]) -> RowSpace:
     """Row space of columns (n, p_full) with their names, of which those `kept` are independent."""
-    scale = np.sqrt(np.mean(columns**2, axis=0))
+    n = columns.n if isinstance(columns, Moments) else len(columns)
+    columns = columns.columns if isinstance(columns, Moments) else columns
+    scale = np.sqrt(np.sum(columns**2, axis=0) / n)
     scale = np.where(scale > 0, scale, 1.0)
     basis = None
     if not kept.all():

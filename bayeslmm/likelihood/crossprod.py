@@ -39,6 +39,11 @@ class RandomColumns(Protocol):
         ...
 
     @property
+    def n_levels(self) -> int:
+        """Number of levels J."""
+        ...
+
+    @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
         """Partition of the coefficients into correlated ones."""
         ...
@@ -46,11 +51,6 @@ class RandomColumns(Protocol):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Name of the covariance structure of each block."""
-        ...
-
-    @property
-    def n_levels(self) -> int:
-        """Number of levels J."""
         ...
 
     @property
@@ -185,7 +185,7 @@ class CrossProducts:
             random=tuple(a + b for a, b in zip(self.random, other.random, strict=True)),
             mixed=tuple(a + b for a, b in zip(self.mixed, other.mixed, strict=True)),
             couplings=tuple(
-                _add_couplings(a, b) for a, b in zip(self.couplings, other.couplings, strict=True)
+                add_couplings([a, b]) for a, b in zip(self.couplings, other.couplings, strict=True)
             ),
         )
 
@@ -227,15 +227,25 @@ def working_basis(
     Basis
     """
     root = np.ones_like(y) if weights is None else np.sqrt(weights)
-    q, r = np.linalg.qr(X * root[:, None])
-    shift = _solve_upper(r, q.T @ (y * root))
-    scale = np.sqrt(len(y))
-    fixed = _solve_upper(r, np.eye(X.shape[1])) * scale
-    random = tuple(
-        _block_basis(np.vstack([z * root[:, None] for _, z, _ in f.slots]), structure_of(f))
-        for f in factors
+    covariates = [np.vstack([z * root[:, None] for _, z, _ in f.slots]) for f in factors]
+    return basis_of_columns(
+        y * root, X * root[:, None], covariates, [structure_of(f) for f in factors], len(y)
     )
-    return Basis(fixed=fixed, shift=shift, random=random)
+
+
+def basis_of_columns(
+    y: Array,
+    X: Array,
+    covariates: Sequence[Array],
+    structures: Sequence[Structure],
+    n: int,
+) -> Basis:
+    """The same from weighted columns of n rows, or from any that have their lengths and angles."""
+    q, r = np.linalg.qr(X)
+    shift = _solve_upper(r, q.T @ y)
+    fixed = _solve_upper(r, np.eye(X.shape[1])) * np.sqrt(n)
+    pairs = zip(covariates, structures, strict=True)
+    return Basis(fixed=fixed, shift=shift, random=tuple(_block_basis(z, s, n) for z, s in pairs))
 
 
 def working_columns(
@@ -308,7 +318,7 @@ def cross_products(
             for own, size in zip(slots, sizes, strict=True)
         ),
         couplings=tuple(
-            _coupling((i, j), _meetings(slots[i], slots[j], same=i == j), sizes[j])
+            coupling((i, j), _meetings(slots[i], slots[j], same=i == j), sizes[j])
             for i, j in [*combinations(range(len(factors)), 2), *((f, f) for f in pooled)]
         ),
         structures=tuple(structure_of(f) for f in factors),
@@ -323,7 +333,7 @@ def _same(first: Relationship | None, second: Relationship | None) -> bool:
     return first.equals(second)
 
 
-def _block_basis(z: Array, structure: Structure) -> Array:
+def _block_basis(z: Array, structure: Structure, n: int) -> Array:
     """Map (k, k) that orthonormalises each block, or only scales it.
 
     That is where its columns are dependent, or where its structure would not survive mixing them.
@@ -331,7 +341,7 @@ def _block_basis(z: Array, structure: Structure) -> Array:
     """
     k = z.shape[1]
     basis = np.zeros((k, k))
-    scale = np.sqrt(len(z))
+    scale = np.sqrt(n)
     for block, part in zip(structure.blocks, structure.parts, strict=True):
         columns = list(block)
         r = np.linalg.qr(z[:, columns], mode="r")
@@ -374,7 +384,7 @@ def _own_blocks(slots: Sequence[Slot], n_levels: int) -> Array:
     return total
 
 
-class _Meetings(NamedTuple):
+class Meetings(NamedTuple):
     """Pairs of levels (m,) in one row, and their covariates (m, k) and (m, l)."""
 
     first: Indices
@@ -383,7 +393,7 @@ class _Meetings(NamedTuple):
     right: Array
 
 
-def _meetings(f: Sequence[Slot], g: Sequence[Slot], *, same: bool) -> _Meetings:
+def _meetings(f: Sequence[Slot], g: Sequence[Slot], *, same: bool) -> Meetings:
     """All levels of one grouping factor that meet those of another, or later ones of its own."""
     parts = []
     for one, two in product(f, g):
@@ -392,11 +402,12 @@ def _meetings(f: Sequence[Slot], g: Sequence[Slot], *, same: bool) -> _Meetings:
             rows = np.flatnonzero(one.codes < two.codes)
         parts.append((one.codes[rows], two.codes[rows], one.Z[rows], two.Z[rows]))
     if len(parts) == 1:
-        return _Meetings(*parts[0])
-    return _Meetings(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return Meetings(*parts[0])
+    return Meetings(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _coupling(pair: tuple[int, int], met: _Meetings, n_second: int) -> Coupling:
+def coupling(pair: tuple[int, int], met: Meetings, n_second: int) -> Coupling:
+    """Sums of products of the covariates of two grouping factors by the levels that meet."""
     cells, inverse = np.unique(
         met.first.astype(np.int64) * n_second + met.second, return_inverse=True
     )
@@ -408,12 +419,13 @@ def _coupling(pair: tuple[int, int], met: _Meetings, n_second: int) -> Coupling:
     return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks)
 
 
-def _add_couplings(a: Coupling, b: Coupling) -> Coupling:
-    width = 1 + max(part.second.max(initial=0) for part in (a, b))
-    keys = np.concatenate([part.first * width + part.second for part in (a, b)])
+def add_couplings(parts: Sequence[Coupling]) -> Coupling:
+    """Sum of couplings of the same two grouping factors."""
+    width = 1 + max(part.second.max(initial=0) for part in parts)
+    keys = np.concatenate([part.first.astype(np.int64) * width + part.second for part in parts])
     cells, inverse = np.unique(keys, return_inverse=True)
-    parts = np.concatenate([a.blocks, b.blocks])
-    blocks = np.zeros((len(cells), *parts.shape[1:]))
-    np.add.at(blocks, inverse, parts)
+    every = np.concatenate([part.blocks for part in parts])
+    blocks = np.zeros((len(cells), *every.shape[1:]))
+    np.add.at(blocks, inverse, every)
     first, second = np.divmod(cells, width)
-    return Coupling(a.factors, first, second, blocks)
+    return Coupling(parts[0].factors, first.astype(np.intp), second.astype(np.intp), blocks)

@@ -19,6 +19,7 @@ from scipy.linalg import solve_triangular
 from bayeslmm.covariance.coordinates import Coordinates
 from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.data.design import Spec
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import lead_equations
 from bayeslmm.likelihood.blocks import batched_cholesky, eliminate_levels, lower_pairs
@@ -32,7 +33,7 @@ from bayeslmm.likelihood.factorise import (
     to_working_beta,
 )
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks, product_slopes
-from bayeslmm.likelihood.split_rows import EXACT, is_saturated, split_where_small
+from bayeslmm.likelihood.split_rows import EXACT, is_saturated, is_suspect, split_where_small
 from bayeslmm.likelihood.stack import stack_products
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.fixed import held_by
@@ -114,14 +115,17 @@ LARGEST_RATIO = 1e14
 
 def _known_scale_system(design: Columns, held: Coordinates) -> Plan:
     """Where sigma is known nothing is wrong with a response that the effects reproduce."""
-    y, weights = design.y - design.offset, design.weights
     law = design.residual
-    if law is not None:
-        plan = plan_of_stack(stack_products(y, design.X, design.random, law, weights=weights))
+    if isinstance(design, SummarisedDesign):
+        plan = make_plan(design.products)
     else:
-        plan = make_plan(cross_products(y, design.X, design.random, weights=weights))
+        y, weights = design.y - design.offset, design.weights
+        if law is not None:
+            plan = plan_of_stack(stack_products(y, design.X, design.random, law, weights=weights))
+        else:
+            plan = make_plan(cross_products(y, design.X, design.random, weights=weights))
     sigma = float(np.exp(dict(held.held)[held.sigma]))
-    if plan.products.fixed[-1, -1] > LARGEST_RATIO * len(y) * sigma**2:
+    if plan.products.fixed[-1, -1] > LARGEST_RATIO * plan.products.n_obs * sigma**2:
         raise DataError(
             "The known residual standard deviations are less than a ten-millionth of the spread of "
             "the response, so that the likelihood cannot be computed in double precision: check "
@@ -131,6 +135,8 @@ def _known_scale_system(design: Columns, held: Coordinates) -> Plan:
 
 
 def _free_system(design: Columns) -> Plan:
+    if isinstance(design, SummarisedDesign):
+        return _summarised_system(design)
     y, X, factors, weights = design.y - design.offset, design.X, design.random, design.weights
     with single_threaded():
         if design.residual is not None:
@@ -142,6 +148,23 @@ def _free_system(design: Columns) -> Plan:
         if not _is_learnable(plan) or not is_saturated(plan, X, factors, weights):
             raise DataError(EXACT_RESPONSE)
         return make_plan(_without_rounding(products))
+
+
+def _summarised_system(design: SummarisedDesign) -> Plan:
+    """From cross-products alone; rows could be split no more."""
+    with single_threaded():
+        plan = make_plan(design.products)
+        y = design.summary.columns(design.formula.right)[:, -1]
+        spread = design.moments.variances[-1] / design.moments.root_mean_squares[-1] ** 2
+        if plan.products.fixed[-1, -1] < EXACT * spread * float(y @ y):
+            raise DataError(EXACT_RESPONSE)
+        if is_suspect(plan):
+            raise DataError(
+                "The fixed and random effects leave less than a ten-thousandth of the variation of "
+                "the response, too little for sums over rows: give the data in memory, or look for "
+                "a predictor that is nearly a copy of the response."
+            )
+        return plan
 
 
 def _structured(design: Columns, law: BoundResidual) -> Plan:

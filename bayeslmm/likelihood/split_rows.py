@@ -73,9 +73,8 @@ def split_where_small(
     """
     if any(f.relationship is not None for f in factors):
         return plan  # with a row per related level nothing is left of any response
-    fixed = eliminate_random(plan, _far(plan), overwrite=True).fixed
     total = plan.products.fixed[-1, -1]
-    if _last_pivot(fixed) >= SUSPECT * total or is_saturated(plan, X, factors, weights):
+    if not is_suspect(plan) or is_saturated(plan, X, factors, weights):
         return plan
     basis = plan.products.basis
     coefs, rest, shift = _regress(plan, y - X @ basis.shift, X, factors, weights)
@@ -93,6 +92,12 @@ def split_where_small(
     coefs = [c / unit[:, None] for c, unit in zip(coefs, units, strict=True)]
     moved_products = cross_products(y, X, factors, weights=weights, basis=moved)
     return replace(make_plan(moved_products), split=Split(products, tuple(coefs)))
+
+
+def is_suspect(plan: Plan) -> bool:
+    """Whether fixed and random effects may leave so little that digits are lost."""
+    fixed = eliminate_random(plan, _far(plan), overwrite=True).fixed
+    return _last_pivot(fixed) < SUSPECT * float(plan.products.fixed[-1, -1])
 
 
 def is_saturated(

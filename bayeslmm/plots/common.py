@@ -473,14 +473,14 @@ def level_order(design: Design, grouping: GroupingFactor) -> Indices:
     Parameters
     ----------
     design : Design
-        The design whose data have the variables.
+        The design whose sample has the variables.
     grouping : GroupingFactor
         The levels.
     """
     ranks = []
     names = grouping.factors[: len(grouping.parts)]  # members share one set of levels
     for i, (name, part) in enumerate(zip(names, grouping.parts, strict=True)):
-        order = value_order(list(part), design.data[name])
+        order = value_order(list(part), design.sample[name])
         rank = np.empty(len(order), dtype=np.intp)
         rank[order] = np.arange(len(order))
         ranks.append(rank[grouping.cells[:, i]])

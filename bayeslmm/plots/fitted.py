@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +158,7 @@ def _factor_levels(design: Design) -> dict[str, list[Any]]:
     formula = design.formula
     found: dict[str, list[Any]] = {}
     for part in (formula.right, *(term.left for term in formula.random)):
-        found |= variables_of(replace(formula, right=part), design.data).levels
+        found |= variables_of(design, part).levels
     return found
 
 

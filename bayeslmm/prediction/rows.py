@@ -194,7 +194,7 @@ def _partial(design: Design, included: Sequence[NDArray[np.bool_]]) -> Design:
     terms = tuple(term for term in design.formula.random if term.identity in groups)
     formula = replace(design.formula, random=terms)
     spec = replace(design.spec, formula=formula, random=tuple(factor.spec for factor in kept))
-    return replace(design, spec=spec, random=kept)
+    return design.restricted(spec, kept)
 
 
 def _membership(factor: RandomFactor) -> Membership:

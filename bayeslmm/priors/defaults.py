@@ -30,6 +30,7 @@ from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import DEPENDENT
 from bayeslmm.data.design import Design, RandomFactor, Spec
 from bayeslmm.exceptions import PriorError
+from bayeslmm.formula.moments import Moments, moments_of
 from bayeslmm.priors.families import LKJ, Fixed, Flat, HalfFlat, HalfStudentT, Normal, Prior
 from bayeslmm.priors.fixed import fixed_by_slot, held_coordinates
 from bayeslmm.priors.keys import INTERCEPT, Slot, addressed, priors_by_slot, slot_names
@@ -205,7 +206,7 @@ def _assemble(design: Design, preset: Preset, given: Given) -> Priors:
     held = fixed_by_slot(labels, design.spec)
     given = {**given, **held}
     scale = _response_scale(design) if preset == "default" else 1.0
-    fixed = _fixed(design, preset, given, scale)
+    fixed = _fixed(design, preset, given)
     terms = [_random(f, factor, preset, given, scale) for f, factor in enumerate(design.random)]
     mean, root, sampled = _beta_moments(fixed.priors, fixed.rows)
     names = slot_names(labels)
@@ -294,13 +295,13 @@ def _scale(
 
 
 def _response_scale(design: Design) -> float:
-    response = design.y - design.offset
-    if len(response) < 2 or np.ptp(response) == 0.0:
+    moments = design.moments
+    if moments.n < 2 or moments.constant[-1]:
         raise PriorError(
             f"The response {design.response!r} does not vary, so it sets no scale for the default "
             "priors."
         )
-    return float(np.std(response, ddof=1))
+    return float(np.sqrt(moments.variances[-1]))
 
 
 def _open_scale(preset: Preset, scale: float) -> Prior:
@@ -319,20 +320,21 @@ class _Fixed(NamedTuple):
     where: dict[str, str]
 
 
-def _fixed(design: Design, preset: Preset, given: Given, scale: float) -> _Fixed:
-    p, intercept = design.p, _intercept(design)
+def _fixed(design: Design, preset: Preset, given: Given) -> _Fixed:
+    moments, p = design.moments, design.p
+    intercept = _intercept(design.coefs, moments)
     own = {j: prior for (kind, _, j), prior in given.items() if kind == "beta"}
     priors: list[Any] = [own.get(j, Flat()) for j in range(p)]
     rows, alone = np.eye(p), np.ones(p, dtype=bool)
     if preset == "default":
         alone = np.array([j in own for j in range(p)], dtype=bool)
         rest = np.flatnonzero(~alone if intercept is None else ~alone | (np.arange(p) == intercept))
-        _fill_joint(design, rest, scale, rows, priors)
+        _fill_joint(moments, rest, intercept, rows, priors)
         for j, prior in own.items():
             priors[j] = prior
     where = {}
     if intercept is not None:
-        rows[intercept] = design.X.mean(axis=0)
+        rows[intercept] = moments.means[:p]
         alone[intercept] = True
         if p > 1:
             where[INTERCEPT] = "at the column means"
@@ -340,29 +342,32 @@ def _fixed(design: Design, preset: Preset, given: Given, scale: float) -> _Fixed
 
 
 def _fill_joint(
-    design: Design, rest: NDArray[np.intp], scale: float, rows: Array, priors: list[Any]
+    moments: Moments,
+    rest: NDArray[np.intp],
+    intercept: int | None,
+    rows: Array,
+    priors: list[Any],
 ) -> None:
     """The default rule on the columns `rest`, written into rows (p, p) and priors."""
-    found = fixed_coordinates(design.X[:, rest])
-    response = design.y - design.offset
-    width = WIDTH * (scale if found.centred else float(np.sqrt(np.mean(response**2))))
-    intercept = _intercept(design)
+    found = fixed_coordinates(moments.take(rest))
+    spread = np.sqrt(moments.variances) if found.centred else moments.root_mean_squares
+    width = WIDTH * float(spread[-1])
     places = rest
     if intercept is not None:  # its row is the first
         places = np.concatenate([[intercept], rest[rest != intercept]])
     rows[places] = 0.0
     rows[np.ix_(places, rest)] = found.rows
     for number, place in enumerate(places):
-        centre = float(np.mean(response)) if found.centred and number == 0 else 0.0
+        centre = float(moments.means[-1]) if found.centred and number == 0 else 0.0
         priors[place] = Normal(centre, width)
 
 
-def _intercept(design: Design) -> int | None:
+def _intercept(coefs: Sequence[str], moments: Moments) -> int | None:
     """Position of the intercept among the columns of X."""
-    if INTERCEPT not in design.coefs:
+    if INTERCEPT not in coefs:
         return None
-    position = design.coefs.index(INTERCEPT)
-    return position if np.all(design.X[:, position] == 1.0) else None
+    position = coefs.index(INTERCEPT)
+    return position if moments.low[position] == moments.high[position] == 1.0 else None
 
 
 def _beta_moments(beta: Sequence[Prior], rows: Array) -> tuple[Array, Array | None, bool]:
@@ -397,7 +402,7 @@ def _random(f: int, factor: RandomFactor, preset: Preset, given: Given, scale: f
         columns = list(block)
         own = structure.sd_places[columns]
         touched = ("cor", f, b) in given or any(("sd", f, s) in given for s in own)
-        z = factor.covariates(columns)
+        z = factor.moments(columns)
         units = root_mean_squares(z)
         if isinstance(part, Pattern):
             units = sizes(z, part.homogeneous)
@@ -424,7 +429,7 @@ def _places(
         others = [j for j in range(len(columns)) if j != i and follow[i, j] != 0.0]
         if not others:
             continue
-        constant = np.ptp(factor.covariates([column])) == 0
+        constant = factor.moments([column]).constant[0]
         parts = [f"{factor.coefs[columns[j]]} = {follow[i, j]:.4g}" for j in others]
         words = f"at {', '.join(parts)}" if constant else f"per unit, with {', '.join(parts)}"
         yield sd_label(factor.name, factor.coefs[column]), words
@@ -434,7 +439,7 @@ def _places(
 
 
 IN_SPAN = 1e-8
-"""Largest distance of a combination of columns from the constant that counts as being it."""
+"""Root mean square distance of a combination of columns from the constant that counts as none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -454,52 +459,52 @@ class WorkingColumns:
     scales: Array
 
 
-def working_columns(z: Array) -> WorkingColumns:
+def working_columns(z: Array | Moments) -> WorkingColumns:
     """Orthogonalise the columns (n, k) of a block in the order written, the constant first.
 
     A single column, and a block whose columns depend on each other, stays as it is.
     """
-    constant = np.ptp(z, axis=0) == 0
-    has_constant = bool(np.any(constant & (z[0] != 0.0)))
-    order = np.argsort(~constant, kind="stable") if has_constant else np.arange(z.shape[1])
-    r = np.linalg.qr(z[:, order], mode="r")
+    z = moments_of(z)
+    k = len(z.constant)
+    has_constant = bool(np.any(z.constant & (z.low != 0.0)))
+    order = np.argsort(~z.constant, kind="stable") if has_constant else np.arange(k)
+    r = np.linalg.qr(z.columns[:, order], mode="r")
     diagonal = np.abs(np.diag(r))
-    if z.shape[1] == 1 or np.any(diagonal <= DEPENDENT * np.linalg.norm(r, axis=0)):
-        return WorkingColumns(np.eye(z.shape[1]), root_mean_squares(z))
+    if k == 1 or np.any(diagonal <= DEPENDENT * np.linalg.norm(r, axis=0)):
+        return WorkingColumns(np.eye(k), root_mean_squares(z))
     inverse = solve_triangular(r / np.diag(r)[:, None], np.eye(len(r)), unit_diagonal=True)
     mixing, scales = np.empty_like(r), np.empty(len(r))
     mixing[np.ix_(order, order)] = inverse
-    scales[order] = diagonal / np.sqrt(len(z) - 1.0 if has_constant else len(z))
+    scales[order] = diagonal / np.sqrt(z.n - 1.0 if has_constant else z.n)
     if has_constant:
         scales[order[0]] = 1.0
     return WorkingColumns(mixing, scales)
 
 
-def column_scales(columns: Array) -> Array:
+def column_scales(columns: Moments) -> Array:
     """Standard deviation (k,) of each column, one for a constant one."""
-    if len(columns) < 2:
-        return np.ones(columns.shape[1])
-    constant = np.ptp(columns, axis=0) == 0
-    return np.where(constant, 1.0, np.std(columns, axis=0, ddof=1))
+    if columns.n < 2:
+        return np.ones(len(columns.constant))
+    return np.where(columns.constant, 1.0, np.sqrt(columns.variances))
 
 
 def covariate_scales(factor: RandomFactor) -> Array:
     """Standard deviation (k,) of each covariate in the rows of the levels that have it."""
-    return np.concatenate([column_scales(factor.covariates([c])) for c in range(factor.n_coefs)])
+    return np.concatenate([column_scales(factor.moments([c])) for c in range(factor.n_coefs)])
 
 
-def root_mean_squares(columns: Array) -> Array:
+def root_mean_squares(columns: Moments) -> Array:
     """Root mean square (k,) of each column; one for a constant one, and where all is zero."""
-    rms = np.sqrt(np.mean(columns**2, axis=0))
-    return np.where((np.ptp(columns, axis=0) == 0) | (rms == 0), 1.0, rms)
+    rms = columns.root_mean_squares
+    return np.where(columns.constant | (rms == 0), 1.0, rms)
 
 
-def sizes(columns: Array, together: bool) -> Array:
+def sizes(columns: Moments, together: bool) -> Array:
     """Root mean square (k,) of each column over the rows in which it is not zero.
 
     An indicator has size one. The columns may be taken together.
     """
-    counts, squares = np.count_nonzero(columns, axis=0), np.sum(columns**2, axis=0)
+    counts, squares = columns.filled, columns.n * columns.root_mean_squares**2
     if together:
         counts, squares = np.full_like(counts, counts.sum()), np.full_like(squares, squares.sum())
     return np.where(counts > 0, np.sqrt(squares / np.maximum(counts, 1)), 1.0)
@@ -521,40 +526,39 @@ class FixedCoordinates:
     centred: bool
 
 
-def fixed_coordinates(x: Array) -> FixedCoordinates:
+def fixed_coordinates(x: Array | Moments) -> FixedCoordinates:
     """Coordinates of the coefficients of columns x (n, p) of full rank.
 
     With the constant in their span the first is the linear predictor at the column means, and the
     others are orthonormal combinations of the centred columns; else of the columns themselves.
     """
-    n, p = x.shape
+    x = moments_of(x)
+    n, p = x.n, len(x.constant)
     if p == 0:
         return FixedCoordinates(np.empty((0, 0)), False)
-    lengths = np.linalg.norm(x, axis=0)
-    scaled = x / lengths
-    if not _spans_constant(scaled):
+    lengths = np.linalg.norm(x.columns, axis=0)
+    scaled = x.columns / lengths
+    constant = np.flatnonzero(x.constant)
+    if not constant.size and not _is_combination(x.ones, scaled):
         return FixedCoordinates(np.linalg.qr(scaled, mode="r") * lengths / np.sqrt(n), False)
-    means = x.mean(axis=0)
-    constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    means = x.means
     rows = np.empty((p, p))
     if constant.size:
         others = np.delete(np.arange(p), constant[0])
         order = np.concatenate([constant[:1], others])
         rows[:, constant[0]] = 0.0
-        rows[np.ix_(order[1:], others)] = _centred_root(x[:, others] - means[others], n)
+        rows[np.ix_(order[1:], others)] = _centred_root(x.centred[:, others], n)
         rows[constant[0]] = means
         return FixedCoordinates(rows[order], True)
     rows[0] = means
-    rows[1:] = _reduced_root(x - means, n)
+    rows[1:] = _reduced_root(x.centred, n)
     return FixedCoordinates(rows, True)
 
 
-def _spans_constant(scaled: Array) -> bool:
-    ones = np.ones(len(scaled))
-    if np.any(np.ptp(scaled, axis=0) == 0):
-        return True
-    weights = np.linalg.lstsq(scaled, ones, rcond=None)[0]
-    return bool(np.allclose(scaled @ weights, ones, rtol=0.0, atol=IN_SPAN))
+def _is_combination(target: Array, columns: Array) -> bool:
+    weights = np.linalg.lstsq(columns, target, rcond=None)[0]
+    rest = np.linalg.norm(columns @ weights - target)
+    return bool(rest <= IN_SPAN * np.linalg.norm(target))
 
 
 def _centred_root(centred: Array, n: int) -> Array:

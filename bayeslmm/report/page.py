@@ -255,7 +255,7 @@ def model_section(design: Design) -> Context:
     weights = "none"
     if design.spec.has_errors:
         weights = f"known standard errors, {design.spec.residual_source}"
-    elif design.weights is not None:
+    elif design.weighted:
         weights = f"precision weights {design.spec.weights or '(given as values)'}"
     facts = [
         ("Formula", design.formula.source),

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslmm.covariance.coordinates import Points, WorkingPoints
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import Reduced
 from bayeslmm.likelihood.draws import draw_random, normal_draws
@@ -495,8 +496,11 @@ def obs_coord(design: Design) -> NDArray[Any]:
 
 
 def data_groups(design: Design) -> dict[str, xr.Dataset]:
-    """Groups observed_data and constant_data of a design."""
+    """Groups observed_data and constant_data of a design; none where it does not keep its rows."""
     import xarray as xr
+
+    if isinstance(design, SummarisedDesign):
+        return {}
 
     rows = {OBS_DIM: obs_coord(design)}
     observed = xr.Dataset({RESPONSE: (OBS_DIM, np.array(design.y))}, coords=rows)

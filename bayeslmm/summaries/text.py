@@ -122,7 +122,7 @@ def contrast_notes(design: Design) -> list[str]:
     parts = [part for coef in design.coefs for part in coef.split(":")]
     names = [
         str(name)
-        for name, column in design.data.items()
+        for name, column in design.sample.items()
         if isinstance(column.dtype, pd.CategoricalDtype)
         and column.dtype.ordered
         and any(part.startswith(f"{name}[T.") for part in parts)

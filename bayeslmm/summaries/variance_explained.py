@@ -37,7 +37,7 @@ MOST_EFFECTS = 1 << 28
 
 def fixed_variance(design: Design, joint: JointDraws) -> Array:
     """Sample variance (S,) of X beta over the rows, with divisor n - 1."""
-    root = np.linalg.qr(design.X - design.X.mean(axis=0), mode="r")
+    root = design.moments.centred[:, :-1]
     return np.asarray(np.sum((joint.beta @ root.T) ** 2, axis=1) / (design.n - 1))
 
 
@@ -65,18 +65,20 @@ def block_variances(design: Design, joint: JointDraws) -> Array:
         for block in factor.blocks:
             columns = list(block)
             # roots rather than Z'Z and Sigma: covariates far from zero would cancel
-            rows = factor.Z[:, columns] * _relative_sds(factor)[:, None]
-            mean_root = np.linalg.qr(rows, mode="r") / np.sqrt(design.n)
+            mean_root = _rows_root(factor, columns) / np.sqrt(design.n)
             result.append(np.sum((mean_root @ root[:, columns]) ** 2, axis=(1, 2)))
     return np.stack(result, axis=1) if result else np.empty((joint.size, 0))
 
 
-def _relative_sds(factor: RandomFactor) -> Array:
-    """Standard deviation of the level of each row relative to that of an unrelated one (n,)."""
-    if factor.relationship is None and not factor.pooled:
-        return np.ones(len(factor.Z))
-    rows = np.arange(len(factor.Z))
-    return np.sqrt(factor.similarity(rows, rows))
+def _rows_root(factor: RandomFactor, columns: list[int]) -> Array:
+    """Root of Z'Z of some columns, rows times the relative standard deviation of their effects."""
+    if factor.relationship is None and not factor.spec.divided and not factor.pooled:
+        return factor.moments(columns).columns
+    rows = factor.Z[:, columns]
+    if factor.relationship is not None or factor.pooled:
+        every = np.arange(len(rows))
+        rows = rows * np.sqrt(factor.similarity(every, every))[:, None]
+    return np.asarray(np.linalg.qr(rows, mode="r"))
 
 
 def block_labels(design: Design) -> list[tuple[str, str]]:

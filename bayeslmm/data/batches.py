@@ -1,0 +1,186 @@
+"""Batches of a source as complete rows, and the columns of a model in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.column_types import kind_of
+from bayeslmm.data.design import Encodings
+from bayeslmm.data.frames import check_infinite, complete_cases, missing, plain_frame
+from bayeslmm.data.inputs import check_variables, precision_weights
+from bayeslmm.data.sources import Source
+from bayeslmm.exceptions import DataError, listed
+from bayeslmm.formula.evaluation import Variables
+from bayeslmm.formula.grammar import Formula
+from bayeslmm.formula.matrices import reevaluate
+from bayeslmm.formula.terms import Side
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Batch:
+    """Complete rows of a batch.
+
+    Attributes
+    ----------
+    start : int
+        Rows of the source before the batch.
+    frame : pandas.DataFrame
+        The variables of the formula.
+    weights : ndarray (n,) or None
+        Precision weights.
+    """
+
+    start: int
+    frame: pd.DataFrame
+    weights: Array | None
+
+    @property
+    def where(self) -> str:
+        """Where the rows are, in words."""
+        return f"in the batch after row {self.start}" if self.start else "in the first batch"
+
+
+@dataclass(eq=False, kw_only=True)
+class Reader:
+    """A source read as complete rows of the variables of a formula.
+
+    Attributes
+    ----------
+    source : Source
+    formula : Formula
+    weights : str or None
+        Column of the precision weights.
+    """
+
+    source: Source
+    formula: Formula
+    weights: str | None
+    names: list[str] = field(init=False)
+    n: int = 0
+    n_dropped: int = 0
+    _gaps: dict[str, int] = field(default_factory=dict)
+    _kinds: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names = self.source.names()
+        check_variables(self.formula, self.names)
+        precision_weights_name(self.weights, self.names)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Read everything once."""
+        self.n = self.n_dropped = 0
+        self._gaps.clear()
+        variables = sorted(self.formula.variables)
+        wanted = sorted({*variables, *({self.weights} if self.weights else ())})
+        for start, raw in self.source.frames(wanted):
+            batch = self._batch(start, plain_frame(raw, wanted), variables)
+            if batch is not None:
+                yield batch
+        if not self.n:
+            self._nothing(variables)
+
+    def _batch(self, start: int, frame: pd.DataFrame, variables: list[str]) -> Batch | None:
+        gaps = {name: missing(frame[name]) for name in frame.columns}
+        drop = np.zeros(len(frame), dtype=bool)
+        for name, gap in gaps.items():
+            drop |= gap
+            self._gaps[name] = self._gaps.get(name, 0) + int(gap.sum())
+        self.n_dropped += int(drop.sum())
+        if drop.all():
+            return None
+        self._check_kinds(start, frame, gaps)
+        weights = precision_weights(self.weights, frame, frame, self.names)
+        check_infinite(frame, variables)
+        unweighted = None if weights is None else np.isnan(weights)
+        complete, dropped = complete_cases(frame, variables, unweighted)
+        if weights is not None and len(dropped):
+            weights = np.delete(weights, dropped)
+        self.n += len(complete)
+        return Batch(start=start, frame=complete, weights=weights)
+
+    def _check_kinds(
+        self, start: int, frame: pd.DataFrame, gaps: Mapping[str, NDArray[np.bool_]]
+    ) -> None:
+        for name, column in frame.items():
+            if gaps[str(name)].all():
+                continue
+            kind = kind_of(column)
+            known = self._kinds.setdefault(str(name), kind)
+            if kind != known:
+                raise DataError(
+                    f"{self.source.words}: `{name}` holds {known} at first and {kind} after row "
+                    f"{start}. Give all parts one type."
+                )
+
+    def _nothing(self, variables: list[str]) -> None:
+        if not self.n_dropped:
+            raise DataError("The data have no rows.")
+        empty = sorted(name for name in variables if self._gaps[name] == self.n_dropped)
+        if empty:
+            raise DataError(
+                f"All {self.n_dropped} values of {listed(empty)} are missing; take the variable "
+                "out of the formula or fill it in."
+            )
+        counts = ", ".join(f"`{name}` {gap}" for name, gap in self._gaps.items() if gap)
+        raise DataError(
+            f"No row is complete: each of the {self.n_dropped} rows lacks a value of some variable "
+            f"(missing values: {counts})."
+        )
+
+
+def precision_weights_name(weights: str | None, names: list[str]) -> None:
+    """Raise DataError for a column of weights that is not there."""
+    if weights is not None and weights not in names:
+        precision_weights(weights, pd.DataFrame(), None, names)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class BatchColumns:
+    """The columns of a model in the rows of a batch.
+
+    Attributes
+    ----------
+    y, offset : ndarray (n,)
+    weights : ndarray (n,) or None
+    sides : mapping of Side to ndarray (n, k)
+    """
+
+    y: Array
+    offset: Array
+    weights: Array | None
+    sides: Mapping[Side, Array]
+
+
+def batch_columns(batch: Batch, encodings: Encodings) -> BatchColumns:
+    """Evaluate the columns of a model in a batch."""
+    variables = Variables(batch.frame)
+
+    def columns() -> BatchColumns:
+        offset = np.zeros(variables.n)
+        for shift in encodings.offsets:
+            offset += shift.value(variables)
+        return BatchColumns(
+            y=encodings.response.value(variables),
+            offset=offset,
+            weights=batch.weights,
+            sides={side: reevaluate(e, variables).values for side, e in encodings.sides.items()},
+        )
+
+    return located(batch, columns)
+
+
+def located[T](batch: Batch, compute: Callable[[], T]) -> T:
+    """What is computed from a batch; DataError says where the batch is."""
+    try:
+        return compute()
+    except DataError as error:
+        if not batch.start:
+            raise
+        raise DataError(f"{error} ({batch.where})".replace("..", ".")) from error

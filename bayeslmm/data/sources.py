@@ -1,0 +1,365 @@
+"""Data beyond memory: files, readers, queries and iterators as batches that can be read again."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bayeslmm.data.frames import column_names
+from bayeslmm.exceptions import BayesLMMError, DataError, listed
+
+BATCH = 1 << 20
+"""Rows that are asked for at once."""
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".arrow": "ipc",
+    ".feather": "feather",
+    ".ipc": "ipc",
+}
+"""Formats of files by their ending."""
+
+TWICE = (
+    "The data are read more than once, and {words} can be read only once. Give what can be read "
+    "again: files, a pyarrow Dataset, a DuckDB relation, a Polars LazyFrame, a list of data frames "
+    "or a function that returns a new iterator each time it is called."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Source:
+    """Rows that need not fit into memory.
+
+    Attributes
+    ----------
+    words : str
+        What it is, for messages.
+    names : callable
+        The columns, as text.
+    read : callable
+        From some of these columns to an iterator over data frames of any kind, which may have more
+        columns. Each call reads everything again.
+    """
+
+    words: str
+    names: Callable[[], list[str]]
+    read: Callable[[Sequence[str]], Iterable[Any]]
+
+    def frames(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
+        """Data frames of columns, each with the number of the rows before it.
+
+        Raises
+        ------
+        DataError
+            If the source cannot be read to its end.
+        """
+        start = 0
+        try:
+            for frame in self.read(columns):
+                size = _length(frame)
+                if size:
+                    yield start, frame
+                start += size
+        except BayesLMMError:
+            raise
+        except _errors() as error:
+            raise DataError(
+                f"{self.words} cannot be read after row {start}: {type(error).__name__}: "
+                f"{_one_line(error)}"
+            ) from error
+
+
+def open_source(data: Any) -> Source | None:
+    """The batches of data beyond memory; None for a data frame in memory.
+
+    Parameters
+    ----------
+    data : str, Path, pyarrow Dataset, DuckDB relation, LazyFrame, list of frames, callable, ...
+        A path is a file, a folder, or a pattern such as ``"2024/*.parquet"``.
+
+    Raises
+    ------
+    DataError
+        If it can be read only once, or no file is there.
+    """
+    if isinstance(data, str | Path):
+        return _files(str(data))
+    if isinstance(data, pd.DataFrame | Mapping):
+        return None
+    module = type(data).__module__.partition(".")[0]
+    kind = type(data).__name__
+    if module in _OPENERS and (opened := _OPENERS[module](data, kind)) is not None:
+        return opened
+    if isinstance(data, list | tuple) and data and all(map(_is_frame, data)):
+        return _of_frames(f"The list of {len(data)} data frames", lambda: data)
+    if _is_frame(data):
+        return None
+    if isinstance(data, Iterator):
+        raise DataError(TWICE.format(words=f"an iterator ({kind})"))
+    if callable(data):
+        return _of_frames("The batches of the function", lambda: _called(data))
+    return None
+
+
+def _is_frame(data: Any) -> bool:
+    return isinstance(data, Mapping) or hasattr(data, "columns") or hasattr(data, "column_names")
+
+
+def _called(function: Callable[[], Any]) -> Iterable[Any]:
+    """What a function returns: batches, a reader of them, or another source."""
+    found = function()
+    if type(found).__name__ == "RecordBatchReader" or isinstance(found, Iterator):
+        return found
+    source = open_source(found)
+    if source is not None:
+        return source.read(source.names())
+    if _is_frame(found):
+        return [found]
+    if isinstance(found, Iterable):
+        return found
+    raise DataError(
+        "The function that is given as data must return an iterator over data frames, got "
+        f"{type(found).__name__}."
+    )
+
+
+def _of_frames(words: str, again: Callable[[], Iterable[Any]]) -> Source:
+    """Batches that come whole; those after the first must have its columns."""
+
+    def names() -> list[str]:
+        for frame in again():
+            return _names(frame)
+        raise DataError("The data have no rows.")
+
+    def read(columns: Sequence[str]) -> Iterator[Any]:
+        for number, frame in enumerate(again()):
+            absent = sorted(set(columns) - set(_names(frame)))
+            if absent:
+                raise DataError(
+                    f"{words}: batch {number + 1} has no column {listed(absent)}, which the first "
+                    "one has."
+                )
+            yield _as_table(frame)
+
+    return Source(words=words, names=names, read=read)
+
+
+def _names(frame: Any) -> list[str]:
+    return column_names(_as_table(frame))
+
+
+def _as_table(frame: Any) -> Any:
+    """A batch of Arrow as a table, which narwhals reads."""
+    if type(frame).__name__ == "RecordBatch":
+        import pyarrow as pa
+
+        return pa.Table.from_batches([frame])
+    return frame
+
+
+def _length(frame: Any) -> int:
+    if isinstance(frame, Mapping):
+        return max((len(column) for column in frame.values()), default=0)
+    return int(frame.shape[0]) if hasattr(frame, "shape") else len(frame)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What readers raise."""
+    return (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, *_foreign())
+
+
+def _foreign() -> Iterator[type[Exception]]:
+    import sys
+
+    for module, name in (("duckdb", "Error"), ("polars.exceptions", "PolarsError")):
+        if module in sys.modules:
+            yield getattr(sys.modules[module], name)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+# --- files and Arrow ---------------------------------------------------------------------
+
+
+def _files(text: str) -> Source:
+    import pyarrow.dataset as ds
+
+    if "://" in text:
+        return _dataset(ds.dataset(text, format=_format(text)), f"`{text}`")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        found = sorted(str(file) for file in path.rglob("*") if file.suffix in FORMATS)
+    elif path.exists():
+        found = [str(path)]
+    else:
+        found = sorted(glob.glob(str(path), recursive=True))
+    if not found:
+        raise DataError(
+            f"No file is found at `{text}`. Data are a data frame, or the path of a file, a folder "
+            f"or a pattern of files that end in {', '.join(FORMATS)}."
+        )
+    formats = {_format(file) for file in found}
+    if len(formats) > 1:
+        raise DataError(f"`{text}` has files of several formats, {listed(sorted(formats))}.")
+    files = f"{len(found)} files at `{text}`" if len(found) > 1 else f"`{text}`"
+    try:
+        return _dataset(ds.dataset(found, format=formats.pop()), files)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{files} cannot be read: {_one_line(error)}") from error
+
+
+def _format(text: str) -> str:
+    suffixes = [suffix for suffix in Path(text).suffixes if suffix not in (".gz", ".bz2", ".zst")]
+    found = FORMATS.get(suffixes[-1]) if suffixes else None
+    if found is None:
+        raise DataError(
+            f"The format of `{text}` is not known: names of files end in {', '.join(FORMATS)}."
+        )
+    return found
+
+
+def _dataset(dataset: Any, words: str) -> Source:
+    """A dataset of pyarrow, whose files must have the columns in types that go together."""
+
+    def read(columns: Sequence[str]) -> Iterator[Any]:
+        import pyarrow as pa
+
+        held, rows = [], 0
+        for batch in _batches(dataset, list(columns), words):
+            held.append(batch)
+            rows += batch.num_rows
+            if rows >= BATCH // 2:
+                yield pa.Table.from_batches(held)
+                held, rows = [], 0
+        if held:
+            yield pa.Table.from_batches(held)
+
+    return Source(words=words, names=lambda: list(dataset.schema.names), read=read)
+
+
+def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
+    """Record batches of some columns, of the same types in all files."""
+    import pyarrow as pa
+
+    files = list(dataset.get_fragments()) if hasattr(dataset, "get_fragments") else []
+    schemas = [_schema(file, dataset, columns, words) for file in files]
+    if all(schema.equals(schemas[0]) for schema in schemas):
+        yield from dataset.to_batches(columns=columns, batch_size=BATCH)
+        return
+    try:
+        common = pa.unify_schemas(schemas, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{words}: a column has types in different files that do not go together: "
+            f"{_one_line(error)}"
+        ) from error
+    for file, schema in zip(files, schemas, strict=True):
+        for batch in file.to_batches(schema=schema, columns=columns, batch_size=BATCH):
+            yield from pa.Table.from_batches([batch]).cast(common).to_batches()
+
+
+def _schema(file: Any, dataset: Any, columns: Sequence[str], words: str) -> Any:
+    """Types of columns in a file; DataError if it has not all of them."""
+    import pyarrow as pa
+
+    own, shared = file.physical_schema, _partitions(dataset)
+    absent = sorted(set(columns) - set(own.names) - shared)
+    if absent:
+        raise DataError(
+            f"{words}: `{getattr(file, 'path', 'a part')}` has no column {listed(absent)}, which "
+            "the first file has."
+        )
+    types = {name: dataset.schema.field(name) for name in shared}
+    types |= {name: own.field(name) for name in own.names}
+    return pa.schema([pa.field(name, types[name].type) for name in columns])
+
+
+def _partitions(dataset: Any) -> set[str]:
+    partitioning = getattr(dataset, "partitioning", None)
+    return set() if partitioning is None else set(partitioning.schema.names)
+
+
+def _of_arrow(data: Any, kind: str) -> Source | None:
+    if kind == "RecordBatchReader":
+        raise DataError(TWICE.format(words="a RecordBatchReader"))
+    if kind.endswith("Dataset"):
+        return _dataset(data, f"The {kind} of pyarrow")
+    return None
+
+
+# --- engines -------------------------------------------------------------------------------
+
+
+def _of_duckdb(data: Any, kind: str) -> Source | None:
+    if kind != "DuckDBPyRelation":
+        return None
+
+    def read(columns: Sequence[str]) -> Any:
+        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
+        chosen = data.project(quoted)
+        for method in ("to_arrow_reader", "fetch_arrow_reader", "fetch_record_batch"):
+            if hasattr(chosen, method):
+                return map(_as_table, getattr(chosen, method)(BATCH))
+        raise DataError("This version of DuckDB gives no batches of Arrow; a newer one is needed.")
+
+    return Source(words="The DuckDB relation", names=lambda: list(data.columns), read=read)
+
+
+def _of_polars(data: Any, kind: str) -> Source | None:
+    if kind != "LazyFrame":
+        return None
+
+    def read(columns: Sequence[str]) -> Any:
+        chosen = data.select(list(columns))
+        if not hasattr(chosen, "collect_batches"):
+            raise DataError("Batches of a LazyFrame need a newer version of Polars.")
+        return chosen.collect_batches(chunk_size=BATCH)
+
+    return Source(
+        words="The Polars LazyFrame", names=lambda: data.collect_schema().names(), read=read
+    )
+
+
+def _of_ibis(data: Any, kind: str) -> Source | None:
+    if not hasattr(data, "to_pyarrow_batches"):
+        return None
+
+    def read(columns: Sequence[str]) -> Any:
+        return map(_as_table, data.select(*columns).to_pyarrow_batches(chunk_size=BATCH))
+
+    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read)
+
+
+def _of_dask(data: Any, kind: str) -> Source | None:
+    if not hasattr(data, "partitions"):
+        return None
+
+    def read(columns: Sequence[str]) -> Iterator[Any]:
+        chosen = data[list(columns)]
+        for number in range(data.npartitions):
+            yield chosen.partitions[number].compute()
+
+    def names() -> list[str]:
+        return list(map(str, data.columns))
+
+    return Source(words="The Dask data frame", names=names, read=read)
+
+
+_OPENERS: Mapping[str, Callable[[Any, str], Source | None]] = {
+    "pyarrow": _of_arrow,
+    "duckdb": _of_duckdb,
+    "_duckdb": _of_duckdb,
+    "polars": _of_polars,
+    "ibis": _of_ibis,
+    "dask": _of_dask,
+}
+"""By the library of the data."""

@@ -1,0 +1,216 @@
+"""A design of which only sums over rows are kept, as the rows do not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.data.design import Design, Spec
+from bayeslmm.data.frames import read_only
+from bayeslmm.data.memberships import Member
+from bayeslmm.data.random_factors import FactorSpec, RandomFactor
+from bayeslmm.exceptions import DataError
+from bayeslmm.formula.moments import Moments
+from bayeslmm.formula.terms import Side
+
+Array = NDArray[np.float64]
+
+NEEDS_ROWS = (
+    "This needs the rows of the data, and the model has only sums over them: it was built from "
+    "{words}. Estimates, draws, summaries, means, contrasts, hypotheses and predictions at new "
+    "rows (predict(new)) need no rows; for residual checks, LOO, influence, fitted values and "
+    "pictures of data, build the model from a data frame in memory, such as one of some of the "
+    "groups."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Summary:
+    """What is kept of the rows, beside their cross-products.
+
+    Attributes
+    ----------
+    words : str
+        Where they came from.
+    n, n_dropped : int
+        Rows used, and dropped as incomplete.
+    sides : mapping of Side to Moments
+        Moments of the columns of each side; those of the fixed effects are all, also columns that
+        are dropped, and the response less the offset comes last.
+    heads : mapping of Side to ndarray (m, k)
+        The first rows of these columns, times the roots of their precision weights.
+    tails : mapping of Side to ndarray (m, k)
+        Columns with the lengths and angles of those of all other rows, weighted too.
+    log_weights : float
+        Sum of the log precision weights.
+    mean_inverse_weight : float
+        Mean over the rows of one over the weight.
+    mean_offset : float
+    means : mapping of str to float
+        Mean of each numeric variable of the fixed effects and the offsets.
+    sample : pandas.DataFrame
+        Some rows, with each level of each factor of the fixed effects and slopes at least once.
+    """
+
+    words: str
+    n: int
+    n_dropped: int
+    sides: Mapping[Side, Moments]
+    heads: Mapping[Side, Array]
+    tails: Mapping[Side, Array]
+    log_weights: float
+    mean_inverse_weight: float
+    mean_offset: float
+    means: Mapping[str, float]
+    sample: pd.DataFrame
+
+    def columns(self, side: Side) -> Array:
+        """Weighted columns (m, k) of a side, with the signs of QR decompositions of all rows."""
+        return np.vstack([self.heads[side], self.tails[side]])
+
+    def refuse(self) -> NoReturn:
+        """Say that rows are needed."""
+        raise DataError(NEEDS_ROWS.format(words=self.words))
+
+
+class SummarisedFactor(RandomFactor):
+    """A grouping factor of which rows are not kept."""
+
+    __slots__ = ("summary",)
+    summary: Summary
+
+    def __init__(self, spec: FactorSpec, summary: Summary) -> None:
+        object.__setattr__(self, "spec", spec)
+        object.__setattr__(self, "summary", summary)
+        object.__setattr__(self, "new_levels", read_only(np.empty(0, dtype=object)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SummarisedFactor, (self.spec, self.summary)
+
+    @property
+    def Z(self) -> Array:
+        """Not kept."""
+        self.summary.refuse()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Not kept."""
+        self.summary.refuse()
+
+    def moments(self, columns: Sequence[int]) -> Moments:
+        """Moments of some columns of Z, of one term."""
+        return side_moments(self.spec, self.summary.sides, columns)
+
+
+def side_moments(
+    spec: FactorSpec, sides: Mapping[Side, Moments], columns: Sequence[int]
+) -> Moments:
+    """Moments of coefficients of a grouping factor that are of one term."""
+    start = 0
+    for side in spec.sides:
+        found = sides[side]
+        width = side_width(side, sides)
+        if start <= columns[0] < start + width:
+            return found.take([column - start for column in columns])
+        start += width
+    raise IndexError(columns)
+
+
+def side_width(side: Side, sides: Mapping[Side, Moments]) -> int:
+    """Columns of a side: the first one's moments hold the response too."""
+    return len(sides[side].centre) - (side == next(iter(sides)))
+
+
+class SummarisedDesign(Design):
+    """What a model knows of rows that do not fit into memory: sums over them.
+
+    It stands where a design stands; what needs rows raises DataError.
+
+    Parameters
+    ----------
+    spec : Spec
+    summary : Summary
+        What is kept of the rows.
+    products : object
+        Their cross-products.
+    """
+
+    __slots__ = ("products", "summary")
+    summary: Summary
+    products: Any
+
+    def __init__(self, spec: Spec, summary: Summary, products: Any = None) -> None:
+        for name, value in (
+            ("spec", spec),
+            ("summary", summary),
+            ("products", products),
+            ("random", tuple(SummarisedFactor(factor, summary) for factor in spec.random)),
+            ("residual_rows", None),
+            ("scale_rows", None),
+            ("unobserved", None),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SummarisedDesign, (self.spec, self.summary, self.products)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.summary.n
+
+    @property
+    def n_dropped(self) -> int:
+        """Number of rows dropped as incomplete."""
+        return self.summary.n_dropped
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of the columns of X and of the response less the offset, which comes last."""
+        whole = self.summary.sides[self.formula.right]
+        return whole.take(np.append(self.spec.fixed.kept, True))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have precision weights."""
+        return self.spec.weights is not None
+
+    def restricted(self, spec: Spec, random: tuple[RandomFactor, ...]) -> Design:
+        """The design with some of the grouping factors only, for predictions at new rows."""
+        return SummarisedDesign(spec, self.summary)
+
+    @property
+    def sample(self) -> pd.DataFrame:
+        """Some rows, with each level of each factor of the fixed effects."""
+        return self.summary.sample
+
+    @property
+    def mean_offset(self) -> float:
+        """Mean of the offset."""
+        return self.summary.mean_offset
+
+    def mean_of(self, variable: str) -> float:
+        """Mean of a numeric variable of the fixed effects."""
+        return self.summary.means[variable]
+
+    @property
+    def mean_inverse_weight(self) -> float:
+        """Mean of one over the precision weight."""
+        return self.summary.mean_inverse_weight
+
+
+def _not_kept(name: str) -> property:
+    def refuse(self: SummarisedDesign) -> NoReturn:
+        self.summary.refuse()
+
+    refuse.__doc__ = f"The {name} of the rows, which are not kept."
+    return property(refuse)
+
+
+for _name in ("y", "offset", "weights", "X", "X_full", "index", "dropped", "data"):
+    setattr(SummarisedDesign, _name, _not_kept(_name))
