@@ -11,6 +11,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import has_magic
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,9 @@ COLUMNS = ("estimate", "std_error", "mean", "sd")
 EPILOG = """\
 DATA is a CSV file (.csv, .csv.gz), a tab-separated one (.tsv, .tsv.gz), a Parquet file (.parquet)
 or the name of a bundled data set. A plain name such as "sleepstudy" is the bundled data set even
-where a file has that name; write ./sleepstudy for the file.
+where a file has that name; write ./sleepstudy for the file. A folder of Parquet, CSV or Arrow
+files, a pattern of their names in quotation marks, and with --batches a single one of these files,
+are read in batches, so that they need not fit into memory; --out is not for these.
 
 Results go to the standard output, all else to the standard error. The exit code is 0 on success,
 2 for a command line, a formula or data that cannot be used, 1 for any other failure and 130 after
@@ -48,6 +51,7 @@ an interrupt.
 examples:
   python -m bayeslmm "Reaction ~ Days + (Days | Subject)" sleepstudy
   python -m bayeslmm "y ~ x + (1 | site/plot)" yields.csv --seed 1 --out fit.nc
+  python -m bayeslmm "sold ~ price + (price | shop)" "sales/2024-*.parquet"
 """
 
 
@@ -117,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=_natural, metavar="N", help="makes the run reproducible")
     add("--priors", choices=("default", "flat"), default="default", help="default: default")
     add("--weights", metavar="COL", help="column of precision weights")
+    add("--batches", action="store_true", help="read a file in batches, larger than memory or not")
     add("--residual", metavar="TERMS", help='structure of the residuals, such as "ar1(time | g)"')
     add(
         "--fixed",
@@ -181,10 +186,12 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.out is not None:
         _check_target(arguments.out, force=arguments.force)
-    frame = _read(arguments.data)
+    data = _read(arguments.data, batches=arguments.batches)
+    if isinstance(data, Path) and arguments.out is not None:
+        raise _UsageError("--out: the posterior of data that are read in batches cannot be saved.")
     model = LMM(
         arguments.formula,
-        frame,
+        data,
         priors=arguments.priors,
         weights=arguments.weights,
         residual=arguments.residual,
@@ -237,11 +244,13 @@ def _text(table: pd.DataFrame, columns: Sequence[str], words: Sequence[str] = ()
 # --- files -----------------------------------------------------------------------------
 
 
-def _read(source: str) -> pd.DataFrame:
-    """Data from a file or, for a bare name, a bundled data set."""
+def _read(source: str, *, batches: bool) -> pd.DataFrame | Path:
+    """Data from a file or, for a bare name, a bundled data set; the path of data in batches."""
     from bayeslmm.datasets import list_datasets, load_dataset
 
     path = Path(source)
+    if batches or path.is_dir() or (has_magic(source) and not path.exists()):
+        return path
     names = list(list_datasets()["name"])
     if source in names:
         if path.exists():

@@ -169,6 +169,25 @@ def test_files(run, tmp_path, kind):
     assert run(BATCHES, path, *QUICK)[1] == expected
 
 
+def test_data_in_batches(run, tmp_path):
+    formula, folder = "Reaction ~ Days + (Days | Subject)", tmp_path / "parts"
+    folder.mkdir()
+    sleep = load_dataset("sleepstudy")
+    for part in range(3):
+        sleep.iloc[60 * part : 60 * part + 60].to_parquet(folder / f"{part}.parquet")
+    sleep.to_csv(tmp_path / "sleep.csv", index=False)
+    expected = run(formula, "sleepstudy", *QUICK)[1]
+    for data in ([folder], [f"{folder}/*.parquet"], ["sleep.csv", "--batches"]):
+        code, out, _ = run(formula, *data, *QUICK)
+        assert (code, out) == (0, expected)
+    code, out, err = run(formula, folder, *QUICK, "--out", "fit.nc")
+    assert (code, out) == (2, "")
+    assert "cannot be saved" in err
+    code, _, err = run(formula, "none/*.csv", *QUICK)
+    assert code == 2
+    assert "No file is found" in err
+
+
 def test_numbers_as_grouping_factor(run, batches):
     frame = load_dataset("Dyestuff")
     frame.assign(Batch=frame["Batch"].cat.codes).to_csv(batches, index=False)
