@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from bayeslmm.summaries.parameters import (
 from bayeslmm.summaries.text import Report, listed, percent
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 THRESHOLD = 0.05
 """Sensitivity from which Kallioinen et al. (2024) speak of one."""
@@ -429,10 +430,21 @@ def _directions(design: Design, factor: RandomFactor, column: int) -> int:
         return _directions_of_sums(design, factor, column)
     slots = [(codes, z[:, column]) for codes, z, _ in factor.slots]
     used = np.unique(np.concatenate([codes[z != 0.0] for codes, z in slots]))
-    if len(used) - design.p >= ENOUGH_DIRECTIONS and not factor.pooled:
+    enough = design.p + ENOUGH_DIRECTIONS
+    if len(used) >= enough and not factor.pooled:
         return ENOUGH_DIRECTIONS
-    columns = sum(np.where(codes[:, None] == used, z[:, None], 0.0) for codes, z in slots)
-    columns /= np.linalg.norm(columns, axis=0)
+    some = _directions_among(design, slots, used[: 2 * enough])
+    if some == ENOUGH_DIRECTIONS or len(used) <= 2 * enough:
+        return some
+    return _directions_among(design, slots, used)
+
+
+def _directions_among(design: Design, slots: Sequence[tuple[Indices, Array]], used: Indices) -> int:
+    """Directions of the effects of some levels, from levels and covariate of each row."""
+    parts = [np.where(codes[:, None] == used, z[:, None], 0.0) for codes, z in slots]
+    columns = np.sum(parts, axis=0)
+    sizes = np.linalg.norm(columns, axis=0)
+    columns = columns[:, sizes > 0.0] / sizes[sizes > 0.0]
     q = np.linalg.qr(design.X / np.linalg.norm(design.X, axis=0))[0]
     left = columns - q @ (q.T @ columns)
     own = np.linalg.eigvalsh(left.T @ left) > NEW_DIRECTION
