@@ -275,13 +275,13 @@ def test_random_effects_that_are_not_stored_are_those_of_the_draws(formula):
     noise = rng.normal(size=n) * np.where(data["f"] == "p", 0.3, 3.0)
     data["y"] = 1.0 + rng.normal(size=15)[data["g"]] + noise
     model = blm.LMM(formula, data, residual="strata(f)")
-    post = model.fit(draws=250, random_seed=1)
+    post = model.fit(draws=100, random_seed=1)
     stored = post.data["posterior"]["u_g"]
     mean, sd = stored.mean(("chain", "draw")).to_numpy(), stored.std(("chain", "draw")).to_numpy()
-    summary = model.fit(draws=250, random_seed=2, store_u=False).data["random_effects"]
+    summary = model.fit(draws=100, random_seed=2, store_u=False).data["random_effects"]
     assert summary["u_g_mean"].to_numpy() == pytest.approx(mean, abs=0.2 * sd.max())
     assert summary["u_g_sd"].to_numpy() == pytest.approx(sd, rel=0.25)
-    beta = post.data["posterior"]["beta"].to_numpy().reshape(1000, 1)
+    beta = post.data["posterior"]["beta"].to_numpy().reshape(400, 1)
     points = points_of(model.design, post.data["posterior"].dataset)
     wanted = [np.arange(15), np.zeros(0, dtype=np.intp)][: len(model.design.random)]
     u = draw_effects(model.model.system, points, beta, wanted, rng)[0]
