@@ -38,7 +38,6 @@ from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.marginal import LOG_2PI
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import residual_covariance
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -190,13 +189,10 @@ def _leave_out_structured(
                 mean[s] = design.y - rows.weighted / rows.left
                 sd[s] = rows.sigma / np.sqrt(rows.left)
                 continue
-            own = residual_covariance(design, joint.points.take(slice(s, s + 1)))
             sizes = np.array([len(part) for part in members])
             for size in np.unique(sizes):
                 places = np.flatnonzero(sizes == size)
-                found = rows.group_scores(
-                    np.stack([members[place] for place in places]), own / rows.sigma**2
-                )
+                found = rows.group_scores(np.stack([members[place] for place in places]))
                 log_density[s, places], in_sample[s, places] = found
     _check_finite(log_density)
     alone = members is None

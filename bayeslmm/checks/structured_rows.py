@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.checks.row_forms import RowForms, row_forms, row_system
+from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.likelihood.blocks import batched_cholesky
@@ -28,6 +29,9 @@ from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+AT_ONCE = 32
+"""Draws whose covariance matrices are made at once."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,6 +44,8 @@ class StructuredRows:
         Rows of U and conditional residuals, of a single draw.
     precision : scipy.sparse.csr_array (n, n)
         P.
+    covariance : scipy.sparse.csr_array (n, n)
+        Its inverse.
     sds : ndarray (n,)
         Standard deviations of the residuals.
     sigma : float
@@ -47,6 +53,7 @@ class StructuredRows:
 
     forms: RowForms
     precision: sp.csr_array
+    covariance: sp.csr_array
     sds: Array
     sigma: float
 
@@ -119,14 +126,14 @@ class StructuredRows:
         within = _normal(self.residual**2 / variance, np.log(variance), self.sigma, 1)
         return out, within
 
-    def group_scores(self, rows: Indices, residual: sp.csr_array) -> tuple[Array, Array]:
-        """The same of groups of rows (G, m), with their relative covariance R (n, n): (G,)."""
+    def group_scores(self, rows: Indices) -> tuple[Array, Array]:
+        """The same of groups of rows (G, m): (G,)."""
         size = rows.shape[1]
         lower = batched_cholesky(self.left_blocks(rows))
         half = np.linalg.solve(lower, self.weighted[rows][..., None])[..., 0]
         out = _normal(np.sum(half**2, axis=1), -_log_det(lower), self.sigma, size)
         first = np.broadcast_to(rows[:, :, None], (*rows.shape, size))
-        flat = residual[first.ravel(), first.transpose(0, 2, 1).ravel()]
+        flat = self.covariance[first.ravel(), first.transpose(0, 2, 1).ravel()]
         cov = np.asarray(flat).reshape(first.shape) + self.spread_blocks(rows)
         lower = batched_cholesky(cov)
         half = np.linalg.solve(lower, self.residual[rows][..., None])[..., 0]
@@ -148,7 +155,8 @@ def structured_rows(
     sds = residual_sds(design, joint.points)
     scale = root[entries.rows] * root[entries.cols]
     apart = entries.rows != entries.cols
-    for s in range(joint.size):
+    covariances = _relative_covariances(design, joint.points)
+    for s, covariance in enumerate(covariances):
         draw = joint.take(np.array([s]))
         shape = joint.points.shapes[s]
         values = law.precision(shape[None])[0][0][entries.kinds] * scale
@@ -159,9 +167,22 @@ def structured_rows(
         yield StructuredRows(
             forms=row_forms(system, draw, slice(0, 1)),
             precision=sp.csr_array((both, (rows, cols)), shape=(design.n, design.n)),
+            covariance=covariance,
             sds=sds[s],
             sigma=float(joint.points.sigma[s]),
         )
+
+
+def _relative_covariances(design: Design, points: Points) -> Iterator[sp.csr_array]:
+    """The covariance matrix of the residuals over sigma^2 at each of the points."""
+    rows, root = design.residual_rows, 1.0 / np.sqrt(design.row_weights)
+    assert rows is not None
+    for start in range(0, len(points.sigma), AT_ONCE):
+        some = points.take(slice(start, start + AT_ONCE))
+        ones = np.ones(len(some.sigma))
+        values, row, col = some.residual.covariance_entries(rows, ones, some.shapes)
+        for own in values * (root[row] * root[col]):
+            yield sp.csr_array((own, (row, col)), shape=(design.n, design.n))
 
 
 def _normal(square: Array, log_det: Array, sigma: float, size: int) -> Array:

@@ -421,17 +421,24 @@ class Residual:
 
     def covariance(self, rows: ResidualRows, sigma: Array, shapes: Array) -> sp.csr_array:
         """R (n, n) of rows without weights, its mean over the points."""
-        sds = self.row_sds(rows, sigma, shapes)
+        values, row, col = self.covariance_entries(rows, sigma, shapes)
+        return sp.csr_array((values.mean(axis=0), (row, col)), shape=(rows.n, rows.n))
+
+    def covariance_entries(
+        self, rows: ResidualRows, sigma: Array, shapes: Array
+    ) -> tuple[Array, Indices, Indices]:
+        """Entries (S, M) of R without weights that are not always zero, their rows and columns."""
+        sds, every = self.row_sds(rows, sigma, shapes), np.arange(rows.n)
         if self.correlation is None or rows.group is None:
-            return sp.csr_array(sp.diags_array(np.mean(sds**2, axis=0)))
+            return sds**2, every, every
         z, pieces = self.cors_of(shapes), []
         for own in rows.groups():
             block = self.correlation.matrix(z, rows.take(own))
             block *= sds[:, own, None] * sds[:, None, own]
             at = np.broadcast_to(own, (len(own), len(own)))
-            pieces.append((block.mean(axis=0).ravel(), at.T.ravel(), at.ravel()))
-        values, row, col = (np.concatenate(part) for part in zip(*pieces, strict=True))
-        return sp.csr_array((values, (row, col)), shape=(rows.n, rows.n))
+            pieces.append((block.reshape(len(sds), -1), at.T.ravel(), at.ravel()))
+        values, row, col = zip(*pieces, strict=True)
+        return np.concatenate(values, axis=1), np.concatenate(row), np.concatenate(col)
 
     def bind(self, rows: ResidualRows) -> BoundResidual:
         """The relative precision matrix of some rows."""
