@@ -350,13 +350,12 @@ class _Totals:
 
     def add(self, batch: Batch, found: BatchColumns) -> None:
         response = found.y - found.offset
-        three = np.stack([found.y, found.offset, response])
-        self.low = np.minimum(self.low, three.min(axis=1))
-        self.high = np.maximum(self.high, three.max(axis=1))
+        three = (found.y, found.offset, response)
+        self.low = np.minimum(self.low, [values.min() for values in three])
+        self.high = np.maximum(self.high, [values.max() for values in three])
         for side, values in found.sides.items():
-            columns = values
-            if side == self.formula.right:
-                columns = np.column_stack([values, response])
+            rows = [*values.T, response] if side == self.formula.right else [*values.T]
+            columns = np.array(rows).reshape(len(rows), len(response)).T
             self._add_side(side, columns, found.weights)
         n = len(response)
         self.n += n
