@@ -69,11 +69,11 @@ def scan(file):
 def work(file, rows):
     """Model, REML and posterior of a file, and DuckDB's scan in turn with the model."""
     blm.LMM("Reaction ~ Days + (Days | Subject)", [blm.load_dataset("sleepstudy")]).reml()
-    ingests, scans = [], []
+    ingests, scans, memory = [], [], 0.0
     for _ in range(ROUNDS):
         timing, model = measure(lambda: blm.LMM(FORMULA, file))
         ingests.append(timing)
-        memory = peak_memory()
+        memory = memory or peak_memory()  # before DuckDB takes its own
         try:
             scans.append(measure(lambda: scan(file))[0])
         except ImportError:

@@ -14,7 +14,8 @@ import pyarrow.dataset as ds
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.exceptions import DataError, FormulaError
+from bayeslmm.exceptions import DataError, FormulaError, StorageError
+from bayeslmm.storage.sums import pack_sums, unpack_sums
 
 CRITERION = 1e-9
 """Largest difference of REML criteria: sums in another order differ by rounding."""
@@ -525,7 +526,7 @@ NEEDS_ROWS = {
     "slopes": lambda model: model.reml().slopes("age"),
     "proportional means": lambda model: model.reml().means("age", weights="proportional"),
     "update": lambda model: model.update("~ . - age:Sex"),
-    "save": lambda model: model.fit(draws=20, chains=1, random_seed=1).save("never.nc"),
+    "report": lambda model: model.fit(draws=100, random_seed=1).report("never.html"),
 }
 
 
@@ -540,6 +541,57 @@ def test_copies(pair):
     for made in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
         assert made.reml().criterion == model.reml().criterion
     assert len(pickle.dumps(model)) < 100_000
+
+
+SAVED = {
+    "Orthodont": "distance ~ ns(age, knots=[11]) * Sex + poly(age, 2) + (scale(age) | Subject)",
+    "Oats": "yield ~ nitro + C(Variety, Sum) + (1 | Block / Variety)",
+    "Penicillin": "double(diameter) ~ 1 + (1 | plate) + (1 | sample)",
+}
+
+
+def double(values):
+    return 2 * values
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+@pytest.mark.parametrize("name", SAVED)
+def test_posteriors_are_saved_and_loaded(name, suffix, tmp_path):
+    frame = blm.load_dataset(name)
+    frame["w"] = np.linspace(1, 2, len(frame))
+    functions = {"double": double}
+    model = blm.LMM(SAVED[name], batches(frame), weights="w", functions=functions)
+    post = model.fit(draws=40, chains=2, random_seed=1)
+    post.save(tmp_path / f"post{suffix}")
+    again = blm.load(tmp_path / f"post{suffix}", functions=functions)
+    assert repr(again) == repr(post)
+    assert again.model.reml.criterion == post.model.reml.criterion
+    new = frame.iloc[::9]
+    for answer in (
+        lambda fit: fit.predict(new, random_seed=2),
+        lambda fit: fit.predict(new, target="population", random_seed=2),
+        lambda fit: fit.r2(),
+        lambda fit: fit.means().table(),
+        lambda fit: fit.priors.table(),
+    ):
+        pd.testing.assert_frame_equal(answer(again), answer(post))
+    with pytest.raises(DataError, match="needs the rows"):
+        again.loo()
+
+
+def test_files_whose_sums_do_not_fit_are_refused(pair):
+    post = pair[1].fit(draws=20, chains=1, random_seed=1)
+    description, arrays = pack_sums(post.design, post.priors)
+    draws = post.data["posterior"].to_dataset()
+    for name, wrong in {
+        "random 0": arrays["random 0"][:, :1],
+        "products": arrays["products"] * np.nan,
+        "kept": np.ones(2, dtype=bool),
+        "cells 0": arrays["cells 0"] + 1,
+        "side 0 low": arrays["side 0 low"][1:],
+    }.items():
+        with pytest.raises(StorageError, match="do not fit"):
+            unpack_sums(description, arrays | {name: wrong}, draws)
 
 
 @pytest.mark.parametrize(

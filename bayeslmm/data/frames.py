@@ -83,9 +83,8 @@ def to_frame(data: Any, columns: Collection[str] | None = None) -> pd.DataFrame:
         taken.columns = pd.Index(texts, dtype=object)
         return taken
     read = {text: _of_narwhals(frame[text], text) for text in texts}
-    return pd.DataFrame(
-        read, index=pd.RangeIndex(len(frame)), columns=pd.Index(texts, dtype=object)
-    )
+    names_of = pd.Index(texts, dtype=object)
+    return pd.DataFrame(read, index=pd.RangeIndex(len(frame)), columns=names_of, copy=False)
 
 
 def _chosen(names: Collection[str], columns: Collection[str] | None) -> list[str]:

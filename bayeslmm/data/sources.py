@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,7 @@ def _dataset(dataset: Any, words: str) -> Source:
         import pyarrow as pa
 
         held, rows = [], 0
-        for batch in _batches(dataset, list(columns), words):
+        for batch in _one_ahead(_batches(dataset, list(columns), words)):
             held.append(batch)
             rows += batch.num_rows
             if rows >= BATCH // 2:
@@ -252,7 +253,7 @@ def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
 
     files = list(dataset.get_fragments()) if hasattr(dataset, "get_fragments") else []
     schemas = [_schema(file, dataset, columns, words) for file in files]
-    if all(schema.equals(schemas[0]) for schema in schemas):
+    if not files:
         yield from dataset.to_batches(columns=columns, batch_size=BATCH)
         return
     try:
@@ -263,8 +264,34 @@ def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
             f"{_one_line(error)}"
         ) from error
     for file, schema in zip(files, schemas, strict=True):
-        for batch in file.to_batches(schema=schema, columns=columns, batch_size=BATCH):
-            yield from pa.Table.from_batches([batch]).cast(common).to_batches()
+        for batch in _file_batches(file, schema, columns):
+            if schema.equals(common):
+                yield batch
+            else:
+                yield from pa.Table.from_batches([batch]).cast(common).to_batches()
+
+
+def _file_batches(file: Any, schema: Any, columns: list[str]) -> Iterator[Any]:
+    """Batches of a file; nothing is read far ahead, and what has been read is not held."""
+    import pyarrow.dataset as ds
+
+    how: dict[str, Any] = {"columns": columns, "batch_size": BATCH, "schema": schema}
+    how |= {"batch_readahead": 1, "use_threads": False}
+    pieces = [file]
+    if isinstance(file, ds.ParquetFileFragment):
+        how["fragment_scan_options"] = ds.ParquetFragmentScanOptions(pre_buffer=False)
+        pieces = file.split_by_row_group()
+    for piece in pieces:
+        yield from piece.to_batches(**how)
+
+
+def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same, the next one being read while one is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def _schema(file: Any, dataset: Any, columns: Sequence[str], words: str) -> Any:

@@ -55,6 +55,8 @@ class Summary:
         Mean of each numeric variable of the fixed effects and the offsets.
     sample : pandas.DataFrame
         Some rows, with each level of each factor of the fixed effects and slopes at least once.
+    states : mapping of str to object
+        What transforms of whole columns remember, by the text of their calls.
     """
 
     words: str
@@ -68,6 +70,7 @@ class Summary:
     mean_offset: float
     means: Mapping[str, float]
     sample: pd.DataFrame
+    states: Mapping[str, Any]
 
     def columns(self, side: Side) -> Array:
         """Weighted columns (m, k) of a side, with the signs of QR decompositions of all rows."""

@@ -106,16 +106,50 @@ def survey(
     return *found.finish(reader, known), reader
 
 
+def sides_of(formula: Formula) -> tuple[Side, ...]:
+    """The different sides of a formula, that of the fixed effects first."""
+    return tuple(dict.fromkeys([formula.right, *(term.left for term in formula.random)]))
+
+
+def sample_columns(
+    formula: Formula, sample: pd.DataFrame, functions: UserFunctions, states: Mapping[str, Any]
+) -> dict[Side, Columns]:
+    """Columns of each side in rows that have each level of each factor."""
+    rows = Variables(sample)
+    return {side: evaluate(side, rows, functions, dict(states)) for side in sides_of(formula)}
+
+
+def sample_encodings(
+    formula: Formula,
+    columns: Mapping[Side, Columns],
+    sample: pd.DataFrame,
+    functions: UserFunctions,
+    states: Mapping[str, Any],
+) -> Encodings:
+    """How the columns are built in other rows."""
+    rows = Variables(sample)
+
+    def expression(operand: Operand) -> Expression:
+        own = not operand.functions.isdisjoint(functions)
+        categories = rows.categories(sorted(operand.variables)) if own else {}
+        return Expression(operand, functions, categories, dict(states))
+
+    return Encodings(
+        sides={side: found.encoding for side, found in columns.items()},
+        response=expression(formula.left),
+        offsets=tuple(map(expression, formula.shifts)),
+    )
+
+
 class _Survey:
     def __init__(self, formula: Formula, functions: UserFunctions) -> None:
         self.formula, self.functions = formula, functions
-        self.sides = tuple(dict.fromkeys([formula.right, *(t.left for t in formula.random)]))
-        self.operands = [formula.left, *formula.shifts]
-        self.operands += [part for side in self.sides for part in side.operands]
+        sides = sides_of(formula)
+        operands = [formula.left, *formula.shifts, *(p for side in sides for p in side.operands)]
         self.groups = amalgamated(formula)
-        readings = [part.reading for part in self.operands if part.reading is not None]
+        readings = [part.reading for part in operands if part.reading is not None]
         self.memory = Memory(readings, functions)
-        self.sample = _Sample(self.sides, self.operands, functions)
+        self.sample = _Sample(sides, operands, functions)
         self.levels = GroupingSets([terms[0].factors for terms in self.groups.values()])
         self.columns: dict[Side, Columns] = {}
         self.encodings: Encodings | None = None
@@ -177,19 +211,9 @@ class _Survey:
 
     def _encode(self) -> Encodings:
         """How columns are built, from the sample."""
-        rows, states = Variables(self.sample.frame()), self.memory.states
-        self.columns = {side: evaluate(side, rows, self.functions, states) for side in self.sides}
-
-        def expression(operand: Operand) -> Expression:
-            own = not operand.functions.isdisjoint(self.functions)
-            categories = rows.categories(sorted(operand.variables)) if own else {}
-            return Expression(operand, self.functions, categories, states)
-
-        return Encodings(
-            sides={side: columns.encoding for side, columns in self.columns.items()},
-            response=expression(self.formula.left),
-            offsets=tuple(map(expression, self.formula.shifts)),
-        )
+        frame, states = self.sample.frame(), self.memory.states
+        self.columns = sample_columns(self.formula, frame, self.functions, states)
+        return sample_encodings(self.formula, self.columns, frame, self.functions, states)
 
     def finish(self, reader: Reader, known: Mapping[str, Any]) -> tuple[Spec, Summary]:
         """Check what can be checked of all rows only, and put the spec together."""
@@ -210,7 +234,7 @@ class _Survey:
             encodings=self.encodings,
             known=known,
         )
-        return spec, totals.summary(reader, self.sample.frame())
+        return spec, totals.summary(reader, self.sample.frame(), self.memory.states)
 
     def _fixed(self, moments: Moments) -> RowSpace:
         names = self.columns[self.formula.right].names
@@ -347,13 +371,12 @@ class _Totals:
 
     def add(self, batch: Batch, found: BatchColumns) -> None:
         response = found.y - found.offset
-        three = np.stack([found.y, found.offset, response])
-        self.low = np.minimum(self.low, three.min(axis=1))
-        self.high = np.maximum(self.high, three.max(axis=1))
+        three = (found.y, found.offset, response)
+        self.low = np.minimum(self.low, [values.min() for values in three])
+        self.high = np.maximum(self.high, [values.max() for values in three])
         for side, values in found.sides.items():
-            columns = values
-            if side == self.formula.right:
-                columns = np.column_stack([values, response])
+            rows = [*values.T, response] if side == self.formula.right else [*values.T]
+            columns = np.array(rows).reshape(len(rows), len(response)).T
             self._add_side(side, columns, found.weights)
         n = len(response)
         self.n += n
@@ -395,7 +418,7 @@ class _Totals:
         if name is not None:
             check_weights_scale(f"The weights `{name}`", self.weights)
 
-    def summary(self, reader: Reader, sample: pd.DataFrame) -> Summary:
+    def summary(self, reader: Reader, sample: pd.DataFrame, states: Mapping[str, Any]) -> Summary:
         weighted = reader.weights is not None
         rest = self.weighted if weighted else self.tails
         tails = {
@@ -415,6 +438,7 @@ class _Totals:
             mean_offset=self.offset,
             means=self.means,
             sample=sample,
+            states=states,
         )
 
 

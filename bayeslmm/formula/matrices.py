@@ -521,6 +521,11 @@ def _fill(
     levels: Mapping[str, pd.Index],
 ) -> None:
     """Put the product of the numbers into the column of each row's levels; block is (n, k)."""
+    if not any(label in codes for label, _ in product):
+        block[:, 0] = 1.0 if not product else values[product[0][0]]
+        for label, _ in product[1:]:
+            block[:, 0] *= np.asarray(values[label], dtype=np.float64)
+        return
     number = np.ones(len(block))
     cell, inside, stride = np.zeros(len(block), dtype=np.intp), np.ones(len(block), bool), 1
     for (label, reduced), size in zip(product, _sizes(product, levels), strict=True):
@@ -531,9 +536,6 @@ def _fill(
             stride *= size
         else:
             number = number * np.asarray(values[label], dtype=np.float64)
-    if not any(label in codes for label, _ in product):
-        block[:, 0] = number
-        return
     rows = np.flatnonzero(inside)
     block[rows, cell[rows]] = number[rows]
     if not np.isfinite(number).all():

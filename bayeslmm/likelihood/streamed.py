@@ -122,7 +122,7 @@ def summed_products(reader: Reader, spec: Spec, summary: Summary) -> CrossProduc
         sums.add(
             columns.y - columns.offset,
             spec.fixed.full_rank(sides[spec.formula.right]),
-            [np.hstack([sides[side] for side in factor.sides]) for factor in spec.random],
+            [_joined([sides[side] for side in factor.sides]) for factor in spec.random],
             codes,
             root,
         )
@@ -149,6 +149,10 @@ def _covariates(factor: FactorSpec, summary: Summary) -> Array:
         parts.append(columns[:, :-1] if side == first else columns)
     height = max(len(part) for part in parts)
     return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
 def _codes(factor: FactorSpec, batch: Batch) -> Indices:

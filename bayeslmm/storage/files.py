@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import StorageError, require
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.priors.record import Priors
@@ -33,6 +34,7 @@ from bayeslmm.storage.layout import (
     reading,
 )
 from bayeslmm.storage.model import pack_model, unpack_model
+from bayeslmm.storage.sums import SUMS, pack_sums, unpack_sums
 from bayeslmm.writing import check_replaceable, replacing, restore
 
 NETCDF, ZARR = ".nc", ".zarr"
@@ -57,7 +59,10 @@ LARGEST_HEAD = 2**24
 def save(design: Design, priors: Priors, tree: xr.DataTree, path: Path, *, overwrite: bool) -> None:
     """Write draws and their model: see :meth:`bayeslmm.Posterior.save`."""
     check_target(path, overwrite=overwrite)
-    model, arrays = pack_model(design, priors)
+    if isinstance(design, SummarisedDesign):
+        model, arrays = pack_sums(design, priors)
+    else:
+        model, arrays = pack_model(design, priors)
     contents = Contents(tree=tree, model=model, arrays=arrays)
     write(contents, path, overwrite=overwrite, functions=design.spec.functions)
 
@@ -237,7 +242,8 @@ def unpacked(
         draws = contents.tree["posterior"].to_dataset()
         if not isinstance(contents.tree.attrs["method"], str):
             raise TypeError("the method is no text")
-        return unpack_model(contents.model, contents.arrays, draws, functions)
+        back = unpack_sums if SUMS in contents.model else unpack_model
+        return back(contents.model, contents.arrays, draws, functions)
 
 
 def _open_netcdf(path: Path, what: str) -> tuple[Mapping[str, Any], bytes, Fetch]:

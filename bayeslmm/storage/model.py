@@ -112,7 +112,7 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
         "formula": design.formula.source,
         "weights": design.spec.weights,
         "residual": design.spec.residual_source,
-        "fixed": {key: _fixed_value(value) for key, value in design.spec.known.items()},
+        "fixed": {key: fixed_value(value) for key, value in design.spec.known.items()},
         "family": design.spec.family,
         "sigma": None if design.spec.scale is None else design.spec.scale.formula.source,
         "data": data,
@@ -374,7 +374,7 @@ def stored_design(
     weights = checked_weights(arrays, n)
     column, source = description["weights"], description["residual"]
     residual = _residual(source, data)
-    held = _fixed_values(description.get("fixed", {}))
+    held = fixed_values(description.get("fixed", {}))
     errors = residual is not None and residual.formula.errors is not None
     known = [unpack_relationship(saved, arrays) for saved in description["relationships"]]
     random = stored_factors(formula, labels["factors"], data, arrays, known)
@@ -435,7 +435,7 @@ def _with_scale(design: Design, family: str, source: str | None) -> Design:
         ) from error
 
 
-def _fixed_value(value: Any) -> Any:
+def fixed_value(value: Any) -> Any:
     """A known parameter in JSON; a matrix with labels keeps them."""
     if isinstance(value, pd.DataFrame):
         labels = [str(label) for label in value.columns]
@@ -443,8 +443,8 @@ def _fixed_value(value: Any) -> Any:
     return np.asarray(value, dtype=np.float64).tolist()
 
 
-def _fixed_values(stored: Any) -> dict[str, Any]:
-    """Known parameters from what :func:`_fixed_value` made of each."""
+def fixed_values(stored: Any) -> dict[str, Any]:
+    """Known parameters from what :func:`fixed_value` made of each."""
 
     def remade(value: Any) -> Any:
         if not isinstance(value, dict):

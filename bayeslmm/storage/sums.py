@@ -1,0 +1,349 @@
+"""A model of data beyond memory as plain values and back: sums over the rows, and no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.covariance.kinds import structure_of
+from bayeslmm.data.design import Encodings, Spec
+from bayeslmm.data.grouping import factor_of_cells
+from bayeslmm.data.random_factors import FactorSpec, amalgamated, factor_spec
+from bayeslmm.data.summarised import SummarisedDesign, Summary
+from bayeslmm.data.survey import sample_columns, sample_encodings, sides_of
+from bayeslmm.exceptions import BayesLMMError, StorageError
+from bayeslmm.formula.evaluation import UserFunctions, own_functions
+from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
+from bayeslmm.formula.moments import Moments
+from bayeslmm.formula.rank import row_space
+from bayeslmm.formula.terms import Side
+from bayeslmm.formula.transforms import NaturalSpline
+from bayeslmm.likelihood.crossprod import Basis, Coupling, CrossProducts
+from bayeslmm.priors.defaults import labels_of
+from bayeslmm.priors.fixed import held_by
+from bayeslmm.priors.record import Priors
+from bayeslmm.storage.frames import pack_frame, pack_index, same_frame, unpack_frame, unpack_index
+from bayeslmm.storage.layout import from_plain, to_plain
+from bayeslmm.storage.model import (
+    check_draws,
+    check_priors,
+    fixed_value,
+    fixed_values,
+    pack_priors,
+    text_hash,
+    unpack_priors,
+)
+
+Arrays = dict[str, NDArray[Any]]
+Stored = Mapping[str, NDArray[Any]]
+Description = dict[str, Any]
+
+SUMS = "sums"
+"""Key by which the description of such a model is known."""
+
+SPLINE = "natural spline"
+
+
+def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Arrays]:
+    """Describe a model completely.
+
+    Parameters
+    ----------
+    design : SummarisedDesign
+    priors : Priors
+
+    Returns
+    -------
+    description : dict
+        Fit for JSON.
+    arrays : dict of str to ndarray
+        The sums.
+
+    Raises
+    ------
+    StorageError
+        If levels or priors have types that cannot be stored.
+    """
+    spec, summary = design.spec, design.summary
+    arrays: Arrays = {"kept": np.asarray(spec.fixed.kept)}
+    sample = pack_frame(summary.sample, arrays)
+    if not same_frame(unpack_frame(sample, arrays), summary.sample):
+        raise StorageError(
+            "The data have values of types that cannot be stored exactly: convert them to numbers, "
+            "text or categories and build the model again."
+        )
+    for i, side in enumerate(sides_of(spec.formula)):
+        for field in fields(Moments)[1:]:
+            arrays[f"side {i} {field.name}"] = getattr(summary.sides[side], field.name)
+        arrays |= {f"side {i} head": summary.heads[side], f"side {i} tail": summary.tails[side]}
+    _pack_products(design.products, arrays)
+    facts = ("words", "n", "n_dropped", "log_weights", "mean_inverse_weight", "mean_offset")
+    return {
+        SUMS: {name: getattr(summary, name) for name in facts},
+        "means": dict(summary.means),
+        "states": _pack_states(summary.states),
+        "formula": spec.formula.source,
+        "weights": spec.weights,
+        "fixed": {key: fixed_value(value) for key, value in spec.known.items()},
+        "sample": sample,
+        "coefs": list(spec.fixed.coefs_full),
+        "factors": [_pack_factor(i, factor, arrays) for i, factor in enumerate(spec.random)],
+        "priors": pack_priors(priors, arrays),
+    }, arrays
+
+
+def _pack_factor(i: int, factor: FactorSpec, arrays: Arrays) -> Description:
+    arrays[f"cells {i}"] = np.asarray(factor.cells)
+    return {
+        "parts": [
+            pack_index(part, arrays, f"factor {i} part {j}") for j, part in enumerate(factor.parts)
+        ],
+        "coefs": list(factor.coefs),
+        "blocks": [list(block) for block in factor.blocks],
+        "kinds": list(factor.kinds),
+        "levels": text_hash(factor.levels.tolist()),
+    }
+
+
+def _pack_products(products: CrossProducts, arrays: Arrays) -> None:
+    basis = products.basis
+    arrays |= {"products": products.fixed, "basis": basis.fixed, "shift": basis.shift}
+    for i, own in enumerate(zip(products.random, products.mixed, basis.random, strict=True)):
+        arrays |= {f"{name} {i}": part for name, part in zip(_PARTS, own, strict=True)}
+    for i, found in enumerate(products.couplings):
+        for name in ("first", "second", "blocks"):
+            arrays[f"coupling {i} {name}"] = getattr(found, name)
+
+
+_PARTS = ("random", "mixed", "working")
+
+
+def _pack_states(states: Mapping[str, Any]) -> Any:
+    def plain(value: Any) -> Any:
+        if isinstance(value, NaturalSpline):
+            return {SPLINE: (value.interior, value.boundary, value.intercept)}
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return value
+
+    return to_plain(plain(dict(states)), "What a transform remembers")
+
+
+def _unpack_states(stored: Any) -> dict[str, Any]:
+    def remade(value: Any) -> Any:
+        if isinstance(value, dict) and set(value) == {SPLINE}:
+            interior, boundary, intercept = value[SPLINE]
+            return NaturalSpline(interior=interior, boundary=boundary, intercept=intercept)
+        if isinstance(value, dict):
+            return {key: remade(inner) for key, inner in value.items()}
+        return value
+
+    states = remade(from_plain(stored))
+    _check(isinstance(states, dict), "transforms")
+    return dict(states)
+
+
+# --- back ------------------------------------------------------------------------------
+
+
+def unpack_sums(
+    description: Description,
+    arrays: Stored,
+    posterior: xr.Dataset,
+    functions: UserFunctions | None = None,
+) -> tuple[SummarisedDesign, Priors]:
+    """The model that :func:`pack_sums` described, without evaluating its formula.
+
+    Parameters
+    ----------
+    description, arrays : dict, mapping of str to ndarray
+        The model.
+    posterior : xarray.Dataset
+        Its draws, which must have its parameters.
+    functions : mapping of str to callable, optional
+        The user's functions that the formula calls.
+
+    Returns
+    -------
+    design : SummarisedDesign
+    priors : Priors
+
+    Raises
+    ------
+    StorageError
+        If the parts do not fit each other.
+    """
+    functions = own_functions(functions)
+    source = description["formula"]
+    try:
+        formula = parse(source, functions)
+        absent = absent_functions(source, functions)
+    except BayesLMMError as error:
+        raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
+    if absent:
+        given = ", ".join(f"'{name}': {name}" for name in absent)
+        raise StorageError(f"The model calls functions of yours: give functions={{{given}}}.")
+    summary = _summary(formula, description, arrays)
+    kept, names = arrays["kept"], description["coefs"]
+    whole = summary.sides[formula.right]
+    _check(kept.dtype == bool and kept.shape == (len(names),), "fixed effects")
+    _check(len(whole.centre) == len(names) + 1, "fixed effects")
+    spec = Spec(
+        formula=formula,
+        functions=functions,
+        weights=description["weights"],
+        fixed=row_space(whole.take(np.append(np.ones(len(names), bool), False)), names, kept),
+        random=_factors(formula, description["factors"], arrays),
+        residual=None,
+        encodings=_Evaluation(formula, functions, summary, tuple(names)),
+        known=fixed_values(description["fixed"]),
+    )
+    design = SummarisedDesign(
+        spec, summary, _products(spec, summary.n, summary.log_weights, arrays)
+    )
+    labels = labels_of(spec)
+    held = held_by(labels, spec)
+    priors = unpack_priors(description["priors"], arrays, labels, held.held if held else ())
+    check_priors(priors, design)
+    check_draws(posterior, design)
+    return design, priors
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """How columns are built in new rows, evaluated on the stored sample when there are some."""
+
+    formula: Formula
+    functions: UserFunctions
+    summary: Summary
+    names: tuple[str, ...]
+
+    def __call__(self) -> Encodings:
+        return self._encodings
+
+    @cached_property
+    def _encodings(self) -> Encodings:
+        given = (self.summary.sample, self.functions, self.summary.states)
+        try:
+            columns = sample_columns(self.formula, *given)
+            found = sample_encodings(self.formula, columns, *given)
+        except BayesLMMError as error:
+            raise StorageError(
+                f"The formula of the saved model cannot be evaluated any more: {error}"
+            ) from error
+        if columns[self.formula.right].names != self.names:
+            raise StorageError(
+                "The installed libraries make other columns of the saved formula: "
+                f"{', '.join(columns[self.formula.right].names)}, which were "
+                f"{', '.join(self.names)}. Load it with the versions it was saved with."
+            )
+        return found
+
+
+def _summary(formula: Formula, description: Description, arrays: Stored) -> Summary:
+    sides: dict[Side, Moments] = {}
+    heads, tails = {}, {}
+    facts = description[SUMS]
+    for i, side in enumerate(sides_of(formula)):
+        own = {field.name: arrays[f"side {i} {field.name}"] for field in fields(Moments)[1:]}
+        k = len(own["centre"])
+        heads[side], tails[side] = arrays[f"side {i} head"], arrays[f"side {i} tail"]
+        shapes = [part.shape[1:] for part in (heads[side], tails[side], own["triangle"])]
+        lengths = [len(own[name]) for name in ("low", "high", "filled")]
+        _check(shapes == [(k,), (k,), (k + 1,)] and lengths == [k] * 3, "moments")
+        sides[side] = Moments(n=facts["n"], **own)
+    return Summary(
+        **facts,
+        sides=sides,
+        heads=heads,
+        tails=tails,
+        means={str(name): float(mean) for name, mean in description["means"].items()},
+        sample=unpack_frame(description["sample"], arrays),
+        states=_unpack_states(description["states"]),
+    )
+
+
+def _factors(
+    formula: Formula, stored: Sequence[Description], arrays: Stored
+) -> tuple[FactorSpec, ...]:
+    groups = amalgamated(formula)
+    _check(len(groups) == len(stored), "grouping factors")
+    pairs = enumerate(zip(groups.items(), stored, strict=True))
+    return tuple(_factor(i, key, terms, one, arrays) for i, ((key, terms), one) in pairs)
+
+
+def _factor(
+    i: int, key: str, terms: Sequence[RandomTerm], stored: Description, arrays: Stored
+) -> FactorSpec:
+    parts = [unpack_index(part, arrays) for part in stored["parts"]]
+    cells, names = arrays[f"cells {i}"], terms[0].factors
+    right = cells.dtype.kind == "i" and cells.ndim == 2 and cells.shape[1] == len(parts)
+    right = right and len(parts) == len(names) and len(cells) > 0 and int(cells.min()) >= 0
+    right = right and all(np.max(cells[:, j]) < len(part) for j, part in enumerate(parts))
+    _check(right, f"levels of {terms[0].group}")
+    grouping = factor_of_cells(names, parts, cells.astype(np.intp))
+    _check(stored["levels"] == text_hash(grouping.levels.tolist()), f"levels of {grouping.name}")
+    blocks = [tuple(block) for block in stored["blocks"]]
+    coefs = [str(coef) for coef in stored["coefs"]]
+    places = sorted(place for block in blocks for place in block)
+    _check(places == [*range(len(coefs))] and len(blocks) == len(stored["kinds"]), "blocks")
+    none = [None] * len(terms)
+    return factor_spec(grouping, key, terms, coefs, blocks, stored["kinds"], strata=none)
+
+
+def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> CrossProducts:
+    p, count = len(spec.fixed.coefs), len(spec.random)
+    sizes = [(len(factor.levels), len(factor.coefs)) for factor in spec.random]
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    couplings = []
+    for place, (i, j) in enumerate(pairs):
+        name = f"coupling {place}"
+        first, second = (arrays[f"{name} {part}"] for part in ("first", "second"))
+        blocks = _numbers(arrays, f"{name} blocks", (len(first), sizes[i][1], sizes[j][1]))
+        inside = (_within(first, sizes[i][0]), _within(second, sizes[j][0]))
+        _check(all(inside) and len(first) == len(second), "sums")
+        couplings.append(Coupling((i, j), first.astype(np.intp), second.astype(np.intp), blocks))
+    basis = Basis(
+        fixed=_numbers(arrays, "basis", (p, p)),
+        shift=_numbers(arrays, "shift", (p,)),
+        random=tuple(_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in enumerate(sizes)),
+    )
+    return CrossProducts(
+        n_obs=n,
+        log_weights=log_weights,
+        fixed=_numbers(arrays, "products", (p + 1, p + 1)),
+        random=tuple(_numbers(arrays, f"random {i}", (j, k, k)) for i, (j, k) in enumerate(sizes)),
+        mixed=tuple(
+            _numbers(arrays, f"mixed {i}", (j, k, p + 1)) for i, (j, k) in enumerate(sizes)
+        ),
+        couplings=tuple(couplings),
+        structures=tuple(structure_of(factor) for factor in spec.random),
+        relationships=(None,) * count,
+        basis=basis,
+    )
+
+
+def _within(places: NDArray[Any], size: int) -> bool:
+    whole = places.ndim == 1 and places.dtype.kind == "i"
+    return bool(whole and np.all((places >= 0) & (places < size)))
+
+
+def _numbers(arrays: Stored, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    array = arrays[name]
+    right = array.shape == shape and array.dtype == np.float64 and np.isfinite(array).all()
+    _check(bool(right), f"sums {name}")
+    return array
+
+
+def _check(right: bool, what: str) -> None:
+    if not right:
+        raise StorageError(
+            f"The {what} of the saved model do not fit its formula: the file was not written by "
+            "Posterior.save. Save it again."
+        )
