@@ -42,7 +42,7 @@ DATA is a CSV file (.csv, .csv.gz), a tab-separated one (.tsv, .tsv.gz), a Parqu
 or the name of a bundled data set. A plain name such as "sleepstudy" is the bundled data set even
 where a file has that name; write ./sleepstudy for the file. A folder of Parquet, CSV or Arrow
 files, a pattern of their names in quotation marks, and with --batches a single one of these files,
-are read in batches, so that they need not fit into memory; --out is not for these.
+are read in batches, so that they need not fit into memory.
 
 Results go to the standard output, all else to the standard error. The exit code is 0 on success,
 2 for a command line, a formula or data that cannot be used, 1 for any other failure and 130 after
@@ -187,8 +187,6 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         _check_target(arguments.out, force=arguments.force)
     data = _read(arguments.data, batches=arguments.batches)
-    if isinstance(data, Path) and arguments.out is not None:
-        raise _UsageError("--out: the posterior of data that are read in batches cannot be saved.")
     model = LMM(
         arguments.formula,
         data,

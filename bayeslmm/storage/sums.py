@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.design import Encodings, Spec
 from bayeslmm.data.grouping import factor_of_cells
-from bayeslmm.data.random_factors import FactorSpec, amalgamated, factor_spec
+from bayeslmm.data.random_factors import FactorSpec
+from bayeslmm.data.random_terms import amalgamated, factor_spec
 from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import sample_columns, sample_encodings, sides_of
 from bayeslmm.exceptions import BayesLMMError, StorageError
@@ -28,21 +29,20 @@ from bayeslmm.likelihood.crossprod import Basis, Coupling, CrossProducts
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.fixed import held_by
 from bayeslmm.priors.record import Priors
-from bayeslmm.storage.frames import pack_frame, pack_index, same_frame, unpack_frame, unpack_index
-from bayeslmm.storage.layout import from_plain, to_plain
-from bayeslmm.storage.model import (
-    check_draws,
-    check_priors,
-    fixed_value,
-    fixed_values,
-    pack_priors,
-    text_hash,
-    unpack_priors,
+from bayeslmm.storage.frames import (
+    Arrays,
+    Description,
+    Stored,
+    pack_frame,
+    pack_index,
+    same_frame,
+    unpack_frame,
+    unpack_index,
 )
-
-Arrays = dict[str, NDArray[Any]]
-Stored = Mapping[str, NDArray[Any]]
-Description = dict[str, Any]
+from bayeslmm.storage.layout import from_plain, to_plain
+from bayeslmm.storage.model import check_draws, check_priors, fixed_value, fixed_values
+from bayeslmm.storage.priors import pack_priors, unpack_priors
+from bayeslmm.storage.random_factors import text_hash
 
 SUMS = "sums"
 """Key by which the description of such a model is known."""
