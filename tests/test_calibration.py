@@ -96,7 +96,7 @@ def conjugate():
 
 def checked(conjugate, refit, n=100, seed=1):
     return check_calibration(
-        conjugate.design, conjugate, refit, n=n, method="test", random_seed=seed
+        conjugate.design, conjugate, lambda: refit, n=n, method="test", random_seed=seed
     )
 
 
@@ -316,7 +316,7 @@ def test_simulations_depend_on_their_own_seed_only(conjugate, exact):
 def test_flat_priors_are_refused_by_name(conjugate):
     priors = flat_priors(conjugate.design)
     with pytest.raises(PriorError, match=r"Intercept, x, sd\[g, Intercept\], sigma"):
-        run_simulations(conjugate.design, priors, conjugate.refit, ranked, n=2)
+        run_simulations(conjugate.design, priors, lambda: conjugate.refit, ranked, n=2)
 
 
 # --- the method of the model ------------------------------------------------------------
@@ -372,12 +372,12 @@ def test_the_marginal_form_is_not_compiled_for_many_responses(conjugate):
 
 def test_progress_is_shown_on_a_terminal_on_request(conjugate, capsys, monkeypatch):
     options = {"n": 2, "method": "test", "progressbar": True}
-    check_calibration(conjugate.design, conjugate, conjugate.refit, **options)
+    check_calibration(conjugate.design, conjugate, lambda: conjugate.refit, **options)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the stream for a terminal
     checked(conjugate, conjugate.refit, n=2)
     assert capsys.readouterr() == ("", "")
-    check_calibration(conjugate.design, conjugate, conjugate.refit, **options)
+    check_calibration(conjugate.design, conjugate, lambda: conjugate.refit, **options)
     shown = capsys.readouterr()
     assert not shown.out
     assert "Calibration" in shown.err

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bayeslmm.checks.residual_checks import ResidualChecks
     from bayeslmm.checks.sensitivity import Contraction, Sensitivity
     from bayeslmm.checks.singularity import EstimateSingularity, PosteriorSingularity
+    from bayeslmm.estimation.executor import Executor
     from bayeslmm.prediction.checks import Statistic
     from bayeslmm.prediction.rows import Target
 
@@ -43,6 +44,8 @@ class Checks:
         ----------
         by : str, optional
             A grouping factor of the model or a variable of its formula; single rows by default.
+        executor : concurrent.futures.Executor or the like, optional
+            Of an estimate: where the refits run, as in :meth:`LMM.check_calibration`.
         progressbar : bool
             Whether to show one.
 
@@ -200,11 +203,17 @@ class EstimateChecks(Checks):
 
     @override
     def influence(
-        self, by: str | None = None, *, progressbar: bool = True
+        self,
+        by: str | None = None,
+        *,
+        executor: Executor | None = None,
+        progressbar: bool = True,
     ) -> RowInfluence | GroupInfluence:
         from bayeslmm.checks.influence import influence
 
-        return influence(self._fit.design, self._fit.fit, by, progressbar=progressbar)
+        return influence(
+            self._fit.design, self._fit.fit, by, executor=executor, progressbar=progressbar
+        )
 
     @override
     def residuals(self, draws: int = 200, *, random_seed: Seed = None) -> ResidualChecks:

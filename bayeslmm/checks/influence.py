@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design, FactorSpec
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.estimation.residuals import require_normal_residuals
@@ -131,12 +132,18 @@ class GroupInfluence(Report):
 
 
 def influence(
-    design: Design, fit: Fit, by: str | None = None, *, progressbar: bool = True
+    design: Design,
+    fit: Fit,
+    by: str | None = None,
+    *,
+    executor: Executor | None = None,
+    progressbar: bool = True,
 ) -> RowInfluence | GroupInfluence:
     """Influence of single rows, or of the levels of `by`, on an estimate."""
+    require_executor(executor)
     if by is None:
         return row_influence(design, fit)
-    return group_influence(design, fit, by, progressbar=progressbar)
+    return group_influence(design, fit, by, executor=executor, progressbar=progressbar)
 
 
 def row_influence(design: Design, fit: Fit) -> RowInfluence:
@@ -176,7 +183,12 @@ def row_influence(design: Design, fit: Fit) -> RowInfluence:
 
 
 def group_influence(
-    design: Design, fit: Fit, by: str, *, progressbar: bool = False
+    design: Design,
+    fit: Fit,
+    by: str,
+    *,
+    executor: Executor | None = None,
+    progressbar: bool = False,
 ) -> GroupInfluence:
     """Refit without each level of a grouping variable.
 
@@ -188,6 +200,8 @@ def group_influence(
         Its REML or ML estimate.
     by : str
         A grouping factor of the model or a variable of its formula.
+    executor : Executor, optional
+        Where the refits run.
     progressbar : bool
         Whether to show one.
 
@@ -222,21 +236,28 @@ def group_influence(
     estimates = np.full((len(levels), len(labels)), np.nan)
     dfbetas = np.full((len(levels), design.p), np.nan)
     records = []
-    for g in tracked(range(len(levels)), f"Refits without each {by}", progressbar):
-        kept = np.flatnonzero(codes != g)
-        refit, columns = _refit_rows(design, kept, method)
-        estimates[g] = _all_parameters(design, refit, columns)
-        gap = estimates[g, : design.p] - whole[: design.p]
-        dfbetas[g, columns] = gap[columns] / np.sqrt(np.diag(refit.vcov))
-        cook, ratio = _on_fixed_effects(fit, refit, gap)
-        records.append(
-            {
-                "rows": design.n - len(kept),
-                "cooks_distance": cook,
-                "covratio": ratio,
-                "singular": refit.singular,
-            }
-        )
+    tasks = Tasks(
+        make=_refitter_without,
+        parts=(design.without_data(), codes, method),
+        items=range(len(levels)),
+        size=len(levels),
+        title=f"Refits without each {by}",
+        label=lambda g: f"Refit without {levels[g]}",
+    )
+    with results(tasks, executor, progressbar) as refits:
+        for g, (refit, columns) in enumerate(refits):
+            estimates[g] = _all_parameters(design, refit, columns)
+            gap = estimates[g, : design.p] - whole[: design.p]
+            dfbetas[g, columns] = gap[columns] / np.sqrt(np.diag(refit.vcov))
+            cook, ratio = _on_fixed_effects(fit, refit, gap)
+            records.append(
+                {
+                    "rows": int(np.sum(codes == g)),
+                    "cooks_distance": cook,
+                    "covratio": ratio,
+                    "singular": refit.singular,
+                }
+            )
     return _group_result(design, by, levels, whole, estimates, dfbetas, records)
 
 
@@ -247,6 +268,13 @@ def _on_fixed_effects(fit: Fit, refit: Fit, gap: Array) -> tuple[float, float]:
     cook = float(gap @ np.linalg.solve(fit.vcov, gap)) / len(gap)
     ratio = np.linalg.slogdet(refit.vcov)[1] - np.linalg.slogdet(fit.vcov)[1]
     return cook, float(np.exp(ratio))
+
+
+def _refitter_without(
+    design: Design, codes: Indices, method: Literal["REML", "ML"]
+) -> Callable[[int], tuple[Fit, NDArray[np.bool_]]]:
+    """Work of the influence of levels: a refit to the rows that do not have one."""
+    return lambda g: _refit_rows(design, np.flatnonzero(codes != g), method)
 
 
 def _refit_rows(

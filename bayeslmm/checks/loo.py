@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from scipy.stats import norm
 from bayeslmm.checks.integrated import LeaveOut, affordable, case_groups, leave_out
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
 from bayeslmm.data.design import Design
+from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.sampling.groups import log_likelihood
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import MAX_PARETO_K, log_sums, smooth_columns, smooth_weights
@@ -48,9 +50,11 @@ def posterior_loo(
     *,
     conditional: bool = False,
     draws: int | None = None,
+    executor: Executor | None = None,
     progressbar: bool = False,
 ) -> ELPDData:
     """Cross-validation of a posterior: see :meth:`bayeslmm.Posterior.loo`."""
+    require_executor(executor)
     reason = model.design.spec.conditional
     if reason is not None and not conditional:
         conditional = _without_effects(model.design, by)
@@ -63,7 +67,9 @@ def posterior_loo(
             )
     if not conditional:
         joint, log_ratio = scored_draws(data, joint, draws)
-        return integrated_loo(model, joint, by, log_ratio=log_ratio, progressbar=progressbar)
+        return integrated_loo(
+            model, joint, by, log_ratio=log_ratio, executor=executor, progressbar=progressbar
+        )
     if by is not None or draws is not None:
         raise ValueError(
             "conditional=True scores single rows by all draws: leave by= and draws= out."
@@ -85,6 +91,7 @@ def integrated_loo(
     by: str | None = None,
     *,
     log_ratio: Array | None = None,
+    executor: Executor | None = None,
     progressbar: bool = False,
 ) -> ELPDData:
     """Expected log predictive density of rows, or of groups of rows, each left out.
@@ -99,6 +106,8 @@ def integrated_loo(
         Grouping factor or variable whose levels are left out one by one; rows by default.
     log_ratio : ndarray (S,), optional
         Log density of the posterior over that of the approximation, up to a constant.
+    executor : Executor, optional
+        Where rows or groups with poor weights are left out anew.
     progressbar : bool
         Whether to show one.
 
@@ -113,8 +122,8 @@ def integrated_loo(
     result = _psis(scores, joint, log_ratio, labels, dim)
     poor = np.flatnonzero(np.asarray(result.pareto_k) > RESAMPLE_K)
     if len(poor):
-        rng = np.random.default_rng(0)
-        _resample(result, Resampler(model, joint, rng), poor, codes)
+        resampler = Resampler(model, joint, np.random.default_rng(0))
+        _resample(result, resampler, poor, codes, executor, progressbar=progressbar)
     _report(np.asarray(result.pareto_k), result.good_k, by)
     if by is None:
         return result
@@ -264,19 +273,39 @@ def _relative_efficiency(joint: JointDraws) -> float:
     return float(np.mean(array_stats.ess(parameters, 0, 1, method="mean"))) / joint.size
 
 
-def _resample(result: ELPDData, resampler: Resampler, poor: Indices, codes: Indices | None) -> None:
+def _resample(
+    result: ELPDData,
+    resampler: Resampler,
+    poor: Indices,
+    codes: Indices | None,
+    executor: Executor | None,
+    *,
+    progressbar: bool,
+) -> None:
     """Replace scores with a large Pareto k by those from the evidence without the rows."""
     if not resampler.affordable:
         return
     elpd, k = result.elpd_i.copy(deep=True), result.pareto_k.copy(deep=True)
-    worst_first = poor[np.argsort(-k.to_numpy()[poor], kind="stable")]
+    worst = poor[np.argsort(-k.to_numpy()[poor], kind="stable")][:MOST_RESAMPLED]
+    try:
+        _ = resampler.log_evidence  # once, for all scores
+    except SamplingError:
+        worst = worst[:0]
+    labels = elpd[elpd.dims[0]].to_numpy()
+    tasks = Tasks(
+        make=_scorer,
+        parts=(resampler, codes),
+        items=worst.tolist(),
+        size=len(worst),
+        title="Leave-out anew",
+        label=lambda number: f"The score of {labels[worst[number]]}",
+    )
     replaced = 0
-    for place in worst_first[:MOST_RESAMPLED]:
-        rows = np.array([place]) if codes is None else np.flatnonzero(codes == place)
-        score = resampler.score(rows)
-        if score is not None:
-            elpd[place], k[place] = score, 0.0  # as ArviZ's reloo does
-            replaced += 1
+    with results(tasks, executor, progressbar) as scores:
+        for place, score in zip(worst, scores, strict=True):
+            if score is not None:
+                elpd[place], k[place] = score, 0.0  # as ArviZ's reloo does
+                replaced += 1
     result.p += float((result.elpd_i - elpd).sum())
     result.elpd_i, result.pareto_k = elpd, k
     result.elpd = float(elpd.sum())
@@ -284,6 +313,16 @@ def _resample(result: ELPDData, resampler: Resampler, poor: Indices, codes: Indi
     result["log_weights"] = None  # those of the replaced rows are of other draws
     result.warning = bool((k > result.good_k).any())
     _log.info("%d of %d scores come from the posterior without the rows.", replaced, len(elpd))
+
+
+def _scorer(resampler: Resampler, codes: Indices | None) -> Callable[[int], float | None]:
+    """Work of resampling: the score of one row or group, whose random stream is its own."""
+
+    def score(place: int) -> float | None:
+        rows = np.array([place]) if codes is None else np.flatnonzero(codes == place)
+        return resampler.score(rows, np.random.default_rng([0, place]))
+
+    return score
 
 
 def _report(k: Array, good_k: float, by: str | None) -> None:

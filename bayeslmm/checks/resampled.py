@@ -68,15 +68,15 @@ class Resampler:
         enough = len(self.x) >= PER_COORDINATE * len(self.model.priors.coordinates.free)
         return enough and not is_dear(self.model.system)
 
-    def score(self, rows: Indices) -> float | None:
-        """Log p(y_g | y without g) of some rows.
+    def score(self, rows: Indices, rng: np.random.Generator | None = None) -> float | None:
+        """Log p(y_g | y without g) of some rows, with a random stream of its own if there is one.
 
         None where the posterior without them is improper, or cannot be sampled.
         """
         rest = self._plan_without(rows)
         try:
             self._require_proper(rest)
-            return self.log_evidence[0] - self._log_evidence(rest)[0]
+            return self.log_evidence[0] - self._log_evidence(rest, rng)[0]
         except (PriorError, SamplingError):
             return None
 
@@ -108,12 +108,14 @@ class Resampler:
         start = self.x.mean(axis=0)
         require_proper(partial(self._density, rest), rest, self.model.priors, start)
 
-    def _log_evidence(self, plan: Plan) -> tuple[float, float]:
-        return log_mean(self._sample(plan)[1])
+    def _log_evidence(
+        self, plan: Plan, rng: np.random.Generator | None = None
+    ) -> tuple[float, float]:
+        return log_mean(self._sample(plan, rng)[1])
 
-    def _sample(self, plan: Plan) -> tuple[Array, Array]:
+    def _sample(self, plan: Plan, rng: np.random.Generator | None = None) -> tuple[Array, Array]:
         """Draws (S, d) and log importance ratios (S,) whose mean is the evidence."""
-        coordinates = self.model.priors.coordinates
+        rng, coordinates = rng or self.rng, self.model.priors.coordinates
         free = self.x[:, coordinates.free]
 
         def target(z: Array) -> Array:
@@ -123,10 +125,10 @@ class Resampler:
             return self.x[:1], target(free[:1])
         root = np.linalg.cholesky(np.atleast_2d(np.cov(free, rowvar=False)))
         with single_threaded():
-            adapter = Adapter(target, free.mean(axis=0), root, self.rng)
+            adapter = Adapter(target, free.mean(axis=0), root, rng)
             for _ in range(ATTEMPTS):
                 adapter.density = adapter.adapt().density
-                x = adapter.density.sample(self.rng, DRAWS)
+                x = adapter.density.sample(rng, DRAWS)
                 value = target(x)
                 log_ratios = value - adapter.density.logpdf(x)
                 if is_reliable(log_ratios):

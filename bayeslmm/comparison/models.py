@@ -16,6 +16,7 @@ from scipy.special import chdtrc
 from bayeslmm.covariance.kinds import is_within, structure_of
 from bayeslmm.data.design import Design
 from bayeslmm.data.random_factors import RandomFactor
+from bayeslmm.estimation.executor import Executor
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.fixed import fixed_by_slot
@@ -37,6 +38,7 @@ def compare(
     *,
     by: str | None = None,
     weights: Weights = "stacking",
+    executor: Executor | None = None,
     progressbar: bool = True,
 ) -> pd.DataFrame:
     """Compare models of the same data: posteriors, or REML or ML estimates.
@@ -50,6 +52,8 @@ def compare(
         default.
     weights : {"stacking", "BB-pseudo-BMA", "pseudo-BMA"}
         For posteriors: how model weights are computed.
+    executor : concurrent.futures.Executor or the like, optional
+        For posteriors, as in :meth:`Posterior.loo`.
     progressbar : bool
         Whether to show one for each cross-validation.
 
@@ -103,7 +107,7 @@ def compare(
                 "leaves nothing out."
             )
         return _compare_estimates(fits)
-    return _compare_posteriors(fits, by, weights, progressbar)
+    return _compare_posteriors(fits, by, weights, executor, progressbar)
 
 
 def _check_kinds(fits: Mapping[str, Any]) -> None:
@@ -121,11 +125,17 @@ def _check_kinds(fits: Mapping[str, Any]) -> None:
 
 
 def _compare_posteriors(
-    fits: Mapping[str, Any], by: str | None, weights: Weights, progressbar: bool
+    fits: Mapping[str, Any],
+    by: str | None,
+    weights: Weights,
+    executor: Executor | None,
+    progressbar: bool,
 ) -> pd.DataFrame:
     from arviz_stats import compare as arviz_compare
 
-    scores = {name: fit.loo(by, progressbar=progressbar) for name, fit in fits.items()}
+    scores = {
+        name: fit.loo(by, executor=executor, progressbar=progressbar) for name, fit in fits.items()
+    }
     table = pd.DataFrame(arviz_compare(scores, method=weights, round_to="none"))
     if weights == "stacking":
         table["weight"] = table["weight"].where(table["weight"] > NO_WEIGHT, 0.0)

@@ -342,6 +342,10 @@ class Design:
             data=self.data.iloc[rows],
         )
 
+    def without_data(self) -> Design:
+        """The arrays without the variables of the formula, of which these were made."""
+        return replace(self, data=self.data.iloc[:, :0])
+
     def X_frame(self) -> pd.DataFrame:
         """X as a data frame of rows by coefficients."""
         return pd.DataFrame(self.X, index=self.index, columns=list(self.coefs), copy=True)

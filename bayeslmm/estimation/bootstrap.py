@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, points_of_fits
-from bayeslmm.estimation.progress import tracked
+from bayeslmm.estimation.executor import Executor, Tasks, results
 from bayeslmm.estimation.residuals import draw_residuals
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.marginal import marginal_system
@@ -43,6 +45,7 @@ def bootstrap_fits(
     size: int,
     random_seed: int | np.random.Generator | None = None,
     *,
+    executor: Executor | None = None,
     progressbar: bool = True,
 ) -> list[Fit]:
     """Refit a model to responses simulated from its estimate.
@@ -57,6 +60,8 @@ def bootstrap_fits(
         Number of refits.
     random_seed : int or numpy.random.Generator, optional
         Seed.
+    executor : Executor, optional
+        Where the refits run; they are the same everywhere.
     progressbar : bool
         Whether to show one.
 
@@ -82,27 +87,53 @@ def bootstrap_fits(
     rng = np.random.default_rng(random_seed)
     failures: list[DataError] = []
     fits: list[Fit] = []
-    for _ in tracked(range(size), "Bootstrap", progressbar):
-        refitted = None
-        while refitted is None:
-            refitted = _refit(design, fit, rng, failures)
-            if len(failures) > max(1.0, MOST_FAILURES * size):
-                raise SamplingError(
-                    f"{len(failures)} refits failed beside {len(fits)} that succeeded, the last "
-                    f"with: {failures[-1]}"
-                ) from failures[-1]
-        fits.append(refitted)
+    while (missing := size - len(fits)) > 0:
+        tasks = Tasks(
+            make=_refitter,
+            parts=(design.without_data(), fit),
+            items=_streams(design, fit, rng, missing, here=executor is None),
+            size=missing,
+            title="Bootstrap",
+            label=lambda number: f"Refit {number} of the bootstrap",
+        )
+        with results(tasks, executor, progressbar) as refits:
+            for refit in refits:
+                if isinstance(refit, Fit):
+                    fits.append(refit)
+                    continue
+                failures.append(refit)
+                if len(failures) > max(1.0, MOST_FAILURES * size):
+                    raise SamplingError(
+                        f"{len(failures)} refits failed beside {len(fits)} that succeeded, the "
+                        f"last with: {refit}"
+                    ) from refit
     return fits
 
 
-def _refit(
-    design: Design, fit: Fit, rng: np.random.Generator, failures: list[DataError]
-) -> Fit | None:
-    """Refit to one simulated response; a failure is recorded."""
-    y = simulate_responses(design, fit, 1, rng)[0]
+def _streams(
+    design: Design, fit: Fit, rng: np.random.Generator, size: int, *, here: bool
+) -> Iterator[np.random.Generator]:
+    """Random stream of each refit: `rng`, as the refits before have left it.
+
+    Where these run elsewhere, it is brought there by simulating what they simulate.
+    """
+    for _ in range(size):
+        if here:
+            yield rng
+        else:
+            yield deepcopy(rng)
+            simulate_responses(design, fit, 1, rng)
+
+
+def _refitter(design: Design, fit: Fit) -> Callable[[np.random.Generator], Fit | DataError]:
+    """Work of the bootstrap: a refit to one simulated response, or why it failed."""
     method: Literal["REML", "ML"] = "REML" if fit.method == "REML" else "ML"
-    try:
-        return fit_likelihood(marginal_system(replace(design, y=y)), method)
-    except DataError as error:
-        failures.append(error)
-        return None
+
+    def refit(rng: np.random.Generator) -> Fit | DataError:
+        y = simulate_responses(design, fit, 1, rng)[0]
+        try:
+            return fit_likelihood(marginal_system(replace(design, y=y)), method)
+        except DataError as error:
+            return error
+
+    return refit

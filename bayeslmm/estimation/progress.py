@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -30,8 +30,13 @@ def stages(enabled: bool) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def tracked[T](items: Sequence[T], description: str, enabled: bool) -> Iterable[T]:
-    """Iterate over items, showing a progress bar where enabled and on a terminal."""
+def tracked[T](
+    items: Iterable[T], description: str, enabled: bool, total: int | None = None
+) -> Iterable[T]:
+    """Iterate over items, showing a progress bar where enabled and on a terminal.
+
+    `total` is the number of items where they have no length.
+    """
     if not enabled:
         return items
     from rich.console import Console
@@ -40,4 +45,4 @@ def tracked[T](items: Sequence[T], description: str, enabled: bool) -> Iterable[
     console = Console(stderr=True, force_jupyter=False)
     if not console.is_terminal:
         return items
-    return track(items, description=description, console=console, transient=True)
+    return track(items, description=description, total=total, console=console, transient=True)

@@ -25,6 +25,7 @@ from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, check_choic
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
+    from bayeslmm.estimation.executor import Executor
     from bayeslmm.prediction.past import ResidualsOf
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
@@ -240,6 +241,7 @@ class Estimate(Predictions):
         kinds: Sequence[Kind] = KINDS,
         draws: int = 500,
         random_seed: Seed = None,
+        executor: Executor | None = None,
         progressbar: bool = True,
     ) -> pd.DataFrame:
         """Confidence intervals of the parameters.
@@ -254,7 +256,7 @@ class Estimate(Predictions):
             Coverage.
         kinds : sequence of {"beta", "sd", "cor", "sigma", "power_residual", "cor_residual"}
             Which parameters; all by default.
-        draws, random_seed, progressbar
+        draws, random_seed, executor, progressbar
             Of "bootstrap", as in :meth:`bootstrap`.
 
         Returns
@@ -274,7 +276,15 @@ class Estimate(Predictions):
         from bayeslmm.prediction import predict
 
         return predict.confidence_intervals(
-            self.design, self.fit, method, level, kinds, draws, random_seed, progressbar=progressbar
+            self.design,
+            self.fit,
+            method,
+            level,
+            kinds,
+            draws,
+            random_seed,
+            executor=executor,
+            progressbar=progressbar,
         )
 
     # --- predictions ------------------------------------------------------------------
@@ -294,6 +304,7 @@ class Estimate(Predictions):
         draws: int = 1000,
         level: float = 0.95,
         random_seed: Seed = None,
+        executor: Executor | None = None,
         progressbar: bool = True,
     ) -> pd.DataFrame:
         from bayeslmm.prediction import predict
@@ -308,11 +319,17 @@ class Estimate(Predictions):
             draws,
             level,
             np.random.default_rng(random_seed),
+            executor=executor,
             progressbar=progressbar,
         )
 
     def bootstrap(
-        self, n: int = 500, *, random_seed: Seed = None, progressbar: bool = True
+        self,
+        n: int = 500,
+        *,
+        random_seed: Seed = None,
+        executor: Executor | None = None,
+        progressbar: bool = True,
     ) -> pd.DataFrame:
         """Parametric bootstrap: refit the model to responses simulated from the estimate.
 
@@ -322,6 +339,8 @@ class Estimate(Predictions):
             Number of refits.
         random_seed : int or numpy.random.Generator, optional
             Seed.
+        executor : concurrent.futures.Executor or the like, optional
+            Where the refits run, as in :meth:`LMM.check_calibration`; they are the same everywhere.
         progressbar : bool
             Whether to show one.
 
@@ -334,7 +353,7 @@ class Estimate(Predictions):
         Raises
         ------
         SamplingError
-            If the estimate is a "MAP" one, or too many refits fail.
+            If the estimate is a "MAP" one, too many refits fail, or a worker of the executor died.
 
         References
         ----------
@@ -350,7 +369,7 @@ class Estimate(Predictions):
         from bayeslmm.prediction import predict
 
         return predict.bootstrap_table(
-            self.design, self.fit, n, random_seed, progressbar=progressbar
+            self.design, self.fit, n, random_seed, executor=executor, progressbar=progressbar
         )
 
     @override

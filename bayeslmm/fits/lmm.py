@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bayeslmm.checks.implied_priors import ImpliedPriors
+    from bayeslmm.estimation.executor import Executor
     from bayeslmm.fits.posterior import Posterior
     from bayeslmm.report.calibration import CalibrationCheck
     from bayeslmm.sampling.engine import FitMethod
@@ -409,6 +411,7 @@ class LMM:
         draws: int = 250,
         alpha: float = 0.01,
         random_seed: int | np.random.Generator | None = None,
+        executor: Executor | None = None,
         progressbar: bool = True,
         **fit_kwargs: Any,
     ) -> CalibrationCheck:
@@ -433,6 +436,9 @@ class LMM:
             distribution function of its ranks leaves its simultaneous band.
         random_seed : int or numpy.random.Generator, optional
             Seed. Each simulation has its own stream: the first 100 of 200 are those of ``n=100``.
+        executor : concurrent.futures.Executor or the like, optional
+            Where the simulations run: threads, processes, or those of joblib, Dask or mpi4py. Ranks
+            do not depend on it.
         progressbar : bool
             Whether to show a progress bar.
         **fit_kwargs
@@ -448,7 +454,9 @@ class LMM:
         PriorError
             If a prior is flat.
         SamplingError
-            If every fit failed.
+            If every fit failed, or a worker of the executor died.
+        TypeError
+            If the executor has no ``submit``.
 
         Examples
         --------
@@ -464,14 +472,16 @@ class LMM:
         from bayeslmm.sampling.engine import refit_function, require_positive
 
         require_positive(n=n, draws=draws)
+        options = {"draws": draws, **fit_kwargs}
         return check_calibration(
             self.design,
             self.priors,
-            refit_function(self.design, self.priors, method, {"draws": draws, **fit_kwargs}),
+            partial(refit_function, self.design.without_data(), self.priors, method, options),
             n=n,
             method=method,
             alpha=alpha,
             random_seed=random_seed,
+            executor=executor,
             progressbar=progressbar,
         )
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
+    from bayeslmm.estimation.executor import Executor
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
     from bayeslmm.sampling.diagnostics import Diagnostics
@@ -298,6 +299,7 @@ class Posterior(PosteriorDraws):
         *,
         conditional: bool = False,
         draws: int | None = None,
+        executor: Executor | None = None,
         progressbar: bool = True,
     ) -> ELPDData:
         """Leave-one-out or leave-one-group-out cross-validation, without refits.
@@ -322,6 +324,8 @@ class Posterior(PosteriorDraws):
             the weights are often unreliable.
         draws : int, optional
             Use at most so many draws; by default all that memory and time allow.
+        executor : concurrent.futures.Executor or the like, optional
+            Where posteriors without some rows are sampled, as in :meth:`LMM.check_calibration`.
         progressbar : bool
             Whether to show one, on a terminal.
 
@@ -370,6 +374,7 @@ class Posterior(PosteriorDraws):
             by,
             conditional=conditional,
             draws=draws,
+            executor=executor,
             progressbar=progressbar,
         )
 

@@ -104,6 +104,8 @@ class Predictions(FittedModel):
             Louis 1987), or nowhere. That of the fixed and random effects given them is always in.
         level : float
             Of an estimate: coverage of the intervals.
+        executor : concurrent.futures.Executor or the like, optional
+            Of an estimate: where the refits of "bootstrap" run, as in :meth:`Estimate.bootstrap`.
         progressbar : bool
             Of an estimate: whether to show one for "bootstrap".
 
@@ -175,7 +177,8 @@ class Predictions(FittedModel):
             Responses, which are imputations of those that are missing, or their expectations.
         **options
             Of a posterior `draws`, `summary`, `prob` and `random_seed`, of an estimate
-            `uncertainty`, `draws`, `level`, `random_seed` and `progressbar`, as in :meth:`predict`.
+            `uncertainty`, `draws`, `level`, `random_seed`, `executor` and `progressbar`, as in
+            :meth:`predict`.
 
         Returns
         -------

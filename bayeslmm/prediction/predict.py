@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.executor import Executor, require_executor
 from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.prediction.observed import (
     check_observed,
@@ -362,12 +363,14 @@ def estimate_predictions(
     level: float,
     rng: np.random.Generator,
     *,
+    executor: Executor | None,
     progressbar: bool,
 ) -> pd.DataFrame:
     """Exact point predictions of an estimate with standard errors and intervals.
 
     These are exact too where a closed form has them, and from draws elsewhere.
     """
+    require_executor(executor)
     size = whole_number(draws, "draws", least=2)
     tail = (1.0 - probability(level, "level")) / 2.0
     check_choice(options["kind"], get_args(Kind), "kind")
@@ -387,7 +390,9 @@ def estimate_predictions(
     if has_closed_form(rows, past, options, uncertainty):
         report_undetermined(design, rows)
         return _exact_predictions(fit, rows, past, estimate, options["kind"], uncertainty, tail)
-    joint = estimate_draws(design, fit, uncertainty, size, rng, progressbar=progressbar)
+    joint = estimate_draws(
+        design, fit, uncertainty, size, rng, executor=executor, progressbar=progressbar
+    )
     prediction = predict(design, joint, new, rng=rng, **options)
 
     def errors(values: Array, index: pd.Index) -> pd.DataFrame:
@@ -521,16 +526,20 @@ def confidence_intervals(
     draws: int,
     random_seed: int | np.random.Generator | None,
     *,
+    executor: Executor | None,
     progressbar: bool,
 ) -> pd.DataFrame:
     """Wald, profile or bootstrap intervals: see :meth:`bayeslmm.Estimate.confint`."""
+    require_executor(executor)
     probability(level, "level")
     kinds = check_kinds(kinds)
     labels = [p.label for p in parameters(design) if p.kind in kinds]
     if method == "wald":
         return summary_table(fit, design, level).loc[labels, ["conf_low", "conf_high"]]
     if method == "bootstrap":
-        frame = bootstrap_table(design, fit, draws, random_seed, progressbar=progressbar)
+        frame = bootstrap_table(
+            design, fit, draws, random_seed, executor=executor, progressbar=progressbar
+        )
         return percentile_table(frame[labels], level)
     if method != "profile":
         raise ValueError(f"method={method!r}: 'wald', 'profile' or 'bootstrap' is expected")
@@ -543,10 +552,14 @@ def bootstrap_table(
     n: int,
     random_seed: int | np.random.Generator | None,
     *,
+    executor: Executor | None,
     progressbar: bool,
 ) -> pd.DataFrame:
     """Parameters of refits to simulated responses: one row per refit, one column per parameter."""
-    fits = bootstrap_fits(design, fit, whole_number(n, "n"), random_seed, progressbar=progressbar)
+    size = whole_number(n, "n")
+    fits = bootstrap_fits(
+        design, fit, size, random_seed, executor=executor, progressbar=progressbar
+    )
     rows = parameters(design)
     table = np.array([np.concatenate([fit.beta, fit.parameters]) for fit in fits])  # (fits, m)
     columns = [natural(p.kind, values) for p, values in zip(rows, table.T, strict=True)]

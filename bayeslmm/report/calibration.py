@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import linear_predictor
+from bayeslmm.estimation.executor import Executor
 from bayeslmm.estimation.residuals import residual_log_density
 from bayeslmm.plots.common import drawing
 from bayeslmm.plots.parameters import plot_calibration
@@ -216,12 +217,13 @@ class CalibrationCheck:
 def check_calibration(
     design: Design,
     priors: Priors,
-    refit: Refit,
+    engine: Callable[[], Refit],
     *,
     n: int,
     method: str,
     alpha: float = 0.01,
     random_seed: int | np.random.Generator | None = None,
+    executor: Executor | None = None,
     progressbar: bool = False,
 ) -> CalibrationCheck:
     """Check a sampler by simulation: see :meth:`LMM.check_calibration`.
@@ -230,16 +232,18 @@ def check_calibration(
     ----------
     design, priors : Design, Priors
         The model.
-    refit : callable
-        Takes a design and a Generator, returns draws with the group posterior.
+    engine : callable
+        Returns the function that refits, as in :func:`run_simulations`.
     n : int
         Number of simulations.
     method : str
-        Name of what `refit` does.
+        Name of what it does.
     alpha : float
         Overall false-alarm probability.
     random_seed : int or numpy.random.Generator, optional
         Seed.
+    executor : Executor, optional
+        Where the simulations run.
     progressbar : bool
         Whether to show a progress bar.
 
@@ -249,7 +253,14 @@ def check_calibration(
     """
     alpha = probability(alpha, "alpha")
     found = run_simulations(
-        design, priors, refit, ranked, n=n, random_seed=random_seed, progressbar=progressbar
+        design,
+        priors,
+        engine,
+        ranked,
+        n=n,
+        random_seed=random_seed,
+        executor=executor,
+        progressbar=progressbar,
     )
     index = pd.Index(found.completed, name="simulation")
     columns = pd.Index(found.names, name="parameter")

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, poisson
 
 from bayeslmm.data.design import Design
-from bayeslmm.estimation.progress import tracked
+from bayeslmm.estimation.executor import Executor, Tasks, results
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.groups import prior_predictive
@@ -102,11 +102,12 @@ class Simulations:
 def run_simulations(
     design: Design,
     priors: Priors,
-    refit: Refit,
+    engine: Callable[[], Refit],
     quantities: Quantities,
     *,
     n: int,
     random_seed: int | np.random.Generator | None = None,
+    executor: Executor | None = None,
     progressbar: bool = False,
 ) -> Simulations:
     """Simulate from the prior, refit and rank, `n` times.
@@ -117,8 +118,9 @@ def run_simulations(
         The design; its response is not used.
     priors : Priors
         Its priors, all proper.
-    refit : callable
-        Takes a design and a Generator, returns draws with the group posterior.
+    engine : callable
+        Called once in every process, returns the function that refits: it takes a design and a
+        Generator and returns draws with the group posterior.
     quantities : callable
         Takes a dataset of public variables and a design, returns what is ranked by name, each
         (chain, draw).
@@ -126,6 +128,8 @@ def run_simulations(
         Number of simulations.
     random_seed : int or numpy.random.Generator, optional
         Seed. Every simulation has its own stream, so that it does not depend on the others.
+    executor : Executor, optional
+        Where the simulations run.
     progressbar : bool
         Whether to show a progress bar.
 
@@ -143,18 +147,21 @@ def run_simulations(
     names: tuple[str, ...] = ()
     done: dict[int, Ranking] = {}
     failures: dict[int, str] = {}
-    for number, seed in enumerate(tracked(_seeds(random_seed, n), "Calibration", progressbar)):
-        for_data, for_fit, for_ranks = (np.random.default_rng(child) for child in seed.spawn(3))
-        simulated = simulate(design, priors, for_data)
-        try:
-            draws = refit(simulated.design, for_fit)["posterior"].to_dataset()
-            values = quantities(draws, simulated.design)
-            names = tuple(values)
-            truth = quantities(simulated.truth, simulated.design)
-            done[number] = rank(_scalars(truth), np.stack(list(values.values())), for_ranks)
-        except (SamplingError, DataError) as error:
-            failures[number] = f"{type(error).__name__}: {error}"
-            _log.warning("The fit of simulation %d failed: %s", number, error)
+    tasks = Tasks(
+        make=_simulator,
+        parts=(design.without_data(), priors, engine, quantities),
+        items=_seeds(random_seed, n),
+        size=n,
+        title="Calibration",
+        label=lambda number: f"Simulation {number}",
+    )
+    with results(tasks, executor, progressbar) as outcomes:
+        for number, outcome in enumerate(outcomes):
+            if isinstance(outcome, str):
+                failures[number] = outcome
+                _log.warning("The fit of simulation %d failed: %s", number, outcome)
+            else:
+                names, done[number] = outcome
     if not done:
         raise SamplingError(f"The fits of all {n} simulations failed; the last: {failures[n - 1]}")
     return Simulations(
@@ -164,6 +171,27 @@ def run_simulations(
         kept=np.array([ranking.kept for ranking in done.values()]),
         failures=failures,
     )
+
+
+def _simulator(
+    design: Design, priors: Priors, engine: Callable[[], Refit], quantities: Quantities
+) -> Callable[[np.random.SeedSequence], tuple[tuple[str, ...], Ranking] | str]:
+    """Work of a calibration: names and ranks of one simulation, or why its fit failed."""
+    refit = engine()
+
+    def run(seed: np.random.SeedSequence) -> tuple[tuple[str, ...], Ranking] | str:
+        for_data, for_fit, for_ranks = (np.random.default_rng(child) for child in seed.spawn(3))
+        simulated = simulate(design, priors, for_data)
+        try:
+            draws = refit(simulated.design, for_fit)["posterior"].to_dataset()
+            values = quantities(draws, simulated.design)
+            truth = quantities(simulated.truth, simulated.design)
+            ranking = rank(_scalars(truth), np.stack(list(values.values())), for_ranks)
+        except (SamplingError, DataError) as error:
+            return f"{type(error).__name__}: {error}"
+        return tuple(values), ranking
+
+    return run
 
 
 def simulate(design: Design, priors: Priors, rng: np.random.Generator) -> Simulated:

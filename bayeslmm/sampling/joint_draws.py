@@ -26,6 +26,7 @@ from bayeslmm.estimation.estimate import (
     user_factors,
     working_factors,
 )
+from bayeslmm.estimation.executor import Executor
 from bayeslmm.estimation.held import search_of
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
@@ -398,6 +399,7 @@ def estimate_draws(
     draws: int = 1000,
     random_seed: int | np.random.Generator | None = None,
     *,
+    executor: Executor | None = None,
     progressbar: bool = False,
 ) -> JointDraws:
     """Draw covariance parameters around an estimate, and (beta, u) exactly given each.
@@ -415,6 +417,8 @@ def estimate_draws(
         Number of draws.
     random_seed : int or numpy.random.Generator, optional
         Seed.
+    executor : Executor, optional
+        Where the refits of the bootstrap run.
     progressbar : bool
         Whether to show one for the bootstrap.
 
@@ -448,7 +452,7 @@ def estimate_draws(
     if uncertainty == "laplace":
         points = _laplace_points(fit, draws, rng)
     elif uncertainty == "bootstrap":
-        fits = bootstrap_fits(design, fit, draws, rng, progressbar=progressbar)
+        fits = bootstrap_fits(design, fit, draws, rng, executor=executor, progressbar=progressbar)
         points = points_of_fits(fits)
     else:
         points = points_of_fits([fit] * draws)
