@@ -28,6 +28,7 @@ from bayeslmm.formula.syntax import (
     nest,
     operand,
     plainly,
+    python_tokens,
     read_sum,
     tokens,
 )
@@ -311,7 +312,7 @@ def absent_functions(source: str, functions: Collection[str]) -> list[str]:
     """List the functions that a formula calls and that are neither listed nor given."""
     check_text(source)
     found = plainly(source, tokens(source))
-    python = [expression(source, token) for token in found if token.kind == "python"]
+    python = [expression(source, token) for token in python_tokens(found)]
     called = frozenset[str]().union(*(reading.functions for reading in python))
     return sorted(called - {"offset", *FUNCTIONS, *functions})
 

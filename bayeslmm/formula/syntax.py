@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NoReturn
@@ -294,6 +294,14 @@ def is_membership(before: Item | None, item: Item) -> bool:
     if before is None or not is_operator(before, "|", "||") or not isinstance(item, Token):
         return False
     return item.kind == "python" and item.text.startswith("mm(") and item.text.endswith(")")
+
+
+def python_tokens(found: Iterable[Token]) -> Iterator[Token]:
+    """The Python among tokens, without calls of ``mm`` right behind a bar."""
+    plain = list(found)
+    for before, token in zip([None, *plain], plain, strict=False):
+        if token.kind == "python" and not is_membership(before, token):
+            yield token
 
 
 def _arguments(found: Sequence[Token]) -> frozenset[int]:

@@ -19,6 +19,7 @@ from bayeslmm.formula.syntax import (
     is_offset,
     is_operator,
     nest,
+    python_tokens,
     split_sum,
     tokens,
 )
@@ -200,7 +201,7 @@ def _fixed_terms(parts: Sequence[_Part]) -> frozenset[str]:
 
 
 def _random_key(part: _Part) -> tuple[object, ...]:
-    python = [token for token in flat(part.items) if token.kind == "python"]
+    python = python_tokens(flat(part.items))
     called = {name for token in python for name in expression(part.text, token).functions}
     terms = parse(f"y ~ 1 + {part.text}", called).random
     return tuple(
