@@ -48,7 +48,11 @@ def diagonalised(products: CrossProducts) -> CrossProducts:
     (relationship,), (gram,), (mixed,) = products.relationships, products.random, products.mixed
     assert relationship is not None
     root = relationship.root
-    values, vectors = np.linalg.eigh(root.T @ (gram[:, :, 0] * root))
+    gathered = gram[:, :, 0] * root
+    for met in products.couplings:  # levels that are members of one row
+        np.add.at(gathered, met.first, met.blocks[:, 0] * root[met.second])
+        np.add.at(gathered, met.second, met.blocks[:, 0] * root[met.first])
+    values, vectors = np.linalg.eigh(root.T @ gathered)
     levels = root @ vectors
     nothing = values < NOTHING * values[-1]
     values = np.where(nothing, 0.0, values)
@@ -57,6 +61,7 @@ def diagonalised(products: CrossProducts) -> CrossProducts:
         products,
         random=(values[:, None, None],),
         mixed=(turned[:, None],),
+        couplings=(),
         relationships=(None,),
         basis=replace(products.basis, levels=levels),
     )
