@@ -2,7 +2,7 @@
 
 What is left is one small system for the fixed effects per point. Levels of the leading factor that
 share their block of Z'Z (all of them in a balanced design) are eliminated once. Where a plan has no
-``sums``, its points are factorised one by one.
+``sums`` and no small tail alone, its points are factorised one by one.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def reduce_equations(plan: Plan, points: RelativePoints) -> Reduced:
     if plan.border is not None:
         log_det, fixed = _reduce_by_panels(plan.border, working)
         return Reduced(log_det=log_det - log_weights, fixed=fixed)
-    reduce = _reduce_singly if plan.sums is None else _reduce_chunk
+    reduce = _reduce_tail if plan.tail_alone else _reduce_singly
+    reduce = reduce if plan.sums is None else _reduce_chunk
     chunks = list(chunks_of(plan, size))
     parts = run_chunks(plan, lambda rows: reduce(plan, [t[rows] for t in working]), chunks)
     return Reduced(
@@ -178,8 +179,8 @@ def to_working(plan: Plan, factors: Sequence[Array]) -> list[Array]:
 
 def run_chunks[T](plan: Plan, work: Callable[[slice], T], chunks: Sequence[slice]) -> list[T]:
     """Results of `work` for every chunk, on several cores where the chunks are large."""
-    cells = chunks[-1].stop * len(plan.classes.counts)
-    if len(chunks) == 1 or (plan.sums is not None and cells < THREADED_CELLS):
+    cells = chunks[-1].stop * (plan.n_tail**2 if plan.tail_alone else len(plan.classes.counts))
+    if len(chunks) == 1 or (_together(plan) and cells < THREADED_CELLS):
         return [work(chunk) for chunk in chunks]
     return run_parallel(work, chunks)
 
@@ -219,6 +220,22 @@ def _reduce_chunk(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
         return log_det, lead_equations(plan, kernel)
     lower = tail_cholesky(plan, working, kernel)
     return log_det + log_det_of(lower, plan.tail), rest_of(lower, plan.tail)
+
+
+def tail_alone_cholesky(plan: Plan, working: Sequence[Array]) -> Array:
+    """As :func:`tail_cholesky`, where no level is eliminated before: (S, q + p + 1, q + p + 1)."""
+    q, width = plan.n_tail, plan.products.fixed.shape[0]
+    system = np.empty((q + width, q + width))
+    system[:q, :q], system[q:, :q] = plan.tail_gram, plan.tail_mixed.T
+    system[q:, q:] = plan.products.fixed
+    system = np.repeat(system[None], len(working[0]), axis=0)
+    return bordered_cholesky(system, plan.tail, working)
+
+
+def _reduce_tail(plan: Plan, working: Sequence[Array]) -> tuple[Array, Array]:
+    """The same where all random effects are in the tail."""
+    lower = tail_alone_cholesky(plan, working)
+    return log_det_of(lower, plan.tail), rest_of(lower, plan.tail)
 
 
 def lead_equations(plan: Plan, kernel: Array) -> Array:
@@ -284,10 +301,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _together(plan: Plan) -> bool:
+    return plan.sums is not None or plan.tail_alone
+
+
 def chunks_of(plan: Plan, batch: int) -> Iterator[slice]:
     """Slices of a batch that are worked on at once."""
     width = plan.n_tail + plan.products.fixed.shape[0]
     cells = max(len(plan.classes.counts), width**2 if plan.n_tail else 1)
-    step = max(1, CHUNK // cells) if plan.sums is not None else 1
+    step = max(1, CHUNK // cells) if _together(plan) else 1
     for start in range(0, batch, step):
         yield slice(start, min(start + step, batch))

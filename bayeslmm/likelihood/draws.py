@@ -16,6 +16,7 @@ from bayeslmm.likelihood.batch import (
     chunks_of,
     run_chunks,
     stack_chunks,
+    tail_alone_cholesky,
     tail_cholesky,
     to_working,
 )
@@ -141,7 +142,7 @@ def draw_random(
     """
     if not plan.products.random:
         return []
-    alike = plan.stack is None and not plan.nested
+    alike = plan.stack is None and not plan.nested and not plan.tail_alone
     if plan.sums is None and alike and plan.split is None and len(beta) > FEW:
         return draw_iteratively(plan, points, beta, rng)
     sizes = [(len(beta), s.shape[0], s.shape[1]) for s in plan.products.random]
@@ -150,7 +151,7 @@ def draw_random(
     seeds = dict(zip([c.start for c in chunks], rng.spawn(len(chunks)), strict=True))
     job = _Job(plan, points, beta, to_working(plan, points.factors), result)
     alone, whole = plan.stack is not None and plan.leads_alone, plan.whole
-    if plan.sums is None and not alone and whole is None:
+    if plan.sums is None and not alone and whole is None and not plan.tail_alone:
         run_chunks(plan, lambda rows: job.singly(rows, seeds[rows.start]), chunks)
         return result
     for array in result:
@@ -162,7 +163,7 @@ def draw_random(
         for rows in whole.chunks(len(beta)):
             job.whole(rows, whole)
     else:
-        run_chunks(plan, job.together, chunks)
+        run_chunks(plan, job.tail if plan.tail_alone else job.together, chunks)
     return result
 
 
@@ -222,6 +223,11 @@ class _Job:
         noise = sigma[:, None, None] * self.result[plan.lead][rows]
         effects = _draw_lead(whiten[..., plan.classes.level], rest, noise)
         self.result[plan.lead][rows] = basis.effects(plan.lead, effects)
+
+    def tail(self, rows: slice) -> None:
+        """The same where all random effects are in a small tail."""
+        lower = tail_alone_cholesky(self.plan, [t[rows] for t in self.working])
+        self._tail(rows, lower, self._contrast(rows), self.plan.tail)
 
     def lead(self, rows: slice) -> None:
         """The same for a stack with one grouping factor."""

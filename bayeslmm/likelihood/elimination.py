@@ -202,6 +202,12 @@ class Plan:
         """Whether more than the leading grouping factor is eliminated level by level."""
         return len(self.stages) > 1
 
+    @property
+    def tail_alone(self) -> bool:
+        """Whether all random effects are in a small dense tail, and [X y] is not split."""
+        small = 0 < self.n_tail <= LARGEST_TAIL and self.sparse is None
+        return small and not self.stages and self.stack is None and self.split is None
+
     @cached_property
     def sums(self) -> Sums | None:
         """Sums of products over classes of levels; None where points are taken one by one.
