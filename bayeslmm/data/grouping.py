@@ -218,9 +218,10 @@ def with_levels(
     """
     (part,), name = factor.parts, factor.name
     values = canonical(values)
-    if {_kind(part), _kind(values)} == {"numbers", "text"}:
+    kinds = value_kind(part), value_kind(values)
+    if set(kinds) == {"numbers", "text"}:
         raise DataError(
-            f"`{name}` holds {_kind(part)} in the data and {_kind(values)} in its relationship, so "
+            f"`{name}` holds {kinds[0]} in the data and {kinds[1]} in its relationship, so "
             "that no level would be recognised; convert one of them."
         )
     order = level_order(values)
@@ -367,7 +368,7 @@ def new_levels(
 
 
 def _check_kind(name: str, known: pd.Index, levels: pd.Index) -> None:
-    kinds = (_kind(known), _kind(levels))
+    kinds = (value_kind(known), value_kind(levels))
     if set(kinds) == {"numbers", "text"}:
         raise DataError(
             f"`{name}` held {kinds[0]} when the model was built and holds {kinds[1]} here, so that "
@@ -375,7 +376,8 @@ def _check_kind(name: str, known: pd.Index, levels: pd.Index) -> None:
         )
 
 
-def _kind(values: pd.Index) -> str:
+def value_kind(values: pd.Index) -> str:
+    """Whether values are numbers, text or other."""
     if pd.api.types.is_numeric_dtype(values.dtype):
         return "numbers"
     return "text" if all(isinstance(value, str) for value in values) else "other"

@@ -82,6 +82,8 @@ def check_variables(
         return
     (start, end), name = absent[0]
     role = "The grouping factor " if name in formula.grouping else ""
+    if isinstance(formula, Formula) and name in formula.weights:
+        role = "The weight "
     others = listed([other for _, other in absent[1:]])
     more = f" and {len(unknown) - MOST_LISTED} more" if len(unknown) > MOST_LISTED else ""
     also = f" Neither {'is' if len(absent) == 2 else 'are'} {others}{more}." if others else ""

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.frames import missing, read_only
+from bayeslmm.data.grouping import column_levels, value_kind
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.members import Members
 
@@ -100,7 +101,22 @@ def pooled_members(
             "are 0 where there is no member, or take these rows out."
         )
     parts = [frame[one][rows] for one, rows in zip(factors, counted, strict=True)]
+    _check_kinds(name, factors, parts)
     return pd.concat(parts, ignore_index=True).rename(factors[0]).to_frame(), counted
+
+
+def _check_kinds(name: str, factors: Sequence[str], parts: Sequence[pd.Series]) -> None:
+    """Refuse numbers in one column and text in another: no level would be in both."""
+    kinds = {
+        value_kind(column_levels(part)[1]): one
+        for one, part in zip(reversed(factors), reversed(parts), strict=True)
+        if len(part)
+    }
+    if {"numbers", "text"} <= kinds.keys():
+        raise DataError(
+            f"{name}: `{kinds['numbers']}` holds numbers and `{kinds['text']}` holds text, so that "
+            "no level would be in both; convert one of them."
+        )
 
 
 def member_weights(frame: pd.DataFrame, factors: Sequence[str], members: Members) -> Array:

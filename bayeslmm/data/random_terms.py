@@ -155,6 +155,8 @@ def _random_factor(
     )
     z = _joined([part.values for part in parts])
     factor = known_rows(spec, members_of_rows(codes, pool), z)
+    if pool is not None and relationship is None and not saturated:
+        _check_shared(terms[0], factor)
     for block in spec.blocks:
         check_column_scales(
             [spec.coefs[b] for b in block],
@@ -348,6 +350,16 @@ def _check_levels(
             f"({n}), so the effects of {term.source} cannot be told from the residuals. Group by "
             "a variable with fewer levels, or say what is known of the residuals: "
             'residual="se(column)" takes known standard errors.'
+        )
+
+
+def _check_shared(term: RandomTerm, factor: RandomFactor) -> None:
+    """Refuse members of which each is in one row only."""
+    if factor.counts().max() == 1:
+        raise DataError(
+            f"Every level of `{factor.name}` is a member of one row, so the effects of "
+            f"{term.source} cannot be told from the residuals. Name columns whose levels occur in "
+            "several rows."
         )
 
 

@@ -146,9 +146,14 @@ class Formula:
     def members(self) -> frozenset[str]:
         """Columns of members, in which a value may be missing, and that are nothing else."""
         several = {name for t in self.random if t.members is not None for name in t.factors}
-        others = [*(t.group_variables for t in self.random if t.members is None), self._others()]
-        weights = [t.members.columns for t in self.random if t.members is not None]
-        return frozenset(several).difference(*others, *weights)
+        others = [t.factors for t in self.random if t.members is None]
+        return frozenset(several).difference(*others, self._others(), self.weights)
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Columns of weights of members."""
+        found = (t.members.columns for t in self.random if t.members is not None)
+        return frozenset[str]().union(*found)
 
     def _others(self) -> frozenset[str]:
         """All variables but those of grouping factors."""

@@ -125,14 +125,13 @@ def _option(source: str, part: Sequence[Item]) -> tuple[str, tuple[Weight, ...] 
 
 def _weight(source: str, part: Sequence[Item]) -> Weight:
     """A column, or a number with its sign."""
-    negative = is_operator(part[0], "-") and len(part) == 2
-    only = part[-1]
-    if isinstance(only, Token) and len(part) == 1 + negative:
-        if only.kind == "name" and not negative:
+    only, signed = part[-1], len(part) == 2 and is_operator(part[0], "-", "+")
+    if isinstance(only, Token) and len(part) == 1 + signed:
+        if only.kind == "name" and not signed:
             return only.value
         if only.kind == "value":
             try:
-                return -float(only.text) if negative else float(only.text)
+                return -float(only.text) if is_operator(part[0], "-") else float(only.text)
             except ValueError:
                 pass
     written = source[part[0].start : part[-1].end]
