@@ -16,7 +16,7 @@ from scipy.special import chdtrc
 from bayeslmm.covariance.kinds import is_within, structure_of
 from bayeslmm.data.design import Design
 from bayeslmm.data.random_factors import RandomFactor
-from bayeslmm.estimation.executor import Executor
+from bayeslmm.estimation.executor import Executor, require_executor
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.fixed import fixed_by_slot
@@ -71,7 +71,8 @@ def compare(
     Raises
     ------
     TypeError
-        If something else than fits is given, or posteriors and estimates together.
+        If something else than fits is given, posteriors and estimates together, or an executor
+        that has no ``submit``.
     ValueError
         If there are fewer than two fits, the data differ, or the estimates are REML fits with
         different fixed effects, or maximise different criteria.
@@ -92,6 +93,7 @@ def compare(
     >>> blm.compare({"slopes": slopes.ml(), "intercepts": intercepts.ml()})["df"].tolist()
     [<NA>, 2]
     """
+    require_executor(executor)
     if not isinstance(fits, Mapping) or len(fits) < 2:
         raise ValueError("Two or more fits by name are expected: compare({'a': fit, 'b': other}).")
     if weights not in WEIGHTS:
