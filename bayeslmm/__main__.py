@@ -247,8 +247,6 @@ def _read(source: str, *, batches: bool) -> pd.DataFrame | Path:
     from bayeslmm.datasets import list_datasets, load_dataset
 
     path = Path(source)
-    if batches or path.is_dir() or (has_magic(source) and not path.exists()):
-        return path
     names = list(list_datasets()["name"])
     if source in names:
         if path.exists():
@@ -259,6 +257,8 @@ def _read(source: str, *, batches: bool) -> pd.DataFrame | Path:
                 source,
             )
         return load_dataset(source)
+    if batches or path.is_dir() or (has_magic(source) and not path.exists()):
+        return path
     if not path.exists():
         raise DataError(
             f"There is no file {source!r} and no bundled data set of that name. "

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.__main__ import main
 from bayeslmm.exceptions import DataError, FormulaError, StorageError
 from bayeslmm.storage.sums import pack_sums, unpack_sums
 
@@ -308,6 +309,54 @@ def test_frames_in_memory_stay_as_they_are(text_frame):
 def test_what_can_be_read_once_is_refused(data, text_frame):
     with pytest.raises(DataError, match=r"read only once.*function that returns a new iterator"):
         blm.LMM(MODELS["Orthodont"], data(text_frame))
+
+
+# --- predictions to files, and the command line ------------------------------------------
+
+
+def test_predictions_go_to_a_file(tmp_path, folder, text_frame):
+    model = blm.LMM(MODELS["Orthodont"], folder / "parts")
+    for number, fit in enumerate((model.reml(), model.fit(draws=50, chains=1, random_seed=1))):
+        out = tmp_path / f"{number}.parquet"
+        assert fit.predict(folder / "parts", out=out, random_seed=1, draws=50) is None
+        found = pd.read_parquet(out)
+        expected = fit.predict(text_frame, random_seed=1, draws=50)
+        assert list(found.columns) == ["age", "Subject", "Sex", *expected.columns]
+        assert found["Subject"].tolist() == text_frame["Subject"].tolist()
+        centre = expected.columns[0]
+        np.testing.assert_allclose(found[centre], expected[centre], rtol=1e-10)
+        with pytest.raises(FileExistsError):
+            fit.predict(folder / "parts", out=out)
+    one = tmp_path / "one.parquet"
+    fit.predict(text_frame.head(5), out=one, target="average", random_seed=1)
+    np.testing.assert_allclose(
+        pd.read_parquet(one)["mean"], fit.predict(text_frame.head(5), target="average")["mean"]
+    )
+
+
+def test_predictions_that_fail_leave_no_file(tmp_path, folder, text_frame):
+    fit = blm.LMM(MODELS["Orthodont"], text_frame).reml()
+    strange = text_frame.assign(Subject=["F01"] * 100 + ["nobody"] * 8)
+    out = tmp_path / "never.parquet"
+    with pytest.raises(DataError, match=r"nobody.*rows from 54 on of The list of 2 data frames"):
+        fit.predict(list(halves(strange)), out=out)
+    with pytest.raises(DataError, match=r"go to a file; give out="):
+        fit.predict(folder / "parts")
+    with pytest.raises(DataError, match="new rows"):
+        fit.predict(out=out)
+    with pytest.raises(ValueError, match="must end in"):
+        fit.predict(text_frame, out=tmp_path / "a.csv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("data", [["parts"], ["parts/*.parquet"], ["data.csv", "--batches"]])
+def test_the_command_line_reads_in_batches(data, folder, capsys):
+    name, *options = data
+    quick = ["--draws", "100", "--seed", "1", "--quiet"]
+    assert main([MODELS["Orthodont"], str(folder / name), *options, *quick]) == 0
+    shown = capsys.readouterr().out
+    assert "Number of obs: 108, groups: Subject, 27" in shown
+    assert "sd[Subject, age]" in shown
 
 
 # --- hostile data ----------------------------------------------------------------------

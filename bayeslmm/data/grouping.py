@@ -247,6 +247,8 @@ def _compress(codes: Codes, size: int) -> tuple[Codes, Codes]:
 
 
 def _labels(parts: Sequence[pd.Index], cells: Codes, taken: set[str]) -> NDArray[np.object_]:
+    if len(parts) == 1 and not taken and (own := _own_labels(parts[0])) is not None:
+        return own[cells[:, 0]]
     labels: list[str] = []
     clashing: Sequence[int] = range(len(cells))
     for style in (_plain, _quoted, _shown):
@@ -264,6 +266,14 @@ def _labels(parts: Sequence[pd.Index], cells: Codes, taken: set[str]) -> NDArray
     result = np.empty(len(labels), dtype=object)
     result[:] = labels
     return result
+
+
+def _own_labels(values: pd.Index) -> NDArray[np.object_] | None:
+    """Labels of distinct whole numbers or texts, which are distinct; None of other values."""
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return np.array(list(map(str, values.tolist())), dtype=object)
+    text = values.dtype == object and pd.api.types.infer_dtype(values, skipna=False) == "string"
+    return values.to_numpy(copy=True) if text else None
 
 
 def _plain(values: pd.Index) -> list[str]:

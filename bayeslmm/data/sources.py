@@ -99,7 +99,7 @@ def open_source(data: Any) -> Source | None:
     if module in _OPENERS and (opened := _OPENERS[module](data, kind)) is not None:
         return opened
     if isinstance(data, list | tuple) and data and all(map(_is_frame, data)):
-        return _of_frames(f"The list of {len(data)} data frames", lambda: data)
+        return frames_source(f"The list of {len(data)} data frames", data)
     if _is_frame(data):
         return None
     if isinstance(data, Iterator):
@@ -129,6 +129,11 @@ def _called(function: Callable[[], Any]) -> Iterable[Any]:
         "The function that is given as data must return an iterator over data frames, got "
         f"{type(found).__name__}."
     )
+
+
+def frames_source(words: str, frames: Sequence[Any]) -> Source:
+    """Data frames as batches of a source."""
+    return _of_frames(words, lambda: frames)
 
 
 def _of_frames(words: str, again: Callable[[], Iterable[Any]]) -> Source:

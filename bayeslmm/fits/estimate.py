@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args, override
 
 import numpy as np
@@ -306,22 +307,34 @@ class Estimate(Predictions):
         random_seed: Seed = None,
         executor: Executor | None = None,
         progressbar: bool = True,
-    ) -> pd.DataFrame:
+        out: str | PathLike[str] | None = None,
+    ) -> Any:
         from bayeslmm.prediction import predict
+        from bayeslmm.prediction.in_batches import predict_to_file, predictions_of
 
-        return predict.estimate_predictions(
-            self.design,
-            self.fit,
-            self._u,
-            new,
-            predict.options_of(target, kind, terms, observed, weights, residuals),
-            uncertainty,
-            draws,
-            level,
-            np.random.default_rng(random_seed),
-            executor=executor,
-            progressbar=progressbar,
-        )
+        options = predict.options_of(target, kind, terms, observed, weights, residuals)
+        rng = np.random.default_rng(random_seed)
+
+        def table(rows: Any) -> pd.DataFrame:
+            return predict.estimate_predictions(
+                self.design,
+                self.fit,
+                self._u,
+                rows,
+                options,
+                uncertainty,
+                draws,
+                level,
+                rng,
+                executor=executor,
+                progressbar=progressbar,
+            )
+
+        source = predictions_of(new, out)
+        if source is None or out is None:
+            return table(new)
+        predict_to_file(self.design, source, out, weights, draws, table)
+        return None
 
     def bootstrap(
         self,

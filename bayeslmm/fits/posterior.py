@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
 
@@ -218,6 +219,7 @@ class Posterior(PosteriorDraws):
         summary: Literal[True] = True,
         prob: float | None = None,
         random_seed: Seed = None,
+        out: None = None,
     ) -> pd.DataFrame: ...
 
     @overload
@@ -235,7 +237,26 @@ class Posterior(PosteriorDraws):
         summary: Literal[False],
         prob: float | None = None,
         random_seed: Seed = None,
+        out: None = None,
     ) -> xr.DataTree: ...
+
+    @overload
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        observed: Any = None,
+        weights: Any = None,
+        residuals: ResidualsOf | None = None,
+        draws: int | None = None,
+        summary: bool = True,
+        prob: float | None = None,
+        random_seed: Seed = None,
+        out: str | PathLike[str],
+    ) -> None: ...
 
     @override
     def predict(
@@ -252,17 +273,25 @@ class Posterior(PosteriorDraws):
         summary: bool = True,
         prob: float | None = None,
         random_seed: Seed = None,
-    ) -> pd.DataFrame | xr.DataTree:
-        return predict.posterior_predictions(
-            self.design,
-            self._joint,
-            new,
-            predict.options_of(target, kind, terms, observed, weights, residuals),
-            draws,
-            prob,
-            np.random.default_rng(random_seed),
-            summary=summary,
-        )
+        out: str | PathLike[str] | None = None,
+    ) -> pd.DataFrame | xr.DataTree | None:
+        from bayeslmm.prediction.in_batches import predict_to_file, predictions_of
+
+        options = predict.options_of(target, kind, terms, observed, weights, residuals)
+        rng = np.random.default_rng(random_seed)
+
+        def table(rows: Any, *, summary: bool = True) -> Any:
+            return predict.posterior_predictions(
+                self.design, self._joint, rows, options, draws, prob, rng, summary=summary
+            )
+
+        source = predictions_of(new, out)
+        if source is None or out is None:
+            return table(new, summary=summary)
+        if not summary:
+            raise ValueError("out= is for summaries of predictions: leave summary=False out.")
+        predict_to_file(self.design, source, out, weights, draws or self._joint.size, table)
+        return None
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:

@@ -54,9 +54,9 @@ class Predictions(FittedModel):
 
         Parameters
         ----------
-        new : data frame or mapping, optional
+        new : data frame, mapping or source, optional
             Rows to predict, with the variables on the right of the formula; the rows of the model
-            by default.
+            by default. Data beyond memory are predicted in batches, see `out`.
         target : {"conditional", "new", "population", "average"}
             "conditional": the levels of the model, an unknown one is an error. "new": known levels
             keep their random effects; each distinct unknown one gets an independent draw of its
@@ -108,6 +108,10 @@ class Predictions(FittedModel):
             Of an estimate: where the refits of "bootstrap" run, as in :meth:`Estimate.bootstrap`.
         progressbar : bool
             Of an estimate: whether to show one for "bootstrap".
+        out : str or path, optional
+            A Parquet file to write the table to, with the variables of the formula, batch by batch;
+            nothing is returned then. Each row has the table's figures; draws of a new level differ
+            between batches.
 
         Returns
         -------
