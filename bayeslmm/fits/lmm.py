@@ -469,8 +469,9 @@ class LMM:
         ['beta[Intercept]', 'sd[Rail, Intercept]', 'sigma']
         """
         from bayeslmm.report.calibration import check_calibration
-        from bayeslmm.sampling.engine import refit_function, require_positive
+        from bayeslmm.sampling.engine import refit_function, require_method, require_positive
 
+        require_method(method)
         require_positive(n=n, draws=draws)
         options = {"draws": draws, **fit_kwargs}
         return check_calibration(

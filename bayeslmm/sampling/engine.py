@@ -67,9 +67,7 @@ def sample_posterior(
     SamplingError
         If the engine fails.
     """
-    if method not in get_args(FitMethod):
-        allowed = ", ".join(map(repr, get_args(FitMethod)))
-        raise ValueError(f"method={method!r}: one of {allowed} is expected")
+    require_method(method)
     size: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
     if (reason := model.design.spec.conditional) is not None and method != "nuts":
         return _sample_conditional(model, method, reason, size, options)
@@ -187,6 +185,13 @@ def refit_function(
         return sample_posterior(Model(changed, priors), method=method, options=others, **size)
 
     return refit
+
+
+def require_method(method: Any) -> None:
+    """Raise ValueError unless there is such an engine."""
+    if method not in get_args(FitMethod):
+        allowed = ", ".join(map(repr, get_args(FitMethod)))
+        raise ValueError(f"method={method!r}: one of {allowed} is expected")
 
 
 def require_positive(**counts: Any) -> None:
