@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -256,6 +257,7 @@ SOURCES = {
     "dataset": lambda path, frame: ds.dataset(path / "parts", format="parquet"),
     "table dataset": lambda path, frame: ds.dataset(pa.Table.from_pandas(frame)),
     "LazyFrame": lambda path, frame: pl.scan_parquet(path / "parts" / "*.parquet"),
+    "LazyFrame of narwhals": lambda path, frame: nw.from_native(pl.from_pandas(frame).lazy()),
     "list of polars": lambda path, frame: [
         pl.from_pandas(part) for part in batches(frame) if len(part)
     ],
