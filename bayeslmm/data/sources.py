@@ -386,12 +386,17 @@ def _of_dask(data: Any, kind: str) -> Source | None:
     return Source(words="The Dask data frame", names=names, read=read)
 
 
+def _of_narwhals(data: Any, kind: str) -> Source | None:
+    return open_source(data.to_native()) if kind == "LazyFrame" else None
+
+
 _OPENERS: Mapping[str, Callable[[Any, str], Source | None]] = {
     "pyarrow": _of_arrow,
     "duckdb": _of_duckdb,
     "_duckdb": _of_duckdb,
     "polars": _of_polars,
     "ibis": _of_ibis,
+    "narwhals": _of_narwhals,
     "dask": _of_dask,
 }
 """By the library of the data."""

@@ -85,11 +85,6 @@ class Moments:
         )
 
     @property
-    def total(self) -> float:
-        """Sum of the weights; the number of rows where there are none."""
-        return float(self.triangle[0, 0] ** 2)
-
-    @property
     def means(self) -> Array:
         """Mean (k,) of each column."""
         return np.asarray(self.centre + self.triangle[0, 1:] / self.triangle[0, 0])
