@@ -39,7 +39,8 @@ COLUMNS = ("estimate", "std_error", "mean", "sd")
 EPILOG = """\
 DATA is a CSV file (.csv, .csv.gz), a tab-separated one (.tsv, .tsv.gz), a Parquet file (.parquet)
 or the name of a bundled data set. A plain name such as "sleepstudy" is the bundled data set even
-where a file has that name; write ./sleepstudy for the file.
+where a file has that name; write ./sleepstudy for the file. A folder, or a pattern of files such as
+"sales/*.parquet", is read in batches and only sums over its rows kept, as a file with --batches.
 
 Results go to the standard output, all else to the standard error. The exit code is 0 on success,
 2 for a command line, a formula or data that cannot be used, 1 for any other failure and 130 after
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chains", type=_positive, default=4, metavar="N", help="default: 4")
     add("--seed", type=_natural, metavar="N", help="makes the run reproducible")
     add("--priors", choices=("default", "flat"), default="default", help="default: default")
+    add("--batches", action="store_true", help="read DATA in batches, for files beyond memory")
     add("--weights", metavar="COL", help="column of precision weights")
     add("--out", type=Path, metavar="FILE", help="save the posterior: FILE.nc or DIRECTORY.zarr")
     add("--force", action="store_true", help="overwrite what --out names")
@@ -156,8 +158,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.out is not None:
         _check_target(arguments.out, force=arguments.force)
-    frame = _read(arguments.data)
-    model = LMM(arguments.formula, frame, priors=arguments.priors, weights=arguments.weights)
+    data = arguments.data if _in_batches(arguments) else _read(arguments.data)
+    model = LMM(arguments.formula, data, priors=arguments.priors, weights=arguments.weights)
     print(model, flush=True)
     options = {} if arguments.method == "laplace" else {"progressbar": _progress(arguments.quiet)}
     post = model.fit(
@@ -198,6 +200,17 @@ def _text(table: pd.DataFrame) -> str:
 
 
 # --- files -----------------------------------------------------------------------------
+
+
+def _in_batches(arguments: argparse.Namespace) -> bool:
+    """Whether data are a folder or a pattern of files, or are said to be beyond memory."""
+    from bayeslmm.datasets import list_datasets
+
+    source = arguments.data
+    if source in list(list_datasets()["name"]):
+        return False
+    pattern = any(mark in source for mark in "*?[") and not Path(source).exists()
+    return bool(arguments.batches or pattern or Path(source).is_dir())
 
 
 def _read(source: str) -> pd.DataFrame:
