@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 import pytest
 
 import bayeslmm as blm
+from bayeslmm.__main__ import main
 from bayeslmm.exceptions import DataError, FormulaError, StorageError
 from bayeslmm.storage.sums import pack_sums, unpack_sums
 
@@ -312,7 +313,7 @@ def test_what_can_be_read_once_is_refused(data, text_frame):
         blm.LMM(MODELS["Orthodont"], data(text_frame))
 
 
-# --- predictions to files --------------------------------------------------------------
+# --- predictions to files, and the command line ------------------------------------------
 
 
 def test_predictions_go_to_a_file(tmp_path, folder, text_frame):
@@ -348,6 +349,16 @@ def test_predictions_that_fail_leave_no_file(tmp_path, folder, text_frame):
     with pytest.raises(ValueError, match="must end in"):
         fit.predict(text_frame, out=tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("data", [["parts"], ["parts/*.parquet"], ["data.csv", "--batches"]])
+def test_the_command_line_reads_in_batches(data, folder, capsys):
+    name, *options = data
+    quick = ["--draws", "100", "--seed", "1", "--quiet"]
+    assert main([MODELS["Orthodont"], str(folder / name), *options, *quick]) == 0
+    shown = capsys.readouterr().out
+    assert "Number of obs: 108, groups: Subject, 27" in shown
+    assert "sd[Subject, age]" in shown
 
 
 # --- hostile data ----------------------------------------------------------------------

@@ -229,11 +229,11 @@ def test_data_that_cannot_be_used(run, tmp_path, name, content, message):
         assert message in err
 
 
-def test_a_directory_is_no_data(run, tmp_path):
+def test_a_directory_without_data(run, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     code, _, err = run(BATCHES, "folder.csv")
     assert code == 2
-    assert "folder.csv" in err
+    assert "No file is found at `folder.csv`" in err
 
 
 @pytest.mark.parametrize(

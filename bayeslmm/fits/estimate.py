@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args, override
 
@@ -312,27 +312,29 @@ class Estimate(Predictions):
         from bayeslmm.prediction import predict
         from bayeslmm.prediction.in_batches import predict_to_file, predictions_of
 
-        if (filed := predictions_of(new, out)) is not None:
-            options = predict.options_of(target, kind, terms, observed, weights, residuals)
-            options = {**options, "uncertainty": uncertainty, "draws": draws, "level": level}
-            rng = np.random.default_rng(random_seed)
-            options |= {"executor": executor, "progressbar": progressbar}
-            table = partial(self.predict, **options, random_seed=rng)
-            predict_to_file(self.design, *filed, weights, draws, table)
-            return None
-        return predict.estimate_predictions(
-            self.design,
-            self.fit,
-            self._u,
-            new,
-            predict.options_of(target, kind, terms, observed, weights, residuals),
-            uncertainty,
-            draws,
-            level,
-            np.random.default_rng(random_seed),
-            executor=executor,
-            progressbar=progressbar,
-        )
+        options = predict.options_of(target, kind, terms, observed, weights, residuals)
+        rng = np.random.default_rng(random_seed)
+
+        def table(rows: Any) -> pd.DataFrame:
+            return predict.estimate_predictions(
+                self.design,
+                self.fit,
+                self._u,
+                rows,
+                options,
+                uncertainty,
+                draws,
+                level,
+                rng,
+                executor=executor,
+                progressbar=progressbar,
+            )
+
+        source = predictions_of(new, out)
+        if source is None or out is None:
+            return table(new)
+        predict_to_file(self.design, source, out, weights, draws, table)
+        return None
 
     def bootstrap(
         self,

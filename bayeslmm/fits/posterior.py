@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
@@ -23,7 +23,6 @@ from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.plots.accessors import PosteriorPlots
 from bayeslmm.prediction import predict
-from bayeslmm.prediction.in_batches import predict_to_file, predictions_of
 from bayeslmm.prediction.past import ResidualsOf
 from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
@@ -276,24 +275,23 @@ class Posterior(PosteriorDraws):
         random_seed: Seed = None,
         out: str | PathLike[str] | None = None,
     ) -> pd.DataFrame | xr.DataTree | None:
-        if (filed := predictions_of(new, out)) is not None:
-            if not summary:
-                raise ValueError("out= is for summaries of predictions: leave summary=False out.")
-            options = predict.options_of(target, kind, terms, observed, weights, residuals)
-            rng, size = np.random.default_rng(random_seed), draws or self._joint.size
-            table = partial(self.predict, **options, draws=draws, prob=prob, random_seed=rng)
-            predict_to_file(self.design, *filed, weights, size, table)
-            return None
-        return predict.posterior_predictions(
-            self.design,
-            self._joint,
-            new,
-            predict.options_of(target, kind, terms, observed, weights, residuals),
-            draws,
-            prob,
-            np.random.default_rng(random_seed),
-            summary=summary,
-        )
+        from bayeslmm.prediction.in_batches import predict_to_file, predictions_of
+
+        options = predict.options_of(target, kind, terms, observed, weights, residuals)
+        rng = np.random.default_rng(random_seed)
+
+        def table(rows: Any, *, summary: bool = True) -> Any:
+            return predict.posterior_predictions(
+                self.design, self._joint, rows, options, draws, prob, rng, summary=summary
+            )
+
+        source = predictions_of(new, out)
+        if source is None or out is None:
+            return table(new, summary=summary)
+        if not summary:
+            raise ValueError("out= is for summaries of predictions: leave summary=False out.")
+        predict_to_file(self.design, source, out, weights, draws or self._joint.size, table)
+        return None
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:

@@ -20,8 +20,8 @@ ENTRIES = 1 << 25
 """Draws of random effects that are held at once: 256 MB."""
 
 
-def predictions_of(new: Any, out: str | PathLike[str] | None) -> tuple[Source, Path] | None:
-    """The rows to predict and the file that they go to; None where a table is wanted.
+def predictions_of(new: Any, out: str | PathLike[str] | None) -> Source | None:
+    """The rows to predict where they go to a file; None where a table is wanted.
 
     Raises
     ------
@@ -38,16 +38,16 @@ def predictions_of(new: Any, out: str | PathLike[str] | None) -> tuple[Source, P
         return None
     if new is None:
         raise DataError('out= is for predictions of new rows: give them, as in predict("new").')
-    return source or frames_source("The data frame", [new]), Path(out)
+    return source or frames_source("The data frame", [new])
 
 
 def predict_to_file(
     design: Design,
     source: Source,
-    path: Path,
+    out: str | PathLike[str],
     weights: Any,
     draws: int,
-    table: Callable[[pd.DataFrame], Any],
+    table: Callable[[pd.DataFrame], pd.DataFrame],
 ) -> None:
     """Write predictions of all rows, in their order, beside the variables of the formula.
 
@@ -57,7 +57,7 @@ def predict_to_file(
         Of the model.
     source : Source
         The rows to predict, complete.
-    path : pathlib.Path
+    out : path
         A Parquet file that does not exist.
     weights : str or None
         Column of their precision weights.
@@ -78,6 +78,7 @@ def predict_to_file(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path = Path(out)
     if path.suffix != ".parquet":
         raise ValueError(f"out={str(path)!r}: the name must end in .parquet.")
     check_replaceable(path, overwrite=False)
