@@ -520,6 +520,10 @@ TABLES = {
     "means": lambda fit: fit.means("Sex", at={"age": 9}).table(),
     "contrasts": lambda fit: fit.contrasts("Sex").table(),
     "hypothesis": lambda fit: fit.hypothesis("age = 0.5").table(),
+    "icc at covariates": lambda fit: fit.icc(at={"age": [8.0, 14.0]}),
+    "slopes of new rows": lambda fit: fit.slopes(
+        "age", new=blm.load_dataset("Orthodont"), by="Sex"
+    ).table(),
     "tidy": lambda fit: fit.tidy(),
     "glance": lambda fit: fit.glance(),
     "new rows": lambda fit: fit.predict(blm.load_dataset("Orthodont").head(3), random_seed=1),

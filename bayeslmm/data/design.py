@@ -296,6 +296,11 @@ class Design:
         """Mean of a numeric variable of the formula."""
         return float(np.mean(self.data[variable].to_numpy(dtype=np.float64)))
 
+    def range_of(self, variable: str) -> tuple[float, float]:
+        """Smallest and largest value of a numeric variable of the formula."""
+        values = self.data[variable].to_numpy(dtype=np.float64)
+        return float(values.min()), float(values.max())
+
     @property
     def mean_inverse_weight(self) -> float:
         """Mean of one over the precision weight."""

@@ -53,6 +53,8 @@ class Summary:
     mean_offset : float
     means : mapping of str to float
         Mean of each numeric variable of the fixed effects and the offsets.
+    ranges : mapping of str to tuple of float
+        Its smallest and largest value.
     sample : pandas.DataFrame
         Some rows, with each level of each factor of the fixed effects and slopes at least once.
     states : mapping of str to object
@@ -69,6 +71,7 @@ class Summary:
     mean_inverse_weight: float
     mean_offset: float
     means: Mapping[str, float]
+    ranges: Mapping[str, tuple[float, float]]
     sample: pd.DataFrame
     states: Mapping[str, Any]
 
@@ -200,6 +203,10 @@ class SummarisedDesign(Design):
     def mean_of(self, variable: str) -> float:
         """Mean of a numeric variable of the fixed effects."""
         return self.summary.means[variable]
+
+    def range_of(self, variable: str) -> tuple[float, float]:
+        """Smallest and largest value of a numeric variable of the fixed effects."""
+        return self.summary.ranges[variable]
 
     @property
     def mean_inverse_weight(self) -> float:

@@ -367,6 +367,7 @@ class _Totals:
         self.log_weights = self.inverse_weights = self.offset = 0.0
         names = formula.predictors(effects=False, groups=False)
         self.means = {name: 0.0 for name in sorted(names) if kind_of(frame[name]) == "numbers"}
+        self.ranges: dict[str, tuple[float, float]] = {}
         self.n = 0
 
     def add(self, batch: Batch, found: BatchColumns) -> None:
@@ -381,8 +382,10 @@ class _Totals:
         n = len(response)
         self.n += n
         for name in self.means:
-            mean = float(np.mean(batch.frame[name].to_numpy(dtype=np.float64)))
-            self.means[name] += (mean - self.means[name]) * n / self.n
+            values = batch.frame[name].to_numpy(dtype=np.float64)
+            self.means[name] += (float(np.mean(values)) - self.means[name]) * n / self.n
+            low, high = self.ranges.get(name, (np.inf, -np.inf))
+            self.ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
         self.offset += (float(found.offset.mean()) - self.offset) * n / self.n
         if found.weights is not None:
             self.log_weights += float(np.sum(np.log(found.weights)))
@@ -437,6 +440,7 @@ class _Totals:
             mean_inverse_weight=self.inverse_weights / self.n if weighted else 1.0,
             mean_offset=self.offset,
             means=self.means,
+            ranges=self.ranges,
             sample=sample,
             states=states,
         )

@@ -319,7 +319,7 @@ def _grid_slopes(
 ) -> Combinations:
     check_known(by, known.names, "by")
     values = grid_values(known, by, at)
-    frame = grid_frame(values, design.data)
+    frame = grid_frame(values, design.sample)
     each = Groups(labels=frame, matrix=sp.csr_array(sp.eye_array(len(frame))))
     cells = average_rows(design, _differences(design, frame, variable), each, None)
     share = cell_weights(design, frame, list(known.levels), by, "equal")
@@ -331,8 +331,7 @@ def _differences(design: Design, frame: pd.DataFrame, variable: str) -> list[Eva
 
     Splines are not defined beyond their boundary knots, so no row within the range is moved out.
     """
-    observed = design.data[variable].to_numpy(dtype=np.float64)
-    low, high = float(observed.min()), float(observed.max())
+    low, high = design.range_of(variable)
     step = STEP * ((high - low) or max(abs(high), 1.0))
     x = frame[variable].to_numpy(dtype=np.float64)
     inside = (x >= low) & (x <= high)
@@ -453,12 +452,12 @@ def _numeric_points(
     design: Design, frame: pd.DataFrame, variable: str, change: Any
 ) -> tuple[list[tuple[Any, Any]], Any]:
     x = frame[variable].to_numpy(dtype=np.float64)
-    observed = design.data[variable].to_numpy(dtype=np.float64)
     change = 1 if change is None else change
     if isinstance(change, tuple):
         low, high = (_number(variable, value) for value in _pair(change))
         return [(low, np.full_like(x, low)), (high, np.full_like(x, high))], "sequential"
     if isinstance(change, str):
+        observed = design.data[variable].to_numpy(dtype=np.float64)
         low, high = _spread(observed, variable, change)
         points = [("low", np.full_like(x, low)), ("high", np.full_like(x, high))]
         return points, {f"{change} ({low:.4g} to {high:.4g})": [-1.0, 1.0]}

@@ -87,6 +87,7 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
     return {
         SUMS: {name: getattr(summary, name) for name in facts},
         "means": dict(summary.means),
+        "ranges": {name: list(ends) for name, ends in summary.ranges.items()},
         "states": _pack_states(summary.states),
         "formula": spec.formula.source,
         "weights": spec.weights,
@@ -264,6 +265,9 @@ def _summary(formula: Formula, description: Description, arrays: Stored) -> Summ
         heads=heads,
         tails=tails,
         means={str(name): float(mean) for name, mean in description["means"].items()},
+        ranges={
+            str(k): (float(low), float(high)) for k, (low, high) in description["ranges"].items()
+        },
         sample=unpack_frame(description["sample"], arrays),
         states=_unpack_states(description["states"]),
     )

@@ -312,7 +312,7 @@ def rows_at(design: Design, at: Any) -> tuple[Design, pd.DataFrame]:
     labels = frame.copy()
     for name in needed.difference(names):
         # variables of the fixed effects alone: any value gives the same result
-        frame[name] = design.data[name].iloc[[0] * len(frame)].reset_index(drop=True)
+        frame[name] = design.sample[name].iloc[[0] * len(frame)].reset_index(drop=True)
     residual = design.spec.has_errors or design.spec.scale is not None
     return design.spec.rows(frame, random="covariates", residual=residual), labels
 
