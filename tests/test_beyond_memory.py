@@ -278,15 +278,17 @@ def test_sources(kind, folder, text_frame):
 
 
 def test_duckdb_relations(folder, text_frame):
-    duckdb = pytest.importorskip("duckdb")
+    import duckdb
+
     relation = duckdb.connect().read_parquet(str(folder / "parts" / "*.parquet"))
     streamed = blm.LMM(MODELS["Orthodont"], relation)
     assert_same_model(blm.LMM(MODELS["Orthodont"], text_frame), streamed)
 
 
 def test_dask_data_frames(text_frame):
-    dask = pytest.importorskip("dask.dataframe")
-    streamed = blm.LMM(MODELS["Orthodont"], dask.from_pandas(text_frame, npartitions=4))
+    from dask.dataframe import from_pandas
+
+    streamed = blm.LMM(MODELS["Orthodont"], from_pandas(text_frame, npartitions=4))
     assert_same_model(blm.LMM(MODELS["Orthodont"], text_frame), streamed)
 
 

@@ -374,7 +374,8 @@ def test_progress_is_shown_as_results_come(threads, capsys, monkeypatch):
 
 
 def test_a_dask_cluster_is_an_executor(fits, alone):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with (
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
