@@ -98,10 +98,11 @@ class Reader:
         self._check_kinds(start, frame, gaps)
         weights = precision_weights(self.weights, frame, frame, self.names)
         check_infinite(frame, variables)
-        unweighted = None if weights is None else np.isnan(weights)
-        complete, dropped = complete_cases(frame, variables, unweighted)
-        if weights is not None and len(dropped):
-            weights = np.delete(weights, dropped)
+        complete = frame if list(frame.columns) == variables else frame[variables]
+        if drop.any():
+            unweighted = None if weights is None else np.isnan(weights)
+            complete, dropped = complete_cases(frame, variables, unweighted)
+            weights = None if weights is None else np.delete(weights, dropped)
         self.n += len(complete)
         return Batch(start=start, frame=complete, weights=weights)
 

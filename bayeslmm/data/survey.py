@@ -371,10 +371,14 @@ class _Totals:
         self.n = 0
 
     def add(self, batch: Batch, found: BatchColumns) -> None:
-        response = found.y - found.offset
-        three = (found.y, found.offset, response)
-        self.low = np.minimum(self.low, [values.min() for values in three])
-        self.high = np.maximum(self.high, [values.max() for values in three])
+        shifted = bool(self.formula.shifts)
+        response = found.y - found.offset if shifted else found.y
+        low, high = float(found.y.min()), float(found.y.max())
+        lows, highs = (low, 0.0, low), (high, 0.0, high)
+        if shifted:
+            lows = (low, float(found.offset.min()), float(response.min()))
+            highs = (high, float(found.offset.max()), float(response.max()))
+        self.low, self.high = np.minimum(self.low, lows), np.maximum(self.high, highs)
         for side, values in found.sides.items():
             rows = [*values.T, response] if side == self.formula.right else [*values.T]
             columns = np.array(rows).reshape(len(rows), len(response)).T

@@ -157,10 +157,14 @@ def _joined(parts: Sequence[Array]) -> Array:
 
 def _codes(factor: FactorSpec, batch: Batch) -> Indices:
     """Level of each row."""
-    column = batch.frame[factor.factors[0]]
-    if len(factor.factors) == 1 and column.dtype == factor.parts[0].dtype == np.int64:
-        return np.asarray(factor.parts[0].get_indexer(column.to_numpy()))
-    return lookup_levels(factor, batch.frame)
+    column, levels = batch.frame[factor.factors[0]], factor.parts[0]
+    if len(factor.factors) > 1 or not column.dtype == levels.dtype == np.int64:
+        return lookup_levels(factor, batch.frame)
+    values, first, last = column.to_numpy(), int(levels[0]), int(levels[-1])
+    ascending = last - first + 1 == len(levels) and levels.is_monotonic_increasing
+    if ascending and first <= values.min() and values.max() <= last:  # all whole numbers between
+        return np.asarray(values - first)
+    return np.asarray(levels.get_indexer(values))
 
 
 class ProductSums:
