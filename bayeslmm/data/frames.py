@@ -223,10 +223,10 @@ def read_only[A: NDArray[Any]](array: A) -> A:
 
 def missing(column: pd.Series) -> NDArray[np.bool_]:
     """Tell which values of a column are missing: NaN, None, NaT, pandas' NA or null."""
-    result = np.array(column.array.isna(), dtype=bool)
+    result = np.asarray(column.array.isna(), dtype=bool)
     dtype = column.dtype
     if not isinstance(dtype, np.dtype) and pd.api.types.is_float_dtype(dtype):
-        result |= np.isnan(column.to_numpy(dtype=np.float64, na_value=np.nan))
+        result = result | np.isnan(column.to_numpy(dtype=np.float64, na_value=np.nan))
     return result
 
 
