@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -41,6 +41,7 @@ from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions, Variables, own_functions
 from bayeslmm.formula.grammar import Formula, ScaleFormula, parse, parse_scale
 from bayeslmm.formula.matrices import Columns, evaluate
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import RowSpace, row_space
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 
@@ -280,13 +281,32 @@ def _fixed_effects(
 ) -> tuple[Columns, RowSpace]:
     """All columns of the fixed effects, and those among them that are independent."""
     full = evaluate(formula.right, variables, functions)
-    check_labels(full.names)
-    check_column_scales(full.names, full.values, "the fixed effects")
-    check_rows(variables.n, int(full.kept.sum()))
-    fixed = row_space(full.values, full.names, read_only(full.kept))
+    return full, fixed_space(full.names, full.values, lambda: full.kept, variables.n)
+
+
+def fixed_space(
+    names: Sequence[str],
+    columns: Array | Moments,
+    independent: Callable[[], NDArray[np.bool_]],
+    n: int,
+) -> RowSpace:
+    """Row space of the fixed effects in n rows.
+
+    Which columns are independent is asked for when their numbers are known to have room.
+
+    Raises
+    ------
+    DataError
+        If the columns or their labels cannot be used, or rows are too few.
+    """
+    check_labels(names)
+    check_column_scales(names, columns, "the fixed effects")
+    kept = read_only(independent())
+    check_rows(n, int(kept.sum()))
+    fixed = row_space(columns, names, kept)
     if fixed.aliased:
         _log.warning(
             "Fixed effects dropped as linear combinations of earlier ones: %s.",
             shortened(fixed.aliased, limit=MOST_NAMED),
         )
-    return full, fixed
+    return fixed

@@ -77,18 +77,26 @@ class Member(NamedTuple):
         return Slot(self.codes, weighted, self.extended_codes)
 
 
+class Pool(NamedTuple):
+    """Which members count (m, n), and the weights (n, m) of all."""
+
+    counted: NDArray[np.bool_]
+    weights: Array
+
+
 def pooled_members(
-    frame: pd.DataFrame, factors: Sequence[str], weights: Array
-) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    frame: pd.DataFrame, factors: Sequence[str], members: Members
+) -> tuple[pd.DataFrame, Pool]:
     """The members whose weight is not zero, as one column under the name of the first variable.
 
-    Also where they are (m, n): what follows is in this order.
+    Also where they are: the column goes through them in this order.
 
     Raises
     ------
     DataError
-        If one is missing, or there is none.
+        If one is missing, members are of different kinds, or weights cannot be used.
     """
+    weights = member_weights(frame, factors, members)
     counted = weights.T != 0.0
     absent = counted & np.array([missing(frame[name]) for name in factors])
     name = f"mm({', '.join(factors)})"
@@ -102,7 +110,8 @@ def pooled_members(
         )
     parts = [frame[one][rows] for one, rows in zip(factors, counted, strict=True)]
     _check_kinds(name, factors, parts)
-    return pd.concat(parts, ignore_index=True).rename(factors[0]).to_frame(), counted
+    long = pd.concat(parts, ignore_index=True).rename(factors[0]).to_frame()
+    return long, Pool(counted, weights)
 
 
 def _check_kinds(name: str, factors: Sequence[str], parts: Sequence[pd.Series]) -> None:

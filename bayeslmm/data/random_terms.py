@@ -21,7 +21,7 @@ from bayeslmm.data.grouping import (
     with_levels,
 )
 from bayeslmm.data.inputs import check_column_scales
-from bayeslmm.data.memberships import Member, member_weights, members_of, pooled_members
+from bayeslmm.data.memberships import Member, Pool, members_of, pooled_members
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor
 from bayeslmm.data.relationships import Relationship, missing_levels
 from bayeslmm.data.strata import (
@@ -167,26 +167,17 @@ def _random_factor(
     return factor
 
 
-class Pool(NamedTuple):
-    """Which members count (m, n), and the weights (n, m) of all."""
-
-    counted: NDArray[np.bool_]
-    weights: NDArray[np.float64]
-
-
 def grouped_rows(
     term: RandomTerm, frame: pd.DataFrame
 ) -> tuple[Indices, GroupingFactor, Pool | None]:
     """Level of each row, or of each member that counts, the levels, and the members."""
     if term.members is None:
         return *grouping_factor(frame, term.factors), None
-    weights = member_weights(frame, term.factors, term.members)
-    long, counted = pooled_members(frame, term.factors, weights)
-    if not counted.any():
+    long, pool = pooled_members(frame, term.factors, term.members)
+    if not pool.counted.any():
         raise DataError(f"{term.source}: the weights of all members are 0.")
     codes, grouping = grouping_factor(long, long.columns)
-    named = replace(grouping, name=term.group, factors=term.factors)
-    return codes, named, Pool(counted, weights)
+    return codes, replace(grouping, name=term.group, factors=term.factors), pool
 
 
 class _Part(NamedTuple):
@@ -497,12 +488,9 @@ def other_rows(
 def numbered_members(spec: FactorSpec, frame: pd.DataFrame) -> tuple[Member, ...]:
     """Levels of complete rows, numbered from 0, whether the model knows them or not."""
     if spec.members is None:
-        codes, _ = grouping_factor(frame, spec.factors)
-        return (Member(codes, codes),)
-    weights = member_weights(frame, spec.factors, spec.members)
-    long, counted = pooled_members(frame, spec.factors, weights)
-    codes, _ = grouping_factor(long, long.columns)
-    return members_of(codes, codes, counted, weights)
+        return members_of_rows(grouping_factor(frame, spec.factors)[0], None)
+    long, pool = pooled_members(frame, spec.factors, spec.members)
+    return members_of_rows(grouping_factor(long, long.columns)[0], pool)
 
 
 def _other_members(
@@ -517,12 +505,11 @@ def _other_members(
         codes = lookup_levels(spec, frame)
         extended, labels = new_levels(spec, frame, codes)
         return (Member(read_only(codes), read_only(extended)),), labels
-    weights = member_weights(frame, spec.factors, spec.members)
-    long, counted = pooled_members(frame, spec.factors, weights)
+    long, pool = pooled_members(frame, spec.factors, spec.members)
     alone = replace(spec, factors=tuple(long.columns))
     codes = lookup_levels(alone, long)
     extended, labels = new_levels(alone, long, codes)
-    return members_of(codes, extended, counted, weights), labels
+    return members_of(codes, extended, *pool), labels
 
 
 # --- data beyond memory ----------------------------------------------------------------

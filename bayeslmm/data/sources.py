@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -182,8 +183,6 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _foreign() -> Iterator[type[Exception]]:
-    import sys
-
     for module, name in (("duckdb", "Error"), ("polars.exceptions", "PolarsError")):
         if module in sys.modules:
             yield getattr(sys.modules[module], name)

@@ -17,20 +17,17 @@ from numpy.typing import NDArray
 
 from bayeslmm.column_types import kind_of
 from bayeslmm.data.batches import Batch, BatchColumns, Reader, batch_columns, located
-from bayeslmm.data.building import MOST_NAMED
+from bayeslmm.data.building import fixed_space
 from bayeslmm.data.design import Encodings, Spec
 from bayeslmm.data.inputs import (
     Expression,
-    check_column_scales,
     check_extremes,
     check_fixed_factors,
-    check_labels,
     check_not_own_predictor,
-    check_rows,
     check_weights_scale,
 )
 from bayeslmm.data.level_sets import GroupingSets, merged_categories
-from bayeslmm.data.random_factors import FactorSpec, shortened
+from bayeslmm.data.random_factors import FactorSpec
 from bayeslmm.data.random_terms import amalgamated, check_batch, spec_of_levels
 from bayeslmm.data.sources import Source
 from bayeslmm.data.summarised import Summary
@@ -46,7 +43,7 @@ from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import Columns, evaluate, is_factor
 from bayeslmm.formula.memory import Memory
 from bayeslmm.formula.moments import Moments
-from bayeslmm.formula.rank import RowSpace, independent_columns, row_space
+from bayeslmm.formula.rank import RowSpace, independent_columns
 from bayeslmm.formula.syntax import Operand
 from bayeslmm.formula.terms import Side
 
@@ -239,18 +236,7 @@ class _Survey:
     def _fixed(self, moments: Moments) -> RowSpace:
         names = self.columns[self.formula.right].names
         columns = moments.take(range(len(names)))
-        check_labels(names)
-        check_column_scales(names, columns, "the fixed effects")
-        kept = independent_columns(columns)
-        check_rows(moments.n, int(kept.sum()))
-        kept.setflags(write=False)
-        fixed = row_space(columns, names, kept)
-        if fixed.aliased:
-            _log.warning(
-                "Fixed effects dropped as linear combinations of earlier ones: %s.",
-                shortened(fixed.aliased, limit=MOST_NAMED),
-            )
-        return fixed
+        return fixed_space(names, columns, lambda: independent_columns(columns), moments.n)
 
     def _random(self, totals: _Totals, *, saturated: bool) -> tuple[FactorSpec, ...]:
         moments = {}

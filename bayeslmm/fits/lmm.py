@@ -438,7 +438,7 @@ class LMM:
             Seed. Each simulation has its own stream: the first 100 of 200 are those of ``n=100``.
         executor : concurrent.futures.Executor or the like, optional
             Where the simulations run: threads, processes, or those of joblib, Dask or mpi4py. Ranks
-            do not depend on it.
+            do not depend on it, but for NUTS.
         progressbar : bool
             Whether to show a progress bar.
         **fit_kwargs

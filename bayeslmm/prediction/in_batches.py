@@ -37,7 +37,7 @@ def predictions_of(new: Any, out: str | PathLike[str] | None) -> Source | None:
             )
         return None
     if new is None:
-        raise DataError('out= is for predictions of new rows: give them, as in predict("new").')
+        raise DataError("out= is for predictions of new rows: give them as predict(new, out=...).")
     return source or frames_source("The data frame", [new])
 
 

@@ -182,18 +182,30 @@ def unpack_model(
         levels otherwise than when it was saved, or make other priors.
     """
     functions = own_functions(functions)
+    formula = stored_formula(description["formula"], functions)
+    design = stored_design(formula, description, arrays, functions)
+    return design, stored_priors(description["priors"], arrays, design, posterior)
+
+
+def stored_formula(source: str, functions: UserFunctions) -> Formula:
+    """The formula of a file, read; raises StorageError if it cannot be or functions are absent."""
     try:
-        _check_functions(absent_functions(description["formula"], functions))
-        formula = parse(description["formula"], functions)
+        _check_functions(absent_functions(source, functions))
+        return parse(source, functions)
     except BayesLMMError as error:
         raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
-    design = stored_design(formula, description, arrays, functions)
+
+
+def stored_priors(
+    description: Description, arrays: Stored, design: Design, posterior: xr.Dataset
+) -> Priors:
+    """The priors of a file; raises StorageError if they, or the draws, are of another design."""
     labels = labels_of(design.spec)
     held = held_by(labels, design.spec) if _known_of(design) else None
-    priors = unpack_priors(description["priors"], arrays, labels, held.held if held else ())
-    check_priors(priors, design)
-    check_draws(posterior, design)
-    return design, priors
+    priors = unpack_priors(description, arrays, labels, held.held if held else ())
+    _check_priors(priors, design)
+    _check_draws(posterior, design)
+    return priors
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -473,7 +485,7 @@ def _residual(source: str | None, data: pd.DataFrame) -> ResidualSpec | None:
 # --- checks ----------------------------------------------------------------------------
 
 
-def check_priors(priors: Priors, design: Design) -> None:
+def _check_priors(priors: Priors, design: Design) -> None:
     """Raise StorageError for priors of another model."""
     p, labels = design.p, labels_of(design.spec)
     check_fit(
@@ -515,7 +527,7 @@ def _same_known(priors: Priors, known: Mapping[str, families.Fixed]) -> bool:
     )
 
 
-def check_draws(posterior: xr.Dataset, design: Design) -> None:
+def _check_draws(posterior: xr.Dataset, design: Design) -> None:
     """Raise StorageError for draws of other parameters than those of the model."""
     effects = {u_name(factor.key): factor for factor in all_factors(design)}
     draws = {

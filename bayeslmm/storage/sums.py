@@ -20,15 +20,14 @@ from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import sample_columns, sample_encodings, sides_of
 from bayeslmm.exceptions import BayesLMMError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
-from bayeslmm.formula.grammar import Formula, RandomTerm, absent_functions, parse
+from bayeslmm.formula.grammar import Formula, RandomTerm
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import row_space
 from bayeslmm.formula.terms import Side
 from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.crossprod import Basis, Coupling, CrossProducts
-from bayeslmm.priors.defaults import labels_of
-from bayeslmm.priors.fixed import held_by
 from bayeslmm.priors.record import Priors
+from bayeslmm.storage.checked import check_fit, checked_numbers
 from bayeslmm.storage.frames import (
     Arrays,
     Description,
@@ -40,8 +39,8 @@ from bayeslmm.storage.frames import (
     unpack_index,
 )
 from bayeslmm.storage.layout import from_plain, to_plain
-from bayeslmm.storage.model import check_draws, check_priors, fixed_value, fixed_values
-from bayeslmm.storage.priors import pack_priors, unpack_priors
+from bayeslmm.storage.model import fixed_value, fixed_values, stored_formula, stored_priors
+from bayeslmm.storage.priors import pack_priors
 from bayeslmm.storage.random_factors import text_hash
 
 SUMS = "sums"
@@ -146,7 +145,7 @@ def _unpack_states(stored: Any) -> dict[str, Any]:
         return value
 
     states = remade(from_plain(stored))
-    _check(isinstance(states, dict), "transforms")
+    check_fit(isinstance(states, dict), "transforms")
     return dict(states)
 
 
@@ -181,20 +180,12 @@ def unpack_sums(
         If the parts do not fit each other.
     """
     functions = own_functions(functions)
-    source = description["formula"]
-    try:
-        formula = parse(source, functions)
-        absent = absent_functions(source, functions)
-    except BayesLMMError as error:
-        raise StorageError(f"The formula of the saved model cannot be read: {error}") from error
-    if absent:
-        given = ", ".join(f"'{name}': {name}" for name in absent)
-        raise StorageError(f"The model calls functions of yours: give functions={{{given}}}.")
+    formula = stored_formula(description["formula"], functions)
     summary = _summary(formula, description, arrays)
     kept, names = arrays["kept"], description["coefs"]
     whole = summary.sides[formula.right]
-    _check(kept.dtype == bool and kept.shape == (len(names),), "fixed effects")
-    _check(len(whole.centre) == len(names) + 1, "fixed effects")
+    check_fit(kept.dtype == bool and kept.shape == (len(names),), "fixed effects")
+    check_fit(len(whole.centre) == len(names) + 1, "fixed effects")
     spec = Spec(
         formula=formula,
         functions=functions,
@@ -208,12 +199,7 @@ def unpack_sums(
     design = SummarisedDesign(
         spec, summary, _products(spec, summary.n, summary.log_weights, arrays)
     )
-    labels = labels_of(spec)
-    held = held_by(labels, spec)
-    priors = unpack_priors(description["priors"], arrays, labels, held.held if held else ())
-    check_priors(priors, design)
-    check_draws(posterior, design)
-    return design, priors
+    return design, stored_priors(description["priors"], arrays, design, posterior)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +243,7 @@ def _summary(formula: Formula, description: Description, arrays: Stored) -> Summ
         heads[side], tails[side] = arrays[f"side {i} head"], arrays[f"side {i} tail"]
         shapes = [part.shape[1:] for part in (heads[side], tails[side], own["triangle"])]
         lengths = [len(own[name]) for name in ("low", "high", "filled")]
-        _check(shapes == [(k,), (k,), (k + 1,)] and lengths == [k] * 3, "moments")
+        check_fit(shapes == [(k,), (k,), (k + 1,)] and lengths == [k] * 3, "moments")
         sides[side] = Moments(n=facts["n"], **own)
     return Summary(
         **facts,
@@ -277,7 +263,7 @@ def _factors(
     formula: Formula, stored: Sequence[Description], arrays: Stored
 ) -> tuple[FactorSpec, ...]:
     groups = amalgamated(formula)
-    _check(len(groups) == len(stored), "grouping factors")
+    check_fit(len(groups) == len(stored), "grouping factors")
     pairs = enumerate(zip(groups.items(), stored, strict=True))
     return tuple(_factor(i, key, terms, one, arrays) for i, ((key, terms), one) in pairs)
 
@@ -290,13 +276,13 @@ def _factor(
     right = cells.dtype.kind == "i" and cells.ndim == 2 and cells.shape[1] == len(parts)
     right = right and len(parts) == len(names) and len(cells) > 0 and int(cells.min()) >= 0
     right = right and all(np.max(cells[:, j]) < len(part) for j, part in enumerate(parts))
-    _check(right, f"levels of {terms[0].group}")
+    check_fit(right, f"levels of {terms[0].group}")
     grouping = factor_of_cells(names, parts, cells.astype(np.intp))
-    _check(stored["levels"] == text_hash(grouping.levels.tolist()), f"levels of {grouping.name}")
+    check_fit(stored["levels"] == text_hash(grouping.levels.tolist()), f"levels of {grouping.name}")
     blocks = [tuple(block) for block in stored["blocks"]]
     coefs = [str(coef) for coef in stored["coefs"]]
     places = sorted(place for block in blocks for place in block)
-    _check(places == [*range(len(coefs))] and len(blocks) == len(stored["kinds"]), "blocks")
+    check_fit(places == [*range(len(coefs))] and len(blocks) == len(stored["kinds"]), "blocks")
     none = [None] * len(terms)
     return factor_spec(grouping, key, terms, coefs, blocks, stored["kinds"], strata=none)
 
@@ -309,22 +295,26 @@ def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> CrossPr
     for place, (i, j) in enumerate(pairs):
         name = f"coupling {place}"
         first, second = (arrays[f"{name} {part}"] for part in ("first", "second"))
-        blocks = _numbers(arrays, f"{name} blocks", (len(first), sizes[i][1], sizes[j][1]))
+        blocks = checked_numbers(arrays, f"{name} blocks", (len(first), sizes[i][1], sizes[j][1]))
         inside = (_within(first, sizes[i][0]), _within(second, sizes[j][0]))
-        _check(all(inside) and len(first) == len(second), "sums")
+        check_fit(all(inside) and len(first) == len(second), "sums")
         couplings.append(Coupling((i, j), first.astype(np.intp), second.astype(np.intp), blocks))
     basis = Basis(
-        fixed=_numbers(arrays, "basis", (p, p)),
-        shift=_numbers(arrays, "shift", (p,)),
-        random=tuple(_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in enumerate(sizes)),
+        fixed=checked_numbers(arrays, "basis", (p, p)),
+        shift=checked_numbers(arrays, "shift", (p,)),
+        random=tuple(
+            checked_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in enumerate(sizes)
+        ),
     )
     return CrossProducts(
         n_obs=n,
         log_weights=log_weights,
-        fixed=_numbers(arrays, "products", (p + 1, p + 1)),
-        random=tuple(_numbers(arrays, f"random {i}", (j, k, k)) for i, (j, k) in enumerate(sizes)),
+        fixed=checked_numbers(arrays, "products", (p + 1, p + 1)),
+        random=tuple(
+            checked_numbers(arrays, f"random {i}", (j, k, k)) for i, (j, k) in enumerate(sizes)
+        ),
         mixed=tuple(
-            _numbers(arrays, f"mixed {i}", (j, k, p + 1)) for i, (j, k) in enumerate(sizes)
+            checked_numbers(arrays, f"mixed {i}", (j, k, p + 1)) for i, (j, k) in enumerate(sizes)
         ),
         couplings=tuple(couplings),
         structures=tuple(structure_of(factor) for factor in spec.random),
@@ -336,18 +326,3 @@ def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> CrossPr
 def _within(places: NDArray[Any], size: int) -> bool:
     whole = places.ndim == 1 and places.dtype.kind == "i"
     return bool(whole and np.all((places >= 0) & (places < size)))
-
-
-def _numbers(arrays: Stored, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    array = arrays[name]
-    right = array.shape == shape and array.dtype == np.float64 and np.isfinite(array).all()
-    _check(bool(right), f"sums {name}")
-    return array
-
-
-def _check(right: bool, what: str) -> None:
-    if not right:
-        raise StorageError(
-            f"The {what} of the saved model do not fit its formula: the file was not written by "
-            "Posterior.save. Save it again."
-        )
