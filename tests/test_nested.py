@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.exceptions import DataError
-from bayeslmm.likelihood.crossprod import CrossProducts, cross_products
+from bayeslmm.likelihood.crossprod import WorkingProducts, cross_products
 from bayeslmm.likelihood.draws import draw, draw_given_beta
 from bayeslmm.likelihood.elimination import Plan, make_plan
 from bayeslmm.likelihood.factorise import GaussianBeta, factorise
@@ -100,7 +100,7 @@ def nested_case(layout: Layout, seed: int = 3, n: int = 70) -> Case:
     return Case(rng.normal(size=n) + X @ [1.0, 2.0], X, tuple(random[i] for i in order), weights)
 
 
-def products_of(case: Case) -> CrossProducts:
+def products_of(case: Case) -> WorkingProducts:
     return cross_products(case.y, case.X, case.random, weights=case.weights)
 
 
@@ -334,7 +334,7 @@ def test_draws_given_beta_are_centred_at_the_conditional_modes():
 # --- against the dense tail ----------------------------------------------------------------------
 
 
-def assert_same_figures(products: CrossProducts, factors):
+def assert_same_figures(products: WorkingProducts, factors):
     one, two = (factorise(make_plan(products, nested=nested), factors) for nested in (True, False))
     for name in ("beta", "beta_root", "log_det_random", "log_det_fixed", "rss", "fixed_half"):
         assert getattr(one, name) == pytest.approx(getattr(two, name), abs=VALUE, rel=VALUE)

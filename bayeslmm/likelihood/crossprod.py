@@ -121,7 +121,7 @@ class Coupling:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class CrossProducts:
+class WorkingProducts:
     """Cross-products of the weighted rows in a working basis.
 
     Attributes
@@ -169,7 +169,7 @@ class CrossProducts:
         """Number of fixed-effects coefficients p."""
         return self.fixed.shape[-1] - 1
 
-    def __add__(self, other: CrossProducts) -> CrossProducts:
+    def __add__(self, other: WorkingProducts) -> WorkingProducts:
         """Merge two parts of the data that share levels and basis."""
         if not self.basis.equals(other.basis):
             raise ValueError("cross-products in different bases cannot be added")
@@ -285,7 +285,7 @@ def cross_products(
     *,
     weights: Array | None = None,
     basis: Basis | None = None,
-) -> CrossProducts:
+) -> WorkingProducts:
     """Accumulate the cross-products of a set of rows.
 
     Parameters
@@ -303,12 +303,12 @@ def cross_products(
 
     Returns
     -------
-    CrossProducts
+    WorkingProducts
     """
     basis, columns, slots = working_columns(y, X, factors, weights, basis)
     sizes = [f.n_levels for f in factors]
     pooled = [f for f, own in enumerate(slots) if len(own) > 1]
-    return CrossProducts(
+    return WorkingProducts(
         n_obs=len(y),
         log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
         fixed=columns.T @ columns,

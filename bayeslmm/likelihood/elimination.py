@@ -23,7 +23,7 @@ from bayeslmm.covariance.residual import PLAIN, Residual
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import TailBlock, lower_pairs, symmetric
-from bayeslmm.likelihood.crossprod import CrossProducts, Split
+from bayeslmm.likelihood.crossprod import Split, WorkingProducts
 from bayeslmm.likelihood.nested import Stage, batches, choose_stages, make_stages
 from bayeslmm.likelihood.related import can_diagonalise, diagonalised, stays_sparse
 from bayeslmm.likelihood.stack import Stack
@@ -115,7 +115,7 @@ class Plan:
 
     Attributes
     ----------
-    products : CrossProducts
+    products : WorkingProducts
         The data.
     lead : int
         Index of the leading grouping factor; -1 where there is none: no random effects, or all
@@ -159,7 +159,7 @@ class Plan:
         covariance parameters are free.
     """
 
-    products: CrossProducts
+    products: WorkingProducts
     lead: int
     stages: tuple[Stage, ...]
     tail: tuple[TailBlock, ...]
@@ -297,7 +297,7 @@ def _theta(structures: tuple[Structure, ...], n_shape: int) -> Theta:
 
 
 def make_plan(
-    products: CrossProducts,
+    products: WorkingProducts,
     *,
     nested: bool | None = None,
     diagonal: bool = True,
@@ -309,7 +309,7 @@ def make_plan(
 
     Parameters
     ----------
-    products : CrossProducts
+    products : WorkingProducts
         The data.
     nested : bool, optional
         Whether nested grouping factors stay sparse; by default where that pays. Not with a stack.
@@ -379,7 +379,7 @@ def make_plan(
     )
 
 
-def _border(products: CrossProducts) -> Border | None:
+def _border(products: WorkingProducts) -> Border | None:
     """The border of the one related factor with one coefficient; None where there is more."""
     known = [f for f, related in enumerate(products.relationships) if related is not None]
     blocks, q = [], 0
@@ -415,7 +415,7 @@ def _border(products: CrossProducts) -> Border | None:
     return Border(plan=plan, factor=factor, tail=tail)
 
 
-def _empty_plan(products: CrossProducts) -> Plan:
+def _empty_plan(products: WorkingProducts) -> Plan:
     """A plan that eliminates nothing."""
     return make_plan(
         replace(products, random=(), mixed=(), structures=(), relationships=()), sparse=False
@@ -454,7 +454,7 @@ def _classes(blocks: Array, codes: Indices) -> Classes:
     return Classes(codes.astype(np.intp), np.bincount(codes).astype(float), gram)
 
 
-def _tail_blocks(products: CrossProducts, chain: Sequence[int]) -> Iterator[TailBlock]:
+def _tail_blocks(products: WorkingProducts, chain: Sequence[int]) -> Iterator[TailBlock]:
     start = 0
     for factor, gram in enumerate(products.random):
         if factor not in chain:
@@ -463,7 +463,7 @@ def _tail_blocks(products: CrossProducts, chain: Sequence[int]) -> Iterator[Tail
             start += gram.shape[0] * gram.shape[1]
 
 
-def _tail_gram(products: CrossProducts, tail: tuple[TailBlock, ...], q: int) -> Array:
+def _tail_gram(products: WorkingProducts, tail: tuple[TailBlock, ...], q: int) -> Array:
     gram = np.zeros((q, q))
     place = {block.factor: block for block in tail}
     for block in tail:
@@ -497,7 +497,7 @@ def _add_cells(
 
 
 def _tail_coupling(
-    products: CrossProducts, stage: int, tail: tuple[TailBlock, ...], q: int
+    products: WorkingProducts, stage: int, tail: tuple[TailBlock, ...], q: int
 ) -> sp.csr_array:
     levels, k = products.random[stage].shape[:2]
     place = {block.factor: block for block in tail}

@@ -25,7 +25,7 @@ from scipy.linalg import cholesky, solve_triangular
 from threadpoolctl import ThreadpoolController
 
 from bayeslmm.likelihood.blocks import eliminate_levels, scaled
-from bayeslmm.likelihood.crossprod import Basis, CrossProducts
+from bayeslmm.likelihood.crossprod import Basis, WorkingProducts
 from bayeslmm.likelihood.elimination import Classes, Plan
 from bayeslmm.likelihood.nested import Block, Pivot, reduced, tail_products
 from bayeslmm.likelihood.shrinkage import Shrinkage, shrink
@@ -291,7 +291,7 @@ def _pivot(rss: float) -> float:
     return float(rss)
 
 
-def to_working_beta(products: CrossProducts, beta: Array) -> Array:
+def to_working_beta(products: WorkingProducts, beta: Array) -> Array:
     """Fixed effects (p,) in the working basis."""
     if not products.n_fixed:
         return beta

@@ -23,7 +23,7 @@ from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import lead_equations
 from bayeslmm.likelihood.blocks import batched_cholesky, eliminate_levels, lower_pairs
-from bayeslmm.likelihood.crossprod import CrossProducts, RandomColumns, cross_products
+from bayeslmm.likelihood.crossprod import RandomColumns, WorkingProducts, cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan, plan_of_stack
 from bayeslmm.likelihood.factorise import (
     Factorisation,
@@ -191,7 +191,7 @@ def _is_learnable(plan: Plan) -> bool:
     return products.n_obs - products.n_fixed <= n_sds
 
 
-def _without_rounding(products: CrossProducts) -> CrossProducts:
+def _without_rounding(products: WorkingProducts) -> WorkingProducts:
     """Exactly nothing in place of the rounding that the fixed effects leave of the response."""
     fixed = products.fixed.copy()
     fixed[-1, :] = fixed[:, -1] = 0.0

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.crossprod import Coupling, CrossProducts
+from bayeslmm.likelihood.crossprod import Coupling, WorkingProducts
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -160,12 +160,12 @@ class Pivot:
     kernel: Array
 
 
-def choose_stages(products: CrossProducts, nested: bool | None = None) -> tuple[int, ...]:
+def choose_stages(products: WorkingProducts, nested: bool | None = None) -> tuple[int, ...]:
     """Grouping factors to eliminate level by level, in order.
 
     Parameters
     ----------
-    products : CrossProducts
+    products : WorkingProducts
         The data.
     nested : bool, optional
         Whether to use nested grouping factors where there are some. By default they are used
@@ -189,7 +189,7 @@ def choose_stages(products: CrossProducts, nested: bool | None = None) -> tuple[
 
 
 def make_stages(
-    products: CrossProducts, chain: Sequence[int], couplings: Sequence[sp.csr_array]
+    products: WorkingProducts, chain: Sequence[int], couplings: Sequence[sp.csr_array]
 ) -> tuple[Stage, ...]:
     """Index work for eliminating the factors of `chain`, coupled with the tail as given."""
     if not chain:
@@ -276,7 +276,7 @@ def is_filled(matrix: sp.sparray) -> bool:
     return bool(matrix.nnz > FILLED * rows * columns)
 
 
-def _nestings(products: CrossProducts) -> list[list[int]]:
+def _nestings(products: WorkingProducts) -> list[list[int]]:
     """For each grouping factor, those that it is nested in; of two equal ones the later."""
     inside: list[list[int]] = [[] for _ in products.random]
     for coupling in products.couplings:
@@ -321,7 +321,7 @@ def _tail_cells(coupling: sp.csr_array, k: int) -> tuple[Cells, Array]:
 
 
 def _parent(
-    products: CrossProducts, factors: tuple[int, int], cells: tuple[Cells, Cells]
+    products: WorkingProducts, factors: tuple[int, int], cells: tuple[Cells, Cells]
 ) -> tuple[Parent, Array]:
     """How the first factor is nested in the second, and the blocks (J, k, l) between them."""
     inner, outer, blocks = _oriented(products, factors)
@@ -338,7 +338,9 @@ def _parent(
     return Parent(factors[1], level, sums, cell, _indicator(cell, len(keys))), links
 
 
-def _oriented(products: CrossProducts, factors: tuple[int, int]) -> tuple[Indices, Indices, Array]:
+def _oriented(
+    products: WorkingProducts, factors: tuple[int, int]
+) -> tuple[Indices, Indices, Array]:
     """Levels and blocks of the coupling between two factors, in the order given."""
     coupling: Coupling = next(
         c for c in products.couplings if c.factors in (factors, factors[::-1])

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.crossprod import WorkingProducts
 
 Array = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ NOTHING = 1e-13
 """Eigenvalue relative to the largest that is nothing but rounding."""
 
 
-def can_diagonalise(products: CrossProducts) -> bool:
+def can_diagonalise(products: WorkingProducts) -> bool:
     """Whether there is a single random coefficient, of related levels that are not too many."""
     if len(products.random) != 1 or products.relationships[0] is None:
         return False
@@ -36,14 +36,14 @@ def can_diagonalise(products: CrossProducts) -> bool:
     return k == 1 and levels <= LARGEST and not stays_sparse(products)
 
 
-def stays_sparse(products: CrossProducts) -> bool:
+def stays_sparse(products: WorkingProducts) -> bool:
     """Whether relationships are known by sparse inverses and random effects are many."""
     known = [r for r in products.relationships if r is not None]
     many = sum(gram.shape[0] * gram.shape[1] for gram in products.random) > FEW
     return many and any(sp.issparse(r.precision) for r in known if r.kind == "precision")
 
 
-def diagonalised(products: CrossProducts) -> CrossProducts:
+def diagonalised(products: WorkingProducts) -> WorkingProducts:
     """The same data with independent combinations of the levels in place of related levels."""
     (relationship,), (gram,), (mixed,) = products.relationships, products.random, products.mixed
     assert relationship is not None

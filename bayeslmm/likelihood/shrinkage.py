@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.likelihood.blocks import scaled
-from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.crossprod import WorkingProducts
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.nested import Pivot, without_later
 from bayeslmm.likelihood.tail import Root
@@ -111,7 +111,7 @@ def _invert(factor: Array, spherical: Array, equations: Array) -> Array:
     return inverse.T @ spherical + equations - projection @ equations
 
 
-def _times_gram(products: CrossProducts, columns: Sequence[Array]) -> list[Array]:
+def _times_gram(products: WorkingProducts, columns: Sequence[Array]) -> list[Array]:
     """Z'Z times columns given per grouping factor (J, k, m)."""
     result = [gram @ own for gram, own in zip(products.random, columns, strict=True)]
     for c in products.couplings:

@@ -23,8 +23,8 @@ from bayeslmm.data.memberships import Slot
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
-    CrossProducts,
     RandomColumns,
+    WorkingProducts,
     working_columns,
 )
 
@@ -45,7 +45,7 @@ SAME_DIGITS = 12
 
 
 class ProductSlopes(NamedTuple):
-    """Derivatives of a function by cross-products, laid out as those of ``CrossProducts``.
+    """Derivatives of a function by cross-products, laid out as those of ``WorkingProducts``.
 
     An entry that stands at two places, such as those of `mixed`, counts twice.
     """
@@ -64,7 +64,7 @@ class Stack:
     ----------
     law : BoundResidual
         The relative precision matrix of the rows, without weights.
-    template : CrossProducts
+    template : WorkingProducts
         What does not depend on them, and the places of couplings; its other arrays are empty.
     fixed : ndarray or scipy.sparse.csr_array ((p + 1)^2, K)
         Linear map of the values to the cross-products of X and the response.
@@ -75,14 +75,14 @@ class Stack:
     """
 
     law: BoundResidual
-    template: CrossProducts
+    template: WorkingProducts
     fixed: Map
     random: tuple[sp.csr_array, ...]
     mixed: tuple[sp.csr_array, ...]
     couplings: tuple[sp.csr_array, ...]
     classes: tuple[Indices, ...]
 
-    def products(self, shape: Array) -> CrossProducts:
+    def products(self, shape: Array) -> WorkingProducts:
         """Cross-products at a shape (r,)."""
         values, log_det = (part[0] for part in self.law.precision(shape[None]))
         if not np.all(np.isfinite(values)) or not np.isfinite(log_det):
@@ -272,7 +272,7 @@ def stack_products(
     meetings = [(c, m) for c, m in meetings if c.factors in pooled | apart]
     return Stack(
         law=law,
-        template=CrossProducts(
+        template=WorkingProducts(
             n_obs=len(y),
             log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
             fixed=np.empty((width, width)),

@@ -29,8 +29,8 @@ from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
-    CrossProducts,
     Meetings,
+    WorkingProducts,
     add_couplings,
     basis_of_columns,
     coupling,
@@ -102,7 +102,7 @@ def streamed_design(
     return SummarisedDesign(spec, summary, products)
 
 
-def summed_products(reader: Reader, spec: Spec, summary: Summary) -> CrossProducts:
+def summed_products(reader: Reader, spec: Spec, summary: Summary) -> WorkingProducts:
     """Cross-products of all rows, batch by batch.
 
     Raises
@@ -227,10 +227,10 @@ class ProductSums:
             for i, j in self._couplings:
                 self._add_coupling((i, j), (zs[i].T, zs[j].T), (own[i], own[j]))
 
-    def products(self, n: int, log_weights: float) -> CrossProducts:
+    def products(self, n: int, log_weights: float) -> WorkingProducts:
         """The sums as cross-products of n rows."""
         blocks = [sums.blocks() for sums in self._levels]
-        return CrossProducts(
+        return WorkingProducts(
             n_obs=n,
             log_weights=log_weights,
             fixed=self._fixed,

@@ -21,7 +21,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 
 from bayeslmm.data.sparse_cholesky import Pattern
 from bayeslmm.likelihood.blocks import TailBlock, add_precisions, scaled_both
-from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.crossprod import WorkingProducts
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -169,7 +169,7 @@ class SparseTail:
                 values[mirrored] += blocks
         return self.pattern.factor(values)
 
-    def gram(self, products: CrossProducts, tail: Sequence[TailBlock]) -> sp.csc_array:
+    def gram(self, products: WorkingProducts, tail: Sequence[TailBlock]) -> sp.csc_array:
         """Z'Z of the tail on the pattern of the system."""
         values = np.zeros_like(self.precision)
         parts = _blocks(products, tail)
@@ -190,7 +190,7 @@ class SparseTail:
         return matrix
 
 
-def sparse_tail(products: CrossProducts, tail: Sequence[TailBlock]) -> SparseTail:
+def sparse_tail(products: WorkingProducts, tail: Sequence[TailBlock]) -> SparseTail:
     """Lay out the system of a tail that has all of the random effects."""
     size = sum(block.n_levels * block.n_coefs for block in tail)
     gram = [(r, c, r is c) for r, c, _ in _blocks(products, tail)]
@@ -219,7 +219,7 @@ def sparse_tail(products: CrossProducts, tail: Sequence[TailBlock]) -> SparseTai
     return SparseTail(Pattern.of(matrix), precision, tuple(cells))
 
 
-def _pairs(products: CrossProducts, tail: Sequence[TailBlock]) -> Iterator[tuple[int, int]]:
+def _pairs(products: WorkingProducts, tail: Sequence[TailBlock]) -> Iterator[tuple[int, int]]:
     for block in tail:
         yield block.factor, block.factor
     for coupling in products.couplings:
@@ -227,7 +227,7 @@ def _pairs(products: CrossProducts, tail: Sequence[TailBlock]) -> Iterator[tuple
 
 
 def _blocks(
-    products: CrossProducts, tail: Sequence[TailBlock]
+    products: WorkingProducts, tail: Sequence[TailBlock]
 ) -> Iterator[tuple[Indices, Indices, Array]]:
     """Rows (n_cells, k) and columns (n_cells, l) of the blocks of Z'Z, and their values."""
     place = {block.factor: block for block in tail}

@@ -21,7 +21,7 @@ from scipy.linalg import solve_triangular
 from bayeslmm.covariance.residual import PLAIN, Residual
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import Reduced
-from bayeslmm.likelihood.crossprod import CrossProducts
+from bayeslmm.likelihood.crossprod import WorkingProducts
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.log_posterior import (
     Reduce,
@@ -96,7 +96,9 @@ class Axes:
         return np.array([widths[kind] for kind in kinds])
 
 
-def make_axes(products: CrossProducts, mixing: Sequence[Array], residual: Residual = PLAIN) -> Axes:
+def make_axes(
+    products: WorkingProducts, mixing: Sequence[Array], residual: Residual = PLAIN
+) -> Axes:
     """Axes that suit some data, for working columns ``Z @ mixing``."""
     kinds: list[str] = []
     sizes: list[float] = []

@@ -25,7 +25,7 @@ from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import row_space
 from bayeslmm.formula.terms import Side
 from bayeslmm.formula.transforms import NaturalSpline
-from bayeslmm.likelihood.crossprod import Basis, Coupling, CrossProducts
+from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts
 from bayeslmm.priors.record import Priors
 from bayeslmm.storage.checked import check_fit, checked_numbers
 from bayeslmm.storage.frames import (
@@ -111,7 +111,7 @@ def _pack_factor(i: int, factor: FactorSpec, arrays: Arrays) -> Description:
     }
 
 
-def _pack_products(products: CrossProducts, arrays: Arrays) -> None:
+def _pack_products(products: WorkingProducts, arrays: Arrays) -> None:
     basis = products.basis
     arrays |= {"products": products.fixed, "basis": basis.fixed, "shift": basis.shift}
     for i, own in enumerate(zip(products.random, products.mixed, basis.random, strict=True)):
@@ -287,7 +287,7 @@ def _factor(
     return factor_spec(grouping, key, terms, coefs, blocks, stored["kinds"], strata=none)
 
 
-def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> CrossProducts:
+def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> WorkingProducts:
     p, count = len(spec.fixed.coefs), len(spec.random)
     sizes = [(len(factor.levels), len(factor.coefs)) for factor in spec.random]
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
@@ -306,7 +306,7 @@ def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> CrossPr
             checked_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in enumerate(sizes)
         ),
     )
-    return CrossProducts(
+    return WorkingProducts(
         n_obs=n,
         log_weights=log_weights,
         fixed=checked_numbers(arrays, "products", (p + 1, p + 1)),
