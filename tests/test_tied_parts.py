@@ -53,9 +53,11 @@ def part_of(case, structure, rows, here, seen):
         )
         codes = number(columns.codes[here]).astype(np.intp)
         random.append(replace(columns, codes=codes, Z=columns.Z[here], others=others))
+    log_weights = 0.0 if part.weights is None else float(np.sum(np.log(part.weights)))
     return tied_products(
-        *working_columns(part.y, part.X, random, part.weights, seen_basis(case))[1:],
+        *working_columns(part.y, part.X, random, part.weights, seen_basis(case)),
         structure.bind(rows.take(here)),
+        log_weights,
     )
 
 
@@ -91,15 +93,12 @@ def test_parts_give_the_stack_of_all_rows(name, terms, weighted):
     change[:p, p] = np.linalg.solve(old.fixed, old.shift - new.shift)
     change[p, p] = 1.0
     inner = zip(old.random, new.random, strict=True)
-    total = total.changed(change, [np.linalg.solve(a, b) for a, b in inner])
+    total = total.changed(new, change, [np.linalg.solve(a, b) for a, b in inner])
     total = total.of_levels([np.array(list(own), dtype=np.intp) for own in seen])
     whole = stack_products(case.y, case.X, case.random, structure.bind(rows), weights=case.weights)
     template = whole.template
     found = stack_of_sums(
         total,
-        N,
-        template.log_weights,
-        new,
         template.structures,
         tuple(LevelsOf(f.n_levels, f.relationship, bool(f.others)) for f in case.random),
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import Codes, read_only
 from bayeslmm.data.memberships import Member
@@ -188,7 +189,12 @@ class SummarisedDesign(Design):
     @property
     def weighted(self) -> bool:
         """Whether rows have precision weights."""
-        return self.spec.weights is not None
+        return self.spec.weights is not None or self.spec.has_errors
+
+    @property
+    def residual(self) -> BoundResidual | None:
+        """Relative precision matrix of the residuals, without places of its entries."""
+        return getattr(self.products, "law", None)
 
     def restricted(self, spec: Spec, random: tuple[RandomFactor, ...]) -> Design:
         """The design with some of the grouping factors only, for predictions at new rows."""

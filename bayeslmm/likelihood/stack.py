@@ -184,8 +184,7 @@ def stack_products(
     log_weights = 0.0 if weights is None else float(np.sum(np.log(weights)))
     sizes = tuple(LevelsOf(f.n_levels, f.relationship, len(f.slots) > 1) for f in factors)
     structures = tuple(structure_of(f) for f in factors)
-    tied = tied_products(columns, slots, law)
-    return stack_of_sums(tied, len(y), log_weights, basis, structures, sizes)
+    return stack_of_sums(tied_products(basis, columns, slots, law, log_weights), structures, sizes)
 
 
 class LevelsOf(NamedTuple):
@@ -197,14 +196,9 @@ class LevelsOf(NamedTuple):
 
 
 def stack_of_sums(
-    tied: TiedProducts,
-    n: int,
-    log_weights: float,
-    basis: Basis,
-    structures: tuple[Structure, ...],
-    levels: tuple[LevelsOf, ...],
+    tied: TiedProducts, structures: tuple[Structure, ...], levels: tuple[LevelsOf, ...]
 ) -> Stack:
-    """The stack of n rows from the sums over all their ties."""
+    """The stack of rows from the sums over all their ties."""
     size, width = tied.law.entries.size, tied.fixed.sums.shape[1]
     widths = [part.sums.shape[1] for part in tied.random]
     couplings, maps = [], []
@@ -220,15 +214,15 @@ def stack_of_sums(
     return Stack(
         law=tied.law,
         template=WorkingProducts(
-            n_obs=n,
-            log_weights=log_weights,
+            n_obs=tied.n_obs,
+            log_weights=tied.log_weights,
             fixed=np.empty((width, width)),
             random=tuple(np.empty((f.n, k, k)) for f, k in zip(levels, widths, strict=True)),
             mixed=tuple(np.empty((f.n, k, width)) for f, k in zip(levels, widths, strict=True)),
             couplings=tuple(couplings),
             structures=structures,
             relationships=tuple(own.relationship for own in levels),
-            basis=basis,
+            basis=tied.basis,
         ),
         fixed=_dense_if_full(tied.fixed.map(tied.fixed.first, 1, size)),
         random=tuple(random),

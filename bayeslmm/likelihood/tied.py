@@ -8,7 +8,7 @@ add, and a change of basis is the same for each of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.residual import BoundResidual, Entries
 from bayeslmm.data.memberships import Slot
+from bayeslmm.likelihood.crossprod import Basis
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -107,8 +108,14 @@ class TiedProducts:
 
     Attributes
     ----------
+    n_obs : int
+        Number of rows.
+    log_weights : float
+        Sum of the log precision weights.
     law : BoundResidual
         Relative precision matrix of the rows, without weights.
+    basis : Basis
+        The working basis.
     fixed : TiedSums
         Of the columns of X and the response with themselves.
     random, mixed : tuple of TiedSums
@@ -117,7 +124,10 @@ class TiedProducts:
         Of two grouping factors; of one twice, with cells of two levels, the smaller first.
     """
 
+    n_obs: int
+    log_weights: float
     law: BoundResidual
+    basis: Basis
     fixed: TiedSums
     random: tuple[TiedSums, ...]
     mixed: tuple[TiedSums, ...]
@@ -135,13 +145,18 @@ class TiedProducts:
 
     def __add__(self, other: TiedProducts) -> TiedProducts:
         """Those of both sets of rows, of other groups, in one basis and with the same levels."""
+        if not self.basis.equals(other.basis):
+            raise ValueError("cross-products in different bases cannot be added")
         law, mine, theirs = self.law.joined(other.law)
 
         def both(one: TiedSums, two: TiedSums) -> TiedSums:
             return TiedSums.joined([one.of_kinds(mine), two.of_kinds(theirs)])
 
         return TiedProducts(
+            n_obs=self.n_obs + other.n_obs,
+            log_weights=self.log_weights + other.log_weights,
             law=law,
+            basis=self.basis,
             fixed=both(self.fixed, other.fixed),
             random=tuple(map(both, self.random, other.random)),
             mixed=tuple(map(both, self.mixed, other.mixed)),
@@ -150,18 +165,20 @@ class TiedProducts:
             },
         )
 
-    def changed(self, fixed: Array, random: Sequence[Array]) -> TiedProducts:
+    def changed(self, basis: Basis, fixed: Array, random: Sequence[Array]) -> TiedProducts:
         """In another basis.
 
         Parameters
         ----------
+        basis : Basis
         fixed : ndarray (p + 1, q + 1)
             New columns of X and the response by the old ones.
         random : sequence of ndarray (k, m)
             New columns of each grouping factor.
         """
-        return TiedProducts(
-            law=self.law,
+        return replace(
+            self,
+            basis=basis,
             fixed=self.fixed.changed(fixed, fixed),
             random=tuple(s.changed(a, a) for s, a in zip(self.random, random, strict=True)),
             mixed=tuple(s.changed(a, fixed) for s, a in zip(self.mixed, random, strict=True)),
@@ -175,9 +192,8 @@ class TiedProducts:
         couplings = {
             (i, j): own.of_levels(places[i], places[j]) for (i, j), own in self.couplings.items()
         }
-        return TiedProducts(
-            law=self.law,
-            fixed=self.fixed,
+        return replace(
+            self,
             random=tuple(s.of_levels(at, None) for s, at in zip(self.random, places, strict=True)),
             mixed=tuple(s.of_levels(at, None) for s, at in zip(self.mixed, places, strict=True)),
             couplings={
@@ -187,18 +203,26 @@ class TiedProducts:
 
 
 def tied_products(
-    columns: Array, slots: Sequence[Sequence[Slot]], law: BoundResidual
+    basis: Basis,
+    columns: Array,
+    slots: Sequence[Sequence[Slot]],
+    law: BoundResidual,
+    log_weights: float,
 ) -> TiedProducts:
     """The sums of rows.
 
     Parameters
     ----------
+    basis : Basis
+        The working basis of the columns.
     columns : ndarray (n, p + 1)
         Weighted columns of X and the response.
     slots : sequence of sequence of Slot
         Weighted covariates of each grouping factor, with the levels.
     law : BoundResidual
         Of these rows.
+    log_weights : float
+        Sum of the log precision weights.
     """
     ties = _Ties.of(law.entries)
     rows = [_SlotRows.of(own) for own in slots]
@@ -212,7 +236,10 @@ def tied_products(
     count = len(rows)
     pairs = [*combinations(range(count), 2), *((f, f) for f in range(count))]
     return TiedProducts(
+        n_obs=len(columns),
+        log_weights=log_weights,
         law=law,
+        basis=basis,
         fixed=ties.sums(columns, columns),
         random=tuple(random),
         mixed=tuple(mixed),
