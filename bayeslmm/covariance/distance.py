@@ -15,8 +15,8 @@ from bayeslmm.covariance.residual import (
     blocks_of_groups,
     by_matrix,
     distinct,
+    distinct_rows,
     inverses,
-    united,
 )
 
 Array = NDArray[np.float64]
@@ -234,9 +234,9 @@ class BoundChain:
     def joined(self, other: BoundChain) -> tuple[BoundChain, Indices, Indices]:
         """Both sets of rows, and the kinds of entries there of one and the other."""
         both = (self, other)
-        pairs, own = united([np.column_stack([b.gap_arm, b.gaps])[1:] for b in both])
+        pairs, own = distinct_rows([np.column_stack([b.gap_arm, b.gaps])[1:] for b in both])
         gap = [np.append(0, 1 + at) for at in own]
-        sides, diagonal = united(
+        sides, diagonal = distinct_rows(
             [np.column_stack([at[b.before], at[b.after]]) for b, at in zip(both, gap, strict=True)]
         )
         counts = np.zeros(1 + len(pairs))

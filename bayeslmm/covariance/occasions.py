@@ -14,8 +14,8 @@ from bayeslmm.covariance.residual import (
     ResidualRows,
     blocks_of_groups,
     by_matrix,
+    distinct_rows,
     inverses,
-    united,
 )
 from bayeslmm.covariance.structure import Structure
 
@@ -239,7 +239,7 @@ class BoundOccasions:
         for o in sorted({part.occasions.shape[1] for bound in both for part in bound.subsets}):
             parts = [[p for p in b.subsets if p.occasions.shape[1] == o] for b in both]
             tables = [np.vstack([np.empty((0, 1 + o), np.intp), *map(_table, p)]) for p in parts]
-            rows, at = united(tables)
+            rows, at = distinct_rows(tables)
             width = o * (o + 1) // 2
             values = size + np.arange(len(rows) * width).reshape(len(rows), width)
             counts = np.zeros(len(rows))

@@ -33,6 +33,7 @@ from bayeslmm.data.inputs import (
 from bayeslmm.data.level_sets import GroupingSets, SeenLevels, merged_categories
 from bayeslmm.data.random_terms import amalgamated, check_batch, coefs_of_terms, spec_of_levels
 from bayeslmm.data.residual_rows import ResidualSpec
+from bayeslmm.data.row_kinds import ScaledRows
 from bayeslmm.data.summarised import Summary
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import (
@@ -274,6 +275,7 @@ class Survey:
         rows, spec = None, self.residual
         if spec is not None and not spec.structure.plain:
             rows = located(batch, lambda: spec.rows_apart(batch.frame))
+            self.totals.add_scaled(rows, found, len(spec.structure.scales))
         return Taken(columns=found, codes=self.levels.add(batch.frame), residual=rows)
 
     def _encode(self) -> Encodings:
@@ -465,6 +467,8 @@ class Totals:
     sides, weighted : dict of Side to Moments
         Of the columns, the response less the offset last among those of the fixed effects; without
         and with weights.
+    scaled : ScaledRows or None
+        Rows by their standard deviation, where residuals have a structure.
     latest : Moments
         Those of the fixed effects, with weights, of the last batch.
     """
@@ -474,6 +478,7 @@ class Totals:
         self.sides: dict[Side, Moments] = {}
         self.weighted: dict[Side, Moments] = {}
         self.latest: Moments
+        self.scaled: ScaledRows | None = None
         self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
         self._weights = np.array([np.inf, -np.inf])
         self.log_weights = self._inverse_weights = self._offset = 0.0
@@ -510,6 +515,14 @@ class Totals:
             self._weights[0] = min(self._weights[0], found.weights.min())
             self._weights[1] = max(self._weights[1], found.weights.max())
 
+    def add_scaled(self, rows: ResidualRows, found: BatchColumns, n_scales: int) -> None:
+        """Take in the rows of a batch by their standard deviation, of which there are some."""
+        columns = dict(found.sides)
+        right = self.formula.right
+        columns[right] = np.column_stack([columns[right], found.y - found.offset])
+        more = ScaledRows.of(rows, found.weights, columns, n_scales)
+        self.scaled = more if self.scaled is None else self.scaled + more
+
     def _add_side(self, side: Side, columns: Array, weights: Array | None) -> None:
         latest = _accumulate(self.sides, side, columns, None)
         if weights is None:
@@ -545,6 +558,7 @@ class Totals:
             ranges=self._ranges,
             sample=coding.sample,
             states=coding.states,
+            scaled=self.scaled,
         )
 
 

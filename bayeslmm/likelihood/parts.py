@@ -342,4 +342,5 @@ def _both_summaries(
         ranges=both(lambda x, y: (min(x[0], y[0]), max(x[1], y[1])), a.ranges, b.ranges),
         sample=a.sample,
         states=a.states,
+        scaled=None if a.scaled is None or b.scaled is None else a.scaled + b.scaled,
     )
