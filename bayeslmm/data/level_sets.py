@@ -117,8 +117,10 @@ class LevelSet:
         places = values - self._low
         codes = self._table[places]
         if codes.min() < 0:
-            new = np.unique(values[codes < 0])
-            self._table[new - self._low] = self._numbers.number(pd.Index(new))
+            seen = np.zeros(len(self._table), dtype=bool)
+            seen[places[codes < 0]] = True
+            new = np.flatnonzero(seen)
+            self._table[new] = self._numbers.number(pd.Index(new + self._low))
             codes = self._table[places]
         return codes.astype(np.intp)
 
