@@ -26,9 +26,7 @@ from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import reevaluate
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
-from bayeslmm.likelihood.stack import LevelsOf, stack_of_sums
 from bayeslmm.likelihood.streamed import RunningSums
-from bayeslmm.likelihood.tied import TiedProducts
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -129,9 +127,6 @@ class Part:
         products = in_basis(self.products, basis, kept)
         weights = self.summary.log_weights  # of one origin, so that files give the same numbers
         products = replace(products, log_weights=weights)
-        if isinstance(products, TiedProducts):
-            levels = tuple(LevelsOf(len(f.levels), None, pooled=False) for f in spec.random)
-            products = stack_of_sums(products, own.structures, levels)
         return SummarisedDesign(spec, self.summary, products)
 
 

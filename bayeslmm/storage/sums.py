@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.design import Encodings, Spec
-from bayeslmm.data.grouping import factor_of_cells
 from bayeslmm.data.random_factors import FactorSpec
 from bayeslmm.data.random_terms import amalgamated, factor_spec
+from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import sample_columns, sample_encodings, sides_of
 from bayeslmm.exceptions import BayesLMMError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm
-from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import row_space
 from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts
+from bayeslmm.likelihood.tied import TiedProducts
 from bayeslmm.priors.record import Priors
 from bayeslmm.storage.checked import check_fit, checked_numbers
 from bayeslmm.storage.frames import (
@@ -32,15 +32,26 @@ from bayeslmm.storage.frames import (
     Description,
     Stored,
     pack_frame,
-    pack_index,
     same_frame,
     unpack_frame,
-    unpack_index,
 )
 from bayeslmm.storage.layout import from_plain, to_plain
 from bayeslmm.storage.model import fixed_value, fixed_values, stored_formula, stored_priors
 from bayeslmm.storage.priors import pack_priors
-from bayeslmm.storage.random_factors import text_hash
+from bayeslmm.storage.random_factors import (
+    moment_arrays,
+    pack_grouping,
+    stored_moments,
+    unpack_grouping,
+)
+from bayeslmm.storage.structured_sums import (
+    pack_scaled,
+    pack_structure,
+    pack_tied,
+    unpack_scaled,
+    unpack_structure,
+    unpack_tied,
+)
 
 SUMS = "sums"
 """Key by which the description of such a model is known."""
@@ -77,9 +88,9 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
             "text or categories and build the model again."
         )
     for i, side in enumerate(sides_of(spec.formula)):
-        arrays |= _moment_arrays(f"side {i}", summary.sides[side])
-        if spec.weights is not None:
-            arrays |= _moment_arrays(f"weighted {i}", summary.weighted[side])
+        arrays |= moment_arrays(f"side {i}", summary.sides[side])
+        if design.weighted:
+            arrays |= moment_arrays(f"weighted {i}", summary.weighted[side])
     for i, factor in enumerate(spec.random):
         arrays[f"counts {i}"] = summary.counts[factor.key]
     _pack_products(design.products, arrays)
@@ -91,6 +102,8 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
         "states": _pack_states(summary.states),
         "formula": spec.formula.source,
         "weights": spec.weights,
+        "residual": pack_structure(spec.residual, arrays),
+        "scaled": pack_scaled(summary.scaled, arrays),
         "fixed": {key: fixed_value(value) for key, value in spec.known.items()},
         "sample": sample,
         "coefs": list(spec.fixed.coefs_full),
@@ -99,34 +112,27 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
     }, arrays
 
 
-def _moment_arrays(name: str, moments: Moments) -> Arrays:
-    return {f"{name} {f.name}": getattr(moments, f.name) for f in fields(Moments)[1:]}
-
-
 def _pack_factor(i: int, factor: FactorSpec, arrays: Arrays) -> Description:
-    arrays[f"cells {i}"] = np.asarray(factor.cells)
-    return {
-        "parts": [
-            pack_index(part, arrays, f"factor {i} part {j}") for j, part in enumerate(factor.parts)
-        ],
+    return pack_grouping(factor, arrays, f"factor {i}") | {
         "coefs": list(factor.coefs),
         "blocks": [list(block) for block in factor.blocks],
         "kinds": list(factor.kinds),
-        "levels": text_hash(factor.levels.tolist()),
     }
 
 
-def _pack_products(products: WorkingProducts, arrays: Arrays) -> None:
+def _pack_products(products: WorkingProducts | TiedProducts, arrays: Arrays) -> None:
     basis = products.basis
-    arrays |= {"products": products.fixed, "basis": basis.fixed, "shift": basis.shift}
-    for i, own in enumerate(zip(products.random, products.mixed, basis.random, strict=True)):
-        arrays |= {f"{name} {i}": part for name, part in zip(_PARTS, own, strict=True)}
+    arrays |= {"basis": basis.fixed, "shift": basis.shift}
+    arrays |= {f"working {i}": own for i, own in enumerate(basis.random)}
+    if isinstance(products, TiedProducts):
+        return pack_tied(products, arrays)
+    arrays["products"] = products.fixed
+    for i, (random, mixed) in enumerate(zip(products.random, products.mixed, strict=True)):
+        arrays |= {f"random {i}": random, f"mixed {i}": mixed}
     for i, found in enumerate(products.couplings):
         for name in ("first", "second", "blocks"):
             arrays[f"coupling {i} {name}"] = getattr(found, name)
-
-
-_PARTS = ("random", "mixed", "working")
+    return None
 
 
 def _pack_states(states: Mapping[str, Any]) -> Any:
@@ -186,7 +192,8 @@ def unpack_sums(
     """
     functions = own_functions(functions)
     formula = stored_formula(description["formula"], functions)
-    summary = _summary(formula, description, arrays)
+    residual = unpack_structure(description["residual"], arrays)
+    summary = _summary(formula, description, residual, arrays)
     kept, names = arrays["kept"], description["coefs"]
     whole = summary.sides[formula.right]
     check_fit(kept.dtype == bool and kept.shape == (len(names),), "fixed effects")
@@ -197,7 +204,7 @@ def unpack_sums(
         weights=description["weights"],
         fixed=row_space(whole.take(np.append(np.ones(len(names), bool), False)), names, kept),
         random=_factors(formula, description["factors"], arrays),
-        residual=None,
+        residual=residual,
         encodings=_Evaluation(formula, functions, summary, tuple(names)),
         known=fixed_values(description["fixed"]),
     )
@@ -238,13 +245,16 @@ class _Evaluation:
         return found
 
 
-def _summary(formula: Formula, description: Description, arrays: Stored) -> Summary:
+def _summary(
+    formula: Formula, description: Description, residual: ResidualSpec | None, arrays: Stored
+) -> Summary:
     facts = description[SUMS]
     every = list(enumerate(sides_of(formula)))
-    sides = {side: _moments(f"side {i}", facts["n"], arrays) for i, side in every}
+    sides = {side: stored_moments(f"side {i}", facts["n"], arrays) for i, side in every}
     weighted = sides
-    if description["weights"] is not None:
-        weighted = {side: _moments(f"weighted {i}", facts["n"], arrays) for i, side in every}
+    errors = residual is not None and residual.formula.errors is not None
+    if errors or description["weights"] is not None:
+        weighted = {side: stored_moments(f"weighted {i}", facts["n"], arrays) for i, side in every}
     counts = {key: arrays[f"counts {i}"] for i, key in enumerate(amalgamated(formula))}
     return Summary(
         **facts,
@@ -257,15 +267,8 @@ def _summary(formula: Formula, description: Description, arrays: Stored) -> Summ
         },
         sample=unpack_frame(description["sample"], arrays),
         states=_unpack_states(description["states"]),
+        scaled=unpack_scaled(description["scaled"], sides_of(formula), residual, arrays),
     )
-
-
-def _moments(name: str, n: int, arrays: Stored) -> Moments:
-    own = {field.name: arrays[f"{name} {field.name}"] for field in fields(Moments)[1:]}
-    k = len(own["centre"])
-    lengths = [len(own[part]) for part in ("low", "high", "filled")]
-    check_fit(own["triangle"].shape[1:] == (k + 1,) and lengths == [k] * 3, "moments")
-    return Moments(n=n, **own)
 
 
 def _factors(
@@ -280,14 +283,7 @@ def _factors(
 def _factor(
     i: int, key: str, terms: Sequence[RandomTerm], stored: Description, arrays: Stored
 ) -> FactorSpec:
-    parts = [unpack_index(part, arrays) for part in stored["parts"]]
-    cells, names = arrays[f"cells {i}"], terms[0].factors
-    right = cells.dtype.kind == "i" and cells.ndim == 2 and cells.shape[1] == len(parts)
-    right = right and len(parts) == len(names) and len(cells) > 0 and int(cells.min()) >= 0
-    right = right and all(np.max(cells[:, j]) < len(part) for j, part in enumerate(parts))
-    check_fit(right, f"levels of {terms[0].group}")
-    grouping = factor_of_cells(names, parts, cells.astype(np.intp))
-    check_fit(stored["levels"] == text_hash(grouping.levels.tolist()), f"levels of {grouping.name}")
+    grouping = unpack_grouping(terms[0].factors, stored, arrays, f"factor {i}")
     counts = arrays[f"counts {i}"]
     check_fit(counts.dtype.kind == "i" and counts.shape == grouping.levels.shape, "counts")
     blocks = [tuple(block) for block in stored["blocks"]]
@@ -298,9 +294,20 @@ def _factor(
     return factor_spec(grouping, key, terms, coefs, blocks, stored["kinds"], strata=none)
 
 
-def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> WorkingProducts:
+def _products(
+    spec: Spec, n: int, log_weights: float, arrays: Stored
+) -> WorkingProducts | TiedProducts:
     p, count = len(spec.fixed.coefs), len(spec.random)
     sizes = [(len(factor.levels), len(factor.coefs)) for factor in spec.random]
+    basis = Basis(
+        fixed=checked_numbers(arrays, "basis", (p, p)),
+        shift=checked_numbers(arrays, "shift", (p,)),
+        random=tuple(
+            checked_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in enumerate(sizes)
+        ),
+    )
+    if spec.structured:
+        return unpack_tied(spec.residual_structure, sizes, n, log_weights, basis, arrays)
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
     couplings = []
     for place, (i, j) in enumerate(pairs):
@@ -310,13 +317,6 @@ def _products(spec: Spec, n: int, log_weights: float, arrays: Stored) -> Working
         inside = (_within(first, sizes[i][0]), _within(second, sizes[j][0]))
         check_fit(all(inside) and len(first) == len(second), "sums")
         couplings.append(Coupling((i, j), first.astype(np.intp), second.astype(np.intp), blocks))
-    basis = Basis(
-        fixed=checked_numbers(arrays, "basis", (p, p)),
-        shift=checked_numbers(arrays, "shift", (p,)),
-        random=tuple(
-            checked_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in enumerate(sizes)
-        ),
-    )
     return WorkingProducts(
         n_obs=n,
         log_weights=log_weights,
