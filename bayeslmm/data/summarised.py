@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import Codes, read_only
 from bayeslmm.data.memberships import Member
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor
+from bayeslmm.data.row_kinds import RowKinds, ScaledRows
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
@@ -59,6 +61,8 @@ class Summary:
         Some rows, with each level of each factor of the fixed effects and slopes at least once.
     states : mapping of str to object
         What transforms of whole columns remember, by the text of their calls.
+    scaled : ScaledRows or None
+        Rows by their standard deviation, where residuals have a structure.
     """
 
     words: str
@@ -74,6 +78,7 @@ class Summary:
     ranges: Mapping[str, tuple[float, float]]
     sample: pd.DataFrame
     states: Mapping[str, Any]
+    scaled: ScaledRows | None = None
 
     def columns(self, side: Side) -> Array:
         """Columns (m, k) of a side in few dimensions: lengths and angles are the weighted ones."""
@@ -188,7 +193,29 @@ class SummarisedDesign(Design):
     @property
     def weighted(self) -> bool:
         """Whether rows have precision weights."""
-        return self.spec.weights is not None
+        return self.spec.weights is not None or self.spec.has_errors
+
+    @property
+    def residual(self) -> BoundResidual | None:
+        """Relative precision matrix of the residuals, without places of its entries."""
+        return getattr(self.products, "law", None)
+
+    @property
+    def row_kinds(self) -> RowKinds:
+        """The rows by the coefficients of their log standard deviations."""
+        assert self.summary.scaled is not None
+        return self.summary.scaled.kinds
+
+    def by_scale(self) -> dict[int, Design]:
+        """The rows of each stratum or occasion that has a standard deviation, by its place."""
+        scaled, right = self.summary.scaled, self.formula.right
+        assert scaled is not None
+        parts: dict[int, Design] = {}
+        for place, sides in scaled.sides.items():
+            own = ScaledRows(kinds=scaled.kinds.of_scale(place), sides={})
+            some = replace(self.summary, n=sides[right].n, sides=sides, scaled=own)
+            parts[place] = SummarisedDesign(self.spec, some)
+        return parts
 
     def restricted(self, spec: Spec, random: tuple[RandomFactor, ...]) -> Design:
         """The design with some of the grouping factors only, for predictions at new rows."""

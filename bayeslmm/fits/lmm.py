@@ -143,14 +143,13 @@ class LMM:
         source = open_source(data)
         if source is not None:
             in_memory = {
-                "residual": residual,
                 "relationships": relationships,
                 "missing": None if missing == "drop" else missing,
                 "family": None if family == "gaussian" else family,
                 "sigma": sigma,
             }
             design: Design = streamed_design(
-                read, source, weights, functions, fixed_mapping(fixed), in_memory
+                read, source, weights, functions, fixed_mapping(fixed), residual, in_memory
             )
         else:
             design = build_design(
