@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 200
-MOST_LINES = 37_500
+MOST_FILES = 206
+MOST_LINES = 38_500
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 740

@@ -35,11 +35,20 @@ class Batch:
         The variables of the formula.
     weights : ndarray (n,) or None
         Precision weights.
+    dropped : ndarray of int
+        Places of incomplete rows among all rows of the batch.
     """
 
     start: int
     frame: pd.DataFrame
     weights: Array | None
+    dropped: NDArray[np.intp]
+
+    @property
+    def places(self) -> NDArray[np.intp]:
+        """Places (n,) of the rows in the source."""
+        every = np.arange(self.start, self.start + len(self.frame) + len(self.dropped))
+        return np.delete(every, self.dropped)
 
     @property
     def where(self) -> str:
@@ -99,12 +108,13 @@ class Reader:
         weights = precision_weights(self.weights, frame, frame, self.names)
         check_infinite(frame, variables)
         complete = frame if list(frame.columns) == variables else frame[variables]
+        dropped = np.empty(0, dtype=np.intp)
         if drop.any():
             unweighted = None if weights is None else np.isnan(weights)
             complete, dropped = complete_cases(frame, variables, unweighted)
             weights = None if weights is None else np.delete(weights, dropped)
         self.n += len(complete)
-        return Batch(start=start, frame=complete, weights=weights)
+        return Batch(start=start, frame=complete, weights=weights, dropped=dropped)
 
     def _check_kinds(
         self, start: int, frame: pd.DataFrame, gaps: Mapping[str, NDArray[np.bool_]]
