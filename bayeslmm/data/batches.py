@@ -37,11 +37,14 @@ class Batch:
         The variables of the formula.
     weights : ndarray (n,) or None
         Precision weights.
+    places : ndarray of int (n,)
+        Places of the rows in the source.
     """
 
     start: int
     frame: pd.DataFrame
     weights: Array | None
+    places: NDArray[np.intp]
 
     @property
     def where(self) -> str:
@@ -121,12 +124,14 @@ class Reader:
         weights = precision_weights(self.weights, frame, frame, self.names)
         check_infinite(frame, variables)
         complete = frame if list(frame.columns) == variables else frame[variables]
+        places = np.arange(start, start + len(frame))
         if drop.any():
             unweighted = None if weights is None else np.isnan(weights)
             complete, dropped = complete_cases(frame, variables, unweighted)
             weights = None if weights is None else np.delete(weights, dropped)
+            places = np.delete(places, dropped)
         self.n += len(complete)
-        batch = Batch(start=start, frame=complete, weights=weights)
+        batch = Batch(start=start, frame=complete, weights=weights, places=places)
         residual = self.residual
         if residual is None or residual.errors is None:
             return batch

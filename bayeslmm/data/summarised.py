@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from bayeslmm.data.frames import Codes, read_only
 from bayeslmm.data.memberships import Member
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor
 from bayeslmm.data.row_kinds import RowKinds, ScaledRows
+from bayeslmm.data.sources import Source
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
@@ -23,11 +25,12 @@ from bayeslmm.formula.terms import Side
 Array = NDArray[np.float64]
 
 NEEDS_ROWS = (
-    "This needs the rows of the data, and the model has only sums over them: it was built from "
-    "{words}. Estimates, draws, summaries, means, contrasts, hypotheses and predictions at new "
-    "rows (predict(new)) need no rows; for residual checks, LOO, influence, fitted values and "
-    "pictures of data, build the model from a data frame in memory, such as one of some of the "
-    "groups."
+    "This needs the rows of the data all at once, and the model has only sums over them: it was "
+    "built from {words}. Estimates, draws, summaries, means, contrasts, hypotheses and predictions "
+    "at new rows (predict(new)) need no rows; fitted(), residuals(), augment(), loo(), "
+    "check.residuals(), check.influence(), slopes(), comparisons() and average_predictions() read "
+    "the rows again. For simulations, bootstraps, NUTS and pictures of data, build the model from "
+    "a data frame in memory, such as one of some of the groups."
 )
 
 
@@ -153,14 +156,20 @@ class SummarisedDesign(Design):
         What is kept of the rows.
     products : object
         Their cross-products.
+    source : Source, optional
+        Where the rows can be read again. Copies keep it; pickles and files do not.
     """
 
-    __slots__ = ("products", "summary")
+    __slots__ = ("products", "source", "summary")
     summary: Summary
     products: Any
+    source: Source | None
 
-    def __init__(self, spec: Spec, summary: Summary, products: Any = None) -> None:
+    def __init__(
+        self, spec: Spec, summary: Summary, products: Any = None, source: Source | None = None
+    ) -> None:
         for name, value in (
+            ("source", source),
             ("spec", spec),
             ("summary", summary),
             ("products", products),
@@ -173,6 +182,17 @@ class SummarisedDesign(Design):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SummarisedDesign, (self.spec, self.summary, self.products)
+
+    def __copy__(self) -> SummarisedDesign:
+        return self.with_source(self.source)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SummarisedDesign:
+        copied = deepcopy((self.spec, self.summary, self.products), memo)
+        return SummarisedDesign(*copied, source=self.source)
+
+    def with_source(self, source: Source | None) -> SummarisedDesign:
+        """The same with rows that can be read again."""
+        return SummarisedDesign(self.spec, self.summary, self.products, source)
 
     @property
     def n(self) -> int:

@@ -467,17 +467,17 @@ class Totals:
     sides, weighted : dict of Side to Moments
         Of the columns, the response less the offset last among those of the fixed effects; without
         and with weights.
+    latest : dict of Side to Moments
+        Those of the last batch, with weights.
     scaled : ScaledRows or None
         Rows by their standard deviation, where residuals have a structure.
-    latest : Moments
-        Those of the fixed effects, with weights, of the last batch.
     """
 
     def __init__(self, formula: Formula, frame: pd.DataFrame) -> None:
         self.formula = formula
         self.sides: dict[Side, Moments] = {}
         self.weighted: dict[Side, Moments] = {}
-        self.latest: Moments
+        self.latest: dict[Side, Moments] = {}
         self.scaled: ScaledRows | None = None
         self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
         self._weights = np.array([np.inf, -np.inf])
@@ -529,8 +529,7 @@ class Totals:
             self.weighted[side] = self.sides[side]
         else:
             latest = _accumulate(self.weighted, side, columns, weights)
-        if side == self.formula.right:
-            self.latest = latest
+        self.latest[side] = latest
 
     @property
     def extremes(self) -> Extremes:

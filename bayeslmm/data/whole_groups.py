@@ -76,7 +76,12 @@ def _same_group(first: Batch, second: Batch, names: Sequence[str]) -> bool:
 
 def _rows(batch: Batch, rows: slice) -> Batch:
     weights = None if batch.weights is None else batch.weights[rows]
-    return Batch(start=batch.start, frame=batch.frame.iloc[rows], weights=weights)
+    return Batch(
+        start=batch.start,
+        frame=batch.frame.iloc[rows],
+        weights=weights,
+        places=batch.places[rows],
+    )
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
@@ -87,6 +92,7 @@ def _joined(parts: Sequence[Batch]) -> Batch:
         start=parts[0].start,
         frame=_concatenated([part.frame for part in parts]),
         weights=np.concatenate(weights) if weights else None,
+        places=np.concatenate([part.places for part in parts]),
     )
 
 

@@ -7,7 +7,7 @@ of the batches. At the end the sums are taken to the basis of all rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -18,6 +18,7 @@ from bayeslmm.data.frames import Codes
 from bayeslmm.data.memberships import Slot
 from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.survey import Layout, Taken, Totals
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import (
     Basis,
@@ -124,14 +125,13 @@ class RunningSums:
         """Whether the basis of the rows so far is much better for them."""
         if totals.n >= MORE * self._made_of:
             return True
-        latest, whole = totals.latest.columns, totals.weighted[self.layout.right].columns
-        X, y = _sizes(latest, old, totals.latest.n)
-        X_now, y_now = _sizes(latest, now, totals.latest.n)
-        if np.max(X, initial=0.0) > FAR * np.max(X_now, initial=1.0):
+        own, right = self.layout.factors, self.layout.right
+        if _largest(totals.latest, old, own) > FAR * max(_largest(totals.latest, now, own), 1.0):
             return True
-        _, rest = _sizes(whole, now, totals.n)
-        rounding = 1e-12 * float(np.linalg.norm(latest[:, -1])) / np.sqrt(totals.latest.n)
-        return y > FAR * max(rest, y_now, rounding)
+        latest, whole = totals.latest[right], totals.weighted[right]
+        rounding = 1e-12 * float(latest.root_mean_squares[-1])
+        least = max(_rest(whole, now), _rest(latest, now), rounding)
+        return _rest(latest, old) > FAR * least
 
     def _change(self, now: Basis, sizes: Sequence[int]) -> None:
         """Take the sums so far to a basis, and go on in it."""
@@ -151,11 +151,32 @@ class RunningSums:
             self._sums = StackSums(now, spec.structure, spec.formula.source, self._carried)
 
 
-def _sizes(whole: Array, basis: Basis, n: int) -> tuple[Array, float]:
-    """Root mean squares of the working columns of X (p,) and of y, from those of n rows."""
-    X, y = whole[:, :-1], whole[:, -1]
-    lengths = np.linalg.norm(X @ basis.fixed, axis=0)
-    return lengths / np.sqrt(n), float(np.linalg.norm(y - X @ basis.shift)) / np.sqrt(n)
+def _largest(
+    moments: Mapping[Side, Moments], basis: Basis, factors: Sequence[Sequence[Side]]
+) -> float:
+    """Largest root mean square of a working column of X or Z, from moments of rows."""
+    right = next(iter(moments))
+    sizes = [_root_mean_squares(moments[right], basis.fixed, len(basis.shift))]
+    for own, maps in zip(factors, basis.random, strict=True):
+        start = 0
+        for side in own:
+            k = len(moments[side].centre) - (side == right)
+            block = maps[start : start + k, start : start + k]
+            sizes.append(_root_mean_squares(moments[side], block, k))
+            start += k
+    return max(float(np.max(own, initial=0.0)) for own in sizes)
+
+
+def _root_mean_squares(moments: Moments, maps: Array, k: int) -> Array:
+    working = moments.columns[:, :k] @ maps
+    return np.asarray(np.linalg.norm(working, axis=0) / np.sqrt(moments.n))
+
+
+def _rest(moments: Moments, basis: Basis) -> float:
+    """Root mean square of the working response."""
+    whole = moments.columns
+    rest = whole[:, -1] - whole[:, :-1] @ basis.shift
+    return float(np.linalg.norm(rest) / np.sqrt(moments.n))
 
 
 def _joined(parts: Sequence[Array]) -> Array:
