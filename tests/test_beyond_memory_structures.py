@@ -194,7 +194,13 @@ def test_words_need_no_rows(pair):
     assert streamed.methods_paragraph() == memory.methods_paragraph()
 
 
-@pytest.mark.parametrize("ask", ["fitted", "residuals", "R", "V", "simulate", "loo"])
+@pytest.mark.parametrize("kind", ["response", "pearson", "normalised"])
+def test_residuals_read_the_rows_again(kind, pair):
+    memory, streamed = (model.reml().residuals(kind) for model in pair)
+    np.testing.assert_allclose(streamed, memory, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("ask", ["R", "V", "simulate", "loo"])
 def test_what_needs_rows_says_so(ask, pair):
     fit = pair[1].fit(draws=20, chains=1, random_seed=1) if ask == "loo" else pair[1].reml()
     with pytest.raises(DataError, match="needs the rows of the data"):
