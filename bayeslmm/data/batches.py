@@ -110,12 +110,19 @@ class Reader:
         """Raise DataError if the last reading had no complete row."""
         if not self.n:
             self._nothing(self.variables)
+        total = self.n + self.n_dropped
+        empty = sorted(name for name in self.formula.members if self._gaps[name] == total)
+        if empty:
+            raise DataError(
+                f"All {total} values of {listed(empty)} are missing; take the variable out of the "
+                "formula or fill it in."
+            )
 
     def _batch(self, start: int, frame: pd.DataFrame, variables: list[str]) -> Batch | None:
         gaps = {name: missing(frame[name]) for name in frame.columns}
         drop = np.zeros(len(frame), dtype=bool)
         for name, gap in gaps.items():
-            drop |= gap
+            drop |= gap & (name not in self.formula.members)
             self._gaps[name] = self._gaps.get(name, 0) + int(gap.sum())
         self.n_dropped += int(drop.sum())
         if drop.all():
@@ -127,7 +134,7 @@ class Reader:
         places = np.arange(start, start + len(frame))
         if drop.any():
             unweighted = None if weights is None else np.isnan(weights)
-            complete, dropped = complete_cases(frame, variables, unweighted)
+            complete, dropped = self._complete(frame, variables, unweighted)
             weights = None if weights is None else np.delete(weights, dropped)
             places = np.delete(places, dropped)
         self.n += len(complete)
@@ -136,6 +143,19 @@ class Reader:
         if residual is None or residual.errors is None:
             return batch
         return replace(batch, weights=located(batch, lambda: precisions(residual, complete)))
+
+    def _complete(
+        self, frame: pd.DataFrame, variables: list[str], unweighted: NDArray[np.bool_] | None
+    ) -> tuple[pd.DataFrame, NDArray[np.intp]]:
+        """Complete rows, and the places of the others; of members there may be none in a batch."""
+        optional = self.formula.members
+        needed = [name for name in variables if name not in optional]
+        complete, dropped = complete_cases(frame, needed, unweighted)
+        if optional:
+            own = np.delete(np.arange(len(frame)), dropped)
+            more = {name: frame[name].iloc[own] for name in variables if name in optional}
+            complete = complete.assign(**more)[variables]
+        return complete, dropped
 
     def _check_kinds(
         self, start: int, frame: pd.DataFrame, gaps: Mapping[str, NDArray[np.bool_]]

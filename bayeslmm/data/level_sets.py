@@ -250,7 +250,7 @@ class GroupingSets:
             cells = np.column_stack([found[name][1][numbers[:, i]] for i, name in enumerate(group)])
             categories = tuple(self._levels[name].categories for name in group)
             parts = [found[name][0] for name in group]
-            levels, places = _of_cells(group, parts, cells, categories)
+            levels, places = of_cells(group, parts, cells, categories)
             result.append((levels, places))
         return result
 
@@ -290,13 +290,13 @@ def united(first: SeenLevels, second: SeenLevels) -> tuple[SeenLevels, Codes, Co
     else:
         codes = every[:, 0]
         cells_found = np.arange(len(parts[0]), dtype=np.intp)[:, None]
-    levels, places = _of_cells(names, parts, cells_found, tuple(categories))
+    levels, places = of_cells(names, parts, cells_found, tuple(categories))
     places = places[codes]
     size = len(first.factor.cells)
     return levels, places[:size], places[size:]
 
 
-def _of_cells(
+def of_cells(
     names: Sequence[str],
     parts: Sequence[pd.Index],
     cells: Codes,

@@ -334,6 +334,13 @@ class RandomFactor:
         """Moments of :meth:`covariates`."""
         return Moments.of(self.covariates(columns))
 
+    def effect_moments(self, columns: Sequence[int]) -> Moments:
+        """Moments of some columns of Z, rows times the relative deviation of their effects."""
+        if self.relationship is None and not self.pooled:
+            return self.moments(columns)
+        every = np.arange(len(self.Z))
+        return Moments.of(self.Z[:, list(columns)], self.similarity(every, every))
+
     def effects(self, independent: NDArray[np.float64]) -> NDArray[np.float64]:
         """Random effects (..., J, k) from those of independent levels of the same Sigma."""
         known = self.relationship

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.data.factor_totals import FactorTotals, StratumTotals
 from bayeslmm.data.frames import read_only
 from bayeslmm.data.grouping import (
     GroupingFactor,
@@ -25,8 +26,10 @@ from bayeslmm.data.memberships import Member, Pool, members_of, pooled_members
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor
 from bayeslmm.data.relationships import Relationship, missing_levels
 from bayeslmm.data.strata import (
-    MOST,
     Strata,
+    check_by,
+    check_size,
+    check_strata,
     find_strata,
     spread_columns,
     stratum_coefs,
@@ -94,7 +97,7 @@ def random_factors(
         or a relationship is for no grouping factor of one variable or lacks levels.
     """
     groups = amalgamated(formula)
-    _check_relationships(relationships, [terms[0].group for terms in groups.values()])
+    check_relationships(relationships, [terms[0].group for terms in groups.values()])
     return tuple(
         _random_factor(
             formula.source,
@@ -156,7 +159,7 @@ def _random_factor(
     z = _joined([part.values for part in parts])
     factor = known_rows(spec, members_of_rows(codes, pool), z)
     if pool is not None and relationship is None and not saturated:
-        _check_shared(terms[0], factor)
+        _check_shared(terms[0], factor.name, factor.counts())
     for block in spec.blocks:
         check_column_scales(
             [spec.coefs[b] for b in block],
@@ -205,11 +208,7 @@ def _part(
         return _Part(found.names, _blocks(term, start, width, 1), found.values, counts)
     rows, of, of_level = find_strata(source, term, frame, codes, grouping)
     size = len(of.levels)
-    if size * width > MOST:
-        raise DataError(
-            f"{term.source} has {size * width} coefficients in {size} levels of `{term.by}`; at "
-            f"most {MOST} are supported. Join levels of `{term.by}`, or take by= out."
-        )
+    check_size(term, size, width)
     levels, n_rows = (np.bincount(part, minlength=size).tolist() for part in (of_level, rows))
     return _Part(
         coefs=stratum_coefs(found.names, of),
@@ -292,7 +291,8 @@ def related_levels(
     return places, more, relationship.reordered(order)
 
 
-def _check_relationships(names: Iterable[str], groups: Sequence[str]) -> None:
+def check_relationships(names: Iterable[str], groups: Sequence[str]) -> None:
+    """Raise DataError for relationships of what is no grouping factor of one variable."""
     unknown = [name for name in names if name not in groups]
     if unknown:
         raise DataError(
@@ -344,11 +344,11 @@ def _check_levels(
         )
 
 
-def _check_shared(term: RandomTerm, factor: RandomFactor) -> None:
+def _check_shared(term: RandomTerm, name: str, counts: Indices) -> None:
     """Refuse members of which each is in one row only."""
-    if factor.counts().max() == 1:
+    if counts.max() == 1:
         raise DataError(
-            f"Every level of `{factor.name}` is a member of one row, so the effects of "
+            f"Every level of `{name}` is a member of one row, so the effects of "
             f"{term.source} cannot be told from the residuals. Name columns whose levels occur in "
             "several rows."
         )
@@ -521,6 +521,7 @@ def check_batch(
     """Raise what :func:`random_factors` raises about some of the rows, before levels are known."""
     _check_discrete(source, terms[0], frame)
     for term in terms:
+        check_by(source, term, frame)
         if term.left in columns:
             _check_structure(source, term, columns[term.left])
 
@@ -533,35 +534,124 @@ def spec_of_levels(
     moments: Mapping[Side, tuple[Sequence[str], Moments]],
     *,
     saturated: bool,
+    counts: Indices,
+    relationship: Relationship | None = None,
+    totals: FactorTotals | None = None,
 ) -> FactorSpec:
     """A grouping factor from its levels and from labels and moments of what varies over them.
+
+    Parameters
+    ----------
+    source, terms, key, grouping
+        The formula, its terms on the factor, the key of this, and the levels that have rows.
+    moments : mapping of Side to (sequence of str, Moments)
+        Labels and moments of the columns of each side.
+    saturated : bool
+        Whether there may be as many random effects as rows.
+    counts : ndarray of int (J,)
+        Rows of each level.
+    relationship : Relationship, optional
+        Known covariance of levels.
+    totals : FactorTotals, optional
+        What is kept of the rows of a factor with ``by=``, ``mm()`` or a relationship.
 
     Raises
     ------
     FormulaError, DataError
         As :func:`random_factors`.
     """
-    n = next(found.n for _, found in moments.values())
-    _check_levels(terms[0], grouping, n, independent=not saturated)
-    so_far: list[str] = []
+    term, n = terms[0], next(found.n for _, found in moments.values())
+    pooled = term.members is not None
+    grouping = replace(grouping, name=term.group, factors=term.factors) if pooled else grouping
+    independent, found = not saturated and not pooled, grouping
+    if relationship is not None:
+        codes = np.arange(len(grouping.levels))
+        codes, grouping, relationship = related_levels(codes, grouping, relationship)
+        independent = independent and not relationship.sets_apart(codes)
+    _check_levels(term, found, n, independent=independent)
+    parts: list[_LevelsPart] = []
+    for t, term in enumerate(terms):
+        names, own = moments[term.left]
+        earlier = [coef for part in parts for coef in part.coefs]
+        _check_coefs(source, term, names, earlier)
+        _check_strata(term, relationship)
+        strata = None if totals is None else totals.strata[t]
+        if strata is None:
+            blocks = _blocks(term, len(earlier), len(names), 1)
+            part = _LevelsPart(names, blocks, [(names, own)], [(len(found.levels), n)])
+        else:
+            part = _part_of_strata(source, term, names, len(earlier), strata, found)
+            _check_coefs(source, term, part.coefs, earlier)
+        if independent and term.structure in ("us", "homdiag"):
+            for n_levels, n_rows in part.counts:
+                _check_count(term, n_levels, len(part.blocks[0]), n_rows)
+        parts.append(part)
+    if pooled and relationship is None and not saturated:
+        _check_shared(terms[0], grouping.name, counts)
+    _report_parts(grouping.name, terms, parts)
+    return factor_spec(
+        grouping,
+        key,
+        terms,
+        [coef for part in parts for coef in part.coefs],
+        [block for part in parts for block in part.blocks],
+        [term.structure for term, part in zip(terms, parts, strict=True) for _ in part.blocks],
+        relationship,
+        [part.strata for part in parts],
+    )
+
+
+class _LevelsPart(NamedTuple):
+    """What one term adds to a grouping factor.
+
+    `pieces` are labels and moments of the columns of each stratum, `counts` its levels and rows.
+    """
+
+    coefs: Sequence[str]
+    blocks: list[tuple[int, ...]]
+    pieces: list[tuple[Sequence[str], Moments]]
+    counts: list[tuple[int, int]]
+    strata: Strata | None = None
+
+
+def _part_of_strata(
+    source: str,
+    term: RandomTerm,
+    names: Sequence[str],
+    start: int,
+    found: StratumTotals,
+    grouping: GroupingFactor,
+) -> _LevelsPart:
+    found.check(term, grouping.name, grouping.levels)
+    of, width = found.seen.factor, len(names)
+    check_strata(term, grouping.name, of, found.of_level)
+    check_size(term, len(of.levels), width)
+    coefs = stratum_coefs(names, of)
+    pieces: list[tuple[Sequence[str], Moments]] = [
+        (coefs[place : place + width], own)
+        for place, own in zip(range(0, len(coefs), width), found.sides, strict=True)
+    ]
+    levels = np.bincount(found.of_level, minlength=len(of.levels)).tolist()
+    return _LevelsPart(
+        coefs=coefs,
+        blocks=_blocks(term, start, width, len(of.levels)),
+        pieces=pieces,
+        counts=[(count, own.n) for count, own in zip(levels, found.sides, strict=True)],
+        strata=term_strata(of, found.of_level, names, start),
+    )
+
+
+def _report_parts(name: str, terms: Sequence[RandomTerm], parts: Sequence[_LevelsPart]) -> None:
     redundant: list[str] = []
-    for term in terms:
-        names, found = moments[term.left]
-        _check_coefs(source, term, names, so_far)
-        so_far += names
-        if not saturated and term.structure in ("us", "homdiag"):
-            own = _blocks(term, 0, len(names), 1)
-            _check_count(term, len(grouping.levels), len(own[0]), n)
-        where = f"the random effects of `{grouping.name}`"
-        check_column_scales(names, found, where)
-        if term.structure not in HOMOGENEOUS:
+    for term, part in zip(terms, parts, strict=True):
+        for names, own in part.pieces:
+            check_column_scales(names, own, f"the random effects of `{name}`")
+            if term.structure in HOMOGENEOUS:
+                continue
             several = term.correlated and len(names) > 1
-            kept = independent_columns(found) if several else found.largest > 0
-            redundant += [name for name, keep in zip(names, kept, strict=True) if not keep]
-    _warn_redundant(grouping.name, redundant)
-    none = [None] * len(terms)
-    shape = coefs_of_terms(terms, {side: names for side, (names, _) in moments.items()})
-    return factor_spec(grouping, key, terms, *shape, strata=none)
+            kept = independent_columns(own) if several else own.largest > 0
+            redundant += [coef for coef, keep in zip(names, kept, strict=True) if not keep]
+    _warn_redundant(name, redundant)
 
 
 def coefs_of_terms(

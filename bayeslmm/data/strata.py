@@ -155,32 +155,51 @@ def find_strata(
         grouping factor in one of its own.
     """
     assert term.by is not None
-    if is_continuous(frame[term.by]):
-        raise FormulaError(
-            f"by={term.by} holds numbers that are not whole, so it cannot name strata of "
-            f"`{grouping.name}`; it needs a factor.",
-            source,
-            *term.span,
-        )
+    check_by(source, term, frame)
     rows, of = grouping_factor(frame, (term.by,))
     first = np.zeros(len(grouping.levels), dtype=np.intp)
     first[codes[::-1]] = rows[::-1]
     divided = np.unique(codes[first[codes] != rows])
     if len(divided):
         raise divided_levels(grouping.name, term.by, grouping.levels[divided].tolist())
+    check_strata(term, grouping.name, of, first)
+    return rows, of, first
+
+
+def check_by(source: str, term: RandomTerm, frame: pd.DataFrame) -> None:
+    """Raise FormulaError where the column of strata is continuous."""
+    if term.by is not None and is_continuous(frame[term.by]):
+        raise FormulaError(
+            f"by={term.by} holds numbers that are not whole, so it cannot name strata of "
+            f"`{term.group}`; it needs a factor.",
+            source,
+            *term.span,
+        )
+
+
+def check_strata(term: RandomTerm, name: str, of: GroupingFactor, of_level: Indices) -> None:
+    """Raise DataError where there is one stratum, or one of one level."""
     if len(of.levels) == 1:
         raise DataError(
             f"by={term.by} has one level, {of.levels[0]!r}, in the complete rows: take it out of "
             f"{term.source}."
         )
-    counts = np.bincount(first, minlength=len(of.levels))
+    counts = np.bincount(of_level, minlength=len(of.levels))
     if len(alone := np.flatnonzero(counts < 2)):
         names = [stratum_names(of)[at] for at in alone]
         raise DataError(
-            f"by={term.by}: there is one level of `{grouping.name}` in {listed(names)}; a variance "
+            f"by={term.by}: there is one level of `{name}` in {listed(names)}; a variance "
             "between levels needs at least two. Join strata, or take by= out."
         )
-    return rows, of, first
+
+
+def check_size(term: RandomTerm, size: int, width: int) -> None:
+    """Raise DataError for too many coefficients of all strata together."""
+    if size * width > MOST:
+        raise DataError(
+            f"{term.source} has {size * width} coefficients in {size} levels of `{term.by}`; at "
+            f"most {MOST} are supported. Join levels of `{term.by}`, or take by= out."
+        )
 
 
 def divided_levels(name: str, variable: str, levels: Sequence[str]) -> DataError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.data.design import Design, Spec
+from bayeslmm.data.factor_totals import FactorTotals
 from bayeslmm.data.frames import Codes, read_only
 from bayeslmm.data.memberships import Member
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor
@@ -66,6 +67,8 @@ class Summary:
         What transforms of whole columns remember, by the text of their calls.
     scaled : ScaledRows or None
         Rows by their standard deviation, where residuals have a structure.
+    factors : mapping of str to FactorTotals
+        What is kept for grouping factors with ``by=``, ``mm()`` or a relationship, by their keys.
     """
 
     words: str
@@ -82,6 +85,7 @@ class Summary:
     sample: pd.DataFrame
     states: Mapping[str, Any]
     scaled: ScaledRows | None = None
+    factors: Mapping[str, FactorTotals] = field(default_factory=dict)
 
     def columns(self, side: Side) -> Array:
         """Columns (m, k) of a side in few dimensions: lengths and angles are the weighted ones."""
@@ -122,21 +126,28 @@ class SummarisedFactor(RandomFactor):
 
     def moments(self, columns: Sequence[int]) -> Moments:
         """Moments of some columns of Z, of one term."""
-        return side_moments(self.spec, self.summary.sides, columns)
+        start = 0
+        totals = self.summary.factors.get(self.spec.key)
+        for t, (side, strata) in enumerate(zip(self.spec.sides, self.spec.strata, strict=True)):
+            width = side_width(side, self.summary.sides)
+            found = self.summary.sides[side]
+            if strata is not None and totals is not None:
+                number, own = strata.number(columns), totals.strata[t]
+                if number is not None and own is not None:
+                    first = int(strata.places[number, 0])
+                    return own.sides[number].take([column - first for column in columns])
+                width = strata.places.size
+            elif start <= columns[0] < start + width:
+                return found.take([column - start for column in columns])
+            start += width
+        raise IndexError(columns)
 
-
-def side_moments(
-    spec: FactorSpec, sides: Mapping[Side, Moments], columns: Sequence[int]
-) -> Moments:
-    """Moments of coefficients of a grouping factor that are of one term."""
-    start = 0
-    for side in spec.sides:
-        found = sides[side]
-        width = side_width(side, sides)
-        if start <= columns[0] < start + width:
-            return found.take([column - start for column in columns])
-        start += width
-    raise IndexError(columns)
+    def effect_moments(self, columns: Sequence[int]) -> Moments:
+        """Moments of some columns of Z, rows times the relative deviation of their effects."""
+        totals = self.summary.factors.get(self.spec.key)
+        if totals is None or totals.effects is None:
+            return self.moments(columns)
+        return totals.effects.take(columns)
 
 
 def side_width(side: Side, sides: Mapping[Side, Moments]) -> int:

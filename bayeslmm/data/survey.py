@@ -22,6 +22,8 @@ from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.batches import Batch, BatchColumns, Reader, batch_columns, located
 from bayeslmm.data.building import fixed_space
 from bayeslmm.data.design import Encodings, Spec
+from bayeslmm.data.factor_levels import FactorLevels
+from bayeslmm.data.factor_totals import FactorTotals, RunningTotals
 from bayeslmm.data.frames import Codes
 from bayeslmm.data.inputs import (
     Expression,
@@ -30,8 +32,16 @@ from bayeslmm.data.inputs import (
     check_not_own_predictor,
     check_weights_scale,
 )
-from bayeslmm.data.level_sets import GroupingSets, SeenLevels, merged_categories
-from bayeslmm.data.random_terms import amalgamated, check_batch, coefs_of_terms, spec_of_levels
+from bayeslmm.data.level_sets import SeenLevels, merged_categories
+from bayeslmm.data.memberships import Member
+from bayeslmm.data.random_terms import (
+    amalgamated,
+    check_batch,
+    check_relationships,
+    coefs_of_terms,
+    spec_of_levels,
+)
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.row_kinds import ScaledRows
 from bayeslmm.data.summarised import Summary
@@ -107,13 +117,16 @@ class Layout:
     factors : tuple of tuple of Side
         What varies over the levels of each grouping factor.
     structures : tuple of Structure
-        Covariance structure of each.
+        Covariance structure of each, in one stratum where a term has ``by=``.
+    pooled : bool
+        Whether rows belong to several levels of some grouping factor.
     """
 
     right: Side
     names: Mapping[Side, tuple[str, ...]]
     factors: tuple[tuple[Side, ...], ...]
     structures: tuple[Structure, ...]
+    pooled: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -123,14 +136,14 @@ class Taken:
     Attributes
     ----------
     columns : BatchColumns
-    codes : list of ndarray of int (n,)
-        Number of the level of each grouping factor.
+    members : list of tuple of Member
+        Numbers of the levels of each grouping factor.
     residual : ResidualRows or None
         Columns of the structure of the residuals.
     """
 
     columns: BatchColumns
-    codes: list[Codes]
+    members: list[tuple[Member, ...]]
     residual: ResidualRows | None
 
 
@@ -162,6 +175,8 @@ class Survey:
         That of all rows, of which these are a part; it is found out by default.
     residual : ResidualSpec, optional
         Structure of the residuals.
+    relationships : mapping of str to Relationship, optional
+        Known covariances of levels by grouping factor.
 
     Attributes
     ----------
@@ -177,9 +192,9 @@ class Survey:
         functions: UserFunctions,
         coding: Coding | None = None,
         residual: ResidualSpec | None = None,
+        relationships: Mapping[str, Relationship] | None = None,
     ) -> None:
         check_not_own_predictor(formula)
-        _refuse_terms(formula)
         self.formula, self.functions, self.residual = formula, functions, residual
         sides = sides_of(formula)
         operands = [formula.left, *formula.shifts, *(p for side in sides for p in side.operands)]
@@ -188,7 +203,9 @@ class Survey:
         self.memory = Memory(readings, functions, {} if coding is None else coding.states)
         self._coding = coding
         self.sample = _Sample(sides, operands, functions)
-        self.levels = GroupingSets([terms[0].factors for terms in self.groups.values()])
+        self.levels = FactorLevels(list(self.groups.values()))
+        self._relationships = relationships or {}
+        self.factors: dict[str, RunningTotals] = {}
         self.columns: dict[Side, Columns] = {}
         self.encodings: Encodings | None = None
         self.totals: Totals | None = None
@@ -206,6 +223,7 @@ class Survey:
             names=names,
             factors=tuple(tuple(t.left for t in terms) for terms in self.groups.values()),
             structures=tuple(blocked(blocks, kinds) for _, blocks, kinds in found),
+            pooled=any(terms[0].members is not None for terms in self.groups.values()),
         )
 
     @property
@@ -218,6 +236,10 @@ class Survey:
     def begin(self) -> None:
         """Begin a reading."""
         self.totals, self._late = None, False
+        for key, terms in self.groups.items():
+            known = self._relationships.get(terms[0].group)
+            if (running := RunningTotals.where_needed(terms, known)) is not None:
+                self.factors[key] = running
 
     def take(self, batch: Batch) -> Taken | None:
         """Take in rows; None where their columns cannot be known in this reading."""
@@ -276,23 +298,17 @@ class Survey:
         if spec is not None and not spec.structure.plain:
             rows = located(batch, lambda: spec.rows_apart(batch.frame))
             self.totals.add_scaled(rows, found, len(spec.structure.scales))
-        return Taken(columns=found, codes=self.levels.add(batch.frame), residual=rows)
+        members = located(batch, lambda: self.levels.add(batch.frame))
+        for key, codes, size in zip(self.groups, members, self.levels.sizes, strict=True):
+            if key in self.factors:
+                self.factors[key].add(batch.frame, found.sides, codes, found.weights, size)
+        return Taken(columns=found, members=members, residual=rows)
 
     def _encode(self) -> Encodings:
         """How columns are built, from the sample."""
         frame, states = self.coding.sample, self.memory.states
         self.columns = sample_columns(self.formula, frame, self.functions, states)
         return sample_encodings(self.formula, self.columns, frame, self.functions, states)
-
-
-def _refuse_terms(formula: Formula) -> None:
-    for term in formula.random:
-        what = "by=" if term.by is not None else "mm()" if term.members is not None else None
-        if what is not None:
-            raise DataError(
-                f"{term.source} has {what}, which is for data in memory. Take it out, or read the "
-                "data into a data frame."
-            )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -333,6 +349,7 @@ def checked_spec(
     extremes: Extremes,
     levels: Sequence[SeenLevels],
     residual: ResidualSpec | None,
+    relationships: Mapping[str, Relationship],
 ) -> Spec:
     """The spec of a model of all rows, after checking what can be checked of all of them only.
 
@@ -353,15 +370,26 @@ def checked_spec(
     moments = {
         side: (own, summary.sides[side].take(range(len(own)))) for side, own in layout.names.items()
     }
-    groups = zip(amalgamated(formula).items(), levels, strict=True)
+    groups = amalgamated(formula)
+    check_relationships(relationships, [terms[0].group for terms in groups.values()])
     return Spec(
         formula=formula,
         functions=functions,
         weights=weights,
         fixed=fixed,
         random=tuple(
-            spec_of_levels(formula.source, terms, key, seen.factor, moments, saturated=not free)
-            for (key, terms), seen in groups
+            spec_of_levels(
+                formula.source,
+                terms,
+                key,
+                seen.factor,
+                moments,
+                saturated=not free,
+                counts=summary.counts[key],
+                relationship=relationships.get(terms[0].group),
+                totals=summary.factors.get(key),
+            )
+            for (key, terms), seen in zip(groups.items(), levels, strict=True)
         ),
         residual=residual,
         encodings=encodings,
@@ -541,6 +569,7 @@ class Totals:
         reader: Reader,
         coding: Coding,
         counts: Mapping[str, Codes],
+        factors: Mapping[str, FactorTotals],
     ) -> Summary:
         """What is kept of the rows."""
         return Summary(
@@ -558,6 +587,7 @@ class Totals:
             sample=coding.sample,
             states=coding.states,
             scaled=self.scaled,
+            factors=factors,
         )
 
 

@@ -143,13 +143,19 @@ class LMM:
         source = open_source(data)
         if source is not None:
             in_memory = {
-                "relationships": relationships,
                 "missing": None if missing == "drop" else missing,
                 "family": None if family == "gaussian" else family,
                 "sigma": sigma,
             }
             design: Design = streamed_design(
-                read, source, weights, functions, fixed_mapping(fixed), residual, in_memory
+                read,
+                source,
+                weights,
+                functions,
+                fixed_mapping(fixed),
+                residual,
+                relationships_of(relationships),
+                in_memory,
             ).with_source(source)
         else:
             design = build_design(

@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.batches import Reader
 from bayeslmm.data.design import Encodings
 from bayeslmm.data.frames import Codes
 from bayeslmm.data.level_sets import SeenLevels, united
+from bayeslmm.data.random_terms import amalgamated, check_relationships
+from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, check_weights_once
 from bayeslmm.data.residual_survey import surveyed_residual, whole_batches
 from bayeslmm.data.sources import Source
@@ -25,6 +28,8 @@ from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import reevaluate
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
+from bayeslmm.likelihood.crossprod import WorkingProducts
+from bayeslmm.likelihood.factor_columns import factor_covariates, level_places, own_columns
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
 from bayeslmm.likelihood.streamed import RunningSums
 
@@ -97,13 +102,17 @@ class Part:
         ]
         return replace(whole, products=parts[0] + parts[1])
 
-    def design(self, known: Mapping[str, Any]) -> SummarisedDesign:
+    def design(
+        self, known: Mapping[str, Any], relationships: Mapping[str, Relationship] | None = None
+    ) -> SummarisedDesign:
         """The design of a model of these rows.
 
         Parameters
         ----------
         known : mapping of str to number or matrix
             Covariance parameters that are held.
+        relationships : mapping of str to Relationship, optional
+            Known covariances of levels by grouping factor, which the rows were read with.
 
         Raises
         ------
@@ -121,13 +130,30 @@ class Part:
             self.extremes,
             self.levels,
             self.residual,
+            relationships or {},
         )
-        own, kept = self.layout, spec.fixed.kept
-        basis = basis_of_model(self.summary.weighted, own.factors, own.structures, kept)
-        products = in_basis(self.products, basis, kept)
+        summary, kept = self.summary, spec.fixed.kept
+        structures = tuple(map(structure_of, spec.random))
+        covariates = [factor_covariates(factor, summary) for factor in spec.random]
+        whole = summary.weighted[self.layout.right]
+        basis = basis_of_model(whole, covariates, structures, kept)
+        own = [own_columns(factor, summary) for factor in spec.random]
+        products = in_basis(self.products, basis, kept, own)
+        pairs = list(zip(spec.random, self.levels, strict=True))
+        places = [level_places(factor, seen.factor) for factor, seen in pairs]
+        sizes = [len(factor.levels) for factor in spec.random]
+        products = placed(products, places, sizes)
+        if isinstance(products, WorkingProducts):
+            known_levels = tuple(factor.relationship for factor in spec.random)
+            products = replace(products, structures=structures, relationships=known_levels)
+        counts = {}
+        for factor, place in zip(spec.random, places, strict=True):
+            counts[factor.key] = np.zeros(len(factor.levels), dtype=np.intp)
+            counts[factor.key][place] = summary.counts[factor.key]
+        summary = replace(summary, counts=counts)
         weights = self.summary.log_weights  # of one origin, so that files give the same numbers
         products = replace(products, log_weights=weights)
-        return SummarisedDesign(spec, self.summary, products)
+        return SummarisedDesign(spec, summary, products)
 
 
 def read_part(
@@ -137,6 +163,7 @@ def read_part(
     functions: UserFunctions,
     coding: Coding | None = None,
     residual: ResidualFormula | None = None,
+    relationships: Mapping[str, Relationship] | None = None,
 ) -> Part:
     """Read all rows of a source, as often as it takes.
 
@@ -152,6 +179,8 @@ def read_part(
         That of all rows, of which these are a part; then they are read once.
     residual : ResidualFormula, optional
         Structure of the residuals; its levels and times are found by a reading of their own.
+    relationships : mapping of str to Relationship, optional
+        Known covariances of levels by grouping factor.
 
     Raises
     ------
@@ -160,7 +189,7 @@ def read_part(
     """
     reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
     structure = None if residual is None else surveyed_residual(residual, reader)
-    survey = Survey(formula, functions, coding, structure)
+    survey = Survey(formula, functions, coding, structure, relationships)
     while not survey.complete:
         sums: RunningSums | None = None
         survey.begin()
@@ -190,6 +219,11 @@ def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
         reader,
         survey.coding,
         dict(zip(survey.groups, counts, strict=True)),
+        {
+            key: survey.factors[key].finish(places)
+            for key, (_, places) in zip(survey.groups, found, strict=True)
+            if key in survey.factors
+        },
     )
     return Part(
         formula=survey.formula,
@@ -212,6 +246,7 @@ def streamed_design(
     functions: UserFunctions,
     known: Mapping[str, Any],
     residual: str | None,
+    relationships: Mapping[str, Relationship],
     in_memory: Mapping[str, Any],
 ) -> SummarisedDesign:
     """The design of data beyond memory.
@@ -228,6 +263,8 @@ def streamed_design(
         Covariance parameters that are held.
     residual : str or None
         Structure of the residuals.
+    relationships : mapping of str to Relationship
+        Known covariances of levels by grouping factor.
     in_memory : mapping of str to object
         Arguments that are for data in memory, None where they are not given.
 
@@ -249,7 +286,12 @@ def streamed_design(
     structure = None if residual is None else parse_residual(residual)
     if weights is not None and structure is not None:
         check_weights_once(structure)
-    return read_part(formula, source, weights, functions, residual=structure).design(known)
+    groups = [terms[0].group for terms in amalgamated(formula).values()]
+    check_relationships(relationships, groups)
+    part = read_part(
+        formula, source, weights, functions, residual=structure, relationships=relationships
+    )
+    return part.design(known, relationships)
 
 
 # --- adding ----------------------------------------------------------------------------
@@ -337,5 +379,10 @@ def _both_summaries(
         ranges=both(lambda x, y: (min(x[0], y[0]), max(x[1], y[1])), a.ranges, b.ranges),
         sample=a.sample,
         states=a.states,
+        factors={
+            key: own.merged(b.factors[key], (mine, theirs), size)
+            for key, size, mine, theirs in zip(a.counts, sizes, *places, strict=True)
+            if (own := a.factors.get(key)) is not None
+        },
         scaled=None if a.scaled is None or b.scaled is None else a.scaled + b.scaled,
     )

@@ -21,7 +21,7 @@ from bayeslmm.data.frames import Codes
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts, basis_of_columns
-from bayeslmm.likelihood.tied import TiedProducts
+from bayeslmm.likelihood.tied import TiedProducts, at_levels
 
 Array = NDArray[np.float64]
 
@@ -51,8 +51,8 @@ def basis_of_part(moments: Mapping[Side, Moments], factors: Sequence[Sequence[Si
 
 
 def basis_of_model(
-    moments: Mapping[Side, Moments],
-    factors: Sequence[Sequence[Side]],
+    moments: Moments,
+    covariates: Sequence[Array],
     structures: Sequence[Structure],
     kept: NDArray[np.bool_],
 ) -> Basis:
@@ -60,22 +60,25 @@ def basis_of_model(
 
     Parameters
     ----------
-    moments, factors
-        As for :func:`basis_of_part`.
+    moments : Moments
+        Of the columns of the fixed effects and the response, with precision weights.
+    covariates : sequence of ndarray (m, k)
+        Columns with the lengths of Z of each grouping factor, and the angles within each block.
     structures : sequence of Structure
         Covariance structure of each grouping factor.
     kept : ndarray of bool (p_full,)
         Columns of the fixed effects that the model has.
     """
-    right = next(iter(moments))
-    whole = moments[right].columns
-    covariates = [_side_by_side([_covariates(s, moments, right) for s in own]) for own in factors]
+    whole = moments.columns
     X = whole[:, :-1][:, kept]
-    return basis_of_columns(whole[:, -1], X, covariates, structures, moments[right].n)
+    return basis_of_columns(whole[:, -1], X, covariates, structures, moments.n)
 
 
 def in_basis[P: (WorkingProducts, TiedProducts)](
-    products: P, new: Basis, kept: NDArray[np.bool_] | None = None
+    products: P,
+    new: Basis,
+    kept: NDArray[np.bool_] | None = None,
+    own: Sequence[Array | None] | None = None,
 ) -> P:
     """The sums of a part in another basis.
 
@@ -87,24 +90,35 @@ def in_basis[P: (WorkingProducts, TiedProducts)](
         Of all columns, or of some.
     kept : ndarray of bool (p_full,), optional
         Which they are.
+    own : sequence of ndarray (J, k, m) or None, optional
+        Columns of Z of each level of a grouping factor among the m of the new basis, where levels
+        have different ones.
     """
     old = products.basis
     kept = np.ones(len(old.shift), dtype=bool) if kept is None else kept
     fixed = _step(old, new, kept)
-    random = [np.linalg.solve(a, b) for a, b in zip(old.random, new.random, strict=True)]
+    chosen = [None] * len(old.random) if own is None else own
+    random = [
+        np.linalg.solve(a, b if c is None else c @ b)
+        for a, b, c in zip(old.random, new.random, chosen, strict=True)
+    ]
     if isinstance(products, TiedProducts):
         return products.changed(new, fixed, random)
+    left = [a.swapaxes(-1, -2) for a in random]
     return replace(
         products,
         fixed=fixed.T @ products.fixed @ fixed,
-        random=tuple(a.T @ own @ a for own, a in zip(products.random, random, strict=True)),
-        mixed=tuple(a.T @ own @ fixed for own, a in zip(products.mixed, random, strict=True)),
-        couplings=tuple(
-            replace(c, blocks=random[c.factors[0]].T @ c.blocks @ random[c.factors[1]])
-            for c in products.couplings
-        ),
+        random=tuple(b @ z @ a for b, z, a in zip(left, products.random, random, strict=True)),
+        mixed=tuple(b @ z @ fixed for b, z in zip(left, products.mixed, strict=True)),
+        couplings=tuple(_changed(c, random) for c in products.couplings),
         basis=new,
     )
+
+
+def _changed(coupling: Coupling, random: Sequence[Array]) -> Coupling:
+    i, j = coupling.factors
+    left, right = at_levels(random[i], coupling.first), at_levels(random[j], coupling.second)
+    return replace(coupling, blocks=left.swapaxes(-1, -2) @ coupling.blocks @ right)
 
 
 def _step(old: Basis, new: Basis, kept: NDArray[np.bool_]) -> Array:
@@ -159,7 +173,7 @@ def _covariates(side: Side, moments: Mapping[Side, Moments], right: Side) -> Arr
     return columns[:, :-1] if side == right else columns
 
 
-def _side_by_side(parts: Sequence[Array]) -> Array:
+def side_by_side(parts: Sequence[Array]) -> Array:
     """Columns with the lengths of Z, and the angles of those of each term."""
     height = max(sum(part.shape[1] for part in parts), *(len(part) for part in parts))
     return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
@@ -203,5 +217,10 @@ def _spread(values: Array, places: Codes, size: int) -> Array:
 def _moved(coupling: Coupling, places: Sequence[Codes], sizes: Sequence[int]) -> Coupling:
     i, j = coupling.factors
     first, second = places[i][coupling.first], places[j][coupling.second]
+    blocks = coupling.blocks
+    if i == j:  # the smaller level first
+        turned = first > second
+        blocks = np.where(turned[:, None, None], blocks.swapaxes(1, 2), blocks)
+        first, second = np.minimum(first, second), np.maximum(first, second)
     order = np.argsort(first.astype(np.int64) * sizes[j] + second)
-    return Coupling((i, j), first[order], second[order], coupling.blocks[order])
+    return Coupling((i, j), first[order], second[order], blocks[order])

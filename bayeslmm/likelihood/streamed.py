@@ -8,12 +8,15 @@ of the batches. At the end the sums are taken to the basis of all rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.structure import Structure
+from bayeslmm.data.factor_levels import member_counts
 from bayeslmm.data.frames import Codes
 from bayeslmm.data.memberships import Slot
 from bayeslmm.data.residual_rows import ResidualSpec
@@ -27,6 +30,7 @@ from bayeslmm.likelihood.crossprod import (
     WorkingProducts,
     add_couplings,
     coupling,
+    cross_products,
 )
 from bayeslmm.likelihood.rebasing import basis_of_part, in_basis, placed
 from bayeslmm.likelihood.streamed_stack import StackSums
@@ -67,7 +71,7 @@ class RunningSums:
         self.layout, self.residual = layout, residual
         self._counts = [np.zeros(0, dtype=np.intp) for _ in layout.factors]
         self._carried: Any = None
-        self._sums: ProductSums | StackSums | None = None
+        self._sums: ProductSums | SlotSums | StackSums | None = None
         self._made_of = 0
 
     def add(self, taken: Taken, totals: Totals, sizes: Sequence[int]) -> None:
@@ -91,14 +95,19 @@ class RunningSums:
         root = None if found.weights is None else np.sqrt(found.weights)
         covariates = [_joined([found.sides[side] for side in own]) for own in layout.factors]
         if isinstance(self._sums, ProductSums):
-            self._sums.add(y, X, covariates, taken.codes, root, sizes)
+            codes = [own[0].codes for own in taken.members]
+            self._sums.add(y, X, covariates, codes, root, sizes)
         else:
-            assert taken.residual is not None
-            slots = [[Slot(c, z, c)] for c, z in zip(taken.codes, covariates, strict=True)]
-            self._sums.add(y, X, slots, root, taken.residual)
-        for f, (codes, size) in enumerate(zip(taken.codes, sizes, strict=True)):
+            pairs = zip(taken.members, covariates, strict=True)
+            slots = [[member.slot(z) for member in own] for own, z in pairs]
+            if isinstance(self._sums, SlotSums):
+                self._sums.add(y, X, slots, found.weights, sizes)
+            else:
+                assert taken.residual is not None
+                self._sums.add(y, X, slots, root, taken.residual)
+        for f, (members, size) in enumerate(zip(taken.members, sizes, strict=True)):
             self._counts[f] = _grown(self._counts[f], size)
-            self._counts[f][:size] += np.bincount(codes, minlength=size)
+            self._counts[f][:size] += member_counts(members, size)
 
     def finish(
         self, totals: Totals, places: Sequence[Codes]
@@ -136,7 +145,7 @@ class RunningSums:
     def _change(self, now: Basis, sizes: Sequence[int]) -> None:
         """Take the sums so far to a basis, and go on in it."""
         known = self._carried
-        if isinstance(self._sums, ProductSums):
+        if isinstance(self._sums, ProductSums | SlotSums):
             both = self._sums.products(sizes)
             if isinstance(known, WorkingProducts):
                 numbers = [np.arange(len(own)) for own in known.random]
@@ -145,10 +154,11 @@ class RunningSums:
         elif self._sums is not None:
             self._carried = in_basis(self._sums.products(), now)
         spec = self.residual
-        if spec is None or spec.structure.plain:
-            self._sums = ProductSums(self.layout, now)
-        else:
+        if spec is not None and not spec.structure.plain:
             self._sums = StackSums(now, spec.structure, spec.formula.source, self._carried)
+        else:
+            make = SlotSums if self.layout.pooled else ProductSums
+            self._sums = make(self.layout, now)
 
 
 def _largest(
@@ -301,6 +311,63 @@ class ProductSums:
 
     def _width(self, factor: int) -> int:
         return len(self.basis.random[factor])
+
+
+class SlotSums:
+    """Cross-products of batches of rows that belong to several levels of a grouping factor.
+
+    Parameters
+    ----------
+    layout : Layout
+        The columns.
+    basis : Basis
+        Of all columns.
+    """
+
+    def __init__(self, layout: Layout, basis: Basis) -> None:
+        self.layout, self.basis = layout, basis
+        self._total: WorkingProducts | None = None
+
+    def add(
+        self,
+        y: Array,
+        X: Array,
+        slots: Sequence[Sequence[Slot]],
+        weights: Array | None,
+        sizes: Sequence[int],
+    ) -> None:
+        """Take in rows: response less offset (n,), X (n, p), slots of each grouping factor."""
+        structures = self.layout.structures
+        factors = [
+            _SlotFactor(tuple(own), size, structure)
+            for own, size, structure in zip(slots, sizes, structures, strict=True)
+        ]
+        more = cross_products(y, X, factors, weights=weights, basis=self.basis)
+        self._total = more if self._total is None else self.products(sizes) + more
+
+    def products(self, sizes: Sequence[int]) -> WorkingProducts:
+        """The sums as cross-products, for all levels so far."""
+        assert self._total is not None
+        numbers = [np.arange(len(own)) for own in self._total.random]
+        return placed(self._total, numbers, sizes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SlotFactor:
+    """What cross-products need of a grouping factor."""
+
+    slots: tuple[Slot, ...]
+    n_levels: int
+    structure: Structure
+    relationship: None = None
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        return self.structure.blocks
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.structure.parts)
 
 
 class _LevelSums:

@@ -27,6 +27,11 @@ AT_ONCE = 1 << 22
 """Products of pairs of rows held at once: 32 MB."""
 
 
+def at_levels(maps: Array, levels: Indices) -> Array:
+    """Maps of levels, or the one of all."""
+    return maps if maps.ndim == 2 else maps[levels]
+
+
 class TiedSums(NamedTuple):
     """Sums by cell and kind of entry, those that are there.
 
@@ -83,8 +88,12 @@ class TiedSums(NamedTuple):
         )
 
     def changed(self, left: Array, right: Array) -> TiedSums:
-        """Of other columns: those on the left times `left` (a, c), on the right `right` (b, d)."""
-        return self._replace(sums=np.asarray(left.T @ self.sums @ right))
+        """Of other columns: those on the left times `left` (a, c), on the right `right` (b, d).
+
+        Each may be one for each level, (J, a, c).
+        """
+        left, right = at_levels(left, self.first), at_levels(right, self.second)
+        return self._replace(sums=np.asarray(left.swapaxes(-1, -2) @ self.sums @ right))
 
     def cells(self, n_second: int) -> tuple[Indices, Indices, Indices]:
         """Levels of the distinct cells, in their order, and the cell of each sum."""
@@ -186,14 +195,17 @@ class TiedProducts:
         basis : Basis
         fixed : ndarray (p + 1, q + 1)
             New columns of X and the response by the old ones.
-        random : sequence of ndarray (k, m)
-            New columns of each grouping factor.
+        random : sequence of ndarray (k, m) or (J, k, m)
+            New columns of each grouping factor, or of each of its levels.
         """
         return replace(
             self,
             basis=basis,
             fixed=self.fixed.changed(fixed, fixed),
-            random=tuple(s.changed(a, a) for s, a in zip(self.random, random, strict=True)),
+            random=tuple(
+                s._replace(second=s.first).changed(a, a)._replace(second=s.second)
+                for s, a in zip(self.random, random, strict=True)
+            ),
             mixed=tuple(s.changed(a, fixed) for s, a in zip(self.mixed, random, strict=True)),
             couplings={
                 (i, j): own.changed(random[i], random[j]) for (i, j), own in self.couplings.items()

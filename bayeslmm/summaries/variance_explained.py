@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.data.design import Design, RandomFactor, require_random
+from bayeslmm.data.design import Design, require_random
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.data.residual_rows import ResidualSpec
@@ -67,20 +67,9 @@ def block_variances(design: Design, joint: JointDraws) -> Array:
         for block in factor.blocks:
             columns = list(block)
             # roots rather than Z'Z and Sigma: covariates far from zero would cancel
-            mean_root = _rows_root(factor, columns) / np.sqrt(design.n)
+            mean_root = factor.effect_moments(columns).columns / np.sqrt(design.n)
             result.append(np.sum((mean_root @ root[:, columns]) ** 2, axis=(1, 2)))
     return np.stack(result, axis=1) if result else np.empty((joint.size, 0))
-
-
-def _rows_root(factor: RandomFactor, columns: list[int]) -> Array:
-    """Root of Z'Z of some columns, rows times the relative standard deviation of their effects."""
-    if factor.relationship is None and not factor.spec.divided and not factor.pooled:
-        return factor.moments(columns).columns
-    rows = factor.Z[:, columns]
-    if factor.relationship is not None or factor.pooled:
-        every = np.arange(len(rows))
-        rows = rows * np.sqrt(factor.similarity(every, every))[:, None]
-    return np.asarray(np.linalg.qr(rows, mode="r"))
 
 
 def block_labels(design: Design) -> list[tuple[str, str]]:
