@@ -336,8 +336,10 @@ class RandomFactor:
 
     def effect_moments(self, columns: Sequence[int]) -> Moments:
         """Moments of some columns of Z, rows times the relative deviation of their effects."""
-        if self.relationship is None and not self.pooled:
+        if self.relationship is None and not self.pooled and not self.spec.divided:
             return self.moments(columns)
+        if self.relationship is None and not self.pooled:  # zero in rows of other strata
+            return Moments.of(self.Z[:, list(columns)])
         every = np.arange(len(self.Z))
         return Moments.of(self.Z[:, list(columns)], self.similarity(every, every))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -135,11 +136,13 @@ class _Sums:
         self.n += part.n
         self.fixed += columns.T @ columns
         for f, factor in enumerate(part.random):
-            z = (factor.Z @ basis.random[f]) * root[:, None]
-            for c in range(z.shape[1]):
-                levels = factor.n_levels
-                self.own[f][:, c] += np.bincount(factor.codes, z[:, c] ** 2, levels)
-                self.mixed[f][:, c] += np.bincount(factor.codes, z[:, c] * y, levels)
+            levels = factor.n_levels
+            found = [(codes, (z @ basis.random[f]) * root[:, None]) for codes, z, _ in factor.slots]
+            for (codes, z), c in product(found, range(factor.n_coefs)):
+                self.mixed[f][:, c] += np.bincount(codes, z[:, c] * y, levels)
+            for ((one, z), (two, v)), c in product(product(found, found), range(factor.n_coefs)):
+                same = one == two  # also where a level is two members of a row
+                self.own[f][:, c] += np.bincount(one[same], (z[:, c] * v[:, c])[same], levels)
 
     def compare(self) -> None:
         """Raise DataError unless these are the sums of the model."""

@@ -241,6 +241,8 @@ class SummarisedDesign(Design):
         """The rows of each stratum or occasion that has a standard deviation, by its place."""
         scaled, right = self.summary.scaled, self.formula.right
         assert scaled is not None
+        if self.summary.factors:  # of all rows together
+            self.summary.refuse()
         parts: dict[int, Design] = {}
         for place, sides in scaled.sides.items():
             own = ScaledRows(kinds=scaled.kinds.of_scale(place), sides={})
