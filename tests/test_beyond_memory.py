@@ -53,6 +53,7 @@ OTHERS = (
     "Reaction ~ I(Days > 4) + Days:I(Days > 4) + (1 | Subject)",
     "Reaction ~ 0 + Days + I(Days * 2) + (1 | Subject) + (0 + Days | Subject)",
     "Reaction ~ Days + homcs(0 + factor(Days > 4) | Subject)",
+    "Reaction ~ Days + (Days || Subject) + (1 | Days)",
 )
 
 

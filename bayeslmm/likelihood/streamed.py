@@ -267,7 +267,7 @@ class ProductSums:
                 if sums.within is None or self._couplings:
                     z = self.basis.random[f].T @ np.ascontiguousarray(covariates[f][rows].T)
                     zs[f] = z if root is None else z * root[rows]
-                sums.add(zs.get(f, columns), columns, own[f])
+                sums.add(zs[f] if sums.within is None else columns, columns, own[f])
             for i, j in self._couplings:
                 self._add_coupling((i, j), (zs[i].T, zs[j].T), (own[i], own[j]))
 
