@@ -109,7 +109,7 @@ def test_draws_files_and_predictions(name, pupils, tmp_path):
     assert repr(again) == repr(streamed)
     assert again.model.reml.criterion == streamed.model.reml.criterion
     new = pupils.dropna().head(4)
-    unseen = new.assign(g=99, s1=99) if "related" not in name else new
+    unseen = new.assign(g=99, arm="a", s1=99) if "related" not in name else new
     for answer in (
         lambda fit: fit.r2(),
         lambda fit: fit.icc(),
@@ -158,7 +158,7 @@ def test_files_whose_factors_do_not_fit_are_refused(pupils):
         ({"w1": -1.0}, f"y ~ x + (1 | {MEMBERS})", {}, DataError, "may not be negative"),
         ({"s2": "text"}, f"y ~ x + (1 | {MEMBERS})", {}, DataError, "no level would be in both"),
         (
-            {"s1": range(ROWS), "s2": np.nan},
+            {"s2": np.nan, "w2": 0.0},
             f"y ~ x + (1 | {MEMBERS})",
             {},
             DataError,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.design import Encodings, Spec
-from bayeslmm.data.random_factors import FactorSpec
-from bayeslmm.data.random_terms import amalgamated, factor_spec
+from bayeslmm.data.random_terms import amalgamated
 from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import sample_columns, sample_encodings, sides_of
 from bayeslmm.exceptions import BayesLMMError, StorageError
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
-from bayeslmm.formula.grammar import Formula, RandomTerm
+from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.rank import row_space
 from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts
 from bayeslmm.likelihood.tied import TiedProducts
 from bayeslmm.priors.record import Priors
 from bayeslmm.storage.checked import check_fit, checked_numbers
+from bayeslmm.storage.factor_sums import pack_factor, stored_factors_of_sums
 from bayeslmm.storage.frames import (
     Arrays,
     Description,
@@ -40,9 +40,7 @@ from bayeslmm.storage.model import fixed_value, fixed_values, stored_formula, st
 from bayeslmm.storage.priors import pack_priors
 from bayeslmm.storage.random_factors import (
     moment_arrays,
-    pack_grouping,
     stored_moments,
-    unpack_grouping,
 )
 from bayeslmm.storage.structured_sums import (
     pack_scaled,
@@ -91,8 +89,6 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
         arrays |= moment_arrays(f"side {i}", summary.sides[side])
         if design.weighted:
             arrays |= moment_arrays(f"weighted {i}", summary.weighted[side])
-    for i, factor in enumerate(spec.random):
-        arrays[f"counts {i}"] = summary.counts[factor.key]
     _pack_products(design.products, arrays)
     facts = ("words", "n", "n_dropped", "log_weights", "mean_inverse_weight", "mean_offset")
     return {
@@ -107,17 +103,11 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
         "fixed": {key: fixed_value(value) for key, value in spec.known.items()},
         "sample": sample,
         "coefs": list(spec.fixed.coefs_full),
-        "factors": [_pack_factor(i, factor, arrays) for i, factor in enumerate(spec.random)],
+        "factors": [
+            pack_factor(i, factor, summary, arrays) for i, factor in enumerate(spec.random)
+        ],
         "priors": pack_priors(priors, arrays),
     }, arrays
-
-
-def _pack_factor(i: int, factor: FactorSpec, arrays: Arrays) -> Description:
-    return pack_grouping(factor, arrays, f"factor {i}") | {
-        "coefs": list(factor.coefs),
-        "blocks": [list(block) for block in factor.blocks],
-        "kinds": list(factor.kinds),
-    }
 
 
 def _pack_products(products: WorkingProducts | TiedProducts, arrays: Arrays) -> None:
@@ -193,7 +183,8 @@ def unpack_sums(
     functions = own_functions(functions)
     formula = stored_formula(description["formula"], functions)
     residual = unpack_structure(description["residual"], arrays)
-    summary = _summary(formula, description, residual, arrays)
+    factors, totals = stored_factors_of_sums(formula, description["factors"], arrays)
+    summary = replace(_summary(formula, description, residual, arrays), factors=totals)
     kept, names = arrays["kept"], description["coefs"]
     whole = summary.sides[formula.right]
     check_fit(kept.dtype == bool and kept.shape == (len(names),), "fixed effects")
@@ -203,7 +194,7 @@ def unpack_sums(
         functions=functions,
         weights=description["weights"],
         fixed=row_space(whole.take(np.append(np.ones(len(names), bool), False)), names, kept),
-        random=_factors(formula, description["factors"], arrays),
+        random=factors,
         residual=residual,
         encodings=_Evaluation(formula, functions, summary, tuple(names)),
         known=fixed_values(description["fixed"]),
@@ -271,29 +262,6 @@ def _summary(
     )
 
 
-def _factors(
-    formula: Formula, stored: Sequence[Description], arrays: Stored
-) -> tuple[FactorSpec, ...]:
-    groups = amalgamated(formula)
-    check_fit(len(groups) == len(stored), "grouping factors")
-    pairs = enumerate(zip(groups.items(), stored, strict=True))
-    return tuple(_factor(i, key, terms, one, arrays) for i, ((key, terms), one) in pairs)
-
-
-def _factor(
-    i: int, key: str, terms: Sequence[RandomTerm], stored: Description, arrays: Stored
-) -> FactorSpec:
-    grouping = unpack_grouping(terms[0].factors, stored, arrays, f"factor {i}")
-    counts = arrays[f"counts {i}"]
-    check_fit(counts.dtype.kind == "i" and counts.shape == grouping.levels.shape, "counts")
-    blocks = [tuple(block) for block in stored["blocks"]]
-    coefs = [str(coef) for coef in stored["coefs"]]
-    places = sorted(place for block in blocks for place in block)
-    check_fit(places == [*range(len(coefs))] and len(blocks) == len(stored["kinds"]), "blocks")
-    none = [None] * len(terms)
-    return factor_spec(grouping, key, terms, coefs, blocks, stored["kinds"], strata=none)
-
-
 def _products(
     spec: Spec, n: int, log_weights: float, arrays: Stored
 ) -> WorkingProducts | TiedProducts:
@@ -309,6 +277,7 @@ def _products(
     if spec.structured:
         return unpack_tied(spec.residual_structure, sizes, n, log_weights, basis, arrays)
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    pairs += [(i, i) for i, factor in enumerate(spec.random) if factor.members is not None]
     couplings = []
     for place, (i, j) in enumerate(pairs):
         name = f"coupling {place}"
@@ -329,7 +298,7 @@ def _products(
         ),
         couplings=tuple(couplings),
         structures=tuple(structure_of(factor) for factor in spec.random),
-        relationships=(None,) * count,
+        relationships=tuple(factor.relationship for factor in spec.random),
         basis=basis,
     )
 
