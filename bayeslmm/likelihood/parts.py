@@ -239,6 +239,25 @@ def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
     )
 
 
+IN_MEMORY = {
+    "missing": "missing={value!r} is not there for",
+    "family": "family={value!r} is not there for",
+    "sigma": "sigma={value!r} is not there for",
+}
+"""What is refused of data beyond memory, by the argument of ``LMM``."""
+
+ADVICE = {
+    "missing": "rows to predict would have to be kept, and only sums over rows are. Leave it out, "
+    "and predict the rows that lack a response with predict(new) after the fit.",
+    "family": "its likelihood is no function of sums over rows. Leave it out, or read the data, or "
+    "some of the groups, into a data frame.",
+    "sigma": "a likelihood with predictors of the residual scale is no function of sums over rows. "
+    "Give variances by group or by covariate with residual='strata(f)' or residual='power(x)', or "
+    "read the data, or some of the groups, into a data frame.",
+}
+"""Why, and what to do."""
+
+
 def streamed_design(
     formula: Formula,
     source: Source,
@@ -273,15 +292,14 @@ def streamed_design(
     FormulaError, DataError
         As for data in memory, and if the source cannot be read.
     """
-    if given := [name for name, value in in_memory.items() if value is not None]:
-        raise DataError(
-            f"{listed([f'{name}=' for name in given])}: for data in memory, not yet for "
-            f"{source.words}. Read the data into a data frame, or leave it out."
-        )
+    for name, value in in_memory.items():
+        if value is not None:
+            raise DataError(f"{IN_MEMORY[name].format(value=value)} {source.words}: {ADVICE[name]}")
     if weights is not None and not isinstance(weights, str):
         raise DataError(
             f"weights= of {source.words} must be the name of a column, got "
-            f"{type(weights).__name__}."
+            f"{type(weights).__name__}: rows are read in batches, each with its own weights. Add "
+            "the weights to the data as a column, and give its name."
         )
     structure = None if residual is None else parse_residual(residual)
     if weights is not None and structure is not None:
