@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_beyond_memory import DRAWS, assert_same_model, batches, both
+from test_relationships import animal_model, ped, repeat_model
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, StorageError
@@ -89,11 +90,24 @@ def test_batches_give_the_model_of_all_rows(name, pupils):
         np.testing.assert_array_equal(a.counts(), b.counts())
         assert a.own_coefs == b.own_coefs
     fits = memory.reml(), streamed.reml()
-    for table in (lambda fit: fit.varcorr(), lambda fit: fit.r2(), lambda fit: fit.glance()):
+    for table in (
+        lambda fit: fit.varcorr(),
+        lambda fit: fit.r2(),
+        lambda fit: fit.variance_partition(),
+        lambda fit: fit.glance(),
+    ):
         pd.testing.assert_frame_equal(table(fits[1]), table(fits[0]), rtol=1e-5, atol=1e-6)
     for group, table in fits[0].ranef().items():
         pd.testing.assert_frame_equal(fits[1].ranef()[group], table, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(fits[1].fitted(), fits[0].fitted(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [animal_model, repeat_model])
+def test_pedigrees_are_those_of_data_in_memory(model):
+    memory = model()
+    rows = batches(memory.design.data)
+    known = {"animal": ped()}
+    assert_same_model(memory, blm.LMM(memory.formula, rows, relationships=known))
 
 
 @pytest.mark.parametrize("name", ["related", "by, twice", "members and by", "members, related"])

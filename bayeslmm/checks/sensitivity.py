@@ -453,14 +453,21 @@ def _directions_among(design: Design, slots: Sequence[tuple[Indices, Array]], us
 
 def _directions_of_sums(design: SummarisedDesign, factor: RandomFactor, column: int) -> int:
     """The same from cross-products."""
-    products, place = design.products, design.random.index(factor)
+    products, place = design.plain_products, design.random.index(factor)
     back = np.linalg.inv(products.basis.random[place])[:, column]
     squares = back @ products.random[place] @ back
     used = squares > 0.0
     if used.sum() - design.p >= ENOUGH_DIRECTIONS:
         return ENOUGH_DIRECTIONS
     cross = (back @ products.mixed[place])[used, :-1] / np.sqrt(squares[used])[:, None]
-    left = np.eye(len(cross)) - cross @ np.linalg.solve(products.fixed[:-1, :-1], cross.T)
+    gram = np.diag(squares)  # rows that belong to several levels tie these
+    for part in products.couplings:
+        if part.factors == (place, place):
+            gram[part.first, part.second] = back @ part.blocks @ back
+            gram[part.second, part.first] = gram[part.first, part.second]
+    sizes = np.sqrt(squares[used])
+    gram = gram[np.ix_(used, used)] / np.outer(sizes, sizes)
+    left = gram - cross @ np.linalg.solve(products.fixed[:-1, :-1], cross.T)
     own = np.linalg.eigvalsh(left) > NEW_DIRECTION
     return min(ENOUGH_DIRECTIONS, int(own.sum()))
 

@@ -14,7 +14,7 @@ from bayeslmm.data.frames import Codes
 from bayeslmm.data.grouping import canonical, column_levels
 from bayeslmm.data.level_sets import GroupingSets, SeenLevels, united
 from bayeslmm.data.memberships import Member
-from bayeslmm.data.relationships import Relationship
+from bayeslmm.data.relationships import LARGEST_DENSE, Relationship
 from bayeslmm.data.strata import divided_levels
 from bayeslmm.formula.grammar import RandomTerm
 from bayeslmm.formula.moments import Moments
@@ -178,12 +178,20 @@ class RunningTotals:
             parts = [member.slot(covariates).Z for member in members]
             several = None if weights is None else np.tile(weights, len(parts))
             self._slots = _sum(self._slots, Moments.of(np.vstack(parts), several))
-        if self.terms[0].members is not None or self.relationship is not None:
+        if self._has_effects:
             similar = self._similarity(frame, members)
             self._effects = _sum(self._effects, Moments.of(covariates, similar))
         for t, term in enumerate(self.terms):
             if term.by is not None:
                 self._add_strata(t, frame, sides[term.left], members[0].codes, weights, size)
+
+    @property
+    def _has_effects(self) -> bool:
+        """Whether effects have other relative deviations than one that can be had row by row."""
+        known, pooled = self.relationship, self.terms[0].members is not None
+        if known is not None and known.is_sparse and pooled:
+            return len(known) <= LARGEST_DENSE
+        return pooled or known is not None
 
     def _similarity(self, frame: pd.DataFrame, members: Sequence[Member]) -> Array:
         """Relative variance (n,) of the effects of rows."""
@@ -193,7 +201,10 @@ class RunningTotals:
         total = np.zeros(len(frame))
         for (one, a), (two, b) in product(zip(members, places, strict=True), repeat=2):
             known = self.relationship
-            same = np.asarray(a == b, dtype=float) if known is None else known.between(a, b)
+            if known is None:
+                same = np.asarray(a == b, dtype=float)
+            else:
+                same = known.variances[a] if a is b else known.between(a, b)
             if one.weights is not None and two.weights is not None:
                 same = same * one.weights * two.weights
             total += same

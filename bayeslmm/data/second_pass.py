@@ -120,17 +120,15 @@ class _Sums:
     """
 
     def __init__(self, design: SummarisedDesign) -> None:
-        self.design, self.basis = design, design.products.basis
-        sizes = [factor.n_levels for factor in design.random]
-        self.known = design.products.untied(sizes)
+        self.design, self.products = design, design.plain_products
         self.n = 0
-        self.fixed = np.zeros_like(self.known[0])
-        shapes = [own.shape[:2] for own in self.known[1]]
+        self.fixed = np.zeros_like(self.products.fixed)
+        shapes = [own.shape[:2] for own in self.products.random]
         self.own, self.mixed = ([np.zeros(shape) for shape in shapes] for _ in range(2))
 
     def add(self, part: Design) -> None:
         """Take in rows."""
-        basis, root = self.basis, np.sqrt(part.row_weights)
+        basis, root = self.products.basis, np.sqrt(part.row_weights)
         y = root * (part.y - part.offset - part.X @ basis.shift)
         columns = np.column_stack([(part.X @ basis.fixed) * root[:, None], y])
         self.n += part.n
@@ -146,19 +144,19 @@ class _Sums:
 
     def compare(self) -> None:
         """Raise DataError unless these are the sums of the model."""
-        (fixed, random, mixed), design = self.known, self.design
+        products, design = self.products, self.design
         if self.n != design.n:
             raise _other_rows(design, f"there are {self.n} rows and {design.n} of the model")
-        size = np.sqrt(np.diag(fixed))
+        size = np.sqrt(np.diag(products.fixed))
         size = np.where(size > 0.0, size, 1.0)
-        if np.any(np.abs(self.fixed - fixed) > SAME * np.outer(size, size)):
+        if np.any(np.abs(self.fixed - products.fixed) > SAME * np.outer(size, size)):
             raise _other_rows(design, "sums of the covariates and the response differ")
         spread = size[-1] / np.sqrt(self.n)
         for f, factor in enumerate(design.random):
-            own = np.einsum("jkk->jk", random[f])
+            own = np.einsum("jkk->jk", products.random[f])
             room = SAME * (own + own.sum(axis=0) / self.n)
             changed = np.abs(self.own[f] - own) > room
-            changed |= np.abs(self.mixed[f] - mixed[f][:, :, -1]) > room * spread
+            changed |= np.abs(self.mixed[f] - products.mixed[f][:, :, -1]) > room * spread
             if changed.any():
                 level = factor.levels[int(np.argmax(changed.any(axis=1)))]
                 raise _other_rows(design, f"sums over the rows of {factor.name} {level} differ")

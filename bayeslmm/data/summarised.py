@@ -145,9 +145,11 @@ class SummarisedFactor(RandomFactor):
     def effect_moments(self, columns: Sequence[int]) -> Moments:
         """Moments of some columns of Z, rows times the relative deviation of their effects."""
         totals = self.summary.factors.get(self.spec.key)
-        if totals is None or totals.effects is None:
-            return self.moments(columns)
-        return totals.effects.take(columns)
+        if totals is not None and totals.effects is not None:
+            return totals.effects.take(columns)
+        if self.pooled or self.relationship is not None:
+            self.summary.refuse()
+        return self.moments(columns)
 
 
 def side_width(side: Side, sides: Mapping[Side, Moments]) -> int:
@@ -225,6 +227,11 @@ class SummarisedDesign(Design):
     def weighted(self) -> bool:
         """Whether rows have precision weights."""
         return self.spec.weights is not None or self.spec.has_errors
+
+    @property
+    def plain_products(self) -> Any:
+        """Cross-products as if residuals were independent with one variance."""
+        return self.products.untied(self.random)
 
     @property
     def residual(self) -> BoundResidual | None:

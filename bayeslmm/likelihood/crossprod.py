@@ -164,9 +164,9 @@ class WorkingProducts:
             return values
         return relationship.times(values.reshape(len(values), -1)).reshape(values.shape)
 
-    def untied(self, sizes: Sequence[int]) -> tuple[Array, Sequence[Array], Sequence[Array]]:
-        """The products of X and the response, of each grouping factor, and between the two."""
-        return self.fixed, self.random, self.mixed
+    def untied(self, factors: Sequence[RandomColumns]) -> WorkingProducts:
+        """Themselves, as they are of independent residuals with one variance."""
+        return self
 
     @property
     def n_fixed(self) -> int:

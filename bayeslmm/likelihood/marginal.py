@@ -159,7 +159,8 @@ def _summarised_system(design: SummarisedDesign) -> Plan:
         spread = design.moments.variances[-1] / design.moments.root_mean_squares[-1] ** 2
         if plan.products.fixed[-1, -1] < EXACT * spread * float(y @ y):
             raise DataError(EXACT_RESPONSE)
-        if plan.stack is None and is_suspect(plan):
+        related = any(factor.relationship is not None for factor in design.random)
+        if plan.stack is None and not related and is_suspect(plan):
             raise DataError(
                 "The fixed and random effects leave less than a ten-thousandth of the variation of "
                 "the response, too little for sums over rows: give the data in memory, or look for "

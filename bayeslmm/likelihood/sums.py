@@ -101,7 +101,7 @@ def _constant(moments: Moments) -> Array | None:
 
 def level_counts(design: SummarisedDesign, factor: int) -> Indices | None:
     """Number of rows (J,) of each level; None where it does not follow from the sums."""
-    products, own = design.products, design.random[factor]
+    products, own = design.plain_products, design.random[factor]
     if design.weighted:
         return None
     for block in own.blocks:
@@ -138,7 +138,7 @@ def fitted_sums(
     DataError
         If sums have weights, or no combination of X is constant.
     """
-    products, ones = design.products, constant_of(design)
+    products, ones = design.plain_products, constant_of(design)
     centre = float(design.moments.means[-1])  # so that no digits are lost
     working = np.linalg.solve(products.basis.fixed, beta.T).T - centre * ones
     sums, squares = np.zeros(len(beta)), np.zeros(len(beta))
@@ -155,7 +155,7 @@ def fitted_sums(
 def _parts(products: WorkingProducts, most: int) -> Iterator[tuple[WorkingProducts, list[Indices]]]:
     """Cross-products of levels whose random effects are held together, and these levels."""
     sizes = [len(own) for own in products.random]
-    if len(sizes) != 1:
+    if len(sizes) != 1 or products.couplings:
         yield products, [np.arange(size) for size in sizes]
         return
     (own,), (mixed,) = products.random, products.mixed

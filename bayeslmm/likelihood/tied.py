@@ -16,9 +16,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.residual import BoundResidual, Entries
 from bayeslmm.data.memberships import Slot
-from bayeslmm.likelihood.crossprod import Basis
+from bayeslmm.likelihood.crossprod import Basis, Coupling, RandomColumns, WorkingProducts
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -61,6 +62,12 @@ class TiedSums(NamedTuple):
         starts = np.flatnonzero(new)
         total = np.add.reduceat(sums[order], starts) if len(starts) else sums
         return cls(keys[0, starts], keys[1, starts], keys[2, starts], total)
+
+    def where(self, chosen: NDArray[np.bool_]) -> TiedSums:
+        """Some of them."""
+        return TiedSums(
+            self.first[chosen], self.second[chosen], self.kind[chosen], self.sums[chosen]
+        )
 
     def of_kinds(self, places: Indices) -> TiedSums:
         """With the kinds at other places."""
@@ -174,17 +181,32 @@ class TiedProducts:
             },
         )
 
-    def untied(self, sizes: Sequence[int]) -> tuple[Array, list[Array], list[Array]]:
-        """Cross-products as if residuals were independent with one variance.
-
-        Of X and the response (p + 1, p + 1), of each grouping factor (J, k, k), and between the two
-        (J, k, p + 1), for numbers of levels.
-        """
+    def untied(self, factors: Sequence[RandomColumns]) -> WorkingProducts:
+        """Cross-products of the same rows as if residuals were independent with one variance."""
         chosen = self.law.diagonal
-        return (
-            _by_level(self.fixed, chosen, 1)[0],
-            [_by_level(own, chosen, n) for own, n in zip(self.random, sizes, strict=True)],
-            [_by_level(own, chosen, n) for own, n in zip(self.mixed, sizes, strict=True)],
+        counts = [factor.n_levels for factor in factors]
+        couplings = []
+        for (i, j), own in self.couplings.items():
+            here = own.where(chosen[own.kind])
+            if i != j or len(here.kind):
+                first, second, cell = here.cells(counts[j])
+                blocks = _summed(here.sums, cell, len(first))
+                couplings.append(Coupling((i, j), first, second, blocks))
+
+        def by_level(own: TiedSums, size: int) -> Array:
+            here = own.where(chosen[own.kind])
+            return _summed(here.sums, here.first, size)
+
+        return WorkingProducts(
+            n_obs=self.n_obs,
+            log_weights=self.log_weights,
+            fixed=by_level(self.fixed, 1)[0],
+            random=tuple(map(by_level, self.random, counts)),
+            mixed=tuple(map(by_level, self.mixed, counts)),
+            couplings=tuple(couplings),
+            structures=tuple(map(structure_of, factors)),
+            relationships=tuple(factor.relationship for factor in factors),
+            basis=self.basis,
         )
 
     def changed(self, basis: Basis, fixed: Array, random: Sequence[Array]) -> TiedProducts:
@@ -227,11 +249,9 @@ class TiedProducts:
         )
 
 
-def _by_level(own: TiedSums, chosen: NDArray[np.bool_], size: int) -> Array:
-    """Sums (J, a, b) over some kinds of entries."""
-    result = np.zeros((size, *own.sums.shape[1:]))
-    here = chosen[own.kind]
-    np.add.at(result, own.first[here], own.sums[here])
+def _summed(sums: Array, place: Indices, size: int) -> Array:
+    result = np.zeros((size, *sums.shape[1:]))
+    np.add.at(result, place, sums)
     return result
 
 

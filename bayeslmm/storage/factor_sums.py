@@ -110,9 +110,8 @@ def _factor(
         found.append(None if one is None else one[1])
     spec = factor_spec(grouping, key, terms, coefs, blocks, stored["kinds"], relationship, strata)
     rows = stored["effects"]
-    check_fit((rows is None) == (relationship is None and not pooled), grouping.name)
     effects = None if rows is None else stored_moments(f"{name} effects", int(rows), arrays)
-    if effects is None and not spec.divided:
+    if effects is None and not spec.divided and not pooled and relationship is None:
         return spec, None
     return spec, FactorTotals(slots=None, effects=effects, strata=tuple(found))
 
