@@ -76,6 +76,7 @@ def row_parts(design: Design) -> Iterator[Design]:
         part = _part(design, batch)
         sums.add(part)
         yield part
+    reader.require_rows()
     if reader.n_dropped != design.n_dropped:
         raise _other_rows(
             design, f"{reader.n_dropped} rows are incomplete and {design.n_dropped} of the model"
@@ -105,8 +106,8 @@ def _other_rows(design: SummarisedDesign, why: str) -> DataError:
 class _Sums:
     """Sums over rows that tell whether they are those of the model.
 
-    They are those of X and y, and of each covariate, squared and with y, by level of each grouping
-    factor, in the working basis.
+    They are those of X and y and, by level of each grouping factor, numbers of rows and sums of each
+    covariate, squared and with y, in the working basis.
     """
 
     def __init__(self, design: SummarisedDesign) -> None:
@@ -115,6 +116,7 @@ class _Sums:
         self.fixed = np.zeros_like(self.products.fixed)
         shapes = [own.shape[:2] for own in self.products.random]
         self.own, self.mixed = ([np.zeros(shape) for shape in shapes] for _ in range(2))
+        self.counts = [np.zeros(shape[0], dtype=np.intp) for shape in shapes]
 
     def add(self, part: Design) -> None:
         """Take in rows."""
@@ -125,6 +127,7 @@ class _Sums:
         self.fixed += columns.T @ columns
         for f, factor in enumerate(part.random):
             z = (factor.Z @ basis.random[f]) * root[:, None]
+            self.counts[f] += np.bincount(factor.codes, minlength=factor.n_levels)
             for c in range(z.shape[1]):
                 levels = factor.n_levels
                 self.own[f][:, c] += np.bincount(factor.codes, z[:, c] ** 2, levels)
@@ -145,6 +148,7 @@ class _Sums:
             room = SAME * (own + own.sum(axis=0) / self.n)
             changed = np.abs(self.own[f] - own) > room
             changed |= np.abs(self.mixed[f] - products.mixed[f][:, :, -1]) > room * spread
+            changed |= (self.counts[f] != factor.counts())[:, None]
             if changed.any():
                 level = factor.levels[int(np.argmax(changed.any(axis=1)))]
                 raise _other_rows(design, f"sums over the rows of {factor.name} {level} differ")
