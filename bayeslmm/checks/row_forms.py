@@ -122,13 +122,14 @@ class RowSystem:
             y=self.y[rows],
         )
 
-    def at_levels(self, levels: Indices) -> RowSystem:
-        """The same with some levels of the first stage only, those of its rows, increasing."""
+    def at_own_levels(self) -> RowSystem:
+        """The same with those levels of the first stage only that its rows have."""
         if not self.plan.stages:
             return self
         first = self.plan.stages[0].factor
         slots = list(self.slots)
         (slot,) = slots[first]
+        levels = np.unique(slot.codes)
         slots[first] = (slot._replace(codes=np.searchsorted(levels, slot.codes)),)
         links = tuple(Link(link.level[levels], link.blocks[levels]) for link in self.links[0])
         return replace(

@@ -106,8 +106,8 @@ def _other_rows(design: SummarisedDesign, why: str) -> DataError:
 class _Sums:
     """Sums over rows that tell whether they are those of the model.
 
-    They are those of X and y and, by level of each grouping factor, numbers of rows and sums of each
-    covariate, squared and with y, in the working basis.
+    They are those of X and y and, by level of each grouping factor, numbers of rows and sums of
+    each covariate, squared and with y, in the working basis.
     """
 
     def __init__(self, design: SummarisedDesign) -> None:
