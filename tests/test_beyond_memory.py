@@ -572,8 +572,6 @@ NEEDS_ROWS = {
     "Z": lambda model: model.Z,
     "predict": lambda model: model.reml().predict(),
     "simulate": lambda model: model.reml().simulate(2),
-    "influence": lambda model: model.reml().check.influence(),
-    "residual checks": lambda model: model.reml().check.residuals(),
     "bootstrap": lambda model: model.reml().bootstrap(2),
     "nuts": lambda model: model.fit(method="nuts"),
     "pymc": lambda model: model.pymc(),

@@ -14,7 +14,7 @@ from test_beyond_memory import MODELS, batches, both
 
 import bayeslmm as blm
 from bayeslmm.checks import loo, row_forms, row_scores, streamed_loo
-from bayeslmm.data import row_tables
+from bayeslmm.data import row_tables, second_pass
 from bayeslmm.exceptions import DataError, FormulaError, SamplingError, StorageError
 
 SEARCH = 1e-6
@@ -341,3 +341,47 @@ def test_rows_that_alone_determine_a_fixed_effect():
     for fit in (post, in_memory(memory, post)):
         with pytest.raises(SamplingError, match="Without 1 row the fixed effects are not"):
             fit.loo()
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def assert_same_report(streamed, memory, tables):
+    for name in tables:
+        assert_close(getattr(streamed, name), getattr(memory, name), 1e-4)
+    assert streamed.messages == memory.messages
+    assert streamed.heading == memory.heading
+
+
+REPORTS = {
+    "residuals": (lambda fit: fit.check.residuals(40, random_seed=1), ("table", "residuals")),
+    "influence": (lambda fit: fit.check.influence(progressbar=False), ("table",)),
+    "levels": (lambda fit: fit.check.influence("Subject", progressbar=False), ("table",)),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("sampled", [False, True])
+def test_checks_are_those_of_all_rows(name, sampled, pair):
+    report, tables = REPORTS[name]
+    fits = [model.reml() for model in pair]
+    if sampled:
+        post = pair[1].fit(draws=50, chains=1, random_seed=1)
+        fits = [in_memory(pair[0], post), post]
+    assert_same_report(report(fits[1]), report(fits[0]), tables)
+
+
+@pytest.mark.parametrize("by", ["Subject", "Sex", "age"])
+def test_scores_of_levels(by, pair, two_anew):
+    memory, streamed = pair
+    post = streamed.fit(draws=60, chains=1, random_seed=1)
+    found, expected = post.loo(by), in_memory(memory, post).loo(by)
+    np.testing.assert_allclose(found.elpd_i, expected.elpd_i, rtol=0, atol=SCORES)
+    assert str(found) == str(expected)
+
+
+def test_more_rows_than_a_batch_are_not_held_together(pair, monkeypatch):
+    monkeypatch.setattr(second_pass, "BATCH", 50)
+    fit = pair[1].reml()
+    with pytest.raises(DataError, match=r"of 108 rows: these are more.*some groups"):
+        fit.check.influence("Subject")

@@ -19,6 +19,7 @@ from scipy.stats import norm
 from bayeslmm.checks.integrated import LeaveOut, affordable, case_groups, leave_out
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
 from bayeslmm.data.design import Design
+from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, SamplingError
@@ -65,6 +66,7 @@ def posterior_loo(
                 "loo does, and arviz.compare takes such scores; levels left out one at a time need "
                 "refits."
             )
+    model = model.gathered("Levels, or rows given random effects, left out", SOME_GROUPS)
     if not conditional:
         joint, log_ratio = scored_draws(data, joint, draws)
         return integrated_loo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.batches import Batch, Reader
 from bayeslmm.data.design import Design
-from bayeslmm.data.sources import frames_source, open_source
+from bayeslmm.data.level_sets import merged_categories
+from bayeslmm.data.sources import BATCH, frames_source, open_source
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import DataError
 
@@ -82,6 +83,55 @@ def row_parts(design: Design) -> Iterator[Design]:
             design, f"{reader.n_dropped} rows are incomplete and {design.n_dropped} of the model"
         )
     sums.compare()
+
+
+MANY_ROWS = (
+    "{what} of {n:,} rows: these are more than are held at once (about a million). {instead}"
+)
+
+SOME_GROUPS = (
+    "Build the model from a data frame with all rows of some groups, or of a sample of them."
+)
+
+
+def gathered(design: Design, what: str, instead: str) -> Design:
+    """The rows of a design together: itself where they are in memory.
+
+    Parameters
+    ----------
+    design : Design
+    what, instead : str
+        What is asked for, and what to do where the rows are more than a batch.
+
+    Raises
+    ------
+    DataError
+        If they are, or as :func:`row_parts` does.
+    """
+    if not isinstance(design, SummarisedDesign):
+        return design
+    if design.n > BATCH:
+        raise DataError(MANY_ROWS.format(what=what, n=design.n, instead=instead))
+    parts = list(row_parts(design))
+    frame = concatenated([part.data for part in parts])
+    weights = None
+    if design.weighted:
+        weights = np.concatenate([part.row_weights for part in parts])
+    return design.spec.rows(frame, weights=weights)
+
+
+def concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Frames below each other; categories are those of all of them, in their order."""
+    whole = {}
+    for name in frames[0]:
+        columns = [frame[name] for frame in frames]
+        if isinstance(columns[0].dtype, pd.CategoricalDtype):
+            categories = columns[0].cat.categories
+            for column in columns[1:]:
+                categories = merged_categories(str(name), categories, column.cat.categories)
+            columns = [column.cat.set_categories(categories) for column in columns]
+        whole[name] = pd.concat(columns)
+    return pd.DataFrame(whole)
 
 
 def _part(design: SummarisedDesign, batch: Batch) -> Design:
