@@ -30,6 +30,7 @@ from bayeslmm.checks.residuals import (
     whitening_draws,
 )
 from bayeslmm.data.design import Design
+from bayeslmm.data.second_pass import SOME_GROUPS, gathered
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.residuals import require_normal_residuals
@@ -47,6 +48,8 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]
 Pair = tuple[Array, Array]
 """A statistic of the data (1,) and of replicates (R,)."""
+
+CHECKED = "Checks of residuals"
 
 FEWEST_CASES = 3
 """Residuals, or random effects, from which on their distribution has a shape."""
@@ -152,6 +155,7 @@ def check_estimate(
     """Check an estimate at its covariance parameters."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     rng = np.random.default_rng(random_seed)
+    design = gathered(design, CHECKED, SOME_GROUPS)
     joint = point_draws(fit, ())
     units = standard_units(design, fit.plan, fit.prior, joint, given_beta=fit.given_beta)
     compared = _compare(design, units, draws, rng)
@@ -175,6 +179,7 @@ def check_posterior(
     """Check a posterior on some of its draws."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     rng = np.random.default_rng(random_seed)
+    model = model.gathered(CHECKED, SOME_GROUPS)
     design, plan, given = model.design, model.system, model.priors.beta_sampled
     prior = None if given else beta_prior(model.priors)
     few = thinned(design, plan, joint.thin(min(draws, MOST_POINTS)))
