@@ -20,6 +20,9 @@ Indices = NDArray[np.intp]
 SPANNED = 1e-9
 """Share of the constant's length that may lie outside the columns that are to give it."""
 
+DETERMINED = 1e-12
+"""Smallest eigenvalue of the correlations of a level's covariates that sums can tell from zero."""
+
 NO_PLAIN_SUMS = (
     "This needs sums without weights over fitted values, and the model, which was built from "
     "{words}, has none, as {reason}. Build it from a data frame in memory."
@@ -115,13 +118,50 @@ def level_counts(design: SummarisedDesign, factor: int) -> Indices | None:
     return None
 
 
+def separate_coefficients(
+    design: SummarisedDesign, factor: int, beta: Array, effects: Sequence[Array]
+) -> Array:
+    """Least squares in each level of a grouping factor by itself.
+
+    Parameters
+    ----------
+    design : SummarisedDesign
+    factor : int
+        The grouping factor.
+    beta : ndarray (p,)
+        Fixed effects.
+    effects : sequence of ndarray (J, k)
+        Random effects; those of this factor do not matter.
+
+    Returns
+    -------
+    ndarray (J, k)
+        Coefficients of Z in the response less offset, X beta and the other random effects; NaN
+        where the rows of a level do not determine them.
+    """
+    products = design.products
+    basis, own = products.basis, products.random[factor]
+    working = np.linalg.solve(basis.fixed, beta - basis.shift)
+    u = working_effects(products, [u[None] * (f != factor) for f, u in enumerate(effects)])
+    _, random = gram_times(products, working[None], u)
+    right = products.mixed[factor][:, :, -1] - random[factor][0]
+    sizes = np.sqrt(np.einsum("jkk->jk", own))
+    scale = np.where(sizes > 0, sizes, 1.0)
+    correlations = own / scale[:, :, None] / scale[:, None, :]
+    determined = np.linalg.eigvalsh(correlations)[:, 0] > DETERMINED
+    found = np.full(right.shape, np.nan)
+    scaled = (right / scale)[determined, :, None]
+    found[determined] = np.linalg.solve(correlations[determined], scaled)[:, :, 0]
+    return np.asarray(found / scale @ basis.random[factor].T)
+
+
 def fitted_sums(
     design: SummarisedDesign,
     beta: Array,
     effects: Callable[[Sequence[Indices]], Sequence[Array]],
     at_once: int,
-) -> Array:
-    """Sums of squares (S,) of X beta + Zu, less its mean, over the rows.
+) -> tuple[Array, Array]:
+    """Means (S,) of X beta + Zu over the rows, and sums of squares (S,) about them.
 
     Parameters
     ----------
@@ -149,7 +189,7 @@ def fitted_sums(
         squares += np.sum(working * fixed, axis=1)
         for mine, other in zip(u, random, strict=True):
             squares += np.einsum("sjk,sjk->s", mine, other)
-    return np.asarray(np.maximum(squares - sums**2 / design.n, 0.0))
+    return centre + sums / design.n, np.maximum(squares - sums**2 / design.n, 0.0)
 
 
 def _parts(products: WorkingProducts, most: int) -> Iterator[tuple[WorkingProducts, list[Indices]]]:
