@@ -43,8 +43,8 @@ from bayeslmm.writing import check_replaceable, replacing
 Array = NDArray[np.float64]
 
 BEYOND_MEMORY = (
-    "The data, {words}, were read in batches, and sums over their rows kept: what needs the rows is "
-    "not on this page. For residuals, influence and leave-one-out cross-validation, build the "
+    "The data, {words}, were read in batches, and sums over their rows kept: what needs the rows "
+    "is not on this page. For residuals, influence and leave-one-out cross-validation, build the "
     "model from a data frame of some of the groups."
 )
 
