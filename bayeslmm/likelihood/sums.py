@@ -81,8 +81,8 @@ def constant_of(design: SummarisedDesign) -> Array:
         If sums have weights, or no combination of X is constant.
     """
     words = design.summary.words
-    if design.weighted:
-        why = "its rows have precision weights"
+    if design.weighted or design.spec.structured:
+        why = "its rows have precision weights or residuals of a structure"
         raise DataError(NO_PLAIN_SUMS.format(words=words, reason=why))
     found = _constant(design.moments.take(np.arange(design.p)))
     if found is None:
@@ -100,22 +100,6 @@ def _constant(moments: Moments) -> Array | None:
     if np.linalg.norm(columns / scale @ found - ones) > SPANNED * np.linalg.norm(ones):
         return None
     return np.asarray(found / scale)
-
-
-def level_counts(design: SummarisedDesign, factor: int) -> Indices | None:
-    """Number of rows (J,) of each level; None where it does not follow from the sums."""
-    products, own = design.products, design.random[factor]
-    if design.weighted:
-        return None
-    for block in own.blocks:
-        found = _constant(own.moments(block))
-        if found is not None:
-            user = np.zeros(own.n_coefs)
-            user[list(block)] = found
-            ones = np.linalg.solve(products.basis.random[factor], user)
-            counts = np.einsum("k,jkl,l->j", ones, products.random[factor], ones)
-            return np.round(counts).astype(np.intp)
-    return None
 
 
 def separate_coefficients(
@@ -138,7 +122,14 @@ def separate_coefficients(
     ndarray (J, k)
         Coefficients of Z in the response less offset, X beta and the other random effects; NaN
         where the rows of a level do not determine them.
+
+    Raises
+    ------
+    DataError
+        If residuals have a structure.
     """
+    if design.spec.structured:
+        design.summary.refuse()
     products = design.products
     basis, own = products.basis, products.random[factor]
     working = np.linalg.solve(basis.fixed, beta - basis.shift)

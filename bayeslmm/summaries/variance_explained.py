@@ -428,16 +428,13 @@ def mean_icc(design: Design) -> Quantity:
 
 def _icc_by_scale(design: Design, spec: ResidualSpec) -> Quantity:
     """The same over the rows of each stratum or occasion that has a standard deviation."""
-    assert design.residual_rows is not None
-    scales = spec.structure.scales
-    of_row = np.argmax(design.residual_rows.log_sd[:, : len(scales)], axis=1)
-    present = np.unique(of_row)
-    parts = [design.take(np.flatnonzero(of_row == place)) for place in present]
-    labels = [[factor.name for factor in design.random], [scales[place] for place in present]]
+    parts = design.by_scale()
+    scales = [spec.structure.scales[place] for place in parts]
+    labels = [[factor.name for factor in design.random], scales]
     index = pd.MultiIndex.from_product(labels, names=["group", spec.dim])
 
     def values(joint: JointDraws) -> Array:
-        each = [intraclass_correlation(part, joint) for part in parts]
+        each = [intraclass_correlation(part, joint) for part in parts.values()]
         return np.stack(each, axis=2).reshape(joint.size, -1)
 
     return Quantity(index, values)
