@@ -263,11 +263,17 @@ class LMM:
         ----------
         form : {"noncentered", "centered", "marginal"}
             Random effects as scaled standard normal variables, as normal variables, or integrated
-            out together with beta by a PyTensor Op with its own gradient.
+            out together with beta by a PyTensor Op with its own gradient. Of data beyond memory
+            there is the marginal one.
 
         Returns
         -------
         pymc.Model
+
+        Raises
+        ------
+        DataError
+            If the form needs rows that the model does not keep.
         """
         from bayeslmm.sampling.model import build_model
 
@@ -303,8 +309,9 @@ class LMM:
         **kwargs
             For "collapsed" and "auto": `store_u`, whether to store draws of the random effects
             (by default where they fit into 512 MB) or their means, standard deviations and
-            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
-            `progressbar`, `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
+            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"; of data beyond
+            memory "marginal", which needs no rows), `tune`, `cores`, `progressbar`,
+            `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
 
         Returns
         -------
