@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +173,11 @@ def _once(words: str, frames: Iterator[Any]) -> Source:
         return chain([first.pop()] if first else [], frames)
 
     def names() -> list[str]:
-        for frame in frames:
-            first.append(frame)
-            return _names(frame)
-        raise DataError("The data have no rows.")
+        if not first:
+            first.extend(islice(frames, 1))
+        if not first:
+            raise DataError("The data have no rows.")
+        return _names(first[0])
 
     batches = _of_frames(words[0].upper() + words[1:], again)
     return replace(batches, names=names)
