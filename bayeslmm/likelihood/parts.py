@@ -241,15 +241,20 @@ def streamed_design(
             f"{listed([f'{name}=' for name in given])}: for data in memory, not yet for "
             f"{source.words}. Read the data into a data frame, or leave it out."
         )
+    check_weights_name(weights, source)
+    structure = None if residual is None else parse_residual(residual)
+    if weights is not None and structure is not None:
+        check_weights_once(structure)
+    return read_part(formula, source, weights, functions, residual=structure).design(known)
+
+
+def check_weights_name(weights: Any, source: Source) -> None:
+    """Raise DataError for weights that are no column, as rows are not held."""
     if weights is not None and not isinstance(weights, str):
         raise DataError(
             f"weights= of {source.words} must be the name of a column, got "
             f"{type(weights).__name__}."
         )
-    structure = None if residual is None else parse_residual(residual)
-    if weights is not None and structure is not None:
-        check_weights_once(structure)
-    return read_part(formula, source, weights, functions, residual=structure).design(known)
 
 
 # --- adding ----------------------------------------------------------------------------
@@ -265,7 +270,7 @@ def _check_columns(first: Part, second: Part) -> None:
         )
     if first.layout.names == second.layout.names:
         samples = first.summary.sample, second.summary.sample
-        if all(_equal_columns(first, second, sample) for sample in samples):
+        if all(equal_columns(first, second, sample) for sample in samples):
             return
     raise DataError(
         "The sums are of different columns, which cannot be added: "
@@ -287,7 +292,7 @@ def _column_words(first: Part, second: Part) -> str:
     return "they have one name and other values for the same rows"
 
 
-def _equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
+def equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
     """Whether two ways to build columns agree in some rows."""
     rows = Variables(sample)
     try:
@@ -334,7 +339,11 @@ def _both_summaries(
         mean_inverse_weight=mean(a.mean_inverse_weight, b.mean_inverse_weight),
         mean_offset=mean(a.mean_offset, b.mean_offset),
         means=both(mean, a.means, b.means),
-        ranges=both(lambda x, y: (min(x[0], y[0]), max(x[1], y[1])), a.ranges, b.ranges),
+        ranges={
+            name: (min(low, b.ranges[name][0]), max(high, b.ranges[name][1]))
+            for name, (low, high) in a.ranges.items()
+            if name in b.ranges  # else a part does not tell
+        },
         sample=a.sample,
         states=a.states,
         scaled=None if a.scaled is None or b.scaled is None else a.scaled + b.scaled,
