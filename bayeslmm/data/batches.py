@@ -57,6 +57,8 @@ class Reader:
     formula : Formula
     weights : str or None
         Column of the precision weights.
+    kinds : dict of str to str
+        What each column holds, as far as has been read.
     """
 
     source: Source
@@ -66,7 +68,7 @@ class Reader:
     n: int = 0
     n_dropped: int = 0
     _gaps: dict[str, int] = field(default_factory=dict)
-    _kinds: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = self.source.names()
@@ -116,7 +118,7 @@ class Reader:
             if gaps[str(name)].all():
                 continue
             kind = kind_of(column)
-            known = self._kinds.setdefault(str(name), kind)
+            known = self.kinds.setdefault(str(name), kind)
             if kind != known:
                 raise DataError(
                     f"{self.source.words}: `{name}` holds {known} at first and {kind} after row "

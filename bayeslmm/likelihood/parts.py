@@ -168,10 +168,11 @@ def read_part(
         total = reader.n + reader.n_dropped
         _log.info("%d of %d rows are incomplete and dropped.", reader.n_dropped, total)
     _log.info("%s: cross-products of %d rows.", source.words, reader.n)
-    return _part_of(survey, reader, sums)
+    return part_of(survey, reader, sums)
 
 
-def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+    """What has been read at the end of a reading."""
     assert survey.totals is not None and survey.encodings is not None
     found = survey.levels.finish()
     products, counts = sums.finish(survey.totals, [places for _, places in found])
