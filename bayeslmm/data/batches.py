@@ -79,12 +79,16 @@ class Reader:
         """Read everything once."""
         self.n = self.n_dropped = 0
         self._gaps.clear()
-        variables = sorted(self.formula.variables)
-        wanted = sorted({*variables, *({self.weights} if self.weights else ())})
+        variables, wanted = sorted(self.formula.variables), self.wanted
         for start, raw in self.source.frames(wanted):
             batch = self._batch(start, plain_frame(raw, wanted), variables)
             if batch is not None:
                 yield batch
+
+    @property
+    def wanted(self) -> list[str]:
+        """Columns that are read."""
+        return sorted({*self.formula.variables, *({self.weights} if self.weights else ())})
 
     def require_rows(self) -> None:
         """Raise DataError if the last reading had no complete row."""

@@ -140,8 +140,12 @@ def first_request(
     return _in_units(request, batch), batch
 
 
-def next_request(request: Request, found: Findings, batch: Batch, words: str) -> Request | None:
+def next_request(
+    request: Request, found: Findings, batch: Batch | None, words: str
+) -> Request | None:
     """What is still to be found out of all rows; None where their sums are known.
+
+    The first batch is needed where transforms remember whole columns.
 
     Raises
     ------
@@ -153,6 +157,8 @@ def next_request(request: Request, found: Findings, batch: Batch, words: str) ->
         raise DataError(CHANGED.format(words=words))
     survey = request.survey()
     if survey.memory.complete and not found.samples:
+        if found.part is None:
+            raise DataError(CHANGED.format(words=words))
         return None
     for sample in found.samples:
         survey.sample.add(sample, Variables(sample))
@@ -200,11 +206,13 @@ def read_piece(request: Request, source: Source) -> Findings:
     )
 
 
-def _in_units(request: Request, batch: Batch) -> Request:
+def _in_units(request: Request, batch: Batch | None) -> Request:
     """With the units of transforms that come next, which all pieces must share."""
     survey = request.survey()
     if not survey.memory.complete:
-        located(batch, lambda: survey.memory.add(Variables(batch.frame)))
+        assert batch is not None
+        rows = Variables(batch.frame)
+        located(batch, lambda: survey.memory.add(rows))
     return replace(request, units=dict(survey.memory.units))
 
 
