@@ -193,4 +193,4 @@ def located[T](batch: Batch, compute: Callable[[], T]) -> T:
     except DataError as error:
         if not batch.start:
             raise
-        raise DataError(f"{error} ({batch.where})".replace("..", ".")) from error
+        raise type(error)(f"{error} ({batch.where})".replace("..", ".")) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -22,6 +22,7 @@ from bayeslmm.data.unobserved import Missing
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.fits.estimate import Estimate
+from bayeslmm.fits.products import CrossProducts
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
@@ -604,6 +605,63 @@ class LMM:
         if priors is None:
             return cls._of(fit.model)
         return cls._of(Model(fit.design, updated_priors(fit.priors, fit.design, priors)))
+
+    @classmethod
+    def from_products(
+        cls,
+        products: CrossProducts,
+        *,
+        priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The model of cross-products: of all rows that went into them, wherever these are.
+
+        To rounding it is the model of the pooled rows: the same columns, levels, priors and
+        criterion and, with one seed, the same draws. Levels of grouping factors that have one
+        label in two parts are one level.
+
+        Parameters
+        ----------
+        products : CrossProducts
+            Such as the sum of those of several sites.
+        priors : {"flat"} or mapping, optional
+            As for :class:`LMM`.
+        fixed : mapping of str to number or matrix, optional
+            As for :class:`LMM`.
+
+        Returns
+        -------
+        LMM
+            Of data beyond memory: what needs rows says so.
+
+        Raises
+        ------
+        DataError
+            If all rows together are too few, or have too few levels.
+        PriorError
+            If a prior does not fit its parameter.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> oats = blm.load_dataset("Oats")
+        >>> halves = [oats.iloc[:36], oats.iloc[36:]]
+        >>> parts = [blm.CrossProducts.of("yield ~ nitro + (1 | Block)", own) for own in halves]
+        >>> blm.LMM.from_products(sum(parts)).reml().fixef().round(2)["estimate"]
+        Intercept    81.87
+        nitro        73.67
+        Name: estimate, dtype: float64
+        """
+        if not isinstance(products, CrossProducts):
+            raise TypeError(
+                f"from_products() takes CrossProducts, got {type(products).__name__}. Add several "
+                "with CrossProducts.total(parts); read a file with CrossProducts.load(path)."
+            )
+        count = len(products.origins)
+        words = f"cross-products of {count} parts" if count > 1 else "cross-products"
+        part = replace(products.part, summary=replace(products.part.summary, words=words))
+        design = part.design(fixed_mapping(fixed))
+        return cls._of(Model(design, resolve_priors(design, priors)))
 
     @classmethod
     def _of(cls, model: Model) -> Self:

@@ -227,12 +227,17 @@ def streamed_design(
             f"{listed([f'{name}=' for name in given])}: for data in memory, not yet for "
             f"{source.words}. Read the data into a data frame, or leave it out."
         )
+    check_weights_name(weights, source)
+    return read_part(formula, source, weights, functions).design(known)
+
+
+def check_weights_name(weights: Any, source: Source) -> None:
+    """Raise DataError for weights that are no column, as rows are not held."""
     if weights is not None and not isinstance(weights, str):
         raise DataError(
             f"weights= of {source.words} must be the name of a column, got "
             f"{type(weights).__name__}."
         )
-    return read_part(formula, source, weights, functions).design(known)
 
 
 # --- adding ----------------------------------------------------------------------------
@@ -248,7 +253,7 @@ def _check_columns(first: Part, second: Part) -> None:
         )
     if first.layout.names == second.layout.names:
         samples = first.summary.sample, second.summary.sample
-        if all(_equal_columns(first, second, sample) for sample in samples):
+        if all(equal_columns(first, second, sample) for sample in samples):
             return
     raise DataError(
         "The sums are of different columns, which cannot be added: "
@@ -270,7 +275,7 @@ def _column_words(first: Part, second: Part) -> str:
     return "they have one name and other values for the same rows"
 
 
-def _equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
+def equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
     """Whether two ways to build columns agree in some rows."""
     rows = Variables(sample)
     try:
@@ -317,7 +322,11 @@ def _both_summaries(
         mean_inverse_weight=mean(a.mean_inverse_weight, b.mean_inverse_weight),
         mean_offset=mean(a.mean_offset, b.mean_offset),
         means=both(mean, a.means, b.means),
-        ranges=both(lambda x, y: (min(x[0], y[0]), max(x[1], y[1])), a.ranges, b.ranges),
+        ranges={
+            name: (min(low, b.ranges[name][0]), max(high, b.ranges[name][1]))
+            for name, (low, high) in a.ranges.items()
+            if name in b.ranges  # else a part does not tell
+        },
         sample=a.sample,
         states=a.states,
     )

@@ -34,6 +34,8 @@ from bayeslmm.storage.summaries import (
     unpack_summary,
 )
 
+_EXTREMES = ("low", "high", "weights")
+
 AGREEMENT = 1e-6
 """Difference of two sums of the same products, relative to their sizes, that rounding may make."""
 
@@ -60,7 +62,7 @@ def pack_part(part: Part) -> tuple[Description, Arrays]:
     arrays: Arrays = {}
     described = pack_summary(part.formula, part.weights, part.summary, arrays)
     pack_products(part.products, arrays)
-    for name in ("low", "high", "weights"):
+    for name in _EXTREMES[: 2 if part.weights is None else 3]:
         arrays[f"extremes {name}"] = getattr(part.extremes, name)
     given = (part.summary.sample, part.functions, part.summary.states)
     columns = sample_columns(part.formula, *given)
@@ -122,11 +124,7 @@ def unpack_part(
         layout=layout,
         encodings=sample_encodings(formula, columns, summary.sample, functions, summary.states),
         summary=summary,
-        extremes=Extremes(
-            low=arrays["extremes low"],
-            high=arrays["extremes high"],
-            weights=arrays["extremes weights"],
-        ),
+        extremes=_extremes(description["weights"], arrays),
         levels=levels,
         products=unpack_products((p, sizes), layout.structures, summary, arrays),
     )
@@ -177,6 +175,16 @@ def _levels(formula: Formula, description: Description, arrays: Stored) -> tuple
     return tuple(result)
 
 
+def _extremes(weights: str | None, arrays: Stored) -> Extremes:
+    low, high = (checked_numbers(arrays, f"extremes {name}", (3,)) for name in _EXTREMES[:2])
+    ends = np.array([np.inf, -np.inf])  # of no weights
+    if weights is not None:
+        ends = checked_numbers(arrays, "extremes weights", (2,))
+        check_fit(bool(0.0 < ends[0] <= ends[1]), "weights")
+    check_fit(bool(np.all(low <= high)), "extremes")
+    return Extremes(low=low, high=high, weights=ends)
+
+
 def _check_sums(part: Part) -> None:
     """Raise StorageError unless sums that can be had in two ways agree."""
     summary, products, basis = part.summary, part.products, part.products.basis
@@ -192,8 +200,6 @@ def _check_sums(part: Part) -> None:
             check_fit(all(bool(np.isfinite(own).all()) for own in finite), "moments")
             check_fit(bool(np.all(moments.low <= moments.high)), "extremes")
             check_fit(bool(np.all((moments.filled >= 0) & (moments.filled <= n))), "counts")
-    check_fit(part.extremes.low.shape == part.extremes.high.shape == (3,), "extremes")
-    check_fit(part.extremes.weights.shape == (2,), "extremes")
     _check_basis(part)
     whole = summary.weighted[right].columns
     X, y = whole[:, :-1], whole[:, -1]
