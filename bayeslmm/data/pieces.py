@@ -114,7 +114,7 @@ def pieces_of(source: Source, columns: Sequence[str], share: float | None = None
             source=Source(
                 words=_span([grain.words for grain in own]),
                 names=partial(list, columns),
-                read=partial(*join(own)),
+                read=join(own),
             ),
             key=partial(_joined_keys, [grain.key for grain in own]),
             rows=_total([grain.rows for grain in own]),
@@ -136,8 +136,10 @@ class _Grain:
     size: int | None = None
 
 
-type _Join = Callable[[list[_Grain]], tuple[Any, ...]]
-"""From grains to a function of a module and its arguments but the last, the columns."""
+type _Read = Callable[[Sequence[str]], Iterator[Any]]
+
+type _Join = Callable[[list[_Grain]], _Read]
+"""From grains to what reads columns of them, which can be pickled."""
 
 
 def _grains(source: Source, columns: list[str]) -> tuple[list[_Grain], _Join]:
@@ -200,9 +202,7 @@ def _joined_keys(keys: Sequence[Callable[[], str]]) -> str:
 # --- files -----------------------------------------------------------------------------
 
 
-def _of_files(
-    dataset: Any, columns: list[str], words: str
-) -> tuple[list[_Grain], _Join] | None:
+def _of_files(dataset: Any, columns: list[str], words: str) -> tuple[list[_Grain], _Join] | None:
     """Row groups of Parquet files, other files whole; None where parts are no files."""
     files, common = typed_files(dataset, columns, words)
     if not files or any(not Path(getattr(file, "path", "")).name for file, _ in files):
@@ -217,9 +217,7 @@ def _of_file(file: Any, schema: Any, columns: list[str]) -> list[_Grain]:
     key = f"{file.path} of {info.size} bytes at {info.mtime_ns}"
     name = f"`{file.path}`"
     if not isinstance(file, ds.ParquetFileFragment):
-        return [
-            _Grain(words=name, content=(file, schema), key=partial(str, key), size=info.size)
-        ]
+        return [_Grain(words=name, content=(file, schema), key=partial(str, key), size=info.size)]
     groups = file.row_groups
     return [
         _Grain(
@@ -239,13 +237,11 @@ def _bytes(group: Any, columns: set[str]) -> int:
     return sum(c.total_compressed_size for c in every if c.path_in_schema in columns)
 
 
-def _files(common: Any, grains: list[_Grain]) -> tuple[Any, ...]:
-    return _read_files, [grain.content for grain in grains], common
+def _files(common: Any, grains: list[_Grain]) -> _Read:
+    return partial(_read_files, [grain.content for grain in grains], common)
 
 
-def _read_files(
-    files: list[tuple[Any, Any]], common: Any, columns: Sequence[str]
-) -> Iterator[Any]:
+def _read_files(files: list[tuple[Any, Any]], common: Any, columns: Sequence[str]) -> Iterator[Any]:
     return tables(_named_batches(files, common, columns))
 
 
@@ -278,8 +274,8 @@ def _of_frames(frames: Sequence[Any], columns: list[str]) -> tuple[list[_Grain],
     return grains, _frames
 
 
-def _frames(grains: list[_Grain]) -> tuple[Any, ...]:
-    return _read_frames, [grain.content for grain in grains]
+def _frames(grains: list[_Grain]) -> _Read:
+    return partial(_read_frames, [grain.content for grain in grains])
 
 
 def _read_frames(frames: list[Any], columns: Sequence[str]) -> Iterator[Any]:
@@ -309,8 +305,8 @@ def _of_dask(data: Any, columns: list[str]) -> tuple[list[_Grain], _Join]:
     return grains, _partitions
 
 
-def _partitions(grains: list[_Grain]) -> tuple[Any, ...]:
-    return _read_partitions, [grain.content for grain in grains]
+def _partitions(grains: list[_Grain]) -> _Read:
+    return partial(_read_partitions, [grain.content for grain in grains])
 
 
 def _read_partitions(partitions: list[Any], columns: Sequence[str]) -> Iterator[Any]:

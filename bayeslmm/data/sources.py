@@ -295,7 +295,7 @@ def tables(batches: Iterator[Any]) -> Iterator[Any]:
 def typed_files(
     dataset: Any, columns: Sequence[str], words: str
 ) -> tuple[list[tuple[Any, Any]], Any]:
-    """Files of a dataset with the types of columns in each, and the types in which they go together.
+    """Files of a dataset, each with the types of its columns, and the types that go for all.
 
     Raises
     ------

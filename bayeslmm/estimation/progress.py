@@ -64,7 +64,8 @@ class Amounts:
     def __init__(self, progress: Progress | None) -> None:
         self.shown = progress is not None
         self._progress = progress
-        self._done, self._totals = [0, 0], (None, None)
+        self._done = [0, 0]
+        self._totals: tuple[int | None, int | None] = (None, None)
 
     def begin(self, title: str, rows: int | None, size: int | None) -> None:
         """Begin a reading of so many rows and bytes, where they are known."""

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from bayeslmm.data.batches import Reader
 from bayeslmm.data.pieces import Piece, Pieces, pieces_of
 from bayeslmm.data.sources import Source, cause, frames_source, row_count
-from bayeslmm.exceptions import BayesLMMError, DataError, StorageError
 from bayeslmm.estimation.executor import (
     KILLED,
     Executor,
@@ -27,6 +26,7 @@ from bayeslmm.estimation.executor import (
     results,
 )
 from bayeslmm.estimation.progress import Amounts, amounts
+from bayeslmm.exceptions import BayesLMMError, DataError, StorageError, listed
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.likelihood.factorise import single_threaded
@@ -90,7 +90,8 @@ class Reading:
     def lasts(self) -> bool:
         """Whether it has sums that will be used."""
         every = [found for _, found in self.sums]
-        return bool(every) and not any(own.samples or own.found for own in every)
+        some = any(own.part is not None for own in every)
+        return some and not any(own.samples or own.found for own in every)
 
 
 class Checkpoint(Protocol):
@@ -157,6 +158,16 @@ def read_source(
         else:
             return read_part(formula, _watched(source, bar), weights, functions)
     return _whole(found, source)
+
+
+def refuse_reading(executor: Any, checkpoint: Any) -> None:
+    """Raise DataError for arguments that say how to read data that are in memory."""
+    given = {"executor=": executor, "checkpoint=": checkpoint}
+    if names := [name for name, value in given.items() if value is not None]:
+        raise DataError(
+            f"{listed(names)}: for data that are read in pieces, and these are in memory. Leave it "
+            "out, or give a list of data frames or the path of files."
+        )
 
 
 def _whole(found: Findings, source: Source) -> Part:
@@ -276,7 +287,9 @@ class _Keeper:
         """What is kept, for messages."""
         if self.checkpoint is None:
             return NOT_KEPT
-        return f"What was read before it is in {self.checkpoint.words}: the same call goes on there."
+        return (
+            f"What was read before it is in {self.checkpoint.words}: the same call goes on there."
+        )
 
     def key(self, piece: Piece) -> str:
         """What a piece is, where that is to be saved."""
@@ -303,7 +316,9 @@ def _check_same(keys: Sequence[str], pieces: Sequence[Piece], words: str) -> Non
         now = pieces[number].key() if number < len(pieces) else ""
         if now == key:
             continue
-        changed = [pair for pair in zip_longest(key.split("\n"), now.split("\n")) if len({*pair}) > 1]
+        changed = [
+            pair for pair in zip_longest(key.split("\n"), now.split("\n")) if len({*pair}) > 1
+        ]
         was, there = changed[0]
         raise StorageError(
             f"{words} has sums of {was or 'less'}, where now there is {there or 'nothing'}. What "

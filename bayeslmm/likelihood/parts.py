@@ -201,6 +201,7 @@ def streamed_design(
     functions: UserFunctions,
     known: Mapping[str, Any],
     in_memory: Mapping[str, Any],
+    read: Callable[[Formula, Source, str | None, UserFunctions], Part] = read_part,
 ) -> SummarisedDesign:
     """The design of data beyond memory.
 
@@ -216,6 +217,8 @@ def streamed_design(
         Covariance parameters that are held.
     in_memory : mapping of str to object
         Arguments that are for data in memory, None where they are not given.
+    read : callable
+        Reads all rows.
 
     Raises
     ------
@@ -228,7 +231,7 @@ def streamed_design(
             f"{source.words}. Read the data into a data frame, or leave it out."
         )
     check_weights_name(weights, source)
-    return read_part(formula, source, weights, functions).design(known)
+    return read(formula, source, weights, functions).design(known)
 
 
 def check_weights_name(weights: Any, source: Source) -> None:
