@@ -179,10 +179,11 @@ def read_part(
         total = reader.n + reader.n_dropped
         _log.info("%d of %d rows are incomplete and dropped.", reader.n_dropped, total)
     _log.info("%s: cross-products of %d rows.", source.words, reader.n)
-    return _part_of(survey, reader, sums)
+    return part_of(survey, reader, sums)
 
 
-def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+    """What has been read at the end of a reading."""
     assert survey.totals is not None and survey.encodings is not None
     found = survey.levels.finish()
     products, counts = sums.finish(survey.totals, [places for _, places in found])
@@ -213,6 +214,7 @@ def streamed_design(
     known: Mapping[str, Any],
     residual: str | None,
     in_memory: Mapping[str, Any],
+    read: Callable[..., Part] = read_part,
 ) -> SummarisedDesign:
     """The design of data beyond memory.
 
@@ -230,6 +232,8 @@ def streamed_design(
         Structure of the residuals.
     in_memory : mapping of str to object
         Arguments that are for data in memory, None where they are not given.
+    read : callable
+        Reads all rows, as :func:`read_part` does.
 
     Raises
     ------
@@ -245,7 +249,7 @@ def streamed_design(
     structure = None if residual is None else parse_residual(residual)
     if weights is not None and structure is not None:
         check_weights_once(structure)
-    return read_part(formula, source, weights, functions, residual=structure).design(known)
+    return read(formula, source, weights, functions, residual=structure).design(known)
 
 
 def check_weights_name(weights: Any, source: Source) -> None:
