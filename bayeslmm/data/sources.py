@@ -34,6 +34,11 @@ TWICE = (
     "or a function that returns a new iterator each time it is called."
 )
 
+CHANGED = (
+    "{words} changed while it was read: a later reading has other rows than the first one. Give "
+    "data that stay as they are."
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Source:
@@ -48,11 +53,14 @@ class Source:
     read : callable
         From some of these columns to an iterator over data frames of any kind, which may have more
         columns. Each call reads everything again.
+    engine : object or None
+        The lazy frame itself, where its library groups and sums by itself.
     """
 
     words: str
     names: Callable[[], list[str]]
     read: Callable[[Sequence[str]], Iterable[Any]]
+    engine: Any = None
 
     def frames(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Data frames of columns, each with the number of the rows before it.
@@ -71,7 +79,7 @@ class Source:
                 start += size
         except BayesLMMError:
             raise
-        except _errors() as error:
+        except reading_errors() as error:
             raise DataError(
                 f"{self.words} cannot be read after row {start}: {type(error).__name__}: "
                 f"{_one_line(error)}"
@@ -177,7 +185,7 @@ def _length(frame: Any) -> int:
     return int(frame.shape[0]) if hasattr(frame, "shape") else len(frame)
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def reading_errors() -> tuple[type[Exception], ...]:
     """What readers raise."""
     return (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, *_foreign())
 
@@ -342,7 +350,9 @@ def _of_duckdb(data: Any, kind: str) -> Source | None:
                 return map(_as_table, getattr(chosen, method)(BATCH))
         raise DataError("This version of DuckDB gives no batches of Arrow; a newer one is needed.")
 
-    return Source(words="The DuckDB relation", names=lambda: list(data.columns), read=read)
+    return Source(
+        words="The DuckDB relation", names=lambda: list(data.columns), read=read, engine=data
+    )
 
 
 def _of_polars(data: Any, kind: str) -> Source | None:
@@ -356,7 +366,10 @@ def _of_polars(data: Any, kind: str) -> Source | None:
         return chosen.collect_batches(chunk_size=BATCH)
 
     return Source(
-        words="The Polars LazyFrame", names=lambda: data.collect_schema().names(), read=read
+        words="The Polars LazyFrame",
+        names=lambda: data.collect_schema().names(),
+        read=read,
+        engine=data,
     )
 
 
@@ -367,7 +380,7 @@ def _of_ibis(data: Any, kind: str) -> Source | None:
     def read(columns: Sequence[str]) -> Any:
         return map(_as_table, data.select(*columns).to_pyarrow_batches(chunk_size=BATCH))
 
-    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read)
+    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read, engine=data)
 
 
 def _of_dask(data: Any, kind: str) -> Source | None:

@@ -19,7 +19,7 @@ from bayeslmm.data.batches import Batch, Reader, batch_columns
 from bayeslmm.data.design import Encodings, Spec
 from bayeslmm.data.grouping import lookup_levels
 from bayeslmm.data.random_factors import FactorSpec
-from bayeslmm.data.sources import Source
+from bayeslmm.data.sources import CHANGED, Source
 from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import survey
 from bayeslmm.exceptions import DataError, listed
@@ -35,6 +35,7 @@ from bayeslmm.likelihood.crossprod import (
     basis_of_columns,
     coupling,
 )
+from bayeslmm.likelihood.pushed import pushed_design
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -45,11 +46,6 @@ CHUNK = 1 << 18
 
 PENDING = 1 << 22
 """Cells of couplings that wait to be added up."""
-
-CHANGED = (
-    "{words} changed while it was read: a later reading has other rows than the first one. Give "
-    "data that stay as they are."
-)
 
 
 def streamed_design(
@@ -94,6 +90,9 @@ def streamed_design(
             f"weights= of {source.words} must be the name of a column, got "
             f"{type(weights).__name__}."
         )
+    pushed = pushed_design(formula, source, weights, functions, known)
+    if pushed is not None:
+        return pushed
     spec, summary, reader = survey(
         formula, source, weights=weights, functions=functions, known=known
     )
