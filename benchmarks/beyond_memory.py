@@ -1,4 +1,4 @@
-"""Models of data beyond memory: one pass for levels and moments, one for cross-products.
+"""Models of data beyond memory, read once in batches.
 
     python benchmarks/beyond_memory.py [--rows 1e6 1e7] [--levels 100000] [--folder FOLDER]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 200
+MOST_FILES = 215
 MOST_LINES = 37_500
 """Lines of code, without docstrings, comments and blank lines."""
 

@@ -83,8 +83,11 @@ class Reader:
             batch = self._batch(start, plain_frame(raw, wanted), variables)
             if batch is not None:
                 yield batch
+
+    def require_rows(self) -> None:
+        """Raise DataError if the last reading had no complete row."""
         if not self.n:
-            self._nothing(variables)
+            self._nothing(sorted(self.formula.variables))
 
     def _batch(self, start: int, frame: pd.DataFrame, variables: list[str]) -> Batch | None:
         gaps = {name: missing(frame[name]) for name in frame.columns}

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.frames import plain_frame
 from bayeslmm.data.sources import Source, reading_errors
-from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.expressions import CONSTANTS
 from bayeslmm.formula.grammar import Formula
@@ -145,23 +144,13 @@ class Engine:
         UnpushedError
             If the engine fails, or finds too many combinations.
         """
-        import narwhals.stable.v2 as nw
-
         places = {f"k{i}": name for i, name in enumerate(keys)}
         most = MOST_FIGURES // len(figures)
-        try:
-            if keys:
-                named = [self._key(name).alias(place) for place, name in places.items()]
-                rows = frame.with_columns(*named).group_by(*places)
-                lazy = rows.agg(**figures).head(most + 1)
-            else:
-                lazy = frame.select(**figures)
-            streaming = {"engine": "streaming"} if lazy.implementation.is_polars() else {}
-            found = lazy.collect(**streaming)
-        except (*reading_errors(), nw.exceptions.NarwhalsError) as error:
-            raise UnpushedError(
-                f"the engine fails with {type(error).__name__}: {' '.join(str(error).split())}"
-            ) from error
+        lazy = frame.select(**figures)
+        if keys:
+            named = [self._key(name).alias(place) for place, name in places.items()]
+            lazy = frame.with_columns(*named).group_by(*places).agg(**figures).head(most + 1)
+        found = _collected(lazy)
         if len(found) > most:
             raise UnpushedError(f"{', '.join(keys)} have more than {most} combinations")
         if not len(found):
@@ -183,7 +172,7 @@ class Engine:
         import narwhals.stable.v2 as nw
 
         names = {f"c{i}": name for i, name in enumerate(self.variables)}
-        found = self.frame.filter(nw.col("complete")).select(*names).head(1).collect()
+        found = _collected(self.frame.filter(nw.col("complete")).select(*names).head(1))
         return plain_frame(found.to_native(), list(names)).rename(columns=names)
 
 
@@ -278,6 +267,17 @@ def _prepared(
     )
 
 
+def _collected(lazy: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
+    """The result of a query; Polars need not hold the rows."""
+    try:
+        if lazy.implementation.is_polars():
+            return lazy.collect("polars", engine="streaming")
+        return lazy.collect()
+    except reading_errors() as error:
+        words = " ".join(str(error).split())[:200]
+        raise UnpushedError(f"the engine fails with {type(error).__name__}: {words}") from error
+
+
 def _floats(column: nw.Series[Any]) -> Array:
     """Figures, NaN where there are none."""
     return np.asarray(pd.Series(column.to_list() if not len(column) else column.to_numpy()), float)
@@ -323,7 +323,7 @@ class _Expressions:
             case ast.BinOp(op=ast.Pow(), left=left, right=ast.Constant(value=power)):
                 return self.power(self.value(left), power)
             case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
-                return _ARITHMETIC[type(op)](self.value(left), self.value(right))  # type: ignore[no-any-return]
+                return _ARITHMETIC[type(op)](self.value(left), self.value(right))
             case ast.Call(args=arguments, keywords=[]):
                 return self.call(ast.unparse(node.func), arguments)
         raise self.unknown(node)
@@ -346,7 +346,7 @@ class _Expressions:
         function = _FUNCTIONS.get(name.removeprefix("np."))
         if function is None or len(arguments) != 1:
             raise UnpushedError(f"`{self.text}` calls {name}")
-        return function(self.value(arguments[0]))  # type: ignore[no-any-return]
+        return function(self.value(arguments[0]))
 
     def unknown(self, node: ast.expr) -> UnpushedError:
         return UnpushedError(f"`{self.text}` has {ast.unparse(node)}")

@@ -21,10 +21,9 @@ from bayeslmm.column_types import EXACT
 from bayeslmm.data.engines import COMPLETE, Engine, Table, UnpushedError
 from bayeslmm.data.grouping import column_levels
 from bayeslmm.data.inputs import LARGEST, SMALLEST
-from bayeslmm.data.sources import CHANGED
+from bayeslmm.data.survey import CHANGED, sides_of
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import Variables
-from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import Columns, PlainBuilder
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.syntax import Operand
@@ -90,7 +89,7 @@ def planned(wanted: Iterable[Wanted]) -> list[Wanted]:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Extremes:
+class NumberRange:
     """Of a number, in each combination of levels of the covariates or in all rows."""
 
     low: Array
@@ -125,11 +124,16 @@ class FirstLook:
         """The number of the response less the offset, as a product."""
         return len(self.products)
 
-    def of(self, name: str) -> Extremes:
-        """Of a product, "p3", a variable, "v3", or "response", "y" and "offset" where there is one."""
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have precision weights."""
+        return self.engine.weights is not None
+
+    def of(self, name: str) -> NumberRange:
+        """Of a product "p3", a variable "v3", the "response"; "y", "offset" if there is one."""
         parts = (self.cells.figures[f"{part} {name}"] for part in _PARTS)
         low, high, total, filled = parts
-        return Extremes(low=low, high=high, total=total, filled=filled)
+        return NumberRange(low=low, high=high, total=total, filled=filled)
 
     def variable(self, name: str) -> str:
         """What a variable is called that is read as numbers."""
@@ -162,7 +166,7 @@ class FirstLook:
         keys = self.cells.keys.drop(columns=COMPLETE)
         firsts = [np.zeros(1, dtype=np.intp)]
         for name in keys.columns:
-            codes, levels = column_levels(keys[name])
+            codes = column_levels(keys[name])[0]
             firsts.append(np.unique(codes, return_index=True)[1])
         rows = np.unique(np.concatenate(firsts))
         first = self.engine.first_row()
@@ -209,11 +213,6 @@ def first_look(engine: Engine) -> FirstLook:
     )
     _check_numbers(look, numbers, found)
     return look
-
-
-def sides_of(formula: Formula) -> tuple[Side, ...]:
-    """The different sides of a formula, that of the fixed effects first."""
-    return tuple(dict.fromkeys([formula.right, *(term.left for term in formula.random)]))
 
 
 def _products(engine: Engine, side: Side) -> list[Product]:

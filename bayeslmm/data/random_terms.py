@@ -543,20 +543,15 @@ def spec_of_levels(
     """
     n = next(found.n for _, found in moments.values())
     _check_levels(terms[0], grouping, n, independent=not saturated)
-    coefs: list[str] = []
-    blocks: list[tuple[int, ...]] = []
-    kinds: list[str] = []
+    so_far: list[str] = []
     redundant: list[str] = []
     for term in terms:
         names, found = moments[term.left]
-        _check_coefs(source, term, names, coefs)
+        _check_coefs(source, term, names, so_far)
+        so_far += names
         if not saturated and term.structure in ("us", "homdiag"):
             own = _blocks(term, 0, len(names), 1)
             _check_count(term, len(grouping.levels), len(own[0]), n)
-        new = _blocks(term, len(coefs), len(names), 1)
-        blocks += new
-        kinds += [term.structure] * len(new)
-        coefs += names
         where = f"the random effects of `{grouping.name}`"
         check_column_scales(names, found, where)
         if term.structure not in HOMOGENEOUS:
@@ -565,4 +560,20 @@ def spec_of_levels(
             redundant += [name for name, keep in zip(names, kept, strict=True) if not keep]
     _warn_redundant(grouping.name, redundant)
     none = [None] * len(terms)
-    return factor_spec(grouping, key, terms, coefs, blocks, kinds, strata=none)
+    shape = coefs_of_terms(terms, {side: names for side, (names, _) in moments.items()})
+    return factor_spec(grouping, key, terms, *shape, strata=none)
+
+
+def coefs_of_terms(
+    terms: Sequence[RandomTerm], names: Mapping[Side, Sequence[str]]
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...], tuple[str, ...]]:
+    """Coefficients of terms on one grouping factor, their blocks and the kind of each."""
+    coefs: list[str] = []
+    blocks: list[tuple[int, ...]] = []
+    kinds: list[str] = []
+    for term in terms:
+        new = _blocks(term, len(coefs), len(names[term.left]), 1)
+        blocks += new
+        kinds += [term.structure] * len(new)
+        coefs += names[term.left]
+    return tuple(coefs), tuple(blocks), tuple(kinds)

@@ -6,7 +6,8 @@ import glob
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,9 @@ FORMATS = {
 """Formats of files by their ending."""
 
 TWICE = (
-    "The data are read more than once, and {words} can be read only once. Give what can be read "
-    "again: files, a pyarrow Dataset, a DuckDB relation, a Polars LazyFrame, a list of data frames "
-    "or a function that returns a new iterator each time it is called."
-)
-
-CHANGED = (
-    "{words} changed while it was read: a later reading has other rows than the first one. Give "
-    "data that stay as they are."
+    "The data have to be read more than once, and {words} can be read only once. Give what can be "
+    "read again: files, a pyarrow Dataset, a DuckDB relation, a Polars LazyFrame, a list of data "
+    "frames or a function that returns a new iterator each time it is called."
 )
 
 
@@ -97,7 +93,7 @@ def open_source(data: Any) -> Source | None:
     Raises
     ------
     DataError
-        If it can be read only once, or no file is there.
+        If no file is there.
     """
     if isinstance(data, str | Path):
         return _files(str(data))
@@ -112,7 +108,7 @@ def open_source(data: Any) -> Source | None:
     if _is_frame(data):
         return None
     if isinstance(data, Iterator):
-        raise DataError(TWICE.format(words=f"an iterator ({kind})"))
+        return _once(f"an iterator ({kind})", data)
     if callable(data):
         return _of_frames("The batches of the function", lambda: _called(data))
     return None
@@ -164,6 +160,28 @@ def _of_frames(words: str, again: Callable[[], Iterable[Any]]) -> Source:
             yield _as_table(frame)
 
     return Source(words=words, names=names, read=read)
+
+
+def _once(words: str, frames: Iterator[Any]) -> Source:
+    """Batches that come once; the first one, which says what there is, is kept until then."""
+    first: list[Any] = []
+    begun = False
+
+    def again() -> Iterator[Any]:
+        nonlocal begun
+        if begun:
+            raise DataError(TWICE.format(words=words))
+        begun = True
+        return chain([first.pop()] if first else [], frames)
+
+    def names() -> list[str]:
+        for frame in frames:
+            first.append(frame)
+            return _names(frame)
+        raise DataError("The data have no rows.")
+
+    batches = _of_frames(words[0].upper() + words[1:], again)
+    return replace(batches, names=names)
 
 
 def _names(frame: Any) -> list[str]:
@@ -329,7 +347,7 @@ def _partitions(dataset: Any) -> set[str]:
 
 def _of_arrow(data: Any, kind: str) -> Source | None:
     if kind == "RecordBatchReader":
-        raise DataError(TWICE.format(words="a RecordBatchReader"))
+        return _once("a RecordBatchReader", iter(data))
     if kind.endswith("Dataset"):
         return _dataset(data, f"The {kind} of pyarrow")
     return None

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, Spec
-from bayeslmm.data.frames import read_only
+from bayeslmm.data.frames import Codes, read_only
 from bayeslmm.data.memberships import Member
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor
 from bayeslmm.exceptions import DataError
@@ -42,10 +42,10 @@ class Summary:
     sides : mapping of Side to Moments
         Moments of the columns of each side; those of the fixed effects are all, also columns that
         are dropped, and the response less the offset comes last.
-    heads : mapping of Side to ndarray (m, k)
-        The first rows of these columns, times the roots of their precision weights.
-    tails : mapping of Side to ndarray (m, k)
-        Columns with the lengths and angles of those of all other rows, weighted too.
+    weighted : mapping of Side to Moments
+        The same of rows times the roots of their precision weights; `sides` where there are none.
+    counts : mapping of str to ndarray of int (J,)
+        Rows of each level of each grouping factor, by its key.
     log_weights : float
         Sum of the log precision weights.
     mean_inverse_weight : float
@@ -65,8 +65,8 @@ class Summary:
     n: int
     n_dropped: int
     sides: Mapping[Side, Moments]
-    heads: Mapping[Side, Array]
-    tails: Mapping[Side, Array]
+    weighted: Mapping[Side, Moments]
+    counts: Mapping[str, Codes]
     log_weights: float
     mean_inverse_weight: float
     mean_offset: float
@@ -76,8 +76,8 @@ class Summary:
     states: Mapping[str, Any]
 
     def columns(self, side: Side) -> Array:
-        """Weighted columns (m, k) of a side, with the signs of QR decompositions of all rows."""
-        return np.vstack([self.heads[side], self.tails[side]])
+        """Columns (m, k) of a side in few dimensions: lengths and angles are the weighted ones."""
+        return self.weighted[side].columns
 
     def refuse(self) -> NoReturn:
         """Say that rows are needed."""
@@ -107,6 +107,10 @@ class SummarisedFactor(RandomFactor):
     def members(self) -> tuple[Member, ...]:
         """Not kept."""
         self.summary.refuse()
+
+    def counts(self) -> Codes:
+        """Number (J,) of the rows of each level."""
+        return self.summary.counts[self.spec.key]
 
     def moments(self, columns: Sequence[int]) -> Moments:
         """Moments of some columns of Z, of one term."""

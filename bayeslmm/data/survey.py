@@ -1,14 +1,14 @@
-"""The first passes over data beyond memory: levels, columns and moments, and so the spec.
+"""What is found out of data beyond memory in batches, beside cross-products: columns and moments.
 
-One pass is enough where no transform has to see whole columns and the first batch has all levels of
-the factors among the covariates; each depth of such transforms, and levels that come late, take
+One reading is enough where no transform has to see whole columns and the first batch has all levels
+of the factors among the covariates; each depth of such transforms, and levels that come late, take
 another one.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.column_types import kind_of
+from bayeslmm.covariance.kinds import blocked
+from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.batches import Batch, BatchColumns, Reader, batch_columns, located
 from bayeslmm.data.building import fixed_space
 from bayeslmm.data.design import Encodings, Spec
+from bayeslmm.data.frames import Codes
 from bayeslmm.data.inputs import (
     Expression,
     check_extremes,
@@ -26,10 +29,8 @@ from bayeslmm.data.inputs import (
     check_not_own_predictor,
     check_weights_scale,
 )
-from bayeslmm.data.level_sets import GroupingSets, merged_categories
-from bayeslmm.data.random_factors import FactorSpec
-from bayeslmm.data.random_terms import amalgamated, check_batch, spec_of_levels
-from bayeslmm.data.sources import Source
+from bayeslmm.data.level_sets import GroupingSets, SeenLevels, merged_categories
+from bayeslmm.data.random_terms import amalgamated, check_batch, coefs_of_terms, spec_of_levels
 from bayeslmm.data.summarised import Summary
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import (
@@ -43,64 +44,16 @@ from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import Columns, evaluate, is_factor
 from bayeslmm.formula.memory import Memory
 from bayeslmm.formula.moments import Moments
-from bayeslmm.formula.rank import RowSpace, independent_columns
+from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.syntax import Operand
 from bayeslmm.formula.terms import Side
 
-_log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
-
-def survey(
-    formula: Formula,
-    source: Source,
-    *,
-    weights: str | None,
-    functions: UserFunctions,
-    known: Mapping[str, Any],
-) -> tuple[Spec, Summary, Reader]:
-    """Find out everything about data beyond memory but their cross-products.
-
-    Parameters
-    ----------
-    formula : Formula
-    source : Source
-    weights : str or None
-        Column of the precision weights.
-    functions : mapping of str to callable
-        The user's.
-    known : mapping of str to number or matrix
-        Covariance parameters that are held.
-
-    Returns
-    -------
-    spec : Spec
-        The same that the data have in memory.
-    summary : Summary
-    reader : Reader
-        By which the rows are read again.
-
-    Raises
-    ------
-    FormulaError, DataError
-        As for data in memory, and if the source cannot be read.
-    """
-    check_not_own_predictor(formula)
-    for term in formula.random:
-        what = "by=" if term.by is not None else "mm()" if term.members is not None else None
-        if what is not None:
-            raise DataError(
-                f"{term.source} has {what}, which is for data in memory. Take it out, or read the "
-                "data into a data frame."
-            )
-    reader = Reader(source=source, formula=formula, weights=weights)
-    found = _Survey(formula, functions)
-    while not found.complete:
-        found.read(reader)
-    if reader.n_dropped:
-        total = reader.n + reader.n_dropped
-        _log.info("%d of %d rows are incomplete and dropped.", reader.n_dropped, total)
-    return *found.finish(reader, known), reader
+CHANGED = (
+    "{words} changed while it was read: a later reading has other rows than the first one. Give "
+    "data that stay as they are."
+)
 
 
 def sides_of(formula: Formula) -> tuple[Side, ...]:
@@ -138,57 +91,159 @@ def sample_encodings(
     )
 
 
-class _Survey:
-    def __init__(self, formula: Formula, functions: UserFunctions) -> None:
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Layout:
+    """Columns of a model and its grouping factors, before levels are known.
+
+    Attributes
+    ----------
+    right : Side
+        That of the fixed effects.
+    names : mapping of Side to tuple of str
+        Labels of the columns of each side.
+    factors : tuple of tuple of Side
+        What varies over the levels of each grouping factor.
+    structures : tuple of Structure
+        Covariance structure of each.
+    """
+
+    right: Side
+    names: Mapping[Side, tuple[str, ...]]
+    factors: tuple[tuple[Side, ...], ...]
+    structures: tuple[Structure, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Taken:
+    """Rows of a batch, taken in by a survey.
+
+    Attributes
+    ----------
+    columns : BatchColumns
+    codes : list of ndarray of int (n,)
+        Number of the level of each grouping factor.
+    """
+
+    columns: BatchColumns
+    codes: list[Codes]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Coding:
+    """What columns are built from, known before rows are read.
+
+    Attributes
+    ----------
+    sample : pandas.DataFrame
+        Rows with each level of each factor among the covariates.
+    states : mapping of str to object
+        What transforms of whole columns remember, by the text of their calls.
+    """
+
+    sample: pd.DataFrame
+    states: Mapping[str, Any]
+
+
+class Survey:
+    """What is found out of rows beside their cross-products, batch by batch.
+
+    Parameters
+    ----------
+    formula : Formula
+    functions : mapping of str to callable
+        The user's.
+    coding : Coding, optional
+        That of all rows, of which these are a part; it is found out by default.
+
+    Attributes
+    ----------
+    complete : bool
+        Whether all rows have been taken in; else they have to be read again.
+    totals : Totals or None
+        Sums and extremes of the columns so far, in this reading.
+    """
+
+    def __init__(
+        self, formula: Formula, functions: UserFunctions, coding: Coding | None = None
+    ) -> None:
+        check_not_own_predictor(formula)
+        _refuse_terms(formula)
         self.formula, self.functions = formula, functions
         sides = sides_of(formula)
         operands = [formula.left, *formula.shifts, *(p for side in sides for p in side.operands)]
         self.groups = amalgamated(formula)
         readings = [part.reading for part in operands if part.reading is not None]
-        self.memory = Memory(readings, functions)
+        self.memory = Memory(readings, functions, {} if coding is None else coding.states)
+        self._coding = coding
         self.sample = _Sample(sides, operands, functions)
         self.levels = GroupingSets([terms[0].factors for terms in self.groups.values()])
         self.columns: dict[Side, Columns] = {}
         self.encodings: Encodings | None = None
-        self.totals: _Totals | None = None
-        self.first = True
+        self.totals: Totals | None = None
         self.complete = False
+        self._late = False
+        self._rows: int | None = None
 
-    def read(self, reader: Reader) -> None:
-        """One pass over all rows."""
-        self.totals, late = None, False
-        for batch in reader:
-            variables = Variables(batch.frame)
-            new = self.first and self._look(batch, variables)
-            if not self.memory.complete:
-                self._remember(batch, variables)
-                continue
-            late = late or (new and self.totals is not None)
-            if not late:
-                self._add(batch)
-        self.first = False
-        self.complete = self.memory.complete and not late
+    @property
+    def layout(self) -> Layout:
+        """The columns, once rows have been taken in."""
+        names = {side: columns.names for side, columns in self.columns.items()}
+        found = [coefs_of_terms(terms, names) for terms in self.groups.values()]
+        return Layout(
+            right=self.formula.right,
+            names=names,
+            factors=tuple(tuple(t.left for t in terms) for terms in self.groups.values()),
+            structures=tuple(blocked(blocks, kinds) for _, blocks, kinds in found),
+        )
+
+    @property
+    def coding(self) -> Coding:
+        """What columns are built from, in the rows so far where it was not given."""
+        if self._coding is not None:
+            return self._coding
+        return Coding(sample=self.sample.frame(), states=self.memory.states)
+
+    def begin(self) -> None:
+        """Begin a reading."""
+        self.totals, self._late = None, False
+
+    def take(self, batch: Batch) -> Taken | None:
+        """Take in rows; None where their columns cannot be known in this reading."""
+        variables = Variables(batch.frame)
+        unknown = self._coding is None and self._rows is None
+        new = unknown and self._look(batch, variables)
+        if not self.memory.complete:
+            located(batch, lambda: self.memory.add(variables))
+            return None
+        self._late = self._late or (new and self.totals is not None)
+        return None if self._late else self._add(batch)
+
+    def end(self, reader: Reader) -> None:
+        """End a reading.
+
+        Raises
+        ------
+        DataError
+            If it had other rows than an earlier one.
+        """
+        if self._rows not in (None, reader.n):
+            raise DataError(CHANGED.format(words=reader.source.words))
+        self._rows = reader.n
+        self.complete = self.memory.complete and not self._late
         if not self.memory.complete:
             self.memory.close()
         if not self.complete:
             self.encodings = None
 
     def _look(self, batch: Batch, variables: Variables) -> bool:
-        """Take in levels; whether columns of the model may be new."""
-        for terms in self.groups.values():
-            check_batch(self.formula.source, terms, batch.frame, {})
-        self.levels.add(batch.frame)
+        """Whether columns of the model may be new."""
         new = located(batch, lambda: self.sample.add(batch.frame, variables))
         if self.sample.full:
             check_fixed_factors(self.formula, self.sample.frame())
             self._encode()
         return new
 
-    def _remember(self, batch: Batch, variables: Variables) -> None:
-        located(batch, lambda: self.memory.add(variables))
-
-    def _add(self, batch: Batch) -> None:
-        """Take in the moments of the columns."""
+    def _add(self, batch: Batch) -> Taken:
         if self.encodings is None:
             self.encodings = self._encode()
         found = batch_columns(batch, self.encodings)
@@ -203,51 +258,97 @@ class _Survey:
             }
             check_batch(self.formula.source, terms, batch.frame, own)
         if self.totals is None:
-            self.totals = _Totals(self.formula, batch.frame)
+            self.totals = Totals(self.formula, batch.frame)
         self.totals.add(batch, found)
+        return Taken(columns=found, codes=self.levels.add(batch.frame))
 
     def _encode(self) -> Encodings:
         """How columns are built, from the sample."""
-        frame, states = self.sample.frame(), self.memory.states
+        frame, states = self.coding.sample, self.memory.states
         self.columns = sample_columns(self.formula, frame, self.functions, states)
         return sample_encodings(self.formula, self.columns, frame, self.functions, states)
 
-    def finish(self, reader: Reader, known: Mapping[str, Any]) -> tuple[Spec, Summary]:
-        """Check what can be checked of all rows only, and put the spec together."""
-        assert self.encodings is not None and self.totals is not None
-        formula, totals = self.formula, self.totals
-        check_extremes(formula.response, reader.n, totals.low, totals.high)
-        check_fixed_factors(formula, self.sample.frame(), reader.n)
-        fixed = self._fixed(totals.sides[formula.right])
-        totals.check_weights(reader.weights)
-        free = "sigma" not in {str(key).strip() for key in known}
-        spec = Spec(
-            formula=formula,
-            functions=self.functions,
-            weights=reader.weights,
-            fixed=fixed,
-            random=self._random(totals, saturated=not free),
-            residual=None,
-            encodings=self.encodings,
-            known=known,
-        )
-        return spec, totals.summary(reader, self.sample.frame(), self.memory.states)
 
-    def _fixed(self, moments: Moments) -> RowSpace:
-        names = self.columns[self.formula.right].names
-        columns = moments.take(range(len(names)))
-        return fixed_space(names, columns, lambda: independent_columns(columns), moments.n)
+def _refuse_terms(formula: Formula) -> None:
+    for term in formula.random:
+        what = "by=" if term.by is not None else "mm()" if term.members is not None else None
+        if what is not None:
+            raise DataError(
+                f"{term.source} has {what}, which is for data in memory. Take it out, or read the "
+                "data into a data frame."
+            )
 
-    def _random(self, totals: _Totals, *, saturated: bool) -> tuple[FactorSpec, ...]:
-        moments = {}
-        for side, columns in self.columns.items():
-            names = columns.names
-            moments[side] = names, totals.sides[side].take(range(len(names)))
-        groups = zip(self.groups.items(), self.levels.finish(), strict=True)
-        return tuple(
-            spec_of_levels(self.formula.source, terms, key, grouping, moments, saturated=saturated)
-            for (key, terms), grouping in groups
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Extremes:
+    """Smallest and largest values, for checks.
+
+    Attributes
+    ----------
+    low, high : ndarray (3,)
+        Of the response, the offset, and the one less the other.
+    weights : ndarray (2,)
+        Smallest and largest precision weight.
+    """
+
+    low: Array
+    high: Array
+    weights: Array
+
+    def __add__(self, other: Extremes) -> Extremes:
+        """Of both sets of rows."""
+        ends = [np.minimum(self.weights[0], other.weights[0])]
+        ends.append(np.maximum(self.weights[1], other.weights[1]))
+        return Extremes(
+            low=np.minimum(self.low, other.low),
+            high=np.maximum(self.high, other.high),
+            weights=np.array(ends),
         )
+
+
+def checked_spec(
+    formula: Formula,
+    functions: UserFunctions,
+    weights: str | None,
+    known: Mapping[str, Any],
+    layout: Layout,
+    encodings: Encodings,
+    summary: Summary,
+    extremes: Extremes,
+    levels: Sequence[SeenLevels],
+) -> Spec:
+    """The spec of a model of all rows, after checking what can be checked of all of them only.
+
+    Raises
+    ------
+    FormulaError, DataError
+        As for data in memory.
+    """
+    check_extremes(formula.response, summary.n, extremes.low, extremes.high)
+    check_fixed_factors(formula, summary.sample, summary.n)
+    names = layout.names[formula.right]
+    columns = summary.sides[formula.right].take(range(len(names)))
+    fixed = fixed_space(names, columns, lambda: independent_columns(columns), summary.n)
+    if weights is not None:
+        check_weights_scale(f"The weights `{weights}`", extremes.weights)
+    free = "sigma" not in {str(key).strip() for key in known}
+    moments = {
+        side: (own, summary.sides[side].take(range(len(own)))) for side, own in layout.names.items()
+    }
+    groups = zip(amalgamated(formula).items(), levels, strict=True)
+    return Spec(
+        formula=formula,
+        functions=functions,
+        weights=weights,
+        fixed=fixed,
+        random=tuple(
+            spec_of_levels(formula.source, terms, key, seen.factor, moments, saturated=not free)
+            for (key, terms), seen in groups
+        ),
+        residual=None,
+        encodings=encodings,
+        known=known,
+    )
 
 
 class _Sample:
@@ -340,23 +441,33 @@ def _evaluated(part: Operand, variables: Variables, functions: UserFunctions) ->
         return None
 
 
-class _Totals:
-    """Sums and extremes over the rows so far."""
+class Totals:
+    """Sums and extremes over the rows so far.
+
+    Attributes
+    ----------
+    sides, weighted : dict of Side to Moments
+        Of the columns, the response less the offset last among those of the fixed effects; without
+        and with weights.
+    latest : Moments
+        Those of the fixed effects, with weights, of the last batch.
+    """
 
     def __init__(self, formula: Formula, frame: pd.DataFrame) -> None:
         self.formula = formula
-        self.heads: dict[Side, tuple[Array, Array]] = {}
-        self.tails: dict[Side, Moments] = {}
+        self.sides: dict[Side, Moments] = {}
         self.weighted: dict[Side, Moments] = {}
-        self.low, self.high = np.full(3, np.inf), np.full(3, -np.inf)
-        self.weights = np.array([np.inf, -np.inf])
-        self.log_weights = self.inverse_weights = self.offset = 0.0
+        self.latest: Moments
+        self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
+        self._weights = np.array([np.inf, -np.inf])
+        self.log_weights = self._inverse_weights = self._offset = 0.0
         names = formula.predictors(effects=False, groups=False)
-        self.means = {name: 0.0 for name in sorted(names) if kind_of(frame[name]) == "numbers"}
-        self.ranges: dict[str, tuple[float, float]] = {}
+        self._means = {name: 0.0 for name in sorted(names) if kind_of(frame[name]) == "numbers"}
+        self._ranges: dict[str, tuple[float, float]] = {}
         self.n = 0
 
     def add(self, batch: Batch, found: BatchColumns) -> None:
+        """Take in the rows of a batch."""
         shifted = bool(self.formula.shifts)
         response = found.y - found.offset if shifted else found.y
         low, high = float(found.y.min()), float(found.y.max())
@@ -364,81 +475,68 @@ class _Totals:
         if shifted:
             lows = (low, float(found.offset.min()), float(response.min()))
             highs = (high, float(found.offset.max()), float(response.max()))
-        self.low, self.high = np.minimum(self.low, lows), np.maximum(self.high, highs)
+        self._low, self._high = np.minimum(self._low, lows), np.maximum(self._high, highs)
         for side, values in found.sides.items():
             rows = [*values.T, response] if side == self.formula.right else [*values.T]
             columns = np.array(rows).reshape(len(rows), len(response)).T
             self._add_side(side, columns, found.weights)
         n = len(response)
         self.n += n
-        for name in self.means:
+        for name in self._means:
             values = batch.frame[name].to_numpy(dtype=np.float64)
-            self.means[name] += (float(np.mean(values)) - self.means[name]) * n / self.n
-            low, high = self.ranges.get(name, (np.inf, -np.inf))
-            self.ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
-        self.offset += (float(found.offset.mean()) - self.offset) * n / self.n
+            self._means[name] += (float(np.mean(values)) - self._means[name]) * n / self.n
+            low, high = self._ranges.get(name, (np.inf, -np.inf))
+            self._ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+        self._offset += (float(found.offset.mean()) - self._offset) * n / self.n
         if found.weights is not None:
             self.log_weights += float(np.sum(np.log(found.weights)))
-            self.inverse_weights += float(np.sum(1.0 / found.weights))
-            self.weights[0] = min(self.weights[0], found.weights.min())
-            self.weights[1] = max(self.weights[1], found.weights.max())
+            self._inverse_weights += float(np.sum(1.0 / found.weights))
+            self._weights[0] = min(self._weights[0], found.weights.min())
+            self._weights[1] = max(self._weights[1], found.weights.max())
 
     def _add_side(self, side: Side, columns: Array, weights: Array | None) -> None:
-        """Moments of columns, the first rows apart: they decide on the signs of a QR."""
-        k = columns.shape[1]
-        head, roots = self.heads.get(side, (np.empty((0, k)), np.empty(0)))
-        more = max(k - len(head), 0)
-        if more:
-            own = np.ones(len(columns[:more])) if weights is None else np.sqrt(weights[:more])
-            head, roots = np.vstack([head, columns[:more]]), np.append(roots, own)
-            self.heads[side] = head, roots
-        if len(columns) > more:
-            _accumulate(self.tails, side, columns[more:], None)
-            if weights is not None:
-                _accumulate(self.weighted, side, columns[more:], weights[more:])
+        latest = _accumulate(self.sides, side, columns, None)
+        if weights is None:
+            self.weighted[side] = self.sides[side]
+        else:
+            latest = _accumulate(self.weighted, side, columns, weights)
+        if side == self.formula.right:
+            self.latest = latest
 
     @property
-    def sides(self) -> dict[Side, Moments]:
-        """Moments of the columns of each side, without weights."""
-        result = {}
-        for side, (head, _) in self.heads.items():
-            tail, own = self.tails.get(side), Moments.of(head)
-            result[side] = own if tail is None else tail + own
-        return result
+    def extremes(self) -> Extremes:
+        """Smallest and largest values so far."""
+        return Extremes(low=self._low, high=self._high, weights=self._weights)
 
-    def check_weights(self, name: str | None) -> None:
-        """Raise DataError for weights that are too different."""
-        if name is not None:
-            check_weights_scale(f"The weights `{name}`", self.weights)
-
-    def summary(self, reader: Reader, sample: pd.DataFrame, states: Mapping[str, Any]) -> Summary:
-        weighted = reader.weights is not None
-        rest = self.weighted if weighted else self.tails
-        tails = {
-            side: rest[side].columns if side in rest else head[:0]
-            for side, (head, _) in self.heads.items()
-        }
-        heads = {side: head * roots[:, None] for side, (head, roots) in self.heads.items()}
+    def summary(
+        self,
+        reader: Reader,
+        coding: Coding,
+        counts: Mapping[str, Codes],
+    ) -> Summary:
+        """What is kept of the rows."""
         return Summary(
             words=reader.source.words,
             n=reader.n,
             n_dropped=reader.n_dropped,
             sides=self.sides,
-            heads=heads,
-            tails=tails,
+            weighted=self.weighted,
+            counts=counts,
             log_weights=self.log_weights,
-            mean_inverse_weight=self.inverse_weights / self.n if weighted else 1.0,
-            mean_offset=self.offset,
-            means=self.means,
-            ranges=self.ranges,
-            sample=sample,
-            states=states,
+            mean_inverse_weight=1.0 if reader.weights is None else self._inverse_weights / self.n,
+            mean_offset=self._offset,
+            means=self._means,
+            ranges=self._ranges,
+            sample=coding.sample,
+            states=coding.states,
         )
 
 
 def _accumulate(
     totals: dict[Side, Moments], side: Side, columns: Array, weights: Array | None
-) -> None:
+) -> Moments:
+    """Add moments of columns to those of a side; their own ones."""
     known = totals.get(side)
     more = Moments.of(columns, weights, None if known is None else known.centre)
     totals[side] = more if known is None else known + more
+    return more

@@ -25,7 +25,7 @@ from bayeslmm.fits.estimate import Estimate
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
-from bayeslmm.likelihood.streamed import streamed_design
+from bayeslmm.likelihood.parts import streamed_design
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries.text import (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class Memory:
         The expressions of the formula.
     functions : mapping of str to callable
         The user's.
+    known : mapping of str to object, optional
+        States that are known before.
 
     Attributes
     ----------
@@ -47,8 +50,13 @@ class Memory:
         If a function needs more than moments of whole columns.
     """
 
-    def __init__(self, readings: Iterable[Reading], functions: UserFunctions) -> None:
-        self.states: dict[str, Any] = {}
+    def __init__(
+        self,
+        readings: Iterable[Reading],
+        functions: UserFunctions,
+        known: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self.states: dict[str, Any] = dict(known)
         self._functions = functions
         self._open: dict[str, ast.Call] = {}
         self._found: dict[str, Moments] = {}
@@ -57,6 +65,7 @@ class Memory:
         for reading in readings:
             _refuse(reading, functions)
             self._open |= {ast.unparse(call): call for call in _calls(reading.tree)}
+        self._open = {text: call for text, call in self._open.items() if text not in known}
 
     @property
     def complete(self) -> bool:

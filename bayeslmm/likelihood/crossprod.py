@@ -241,7 +241,7 @@ def basis_of_columns(
     n: int,
 ) -> Basis:
     """The same from weighted columns of n rows, or from any that have their lengths and angles."""
-    q, r = np.linalg.qr(X)
+    q, r = _qr(X)
     shift = _solve_upper(r, q.T @ y)
     fixed = _solve_upper(r, np.eye(X.shape[1])) * np.sqrt(n)
     pairs = zip(covariates, structures, strict=True)
@@ -344,7 +344,7 @@ def _block_basis(z: Array, structure: Structure, n: int) -> Array:
     scale = np.sqrt(n)
     for block, part in zip(structure.blocks, structure.parts, strict=True):
         columns = list(block)
-        r = np.linalg.qr(z[:, columns], mode="r")
+        r = _qr(z[:, columns])[1]
         lengths = np.linalg.norm(r, axis=0)
         if part.mixes and np.all(np.abs(np.diag(r)) > DEPENDENT * lengths):
             basis[np.ix_(columns, columns)] = _solve_upper(r, np.eye(len(block))) * scale
@@ -353,6 +353,13 @@ def _block_basis(z: Array, structure: Structure, n: int) -> Array:
                 lengths = np.full_like(lengths, np.sqrt(np.mean(lengths**2)))
             basis[columns, columns] = scale / np.where(lengths > 0, lengths, scale)
     return basis
+
+
+def _qr(columns: Array) -> tuple[Array, Array]:
+    """QR with a positive diagonal, which lengths and angles alone decide on."""
+    q, r = np.linalg.qr(columns)
+    signs = np.where(np.diag(r) < 0, -1.0, 1.0)
+    return q[:, : len(signs)] * signs, r[: len(signs)] * signs[:, None]
 
 
 def _solve_upper(r: Array, b: Array) -> Array:

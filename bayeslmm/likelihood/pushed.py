@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -12,18 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.kinds import structure_of
-from bayeslmm.data.batches import Reader
-from bayeslmm.data.building import fixed_space
-from bayeslmm.data.design import Spec
+from bayeslmm.covariance.kinds import blocked
 from bayeslmm.data.engines import Engine, UnpushedError, open_engine
-from bayeslmm.data.grouping import grouping_factor, lookup_levels
-from bayeslmm.data.inputs import (
-    check_extremes,
-    check_fixed_factors,
-    check_not_own_predictor,
-    check_weights_scale,
-)
+from bayeslmm.data.frames import Codes
+from bayeslmm.data.grouping import lookup_levels
+from bayeslmm.data.inputs import check_fixed_factors
+from bayeslmm.data.level_sets import GroupingSets, SeenLevels
 from bayeslmm.data.pushdown import (
     FirstLook,
     SideProducts,
@@ -36,37 +31,26 @@ from bayeslmm.data.pushdown import (
     side_moments,
     side_products,
 )
-from bayeslmm.data.random_factors import FactorSpec
-from bayeslmm.data.random_terms import amalgamated, check_batch, spec_of_levels
+from bayeslmm.data.random_terms import amalgamated, check_batch, coefs_of_terms
 from bayeslmm.data.sources import Source
-from bayeslmm.data.summarised import SummarisedDesign, Summary
-from bayeslmm.data.survey import sample_columns, sample_encodings
+from bayeslmm.data.summarised import Summary
+from bayeslmm.data.survey import Extremes, Layout, sample_columns, sample_encodings
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula, RandomTerm
 from bayeslmm.formula.matrices import Columns
 from bayeslmm.formula.moments import Moments
-from bayeslmm.formula.rank import independent_columns
 from bayeslmm.formula.terms import Side
-from bayeslmm.likelihood.crossprod import (
-    Basis,
-    Coupling,
-    WorkingProducts,
-    add_couplings,
-    basis_of_columns,
-)
+from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts, add_couplings
+from bayeslmm.likelihood.rebasing import basis_of_part
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
-def pushed_design(
-    formula: Formula,
-    source: Source,
-    weights: str | None,
-    functions: UserFunctions,
-    known: Mapping[str, Any],
-) -> SummarisedDesign | None:
+def pushed_sums(
+    formula: Formula, source: Source, weights: str | None, functions: UserFunctions
+) -> dict[str, Any] | None:
     """Have an engine sum where the data are; what it does not give is said in the log.
 
     Parameters
@@ -77,14 +61,12 @@ def pushed_design(
         Column of the precision weights.
     functions : mapping of str to callable
         The user's.
-    known : mapping of str to number or matrix
-        Covariance parameters that are held.
 
     Returns
     -------
-    SummarisedDesign or None
-        To rounding that of batches; None where rows must be read, or have something of which a
-        reading speaks.
+    dict or None
+        What a part of the data knows of its rows, by the names of its fields, to rounding that of
+        batches. None where rows must be read, or have something of which a reading speaks.
 
     Raises
     ------
@@ -93,25 +75,19 @@ def pushed_design(
     """
     if source.engine is None:
         return None
-    Reader(source=source, formula=formula, weights=weights)  # checks names
-    check_not_own_predictor(formula)
     try:
-        engine = open_engine(source, formula, functions, weights)
-        pushed = _Pushed.of(engine, functions)
+        pushed = _Pushed.of(open_engine(source, formula, functions, weights), functions)
     except UnpushedError as reason:
         _log.info("%s: rows are read in batches, as %s.", source.words, reason)
         return None
-    design = pushed.design(known)
-    if pushed.look.n_dropped:
-        total = pushed.look.n + pushed.look.n_dropped
-        _log.info("%d of %d rows are incomplete and dropped.", pushed.look.n_dropped, total)
-    _log.info(
-        "%s: sums of %d rows by GROUP BY in the engine, in %d queries.",
-        source.words,
-        pushed.look.n,
-        1 + len(pushed.sums),
-    )
-    return design
+    look = pushed.look
+    if look.n_dropped:
+        total = look.n + look.n_dropped
+        _log.info("%d of %d rows are incomplete and dropped.", look.n_dropped, total)
+    queries = 1 + len(pushed.sums)
+    words = "%s: sums of %d rows by GROUP BY in the engine, in %d queries."
+    _log.info(words, source.words, look.n, queries)
+    return pushed.fields()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,7 +104,7 @@ class _Pushed:
     sides : mapping of Side to SideProducts
     sums : mapping of Wanted to Sums
         By what was asked for.
-    moments : mapping of (Side, bool) to Moments
+    moments, weighted : mapping of Side to Moments
         Of each side, without weights and with them.
     """
 
@@ -137,24 +113,23 @@ class _Pushed:
     columns: Mapping[Side, Columns]
     sides: Mapping[Side, SideProducts]
     sums: Mapping[Wanted, Sums]
-    moments: Mapping[tuple[Side, bool], Moments]
+    moments: Mapping[Side, Moments]
+    weighted: Mapping[Side, Moments]
 
     @classmethod
     def of(cls, engine: Engine, functions: UserFunctions) -> _Pushed:
         """Ask for everything."""
         look = first_look(engine)
-        formula, weighted = engine.formula, engine.weights is not None
+        formula = engine.formula
+        check_fixed_factors(formula, look.sample)
         columns = sample_columns(formula, look.sample, functions, {})
-        check_fixed_factors(formula, look.sample, look.n)
+        for terms in amalgamated(formula).values():
+            check_batch(formula.source, terms, look.sample, columns)
         sides = side_products(look, columns)
         groups = list(amalgamated(formula).values())
         wanted = [*_moments_wanted(look, sides), *_levels_wanted(look, sides, groups)]
         sums = {one: read_sums(look, one) for one in planned(wanted)}
-        moments = {}
-        for (side, own), flag in _with_flags(sides, weighted=weighted):
-            response = side == formula.right
-            table = _covering(sums, _side_wanted(look, own, response=response, weighted=flag))
-            moments[side, flag] = side_moments(look, own, table, response=response, weighted=flag)
+        moments = _moments(look, sides, sums, weighted=False)
         return cls(
             look=look,
             functions=functions,
@@ -162,6 +137,7 @@ class _Pushed:
             sides=sides,
             sums=sums,
             moments=moments,
+            weighted=_moments(look, sides, sums, weighted=True) if look.weighted else moments,
         )
 
     @property
@@ -169,80 +145,80 @@ class _Pushed:
         """That of the model."""
         return self.look.engine.formula
 
+    @cached_property
+    def groups(self) -> dict[str, list[RandomTerm]]:
+        """Terms of each grouping factor, by key."""
+        return amalgamated(self.formula)
+
     @property
-    def weighted(self) -> bool:
-        """Whether rows have precision weights."""
-        return self.look.engine.weights is not None
+    def layout(self) -> Layout:
+        """The columns of the model."""
+        names = {side: columns.names for side, columns in self.columns.items()}
+        found = [coefs_of_terms(terms, names) for terms in self.groups.values()]
+        return Layout(
+            right=self.formula.right,
+            names=names,
+            factors=tuple(tuple(t.left for t in terms) for terms in self.groups.values()),
+            structures=tuple(blocked(blocks, kinds) for _, blocks, kinds in found),
+        )
 
-    def design(self, known: Mapping[str, Any]) -> SummarisedDesign:
-        """Check what is checked of all rows, and put everything together."""
-        formula, look = self.formula, self.look
-        y = "y" if formula.shifts else "response"
-        ranges = [look.range_of(name) for name in (y, "response")]
-        offset = look.range_of("offset") if formula.shifts else (0.0, 0.0)
-        low, high = np.array([ranges[0], offset, ranges[1]]).T
-        check_extremes(formula.response, look.n, low, high)
-        if self.weighted:
+    def fields(self) -> dict[str, Any]:
+        """Everything, by the names of the fields of a part."""
+        found = [self._levels(terms) for terms in self.groups.values()]
+        counts = {key: own for key, (_, _, own) in zip(self.groups, found, strict=True)}
+        return {
+            "layout": self.layout,
+            "encodings": sample_encodings(
+                self.formula, self.columns, self.look.sample, self.functions, {}
+            ),
+            "summary": self._summary(counts),
+            "extremes": self._extremes(),
+            "levels": tuple(seen for seen, _, _ in found),
+            "products": _products(self, found),
+        }
+
+    def _levels(self, terms: Sequence[RandomTerm]) -> tuple[SeenLevels, Codes, Codes]:
+        """Levels of a grouping factor, that of each cell of its sums, and rows of each level."""
+        sums = self.level_sums([terms])
+        sets = GroupingSets([terms[0].factors])
+        numbers = sets.add(sums.keys)[0]
+        seen, places = sets.finish()[0]
+        levels = places[numbers]
+        counts = np.bincount(levels, sums.figures["rows"], len(seen.factor.levels))
+        return seen, levels, counts.astype(np.intp)
+
+    def _extremes(self) -> Extremes:
+        look = self.look
+        shifted = bool(self.formula.shifts)
+        y = look.range_of("y" if shifted else "response")
+        offset = look.range_of("offset") if shifted else (0.0, 0.0)
+        low, high = np.array([y, offset, look.range_of("response")]).T
+        weights = np.array([np.inf, -np.inf])
+        if look.weighted:
             weights = np.array([look.weight("low").min(), look.weight("high").max()])
-            check_weights_scale(f"The weights `{look.engine.weights}`", weights)
-        summary = self._summary()
-        spec = self._spec(known)
-        return SummarisedDesign(spec, summary, _products(self, spec, summary))
+        return Extremes(low=low, high=high, weights=weights)
 
-    def _summary(self) -> Summary:
+    def _summary(self, counts: Mapping[str, Codes]) -> Summary:
         look, formula = self.look, self.formula
         used = sorted(formula.predictors(effects=False, groups=False))
-        numeric = [name for name in used if look.engine.is_number(name)]
-        inverse = float(look.weight("inverse").sum()) / look.n if self.weighted else 1.0
-        roots = {side: self.moments[side, self.weighted].columns for side in self.sides}
+        names = {name: look.variable(name) for name in used if look.engine.is_number(name)}
         return Summary(
             words=look.engine.words,
             n=look.n,
             n_dropped=look.n_dropped,
-            sides={side: self.moments[side, False] for side in self.sides},
-            heads={side: columns[:0] for side, columns in roots.items()},
-            tails=roots,
-            log_weights=float(look.weight("log").sum()) if self.weighted else 0.0,
-            mean_inverse_weight=inverse,
+            sides=self.moments,
+            weighted=self.weighted,
+            counts=counts,
+            log_weights=float(look.weight("log").sum()) if look.weighted else 0.0,
+            mean_inverse_weight=(
+                float(look.weight("inverse").sum()) / look.n if look.weighted else 1.0
+            ),
             mean_offset=look.mean_of("offset") if formula.shifts else 0.0,
-            means={name: look.mean_of(look.variable(name)) for name in numeric},
-            ranges={name: look.range_of(look.variable(name)) for name in numeric},
+            means={name: look.mean_of(place) for name, place in names.items()},
+            ranges={name: look.range_of(place) for name, place in names.items()},
             sample=look.sample,
             states={},
         )
-
-    def _spec(self, known: Mapping[str, Any]) -> Spec:
-        formula, functions = self.formula, self.functions
-        names = self.columns[formula.right].names
-        whole = self.moments[formula.right, False].take(range(len(names)))
-        saturated = "sigma" in {str(key).strip() for key in known}
-        return Spec(
-            formula=formula,
-            functions=functions,
-            weights=self.look.engine.weights,
-            fixed=fixed_space(names, whole, lambda: independent_columns(whole), self.look.n),
-            random=self._random(saturated=saturated),
-            residual=None,
-            encodings=sample_encodings(formula, self.columns, self.look.sample, functions, {}),
-            known=known,
-        )
-
-    def _random(self, *, saturated: bool) -> tuple[FactorSpec, ...]:
-        moments = {}
-        for side, columns in self.columns.items():
-            own = self.moments[side, False].take(range(len(columns.names)))
-            moments[side] = columns.names, own
-        result = []
-        for key, terms in amalgamated(self.formula).items():
-            check_batch(self.formula.source, terms, self.look.sample, self.columns)
-            sums = self.level_sums([terms])
-            grouping = grouping_factor(sums.keys, terms[0].factors)[1]
-            result.append(
-                spec_of_levels(
-                    self.formula.source, terms, key, grouping, moments, saturated=saturated
-                )
-            )
-        return tuple(result)
 
     def level_sums(self, groups: Sequence[Sequence[RandomTerm]]) -> Sums:
         """The sums for one grouping factor, or for two that meet."""
@@ -252,14 +228,6 @@ class _Pushed:
 # --- what is asked for -----------------------------------------------------------------
 
 
-def _with_flags(
-    sides: Mapping[Side, SideProducts], *, weighted: bool
-) -> list[tuple[tuple[Side, SideProducts], bool]]:
-    """Each side without weights, and with them where there are any."""
-    flags = (False, True) if weighted else (False,)
-    return [(item, flag) for item in sides.items() for flag in flags]
-
-
 def _side_wanted(look: FirstLook, side: SideProducts, *, response: bool, weighted: bool) -> Wanted:
     places = [*side.places, *([look.response] if response else [])]
     return Wanted(frozenset(side.factors), pairs_of(places, places, weighted=weighted))
@@ -267,11 +235,27 @@ def _side_wanted(look: FirstLook, side: SideProducts, *, response: bool, weighte
 
 def _moments_wanted(look: FirstLook, sides: Mapping[Side, SideProducts]) -> list[Wanted]:
     right = look.engine.formula.right
-    pairs = _with_flags(sides, weighted=look.engine.weights is not None)
     return [
         _side_wanted(look, own, response=side == right, weighted=flag)
-        for (side, own), flag in pairs
+        for side, own in sides.items()
+        for flag in ((False, True) if look.weighted else (False,))
     ]
+
+
+def _moments(
+    look: FirstLook,
+    sides: Mapping[Side, SideProducts],
+    sums: Mapping[Wanted, Sums],
+    *,
+    weighted: bool,
+) -> dict[Side, Moments]:
+    """Moments of each side."""
+    right, result = look.engine.formula.right, {}
+    for side, own in sides.items():
+        response = side == right
+        table = _covering(sums, _side_wanted(look, own, response=response, weighted=weighted))
+        result[side] = side_moments(look, own, table, response=response, weighted=weighted)
+    return result
 
 
 def _levels_wanted(
@@ -289,7 +273,7 @@ def _wanted(
     groups: Sequence[Sequence[RandomTerm]],
 ) -> Wanted:
     """Z'Z and Z'[X y] of a grouping factor, or Z'Z between two."""
-    weighted = look.engine.weights is not None
+    weighted = look.weighted
     variables = {name for terms in groups for name in terms[0].factors}
     own = [[sides[term.left] for term in terms] for terms in groups]
     used = [part for parts in own for part in parts]
@@ -311,41 +295,35 @@ def _covering(sums: Mapping[Wanted, Sums], wanted: Wanted) -> Sums:
 # --- products --------------------------------------------------------------------------
 
 
-def _products(pushed: _Pushed, spec: Spec, summary: Summary) -> WorkingProducts:
-    """Cross-products in the working basis."""
-    whole = summary.columns(spec.formula.right)
-    X, y = whole[:, :-1][:, spec.fixed.kept], whole[:, -1]
-    structures = tuple(structure_of(factor) for factor in spec.random)
-    covariates = [_covariates(factor, summary) for factor in spec.random]
-    basis = basis_of_columns(y, X, covariates, structures, summary.n)
+def _products(
+    pushed: _Pushed, levels: Sequence[tuple[SeenLevels, Codes, Codes]]
+) -> WorkingProducts:
+    """Cross-products in the basis of the rows."""
+    layout, look = pushed.layout, pushed.look
+    basis = basis_of_part(pushed.weighted, layout.factors)
+    whole = pushed.weighted[layout.right].columns
+    X, y = whole[:, :-1], whole[:, -1]
     working = np.column_stack([X @ basis.fixed, y - X @ basis.shift])
-    groups = list(amalgamated(spec.formula).values())
-    blocks = [_level_blocks(pushed, spec, basis, groups, f) for f in range(len(groups))]
+    groups = list(pushed.groups.values())
+    blocks = [
+        _level_blocks(pushed, terms, basis, f, codes, len(seen.factor.levels))
+        for f, (terms, (seen, codes, _)) in enumerate(zip(groups, levels, strict=True))
+    ]
+    seen_levels = [seen for seen, _, _ in levels]
     return WorkingProducts(
-        n_obs=summary.n,
-        log_weights=summary.log_weights,
+        n_obs=look.n,
+        log_weights=float(look.weight("log").sum()) if look.weighted else 0.0,
         fixed=working.T @ working,
         random=tuple(random for random, _ in blocks),
         mixed=tuple(mixed for _, mixed in blocks),
         couplings=tuple(
-            _coupling(pushed, spec, basis, groups, pair)
+            _coupling(pushed, groups, seen_levels, basis, pair)
             for pair in combinations(range(len(groups)), 2)
         ),
-        structures=structures,
+        structures=layout.structures,
         relationships=(None,) * len(blocks),
         basis=basis,
     )
-
-
-def _covariates(factor: FactorSpec, summary: Summary) -> Array:
-    """Columns with the lengths of Z, and the angles of those of each term."""
-    right = next(iter(summary.sides))
-    parts = []
-    for side in factor.sides:
-        columns = summary.columns(side)
-        parts.append(columns[:, :-1] if side == right else columns)
-    height = max(len(part) for part in parts)
-    return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -366,11 +344,11 @@ def _working_random(
     return _Working(places, maps @ own)
 
 
-def _working_fixed(pushed: _Pushed, spec: Spec, basis: Basis, rows: pd.DataFrame) -> _Working:
+def _working_fixed(pushed: _Pushed, basis: Basis, rows: pd.DataFrame) -> _Working:
     """Columns of X and of the response, which comes last."""
-    side, centres = pushed.sides[spec.formula.right], pushed.look.centres
+    side, centres = pushed.sides[pushed.formula.right], pushed.look.centres
     places = [*side.places, pushed.look.response]
-    X = side.maps(rows, centres, places)[:, :, spec.fixed.kept]
+    X = side.maps(rows, centres, places)
     y = -(X @ basis.shift)
     y[:, 0] += centres[-1]
     y[:, -1] += 1.0
@@ -378,46 +356,37 @@ def _working_fixed(pushed: _Pushed, spec: Spec, basis: Basis, rows: pd.DataFrame
 
 
 def _level_blocks(
-    pushed: _Pushed, spec: Spec, basis: Basis, groups: Sequence[Sequence[RandomTerm]], f: int
+    pushed: _Pushed, terms: Sequence[RandomTerm], basis: Basis, f: int, levels: Codes, size: int
 ) -> tuple[Array, Array]:
     """Z'Z (J, k, k) and Z'[X y] (J, k, p + 1) of a grouping factor."""
-    factor = spec.random[f]
-    sums = pushed.level_sums([groups[f]])
-    sides = [spec.formula.right, *factor.sides]
+    sums = pushed.level_sums([terms])
+    sides = [pushed.formula.right, *(term.left for term in terms)]
     combined, rows = sums.combinations(_factors(pushed, sides))
-    levels = lookup_levels(factor, sums.keys)
-    z = _working_random(pushed, groups[f], basis.random[f], rows)
-    columns = _working_fixed(pushed, spec, basis, rows)
-    size = len(factor.levels)
-    return tuple(  # type: ignore[return-value]
-        _contracted(
-            sums.products(z.places, right.places, weighted=pushed.weighted),
-            combined,
-            (z.maps, right.maps),
-            levels,
-            size,
-        )
-        for right in (z, columns)
+    z = _working_random(pushed, terms, basis.random[f], rows)
+    columns = _working_fixed(pushed, basis, rows)
+    return (
+        _contracted(sums, z, z, combined, levels, size, weighted=pushed.look.weighted),
+        _contracted(sums, z, columns, combined, levels, size, weighted=pushed.look.weighted),
     )
 
 
 def _coupling(
     pushed: _Pushed,
-    spec: Spec,
-    basis: Basis,
     groups: Sequence[Sequence[RandomTerm]],
+    levels: Sequence[SeenLevels],
+    basis: Basis,
     pair: tuple[int, int],
 ) -> Coupling:
     """Z'Z between two grouping factors."""
-    factors = [spec.random[f] for f in pair]
-    sums = pushed.level_sums([groups[f] for f in pair])
-    sides = [side for factor in factors for side in factor.sides]
+    own = [groups[f] for f in pair]
+    sums = pushed.level_sums(own)
+    sides = [term.left for terms in own for term in terms]
     combined, rows = sums.combinations(_factors(pushed, sides))
-    first, second = (lookup_levels(factor, sums.keys) for factor in factors)
+    first, second = (lookup_levels(levels[f].factor, sums.keys) for f in pair)
     left, right = (_working_random(pushed, groups[f], basis.random[f], rows) for f in pair)
     cells = np.arange(len(first))
-    values = sums.products(left.places, right.places, weighted=pushed.weighted)
-    blocks = _contracted(values, combined, (left.maps, right.maps), cells, len(cells))
+    weighted = pushed.look.weighted
+    blocks = _contracted(sums, left, right, combined, cells, len(cells), weighted=weighted)
     return add_couplings([Coupling(pair, first, second, blocks)])
 
 
@@ -426,21 +395,24 @@ def _factors(pushed: _Pushed, sides: Sequence[Side]) -> list[str]:
 
 
 def _contracted(
-    values: Array,
+    sums: Sums,
+    left: _Working,
+    right: _Working,
     combined: Indices,
-    maps: tuple[Array, Array],
     places: Indices,
     size: int,
+    *,
+    weighted: bool,
 ) -> Array:
-    """Products (size, k, l) of working columns, of those (cells, q, r) of numbers.
+    """Products (size, k, l) of working columns of the cells of sums.
 
     Each cell has the maps of its combination of levels, and its place among what is returned.
     """
-    left, right = maps
-    result = np.zeros((size, left.shape[2], right.shape[2]))
-    for h in range(len(left)):
-        cells: Any = slice(None) if len(left) == 1 else np.flatnonzero(combined == h)
-        found = left[h].T @ values[cells] @ right[h]
+    values = sums.products(left.places, right.places, weighted=weighted)
+    result = np.zeros((size, left.maps.shape[2], right.maps.shape[2]))
+    for h in range(len(left.maps)):
+        cells: Any = slice(None) if len(left.maps) == 1 else np.flatnonzero(combined == h)
+        found = left.maps[h].T @ values[cells] @ right.maps[h]
         own = places[cells]
         for i in range(found.shape[1]):
             for j in range(found.shape[2]):

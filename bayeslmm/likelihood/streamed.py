@@ -1,30 +1,21 @@
-"""Cross-products of data beyond memory: sums over batches in a basis that is known before.
+"""Cross-products of data beyond memory: sums over batches, in a basis that follows the rows.
 
-The basis centres and scales, so that the sums lose no digits to large means or odd units, whatever
-the order and the size of the batches.
+The basis of the first batch is used until one of the rows so far is much better: it centres and
+scales, so that the sums lose no digits to large means or odd units, whatever the order and the size
+of the batches. At the end the sums are taken to the basis of all rows.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.covariance.kinds import structure_of
-from bayeslmm.data.batches import Batch, Reader, batch_columns
-from bayeslmm.data.design import Encodings, Spec
-from bayeslmm.data.grouping import lookup_levels
-from bayeslmm.data.random_factors import FactorSpec
-from bayeslmm.data.sources import CHANGED, Source
-from bayeslmm.data.summarised import SummarisedDesign, Summary
-from bayeslmm.data.survey import survey
-from bayeslmm.exceptions import DataError, listed
-from bayeslmm.formula.evaluation import UserFunctions
-from bayeslmm.formula.grammar import Formula
+from bayeslmm.data.frames import Codes
+from bayeslmm.data.survey import Layout, Taken, Totals
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import (
     Basis,
@@ -32,12 +23,10 @@ from bayeslmm.likelihood.crossprod import (
     Meetings,
     WorkingProducts,
     add_couplings,
-    basis_of_columns,
     coupling,
 )
-from bayeslmm.likelihood.pushed import pushed_design
+from bayeslmm.likelihood.rebasing import basis_of_part, in_basis, placed
 
-_log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -47,123 +36,125 @@ CHUNK = 1 << 18
 PENDING = 1 << 22
 """Cells of couplings that wait to be added up."""
 
+MORE = 8
+"""The basis is renewed when there are so many times more rows than it was made of ..."""
 
-def streamed_design(
-    formula: Formula,
-    source: Source,
-    weights: Any,
-    functions: UserFunctions,
-    known: Mapping[str, Any],
-    in_memory: Mapping[str, Any],
-) -> SummarisedDesign:
-    """Read data beyond memory: levels, columns and moments first, then cross-products.
+FAR = 30.0
+"""... or when rows are so many times larger in it than in that of the rows so far: the squares of
+their working columns would then cost three of the sixteen digits."""
+
+_NUMBERED = 1 << 31
+"""More than the number of levels of a factor."""
+
+
+class RunningSums:
+    """Cross-products of all rows of a reading.
 
     Parameters
     ----------
-    formula : Formula
-    source : Source
-    weights : str or None
-        Column of the precision weights.
-    functions : mapping of str to callable
-        The user's.
-    known : mapping of str to number or matrix
-        Covariance parameters that are held.
-    in_memory : mapping of str to object
-        Arguments that are for data in memory, None where they are not given.
-
-    Returns
-    -------
-    SummarisedDesign
-
-    Raises
-    ------
-    FormulaError, DataError
-        As for data in memory, and if the source cannot be read.
+    layout : Layout
+        The columns.
     """
-    if given := [name for name, value in in_memory.items() if value is not None]:
-        raise DataError(
-            f"{listed([f'{name}=' for name in given])}: for data in memory, not yet for "
-            f"{source.words}. Read the data into a data frame, or leave it out."
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._counts = [np.zeros(0, dtype=np.intp) for _ in layout.factors]
+        self._carried: WorkingProducts | None = None
+        self._sums: ProductSums | None = None
+        self._made_of = 0
+
+    def add(self, taken: Taken, totals: Totals, sizes: Sequence[int]) -> None:
+        """Take in rows of a batch.
+
+        Parameters
+        ----------
+        taken : Taken
+        totals : Totals
+            Of all rows so far, those of the batch among them.
+        sizes : sequence of int
+            Number of levels of each grouping factor so far.
+        """
+        now = basis_of_part(totals.weighted, self.layout.factors)
+        if self._sums is None or self._renew(self._sums.basis, now, totals):
+            self._change(now, sizes)
+            self._made_of = totals.n
+        assert self._sums is not None
+        found, layout = taken.columns, self.layout
+        self._sums.add(
+            found.y - found.offset,
+            found.sides[layout.right],
+            [_joined([found.sides[side] for side in own]) for own in layout.factors],
+            taken.codes,
+            None if found.weights is None else np.sqrt(found.weights),
+            sizes,
         )
-    if weights is not None and not isinstance(weights, str):
-        raise DataError(
-            f"weights= of {source.words} must be the name of a column, got "
-            f"{type(weights).__name__}."
-        )
-    pushed = pushed_design(formula, source, weights, functions, known)
-    if pushed is not None:
-        return pushed
-    spec, summary, reader = survey(
-        formula, source, weights=weights, functions=functions, known=known
-    )
-    products = summed_products(reader, spec, summary)
-    _log.info("%s: cross-products of %d rows.", source.words, summary.n)
-    return SummarisedDesign(spec, summary, products)
+        for f, (codes, size) in enumerate(zip(taken.codes, sizes, strict=True)):
+            self._counts[f] = _grown(self._counts[f], size)
+            self._counts[f][:size] += np.bincount(codes, minlength=size)
+
+    def finish(
+        self, totals: Totals, places: Sequence[Codes]
+    ) -> tuple[WorkingProducts, list[Codes]]:
+        """The sums in the basis of all rows, and the number of rows of each level.
+
+        Parameters
+        ----------
+        totals : Totals
+        places : sequence of ndarray of int (J,)
+            Place of each number of a level.
+        """
+        sizes = list(map(len, places))
+        self._change(basis_of_part(totals.weighted, self.layout.factors), sizes)
+        assert self._carried is not None
+        counts = []
+        for own, place in zip(self._counts, places, strict=True):
+            ordered = np.empty(len(place), dtype=np.intp)
+            ordered[place] = own[: len(place)]
+            counts.append(ordered)
+        return placed(self._carried, places, sizes), counts
+
+    def _renew(self, old: Basis, now: Basis, totals: Totals) -> bool:
+        """Whether the basis of the rows so far is much better for them."""
+        if totals.n >= MORE * self._made_of:
+            return True
+        latest, whole = totals.latest.columns, totals.weighted[self.layout.right].columns
+        X, y = _sizes(latest, old, totals.latest.n)
+        X_now, y_now = _sizes(latest, now, totals.latest.n)
+        if np.max(X, initial=0.0) > FAR * np.max(X_now, initial=1.0):
+            return True
+        _, rest = _sizes(whole, now, totals.n)
+        rounding = 1e-12 * float(np.linalg.norm(latest[:, -1])) / np.sqrt(totals.latest.n)
+        return y > FAR * max(rest, y_now, rounding)
+
+    def _change(self, now: Basis, sizes: Sequence[int]) -> None:
+        """Take the sums so far to a basis, and go on in it."""
+        if self._sums is not None:
+            both = self._sums.products(sizes)
+            if self._carried is not None:
+                numbers = [np.arange(len(own)) for own in self._carried.random]
+                both = both + placed(self._carried, numbers, sizes)
+            self._carried = in_basis(both, now)
+        self._sums = ProductSums(self.layout, now)
 
 
-def summed_products(reader: Reader, spec: Spec, summary: Summary) -> WorkingProducts:
-    """Cross-products of all rows, batch by batch.
-
-    Raises
-    ------
-    DataError
-        If the rows are not those of the first reading.
-    """
-    assert isinstance(spec.encodings, Encodings)
-    sums = ProductSums(spec, basis_of_summary(spec, summary))
-    for batch in reader:
-        columns = batch_columns(batch, spec.encodings)
-        codes = [_codes(factor, batch) for factor in spec.random]
-        if any(np.any(found < 0) for found in codes):
-            raise DataError(CHANGED.format(words=reader.source.words))
-        sides = columns.sides
-        root = None if columns.weights is None else np.sqrt(columns.weights)
-        sums.add(
-            columns.y - columns.offset,
-            spec.fixed.full_rank(sides[spec.formula.right]),
-            [_joined([sides[side] for side in factor.sides]) for factor in spec.random],
-            codes,
-            root,
-        )
-    if reader.n != summary.n:
-        raise DataError(CHANGED.format(words=reader.source.words))
-    return sums.products(summary.n, summary.log_weights)
-
-
-def basis_of_summary(spec: Spec, summary: Summary) -> Basis:
-    """The working basis of all rows, from their moments."""
-    whole = summary.columns(spec.formula.right)
-    X, y = whole[:, :-1][:, spec.fixed.kept], whole[:, -1]
-    structures = [structure_of(factor) for factor in spec.random]
-    covariates = [_covariates(factor, summary) for factor in spec.random]
-    return basis_of_columns(y, X, covariates, structures, summary.n)
-
-
-def _covariates(factor: FactorSpec, summary: Summary) -> Array:
-    """Columns with the lengths of Z, and the angles of those of each term."""
-    first = next(iter(summary.sides))
-    parts = []
-    for side in factor.sides:
-        columns = summary.columns(side)
-        parts.append(columns[:, :-1] if side == first else columns)
-    height = max(len(part) for part in parts)
-    return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
+def _sizes(whole: Array, basis: Basis, n: int) -> tuple[Array, float]:
+    """Root mean squares of the working columns of X (p,) and of y, from those of n rows."""
+    X, y = whole[:, :-1], whole[:, -1]
+    lengths = np.linalg.norm(X @ basis.fixed, axis=0)
+    return lengths / np.sqrt(n), float(np.linalg.norm(y - X @ basis.shift)) / np.sqrt(n)
 
 
 def _joined(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.hstack(parts)
 
 
-def _codes(factor: FactorSpec, batch: Batch) -> Indices:
-    """Level of each row."""
-    column, levels = batch.frame[factor.factors[0]], factor.parts[0]
-    if len(factor.factors) > 1 or not column.dtype == levels.dtype == np.int64:
-        return lookup_levels(factor, batch.frame)
-    values, first, last = column.to_numpy(), int(levels[0]), int(levels[-1])
-    ascending = last - first + 1 == len(levels) and levels.is_monotonic_increasing
-    if ascending and first <= values.min() and values.max() <= last:  # all whole numbers between
-        return np.asarray(values - first)
-    return np.asarray(levels.get_indexer(values))
+def _grown(values: NDArray[Any], size: int) -> NDArray[Any]:
+    """Values (J,) with room for at least `size` levels."""
+    if len(values) >= size:
+        return values
+    more = np.zeros(max(size, len(values) * 5 // 4), dtype=values.dtype)
+    more[: len(values)] = values
+    return more
 
 
 class ProductSums:
@@ -171,21 +162,22 @@ class ProductSums:
 
     Parameters
     ----------
-    spec : Spec
-        Of the model.
+    layout : Layout
+        The columns.
     basis : Basis
-        The working basis.
+        Of all columns.
     """
 
-    def __init__(self, spec: Spec, basis: Basis) -> None:
-        self.spec, self.basis = spec, basis
-        width = len(basis.shift) + 1
-        sizes = [len(factor.levels) for factor in spec.random]
+    def __init__(self, layout: Layout, basis: Basis) -> None:
+        self.layout, self.basis = layout, basis
+        width = len(self.basis.shift) + 1
+        count = len(layout.factors)
         self._fixed = np.zeros((width, width))
-        self._levels = [_LevelSums(spec, basis, f) for f in range(len(sizes))]
+        self._levels = [_LevelSums(layout, basis, f) for f in range(count)]
         self._couplings: dict[tuple[int, int], list[Coupling]] = {
-            pair: [] for pair in combinations(range(len(sizes)), 2)
+            pair: [] for pair in combinations(range(count), 2)
         }
+        self._n, self._log_weights = 0, 0.0
 
     def add(
         self,
@@ -194,6 +186,7 @@ class ProductSums:
         covariates: Sequence[Array],
         codes: Sequence[Indices],
         root: Array | None,
+        sizes: Sequence[int],
     ) -> None:
         """Take in rows.
 
@@ -208,7 +201,14 @@ class ProductSums:
             Levels of each.
         root : ndarray (n,) or None
             Root of the precision weights.
+        sizes : sequence of int
+            Number of levels of each so far.
         """
+        self._n += len(y)
+        if root is not None:
+            self._log_weights += 2.0 * float(np.sum(np.log(root)))
+        for level_sums, size in zip(self._levels, sizes, strict=True):
+            level_sums.grow(size)
         for start in range(0, len(y), CHUNK):
             rows = slice(start, start + CHUNK)
             x = np.ascontiguousarray(X[rows].T)
@@ -226,17 +226,22 @@ class ProductSums:
             for i, j in self._couplings:
                 self._add_coupling((i, j), (zs[i].T, zs[j].T), (own[i], own[j]))
 
-    def products(self, n: int, log_weights: float) -> WorkingProducts:
-        """The sums as cross-products of n rows."""
+    def products(self, sizes: Sequence[int]) -> WorkingProducts:
+        """The sums as cross-products, for all levels so far."""
+        for level_sums, size in zip(self._levels, sizes, strict=True):
+            level_sums.grow(size)
         blocks = [sums.blocks() for sums in self._levels]
         return WorkingProducts(
-            n_obs=n,
-            log_weights=log_weights,
+            n_obs=self._n,
+            log_weights=self._log_weights,
             fixed=self._fixed,
             random=tuple(random for random, _ in blocks),
             mixed=tuple(mixed for _, mixed in blocks),
-            couplings=tuple(add_couplings(parts) for parts in self._couplings.values()),
-            structures=tuple(structure_of(factor) for factor in self.spec.random),
+            couplings=tuple(
+                add_couplings(parts) if parts else self._no_coupling(pair)
+                for pair, parts in self._couplings.items()
+            ),
+            structures=self.layout.structures,
             relationships=(None,) * len(blocks),
             basis=self.basis,
         )
@@ -249,10 +254,18 @@ class ProductSums:
     ) -> None:
         parts = self._couplings[pair]
         met = Meetings(*codes, *covariates)
-        parts.append(coupling(pair, met, len(self.spec.random[pair[1]].levels)))
+        parts.append(coupling(pair, met, _NUMBERED))
         waiting = sum(len(part.first) for part in parts[1:])
         if waiting > max(len(parts[0].first), PENDING):
             parts[:] = [add_couplings(parts)]
+
+    def _no_coupling(self, pair: tuple[int, int]) -> Coupling:
+        none = np.empty(0, dtype=np.intp)
+        i, j = pair
+        return Coupling(pair, none, none, np.empty((0, self._width(i), self._width(j))))
+
+    def _width(self, factor: int) -> int:
+        return len(self.basis.random[factor])
 
 
 class _LevelSums:
@@ -267,11 +280,11 @@ class _LevelSums:
         Working columns of Z by the first m of X; None where Z has others.
     """
 
-    def __init__(self, spec: Spec, basis: Basis, f: int) -> None:
-        factor = spec.random[f]
+    def __init__(self, layout: Layout, basis: Basis, f: int) -> None:
+        own = basis.random[f]
         self.width = len(basis.shift) + 1
-        self.within = _within(spec, factor, basis, basis.random[f])
-        m = len(factor.coefs if self.within is None else self.within)
+        self.within = _within(layout, basis, layout.factors[f], own)
+        m = len(own if self.within is None else self.within)
         first = [(i, j, True) for i in range(m) for j in range(i + 1)]
         if self.within is None:
             second = [(i, j, False) for i in range(m) for j in range(self.width)]
@@ -279,12 +292,19 @@ class _LevelSums:
             second = [(i, j, False) for i in range(m) for j in range(m, self.width)]
         self.pairs = first + second
         self.size = m
-        self.sums = np.zeros((len(self.pairs), len(factor.levels)))
+        self.levels = 0
+        self.sums = [np.zeros(0) for _ in self.pairs]
+
+    def grow(self, size: int) -> None:
+        """Make room for levels, pair by pair, so that no second copy of all is held."""
+        self.levels = size
+        for place, row in enumerate(self.sums):
+            self.sums[place] = _grown(row, size)
 
     def add(self, z: Array, columns: Array, codes: Indices) -> None:
         """Take in rows: z (k, n), columns (p + 1, n) of [X y], codes (n,)."""
-        places: Any = slice(None)
-        size = self.sums.shape[1]
+        size = self.levels
+        places: Any = slice(size)
         if size > 4 * len(codes):
             places, codes = np.unique(codes, return_inverse=True)
             size = len(places)
@@ -293,31 +313,31 @@ class _LevelSums:
 
     def blocks(self) -> tuple[Array, Array]:
         """Z'Z (J, k, k) and Z'[X y] (J, k, p + 1)."""
-        m, levels = self.size, self.sums.shape[1]
+        m, levels = self.size, self.levels
         random = np.empty((levels, m, m))
         mixed = np.empty((levels, m, self.width))
         for sums, (i, j, own) in zip(self.sums, self.pairs, strict=True):
             if own:
-                random[:, i, j] = random[:, j, i] = sums
+                random[:, i, j] = random[:, j, i] = sums[:levels]
             else:
-                mixed[:, i, j] = sums
+                mixed[:, i, j] = sums[:levels]
         if self.within is None:
             return random, mixed
         mixed[:, :, :m] = random
         return self.within.T @ random @ self.within, self.within.T @ mixed
 
 
-def _within(spec: Spec, factor: FactorSpec, basis: Basis, own: Array) -> Array | None:
+def _within(layout: Layout, basis: Basis, sides: Sequence[Side], own: Array) -> Array | None:
     """Working columns (m, k) of Z by the first m of X; None where that takes more sums."""
-    names = spec.fixed.coefs
-    right = spec.formula.right
+    right = layout.right
+    names = layout.names[right]
     plain = {"Intercept"} if () in right.terms else set()
     plain |= set(right.names)
     places: list[int] = []
-    for side in factor.sides:
-        coefs = factor.coefs[len(places) : len(places) + _width(spec, side)]
+    for side in sides:
         same = side == right
         known = plain & ({"Intercept"} if () in side.terms else set()) | plain & set(side.names)
+        coefs = layout.names[side]
         if any(coef not in names or not (same or coef in known) for coef in coefs):
             return None
         places += [names.index(coef) for coef in coefs]
@@ -328,8 +348,3 @@ def _within(spec: Spec, factor: FactorSpec, basis: Basis, own: Array) -> Array |
     k, width = len(places), len(names) + 1
     fewer = m * (m + 1) // 2 + m * (width - m) < k * (k + 1) // 2 + k * width
     return within[:m] if fewer else None
-
-
-def _width(spec: Spec, side: Side) -> int:
-    assert isinstance(spec.encodings, Encodings)
-    return len(spec.encodings.sides[side].builder.names)

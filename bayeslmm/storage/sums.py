@@ -23,7 +23,6 @@ from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, RandomTerm
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.rank import row_space
-from bayeslmm.formula.terms import Side
 from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts
 from bayeslmm.priors.record import Priors
@@ -78,9 +77,11 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
             "text or categories and build the model again."
         )
     for i, side in enumerate(sides_of(spec.formula)):
-        for field in fields(Moments)[1:]:
-            arrays[f"side {i} {field.name}"] = getattr(summary.sides[side], field.name)
-        arrays |= {f"side {i} head": summary.heads[side], f"side {i} tail": summary.tails[side]}
+        arrays |= _moment_arrays(f"side {i}", summary.sides[side])
+        if spec.weights is not None:
+            arrays |= _moment_arrays(f"weighted {i}", summary.weighted[side])
+    for i, factor in enumerate(spec.random):
+        arrays[f"counts {i}"] = summary.counts[factor.key]
     _pack_products(design.products, arrays)
     facts = ("words", "n", "n_dropped", "log_weights", "mean_inverse_weight", "mean_offset")
     return {
@@ -96,6 +97,10 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
         "factors": [_pack_factor(i, factor, arrays) for i, factor in enumerate(spec.random)],
         "priors": pack_priors(priors, arrays),
     }, arrays
+
+
+def _moment_arrays(name: str, moments: Moments) -> Arrays:
+    return {f"{name} {f.name}": getattr(moments, f.name) for f in fields(Moments)[1:]}
 
 
 def _pack_factor(i: int, factor: FactorSpec, arrays: Arrays) -> Description:
@@ -234,22 +239,18 @@ class _Evaluation:
 
 
 def _summary(formula: Formula, description: Description, arrays: Stored) -> Summary:
-    sides: dict[Side, Moments] = {}
-    heads, tails = {}, {}
     facts = description[SUMS]
-    for i, side in enumerate(sides_of(formula)):
-        own = {field.name: arrays[f"side {i} {field.name}"] for field in fields(Moments)[1:]}
-        k = len(own["centre"])
-        heads[side], tails[side] = arrays[f"side {i} head"], arrays[f"side {i} tail"]
-        shapes = [part.shape[1:] for part in (heads[side], tails[side], own["triangle"])]
-        lengths = [len(own[name]) for name in ("low", "high", "filled")]
-        check_fit(shapes == [(k,), (k,), (k + 1,)] and lengths == [k] * 3, "moments")
-        sides[side] = Moments(n=facts["n"], **own)
+    every = list(enumerate(sides_of(formula)))
+    sides = {side: _moments(f"side {i}", facts["n"], arrays) for i, side in every}
+    weighted = sides
+    if description["weights"] is not None:
+        weighted = {side: _moments(f"weighted {i}", facts["n"], arrays) for i, side in every}
+    counts = {key: arrays[f"counts {i}"] for i, key in enumerate(amalgamated(formula))}
     return Summary(
         **facts,
         sides=sides,
-        heads=heads,
-        tails=tails,
+        weighted=weighted,
+        counts=counts,
         means={str(name): float(mean) for name, mean in description["means"].items()},
         ranges={
             str(k): (float(low), float(high)) for k, (low, high) in description["ranges"].items()
@@ -257,6 +258,14 @@ def _summary(formula: Formula, description: Description, arrays: Stored) -> Summ
         sample=unpack_frame(description["sample"], arrays),
         states=_unpack_states(description["states"]),
     )
+
+
+def _moments(name: str, n: int, arrays: Stored) -> Moments:
+    own = {field.name: arrays[f"{name} {field.name}"] for field in fields(Moments)[1:]}
+    k = len(own["centre"])
+    lengths = [len(own[part]) for part in ("low", "high", "filled")]
+    check_fit(own["triangle"].shape[1:] == (k + 1,) and lengths == [k] * 3, "moments")
+    return Moments(n=n, **own)
 
 
 def _factors(
@@ -279,6 +288,8 @@ def _factor(
     check_fit(right, f"levels of {terms[0].group}")
     grouping = factor_of_cells(names, parts, cells.astype(np.intp))
     check_fit(stored["levels"] == text_hash(grouping.levels.tolist()), f"levels of {grouping.name}")
+    counts = arrays[f"counts {i}"]
+    check_fit(counts.dtype.kind == "i" and counts.shape == grouping.levels.shape, "counts")
     blocks = [tuple(block) for block in stored["blocks"]]
     coefs = [str(coef) for coef in stored["coefs"]]
     places = sorted(place for block in blocks for place in block)
