@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -133,24 +134,40 @@ class Engine:
 
     def grouped(
         self,
-        frame: nw.LazyFrame[Any],
         keys: Sequence[str],
         figures: Mapping[str, nw.Expr],
+        columns: Mapping[str, nw.Expr] | None = None,
     ) -> Table | None:
-        """Figures of each combination of variables (and of ``complete``); None without rows.
+        """Figures of each combination of the values of variables; None where there are no rows.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            The variables; also `COMPLETE`.
+        figures : mapping of str to Expr
+            What is computed of each combination.
+        columns : mapping of str to Expr, optional
+            Columns of complete rows, which alone are used then, of which figures are computed.
 
         Raises
         ------
         UnpushedError
             If the engine fails, or finds too many combinations.
         """
+        import narwhals.stable.v2 as nw
+
         places = {f"k{i}": name for i, name in enumerate(keys)}
         most = MOST_FIGURES // len(figures)
-        lazy = frame.select(**figures)
-        if keys:
-            named = [self._key(name).alias(place) for place, name in places.items()]
-            lazy = frame.with_columns(*named).group_by(*places).agg(**figures).head(most + 1)
-        found = _collected(lazy)
+        with _asked():
+            frame = self.frame if columns is None else self.frame.filter(nw.col("complete"))
+            named = {place: self._key(name) for place, name in places.items()}
+            if named or columns:
+                frame = frame.with_columns(**named, **(columns or {}))
+            if keys:
+                lazy = frame.group_by(*places).agg(**figures).head(most + 1)
+            else:
+                lazy = frame.select(**figures)
+            found = _collected(lazy)
         if len(found) > most:
             raise UnpushedError(f"{', '.join(keys)} have more than {most} combinations")
         if not len(found):
@@ -172,7 +189,9 @@ class Engine:
         import narwhals.stable.v2 as nw
 
         names = {f"c{i}": name for i, name in enumerate(self.variables)}
-        found = _collected(self.frame.filter(nw.col("complete")).select(*names).head(1))
+        with _asked():
+            rows = self.frame.filter(nw.col("complete")).select(*names)
+            found = _collected(rows.head(1))
         return plain_frame(found.to_native(), list(names)).rename(columns=names)
 
 
@@ -267,15 +286,21 @@ def _prepared(
     )
 
 
-def _collected(lazy: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
-    """The result of a query; Polars need not hold the rows."""
+@contextmanager
+def _asked() -> Iterator[None]:
+    """Whatever an engine cannot do, rows are read for."""
     try:
-        if lazy.implementation.is_polars():
-            return lazy.collect("polars", engine="streaming")
-        return lazy.collect()
-    except reading_errors() as error:
+        yield
+    except reading_errors() as error:  # NotImplementedError is a RuntimeError
         words = " ".join(str(error).split())[:200]
         raise UnpushedError(f"the engine fails with {type(error).__name__}: {words}") from error
+
+
+def _collected(lazy: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
+    """The result of a query; Polars need not hold the rows."""
+    if lazy.implementation.is_polars():
+        return lazy.collect("polars", engine="streaming")
+    return lazy.collect()
 
 
 def _floats(column: nw.Series[Any]) -> Array:

@@ -192,7 +192,7 @@ def first_look(engine: Engine) -> FirstLook:
     products = tuple(dict.fromkeys([ONE, *(p for s in sides for p in _products(engine, s))]))
     factors = sorted({name for side in sides for name in engine.factors(side)})
     numbers = _numbers(engine, products)
-    found = engine.grouped(engine.frame, [COMPLETE, *factors], _figures(engine, numbers))
+    found = engine.grouped([COMPLETE, *factors], _figures(engine, numbers))
     if found is None:
         raise UnpushedError("there are no rows")
     complete = found.keys[COMPLETE].to_numpy(dtype=bool)
@@ -222,16 +222,31 @@ def _products(engine: Engine, side: Side) -> list[Product]:
     return [tuple(parts[label] for label in term if label not in factors) for term in side.terms]
 
 
-def _numbers(engine: Engine, products: Sequence[Product]) -> dict[str, nw.Expr]:
-    """Everything of which extremes are wanted: products, variables that are none, the response."""
-    numbers = {f"p{i}": _product(engine, own) for i, own in enumerate(products[1:], start=1)}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Number:
+    """Something of which extremes are wanted; computed, it may be undefined in some rows."""
+
+    value: nw.Expr
+    computed: bool
+
+
+def _numbers(engine: Engine, products: Sequence[Product]) -> dict[str, _Number]:
+    """All of these: products, variables that are none, the response."""
+    numbers = {}
+    for i, own in enumerate(products[1:], start=1):
+        computed = len(own) > 1 or own[0].reading is not None
+        numbers[f"p{i}"] = _Number(_product(engine, own), computed)
     for name in sorted(_read_as_numbers(engine, products).union(engine.fractional)):
         if _plain_product(products, name) is None:
-            numbers[f"v{engine.variables.index(name)}"] = engine.number(name)
-    y = engine.value(engine.formula.left)
-    if engine.formula.shifts:
-        numbers |= {"y": y, "offset": _offset(engine)}
-    return numbers | {"response": y - _offset(engine) if engine.formula.shifts else y}
+            own_name = f"v{engine.variables.index(name)}"
+            numbers[own_name] = _Number(engine.number(name), computed=False)
+    left, shifted = engine.formula.left, bool(engine.formula.shifts)
+    y = _Number(engine.value(left), computed=left.reading is not None)
+    if not shifted:
+        return numbers | {"response": y}
+    offset = _offset(engine)
+    numbers |= {"y": y, "offset": _Number(offset, computed=True)}
+    return numbers | {"response": _Number(y.value - offset, computed=True)}
 
 
 def _read_as_numbers(engine: Engine, products: Iterable[Product]) -> frozenset[str]:
@@ -266,24 +281,26 @@ def _offset(engine: Engine) -> nw.Expr:
     return value
 
 
-def _figures(engine: Engine, numbers: Mapping[str, nw.Expr]) -> dict[str, nw.Expr]:
+def _figures(engine: Engine, numbers: Mapping[str, _Number]) -> dict[str, nw.Expr]:
     import narwhals.stable.v2 as nw
 
     def count(condition: Any) -> Any:
         return condition.cast(nw.Float64).sum()
 
     figures = {"rows": nw.len(), "infinite": count(nw.col("infinite"))}
-    for name, value in numbers.items():
+    for name, number in numbers.items():
+        value = number.value
         figures |= {
             f"low {name}": value.min(),
             f"high {name}": value.max(),
             f"total {name}": value.sum(),
             f"filled {name}": count(value != 0.0),
-            f"finite {name}": count(value.is_finite()),
         }
+        if number.computed:
+            figures[f"finite {name}"] = count(value.is_finite())
     for name in engine.fractional:
-        number = engine.number(name)
-        figures[f"broken {name}"] = count(number != number.floor())
+        value = engine.number(name)
+        figures[f"broken {name}"] = count(value != value.floor())
     if engine.weights is not None:
         weight = engine.number(engine.weights)
         figures |= {
@@ -296,7 +313,7 @@ def _figures(engine: Engine, numbers: Mapping[str, nw.Expr]) -> dict[str, nw.Exp
     return figures
 
 
-def _check_numbers(look: FirstLook, numbers: Mapping[str, Any], all_rows: Table) -> None:
+def _check_numbers(look: FirstLook, numbers: Mapping[str, _Number], all_rows: Table) -> None:
     """Leave to batches whatever they have words for."""
     if all_rows.figures["infinite"].sum():
         raise UnpushedError("there are infinite values")
@@ -306,8 +323,8 @@ def _check_numbers(look: FirstLook, numbers: Mapping[str, Any], all_rows: Table)
     for name in look.engine.fractional:
         if figures[f"broken {name}"].sum():
             raise UnpushedError(f"`{name}` holds numbers that are not whole")
-    for name in numbers:
-        if figures[f"finite {name}"].sum() < look.n:
+    for name, number in numbers.items():
+        if number.computed and figures[f"finite {name}"].sum() < look.n:
             raise UnpushedError("there are undefined values")
         largest = max(map(abs, look.range_of(name)))
         if largest and not SMALLEST <= largest <= LARGEST:
@@ -384,8 +401,7 @@ def read_sums(look: FirstLook, wanted: Wanted) -> Sums:
         for factor in factors[1:]:
             value = value * factor
         sums[_label(pair)] = nw.len() if value is None else value.sum()
-    frame = engine.frame.filter(nw.col("complete")).with_columns(**columns)
-    found = engine.grouped(frame, sorted(wanted.keys), {"rows": nw.len(), **sums})
+    found = engine.grouped(sorted(wanted.keys), {"rows": nw.len(), **sums}, columns)
     if found is None or int(found.figures["rows"].sum()) != look.n:
         raise DataError(CHANGED.format(words=engine.words))
     return Sums(keys=found.keys, figures=found.figures)
