@@ -210,16 +210,17 @@ def open_engine(
         If there is a term or a type that is not certain to mean the same there.
     """
     _check_terms(formula, functions)
-    frame = _lazy(source.engine)
-    schema = frame.collect_schema()
     variables = tuple(sorted({*formula.variables, *({weights} if weights else ())}))
-    types = {name: type(schema[name]).__name__ for name in variables}
-    numeric = {name for name, kind in types.items() if kind in WHOLE + FLOATS}
-    for name, kind in types.items():
-        if kind not in WHOLE + FLOATS + LEVELS:
-            raise UnpushedError(f"`{name}` has the type {schema[name]}")
+    with _asked():
+        frame = _lazy(source.engine)
+        schema = frame.collect_schema()
+        types = {name: type(schema[name]).__name__ for name in variables}
+        for name, kind in types.items():
+            if kind not in WHOLE + FLOATS + LEVELS:
+                raise UnpushedError(f"`{name}` has the type {schema[name]}")
+        prepared = _prepared(frame, types)
     engine = Engine(
-        frame=_prepared(frame, variables, types, numeric),
+        frame=prepared,
         variables=variables,
         types=types,
         formula=formula,
@@ -254,29 +255,22 @@ def _lazy(native: Any) -> nw.LazyFrame[Any]:
         backend = native.get_backend().name
         if backend not in IBIS:
             raise UnpushedError(f"GROUP BY of {backend} may take different texts for equal")
-    try:
-        frame = nw.from_native(native)
-    except TypeError as error:
-        raise UnpushedError(f"narwhals does not read it: {error}") from error
+    frame = nw.from_native(native)
     return frame.lazy() if isinstance(frame, nw.DataFrame) else frame
 
 
-def _prepared(
-    frame: nw.LazyFrame[Any],
-    variables: Sequence[str],
-    types: Mapping[str, str],
-    numeric: set[str],
-) -> nw.LazyFrame[Any]:
+def _prepared(frame: nw.LazyFrame[Any], types: Mapping[str, str]) -> nw.LazyFrame[Any]:
+    """The columns that an engine has."""
     import narwhals.stable.v2 as nw
 
-    raw = frame.select(*(nw.col(name).alias(f"c{i}") for i, name in enumerate(variables)))
+    raw = frame.select(*(nw.col(name).alias(f"c{i}") for i, name in enumerate(types)))
     floats, gaps, infinite = [], [], [nw.lit(False)]
-    for i, name in enumerate(variables):
+    for i, kind in enumerate(types.values()):
         column = nw.col(f"c{i}")
         gaps.append(column.is_null())
-        if name in numeric:
+        if kind in WHOLE + FLOATS:
             floats.append(column.cast(nw.Float64).alias(f"v{i}"))
-        if types[name] in FLOATS:
+        if kind in FLOATS:
             gaps.append(column.is_nan().fill_null(False))
             infinite.append((column == math.inf) | (column == -math.inf))
     return raw.with_columns(

@@ -167,8 +167,8 @@ def read_part(
     reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
     structure = None if residual is None else surveyed_residual(residual, reader)
     survey = Survey(formula, functions, coding, structure)
-    if coding is None and residual is None:
-        pushed = pushed_sums(formula, source, weights, functions)
+    if coding is None:
+        pushed = pushed_sums(formula, source, weights, functions, residual)
         if pushed is not None:
             return Part(formula=formula, functions=functions, weights=weights, **pushed)
     while not survey.complete:

@@ -39,6 +39,7 @@ from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula, RandomTerm
 from bayeslmm.formula.matrices import Columns
 from bayeslmm.formula.moments import Moments
+from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts, add_couplings
 from bayeslmm.likelihood.rebasing import basis_of_part
@@ -49,7 +50,11 @@ Indices = NDArray[np.intp]
 
 
 def pushed_sums(
-    formula: Formula, source: Source, weights: str | None, functions: UserFunctions
+    formula: Formula,
+    source: Source,
+    weights: str | None,
+    functions: UserFunctions,
+    residual: ResidualFormula | None = None,
 ) -> dict[str, Any] | None:
     """Have an engine sum where the data are; what it does not give is said in the log.
 
@@ -61,6 +66,8 @@ def pushed_sums(
         Column of the precision weights.
     functions : mapping of str to callable
         The user's.
+    residual : ResidualFormula, optional
+        Structure of the residuals, for which rows are needed.
 
     Returns
     -------
@@ -76,6 +83,8 @@ def pushed_sums(
     if source.engine is None:
         return None
     try:
+        if residual is not None:
+            raise UnpushedError(f"{residual.source} needs rows")
         pushed = _Pushed.of(open_engine(source, formula, functions, weights), functions)
     except UnpushedError as reason:
         _log.info("%s: rows are read in batches, as %s.", source.words, reason)
@@ -121,7 +130,7 @@ class _Pushed:
         """Ask for everything."""
         look = first_look(engine)
         formula = engine.formula
-        check_fixed_factors(formula, look.sample)
+        check_fixed_factors(formula, look.sample, look.n)
         columns = sample_columns(formula, look.sample, functions, {})
         for terms in amalgamated(formula).values():
             check_batch(formula.source, terms, look.sample, columns)
