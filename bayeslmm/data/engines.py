@@ -185,10 +185,11 @@ class Engine:
         return nw.col("complete") if name == COMPLETE else self.key(name)
 
     def first_row(self) -> pd.DataFrame:
-        """A complete row of all variables."""
+        """A complete row of the variables of the formula."""
         import narwhals.stable.v2 as nw
 
-        names = {f"c{i}": name for i, name in enumerate(self.variables)}
+        used = self.formula.variables
+        names = {f"c{i}": name for i, name in enumerate(self.variables) if name in used}
         with _asked():
             rows = self.frame.filter(nw.col("complete")).select(*names)
             found = _collected(rows.head(1))

@@ -174,15 +174,16 @@ class _Pushed:
     def fields(self) -> dict[str, Any]:
         """Everything, by the names of the fields of a part."""
         found = [self._levels(terms) for terms in self.groups.values()]
+        levels = tuple(seen for seen, _, _ in found)
         counts = {key: own for key, (_, _, own) in zip(self.groups, found, strict=True)}
         return {
             "layout": self.layout,
             "encodings": sample_encodings(
                 self.formula, self.columns, self.look.sample, self.functions, {}
             ),
-            "summary": self._summary(counts),
+            "summary": self._summary(counts, levels),
             "extremes": self._extremes(),
-            "levels": tuple(seen for seen, _, _ in found),
+            "levels": levels,
             "products": _products(self, found),
         }
 
@@ -207,7 +208,16 @@ class _Pushed:
             weights = np.array([look.weight("low").min(), look.weight("high").max()])
         return Extremes(low=low, high=high, weights=weights)
 
-    def _summary(self, counts: Mapping[str, Codes]) -> Summary:
+    def _sample(self, levels: Sequence[SeenLevels]) -> pd.DataFrame:
+        """The sample, with all categories of the grouping factors, of which it has one level."""
+        sample = self.look.sample.copy()
+        for seen in levels:
+            for name, categories in zip(seen.factor.factors, seen.categories, strict=True):
+                if categories is not None:
+                    sample[name] = sample[name].cat.set_categories(categories)
+        return sample
+
+    def _summary(self, counts: Mapping[str, Codes], levels: Sequence[SeenLevels]) -> Summary:
         look, formula = self.look, self.formula
         used = sorted(formula.predictors(effects=False, groups=False))
         names = {name: look.variable(name) for name in used if look.engine.is_number(name)}
@@ -225,7 +235,7 @@ class _Pushed:
             mean_offset=look.mean_of("offset") if formula.shifts else 0.0,
             means={name: look.mean_of(place) for name, place in names.items()},
             ranges={name: look.range_of(place) for name, place in names.items()},
-            sample=look.sample,
+            sample=self._sample(levels),
             states={},
         )
 
