@@ -53,12 +53,15 @@ class Source:
     origin : object or None
         What has parts that can be read apart: a dataset of files, a list of frames, a data frame of
         Dask.
+    engine : object or None
+        The lazy frame itself, where its library groups and sums by itself.
     """
 
     words: str
     names: Callable[[], list[str]]
     read: Callable[[Sequence[str]], Iterable[Any]]
     origin: Any = None
+    engine: Any = None
 
     def frames(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Data frames of columns, each with the number of the rows before it.
@@ -459,7 +462,9 @@ def _of_duckdb(data: Any, kind: str) -> Source | None:
                 return map(_as_table, getattr(chosen, method)(BATCH))
         raise DataError("This version of DuckDB gives no batches of Arrow; a newer one is needed.")
 
-    return Source(words="The DuckDB relation", names=lambda: list(data.columns), read=read)
+    return Source(
+        words="The DuckDB relation", names=lambda: list(data.columns), read=read, engine=data
+    )
 
 
 def _of_polars(data: Any, kind: str) -> Source | None:
@@ -473,7 +478,10 @@ def _of_polars(data: Any, kind: str) -> Source | None:
         return chosen.collect_batches(chunk_size=BATCH)
 
     return Source(
-        words="The Polars LazyFrame", names=lambda: data.collect_schema().names(), read=read
+        words="The Polars LazyFrame",
+        names=lambda: data.collect_schema().names(),
+        read=read,
+        engine=data,
     )
 
 
@@ -484,7 +492,7 @@ def _of_ibis(data: Any, kind: str) -> Source | None:
     def read(columns: Sequence[str]) -> Any:
         return map(_as_table, data.select(*columns).to_pyarrow_batches(chunk_size=BATCH))
 
-    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read)
+    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read, engine=data)
 
 
 def _of_dask(data: Any, kind: str) -> Source | None:

@@ -25,6 +25,7 @@ from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import reevaluate
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
+from bayeslmm.likelihood.pushed import pushed_sums
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
 from bayeslmm.likelihood.streamed import RunningSums
 
@@ -161,6 +162,10 @@ def read_part(
     reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
     structure = None if residual is None else surveyed_residual(residual, reader)
     survey = Survey(formula, functions, coding, structure)
+    if coding is None:
+        pushed = pushed_sums(formula, source, weights, functions, residual)
+        if pushed is not None:
+            return Part(formula=formula, functions=functions, weights=weights, **pushed)
     while not survey.complete:
         sums: RunningSums | None = None
         survey.begin()
