@@ -201,6 +201,10 @@ class SummarisedDesign(Design):
         copied = deepcopy((self.spec, self.summary, self.products), memo)
         return SummarisedDesign(*copied, source=self.source)
 
+    def without_data(self) -> SummarisedDesign:
+        """The same without the source of the rows."""
+        return self.with_source(None)
+
     def with_source(self, source: Source | None) -> SummarisedDesign:
         """The same with rows that can be read again."""
         return SummarisedDesign(self.spec, self.summary, self.products, source)

@@ -544,9 +544,10 @@ class LMM:
             A new formula or a change of the old one: a dot on the left stands for the old response,
             as a term on the right for the old right-hand side, and ``-`` takes terms out, as in
             ``"~ . - Days"`` and ``". ~ . - (Days | Subject) + (1 | Subject)"``.
-        data : DataFrame, optional
+        data : DataFrame, path or other source, optional
             New data. By default those of the model, which keeps the rows it used and the variables
-            of its formula.
+            of its formula. Data beyond memory are read again, all of their rows, unless only priors
+            and known parameters change.
         priors : {"default", "flat"} or mapping, optional
             Priors that were given for this model are kept, parameter by parameter, and the others
             computed from the new data. A mapping adds to them or, with None in place of a prior,

@@ -183,6 +183,19 @@ def fitted_sums(
     return centre + sums / design.n, np.maximum(squares - sums**2 / design.n, 0.0)
 
 
+def residual_squares(design: SummarisedDesign, beta: Array, effects: Sequence[Array]) -> Array:
+    """Weighted sum of squares (S,) of the response less offset, X beta (S, p) and Zu (S, J, k)."""
+    products = design.products
+    basis, p = products.basis, products.n_fixed
+    working = np.linalg.solve(basis.fixed, (beta - basis.shift).T).T
+    u = working_effects(products, effects)
+    fixed, random = gram_times(products, working, u)
+    squares = products.fixed[p, p] + np.sum(working * (fixed - 2 * products.fixed[p, :p]), axis=1)
+    for own, gram, mixed in zip(u, random, products.mixed, strict=True):
+        squares = squares + np.einsum("sjk,sjk->s", own, gram - 2 * mixed[:, :, p])
+    return np.asarray(squares)
+
+
 def _parts(products: WorkingProducts, most: int) -> Iterator[tuple[WorkingProducts, list[Indices]]]:
     """Cross-products of levels whose random effects are held together, and these levels."""
     sizes = [len(own) for own in products.random]

@@ -255,7 +255,8 @@ def prior_groups(
 ) -> dict[str, xr.Dataset]:
     """Groups prior and prior_predictive."""
     tree = prior_predictive(design, priors, draws, random_seed)
-    return {name: tree[name].to_dataset() for name in ("prior", "prior_predictive")}
+    names = [name for name in ("prior", "prior_predictive") if name in tree.children]
+    return {name: tree[name].to_dataset() for name in names}
 
 
 def _possible(model: Model, data: xr.DataTree) -> list[str]:
@@ -268,7 +269,8 @@ def _possible(model: Model, data: xr.DataTree) -> list[str]:
         missing |= {"prior": reason, "prior_predictive": reason}
     if isinstance(model.design, SummarisedDesign):
         reason = "the model keeps sums over rows, and not the rows"
-        missing |= dict.fromkeys(("log_likelihood", "posterior_predictive"), reason)
+        rows = ("log_likelihood", "posterior_predictive", "prior_predictive")
+        missing = dict.fromkeys(rows, reason) | missing
     for name, reason in missing.items():
         if name not in data.children:
             _log.warning("The group %s is left out: %s", name, reason)
