@@ -385,3 +385,49 @@ def test_more_rows_than_a_batch_are_not_held_together(pair, monkeypatch):
     fit = pair[1].reml()
     with pytest.raises(DataError, match=r"of 108 rows: these are more.*some groups"):
         fit.check.influence("Subject")
+
+
+# --- averages over rows --------------------------------------------------------------------------
+
+
+AVERAGES = {
+    "slopes": lambda fit: fit.slopes("age"),
+    "slopes by": lambda fit: fit.slopes("age", by="Sex"),
+    "slopes by two": lambda fit: fit.slopes("age", by=["Sex", "age"]),
+    "predictions": lambda fit: fit.average_predictions(),
+    "predictions by": lambda fit: fit.average_predictions(["Sex", "Subject"]),
+    "factor": lambda fit: fit.comparisons("Sex", by="age"),
+    **{
+        str(change): lambda fit, change=change: fit.comparisons("age", change)
+        for change in (2, (8, 14), "sd", "2sd", "iqr", "minmax")
+    },
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_over_rows(name, pair):
+    memory, streamed = (AVERAGES[name](model.reml()) for model in pair)
+    assert streamed.title == memory.title
+    pd.testing.assert_frame_equal(streamed.table(), memory.table(), rtol=1e-5, atol=1e-7)
+
+
+def test_averages_with_random_effects(pair):
+    memory, streamed = pair
+    post = streamed.fit(draws=50, chains=1, random_seed=1)
+    for answer in (
+        lambda fit: fit.average_predictions("Subject", target="conditional"),
+        lambda fit: fit.slopes("age", by="Sex", target="conditional"),
+    ):
+        pd.testing.assert_frame_equal(
+            answer(post).table(), answer(in_memory(memory, post)).table(), rtol=1e-9
+        )
+
+
+def test_averages_over_other_data_in_batches(pair, tmp_path):
+    new = blm.load_dataset("Orthodont").iloc[::3].astype({"Subject": str, "Sex": str})
+    new.to_parquet(tmp_path / "new.parquet")
+    memory = pair[0].reml()
+    found = memory.slopes("age", by="Sex", new=tmp_path / "new.parquet")
+    pd.testing.assert_frame_equal(found.table(), memory.slopes("age", by="Sex", new=new).table())
+    with pytest.raises(DataError, match="have no column `age`"):
+        memory.comparisons("age", new=[new.drop(columns="age")])
