@@ -575,7 +575,6 @@ NEEDS_ROWS = {
     "bootstrap": lambda model: model.reml().bootstrap(2),
     "nuts": lambda model: model.fit(method="nuts"),
     "pymc": lambda model: model.pymc(),
-    "slopes": lambda model: model.reml().slopes("age"),
     "proportional means": lambda model: model.reml().means("age", weights="proportional"),
     "update": lambda model: model.update("~ . - age:Sex"),
 }

@@ -13,7 +13,7 @@ import pytest
 from test_beyond_memory import MODELS, batches, both
 
 import bayeslmm as blm
-from bayeslmm.checks import loo, row_forms, row_scores, streamed_loo
+from bayeslmm.checks import loo, residual_checks, row_forms, row_scores, streamed_loo
 from bayeslmm.data import row_tables, second_pass
 from bayeslmm.exceptions import DataError, FormulaError, SamplingError, StorageError
 
@@ -385,3 +385,124 @@ def test_more_rows_than_a_batch_are_not_held_together(pair, monkeypatch):
     fit = pair[1].reml()
     with pytest.raises(DataError, match=r"of 108 rows: these are more.*some groups"):
         fit.check.influence("Subject")
+
+
+# --- averages over rows --------------------------------------------------------------------------
+
+
+AVERAGES = {
+    "slopes": lambda fit: fit.slopes("age"),
+    "slopes by": lambda fit: fit.slopes("age", by="Sex"),
+    "slopes by two": lambda fit: fit.slopes("age", by=["Sex", "age"]),
+    "predictions": lambda fit: fit.average_predictions(),
+    "predictions by": lambda fit: fit.average_predictions(["Sex", "Subject"]),
+    "factor": lambda fit: fit.comparisons("Sex", by="age"),
+    **{
+        str(change): lambda fit, change=change: fit.comparisons("age", change)
+        for change in (2, (8, 14), "sd", "2sd", "iqr", "minmax")
+    },
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_over_rows(name, pair):
+    memory, streamed = (AVERAGES[name](model.reml()) for model in pair)
+    assert streamed.title == memory.title
+    pd.testing.assert_frame_equal(streamed.table(), memory.table(), rtol=1e-5, atol=1e-7)
+
+
+def test_averages_with_random_effects(pair):
+    memory, streamed = pair
+    post = streamed.fit(draws=50, chains=1, random_seed=1)
+    for answer in (
+        lambda fit: fit.average_predictions("Subject", target="conditional"),
+        lambda fit: fit.slopes("age", by="Sex", target="conditional"),
+    ):
+        pd.testing.assert_frame_equal(
+            answer(post).table(), answer(in_memory(memory, post)).table(), rtol=1e-9
+        )
+
+
+def test_averages_over_other_data_in_batches(pair, tmp_path):
+    new = blm.load_dataset("Orthodont").iloc[::3].astype({"Subject": str, "Sex": str})
+    new.to_parquet(tmp_path / "new.parquet")
+    memory = pair[0].reml()
+    found = memory.slopes("age", by="Sex", new=tmp_path / "new.parquet")
+    pd.testing.assert_frame_equal(found.table(), memory.slopes("age", by="Sex", new=new).table())
+    with pytest.raises(DataError, match="have no column `age`"):
+        memory.comparisons("age", new=[new.drop(columns="age")])
+
+
+# --- residual checks in two readings ---------------------------------------------------------
+
+BINNED = {
+    "normality of residuals": 1e-4,  # bins of a 64th of a standard deviation
+    "outliers": 1.0,  # those in the bin of the limit
+    "spread against fitted": 0.01,  # ranks in 64 cells
+}
+"""Largest differences of statistics of residuals that are counted in bins."""
+
+CHANCE = 4.0
+"""Standard errors of a difference of two means of simulated statistics."""
+
+
+def assert_same_checks(streamed, memory, tolerance):
+    expected = memory.table.drop(index="normality of whitened y - X beta", errors="ignore")
+    assert list(streamed.table.index) == list(expected.index)
+    for name, row in expected.iterrows():
+        found = streamed.table.loc[name]
+        assert found["observed"] == pytest.approx(
+            row["observed"], abs=BINNED.get(name, 0.0) + tolerance, rel=tolerance
+        )
+        p = np.clip(row["p_value"], 0.01, 0.99)
+        if name != "largest residual":
+            error = np.sqrt(2.0 * p * (1.0 - p) / streamed.draws)
+            assert abs(found["p_value"] - row["p_value"]) < CHANCE * error, name
+    assert streamed.largest["case"].tolist() == memory.largest["case"].tolist()
+    np.testing.assert_allclose(
+        streamed.largest["deviation"].tolist(), memory.largest["deviation"].tolist(), rtol=tolerance
+    )
+
+
+@pytest.mark.parametrize("name", ["Orthodont", "Penicillin", "Pixel"])
+def test_residual_checks_in_two_readings(name, few_rows):
+    frame = blm.load_dataset(name).reset_index(drop=True)
+    rng = np.random.default_rng(0)
+    frame["w"] = rng.uniform(0.5, 2.0, len(frame))
+    memory, streamed = (model.reml() for model in both(MODELS[name], frame, weights="w"))
+    found = streamed.check.residuals(100, random_seed=1)
+    expected = memory.check.residuals(100, random_seed=1)
+    assert_same_checks(found, expected, 1e-5)
+    assert found.heading == expected.heading
+    assert any("random sample of" in message for message in found.messages)
+    assert_close(found.residuals.iloc[:, :4], expected.residuals.iloc[:, :4])
+
+
+def test_residual_checks_of_nested_factors_in_two_readings(few_rows):
+    memory, streamed = (
+        model.reml() for model in both("y ~ x + (x | s) + (1 | c) + (1 | p)", NESTED, weights="w")
+    )
+    assert streamed.model.system.nested
+    found = streamed.check.residuals(40, random_seed=1)
+    assert_same_checks(found, memory.check.residuals(40, random_seed=1), 1e-4)
+
+
+@pytest.mark.parametrize("priors", [None, {"age": pm.Laplace.dist(0.0, 0.3)}])
+def test_residual_checks_of_posteriors_in_two_readings(priors, few_rows, monkeypatch):
+    monkeypatch.setattr(residual_checks, "MOST_POINTS", 20)  # so that draws are the same
+    memory, streamed = both(MODELS["Orthodont"], blm.load_dataset("Orthodont"), priors=priors)
+    post = streamed.fit(draws=60, chains=1, random_seed=1)
+    found = post.check.residuals(60, random_seed=1)
+    expected = in_memory(memory, post).check.residuals(60, random_seed=1)
+    assert_same_checks(found, expected, 0.05)  # where the row is left out anew, by other draws
+
+
+def test_sources_that_change_their_order_cannot_be_simulated(few_rows):
+    frame, rng = blm.load_dataset("Orthodont"), np.random.default_rng(3)
+
+    def turning():
+        return iter([frame.iloc[rng.permutation(len(frame))]])
+
+    fit = blm.LMM(MODELS["Orthodont"], turning).reml()
+    with pytest.raises(DataError, match="come in another order"):
+        fit.check.residuals(20, random_seed=1)

@@ -218,9 +218,9 @@ class EstimateChecks(Checks):
 
     @override
     def residuals(self, draws: int = 200, *, random_seed: Seed = None) -> ResidualChecks:
-        from bayeslmm.checks.residual_checks import check_estimate
+        from bayeslmm.checks.residuals_again import residual_checks_of_estimate
 
-        return check_estimate(self._fit.design, self._fit.fit, draws, random_seed)
+        return residual_checks_of_estimate(self._fit.design, self._fit.fit, draws, random_seed)
 
     @override
     def singularity(self, *, standardise: bool = True) -> EstimateSingularity:
@@ -249,9 +249,9 @@ class PosteriorChecks(Checks):
 
     @override
     def residuals(self, draws: int = 200, *, random_seed: Seed = None) -> ResidualChecks:
-        from bayeslmm.checks.residual_checks import check_posterior
+        from bayeslmm.checks.residuals_again import residual_checks_of_posterior
 
-        return check_posterior(self._fit.model, self._fit._joint, draws, random_seed)
+        return residual_checks_of_posterior(self._fit.model, self._fit._joint, draws, random_seed)
 
     @override
     def singularity(
