@@ -203,7 +203,7 @@ def test_residuals_read_the_rows_again(kind, pair):
 @pytest.mark.parametrize("ask", ["R", "V", "simulate", "loo"])
 def test_what_needs_rows_says_so(ask, pair):
     fit = pair[1].fit(draws=20, chains=1, random_seed=1) if ask == "loo" else pair[1].reml()
-    with pytest.raises(DataError, match="needs the rows of the data"):
+    with pytest.raises(DataError, match=r"needs the rows of the data|is for independent residuals"):
         getattr(fit, ask)()
 
 

@@ -61,6 +61,12 @@ def amalgamated(formula: Formula | ScaleFormula) -> dict[str, list[RandomTerm]]:
     return dict(zip(keys, groups.values(), strict=True))
 
 
+def keeps_totals(formula: Formula, relationships: Mapping[str, Relationship] | None) -> bool:
+    """Whether more is kept of rows than moments: with ``by=``, ``mm()`` or relationships."""
+    terms = formula.random
+    return bool(relationships) or any(t.by is not None or t.members is not None for t in terms)
+
+
 def random_factors(
     formula: Formula | ScaleFormula,
     frame: pd.DataFrame,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.batches import Batch, Reader
 from bayeslmm.data.design import Design
+from bayeslmm.data.level_sets import merged_categories
 from bayeslmm.data.residual_survey import whole_batches
-from bayeslmm.data.sources import Source, frames_source, open_source
+from bayeslmm.data.sources import BATCH, Source, frames_source, open_source
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import DataError
 
@@ -85,11 +86,61 @@ def row_parts(design: Design) -> Iterator[Design]:
         part = _part(design, batch)
         sums.add(part)
         yield part
+    reader.require_rows()
     if reader.n_dropped != design.n_dropped:
         raise _other_rows(
             design, f"{reader.n_dropped} rows are incomplete and {design.n_dropped} of the model"
         )
     sums.compare()
+
+
+MANY_ROWS = (
+    "{what} of {n:,} rows: these are more than are held at once (about a million). {instead}"
+)
+
+SOME_GROUPS = (
+    "Build the model from a data frame with all rows of some groups, or of a sample of them."
+)
+
+
+def gathered(design: Design, what: str, instead: str) -> Design:
+    """The rows of a design together: itself where they are in memory.
+
+    Parameters
+    ----------
+    design : Design
+    what, instead : str
+        What is asked for, and what to do where the rows are more than a batch.
+
+    Raises
+    ------
+    DataError
+        If they are, or as :func:`row_parts` does.
+    """
+    if not isinstance(design, SummarisedDesign):
+        return design
+    if design.n > BATCH:
+        raise DataError(MANY_ROWS.format(what=what, n=design.n, instead=instead))
+    parts = list(row_parts(design))
+    frame = concatenated([part.data for part in parts])
+    weights = None
+    if design.weighted:
+        weights = np.concatenate([part.row_weights for part in parts])
+    return design.spec.rows(frame, weights=weights)
+
+
+def concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Frames below each other; categories are those of all of them, in their order."""
+    whole = {}
+    for name in frames[0]:
+        columns = [frame[name] for frame in frames]
+        if isinstance(columns[0].dtype, pd.CategoricalDtype):
+            categories = columns[0].cat.categories
+            for column in columns[1:]:
+                categories = merged_categories(str(name), categories, column.cat.categories)
+            columns = [column.cat.set_categories(categories) for column in columns]
+        whole[name] = pd.concat(columns)
+    return pd.DataFrame(whole)
 
 
 def _part(design: SummarisedDesign, batch: Batch) -> Design:
@@ -115,8 +166,8 @@ def _other_rows(design: SummarisedDesign, why: str) -> DataError:
 class _Sums:
     """Sums over rows that tell whether they are those of the model.
 
-    They are those of X and y, and of each covariate, squared and with y, by level of each grouping
-    factor, in the working basis.
+    They are those of X and y and, by level of each grouping factor, numbers of rows and sums of
+    each covariate, squared and with y, in the working basis.
     """
 
     def __init__(self, design: SummarisedDesign) -> None:
@@ -125,6 +176,7 @@ class _Sums:
         self.fixed = np.zeros_like(self.products.fixed)
         shapes = [own.shape[:2] for own in self.products.random]
         self.own, self.mixed = ([np.zeros(shape) for shape in shapes] for _ in range(2))
+        self.counts = [np.zeros(shape[0], dtype=np.intp) for shape in shapes]
 
     def add(self, part: Design) -> None:
         """Take in rows."""
@@ -141,6 +193,7 @@ class _Sums:
             for ((one, z), (two, v)), c in product(product(found, found), range(factor.n_coefs)):
                 same = one == two  # also where a level is two members of a row
                 self.own[f][:, c] += np.bincount(one[same], (z[:, c] * v[:, c])[same], levels)
+            self.counts[f] += factor.counts()
 
     def compare(self) -> None:
         """Raise DataError unless these are the sums of the model."""
@@ -157,6 +210,7 @@ class _Sums:
             room = SAME * (own + own.sum(axis=0) / self.n)
             changed = np.abs(self.own[f] - own) > room
             changed |= np.abs(self.mixed[f] - products.mixed[f][:, :, -1]) > room * spread
+            changed |= (self.counts[f] != factor.counts())[:, None]
             if changed.any():
                 level = factor.levels[int(np.argmax(changed.any(axis=1)))]
                 raise _other_rows(design, f"sums over the rows of {factor.name} {level} differ")

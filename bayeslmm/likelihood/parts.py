@@ -16,7 +16,7 @@ from bayeslmm.data.batches import Reader
 from bayeslmm.data.design import Encodings
 from bayeslmm.data.frames import Codes
 from bayeslmm.data.level_sets import SeenLevels, united
-from bayeslmm.data.random_terms import amalgamated, check_relationships
+from bayeslmm.data.random_terms import amalgamated, check_relationships, keeps_totals
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, check_weights_once
 from bayeslmm.data.residual_survey import surveyed_residual, whole_batches
@@ -30,6 +30,7 @@ from bayeslmm.formula.matrices import reevaluate
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.likelihood.crossprod import WorkingProducts
 from bayeslmm.likelihood.factor_columns import factor_covariates, level_places, own_columns
+from bayeslmm.likelihood.pushed import pushed_sums
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
 from bayeslmm.likelihood.streamed import RunningSums
 
@@ -190,6 +191,10 @@ def read_part(
     reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
     structure = None if residual is None else surveyed_residual(residual, reader)
     survey = Survey(formula, functions, coding, structure, relationships)
+    if coding is None and not keeps_totals(formula, relationships):
+        pushed = pushed_sums(formula, source, weights, functions, residual)
+        if pushed is not None:
+            return Part(formula=formula, functions=functions, weights=weights, **pushed)
     while not survey.complete:
         sums: RunningSums | None = None
         survey.begin()
@@ -208,10 +213,11 @@ def read_part(
         total = reader.n + reader.n_dropped
         _log.info("%d of %d rows are incomplete and dropped.", reader.n_dropped, total)
     _log.info("%s: cross-products of %d rows.", source.words, reader.n)
-    return _part_of(survey, reader, sums)
+    return part_of(survey, reader, sums)
 
 
-def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+    """What has been read at the end of a reading."""
     assert survey.totals is not None and survey.encodings is not None
     found = survey.levels.finish()
     products, counts = sums.finish(survey.totals, [places for _, places in found])
@@ -267,6 +273,7 @@ def streamed_design(
     residual: str | None,
     relationships: Mapping[str, Relationship],
     in_memory: Mapping[str, Any],
+    read: Callable[..., Part] = read_part,
 ) -> SummarisedDesign:
     """The design of data beyond memory.
 
@@ -286,6 +293,8 @@ def streamed_design(
         Known covariances of levels by grouping factor.
     in_memory : mapping of str to object
         Arguments that are for data in memory, None where they are not given.
+    read : callable
+        Reads all rows, as :func:`read_part` does.
 
     Raises
     ------
@@ -295,21 +304,26 @@ def streamed_design(
     for name, value in in_memory.items():
         if value is not None:
             raise DataError(f"{IN_MEMORY[name].format(value=value)} {source.words}: {ADVICE[name]}")
+    check_weights_name(weights, source)
+    structure = None if residual is None else parse_residual(residual)
+    if weights is not None and structure is not None:
+        check_weights_once(structure)
+    groups = [terms[0].group for terms in amalgamated(formula).values()]
+    check_relationships(relationships, groups)
+    part = read(
+        formula, source, weights, functions, residual=structure, relationships=relationships
+    )
+    return part.design(known, relationships)
+
+
+def check_weights_name(weights: Any, source: Source) -> None:
+    """Raise DataError for weights that are no column, as rows are not held."""
     if weights is not None and not isinstance(weights, str):
         raise DataError(
             f"weights= of {source.words} must be the name of a column, got "
             f"{type(weights).__name__}: rows are read in batches, each with its own weights. Add "
             "the weights to the data as a column, and give its name."
         )
-    structure = None if residual is None else parse_residual(residual)
-    if weights is not None and structure is not None:
-        check_weights_once(structure)
-    groups = [terms[0].group for terms in amalgamated(formula).values()]
-    check_relationships(relationships, groups)
-    part = read_part(
-        formula, source, weights, functions, residual=structure, relationships=relationships
-    )
-    return part.design(known, relationships)
 
 
 # --- adding ----------------------------------------------------------------------------
@@ -325,7 +339,7 @@ def _check_columns(first: Part, second: Part) -> None:
         )
     if first.layout.names == second.layout.names:
         samples = first.summary.sample, second.summary.sample
-        if all(_equal_columns(first, second, sample) for sample in samples):
+        if all(equal_columns(first, second, sample) for sample in samples):
             return
     raise DataError(
         "The sums are of different columns, which cannot be added: "
@@ -347,7 +361,7 @@ def _column_words(first: Part, second: Part) -> str:
     return "they have one name and other values for the same rows"
 
 
-def _equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
+def equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
     """Whether two ways to build columns agree in some rows."""
     rows = Variables(sample)
     try:
@@ -394,7 +408,11 @@ def _both_summaries(
         mean_inverse_weight=mean(a.mean_inverse_weight, b.mean_inverse_weight),
         mean_offset=mean(a.mean_offset, b.mean_offset),
         means=both(mean, a.means, b.means),
-        ranges=both(lambda x, y: (min(x[0], y[0]), max(x[1], y[1])), a.ranges, b.ranges),
+        ranges={
+            name: (min(low, b.ranges[name][0]), max(high, b.ranges[name][1]))
+            for name, (low, high) in a.ranges.items()
+            if name in b.ranges  # else a part does not tell
+        },
         sample=a.sample,
         states=a.states,
         factors={

@@ -30,7 +30,6 @@ from bayeslmm.storage.random_factors import (
 def pack_factor(i: int, factor: FactorSpec, summary: Summary, arrays: Arrays) -> Description:
     """A grouping factor in JSON, its levels and sums among the arrays."""
     name, totals = f"factor {i}", summary.factors.get(factor.key)
-    arrays[f"counts {i}"] = summary.counts[factor.key]
     effects = None if totals is None else totals.effects
     if effects is not None:
         arrays |= moment_arrays(f"{name} effects", effects)
