@@ -97,12 +97,12 @@ def withheld(part: Part, *, borrowed: bool) -> Part:
     """
     _check_memory(part, borrowed=borrowed)
     summary = part.summary
-    sides = {side: bounded(own) for side, own in summary.sides.items()}
+    sides = {side: bounded(recentred(own)) for side, own in summary.sides.items()}
     weighted = sides
     if part.weights is not None:
         # extremes are of the columns without their weights
         weighted = {
-            side: replace(own, low=sides[side].low, high=sides[side].high)
+            side: replace(recentred(own), low=sides[side].low, high=sides[side].high)
             for side, own in summary.weighted.items()
         }
     hidden = replace(
@@ -202,6 +202,14 @@ def _check_others(part: Part, sample: pd.DataFrame, levels: set[str]) -> None:
 
 
 # --- bounds ----------------------------------------------------------------------------
+
+
+def recentred(moments: Moments) -> Moments:
+    """The same moments about the means: the point they were about may be a row."""
+    means = moments.means
+    move = np.eye(1 + len(means))
+    move[0, 1:] = moments.centre - means
+    return replace(moments, centre=means, triangle=moments.triangle @ move)
 
 
 def bounded(moments: Moments) -> Moments:
