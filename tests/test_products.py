@@ -14,6 +14,7 @@ from test_beyond_memory import CRITERION, DRAWS, MODELS, OTHERS, assert_same_mod
 
 import bayeslmm as blm
 from bayeslmm import CrossProducts
+from bayeslmm.__main__ import main
 from bayeslmm.exceptions import BayesLMMError, DataError, FormulaError, StorageError
 from bayeslmm.formula.moments import Moments
 from bayeslmm.likelihood.withheld import bounded
@@ -561,3 +562,52 @@ def test_columns_that_need_values_of_rows_are_not_let_out(tmp_path):
     first = CrossProducts.of("y ~ bs(x, knots=[50]) + (1 | ward)", frame)
     like = CrossProducts.of("y ~ bs(x, knots=[50]) + (1 | ward)", frame.iloc[50:], like=first)
     assert sent(like, tmp_path, smallest_cell=2).n == len(frame) - 50
+
+
+# --- command line ----------------------------------------------------------------------
+
+
+def test_the_command_line_makes_and_adds_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    formula = "y ~ x + C(visit) + arm + (1 | ward)"
+    frame = trial().assign(visit=np.arange(400) % 3)
+    for i, own in enumerate(sites(frame)):
+        own.to_csv(f"{i}.csv", index=False)
+        levels = ["--levels", "arm=control,treated", "--levels", "visit=0,1,2"]
+        columns = levels if i == 0 else ["--like", "0.products"]
+        arguments = [formula, f"{i}.csv", "--out", f"{i}.products", "--name", f"s{i}", *columns]
+        assert main(["products", *arguments, "--smallest-cell", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "Parts: 1 (s4)" in printed.out
+    assert "withheld" in printed.err
+    model = blm.LMM.from_products(sum(CrossProducts.load(f"{i}.products") for i in range(5)))
+    assert_same_model(blm.LMM(formula, frame), model)
+    options = ["--method", "laplace", "--draws", "50", "--quiet"]
+    assert main([formula, "*.products", *options]) == 0
+    assert "Number of obs: 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["products", "y ~ x + (1 | ward)", "0.csv", "--out", "0.products"], "--force"),
+        (["products", "y ~ x + (1 | ward)", "0.csv", "--out", "0.nc"], "end in .products"),
+        (
+            ["products", "y ~ x + (1 | ward)", "0.csv", "--out", "1.products", "--levels", "x"],
+            "=",
+        ),
+        (["y ~ x + (1 | ward)", "[5-9].products"], "no file"),
+        (["y ~ x + (1 | ward)", "0.products", "--weights", "w"], "--weights"),
+        (["y ~ 1 + (1 | ward)", "0.products"], "are of the formula"),
+        (["y ~ x + (1 | ward)", "bad.products"], "no cross-products"),
+    ],
+)
+def test_what_the_command_line_refuses(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    frame = trial()
+    frame.to_csv("0.csv", index=False)
+    CrossProducts.of("y ~ x + (1 | ward)", frame).save("0.products")
+    (tmp_path / "bad.products").write_text("no file of ours")
+    assert main(arguments) == (1 if "bad.products" in arguments else 2)
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "1.products").exists()
