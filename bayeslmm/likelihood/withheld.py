@@ -16,7 +16,6 @@ from bayeslmm.data.inputs import ROUNDING
 from bayeslmm.data.survey import Extremes, sample_columns, sample_encodings
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.moments import Moments
-from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.cells import Cells
 from bayeslmm.likelihood.parts import Part, equal_columns
 
@@ -137,7 +136,7 @@ def _check_memory(part: Part, *, borrowed: bool) -> None:
 def _ends(text: str, state: Any) -> bool:
     if not isinstance(state, Mapping):
         return False
-    if any(isinstance(value, NaturalSpline) for value in state.values()):
+    if any(hasattr(value, "boundary") for value in state.values()):  # a natural spline
         return "boundary_knots" not in text
     own = [name for name in ("lower_bound", "upper_bound") if name in state]
     return any(f"{name}=" not in text for name in own)
