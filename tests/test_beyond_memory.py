@@ -570,9 +570,6 @@ NEEDS_ROWS = {
     "X": lambda model: model.X,
     "y": lambda model: model.y,
     "Z": lambda model: model.Z,
-    "fitted": lambda model: model.reml().fitted(),
-    "residuals": lambda model: model.reml().residuals(),
-    "augment": lambda model: model.reml().augment(),
     "predict": lambda model: model.reml().predict(),
     "simulate": lambda model: model.reml().simulate(2),
     "influence": lambda model: model.reml().check.influence(),
@@ -589,7 +586,9 @@ NEEDS_ROWS = {
 
 @pytest.mark.parametrize("name", NEEDS_ROWS)
 def test_what_needs_rows_says_so(name, pair):
-    with pytest.raises(DataError, match=r"needs the rows of the data.*data frame in memory"):
+    with pytest.raises(
+        DataError, match=r"needs the rows of the data all at once.*data frame in memory"
+    ):
         NEEDS_ROWS[name](pair[1])
 
 

@@ -6,6 +6,7 @@ import glob
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -205,8 +206,18 @@ def _errors() -> tuple[type[Exception], ...]:
     return (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, *_foreign())
 
 
+FOREIGN = (
+    ("pyarrow", "ArrowException"),
+    ("duckdb", "Error"),
+    ("polars.exceptions", "PolarsError"),
+    ("zlib", "error"),
+    ("lzma", "LZMAError"),
+)
+"""Errors of readers that have no base among those of Python, by their module."""
+
+
 def _foreign() -> Iterator[type[Exception]]:
-    for module, name in (("duckdb", "Error"), ("polars.exceptions", "PolarsError")):
+    for module, name in FOREIGN:
         if module in sys.modules:
             yield getattr(sys.modules[module], name)
 
@@ -241,7 +252,7 @@ def _files(text: str) -> Source:
     files = f"{len(found)} files at `{text}`" if len(found) > 1 else f"`{text}`"
     try:
         return _dataset(ds.dataset(found, format=formats.pop()), files)
-    except (OSError, ValueError) as error:
+    except _errors() as error:
         raise DataError(f"{files} cannot be read: {_one_line(error)}") from error
 
 
@@ -257,21 +268,56 @@ def _format(text: str) -> str:
 
 def _dataset(dataset: Any, words: str) -> Source:
     """A dataset of pyarrow, whose files must have the columns in types that go together."""
+    files = _file_states(dataset)
 
     def read(columns: Sequence[str]) -> Iterator[Any]:
-        import pyarrow as pa
-
-        held, rows = [], 0
-        for batch in _one_ahead(_batches(dataset, list(columns), words)):
-            held.append(batch)
-            rows += batch.num_rows
-            if rows >= BATCH // 2:
-                yield pa.Table.from_batches(held)
-                held, rows = [], 0
-        if held:
-            yield pa.Table.from_batches(held)
+        _check_unchanged(dataset, files, words)
+        try:
+            yield from _tables(_one_ahead(_batches(dataset, list(columns), words)))
+        except _errors():
+            _check_unchanged(dataset, files, words)
+            raise
+        _check_unchanged(dataset, files, words)
 
     return Source(words=words, names=lambda: list(dataset.schema.names), read=read)
+
+
+def _tables(batches: Iterator[Any]) -> Iterator[Any]:
+    """Batches put together where they are small."""
+    import pyarrow as pa
+
+    held, rows = [], 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= BATCH // 2:
+            yield pa.Table.from_batches(held)
+            held, rows = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _file_states(dataset: Any) -> dict[str, tuple[Any, Any]]:
+    """Size and time of change of each file on this machine; stores elsewhere are not asked."""
+    from pyarrow.fs import LocalFileSystem
+
+    if not isinstance(getattr(dataset, "filesystem", None), LocalFileSystem):
+        return {}
+    found = dataset.filesystem.get_file_info(dataset.files)
+    return {file.path: (file.size, file.mtime_ns) for file in found}
+
+
+def _check_unchanged(dataset: Any, files: Mapping[str, tuple[Any, Any]], words: str) -> None:
+    """Raise DataError where files are not those that the dataset was opened with."""
+    if not files:
+        return
+    now = _file_states(dataset)
+    changed = [path for path, state in files.items() if now[path] != state]
+    if changed:
+        raise DataError(
+            f"{words}: {listed(changed)} changed or vanished since the data were opened. Give data "
+            "that stay as they are."
+        )
 
 
 def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
@@ -279,7 +325,10 @@ def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
     import pyarrow as pa
 
     files = list(dataset.get_fragments()) if hasattr(dataset, "get_fragments") else []
-    schemas = [_schema(file, dataset, columns, words) for file in files]
+    schemas = []
+    for file in files:
+        with _named(file):
+            schemas.append(_schema(file, dataset, columns, words))
     if not files:
         yield from dataset.to_batches(columns=columns, batch_size=BATCH)
         return
@@ -299,17 +348,33 @@ def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
 
 
 def _file_batches(file: Any, schema: Any, columns: list[str]) -> Iterator[Any]:
-    """Batches of a file; nothing is read far ahead, and what has been read is not held."""
+    """Sound batches of a file; nothing is read far ahead, and what has been read is not held."""
     import pyarrow.dataset as ds
 
     how: dict[str, Any] = {"columns": columns, "batch_size": BATCH, "schema": schema}
     how |= {"batch_readahead": 1, "use_threads": False}
-    pieces = [file]
     if isinstance(file, ds.ParquetFileFragment):
-        how["fragment_scan_options"] = ds.ParquetFragmentScanOptions(pre_buffer=False)
-        pieces = file.split_by_row_group()
-    for piece in pieces:
-        yield from piece.to_batches(**how)
+        how["fragment_scan_options"] = ds.ParquetFragmentScanOptions(
+            pre_buffer=False, page_checksum_verification=True
+        )
+    with _named(file):
+        pieces = file.split_by_row_group() if "fragment_scan_options" in how else [file]
+        for piece in pieces:
+            for batch in piece.to_batches(**how):
+                batch.validate(full=True)  # text of a damaged file need not be text
+                yield batch
+
+
+@contextmanager
+def _named(file: Any) -> Iterator[None]:
+    """Errors of reading a file say which one it is."""
+    try:
+        yield
+    except BayesLMMError:
+        raise
+    except _errors() as error:
+        path = getattr(file, "path", "a part")
+        raise OSError(f"`{path}`: {_one_line(error)}") from error
 
 
 def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:

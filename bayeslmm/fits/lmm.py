@@ -144,15 +144,14 @@ class LMM:
         source = open_source(data)
         if source is not None:
             in_memory = {
-                "residual": residual,
                 "relationships": relationships,
                 "missing": None if missing == "drop" else missing,
                 "family": None if family == "gaussian" else family,
                 "sigma": sigma,
             }
             design: Design = streamed_design(
-                read, source, weights, functions, fixed_mapping(fixed), in_memory
-            )
+                read, source, weights, functions, fixed_mapping(fixed), residual, in_memory
+            ).with_source(source)
         else:
             design = build_design(
                 read,
@@ -666,6 +665,27 @@ class LMM:
         made = object.__new__(cls)
         object.__setattr__(made, "model", model)
         return made
+
+    def with_source(self, source: Any) -> Self:
+        """The same model of data beyond memory, told where its rows are.
+
+        Parameters
+        ----------
+        source : path or other source
+            The rows of the model, in any order; see :meth:`Posterior.with_source`.
+
+        Returns
+        -------
+        LMM
+
+        Raises
+        ------
+        DataError
+            If the model has its rows in memory.
+        FormulaError
+            If the source lacks columns of the formula.
+        """
+        return self._of(self.model.with_source(source))
 
     def _repr_html_(self) -> str:
         return html_page(repr(self), self.priors.table(), ())

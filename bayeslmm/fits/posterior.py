@@ -476,10 +476,35 @@ class Posterior(PosteriorDraws):
 
         return glance_posterior(self.data, self.design, self.priors, self.diagnostics)
 
+    @overload
+    def augment(
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        prob: float | None = None,
+        out: None = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def augment(
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        prob: float | None = None,
+        out: str | PathLike[str],
+    ) -> None: ...
+
     @override
     def augment(
-        self, data: Any = None, *, incomplete: Incomplete = "omit", prob: float | None = None
-    ) -> pd.DataFrame:
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        prob: float | None = None,
+        out: str | PathLike[str] | None = None,
+    ) -> pd.DataFrame | None:
         from bayeslmm.report.broom import augment, posterior_values
 
         prob, kind = posterior_tables.interval_defaults(prob)
@@ -487,7 +512,8 @@ class Posterior(PosteriorDraws):
             self.design,
             data,
             incomplete,
-            lambda: posterior_values(self.design, self._beta, self._u, self._joint, prob, kind),
+            lambda rows: posterior_values(rows, self._beta, self._u, self._joint, prob, kind),
+            out,
         )
 
     @override

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.fits.base import FittedModel
+from bayeslmm.fits.rows import RowValues
 
 if TYPE_CHECKING:
     from bayeslmm.effects.contrasts import Adjust
@@ -29,7 +29,7 @@ RowTarget = Literal["average", "population", "conditional"]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions(FittedModel):
+class Predictions(RowValues):
     """Predictions and effects that an estimate and a posterior both have."""
 
     # --- what each of the two provides ------------------------------------------------

@@ -276,18 +276,24 @@ def is_factor(values: Any) -> bool:
 
 
 def unreduced_terms(
-    side: Side, frame: Rows, functions: UserFunctions = NO_FUNCTIONS
+    side: Side,
+    frame: Rows,
+    functions: UserFunctions = NO_FUNCTIONS,
+    state: dict[str, Any] | None = None,
 ) -> list[tuple[tuple[str, ...], Columns]]:
     """Evaluate a right-hand side term by term, lower orders first, without contrasts.
 
-    Arguments as in :func:`unreduced_columns`. With each term come its factors and covariates as
+    Arguments as in :func:`evaluate`. With each term come its factors and covariates as
     written, none for the intercept; its columns are an indicator of every combination of levels,
     times the covariates.
     """
     variables = as_variables(frame)
     singles = sorted(map(side.product, side.terms), key=lambda single: len(single.operands))
     return [
-        (tuple(part.text for part in single.operands), evaluate(single, variables, functions))
+        (
+            tuple(part.text for part in single.operands),
+            evaluate(single, variables, functions, None if state is None else dict(state)),
+        )
         for single in singles
     ]
 

@@ -7,7 +7,7 @@ of the batches. At the end the sums are taken to the basis of all rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.data.frames import Codes
+from bayeslmm.data.memberships import Slot
+from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.survey import Layout, Taken, Totals
+from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import (
     Basis,
@@ -26,6 +29,8 @@ from bayeslmm.likelihood.crossprod import (
     coupling,
 )
 from bayeslmm.likelihood.rebasing import basis_of_part, in_basis, placed
+from bayeslmm.likelihood.streamed_stack import StackSums
+from bayeslmm.likelihood.tied import TiedProducts
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -54,13 +59,15 @@ class RunningSums:
     ----------
     layout : Layout
         The columns.
+    residual : ResidualSpec or None
+        Structure of the residuals.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, residual: ResidualSpec | None) -> None:
+        self.layout, self.residual = layout, residual
         self._counts = [np.zeros(0, dtype=np.intp) for _ in layout.factors]
-        self._carried: WorkingProducts | None = None
-        self._sums: ProductSums | None = None
+        self._carried: Any = None
+        self._sums: ProductSums | StackSums | None = None
         self._made_of = 0
 
     def add(self, taken: Taken, totals: Totals, sizes: Sequence[int]) -> None:
@@ -80,21 +87,22 @@ class RunningSums:
             self._made_of = totals.n
         assert self._sums is not None
         found, layout = taken.columns, self.layout
-        self._sums.add(
-            found.y - found.offset,
-            found.sides[layout.right],
-            [_joined([found.sides[side] for side in own]) for own in layout.factors],
-            taken.codes,
-            None if found.weights is None else np.sqrt(found.weights),
-            sizes,
-        )
+        y, X = found.y - found.offset, found.sides[layout.right]
+        root = None if found.weights is None else np.sqrt(found.weights)
+        covariates = [_joined([found.sides[side] for side in own]) for own in layout.factors]
+        if isinstance(self._sums, ProductSums):
+            self._sums.add(y, X, covariates, taken.codes, root, sizes)
+        else:
+            assert taken.residual is not None
+            slots = [[Slot(c, z, c)] for c, z in zip(taken.codes, covariates, strict=True)]
+            self._sums.add(y, X, slots, root, taken.residual)
         for f, (codes, size) in enumerate(zip(taken.codes, sizes, strict=True)):
             self._counts[f] = _grown(self._counts[f], size)
             self._counts[f][:size] += np.bincount(codes, minlength=size)
 
     def finish(
         self, totals: Totals, places: Sequence[Codes]
-    ) -> tuple[WorkingProducts, list[Codes]]:
+    ) -> tuple[WorkingProducts | TiedProducts, list[Codes]]:
         """The sums in the basis of all rows, and the number of rows of each level.
 
         Parameters
@@ -117,31 +125,60 @@ class RunningSums:
         """Whether the basis of the rows so far is much better for them."""
         if totals.n >= MORE * self._made_of:
             return True
-        latest, whole = totals.latest.columns, totals.weighted[self.layout.right].columns
-        X, y = _sizes(latest, old, totals.latest.n)
-        X_now, y_now = _sizes(latest, now, totals.latest.n)
-        if np.max(X, initial=0.0) > FAR * np.max(X_now, initial=1.0):
+        own, right = self.layout.factors, self.layout.right
+        if _largest(totals.latest, old, own) > FAR * max(_largest(totals.latest, now, own), 1.0):
             return True
-        _, rest = _sizes(whole, now, totals.n)
-        rounding = 1e-12 * float(np.linalg.norm(latest[:, -1])) / np.sqrt(totals.latest.n)
-        return y > FAR * max(rest, y_now, rounding)
+        latest, whole = totals.latest[right], totals.weighted[right]
+        rounding = 1e-12 * float(latest.root_mean_squares[-1])
+        least = max(_rest(whole, now), _rest(latest, now), rounding)
+        return _rest(latest, old) > FAR * least
 
     def _change(self, now: Basis, sizes: Sequence[int]) -> None:
         """Take the sums so far to a basis, and go on in it."""
-        if self._sums is not None:
+        known = self._carried
+        if isinstance(self._sums, ProductSums):
             both = self._sums.products(sizes)
-            if self._carried is not None:
-                numbers = [np.arange(len(own)) for own in self._carried.random]
-                both = both + placed(self._carried, numbers, sizes)
+            if isinstance(known, WorkingProducts):
+                numbers = [np.arange(len(own)) for own in known.random]
+                both = both + placed(known, numbers, sizes)
             self._carried = in_basis(both, now)
-        self._sums = ProductSums(self.layout, now)
+        elif self._sums is not None:
+            tied = self._sums.products()
+            tied = tied + known if isinstance(known, TiedProducts) else tied
+            self._carried = in_basis(tied, now)
+        spec = self.residual
+        if spec is None or spec.structure.plain:
+            self._sums = ProductSums(self.layout, now)
+        else:
+            self._sums = StackSums(now, spec.structure, spec.formula.source)
 
 
-def _sizes(whole: Array, basis: Basis, n: int) -> tuple[Array, float]:
-    """Root mean squares of the working columns of X (p,) and of y, from those of n rows."""
-    X, y = whole[:, :-1], whole[:, -1]
-    lengths = np.linalg.norm(X @ basis.fixed, axis=0)
-    return lengths / np.sqrt(n), float(np.linalg.norm(y - X @ basis.shift)) / np.sqrt(n)
+def _largest(
+    moments: Mapping[Side, Moments], basis: Basis, factors: Sequence[Sequence[Side]]
+) -> float:
+    """Largest root mean square of a working column of X or Z, from moments of rows."""
+    right = next(iter(moments))
+    sizes = [_root_mean_squares(moments[right], basis.fixed, len(basis.shift))]
+    for own, maps in zip(factors, basis.random, strict=True):
+        start = 0
+        for side in own:
+            k = len(moments[side].centre) - (side == right)
+            block = maps[start : start + k, start : start + k]
+            sizes.append(_root_mean_squares(moments[side], block, k))
+            start += k
+    return max(float(np.max(own, initial=0.0)) for own in sizes)
+
+
+def _root_mean_squares(moments: Moments, maps: Array, k: int) -> Array:
+    working = moments.columns[:, :k] @ maps
+    return np.asarray(np.linalg.norm(working, axis=0) / np.sqrt(moments.n))
+
+
+def _rest(moments: Moments, basis: Basis) -> float:
+    """Root mean square of the working response."""
+    whole = moments.columns
+    rest = whole[:, -1] - whole[:, :-1] @ basis.shift
+    return float(np.linalg.norm(rest) / np.sqrt(moments.n))
 
 
 def _joined(parts: Sequence[Array]) -> Array:

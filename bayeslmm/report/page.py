@@ -14,8 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
+from bayeslmm.likelihood.sums import level_counts
 from bayeslmm.plots.common import Backend, drawing, lay_out, level_order
 from bayeslmm.plots.parameters import plot_compared
 from bayeslmm.plots.predictive import replicated
@@ -274,9 +276,9 @@ def model_section(design: Design) -> Context:
             f.name,
             f.n_levels,
             listed(f.own_coefs),
-            _sizes(f.counts()),
+            _sizes(counts),
         )
-        for f in design.random
+        for f, counts in zip(design.random, _level_sizes(design), strict=True)
     ]
     return {
         "sentences": model_sentences(design),
@@ -285,7 +287,16 @@ def model_section(design: Design) -> Context:
     }
 
 
-def _sizes(counts: np.ndarray[Any, Any]) -> str:
+def _level_sizes(design: Design) -> list[NDArray[np.intp] | None]:
+    """Rows of each level of each grouping factor, where they are known."""
+    if isinstance(design, SummarisedDesign):
+        return [level_counts(design, place) for place in range(len(design.random))]
+    return [factor.counts() for factor in design.random]
+
+
+def _sizes(counts: NDArray[np.intp] | None) -> str:
+    if counts is None:
+        return "not kept"
     low, high = int(counts.min()), int(counts.max())
     if low == high:
         return f"{low:,}"
@@ -519,7 +530,8 @@ def _levels_to_show(design: Design) -> list[str]:
     """First levels of the first grouping factor that one picture can show; at least one."""
     factor = design.random[0]
     order = level_order(design, factor.spec)
-    counts = np.cumsum(factor.counts()[order])
+    sizes = _level_sizes(design)[0]
+    counts = np.cumsum(np.full(len(order), MOST_ROWS) if sizes is None else sizes[order])
     number_of = max(1, min(3, int(np.searchsorted(counts, MOST_ROWS, side="right"))))
     return [str(label) for label in factor.levels[order[:number_of]]]
 

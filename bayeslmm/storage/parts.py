@@ -57,8 +57,13 @@ def pack_part(part: Part) -> tuple[Description, Arrays]:
     Raises
     ------
     StorageError
-        If levels have types that cannot be stored.
+        If levels have types that cannot be stored, or residuals have a structure.
     """
+    if part.residual is not None:
+        raise StorageError(
+            "Sums with a structure of the residuals cannot be stored. Leave residual= out, or "
+            "store the posterior."
+        )
     arrays: Arrays = {}
     described = pack_summary(part.formula, part.weights, part.summary, arrays)
     pack_products(part.products, arrays)

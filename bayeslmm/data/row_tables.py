@@ -1,0 +1,135 @@
+"""Tables with a row per row of the data: in memory, or batch by batch into a Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+
+from bayeslmm.data.design import Design
+from bayeslmm.data.second_pass import row_parts
+from bayeslmm.data.sources import BATCH
+from bayeslmm.data.summarised import SummarisedDesign
+from bayeslmm.exceptions import DataError
+from bayeslmm.writing import check_replaceable, replacing
+
+ROW = ".row"
+"""Column of a file with the place of a row in the source, from 0, or its label in a data frame."""
+
+Out = str | PathLike[str]
+
+
+def row_table(
+    design: Design, columns: Callable[[Design], pd.DataFrame], out: Out | None
+) -> pd.DataFrame | None:
+    """Columns with a value per row of the data.
+
+    Parameters
+    ----------
+    design : Design
+        Of the model.
+    columns : callable
+        From some of the rows to their columns.
+    out : path or None
+        A Parquet file that does not exist, for these columns beside the number of the row and the
+        variables of the formula.
+
+    Returns
+    -------
+    pandas.DataFrame
+        None where the columns went to a file.
+
+    Raises
+    ------
+    DataError
+        If the rows are too many for memory, or cannot be read again; nothing is written then.
+    FileExistsError
+        If there is such a file.
+    ValueError
+        If its name does not end in ``.parquet``.
+    StorageError
+        If the system refuses to write.
+    """
+    if out is None:
+        require_few(design)
+        parts = [columns(part) for part in row_parts(design)]
+        return parts[0] if len(parts) == 1 else pd.concat(parts)
+    path = checked_path(out)
+    write_tables(path, (_beside(part, columns(part)) for part in row_parts(design)))
+    return None
+
+
+def require_few(design: Design) -> None:
+    """Refuse a result with a row per row where these are more than a batch."""
+    if isinstance(design, SummarisedDesign) and design.n > BATCH:
+        raise DataError(
+            f"The result has a row for each of {design.n:,} rows, which go to a file: give "
+            'out="rows.parquet". Up to about a million rows come back without.'
+        )
+
+
+def rows_fit(design: Design) -> bool:
+    """Whether values of each row may be held."""
+    return not isinstance(design, SummarisedDesign) or design.n <= BATCH
+
+
+def _beside(part: Design, columns: pd.DataFrame) -> pd.DataFrame:
+    """The number and the variables of rows, and further columns."""
+    if clash := [name for name in columns if name in part.data]:
+        raise DataError(f"The data already have columns {', '.join(clash)}: rename them.")
+    numbers = pd.DataFrame({ROW: part.index}, index=part.index)
+    parts = [numbers.drop(columns=[ROW] if ROW in part.data else []), part.data, columns]
+    return pd.concat([frame.reset_index(drop=True) for frame in parts], axis=1)
+
+
+def checked_path(out: Out) -> Path:
+    """Path of a Parquet file to write; raises as :func:`row_table`."""
+    path = Path(out)
+    if path.suffix != ".parquet":
+        raise ValueError(f"out={str(path)!r}: the name must end in .parquet.")
+    check_replaceable(path, overwrite=False)
+    return path
+
+
+def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
+    """Write tables with the columns of the first below each other; all of them or nothing.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    StorageError
+        If the system refuses to write.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with replacing(path, overwrite=False) as temporary:
+        writer = None
+        try:
+            for table in tables:
+                rows = pa.Table.from_pandas(table, preserve_index=False)
+                rows = rows.replace_schema_metadata(None)
+                writer = writer or pq.ParquetWriter(temporary, rows.schema)
+                writer.write_table(rows.cast(writer.schema))
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise DataError("The data have no rows.")
+
+
+def merged_tables(
+    pieces: Iterator[tuple[Design, pd.DataFrame]], out: Out | None, *, keep: bool
+) -> pd.DataFrame | None:
+    """The tables of some rows at a time, in one where `keep`, or written; None where neither.
+
+    What computes the tables may take sums of them as it goes.
+    """
+    if out is not None:
+        write_tables(checked_path(out), (_beside(part, table) for part, table in pieces))
+        return None
+    kept = [table if keep else table.iloc[:0] for _, table in pieces]
+    return pd.concat(kept) if keep else None
