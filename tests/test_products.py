@@ -15,9 +15,16 @@ from test_beyond_memory import CRITERION, DRAWS, MODELS, OTHERS, assert_same_mod
 import bayeslmm as blm
 from bayeslmm import CrossProducts
 from bayeslmm.__main__ import main
+from bayeslmm.data.sources import frames_source
+from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.exceptions import BayesLMMError, DataError, FormulaError, StorageError
+from bayeslmm.formula.grammar import parse
 from bayeslmm.formula.moments import Moments
+from bayeslmm.formula.residual import parse_residual
+from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.likelihood.parts import read_part
 from bayeslmm.likelihood.withheld import bounded
+from bayeslmm.storage.parts import pack_part, unpack_part
 from bayeslmm.storage.products import MAGIC
 
 TRIAL = "y ~ x * arm + sex + (x | ward)"
@@ -364,6 +371,18 @@ def test_files_are_what_was_saved(saved, tmp_path):
         found.save(tmp_path / "no" / "site.products")
     with pytest.raises(ValueError, match="whole number from 2"):
         found.save(tmp_path / "site.products", smallest_cell=1)
+
+
+@pytest.mark.parametrize("residual", ["ar1(age | Subject)", "strata(Sex)", "se(se)"])
+def test_parts_with_a_structure_are_stored(residual):
+    frame = blm.load_dataset("Orthodont").assign(se=np.linspace(1.0, 2.0, 108))
+    formula = parse("distance ~ age + (1 | Subject)", {})
+    source = frames_source("The data frame", [frame])
+    part = read_part(formula, source, None, {}, residual=parse_residual(residual))
+    description, arrays = pack_part(part)
+    found = unpack_part(json.loads(json.dumps(description)), arrays)
+    one, two = (fit_likelihood(marginal_system(p.design({})), "REML") for p in (part, found))
+    assert one.criterion == two.criterion
 
 
 def test_damaged_files_are_refused(saved, tmp_path):

@@ -22,11 +22,12 @@ from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import Columns
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.parts import Part
+from bayeslmm.likelihood.tied import TiedProducts
 from bayeslmm.storage.checked import check_fit, checked_numbers
 from bayeslmm.storage.frames import Arrays, Description, Stored, pack_index, unpack_index
 from bayeslmm.storage.model import ROUNDING, stored_formula
+from bayeslmm.storage.random_factors import pack_grouping
 from bayeslmm.storage.summaries import (
-    pack_levels,
     pack_products,
     pack_summary,
     unpack_levels,
@@ -57,15 +58,10 @@ def pack_part(part: Part) -> tuple[Description, Arrays]:
     Raises
     ------
     StorageError
-        If levels have types that cannot be stored, or residuals have a structure.
+        If levels have types that cannot be stored.
     """
-    if part.residual is not None:
-        raise StorageError(
-            "Sums with a structure of the residuals cannot be stored. Leave residual= out, or "
-            "store the posterior."
-        )
     arrays: Arrays = {}
-    described = pack_summary(part.formula, part.weights, part.summary, arrays)
+    described = pack_summary(part.formula, part.weights, part.residual, part.summary, arrays)
     pack_products(part.products, arrays)
     for name in _EXTREMES[: 2 if part.weights is None else 3]:
         arrays[f"extremes {name}"] = getattr(part.extremes, name)
@@ -85,7 +81,7 @@ def _pack_levels(i: int, seen: SeenLevels, arrays: Arrays) -> Description:
         None if own is None else pack_index(own, arrays, f"factor {i} categories {j}")
         for j, own in enumerate(seen.categories)
     ]
-    return {**pack_levels(i, seen.factor, arrays), "categories": categories}
+    return {**pack_grouping(seen.factor, arrays, f"factor {i}"), "categories": categories}
 
 
 # --- back ------------------------------------------------------------------------------
@@ -115,7 +111,7 @@ def unpack_part(
     """
     functions = own_functions(functions)
     formula = stored_formula(description["formula"], functions)
-    summary = unpack_summary(formula, description, arrays)
+    summary, residual = unpack_summary(formula, description, arrays)
     columns = _columns(formula, functions, summary, description, arrays)
     layout = layout_of(formula, {side: found.names for side, found in columns.items()})
     levels = _levels(formula, description, arrays)
@@ -131,7 +127,8 @@ def unpack_part(
         summary=summary,
         extremes=_extremes(description["weights"], arrays),
         levels=levels,
-        products=unpack_products((p, sizes), layout.structures, summary, arrays),
+        products=unpack_products((p, sizes), layout.structures, summary, residual, arrays),
+        residual=residual,
     )
     _check_sums(part)
     return part
@@ -206,6 +203,8 @@ def _check_sums(part: Part) -> None:
             check_fit(bool(np.all(moments.low <= moments.high)), "extremes")
             check_fit(bool(np.all((moments.filled >= 0) & (moments.filled <= n))), "counts")
     _check_basis(part)
+    if isinstance(products, TiedProducts):  # whose sums are of other products
+        return
     whole = summary.weighted[right].columns
     X, y = whole[:, :-1], whole[:, -1]
     _check_same(products.fixed, np.column_stack([X @ basis.fixed, y - X @ basis.shift]))

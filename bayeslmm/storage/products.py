@@ -72,7 +72,7 @@ def write_products(part: Part, facts: Description, path: Path, *, overwrite: boo
         If values cannot be stored exactly, or the system refuses to write.
     """
     described, arrays = pack_part(part)
-    content = _packed({"facts": facts, "part": described}, arrays)
+    content = packed({"facts": facts, "part": described}, arrays, MAGIC)
     with replacing(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(content)
         _read(temporary, part.functions, f"{path} was not written: what was")
@@ -98,7 +98,8 @@ def read_products(path: Path, functions: UserFunctions | None) -> tuple[Part, De
     return _read(path, functions, str(path))
 
 
-def _packed(document: Description, arrays: Arrays) -> bytes:
+def packed(document: Description, arrays: Arrays, magic: bytes) -> bytes:
+    """The content of a file."""
     listed = {
         name: {"dtype": array.dtype.name, "shape": list(array.shape)}
         for name, array in arrays.items()
@@ -106,7 +107,7 @@ def _packed(document: Description, arrays: Arrays) -> bytes:
     versions = {name: metadata.version(name) for name in ("bayeslmm", "formulaic", "numpy")}
     head = {"schema": SCHEMA, "versions": versions, **document, "arrays": listed}
     text = json.dumps(head, allow_nan=False).encode()
-    parts = [MAGIC, len(text).to_bytes(_LENGTH, "little"), text]
+    parts = [magic, len(text).to_bytes(_LENGTH, "little"), text]
     for name, array in arrays.items():
         checked_dtype(array.dtype.name)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -118,25 +119,27 @@ def _packed(document: Description, arrays: Arrays) -> bytes:
 
 def _read(path: Path, functions: UserFunctions | None, what: str) -> tuple[Part, Description]:
     with reading(what):
-        document, arrays = _unpacked(path.read_bytes(), what)
+        content = path.read_bytes()
+        if content[: len(MAGIC)] != MAGIC:
+            raise StorageError(
+                f"{what} holds no cross-products of bayeslmm: CrossProducts.save did not write it."
+            )
+        document, arrays = unpacked(content, what, MAGIC)
         facts = document["facts"]
         if not isinstance(facts, dict):
             raise TypeError("the facts are none")
         return unpack_part(document["part"], arrays, functions), facts
 
 
-def _unpacked(content: bytes, what: str) -> tuple[Description, Arrays]:
-    start = len(MAGIC) + _LENGTH
-    if content[: len(MAGIC)] != MAGIC:
-        raise StorageError(
-            f"{what} holds no cross-products of bayeslmm: CrossProducts.save did not write it."
-        )
+def unpacked(content: bytes, what: str, magic: bytes) -> tuple[Description, Arrays]:
+    """The document and the arrays of a file that begins as it should."""
+    start = len(magic) + _LENGTH
     if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
         raise StorageError(
             f"{what} is damaged, cut short or was changed after it was saved: it has another "
             "SHA-256 than recorded. Save it again, or fetch another copy."
         )
-    end = start + int.from_bytes(content[len(MAGIC) : start], "little")
+    end = start + int.from_bytes(content[len(magic) : start], "little")
     document = json.loads(content[start:end])
     if document.get("schema") != SCHEMA:
         raise StorageError(
