@@ -70,7 +70,7 @@ class Summary:
     means : mapping of str to float
         Mean of each numeric variable of the fixed effects and the offsets.
     ranges : mapping of str to tuple of float
-        Its smallest and largest value.
+        Its smallest and largest value; absent where they are withheld.
     sample : pandas.DataFrame
         Some rows, with each level of each factor of the fixed effects and slopes at least once.
     states : mapping of str to object
@@ -272,6 +272,12 @@ class SummarisedDesign(Design):
 
     def range_of(self, variable: str) -> tuple[float, float]:
         """Smallest and largest value of a numeric variable of the fixed effects."""
+        if variable not in self.summary.ranges:
+            raise DataError(
+                f"The smallest and largest value of `{variable}` are withheld from the sums that "
+                "the model was built from. What needs them, such as a slope, needs sums that were "
+                "saved without smallest_cell=; predictions at given values do not."
+            )
         return self.summary.ranges[variable]
 
     @property
