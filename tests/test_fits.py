@@ -30,7 +30,8 @@ BOTH = """
 """
 VERBS = {
     blm.LMM: """
-        X Z check_calibration design dropped effect_labels fit formula from_fit implied_priors map
+        X Z check_calibration design dropped effect_labels fit formula from_fit from_products
+        implied_priors map
         ml model nobs prior_predictive priors pymc reml system update y
     """,
     blm.Estimate: BOTH

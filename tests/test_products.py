@@ -104,6 +104,10 @@ def test_sites_agree_by_declared_levels(tmp_path):
     parts = [sent(part, tmp_path, smallest_cell=2) for part in trial_parts(frame)]
     pooled, model = blm.LMM(TRIAL, frame), blm.LMM.from_products(sum(parts))
     assert_same_model(pooled, model)
+    tests = [own.reml().anova() for own in (pooled, model)]  # at numbers near the means
+    np.testing.assert_allclose(tests[1].to_numpy(), tests[0].to_numpy(), rtol=1e-6)
+    means = [own.reml().means("arm", weights="proportional").table() for own in (pooled, model)]
+    np.testing.assert_allclose(means[1]["estimate"], means[0]["estimate"], rtol=1e-8)
     draws = [own.fit(random_seed=1, draws=250, chains=2) for own in (pooled, model)]
     for name in ("beta", "sigma", "sd_ward", "u_ward"):
         one, two = (own.data.posterior[name].to_numpy() for own in draws)

@@ -22,6 +22,7 @@ OBJECTS = sorted(set(bayeslmm.__all__) - {"__version__"})
 
 def test_the_public_names():
     assert set(bayeslmm.__all__) == EXCEPTIONS | {
+        "CrossProducts",
         "LMM",
         "Estimate",
         "Posterior",

@@ -292,13 +292,17 @@ class SummarisedDesign(Design):
 
     def range_of(self, variable: str) -> tuple[float, float]:
         """Smallest and largest value of a numeric variable of the fixed effects."""
-        if variable not in self.summary.ranges:
+        if self.withholds(variable):
             raise DataError(
                 f"The smallest and largest value of `{variable}` are withheld from the sums that "
                 "the model was built from. What needs them, such as a slope, needs sums that were "
                 "saved without smallest_cell=; predictions at given values do not."
             )
         return self.summary.ranges[variable]
+
+    def withholds(self, variable: str) -> bool:
+        """Whether there is a smallest and largest value of a variable that is not told."""
+        return variable in self.summary.means and variable not in self.summary.ranges
 
     @property
     def mean_inverse_weight(self) -> float:

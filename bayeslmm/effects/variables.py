@@ -169,6 +169,8 @@ def made_up_values(
 def _numbers(design: Design, name: str, size: int, rng: np.random.Generator) -> Any:
     """Numbers within the range of a covariate, whole ones where it has these."""
     column = design.sample[name]
+    if isinstance(design, SummarisedDesign) and design.withholds(name):
+        return rng.uniform(*_near_mean(design, name), size)
     try:
         low, high = design.range_of(name)
     except KeyError:  # of a slope alone, whose range is not kept
@@ -176,6 +178,16 @@ def _numbers(design: Design, name: str, size: int, rng: np.random.Generator) -> 
     if pd.api.types.is_integer_dtype(column.dtype):
         return rng.integers(int(low), int(high) + 1, size)
     return rng.uniform(low, high, size)
+
+
+def _near_mean(design: SummarisedDesign, name: str) -> tuple[float, float]:
+    """Ends of numbers about the mean of a covariate, on its side of zero."""
+    mean = design.mean_of(name)
+    away = 0.1 * abs(mean) or 0.1
+    if name in design.coefs:
+        sd = float(np.sqrt(design.moments.variances[design.coefs.index(name)]))
+        away = min(0.25 * sd, 0.5 * abs(mean) or sd)
+    return mean - away, mean + away
 
 
 def cell_counts(design: Design, names: Sequence[str]) -> dict[tuple[Any, ...], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -25,14 +25,13 @@ from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.reading import read_source, refuse_reading
 from bayeslmm.fits.estimate import Estimate
-from bayeslmm.fits.products import CrossProducts
+from bayeslmm.fits.products import CrossProducts, design_of
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.parts import streamed_design
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.record import Priors
-from bayeslmm.storage.checkpoint import CheckpointFile
 from bayeslmm.summaries.text import (
     contrast_notes,
     design_notes,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from bayeslmm.fits.posterior import Posterior
     from bayeslmm.report.calibration import CalibrationCheck
     from bayeslmm.sampling.engine import FitMethod
+    from bayeslmm.storage.checkpoint import CheckpointFile
 
 Form = Literal["noncentered", "centered", "marginal"]
 
@@ -174,7 +174,7 @@ class LMM:
                 read_source,
                 executor=executor,
                 progressbar=progressbar,
-                checkpoint=None if checkpoint is None else CheckpointFile(Path(checkpoint)),
+                checkpoint=None if checkpoint is None else _checkpoint_file(checkpoint),
             )
             design: Design = streamed_design(
                 read, source, weights, functions, held, residual, known, in_memory, how
@@ -685,15 +685,7 @@ class LMM:
         >>> print(round(blm.LMM.from_products(sum(parts)).reml().sigma, 2))
         15.97
         """
-        if not isinstance(products, CrossProducts):
-            raise TypeError(
-                f"from_products() takes CrossProducts, got {type(products).__name__}. Add several "
-                "with CrossProducts.total(parts); read a file with CrossProducts.load(path)."
-            )
-        count = len(products.origins)
-        words = f"cross-products of {count} parts" if count > 1 else "cross-products"
-        part = replace(products.part, summary=replace(products.part.summary, words=words))
-        design = part.design(fixed_mapping(fixed))
+        design = design_of(products, fixed_mapping(fixed))
         return cls._of(Model(design, resolve_priors(design, priors)))
 
     @classmethod
@@ -736,3 +728,9 @@ class LMM:
             *contrast_notes(self.design),
         ]
         return "\n".join(lines)
+
+
+def _checkpoint_file(path: str | PathLike[str]) -> CheckpointFile:
+    from bayeslmm.storage.checkpoint import CheckpointFile
+
+    return CheckpointFile(Path(path))

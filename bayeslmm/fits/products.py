@@ -15,6 +15,7 @@ import pandas as pd
 from bayeslmm.data.coding import declared_coding
 from bayeslmm.data.random_terms import keeps_totals
 from bayeslmm.data.sources import Source, frames_source, open_source
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.data.survey import Coding
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import own_functions
@@ -446,6 +447,19 @@ def _size(part: Part) -> int:
 
 def _with_words(part: Part) -> Part:
     return replace(part, summary=replace(part.summary, words=WORDS))
+
+
+def design_of(products: Any, known: Mapping[str, Any]) -> SummarisedDesign:
+    """The design of a model of all rows that went into cross-products, of which some are known."""
+    if not isinstance(products, CrossProducts):
+        raise TypeError(
+            f"from_products() takes CrossProducts, got {type(products).__name__}. Add several "
+            "with CrossProducts.total(parts); read a file with CrossProducts.load(path)."
+        )
+    count = len(products.origins)
+    words = f"{WORDS} of {count} parts" if count > 1 else WORDS
+    summary = replace(products.part.summary, words=words)
+    return replace(products.part, summary=summary).design(known)
 
 
 # --- what goes in ----------------------------------------------------------------------
