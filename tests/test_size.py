@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
 MOST_FILES = 222
-MOST_LINES = 39_000
+MOST_LINES = 39_700
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 740

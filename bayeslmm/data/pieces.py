@@ -125,6 +125,11 @@ def pieces_of(source: Source, columns: Sequence[str], share: float | None = None
     return Pieces(every=every, share=share)
 
 
+def is_dask(source: Source) -> bool:
+    """Whether it is a data frame of Dask, which has a scheduler of its own."""
+    return hasattr(source.origin, "to_delayed")
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Grain:
     """The least that is read apart."""
@@ -146,7 +151,7 @@ def _grains(source: Source, columns: list[str]) -> tuple[list[_Grain], _Join]:
     origin = source.origin
     if isinstance(origin, list | tuple):
         return _of_frames(origin, columns)
-    if hasattr(origin, "partitions") and hasattr(origin, "npartitions"):
+    if is_dask(source):
         return _of_dask(origin, columns)
     if hasattr(origin, "get_fragments"):
         try:
