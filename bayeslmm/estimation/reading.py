@@ -202,9 +202,10 @@ def _watched(source: Source, bar: Amounts) -> Source:
 
 def _extent(source: Source, columns: Sequence[str]) -> tuple[int | None, int | None]:
     """Rows and bytes, where they are known."""
-    if source.origin is None:
+    try:
+        pieces = pieces_of(source, columns)
+    except DataError:  # it has none, or reading will say what is wrong
         return None, None
-    pieces = pieces_of(source, columns)
     return pieces.rows, pieces.size
 
 
@@ -227,6 +228,8 @@ def _in_pieces(
     batch = None
     if state is not None and checkpoint is not None:
         _check_same(state.keys, pieces.every, checkpoint.words)
+        done, count = len(state.keys), len(pieces.every)
+        _log.info("%s: %d of %d pieces have been read.", checkpoint.words, done, count)
     else:
         request, batch = first_request(formula, _one_by_one(source, pieces), weights, functions)
         state = Reading(request=request, share=pieces.share)
@@ -327,6 +330,7 @@ class _Keeper:
             return
         start = time.monotonic()
         self.checkpoint.save(state)
+        _log.info("%s: saved what %d pieces have.", self.checkpoint.words, len(state.keys))
         end = time.monotonic()
         self._saved, self._due = state, end + max(EVERY, SLOWEST * (end - start))
 
