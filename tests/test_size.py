@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 222
-MOST_LINES = 39_700
+MOST_FILES = 230
+MOST_LINES = 42_000
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 740

@@ -31,6 +31,7 @@ from bayeslmm.estimation.progress import Amounts, amounts
 from bayeslmm.exceptions import BayesLMMError, DataError, StorageError, listed
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula
+from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.parts import Part, read_part
 from bayeslmm.likelihood.piecewise import (
@@ -120,6 +121,7 @@ def read_source(
     weights: str | None,
     functions: UserFunctions,
     *,
+    residual: ResidualFormula | None = None,
     executor: Executor | None = None,
     progressbar: bool = False,
     checkpoint: Checkpoint | None = None,
@@ -134,6 +136,8 @@ def read_source(
         Column of the precision weights.
     functions : mapping of str to callable
         The user's.
+    residual : ResidualFormula, optional
+        Structure of the residuals, whose groups may lie in several pieces: they are read in order.
     executor : Executor, optional
         Where pieces are read.
     progressbar : bool
@@ -152,7 +156,16 @@ def read_source(
         If the executor is none.
     """
     require_executor(executor)
+    given = {"executor=": executor, "checkpoint=": checkpoint}
+    names = [name for name, value in given.items() if value is not None]
+    if residual is not None and names:
+        raise DataError(
+            f"{listed(names)}: pieces of the data may cut a group of correlated residuals in two, "
+            "so that with residual= the rows are read in order. Leave it out."
+        )
     with amounts(progressbar) as bar:
+        if residual is not None:
+            return read_part(formula, _watched(source, bar), weights, functions, residual=residual)
         if executor is not None or checkpoint is not None:
             found = _in_pieces(formula, source, weights, functions, executor, checkpoint, bar)
         elif is_dask(source):

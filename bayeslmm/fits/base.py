@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design, require_random
 from bayeslmm.estimation import effects
 from bayeslmm.estimation.model import Model, field_values
-from bayeslmm.estimation.residuals import ResidualKind, mean_scales, scaled_residuals
+from bayeslmm.estimation.residuals import mean_scales
 from bayeslmm.priors.record import Priors
 from bayeslmm.summaries import parameters
 from bayeslmm.summaries.text import covariance_heading, html_page
@@ -228,7 +228,7 @@ class FittedModel:
         """
         raise NotImplementedError
 
-    # --- random effects, matrices, fitted values --------------------------------------
+    # --- random effects, matrices -------------------------------------------------------
 
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Random effects: levels by coefficients, per grouping factor.
@@ -282,48 +282,6 @@ class FittedModel:
         """Marginal covariance matrix of the response, ZGZ' + R."""
         matrix = parameters.response_covariance(self.design, self._covariances, self._residual)
         return parameters.labelled_matrix(matrix, self.design.index, "V", sparse)
-
-    def fitted(self, *, random_effects: bool = True) -> pd.Series:
-        """Fitted values: offset + X beta, plus Zu unless `random_effects` is false."""
-        u = self._u if random_effects else None
-        values = effects.linear_predictor(self.design, self._beta, u)
-        return pd.Series(values, index=self.design.index, name="fitted")
-
-    def residuals(
-        self, kind: ResidualKind = "response", *, random_effects: bool = True
-    ) -> pd.Series:
-        """Response less fitted values.
-
-        Parameters
-        ----------
-        kind : {"response", "pearson", "normalised"}
-            As they are; over their standard deviations; or multiplied by the inverse Cholesky root
-            of R, so that under the model they are independent with variance one. The names are
-            nlme's.
-        random_effects : bool
-            Whether fitted values have the random effects.
-
-        Returns
-        -------
-        pandas.Series
-
-        Raises
-        ------
-        ValueError
-            If the kind is unknown.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> data = blm.load_dataset("sleepstudy")
-        >>> fit = blm.LMM("Reaction ~ Days", data, residual="ar1(Days | Subject)").reml()
-        >>> print(round(float(fit.residuals("normalised").std()), 1))
-        1.0
-        """
-        parameters.check_choice(kind, get_args(ResidualKind), "kind")
-        values = (self.design.y - self.fitted(random_effects=random_effects)).rename("residual")
-        scaled = scaled_residuals(self.design, values.to_numpy(), self._residual, kind)
-        return pd.Series(scaled, index=values.index, name="residual")
 
     def tidy(self, *args: Any, **options: Any) -> pd.DataFrame:
         """Tidy table with broom.mixed's columns.
@@ -594,62 +552,6 @@ class FittedModel:
         >>> row = model.fit(random_seed=1).glance().iloc[0]
         >>> row["method"], int(row["nobs"]), int(row["draws"]), int(row["ngrps_Subject"])
         ('collapsed', 180, 4000, 18)
-        """
-        raise NotImplementedError
-
-    def augment(self, *args: Any, **options: Any) -> pd.DataFrame:
-        """Put fitted values and residuals beside the data, as broom.mixed's ``augment``.
-
-        Parameters
-        ----------
-        data : data frame, optional
-            The data the model was built from, with all columns wanted; by default the variables of
-            the model in the rows used.
-        incomplete : {"omit", "keep"}
-            Whether rows of `data` dropped for missing values are left out or kept with NaN.
-        influence : bool
-            Of an estimate: whether leverages and Cook's distances are added, those of
-            ``check.influence()``.
-        prob : float, optional
-            Of a posterior: probability of the interval.
-
-        Returns
-        -------
-        pandas.DataFrame
-            The data with their index, and columns
-
-            - ``.fitted``; of a posterior its mean, with ``.fitted_low`` and ``.fitted_high``, the
-              interval of the fitted value, without residual noise;
-            - ``.fixed``: random effects at zero;
-            - ``.resid``: response less ``.fitted``;
-            - ``.pearson_resid``: residual over its standard deviation sigma / sqrt(weight), lme4's
-              scaled Pearson residual; of a posterior the mean over the draws. No leverage enters,
-              as it does into the residual of ``check.influence()`` that is called standardised;
-            - of an estimate with `influence` ``.hat`` (leverage) and ``.cooksd`` (Cook's distance);
-            - where the model has them, ``.offset`` and ``.weights``.
-
-            ``attrs["rows_dropped"]`` counts the rows without.
-
-        Raises
-        ------
-        ValueError
-            If `incomplete` is unknown or `prob` is no probability.
-        DataError
-            If `data` are not those of the model.
-
-        References
-        ----------
-        R's ``broom.mixed::augment.merMod``.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
-        >>> list(model.reml().augment().columns)
-        ['Batch', 'Yield', '.fitted', '.fixed', '.resid', '.pearson_resid']
-        >>> table = model.fit(method="laplace", random_seed=1).augment()
-        >>> list(table.columns[2:6])
-        ['.fitted', '.fitted_low', '.fitted_high', '.fixed']
         """
         raise NotImplementedError
 

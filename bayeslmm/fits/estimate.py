@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, get_args, override
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
 
 import numpy as np
 import pandas as pd
@@ -504,17 +504,43 @@ class Estimate(Predictions):
 
         return glance_estimate(self.fit, self.design)
 
+    @overload
+    def augment(
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        influence: bool = False,
+        out: None = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def augment(
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        influence: bool = False,
+        out: str | PathLike[str],
+    ) -> None: ...
+
     @override
     def augment(
-        self, data: Any = None, *, incomplete: Incomplete = "omit", influence: bool = False
-    ) -> pd.DataFrame:
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        influence: bool = False,
+        out: str | PathLike[str] | None = None,
+    ) -> pd.DataFrame | None:
         from bayeslmm.report.broom import augment, estimate_values
 
         return augment(
             self.design,
             data,
             incomplete,
-            lambda: estimate_values(self.design, self.fit, self._u, influence=influence),
+            lambda rows: estimate_values(rows, self.fit, self._u, influence=influence),
+            out,
         )
 
     @override

@@ -165,7 +165,6 @@ class LMM:
         source = open_source(data)
         if source is not None:
             in_memory = {
-                "residual": residual,
                 "relationships": relationships,
                 "missing": None if missing == "drop" else missing,
                 "family": None if family == "gaussian" else family,
@@ -178,8 +177,8 @@ class LMM:
                 checkpoint=None if checkpoint is None else CheckpointFile(Path(checkpoint)),
             )
             design: Design = streamed_design(
-                read, source, weights, functions, fixed_mapping(fixed), in_memory, how
-            )
+                read, source, weights, functions, fixed_mapping(fixed), residual, in_memory, how
+            ).with_source(source)
         else:
             refuse_reading(executor, checkpoint)
             design = build_design(
@@ -293,11 +292,17 @@ class LMM:
         ----------
         form : {"noncentered", "centered", "marginal"}
             Random effects as scaled standard normal variables, as normal variables, or integrated
-            out together with beta by a PyTensor Op with its own gradient.
+            out together with beta by a PyTensor Op with its own gradient. Of data beyond memory
+            there is the marginal one.
 
         Returns
         -------
         pymc.Model
+
+        Raises
+        ------
+        DataError
+            If the form needs rows that the model does not keep.
         """
         from bayeslmm.sampling.model import build_model
 
@@ -333,8 +338,9 @@ class LMM:
         **kwargs
             For "collapsed" and "auto": `store_u`, whether to store draws of the random effects
             (by default where they fit into 512 MB) or their means, standard deviations and
-            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
-            `progressbar`, `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
+            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"; of data beyond
+            memory "marginal", which needs no rows), `tune`, `cores`, `progressbar`,
+            `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
 
         Returns
         -------
@@ -538,9 +544,10 @@ class LMM:
             A new formula or a change of the old one: a dot on the left stands for the old response,
             as a term on the right for the old right-hand side, and ``-`` takes terms out, as in
             ``"~ . - Days"`` and ``". ~ . - (Days | Subject) + (1 | Subject)"``.
-        data : DataFrame, optional
+        data : DataFrame, path or other source, optional
             New data. By default those of the model, which keeps the rows it used and the variables
-            of its formula.
+            of its formula. Data beyond memory are read again, all of their rows, unless only priors
+            and known parameters change.
         priors : {"default", "flat"} or mapping, optional
             Priors that were given for this model are kept, parameter by parameter, and the others
             computed from the new data. A mapping adds to them or, with None in place of a prior,
@@ -696,6 +703,27 @@ class LMM:
         made = object.__new__(cls)
         object.__setattr__(made, "model", model)
         return made
+
+    def with_source(self, source: Any) -> Self:
+        """The same model of data beyond memory, told where its rows are.
+
+        Parameters
+        ----------
+        source : path or other source
+            The rows of the model, in any order; see :meth:`Posterior.with_source`.
+
+        Returns
+        -------
+        LMM
+
+        Raises
+        ------
+        DataError
+            If the model has its rows in memory.
+        FormulaError
+            If the source lacks columns of the formula.
+        """
+        return self._of(self.model.with_source(source))
 
     def _repr_html_(self) -> str:
         return html_page(repr(self), self.priors.table(), ())

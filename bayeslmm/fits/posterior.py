@@ -330,6 +330,7 @@ class Posterior(PosteriorDraws):
         draws: int | None = None,
         executor: Executor | None = None,
         progressbar: bool = True,
+        out: str | PathLike[str] | None = None,
     ) -> ELPDData:
         """Leave-one-out or leave-one-group-out cross-validation, without refits.
 
@@ -357,21 +358,26 @@ class Posterior(PosteriorDraws):
             Where posteriors without some rows are sampled, as in :meth:`LMM.check_calibration`.
         progressbar : bool
             Whether to show one, on a terminal.
+        out : str or path, optional
+            Of data beyond memory: a Parquet file for the pointwise values `elpd_i` and `pareto_k`
+            of rows, beside their numbers and variables, as in :meth:`fitted`.
 
         Returns
         -------
         arviz_stats.ELPDData
             Expected log predictive density `elpd`, its standard error `se`, effective number of
             parameters `p` (log density in the sample less `elpd`), pointwise `elpd_i` and
-            `pareto_k`; ``arviz.compare`` takes it.
+            `pareto_k`; ``arviz.compare`` takes it. Of more than about a million rows beyond memory
+            there are no pointwise values but in `out`, and `n_poor` counts the unreliable ones.
 
         Raises
         ------
         DataError
-            If the model has no grouping factor or variable `by`.
+            If the model has no grouping factor or variable `by`, or rows beyond memory cannot be
+            read again.
         ValueError
-            If `by` or `draws` is given together with `conditional`, or `draws` is no positive
-            whole number.
+            If `out` is given for data in memory, or `by` or `draws` is given together with
+            `conditional`, or `draws` is no positive whole number.
         SamplingError
             If flat priors leave the fixed effects undetermined without some rows, or draws of the
             random effects, which `conditional` needs, are not stored.
@@ -394,9 +400,9 @@ class Posterior(PosteriorDraws):
         >>> bool(max(rows.pareto_k.max(), subjects.pareto_k.max()) < 0.7)
         True
         """
-        from bayeslmm.checks.loo import posterior_loo
+        from bayeslmm.checks.streamed_loo import cross_validation
 
-        return posterior_loo(
+        return cross_validation(
             self.model,
             self.data,
             self._joint,
@@ -405,6 +411,7 @@ class Posterior(PosteriorDraws):
             draws=draws,
             executor=executor,
             progressbar=progressbar,
+            out=out,
         )
 
     def compare_reml(
@@ -476,10 +483,35 @@ class Posterior(PosteriorDraws):
 
         return glance_posterior(self.data, self.design, self.priors, self.diagnostics)
 
+    @overload
+    def augment(
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        prob: float | None = None,
+        out: None = None,
+    ) -> pd.DataFrame: ...
+
+    @overload
+    def augment(
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        prob: float | None = None,
+        out: str | PathLike[str],
+    ) -> None: ...
+
     @override
     def augment(
-        self, data: Any = None, *, incomplete: Incomplete = "omit", prob: float | None = None
-    ) -> pd.DataFrame:
+        self,
+        data: Any = None,
+        *,
+        incomplete: Incomplete = "omit",
+        prob: float | None = None,
+        out: str | PathLike[str] | None = None,
+    ) -> pd.DataFrame | None:
         from bayeslmm.report.broom import augment, posterior_values
 
         prob, kind = posterior_tables.interval_defaults(prob)
@@ -487,7 +519,8 @@ class Posterior(PosteriorDraws):
             self.design,
             data,
             incomplete,
-            lambda: posterior_values(self.design, self._beta, self._u, self._joint, prob, kind),
+            lambda rows: posterior_values(rows, self._beta, self._u, self._joint, prob, kind),
+            out,
         )
 
     @override

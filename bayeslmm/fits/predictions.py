@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bayeslmm.exceptions import DataError
-from bayeslmm.fits.base import FittedModel
+from bayeslmm.fits.rows import RowValues
 
 if TYPE_CHECKING:
     from bayeslmm.effects.contrasts import Adjust
@@ -29,7 +29,7 @@ RowTarget = Literal["average", "population", "conditional"]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions(FittedModel):
+class Predictions(RowValues):
     """Predictions and effects that an estimate and a posterior both have."""
 
     # --- what each of the two provides ------------------------------------------------
@@ -417,8 +417,9 @@ class Predictions(FittedModel):
             Values of variables; the slopes are then those at the reference grid of :meth:`means`.
         by : str or sequence of str, optional
             Variables within whose values slopes are averaged.
-        new : data frame or "grid", optional
-            Rows to average over instead of those of the model, or the reference grid.
+        new : data frame, source or "grid", optional
+            Rows to average over instead of those of the model, in batches if they are beyond
+            memory; or the reference grid.
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random slopes of the
             levels in the rows.
@@ -475,8 +476,8 @@ class Predictions(FittedModel):
             weights by label.
         by : str or sequence of str, optional
             Variables within whose values differences are averaged.
-        new : data frame, optional
-            Rows to average over instead of those of the model.
+        new : data frame or source, optional
+            Rows to average over instead of those of the model; data beyond memory in batches.
         target : {"average", "population", "conditional"}
             As in :meth:`slopes`.
 
@@ -517,8 +518,8 @@ class Predictions(FittedModel):
         ----------
         by : str or sequence of str, optional
             Variables within whose values predictions are averaged.
-        new : data frame, optional
-            Rows to average over instead of those of the model.
+        new : data frame or source, optional
+            Rows to average over instead of those of the model; data beyond memory in batches.
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random effects of the
             levels in the rows.

@@ -15,6 +15,8 @@ from bayeslmm.data.batches import Reader
 from bayeslmm.data.design import Encodings
 from bayeslmm.data.frames import Codes
 from bayeslmm.data.level_sets import SeenLevels, united
+from bayeslmm.data.residual_rows import ResidualSpec, check_weights_once
+from bayeslmm.data.residual_survey import surveyed_residual, whole_batches
 from bayeslmm.data.sources import Source
 from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import Coding, Extremes, Layout, Survey, checked_spec
@@ -22,7 +24,8 @@ from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import reevaluate
-from bayeslmm.likelihood.crossprod import WorkingProducts
+from bayeslmm.formula.residual import ResidualFormula, parse_residual
+from bayeslmm.likelihood.pushed import pushed_sums
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
 from bayeslmm.likelihood.streamed import RunningSums
 
@@ -50,8 +53,10 @@ class Part:
     extremes : Extremes
     levels : tuple of SeenLevels
         Of each grouping factor.
-    products : WorkingProducts
+    products : WorkingProducts or TiedProducts
         In the basis of these rows.
+    residual : ResidualSpec or None
+        Structure of the residuals.
     """
 
     formula: Formula
@@ -62,7 +67,8 @@ class Part:
     summary: Summary
     extremes: Extremes
     levels: tuple[SeenLevels, ...]
-    products: WorkingProducts
+    products: Any
+    residual: ResidualSpec | None = None
 
     def __add__(self, other: Part) -> Part:
         """Of both sets of rows, which have none in common.
@@ -115,12 +121,14 @@ class Part:
             self.summary,
             self.extremes,
             self.levels,
+            self.residual,
         )
         own, kept = self.layout, spec.fixed.kept
         basis = basis_of_model(self.summary.weighted, own.factors, own.structures, kept)
         products = in_basis(self.products, basis, kept)
         weights = self.summary.log_weights  # of one origin, so that files give the same numbers
-        return SummarisedDesign(spec, self.summary, replace(products, log_weights=weights))
+        products = replace(products, log_weights=weights)
+        return SummarisedDesign(spec, self.summary, products)
 
 
 def read_part(
@@ -129,6 +137,7 @@ def read_part(
     weights: str | None,
     functions: UserFunctions,
     coding: Coding | None = None,
+    residual: ResidualFormula | None = None,
 ) -> Part:
     """Read all rows of a source, as often as it takes.
 
@@ -142,24 +151,31 @@ def read_part(
         The user's.
     coding : Coding, optional
         That of all rows, of which these are a part; then they are read once.
+    residual : ResidualFormula, optional
+        Structure of the residuals; its levels and times are found by a reading of their own.
 
     Raises
     ------
     FormulaError, DataError
         As for data in memory, and if the source cannot be read.
     """
-    survey = Survey(formula, functions, coding)
-    reader = Reader(source=source, formula=formula, weights=weights)
+    reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
+    structure = None if residual is None else surveyed_residual(residual, reader)
+    survey = Survey(formula, functions, coding, structure)
+    if coding is None:
+        pushed = pushed_sums(formula, source, weights, functions, residual)
+        if pushed is not None:
+            return Part(formula=formula, functions=functions, weights=weights, **pushed)
     while not survey.complete:
         sums: RunningSums | None = None
         survey.begin()
-        for batch in reader:
+        for batch in reader if residual is None else whole_batches(residual, reader):
             taken = survey.take(batch)
             if taken is None:
                 sums = None
                 continue
             assert survey.totals is not None
-            sums = sums or RunningSums(survey.layout)
+            sums = sums or RunningSums(survey.layout, structure)
             sums.add(taken, survey.totals, survey.levels.sizes)
         reader.require_rows()
         survey.end(reader)
@@ -191,6 +207,7 @@ def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
         extremes=survey.totals.extremes,
         levels=tuple(seen for seen, _ in found),
         products=products,
+        residual=survey.residual,
     )
 
 
@@ -200,8 +217,9 @@ def streamed_design(
     weights: Any,
     functions: UserFunctions,
     known: Mapping[str, Any],
+    residual: str | None,
     in_memory: Mapping[str, Any],
-    read: Callable[[Formula, Source, str | None, UserFunctions], Part] = read_part,
+    read: Callable[..., Part] = read_part,
 ) -> SummarisedDesign:
     """The design of data beyond memory.
 
@@ -215,10 +233,12 @@ def streamed_design(
         The user's.
     known : mapping of str to number or matrix
         Covariance parameters that are held.
+    residual : str or None
+        Structure of the residuals.
     in_memory : mapping of str to object
         Arguments that are for data in memory, None where they are not given.
     read : callable
-        Reads all rows.
+        Reads all rows, as :func:`read_part` does.
 
     Raises
     ------
@@ -231,7 +251,10 @@ def streamed_design(
             f"{source.words}. Read the data into a data frame, or leave it out."
         )
     check_weights_name(weights, source)
-    return read(formula, source, weights, functions).design(known)
+    structure = None if residual is None else parse_residual(residual)
+    if weights is not None and structure is not None:
+        check_weights_once(structure)
+    return read(formula, source, weights, functions, residual=structure).design(known)
 
 
 def check_weights_name(weights: Any, source: Source) -> None:
@@ -307,7 +330,7 @@ def _both_summaries(
 
     sides = both(lambda x, y: x + y, a.sides, b.sides)
     weighted = sides
-    if first.weights is not None:
+    if a.weighted is not a.sides:
         weighted = both(lambda x, y: x + y, a.weighted, b.weighted)
     counts = {}
     for key, size, mine, theirs in zip(a.counts, sizes, *places, strict=True):
@@ -332,4 +355,5 @@ def _both_summaries(
         },
         sample=a.sample,
         states=a.states,
+        scaled=None if a.scaled is None or b.scaled is None else a.scaled + b.scaled,
     )

@@ -194,7 +194,7 @@ def read_piece(request: Request, source: Source) -> Findings:
         taken = survey.take(batch)
         if taken is not None:
             assert survey.totals is not None
-            sums = sums or RunningSums(survey.layout)
+            sums = sums or RunningSums(survey.layout, None)
             sums.add(taken, survey.totals, survey.levels.sizes)
     return Findings(
         n=reader.n,

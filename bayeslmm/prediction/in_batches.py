@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,9 +11,9 @@ import pandas as pd
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import plain_frame
 from bayeslmm.data.inputs import check_present
+from bayeslmm.data.row_tables import checked_path, write_tables
 from bayeslmm.data.sources import Source, frames_source, open_source
 from bayeslmm.exceptions import DataError
-from bayeslmm.writing import check_replaceable, replacing
 
 ENTRIES = 1 << 25
 """Draws of random effects that are held at once: 256 MB."""
@@ -75,38 +74,25 @@ def predict_to_file(
     ValueError
         If the name does not end in ``.parquet``.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(out)
-    if path.suffix != ".parquet":
-        raise ValueError(f"out={str(path)!r}: the name must end in .parquet.")
-    check_replaceable(path, overwrite=False)
+    path = checked_path(out)
     names = source.names()
     wanted = design.formula.predictors() | {design.spec.weights, weights} - {None}
     columns = [name for name in names if name in wanted]
     check_present(design.formula.predictors(groups=False), names)
     effects = sum(factor.n_coefs for factor in design.random)
     step = max(1, ENTRIES // max(1, draws * effects))
-    with replacing(path, overwrite=False) as temporary:
-        writer = None
-        try:
-            for start, raw in source.frames(columns):
-                frame = plain_frame(raw, columns)
-                for first in range(0, len(frame), step):
-                    part = frame.iloc[first : first + step].reset_index(drop=True)
-                    try:
-                        found = table(part).reset_index(drop=True)
-                    except DataError as error:
-                        raise DataError(
-                            f"{error} (rows from {start + first} on of {source.words})"
-                        ) from error
-                    both = pa.Table.from_pandas(pd.concat([part, found], axis=1))
-                    both = both.replace_schema_metadata(None)
-                    writer = writer or pq.ParquetWriter(temporary, both.schema)
-                    writer.write_table(both.cast(writer.schema))
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            raise DataError("The data have no rows.")
+
+    def tables() -> Iterator[pd.DataFrame]:
+        for start, raw in source.frames(columns):
+            frame = plain_frame(raw, columns)
+            for first in range(0, len(frame), step):
+                part = frame.iloc[first : first + step].reset_index(drop=True)
+                try:
+                    found = table(part).reset_index(drop=True)
+                except DataError as error:
+                    raise DataError(
+                        f"{error} (rows from {start + first} on of {source.words})"
+                    ) from error
+                yield pd.concat([part, found], axis=1)
+
+    write_tables(path, tables())

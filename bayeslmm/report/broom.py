@@ -16,6 +16,8 @@ from bayeslmm.checks.influence import row_influence
 from bayeslmm.comparison.models import log_evidence
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import plain_frame, to_frame
+from bayeslmm.data.row_tables import Out, row_table
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.residuals import residual_sds
@@ -285,8 +287,9 @@ def augment(
     design: Design,
     data: Any,
     incomplete: Incomplete,
-    columns: Callable[[], Mapping[str, Array]],
-) -> pd.DataFrame:
+    columns: Callable[[Design], Mapping[str, Array]],
+    out: Out | None = None,
+) -> pd.DataFrame | None:
     """Put columns by row beside the data.
 
     Parameters
@@ -299,11 +302,13 @@ def augment(
         Whether rows of `data` that were dropped for missing values are left out, or kept with NaN
         in the new columns.
     columns : callable
-        Returns the new columns (n,) by name; called once everything is checked.
+        From rows to the new columns (n,) by name; called once everything is checked.
+    out : path or None
+        A Parquet file to write to, in place of a result.
 
     Returns
     -------
-    pandas.DataFrame
+    pandas.DataFrame or None
         A copy; ``attrs["rows_dropped"]`` is the number of rows without a fitted value.
 
     Raises
@@ -315,6 +320,8 @@ def augment(
     """
     if incomplete not in get_args(Incomplete):
         raise ValueError(f"incomplete={incomplete!r}: 'omit' or 'keep' is expected.")
+    if out is not None or isinstance(design, SummarisedDesign):
+        return _augment_again(design, data, incomplete, columns, out)
     if data is None and incomplete == "keep" and len(design.dropped):
         raise DataError(
             "The rows dropped for missing values are not in the model: give the data it was built "
@@ -322,7 +329,7 @@ def augment(
         )
     kept = slice(None) if data is None else _kept_rows(design, data)
     frame = design.data.copy() if data is None else to_frame(data)
-    new = pd.DataFrame(dict(columns()), index=frame.index[kept])
+    new = pd.DataFrame(dict(columns(design)), index=frame.index[kept])
     if clash := [name for name in new if name in frame]:
         raise DataError(f"The data already have columns {', '.join(clash)}: rename them.")
     if incomplete == "keep" and len(design.dropped):
@@ -337,6 +344,32 @@ def augment(
     if len(design.dropped) and incomplete == "omit":
         _log.info("%d rows with missing values have no fitted value.", len(design.dropped))
     result.attrs["rows_dropped"] = len(design.dropped)
+    return result
+
+
+def _augment_again(
+    design: Design,
+    data: Any,
+    incomplete: Incomplete,
+    columns: Callable[[Design], Mapping[str, Array]],
+    out: Out | None,
+) -> pd.DataFrame | None:
+    """Put columns beside the variables of rows that are read again, or written to a file."""
+    if data is not None or incomplete == "keep":
+        raise DataError(
+            "data= and incomplete='keep' are for a data frame in memory that comes back whole: "
+            "without them the variables of the model are given, in the rows used, with the number "
+            "of each row."
+        )
+
+    def table(rows: Design) -> pd.DataFrame:
+        return pd.DataFrame(dict(columns(rows)), index=rows.index)
+
+    if out is not None:
+        return row_table(design, table, out)
+    result = row_table(design, lambda rows: pd.concat([rows.data, table(rows)], axis=1), None)
+    assert result is not None
+    result.attrs["rows_dropped"] = design.n_dropped
     return result
 
 
@@ -415,7 +448,7 @@ def _draws_of(design: Design, joint: JointDraws, rows: slice) -> Array:
 
 def _given(design: Design) -> dict[str, Array]:
     """Offset and weights where the model has them."""
-    given = {".offset": design.offset} if np.any(design.offset) else {}
+    given = {".offset": design.offset} if design.formula.shifts else {}
     return given if design.weights is None else given | {".weights": design.weights}
 
 

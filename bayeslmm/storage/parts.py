@@ -25,8 +25,8 @@ from bayeslmm.likelihood.parts import Part
 from bayeslmm.storage.checked import check_fit, checked_numbers
 from bayeslmm.storage.frames import Arrays, Description, Stored, pack_index, unpack_index
 from bayeslmm.storage.model import ROUNDING, stored_formula
+from bayeslmm.storage.random_factors import pack_grouping
 from bayeslmm.storage.summaries import (
-    pack_levels,
     pack_products,
     pack_summary,
     unpack_levels,
@@ -60,7 +60,7 @@ def pack_part(part: Part) -> tuple[Description, Arrays]:
         If levels have types that cannot be stored.
     """
     arrays: Arrays = {}
-    described = pack_summary(part.formula, part.weights, part.summary, arrays)
+    described = pack_summary(part.formula, part.weights, part.residual, part.summary, arrays)
     pack_products(part.products, arrays)
     for name in _EXTREMES[: 2 if part.weights is None else 3]:
         arrays[f"extremes {name}"] = getattr(part.extremes, name)
@@ -80,7 +80,7 @@ def _pack_levels(i: int, seen: SeenLevels, arrays: Arrays) -> Description:
         None if own is None else pack_index(own, arrays, f"factor {i} categories {j}")
         for j, own in enumerate(seen.categories)
     ]
-    return {**pack_levels(i, seen.factor, arrays), "categories": categories}
+    return {**pack_grouping(seen.factor, arrays, f"factor {i}"), "categories": categories}
 
 
 # --- back ------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def unpack_part(
     """
     functions = own_functions(functions)
     formula = stored_formula(description["formula"], functions)
-    summary = unpack_summary(formula, description, arrays)
+    summary, residual = unpack_summary(formula, description, arrays)
     columns = _columns(formula, functions, summary, description, arrays)
     layout = layout_of(formula, {side: found.names for side, found in columns.items()})
     levels = _levels(formula, description, arrays)
@@ -126,7 +126,8 @@ def unpack_part(
         summary=summary,
         extremes=_extremes(description["weights"], arrays),
         levels=levels,
-        products=unpack_products((p, sizes), layout.structures, summary, arrays),
+        products=unpack_products((p, sizes), layout.structures, summary, residual, arrays),
+        residual=residual,
     )
     _check_sums(part)
     return part

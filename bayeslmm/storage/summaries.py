@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from itertools import combinations
 from typing import Any
 
@@ -11,28 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.structure import Structure
-from bayeslmm.data.grouping import GroupingFactor, factor_of_cells
+from bayeslmm.data.grouping import GroupingFactor
 from bayeslmm.data.random_terms import amalgamated
+from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.summarised import Summary
 from bayeslmm.data.survey import sides_of
 from bayeslmm.exceptions import StorageError
 from bayeslmm.formula.grammar import Formula
-from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts
+from bayeslmm.likelihood.tied import TiedProducts
 from bayeslmm.storage.checked import check_fit, checked_numbers
 from bayeslmm.storage.frames import (
     Arrays,
     Description,
     Stored,
     pack_frame,
-    pack_index,
     same_frame,
     unpack_frame,
-    unpack_index,
 )
 from bayeslmm.storage.layout import from_plain, to_plain
-from bayeslmm.storage.random_factors import text_hash
+from bayeslmm.storage.random_factors import moment_arrays, stored_moments, unpack_grouping
+from bayeslmm.storage.structured_sums import (
+    pack_scaled,
+    pack_structure,
+    pack_tied,
+    unpack_scaled,
+    unpack_structure,
+    unpack_tied,
+)
 
 SUMS = "sums"
 """Key of the facts about the rows; a model that has it is one of data beyond memory."""
@@ -40,11 +46,14 @@ SUMS = "sums"
 SPLINE = "natural spline"
 
 _FACTS = ("words", "n", "n_dropped", "log_weights", "mean_inverse_weight", "mean_offset")
-_PARTS = ("random", "mixed", "working")
 
 
 def pack_summary(
-    formula: Formula, weights: str | None, summary: Summary, arrays: Arrays
+    formula: Formula,
+    weights: str | None,
+    residual: ResidualSpec | None,
+    summary: Summary,
+    arrays: Arrays,
 ) -> Description:
     """Describe what is kept of rows beside their cross-products.
 
@@ -53,6 +62,8 @@ def pack_summary(
     formula : Formula
     weights : str or None
         Column of the precision weights.
+    residual : ResidualSpec or None
+        Structure of the residuals.
     summary : Summary
     arrays : dict
         Where the numbers go.
@@ -74,9 +85,9 @@ def pack_summary(
             "text or categories and build the model again."
         )
     for i, side in enumerate(sides_of(formula)):
-        arrays |= _moment_arrays(f"side {i}", summary.sides[side])
-        if weights is not None:
-            arrays |= _moment_arrays(f"weighted {i}", summary.weighted[side])
+        arrays |= moment_arrays(f"side {i}", summary.sides[side])
+        if _weighted(weights, residual):
+            arrays |= moment_arrays(f"weighted {i}", summary.weighted[side])
     for i, key in enumerate(amalgamated(formula)):
         arrays[f"counts {i}"] = summary.counts[key]
     return {
@@ -86,34 +97,30 @@ def pack_summary(
         "states": _pack_states(summary.states),
         "formula": formula.source,
         "weights": weights,
+        "residual": pack_structure(residual, arrays),
+        "scaled": pack_scaled(summary.scaled, arrays),
         "sample": sample,
     }
 
 
-def _moment_arrays(name: str, moments: Moments) -> Arrays:
-    return {f"{name} {f.name}": getattr(moments, f.name) for f in fields(Moments)[1:]}
+def _weighted(weights: str | None, residual: ResidualSpec | None) -> bool:
+    return weights is not None or (residual is not None and residual.formula.errors is not None)
 
 
-def pack_levels(i: int, factor: GroupingFactor, arrays: Arrays) -> Description:
-    """Describe the levels of the grouping factor of number i."""
-    arrays[f"cells {i}"] = np.asarray(factor.cells)
-    return {
-        "parts": [
-            pack_index(part, arrays, f"factor {i} part {j}") for j, part in enumerate(factor.parts)
-        ],
-        "levels": text_hash(factor.levels.tolist()),
-    }
-
-
-def pack_products(products: WorkingProducts, arrays: Arrays) -> None:
+def pack_products(products: WorkingProducts | TiedProducts, arrays: Arrays) -> None:
     """Put cross-products and their basis among the arrays."""
     basis = products.basis
-    arrays |= {"products": products.fixed, "basis": basis.fixed, "shift": basis.shift}
-    for i, own in enumerate(zip(products.random, products.mixed, basis.random, strict=True)):
-        arrays |= {f"{name} {i}": part for name, part in zip(_PARTS, own, strict=True)}
+    arrays |= {"basis": basis.fixed, "shift": basis.shift}
+    arrays |= {f"working {i}": own for i, own in enumerate(basis.random)}
+    if isinstance(products, TiedProducts):
+        return pack_tied(products, arrays)
+    arrays["products"] = products.fixed
+    for i, (random, mixed) in enumerate(zip(products.random, products.mixed, strict=True)):
+        arrays |= {f"random {i}": random, f"mixed {i}": mixed}
     for i, found in enumerate(products.couplings):
         for name in ("first", "second", "blocks"):
             arrays[f"coupling {i} {name}"] = getattr(found, name)
+    return None
 
 
 def _pack_states(states: Mapping[str, Any]) -> Any:
@@ -130,16 +137,18 @@ def _pack_states(states: Mapping[str, Any]) -> Any:
 # --- back ------------------------------------------------------------------------------
 
 
-def unpack_summary(formula: Formula, description: Description, arrays: Stored) -> Summary:
+def unpack_summary(
+    formula: Formula, description: Description, arrays: Stored
+) -> tuple[Summary, ResidualSpec | None]:
     """What :func:`pack_summary` described; raises StorageError if its parts do not fit."""
-    facts = description[SUMS]
+    facts, residual = description[SUMS], unpack_structure(description["residual"], arrays)
     every = list(enumerate(sides_of(formula)))
-    sides = {side: _moments(f"side {i}", facts["n"], arrays) for i, side in every}
+    sides = {side: stored_moments(f"side {i}", facts["n"], arrays) for i, side in every}
     weighted = sides
-    if description["weights"] is not None:
-        weighted = {side: _moments(f"weighted {i}", facts["n"], arrays) for i, side in every}
+    if _weighted(description["weights"], residual):
+        weighted = {side: stored_moments(f"weighted {i}", facts["n"], arrays) for i, side in every}
     counts = {key: arrays[f"counts {i}"] for i, key in enumerate(amalgamated(formula))}
-    return Summary(
+    summary = Summary(
         **facts,
         sides=sides,
         weighted=weighted,
@@ -150,15 +159,9 @@ def unpack_summary(formula: Formula, description: Description, arrays: Stored) -
         },
         sample=unpack_frame(description["sample"], arrays),
         states=_unpack_states(description["states"]),
+        scaled=unpack_scaled(description["scaled"], sides_of(formula), residual, arrays),
     )
-
-
-def _moments(name: str, n: int, arrays: Stored) -> Moments:
-    own = {field.name: arrays[f"{name} {field.name}"] for field in fields(Moments)[1:]}
-    k = len(own["centre"])
-    lengths = [len(own[part]) for part in ("low", "high", "filled")]
-    check_fit(own["triangle"].shape[1:] == (k + 1,) and lengths == [k] * 3, "moments")
-    return Moments(n=n, **own)
+    return summary, residual
 
 
 def _unpack_states(stored: Any) -> dict[str, Any]:
@@ -178,15 +181,8 @@ def _unpack_states(stored: Any) -> dict[str, Any]:
 def unpack_levels(
     i: int, names: Sequence[str], stored: Description, arrays: Stored
 ) -> GroupingFactor:
-    """The levels of the grouping factor of number i, of the variables of these names."""
-    parts = [unpack_index(part, arrays) for part in stored["parts"]]
-    cells = arrays[f"cells {i}"]
-    right = cells.dtype.kind == "i" and cells.ndim == 2 and cells.shape[1] == len(parts)
-    right = right and len(parts) == len(names) and len(cells) > 0 and int(cells.min()) >= 0
-    right = right and all(np.max(cells[:, j]) < len(part) for j, part in enumerate(parts))
-    check_fit(right, f"levels of {':'.join(names)}")
-    grouping = factor_of_cells(names, parts, cells.astype(np.intp))
-    check_fit(stored["levels"] == text_hash(grouping.levels.tolist()), f"levels of {grouping.name}")
+    """The levels of the grouping factor of number i, whose rows are counted."""
+    grouping = unpack_grouping(names, stored, arrays, f"factor {i}")
     counts = arrays[f"counts {i}"]
     check_fit(counts.dtype.kind == "i" and counts.shape == grouping.levels.shape, "counts")
     return grouping
@@ -196,8 +192,9 @@ def unpack_products(
     sizes: tuple[int, Sequence[tuple[int, int]]],
     structures: Sequence[Structure],
     summary: Summary,
+    residual: ResidualSpec | None,
     arrays: Stored,
-) -> WorkingProducts:
+) -> WorkingProducts | TiedProducts:
     """The cross-products that :func:`pack_products` put among the arrays.
 
     Parameters
@@ -209,9 +206,20 @@ def unpack_products(
         Covariance structure of each.
     summary : Summary
         Of the same rows.
+    residual : ResidualSpec or None
+        Structure of the residuals.
     arrays : mapping of str to ndarray
     """
     p, own = sizes
+    every = list(enumerate(own))
+    basis = Basis(
+        fixed=checked_numbers(arrays, "basis", (p, p)),
+        shift=checked_numbers(arrays, "shift", (p,)),
+        random=tuple(checked_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in every),
+    )
+    if residual is not None and not residual.structure.plain:
+        n, log_weights = summary.n, summary.log_weights
+        return unpack_tied(residual.structure, own, n, log_weights, basis, arrays)
     couplings = []
     for place, (i, j) in enumerate(combinations(range(len(own)), 2)):
         name = f"coupling {place}"
@@ -220,12 +228,6 @@ def unpack_products(
         inside = (_within(first, own[i][0]), _within(second, own[j][0]))
         check_fit(all(inside) and len(first) == len(second), "sums")
         couplings.append(Coupling((i, j), first.astype(np.intp), second.astype(np.intp), blocks))
-    every = list(enumerate(own))
-    basis = Basis(
-        fixed=checked_numbers(arrays, "basis", (p, p)),
-        shift=checked_numbers(arrays, "shift", (p,)),
-        random=tuple(checked_numbers(arrays, f"working {i}", (k, k)) for i, (_, k) in every),
-    )
     return WorkingProducts(
         n_obs=summary.n,
         log_weights=summary.log_weights,

@@ -24,8 +24,8 @@ from bayeslmm.storage.checked import check_fit
 from bayeslmm.storage.frames import Arrays, Description, Stored
 from bayeslmm.storage.model import fixed_value, fixed_values, stored_formula, stored_priors
 from bayeslmm.storage.priors import pack_priors
+from bayeslmm.storage.random_factors import pack_grouping
 from bayeslmm.storage.summaries import (
-    pack_levels,
     pack_products,
     pack_summary,
     unpack_levels,
@@ -56,7 +56,7 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
     """
     spec, summary = design.spec, design.summary
     arrays: Arrays = {"kept": np.asarray(spec.fixed.kept)}
-    described = pack_summary(spec.formula, spec.weights, summary, arrays)
+    described = pack_summary(spec.formula, spec.weights, spec.residual, summary, arrays)
     pack_products(design.products, arrays)
     return {
         **described,
@@ -69,7 +69,7 @@ def pack_sums(design: SummarisedDesign, priors: Priors) -> tuple[Description, Ar
 
 def _pack_factor(i: int, factor: FactorSpec, arrays: Arrays) -> Description:
     return {
-        **pack_levels(i, factor, arrays),
+        **pack_grouping(factor, arrays, f"factor {i}"),
         "coefs": list(factor.coefs),
         "blocks": [list(block) for block in factor.blocks],
         "kinds": list(factor.kinds),
@@ -108,7 +108,7 @@ def unpack_sums(
     """
     functions = own_functions(functions)
     formula = stored_formula(description["formula"], functions)
-    summary = unpack_summary(formula, description, arrays)
+    summary, residual = unpack_summary(formula, description, arrays)
     kept, names = arrays["kept"], description["coefs"]
     whole = summary.sides[formula.right]
     check_fit(kept.dtype == bool and kept.shape == (len(names),), "fixed effects")
@@ -119,7 +119,7 @@ def unpack_sums(
         weights=description["weights"],
         fixed=row_space(whole.take(np.append(np.ones(len(names), bool), False)), names, kept),
         random=_factors(formula, description["factors"], arrays),
-        residual=None,
+        residual=residual,
         encodings=_Evaluation(formula, functions, summary, tuple(names)),
         known=fixed_values(description["fixed"]),
     )
@@ -127,6 +127,7 @@ def unpack_sums(
         (len(spec.fixed.coefs), [(len(f.levels), len(f.coefs)) for f in spec.random]),
         [structure_of(factor) for factor in spec.random],
         summary,
+        residual,
         arrays,
     )
     design = SummarisedDesign(spec, summary, products)
