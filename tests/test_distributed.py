@@ -592,7 +592,7 @@ def test_frames_of_a_list_go_on_too(folder, frame, tmp_path, state, threads):
     frames = [pd.read_parquet(path) for path in sorted(folder.iterdir())]
     interrupted(frames, frame, tmp_path, state)
     changed = [frames[0].assign(x=0.0), *frames[1:]]
-    with pytest.raises(StorageError, match="has sums of frame 0: "):
+    with pytest.raises(StorageError, match="has sums of frame 1: "):
         plain(changed, checkpoint=state)
     assert_same_bits(plain(folder, executor=threads), plain(frames, checkpoint=state))
 

@@ -31,7 +31,8 @@ MOST_PIECES = 64
 """About how many pieces there are of large data: sums over each are added up where they come in."""
 
 FEWEST_ROWS = 1 << 21
-"""Rows of a piece, in data that have so many: adding sums up takes as long as a million rows."""
+"""Rows of a piece, in data that have so many: with 100,000 levels, to finish and add up the sums of a
+piece takes as long as to read a million rows."""
 
 FEWEST_BYTES = 1 << 26
 """The same of files that do not say how many rows they have."""
@@ -228,7 +229,7 @@ def _of_file(file: Any, schema: Any, columns: list[str]) -> list[_Grain]:
         _Grain(
             words=name if len(groups) == 1 else f"{name}, row group {group.id + 1}",
             content=(file.subset(row_group_ids=[group.id]), schema),
-            key=partial(str, f"{key}, row group {group.id}"),
+            key=partial(str, f"{key}, row group {group.id + 1}"),
             rows=group.num_rows,
             size=_bytes(file.metadata.row_group(group.id), set(columns)),
         )
@@ -290,7 +291,7 @@ def _read_frames(frames: list[Any], columns: Sequence[str]) -> Iterator[Any]:
 def _content_key(number: int, frame: Any, columns: list[str]) -> str:
     """Number and content of a frame in memory."""
     values = pd.util.hash_pandas_object(plain_frame(frame, columns), index=False)
-    return f"frame {number}: {hashlib.sha256(values.to_numpy().tobytes()).hexdigest()}"
+    return f"frame {number + 1}: {hashlib.sha256(values.to_numpy().tobytes()).hexdigest()}"
 
 
 # --- Dask ------------------------------------------------------------------------------
@@ -303,7 +304,7 @@ def _of_dask(data: Any, columns: list[str]) -> tuple[list[_Grain], _Join]:
         _Grain(
             words=f"partition {number + 1}",
             content=chosen.partitions[number],
-            key=partial(str, f"{name}: partition {number}"),
+            key=partial(str, f"{name}: partition {number + 1}"),
         )
         for number in range(data.npartitions)
     ]
