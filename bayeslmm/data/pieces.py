@@ -31,8 +31,8 @@ MOST_PIECES = 64
 """About how many pieces there are of large data: sums over each are added up where they come in."""
 
 FEWEST_ROWS = 1 << 21
-"""Rows of a piece, in data that have so many: with 100,000 levels, to finish and add up the sums of a
-piece takes as long as to read a million rows."""
+"""Rows of a piece, in data that have so many: with 100,000 levels, to finish and add up the sums of
+a piece takes as long as to read a million rows."""
 
 FEWEST_BYTES = 1 << 26
 """The same of files that do not say how many rows they have."""
