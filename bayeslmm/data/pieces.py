@@ -31,7 +31,8 @@ MOST_PIECES = 64
 """About how many pieces there are of large data: sums over each are added up where they come in."""
 
 FEWEST_ROWS = 1 << 21
-"""Rows of a piece, in data that have so many: adding sums up takes as long as a million rows."""
+"""Rows of a piece, in data that have so many: with 100,000 levels, to finish and add up the sums of
+a piece takes as long as to read a million rows."""
 
 FEWEST_BYTES = 1 << 26
 """The same of files that do not say how many rows they have."""
@@ -125,6 +126,11 @@ def pieces_of(source: Source, columns: Sequence[str], share: float | None = None
     return Pieces(every=every, share=share)
 
 
+def is_dask(source: Source) -> bool:
+    """Whether it is a data frame of Dask, which has a scheduler of its own."""
+    return hasattr(source.origin, "to_delayed")
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Grain:
     """The least that is read apart."""
@@ -146,7 +152,7 @@ def _grains(source: Source, columns: list[str]) -> tuple[list[_Grain], _Join]:
     origin = source.origin
     if isinstance(origin, list | tuple):
         return _of_frames(origin, columns)
-    if hasattr(origin, "partitions") and hasattr(origin, "npartitions"):
+    if is_dask(source):
         return _of_dask(origin, columns)
     if hasattr(origin, "get_fragments"):
         try:
@@ -223,7 +229,7 @@ def _of_file(file: Any, schema: Any, columns: list[str]) -> list[_Grain]:
         _Grain(
             words=name if len(groups) == 1 else f"{name}, row group {group.id + 1}",
             content=(file.subset(row_group_ids=[group.id]), schema),
-            key=partial(str, f"{key}, row group {group.id}"),
+            key=partial(str, f"{key}, row group {group.id + 1}"),
             rows=group.num_rows,
             size=_bytes(file.metadata.row_group(group.id), set(columns)),
         )
@@ -285,7 +291,7 @@ def _read_frames(frames: list[Any], columns: Sequence[str]) -> Iterator[Any]:
 def _content_key(number: int, frame: Any, columns: list[str]) -> str:
     """Number and content of a frame in memory."""
     values = pd.util.hash_pandas_object(plain_frame(frame, columns), index=False)
-    return f"frame {number}: {hashlib.sha256(values.to_numpy().tobytes()).hexdigest()}"
+    return f"frame {number + 1}: {hashlib.sha256(values.to_numpy().tobytes()).hexdigest()}"
 
 
 # --- Dask ------------------------------------------------------------------------------
@@ -298,7 +304,7 @@ def _of_dask(data: Any, columns: list[str]) -> tuple[list[_Grain], _Join]:
         _Grain(
             words=f"partition {number + 1}",
             content=chosen.partitions[number],
-            key=partial(str, f"{name}: partition {number}"),
+            key=partial(str, f"{name}: partition {number + 1}"),
         )
         for number in range(data.npartitions)
     ]

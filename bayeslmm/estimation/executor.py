@@ -236,9 +236,9 @@ def _lost(tasks: Tasks[Any, Any], numbers: range, error: Exception) -> BayesLMME
             f'below `if __name__ == "__main__":`. {tasks.kept}'
         )
     return tasks.fault(
-        f"The executor did not do {what}: {said}. {tasks.kept} It must not be shut down or "
-        "cancelled before the end, and its workers need this version of bayeslmm and what priors "
-        "and functions of your own import."
+        f"The executor did not do {what}: {said}. {tasks.kept} The executor must not be shut down "
+        "or cancelled before the end, and its workers need this version of bayeslmm and what "
+        "priors and functions of your own import."
     )
 
 

@@ -8,6 +8,7 @@ that are done, the first ones, and what they have.
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from itertools import zip_longest
 from typing import Any, Protocol
 
 from bayeslmm.data.batches import Reader
-from bayeslmm.data.pieces import Piece, Pieces, pieces_of
+from bayeslmm.data.pieces import Piece, Pieces, is_dask, pieces_of
 from bayeslmm.data.random_terms import keeps_totals
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.sources import Source, cause, frames_source, row_count
@@ -26,6 +27,7 @@ from bayeslmm.estimation.executor import (
     Tasks,
     require_executor,
     results,
+    shares_memory,
 )
 from bayeslmm.estimation.progress import Amounts, amounts
 from bayeslmm.exceptions import BayesLMMError, DataError, StorageError, listed
@@ -185,7 +187,7 @@ def read_source(
             )
         if executor is not None or checkpoint is not None:
             found = _in_pieces(formula, source, weights, functions, executor, checkpoint, bar)
-        elif hasattr(source.origin, "to_delayed"):
+        elif is_dask(source):
             found = _on_dask(formula, source, weights, functions)
         else:
             return read_part(formula, _watched(source, bar), weights, functions)
@@ -232,9 +234,10 @@ def _watched(source: Source, bar: Amounts) -> Source:
 
 def _extent(source: Source, columns: Sequence[str]) -> tuple[int | None, int | None]:
     """Rows and bytes, where they are known."""
-    if source.origin is None:
+    try:
+        pieces = pieces_of(source, columns)
+    except DataError:  # it has none, or reading will say what is wrong
         return None, None
-    pieces = pieces_of(source, columns)
     return pieces.rows, pieces.size
 
 
@@ -257,8 +260,10 @@ def _in_pieces(
     batch = None
     if state is not None and checkpoint is not None:
         _check_same(state.keys, pieces.every, checkpoint.words)
+        done, count = len(state.keys), len(pieces.every)
+        _log.info("%s: %d of %d pieces have been read.", checkpoint.words, done, count)
     else:
-        request, batch = first_request(formula, source, weights, functions)
+        request, batch = first_request(formula, _one_by_one(source, pieces), weights, functions)
         state = Reading(request=request, share=pieces.share)
     while True:
         found = _one_reading(state, pieces, executor, _Keeper(checkpoint), bar).total()
@@ -271,6 +276,16 @@ def _in_pieces(
     return found
 
 
+def _one_by_one(source: Source, pieces: Pieces) -> Source:
+    """A source whose first batch has rows of the first piece alone."""
+
+    def read(columns: Sequence[str]) -> Iterator[Any]:
+        for piece in pieces.every:
+            yield from piece.source.read(columns)
+
+    return source if is_dask(source) else replace(source, read=read)
+
+
 def _one_reading(
     state: Reading, pieces: Pieces, executor: Executor | None, keeper: _Keeper, bar: Amounts
 ) -> Reading:
@@ -280,8 +295,9 @@ def _one_reading(
     bar.begin("Reading", pieces.rows, pieces.size)
     for piece in pieces.every[:done]:
         bar.add(piece.rows or 0, piece.size)
+    sent = executor is not None and not shares_memory(executor)
     tasks = Tasks(
-        make=_work,
+        make=_sent_work if sent else _work,
         parts=(state.request,),
         items=[piece.source for piece in todo],
         size=len(todo),
@@ -292,7 +308,8 @@ def _one_reading(
     )
     try:
         with results(tasks, executor, False) as answers:
-            for piece, found in zip(todo, answers, strict=True):
+            for piece, answer in zip(todo, answers, strict=True):
+                found = pickle.loads(answer) if sent else answer
                 state = state.after(keeper.key(piece), found)
                 bar.add(found.n + found.n_dropped, piece.size)
                 keeper.offer(state)
@@ -302,8 +319,15 @@ def _one_reading(
     return state
 
 
-def _work(request: Request) -> Callable[[Source], Findings]:
+def _work(request: Request) -> Callable[[Source], Any]:
     return partial(read_piece, request)
+
+
+def _sent_work(request: Request) -> Callable[[Source], Any]:
+    """The same where findings are sent back, with functions of the user."""
+    import cloudpickle  # a dependency of PyMC
+
+    return lambda source: cloudpickle.dumps(read_piece(request, source))
 
 
 class _Keeper:
@@ -338,6 +362,7 @@ class _Keeper:
             return
         start = time.monotonic()
         self.checkpoint.save(state)
+        _log.info("%s: saved what %d pieces have.", self.checkpoint.words, len(state.keys))
         end = time.monotonic()
         self._saved, self._due = state, end + max(EVERY, SLOWEST * (end - start))
 
@@ -398,8 +423,6 @@ def _one_dask_reading(request: Request, source: Source, columns: list[str]) -> F
 
 
 def _read_partition(sent: bytes, number: int, frame: Any) -> Findings:
-    import pickle
-
     try:
         with single_threaded():
             return read_piece(pickle.loads(sent), frames_source("The rows", [frame]))
