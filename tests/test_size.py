@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
 MOST_FILES = 215
-MOST_LINES = 38_500
+MOST_LINES = 39_800
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 740
