@@ -562,5 +562,5 @@ def test_influence_of_rows_on_a_posterior_takes_rows_in_memory(pair, monkeypatch
     post = pair[1].fit(draws=20, chains=1, random_seed=1)
     for module in (row_tables, second_pass):
         monkeypatch.setattr(module, "BATCH", 50)
-    with pytest.raises(DataError, match=r"Influence of rows of 108 rows.*some groups"):
+    with pytest.raises(DataError, match=r"Influence on a posterior of 108 rows.*some groups"):
         post.check.influence()

@@ -123,6 +123,11 @@ class Checks:
         by the leave-one-out predictive distribution of its row, times the number of rows
         (Bonferroni).
 
+        More rows beyond memory than about a million are read twice: responses are simulated and
+        summed, then simulated again and compared. Statistics of residuals then come from counts in
+        bins, of the data and of simulated responses alike; these are fewer, down to 20, the more
+        rows there are.
+
         References
         ----------
         Besag, Clifford (1989), doi:10.1093/biomet/76.4.633, for p-values by simulation. Haslett,

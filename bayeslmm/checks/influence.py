@@ -658,7 +658,7 @@ def posterior_influence(
     if by is not None and not rows_fit(model.design):
         pack = packed_cases(model.design, by)
         model = model.with_rows(pack.design)
-    model = model.gathered("Influence of rows", SOME_GROUPS)
+    model = model.gathered("Influence on a posterior", SOME_GROUPS)
     design = model.design
     groups, labels = None, design.index
     if by is not None:

@@ -63,6 +63,9 @@ MOST_POINTS = 20
 ENTRIES = 1 << 26
 """Random effects of all replicates that are held at once: 512 MB, twice."""
 
+WORK = 1 << 27
+"""Residuals of all replicates: minutes. Responses are fewer where that would be more."""
+
 
 def residual_checks_of_estimate(
     design: Design, fit: Fit, draws: int, random_seed: Seed
@@ -109,10 +112,10 @@ def residual_checks_of_posterior(
 
 
 def _replicates(design: Design, draws: int, points: int) -> int:
-    """Responses that are simulated at each of the points: fewer where effects are many."""
+    """Responses that are simulated at each of the points: fewer where effects or rows are many."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     effects = sum(factor.n_levels * factor.n_coefs for factor in design.random)
-    affordable = max(FEWEST_DRAWS, ENTRIES // max(1, effects))
+    affordable = max(FEWEST_DRAWS, min(ENTRIES // max(1, effects), WORK // design.n))
     return -(-min(draws, affordable) // points)
 
 

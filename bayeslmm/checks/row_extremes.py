@@ -115,7 +115,7 @@ def influence(
         return group_influence(
             pack.design, fit, by, pack=pack, executor=executor, progressbar=progressbar
         )
-    design = gathered(design, "Influence of rows", SOME_GROUPS)
+    design = gathered(design, "Influence", SOME_GROUPS)
     if by is None:
         return row_influence(design, fit)
     return group_influence(design, fit, by, executor=executor, progressbar=progressbar)
