@@ -639,7 +639,7 @@ def test_files_whose_sums_do_not_fit_are_refused(pair):
         "random 0": arrays["random 0"][:, :1],
         "products": arrays["products"] * np.nan,
         "kept": np.ones(2, dtype=bool),
-        "cells 0": arrays["cells 0"] + 1,
+        "factor 0 cells": arrays["factor 0 cells"] + 1,
         "side 0 low": arrays["side 0 low"][1:],
     }.items():
         with pytest.raises(StorageError, match="do not fit"):
@@ -649,7 +649,6 @@ def test_files_whose_sums_do_not_fit_are_refused(pair):
 @pytest.mark.parametrize(
     "options",
     [
-        {"residual": "strata(Sex)"},
         {"relationships": {"Subject": pd.DataFrame()}},
         {"missing": "keep"},
         {"family": "student"},

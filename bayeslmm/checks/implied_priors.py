@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import draw_residuals, with_scale_effects
+from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.sums import fitted_sums
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels
 from bayeslmm.summaries.text import Report, percent
@@ -50,10 +53,14 @@ class ImpliedPriors(Report):
         below it, where the data show one.
     draws : int
         Number of prior draws.
+    lacking : str
+        Why the spread of a simulated response is left out, which takes rows in models of data
+        beyond memory with weights or without an intercept; empty where it is there.
     """
 
     table: pd.DataFrame
     draws: int
+    lacking: str = ""
 
     @property
     def heading(self) -> str:
@@ -63,7 +70,8 @@ class ImpliedPriors(Report):
     @property
     def messages(self) -> tuple[str, ...]:
         """Findings and advice."""
-        return tuple(_messages(self.table))
+        spread = (self.lacking,) if self.lacking else tuple(_spread_messages(self.table))
+        return (*spread, *_share_messages(self.table))
 
     def _tables(self) -> Mapping[str, pd.DataFrame]:
         return {"Prior mean and quantiles": self.table}
@@ -128,19 +136,44 @@ def implied_priors(
     variances = variance_parts(design, joint)
     shares = intraclass_correlation(design, joint)
     r2 = r_squared(design, joint, "nakagawa")
-    sd_y = simulated_spread(design, prior, rng)
-    observed = float(np.std(design.y - design.offset, ddof=1))
+    sd_y, lacking = _spread_or_reason(design, prior, rng)
+    observed = float(np.sqrt(design.moments.variances[-1]))
     rows = {f"icc[{f.name}]": shares[:, i] for i, f in enumerate(design.random)}
     rows |= {"r2[marginal]": r2[:, 0], "r2[conditional]": r2[:, 1]}
-    rows |= {
-        "total_sd": np.sqrt(variances.sum(axis=1)),
-        "sd_y": sd_y,
-        "sd_y / observed": sd_y / observed,
-    }
+    rows["total_sd"] = np.sqrt(variances.sum(axis=1))
+    if sd_y is not None:
+        rows |= {"sd_y": sd_y, "sd_y / observed": sd_y / observed}
     seen = {"total_sd": observed, "sd_y": observed, "sd_y / observed": 1.0}
     records = [_record(values, seen.get(name)) for name, values in rows.items()]
     table = pd.DataFrame(records, index=pd.Index(list(rows), name="quantity"))
-    return ImpliedPriors(table=table, draws=int(draws))
+    return ImpliedPriors(table=table, draws=int(draws), lacking=lacking)
+
+
+def _spread_or_reason(
+    design: Design, prior: Points, rng: np.random.Generator
+) -> tuple[Array | None, str]:
+    """Spread of simulated responses, or why it takes rows that are not kept."""
+    if not isinstance(design, SummarisedDesign):
+        return simulated_spread(design, prior, rng), ""
+    try:
+        return _spread_of_sums(design, prior, rng), ""
+    except DataError as error:
+        return None, f"sd_y is left out. {error}"
+
+
+def _spread_of_sums(design: SummarisedDesign, prior: Points, rng: np.random.Generator) -> Array:
+    """The same from sums: noise along the fitted values, and in all other directions."""
+    size, n = len(prior.sigma), design.n
+    squares = np.empty(size)
+    total = sum(factor.n_levels * factor.n_coefs for factor in design.random)
+    step = max(1, AT_ONCE // max(total, 1))
+    for start in range(0, size, step):
+        rows = slice(start, min(start + step, size))
+        joint = _prior_joint(design, prior.take(rows), rng)
+        _, squares[rows] = fitted_sums(design, joint.beta, joint.effects, AT_ONCE)
+    along = np.sqrt(squares) + prior.sigma * rng.standard_normal(size)
+    across = prior.sigma**2 * rng.chisquare(n - 2, size)
+    return np.sqrt((along**2 + across) / (n - 1))
 
 
 def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) -> Array:
@@ -183,7 +216,7 @@ def _record(values: Array, observed: float | None) -> dict[str, float]:
     return record | {"prior_quantile": below}
 
 
-def _messages(table: pd.DataFrame) -> list[str]:
+def _spread_messages(table: pd.DataFrame) -> list[str]:
     spread = table.loc["sd_y"]
     ratio = table.loc["sd_y / observed"]
     messages = [
@@ -206,6 +239,11 @@ def _messages(table: pd.DataFrame) -> list[str]:
             "The priors give weight to responses with more than a hundred times the observed "
             "spread: they are vague to the point of being unbelievable."
         )
+    return messages
+
+
+def _share_messages(table: pd.DataFrame) -> list[str]:
+    messages = []
     for name in table.index[table.index.str.startswith(("icc", "r2"))]:
         low, high = table.loc[name, "q5"], table.loc[name, "q95"]
         if low < high and (low > 0.5 or high < 0.5):

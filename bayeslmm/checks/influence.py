@@ -16,7 +16,7 @@ from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design, FactorSpec
 from bayeslmm.data.packed import Packed
-from bayeslmm.data.row_tables import rows_fit
+from bayeslmm.data.row_tables import streams
 from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.executor import Executor, Tasks, results
@@ -655,7 +655,7 @@ def posterior_influence(
     importance sampling. Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv:1507.02646.
     """
     pack = None
-    if by is not None and not rows_fit(model.design):
+    if by is not None and streams(model.design):
         pack = packed_cases(model.design, by)
         model = model.with_rows(pack.design)
     model = model.gathered("Influence on a posterior", SOME_GROUPS)

@@ -26,7 +26,7 @@ from bayeslmm.checks.integrated import (
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler, removed
 from bayeslmm.data.design import Design
 from bayeslmm.data.packed import Packed
-from bayeslmm.data.row_tables import rows_fit
+from bayeslmm.data.row_tables import streams
 from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
@@ -75,7 +75,7 @@ def posterior_loo(
                 "refits."
             )
     pack = None
-    if by is not None and not rows_fit(model.design):
+    if by is not None and streams(model.design):
         pack = packed_cases(model.design, by)
         model = model.with_rows(pack.design)
     model = model.gathered("Rows scored given random effects", SOME_GROUPS)

@@ -22,7 +22,7 @@ from bayeslmm.checks.influence import (
 )
 from bayeslmm.checks.integrated import packed_cases
 from bayeslmm.data.design import Design
-from bayeslmm.data.row_tables import rows_fit
+from bayeslmm.data.row_tables import streams
 from bayeslmm.data.second_pass import SOME_GROUPS, gathered, row_parts
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.executor import Executor, require_executor
@@ -108,7 +108,7 @@ def influence(
 ) -> RowInfluence | RowExtremes | GroupInfluence:
     """Influence of single rows, or of the levels of `by`, on an estimate."""
     require_executor(executor)
-    if not rows_fit(design):
+    if streams(design):
         if by is None:
             return row_extremes(design, fit)
         pack = packed_cases(design, by)

@@ -15,6 +15,7 @@ from bayeslmm.covariance.residual import (
     blocks_of_groups,
     by_matrix,
     distinct,
+    distinct_rows,
     inverses,
 )
 
@@ -226,9 +227,38 @@ class BoundChain:
             entries=entries,
         )
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Kinds of rows come first."""
+        return np.arange(self.entries.size) < len(self.before)
+
     def under(self, correlation: OverDistance) -> Self:
         """The same rows under another arrangement of the coordinates."""
         return replace(self, correlation=correlation)
+
+    def joined(self, other: BoundChain) -> tuple[BoundChain, Indices, Indices]:
+        """Both sets of rows, and the kinds of entries there of one and the other."""
+        both = (self, other)
+        pairs, own = distinct_rows([np.column_stack([b.gap_arm, b.gaps])[1:] for b in both])
+        gap = [np.append(0, 1 + at) for at in own]
+        sides, diagonal = distinct_rows(
+            [np.column_stack([at[b.before], at[b.after]]) for b, at in zip(both, gap, strict=True)]
+        )
+        counts = np.zeros(1 + len(pairs))
+        for b, at in zip(both, gap, strict=True):
+            counts[at] += b.gap_count
+        law = replace(
+            self,
+            gaps=np.append(1.0, pairs[:, 1]),
+            gap_arm=np.append(0, pairs[:, 0]).astype(np.intp),
+            gap_count=counts,
+            before=sides[:, 0],
+            after=sides[:, 1],
+            entries=Entries.nowhere(len(sides) + len(pairs)),
+        )
+        places = zip(diagonal, own, strict=True)
+        first, second = (np.concatenate([on, len(sides) + off]) for on, off in places)
+        return law, first, second
 
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
@@ -312,9 +342,37 @@ class BoundField:
         kinds, entries = blocks_of_groups(rows.groups(), kind_of)
         return cls(correlation, tuple(Field(*kind) for kind in kinds), entries)
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        result = np.zeros(self.entries.size, dtype=bool)
+        for field in self.fields:
+            rows, cols = np.tril_indices(len(field.power))
+            result[field.values] = rows == cols
+        return result
+
     def under(self, correlation: OverDistance) -> Self:
         """The same rows under another arrangement of the coordinates."""
         return replace(self, correlation=correlation)
+
+    def joined(self, other: BoundField) -> tuple[BoundField, Indices, Indices]:
+        """Both sets of rows, and the kinds of entries there of one and the other."""
+        found: dict[tuple[int, bytes], Field] = {}
+        size, places = 0, []
+        for bound in (self, other):
+            place = np.empty(bound.entries.size, dtype=np.intp)
+            for field in bound.fields:
+                key = (field.arm, field.power.tobytes())
+                width = field.values.stop - field.values.start
+                known = found.get(key)
+                if known is None:
+                    known = replace(field, count=0, values=slice(size, size + width))
+                    size += width
+                found[key] = replace(known, count=known.count + field.count)
+                place[field.values] = np.arange(known.values.start, known.values.stop)
+            places.append(place)
+        law = replace(self, fields=tuple(found.values()), entries=Entries.nowhere(size))
+        return law, places[0], places[1]
 
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""

@@ -14,6 +14,7 @@ from bayeslmm.covariance.residual import (
     ResidualRows,
     blocks_of_groups,
     by_matrix,
+    distinct_rows,
     inverses,
 )
 from bayeslmm.covariance.structure import Structure
@@ -225,9 +226,40 @@ class BoundOccasions:
             )
         return cls(correlation, tuple(subsets), entries)
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        result = np.zeros(self.entries.size, dtype=bool)
+        for part in self.subsets:
+            rows, cols = np.tril_indices(part.occasions.shape[1])
+            result[part.values] = rows == cols
+        return result
+
     def under(self, correlation: OverOccasions) -> Self:
         """The same rows under another arrangement of the coordinates."""
         return replace(self, correlation=correlation)
+
+    def joined(self, other: BoundOccasions) -> tuple[BoundOccasions, Indices, Indices]:
+        """Both sets of rows, and the kinds of entries there of one and the other."""
+        both = (self, other)
+        places = [np.empty(bound.entries.size, dtype=np.intp) for bound in both]
+        subsets: list[Subsets] = []
+        size = 0
+        for o in sorted({part.occasions.shape[1] for bound in both for part in bound.subsets}):
+            parts = [[p for p in b.subsets if p.occasions.shape[1] == o] for b in both]
+            tables = [np.vstack([np.empty((0, 1 + o), np.intp), *map(_table, p)]) for p in parts]
+            rows, at = distinct_rows(tables)
+            width = o * (o + 1) // 2
+            values = size + np.arange(len(rows) * width).reshape(len(rows), width)
+            counts = np.zeros(len(rows))
+            for place, own, found in zip(places, parts, at, strict=True):
+                for part in own:
+                    counts[found] += part.counts
+                    place[part.values] = values[found]
+            subsets.append(Subsets(rows[:, 0], rows[:, 1:], counts, values))
+            size += len(rows) * width
+        law = replace(self, subsets=tuple(subsets), entries=Entries.nowhere(size))
+        return law, places[0], places[1]
 
     def precision(self, z: Array) -> tuple[Array, Array]:
         """Values (S, K) of C^-1 and ``log |C^-1|`` (S,) at coordinates (S, n_cors)."""
@@ -254,3 +286,8 @@ class BoundOccasions:
         by_lower = np.tril(self.correlation.by_structure(2.0 * by_omega @ lower))
         parts = z.reshape(len(omega), -1)
         return self.correlation.structure.pull_back(parts, by_lower).ravel()
+
+
+def _table(part: Subsets) -> Indices:
+    """Arm and occasions of each subset."""
+    return np.column_stack([part.arms, part.occasions])

@@ -105,6 +105,12 @@ class Entries:
     kinds: Indices
     size: int
 
+    @classmethod
+    def nowhere(cls, size: int) -> Entries:
+        """Of rows that are not kept: K values without places."""
+        none = np.zeros(0, dtype=np.intp)
+        return cls(rows=none, cols=none, kinds=none, size=size)
+
 
 class BoundCorrelation(Protocol):
     """The inverse of a correlation matrix C of rows as a function of its coordinates."""
@@ -114,8 +120,20 @@ class BoundCorrelation(Protocol):
         """Where C^-1 is not zero."""
         ...
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        ...
+
     def under(self, correlation: Any) -> BoundCorrelation:
         """The same rows under another arrangement of the coordinates."""
+        ...
+
+    def joined(self, other: Any) -> tuple[BoundCorrelation, Indices, Indices]:
+        """Both sets of rows, of different groups, without places of entries.
+
+        Also the kind of entry there that each kind of these rows, and of the others, is.
+        """
         ...
 
     def precision(self, z: Array) -> tuple[Array, Array]:
@@ -241,11 +259,45 @@ class BoundResidual:
     correlation: BoundCorrelation | None
     structure: Residual
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        if self.correlation is None:
+            return np.ones(len(self.parts[0]), dtype=bool)
+        return self.correlation.diagonal[self.parts[0]]
+
     def under(self, structure: Residual) -> BoundResidual:
         """The same rows under another arrangement of the coordinates of their correlations."""
         bound, law = self.correlation, structure.correlation
         assert bound is not None and law is not None
         return replace(self, structure=structure, correlation=bound.under(law))
+
+    def joined(self, other: BoundResidual) -> tuple[BoundResidual, Indices, Indices]:
+        """Both sets of rows, of different groups, without places of entries.
+
+        Also the kind of entry there that each kind of these rows, and of the others, is.
+        """
+        log_sds, sd = distinct_rows([self.log_sds, other.log_sds])
+        bound, kinds = None, [np.zeros(1, dtype=np.intp)] * 2
+        if self.correlation is not None:
+            bound, *kinds = self.correlation.joined(other.correlation)
+        triples = [
+            np.column_stack([own[law.parts[0]], at[law.parts[1]], at[law.parts[2]]])
+            for law, own, at in zip((self, other), kinds, sd, strict=True)
+        ]
+        parts, (first, second) = distinct_rows(triples)
+        counts = np.zeros(len(log_sds))
+        for law, at in zip((self, other), sd, strict=True):
+            counts[at] += law.counts
+        law = replace(
+            self,
+            log_sds=log_sds,
+            counts=counts,
+            entries=Entries.nowhere(len(parts)),
+            parts=(parts[:, 0], parts[:, 1], parts[:, 2]),
+            correlation=bound,
+        )
+        return law, first, second
 
     def log_sd(self, shape: Array) -> Array:
         """Log relative standard deviations (S, V) of the kinds of rows."""
@@ -414,10 +466,10 @@ class Residual:
         """Correlation coordinates (S, n_cors)."""
         return shapes[:, shapes.shape[1] - self.n_cors :]
 
-    def row_sds(self, rows: ResidualRows, sigma: Array, shapes: Array) -> Array:
-        """Standard deviations (S, n) of the residuals of rows, without weights."""
-        width = rows.log_sd.shape[1] - 1
-        return sigma[:, None] * np.exp(shapes[:, :width] @ rows.log_sd[:, 1:].T)
+    def row_sds(self, log_sd: Array, sigma: Array, shapes: Array) -> Array:
+        """Standard deviations (S, n) of residuals by coefficients (n, m + q), without weights."""
+        width = log_sd.shape[1] - 1
+        return sigma[:, None] * np.exp(shapes[:, :width] @ log_sd[:, 1:].T)
 
     def covariance(self, rows: ResidualRows, sigma: Array, shapes: Array) -> sp.csr_array:
         """R (n, n) of rows without weights, its mean over the points."""
@@ -428,7 +480,7 @@ class Residual:
         self, rows: ResidualRows, sigma: Array, shapes: Array
     ) -> tuple[Array, Indices, Indices]:
         """Entries (S, M) of R without weights that are not always zero, their rows and columns."""
-        sds, every = self.row_sds(rows, sigma, shapes), np.arange(rows.n)
+        sds, every = self.row_sds(rows.log_sd, sigma, shapes), np.arange(rows.n)
         if self.correlation is None or rows.group is None:
             return sds**2, every, every
         z, pieces = self.cors_of(shapes), []
@@ -476,6 +528,13 @@ def distinct(columns: Sequence[Indices]) -> tuple[Indices, tuple[Indices, ...]]:
         code = np.unique(code, return_inverse=True)[1].ravel()
     first = np.unique(code, return_index=True)[1]
     return code.astype(np.intp), tuple(np.asarray(column)[first] for column in columns)
+
+
+def distinct_rows[T: Any](tables: Sequence[NDArray[T]]) -> tuple[NDArray[T], list[Indices]]:
+    """Distinct rows of tables, in lexicographic order, and the place of each row of each table."""
+    rows, place = np.unique(np.concatenate(tables), axis=0, return_inverse=True)
+    ends = np.cumsum([len(table) for table in tables])[:-1]
+    return rows, np.split(place.ravel().astype(np.intp), ends)
 
 
 # --- correlation matrices that are inverted group by group ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,13 @@ from bayeslmm.column_types import kind_of
 from bayeslmm.data.design import Encodings
 from bayeslmm.data.frames import check_infinite, complete_cases, missing, plain_frame
 from bayeslmm.data.inputs import check_variables, precision_weights
+from bayeslmm.data.residual_rows import precisions
 from bayeslmm.data.sources import Source
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.evaluation import Variables
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import reevaluate
+from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.formula.terms import Side
 
 Array = NDArray[np.float64]
@@ -35,20 +37,14 @@ class Batch:
         The variables of the formula.
     weights : ndarray (n,) or None
         Precision weights.
-    dropped : ndarray of int
-        Places of incomplete rows among all rows of the batch.
+    places : ndarray of int (n,)
+        Places of the rows in the source.
     """
 
     start: int
     frame: pd.DataFrame
     weights: Array | None
-    dropped: NDArray[np.intp]
-
-    @property
-    def places(self) -> NDArray[np.intp]:
-        """Places (n,) of the rows in the source."""
-        every = np.arange(self.start, self.start + len(self.frame) + len(self.dropped))
-        return np.delete(every, self.dropped)
+    places: NDArray[np.intp]
 
     @property
     def where(self) -> str:
@@ -66,37 +62,60 @@ class Reader:
     formula : Formula
     weights : str or None
         Column of the precision weights.
+    residual : ResidualFormula or None
+        Structure of the residuals.
+    kinds : dict of str to str
+        What each column holds, as far as has been read.
     """
 
     source: Source
     formula: Formula
     weights: str | None
+    residual: ResidualFormula | None = None
     names: list[str] = field(init=False)
     n: int = 0
     n_dropped: int = 0
     _gaps: dict[str, int] = field(default_factory=dict)
-    _kinds: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = self.source.names()
         check_variables(self.formula, self.names)
+        if self.residual is not None:
+            check_variables(self.residual, self.names)
         precision_weights_name(self.weights, self.names)
+
+    @property
+    def variables(self) -> list[str]:
+        """The variables of the formula and of the structure of the residuals."""
+        own = frozenset[str]() if self.residual is None else self.residual.variables
+        return sorted(self.formula.variables | own)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have precision weights, by themselves or by known standard errors."""
+        known = self.residual is not None and self.residual.errors is not None
+        return known or self.weights is not None
 
     def __iter__(self) -> Iterator[Batch]:
         """Read everything once."""
         self.n = self.n_dropped = 0
         self._gaps.clear()
-        variables = sorted(self.formula.variables)
-        wanted = sorted({*variables, *({self.weights} if self.weights else ())})
+        variables, wanted = self.variables, self.wanted
         for start, raw in self.source.frames(wanted):
             batch = self._batch(start, plain_frame(raw, wanted), variables)
             if batch is not None:
                 yield batch
 
+    @property
+    def wanted(self) -> list[str]:
+        """Columns that are read."""
+        return sorted({*self.variables, *({self.weights} if self.weights else ())})
+
     def require_rows(self) -> None:
         """Raise DataError if the last reading had no complete row."""
         if not self.n:
-            self._nothing(sorted(self.formula.variables))
+            self._nothing(self.variables)
 
     def _batch(self, start: int, frame: pd.DataFrame, variables: list[str]) -> Batch | None:
         gaps = {name: missing(frame[name]) for name in frame.columns}
@@ -111,13 +130,18 @@ class Reader:
         weights = precision_weights(self.weights, frame, frame, self.names)
         check_infinite(frame, variables)
         complete = frame if list(frame.columns) == variables else frame[variables]
-        dropped = np.empty(0, dtype=np.intp)
+        places = np.arange(start, start + len(frame))
         if drop.any():
             unweighted = None if weights is None else np.isnan(weights)
             complete, dropped = complete_cases(frame, variables, unweighted)
             weights = None if weights is None else np.delete(weights, dropped)
+            places = np.delete(places, dropped)
         self.n += len(complete)
-        return Batch(start=start, frame=complete, weights=weights, dropped=dropped)
+        batch = Batch(start=start, frame=complete, weights=weights, places=places)
+        residual = self.residual
+        if residual is None or residual.errors is None:
+            return batch
+        return replace(batch, weights=located(batch, lambda: precisions(residual, complete)))
 
     def _check_kinds(
         self, start: int, frame: pd.DataFrame, gaps: Mapping[str, NDArray[np.bool_]]
@@ -126,7 +150,7 @@ class Reader:
             if gaps[str(name)].all():
                 continue
             kind = kind_of(column)
-            known = self._kinds.setdefault(str(name), kind)
+            known = self.kinds.setdefault(str(name), kind)
             if kind != known:
                 raise DataError(
                     f"{self.source.words}: `{name}` holds {known} at first and {kind} after row "
@@ -197,4 +221,4 @@ def located[T](batch: Batch, compute: Callable[[], T]) -> T:
     except DataError as error:
         if not batch.start:
             raise
-        raise DataError(f"{error} ({batch.where})".replace("..", ".")) from error
+        raise type(error)(f"{error} ({batch.where})".replace("..", ".")) from error

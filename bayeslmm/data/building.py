@@ -34,7 +34,7 @@ from bayeslmm.data.inputs import (
 from bayeslmm.data.random_factors import shortened
 from bayeslmm.data.random_terms import random_factors
 from bayeslmm.data.relationships import Relationship
-from bayeslmm.data.residual_rows import residual_spec
+from bayeslmm.data.residual_rows import check_weights_once, residual_spec
 from bayeslmm.data.scale_model import scale_model
 from bayeslmm.data.unobserved import Missing, Unobserved, unobserved_rows
 from bayeslmm.exceptions import DataError
@@ -136,11 +136,8 @@ def build_design(
     wanted = variables if named is None else variables | {named}
     frame = plain_frame(data, sorted(wanted))
     values = precision_weights(weights, frame, data, names)
-    if values is not None and residual is not None and residual.errors is not None:
-        raise DataError(
-            f"weights= and {residual.errors.text} both say how variances of rows differ: give one "
-            "of them, such as standard errors divided by the root of the weights."
-        )
+    if values is not None and residual is not None:
+        check_weights_once(residual)
     check_infinite(frame, variables)
     gaps = None if values is None else np.isnan(values)
     complete, dropped = complete_cases(frame, sorted(variables), gaps, formula.members)

@@ -19,6 +19,7 @@ from bayeslmm.data.random_factors import FactorSpec, RandomFactor, shortened
 from bayeslmm.data.random_terms import other_rows
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec
+from bayeslmm.data.row_kinds import RowKinds
 from bayeslmm.data.scale_model import ScaleRows, ScaleSpec
 from bayeslmm.data.unobserved import Unobserved
 from bayeslmm.exceptions import DataError
@@ -276,6 +277,23 @@ class Design:
             return None
         assert self.spec.residual is not None
         return self.spec.residual.structure.bind(self.residual_rows)
+
+    @property
+    def row_kinds(self) -> RowKinds:
+        """The rows by the coefficients of their log standard deviations."""
+        if self.residual_rows is None:
+            raise DataError(
+                f"The rows lack the variables of the residual structure "
+                f"{self.spec.residual_source}."
+            )
+        return RowKinds.of(self.residual_rows, self.weights)
+
+    def by_scale(self) -> dict[int, Design]:
+        """The rows of each stratum or occasion that has a standard deviation, by its place."""
+        assert self.residual_rows is not None
+        n_scales = len(self.spec.residual_structure.scales)
+        scale = np.argmax(self.residual_rows.log_sd[:, :n_scales], axis=1)
+        return {int(at): self.take(np.flatnonzero(scale == at)) for at in np.unique(scale)}
 
     @property
     def n(self) -> int:

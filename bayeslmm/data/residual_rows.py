@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -130,32 +130,8 @@ class ResidualSpec:
         return np.concatenate([sigma, sds[:, 1:] / sds[:, :1], deltas, own], axis=1)
 
     def precisions(self, frame: pd.DataFrame) -> Array | None:
-        """One over the squares (n,) of known standard errors; None without them.
-
-        Raises
-        ------
-        DataError
-            If a standard error is not positive.
-        """
-        term = self.formula.errors
-        if term is None:
-            return None
-        errors = numbers(frame, term.place[0], "se()")
-        if np.any(errors <= 0.0):
-            bad = errors[errors <= 0.0]
-            raise DataError(
-                f"{term.text}: standard errors must be positive, and {len(bad)} of {len(errors)} "
-                f"are not, such as {bad[0]:g}; drop these rows."
-            )
-        with np.errstate(over="ignore", divide="ignore"):
-            result = np.asarray(1.0 / errors**2)
-        if not np.all(np.isfinite(result) & (result > 0.0)):
-            raise DataError(
-                f"{term.text}: the squares of the standard errors, which go from "
-                f"{errors.min():.3g} to {errors.max():.3g}, leave double precision; change the "
-                "units of the response."
-            )
-        return result
+        """One over the squares (n,) of known standard errors; None without them."""
+        return precisions(self.formula, frame)
 
     def rows(self, frame: pd.DataFrame) -> ResidualRows:
         """The structure's columns of complete rows; groups may be new.
@@ -165,10 +141,21 @@ class ResidualSpec:
         DataError
             If an occasion, stratum or arm is new, or an occasion stands twice in a group.
         """
-        n = len(frame)
         group = None
         if self.group is not None:
             group = new_levels(self.group, frame, lookup_levels(self.group, frame))[0]
+        return self._rows(frame, group, self.group)
+
+    def rows_apart(self, frame: pd.DataFrame) -> ResidualRows:
+        """The same with groups numbered from 0, whether the model knows them or not."""
+        if self.group is None:
+            return self._rows(frame, None, None)
+        codes, factor = grouping_factor(frame, self.group.factors)
+        return self._rows(frame, codes, factor)
+
+    def _rows(
+        self, frame: pd.DataFrame, group: Indices | None, known: GroupingFactor | None
+    ) -> ResidualRows:
         term = self.formula.correlation
         arm = _known(self.arms, frame, "an arm of the residuals")
         occasion = None
@@ -177,11 +164,12 @@ class ResidualSpec:
         place = None if term is None or group is None else _places(term, frame, group, occasion)
         log_sd = self._log_sds(frame, arm, occasion)
         if term is not None and group is not None and place is not None:
-            _check_groups(self, term, group, arm, place)
+            labels = [] if known is None else known.levels.tolist()
+            _check_groups(self, term, group, arm, place, labels)
         return ResidualRows(
             group=group,
             place=place,
-            arm=np.zeros(n, dtype=np.intp) if arm is None else arm,
+            arm=np.zeros(len(frame), dtype=np.intp) if arm is None else arm,
             log_sd=log_sd,
         )
 
@@ -246,6 +234,44 @@ def _need(codes: Indices | None) -> Indices:
     return codes
 
 
+def check_weights_once(formula: ResidualFormula) -> None:
+    """Raise DataError for known standard errors beside precision weights."""
+    if formula.errors is not None:
+        raise DataError(
+            f"weights= and {formula.errors.text} both say how variances of rows differ: give one "
+            "of them, such as standard errors divided by the root of the weights."
+        )
+
+
+def precisions(formula: ResidualFormula, frame: pd.DataFrame) -> Array | None:
+    """One over the squares (n,) of known standard errors; None without them.
+
+    Raises
+    ------
+    DataError
+        If a standard error is not positive.
+    """
+    term = formula.errors
+    if term is None:
+        return None
+    errors = numbers(frame, term.place[0], "se()")
+    if np.any(errors <= 0.0):
+        bad = errors[errors <= 0.0]
+        raise DataError(
+            f"{term.text}: standard errors must be positive, and {len(bad)} of {len(errors)} "
+            f"are not, such as {bad[0]:g}; drop these rows."
+        )
+    with np.errstate(over="ignore", divide="ignore"):
+        result = np.asarray(1.0 / errors**2)
+    if not np.all(np.isfinite(result) & (result > 0.0)):
+        raise DataError(
+            f"{term.text}: the squares of the standard errors, which go from "
+            f"{errors.min():.3g} to {errors.max():.3g}, leave double precision; change the "
+            "units of the response."
+        )
+    return result
+
+
 def numbers(frame: pd.DataFrame, column: str, where: str) -> Array:
     """A column as numbers.
 
@@ -307,13 +333,17 @@ def _is_numeric(column: pd.Series) -> bool:
 
 
 def _check_groups(
-    spec: ResidualSpec, term: ResidualTerm, group: Indices, arm: Indices | None, place: Array
+    spec: ResidualSpec,
+    term: ResidualTerm,
+    group: Indices,
+    arm: Indices | None,
+    place: Array,
+    known: Sequence[str],
 ) -> None:
     """Refuse a group with two rows at one place, or in two arms."""
     table = pd.DataFrame(place.reshape(len(group), -1)).assign(group=group)
     twice = table.duplicated().to_numpy()
     name = ":".join(term.group)
-    known = [] if spec.group is None else spec.group.levels.tolist()
 
     def label(row: int) -> str:
         code = int(group[row])
@@ -369,78 +399,148 @@ def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec
     DataError
         If the structure cannot be had on these data.
     """
-    term, strata = formula.correlation, formula.strata
-    arms = None if term is None or term.arm is None else _levels(frame, [term.arm], term)
-    strata_levels = None if strata is None else _levels(frame, strata.place, strata)
-    group = None if term is None else _levels(frame, term.group, term, least=1)
-    occasions = None
-    if term is not None and term.kind not in DECAYS and term.place != ("1",):
-        occasions = _occasions(frame, term)
-    covariates = tuple(_covariate(one, frame) for one in formula.powers)
-    scales = _scales(term, occasions, arms, strata_levels)
-    correlation = None if term is None else _correlation(term, frame, group, occasions, arms)
+    check_columns(formula, frame)
+    levels = {
+        role: grouping_factor(frame, names) for role, names in level_columns(formula, frame).items()
+    }
+    term, group = formula.correlation, levels.get("group")
+    sizes = np.zeros(0, dtype=np.intp) if group is None else np.bincount(group[0])
+    unit = 1.0
+    if term is not None and group is not None and has_unit(term):
+        unit = _median(typical_distances(term, frame, group[0]))
+    facts = ResidualFacts(
+        levels={role: factor for role, (_, factor) in levels.items()},
+        covariates=tuple(_covariate(one, frame) for one in formula.powers),
+        largest=int(sizes.max(initial=0)),
+        unit=unit,
+    )
+    return spec_of_facts(formula, facts)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ResidualFacts:
+    """What a residual structure has to know of all rows.
+
+    Attributes
+    ----------
+    levels : mapping of str to GroupingFactor
+        By their role, as :func:`level_columns` names them.
+    covariates : tuple of Covariate
+    largest : int
+        Rows of the largest group.
+    unit : float
+        Distance at which a correlation that falls with distance is its parameter.
+    """
+
+    levels: Mapping[str, GroupingFactor]
+    covariates: tuple[Covariate, ...]
+    largest: int
+    unit: float
+
+
+def spec_of_facts(formula: ResidualFormula, facts: ResidualFacts) -> ResidualSpec:
+    """The structure, from what is known of all rows.
+
+    Raises
+    ------
+    DataError
+        If the structure cannot be had on these data.
+    """
+    term, levels = formula.correlation, facts.levels
+    for role, one in (("arms", term), ("strata", formula.strata), ("occasions", term)):
+        if role in levels and one is not None:
+            _check_several(levels[role], one)
+    occasions, arms, strata = (levels.get(role) for role in ("occasions", "arms", "strata"))
+    if term is not None and occasions is not None and term.kind != "ar1":
+        _check_occasions(occasions, term)
+    correlation = None if term is None else _correlation(term, facts)
     return ResidualSpec(
         formula=formula,
         structure=Residual(
-            scales=scales,
+            scales=_scales(term, occasions, arms, strata),
             powers=tuple(f"{POWERS[one.kind]}[{one.place[0]}]" for one in formula.powers),
             correlation=correlation,
             cors=_cor_labels(correlation, occasions, arms),
             arms=("",) if arms is None else tuple(map(str, arms.levels)),
         ),
-        group=group,
+        group=levels.get("group"),
         occasions=occasions,
         arms=arms,
-        strata=strata_levels,
-        covariates=covariates,
+        strata=strata,
+        covariates=facts.covariates,
     )
 
 
-def _levels(
-    frame: pd.DataFrame, names: Sequence[str], term: ResidualTerm, least: int = 2
-) -> GroupingFactor:
-    for name in names:
-        if is_continuous(frame[name]):
+def level_columns(formula: ResidualFormula, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Columns whose values are levels, by what these are: arms, strata, groups, occasions.
+
+    Whole times of ``ar1`` are no occasions, as it has one variance.
+    """
+    term, found = formula.correlation, dict[str, tuple[str, ...]]()
+    if term is not None and term.arm is not None:
+        found["arms"] = (term.arm,)
+    if formula.strata is not None:
+        found["strata"] = formula.strata.place
+    if term is not None:
+        found["group"] = term.group
+        untimed = term.kind not in DECAYS and term.place != ("1",)
+        if untimed and not (term.kind == "ar1" and _is_numeric(frame[term.place[0]])):
+            found["occasions"] = term.place
+    return found
+
+
+def check_columns(formula: ResidualFormula, frame: pd.DataFrame) -> None:
+    """Raise DataError for columns with fractions where levels are meant."""
+    term, strata = formula.correlation, formula.strata
+    roles = level_columns(formula, frame)
+    for role, one in (("arms", term), ("strata", strata), ("group", term), ("occasions", term)):
+        for name in roles.get(role, ()):
+            if one is None or not is_continuous(frame[name]):
+                continue
+            if role == "occasions":
+                raise DataError(
+                    f"{one.text}: `{name}` holds fractions, so that its values are no occasions; "
+                    f"car1({name} | {':'.join(one.group)}) takes times."
+                )
             raise DataError(
-                f"{term.text}: `{name}` holds fractions, so that its values are no levels; make "
+                f"{one.text}: `{name}` holds fractions, so that its values are no levels; make "
                 "classes of it, e.g. with pandas.cut."
             )
-    factor = grouping_factor(frame, names)[1]
-    if len(factor.levels) < least:
+
+
+def _check_several(factor: GroupingFactor, term: ResidualTerm) -> None:
+    if len(factor.levels) < 2:
         raise DataError(
             f"{term.text}: `{factor.name}` has one level, {factor.levels[0]!r}, in the complete "
             "rows, so that there is nothing to tell apart; take it out."
         )
-    return factor
 
 
-def _occasions(frame: pd.DataFrame, term: ResidualTerm) -> GroupingFactor | None:
-    """The occasions as levels; none for whole times of ``ar1``, which has one variance."""
-    name = term.place[0]
-    if term.kind == "ar1" and _is_numeric(frame[name]):
-        return None
-    if is_continuous(frame[name]):
-        raise DataError(
-            f"{term.text}: `{name}` holds fractions, so that its values are no occasions; "
-            f"car1({name} | {':'.join(term.group)}) takes times."
-        )
-    factor = _levels(frame, [name], term)
-    if len(factor.levels) > MOST_OCCASIONS and term.kind != "ar1":
+def _check_occasions(factor: GroupingFactor, term: ResidualTerm) -> None:
+    if len(factor.levels) > MOST_OCCASIONS:
         raise DataError(
             f"{term.text} has {len(factor.levels)} occasions; at most {MOST_OCCASIONS} are "
             "supported. ar1, car1 and exp take any number of times."
         )
-    return factor
 
 
 def _covariate(term: ResidualTerm, frame: pd.DataFrame) -> Covariate:
-    log = term.kind == "power"
-    plain = Covariate(column=term.place[0], log=log, centre=0.0, scale=1.0)
-    values = plain.values(frame)
-    if not np.ptp(values) > 0.0:
+    values = plain_covariate(term).values(frame)
+    sd = float(np.std(values, ddof=1))
+    return covariate(term, float(values.mean()), sd, constant=not np.ptp(values) > 0.0)
+
+
+def plain_covariate(term: ResidualTerm) -> Covariate:
+    """The covariate of a term as it is, neither centred nor scaled."""
+    return Covariate(column=term.place[0], log=term.kind == "power", centre=0.0, scale=1.0)
+
+
+def covariate(term: ResidualTerm, mean: float, sd: float, *, constant: bool) -> Covariate:
+    """The covariate of a term, centred and scaled by what it is over all rows."""
+    if constant:
         raise DataError(f"{term.text}: `{term.place[0]}` has the same value in all complete rows.")
-    scale = 1.0 if log else float(np.std(values, ddof=1))
-    return Covariate(column=term.place[0], log=log, centre=float(values.mean()), scale=scale)
+    plain = plain_covariate(term)
+    return replace(plain, centre=mean, scale=1.0 if plain.log else sd)
 
 
 def _scales(
@@ -479,17 +579,11 @@ def _cor_labels(
     return tuple(f"{label}, {arm}" if label else str(arm) for arm in arms.levels for label in own)
 
 
-def _correlation(
-    term: ResidualTerm,
-    frame: pd.DataFrame,
-    group: GroupingFactor | None,
-    occasions: GroupingFactor | None,
-    arms: GroupingFactor | None,
-) -> Correlation:
-    assert group is not None
+def _correlation(term: ResidualTerm, facts: ResidualFacts) -> Correlation:
+    group, arms = facts.levels["group"], facts.levels.get("arms")
+    occasions = facts.levels.get("occasions")
     n_arms = 1 if arms is None else len(arms.levels)
-    codes = grouping_factor(frame, term.group)[0]
-    if not np.any(np.bincount(codes) > 1):
+    if facts.largest < 2:
         raise DataError(
             f"{term.text}: no `{group.name}` has more than one row, so that nothing is known of "
             "correlations within it."
@@ -497,15 +591,20 @@ def _correlation(
     if term.kind.startswith("ar1"):
         return OverDistance("ar1", 1.0, n_arms)
     if term.kind in DECAYS:
-        return OverDistance(DECAYS[term.kind], _typical_distance(term, frame, codes), n_arms)
-    size = int(np.bincount(codes).max()) if occasions is None else len(occasions.levels)
+        return OverDistance(DECAYS[term.kind], facts.unit, n_arms)
+    size = facts.largest if occasions is None else len(occasions.levels)
     if term.kind == "us":
         return OverOccasions(Unstructured(size, (tuple(range(size)),)), n_arms)
     return OverOccasions(PATTERNS[term.kind.removesuffix("h")](size, True), n_arms)
 
 
-def _typical_distance(term: ResidualTerm, frame: pd.DataFrame, codes: Indices) -> float:
-    """Median distance between successive times, or between all rows of a group in the plane."""
+def has_unit(term: ResidualTerm) -> bool:
+    """Whether the parameter of a correlation is that at a typical distance of the rows."""
+    return term.kind in DECAYS
+
+
+def typical_distances(term: ResidualTerm, frame: pd.DataFrame, codes: Indices) -> Array:
+    """Positive distances between successive times, or between all rows of a group in the plane."""
     place = _places(term, frame, codes, None)
     if term.kind == "car1":
         order = np.lexsort((place, codes))
@@ -522,5 +621,8 @@ def _typical_distance(term: ResidualTerm, frame: pd.DataFrame, codes: Indices) -
                 for part in parts
             ]
         )
-    gaps = gaps[gaps > 0]
-    return float(np.median(gaps)) if len(gaps) else 1.0
+    return gaps[gaps > 0]
+
+
+def _median(distances: Array) -> float:
+    return float(np.median(distances)) if len(distances) else 1.0

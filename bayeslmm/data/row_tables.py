@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ def require_few(design: Design) -> None:
         )
 
 
+def streams(design: Design) -> bool:
+    """Whether rows are more than a batch and can be taken one by one.
+
+    Where residuals have a structure they cannot, and up to a batch of rows is taken together.
+    """
+    return not rows_fit(design) and not design.spec.structured
+
+
 def rows_fit(design: Design) -> bool:
     """Whether values of each row may be held."""
     return not isinstance(design, SummarisedDesign) or design.n <= BATCH
@@ -123,23 +132,47 @@ def write_tables(path: Path, tables: Iterable[Any]) -> None:
         If the system refuses to write. There is no file then.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with replacing(path, overwrite=False) as temporary:
-        writer = None
-        try:
-            for table in tables:
+    with replacing(path, overwrite=False) as temporary, _parquet(temporary) as write:
+        n = 0
+        for table in tables:
+            try:
                 rows = table
                 if not isinstance(table, pa.Table):
                     rows = pa.Table.from_pandas(table, preserve_index=False)
-                rows = rows.replace_schema_metadata(None)
-                writer = writer or pq.ParquetWriter(temporary, rows.schema)
-                writer.write_table(rows.cast(writer.schema))
-        finally:
+                write(rows)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+                raise DataError(
+                    f"{path}: the columns of rows from {n} on do not have the types of those "
+                    f"before: {error}. Give all parts one type."
+                ) from error
+            n += len(table)
+        if not n:
+            raise DataError("The data have no rows.")
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Callable[[Any], None]]:
+    """Write tables with the types of the first; nothing stays open, also where it fails."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pa.OSFile(str(path), "wb") as file:
+        writer: Any = None
+
+        def write(table: Any) -> None:
+            nonlocal writer
+            table = table.replace_schema_metadata(None)
+            writer = writer or pq.ParquetWriter(file, table.schema, write_page_checksum=True)
+            writer.write_table(table.cast(writer.schema))
+
+        try:
+            yield write
             if writer is not None:
                 writer.close()
-        if writer is None:
-            raise DataError("The data have no rows.")
+        finally:
+            if writer is not None:
+                writer.is_open = False  # else it tries once more, when it is collected
 
 
 def write_revised(

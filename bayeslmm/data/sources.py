@@ -6,8 +6,9 @@ import glob
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,18 @@ class Source:
     read : callable
         From some of these columns to an iterator over data frames of any kind, which may have more
         columns. Each call reads everything again.
+    origin : object or None
+        What has parts that can be read apart: a dataset of files, a list of frames, a data frame of
+        Dask.
+    engine : object or None
+        The lazy frame itself, where its library groups and sums by itself.
     """
 
     words: str
     names: Callable[[], list[str]]
     read: Callable[[Sequence[str]], Iterable[Any]]
+    origin: Any = None
+    engine: Any = None
 
     def frames(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Data frames of columns, each with the number of the rows before it.
@@ -66,16 +74,15 @@ class Source:
         start = 0
         try:
             for frame in self.read(columns):
-                size = _length(frame)
+                size = row_count(frame)
                 if size:
                     yield start, frame
                 start += size
         except BayesLMMError:
             raise
-        except _errors() as error:
+        except reading_errors() as error:
             raise DataError(
-                f"{self.words} cannot be read after row {start}: {type(error).__name__}: "
-                f"{_one_line(error)}"
+                f"{self.words} cannot be read after row {start}: {cause(error)}"
             ) from error
 
 
@@ -135,7 +142,7 @@ def _called(function: Callable[[], Any]) -> Iterable[Any]:
 
 def frames_source(words: str, frames: Sequence[Any]) -> Source:
     """Data frames as batches of a source."""
-    return _of_frames(words, lambda: frames)
+    return replace(_of_frames(words, lambda: frames), origin=frames)
 
 
 def _of_frames(words: str, again: Callable[[], Iterable[Any]]) -> Source:
@@ -172,10 +179,11 @@ def _once(words: str, frames: Iterator[Any]) -> Source:
         return chain([first.pop()] if first else [], frames)
 
     def names() -> list[str]:
-        for frame in frames:
-            first.append(frame)
-            return _names(frame)
-        raise DataError("The data have no rows.")
+        if not first:
+            first.extend(islice(frames, 1))
+        if not first:
+            raise DataError("The data have no rows.")
+        return _names(first[0])
 
     batches = _of_frames(words[0].upper() + words[1:], again)
     return replace(batches, names=names)
@@ -194,21 +202,37 @@ def _as_table(frame: Any) -> Any:
     return frame
 
 
-def _length(frame: Any) -> int:
+def row_count(frame: Any) -> int:
+    """Number of rows of a data frame of any kind."""
     if isinstance(frame, Mapping):
         return max((len(column) for column in frame.values()), default=0)
     return int(frame.shape[0]) if hasattr(frame, "shape") else len(frame)
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def reading_errors() -> tuple[type[Exception], ...]:
     """What readers raise."""
     return (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, *_foreign())
 
 
+FOREIGN = (
+    ("pyarrow", "ArrowException"),
+    ("duckdb", "Error"),
+    ("polars.exceptions", "PolarsError"),
+    ("zlib", "error"),
+    ("lzma", "LZMAError"),
+)
+"""Errors of readers that have no base among those of Python, by their module."""
+
+
 def _foreign() -> Iterator[type[Exception]]:
-    for module, name in (("duckdb", "Error"), ("polars.exceptions", "PolarsError")):
+    for module, name in FOREIGN:
         if module in sys.modules:
             yield getattr(sys.modules[module], name)
+
+
+def cause(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _one_line(error: Exception) -> str:
@@ -241,7 +265,7 @@ def _files(text: str) -> Source:
     files = f"{len(found)} files at `{text}`" if len(found) > 1 else f"`{text}`"
     try:
         return _dataset(ds.dataset(found, format=formats.pop()), files)
-    except (OSError, ValueError) as error:
+    except reading_errors() as error:
         raise DataError(f"{files} cannot be read: {_one_line(error)}") from error
 
 
@@ -257,41 +281,98 @@ def _format(text: str) -> str:
 
 def _dataset(dataset: Any, words: str) -> Source:
     """A dataset of pyarrow, whose files must have the columns in types that go together."""
+    state = _file_states(dataset)
 
     def read(columns: Sequence[str]) -> Iterator[Any]:
-        import pyarrow as pa
+        _check_unchanged(dataset, state, words)
+        try:
+            files, common = typed_files(dataset, columns, words)
+            if files:
+                yield from tables(file_batches(files, common, columns))
+            else:
+                yield from tables(dataset.to_batches(columns=list(columns), batch_size=BATCH))
+        except reading_errors():
+            _check_unchanged(dataset, state, words)
+            raise
+        _check_unchanged(dataset, state, words)
 
-        held, rows = [], 0
-        for batch in _one_ahead(_batches(dataset, list(columns), words)):
-            held.append(batch)
-            rows += batch.num_rows
-            if rows >= BATCH // 2:
-                yield pa.Table.from_batches(held)
-                held, rows = [], 0
-        if held:
+    names = list(dataset.schema.names)
+    return Source(words=words, names=lambda: names, read=read, origin=dataset)
+
+
+def tables(batches: Iterator[Any]) -> Iterator[Any]:
+    """Record batches in tables of at least half the rows that are asked for."""
+    import pyarrow as pa
+
+    held, rows = [], 0
+    for batch in _one_ahead(batches):
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= BATCH // 2:
             yield pa.Table.from_batches(held)
+            held, rows = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
 
-    return Source(words=words, names=lambda: list(dataset.schema.names), read=read)
+
+def _file_states(dataset: Any) -> dict[str, tuple[Any, Any]]:
+    """Size and time of change of each file on this machine; stores elsewhere are not asked."""
+    from pyarrow.fs import LocalFileSystem
+
+    if not isinstance(getattr(dataset, "filesystem", None), LocalFileSystem):
+        return {}
+    found = dataset.filesystem.get_file_info(dataset.files)
+    return {file.path: (file.size, file.mtime_ns) for file in found}
 
 
-def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
-    """Record batches of some columns, of the same types in all files."""
+def _check_unchanged(dataset: Any, files: Mapping[str, tuple[Any, Any]], words: str) -> None:
+    """Raise DataError where files are not those that the dataset was opened with."""
+    if not files:
+        return
+    now = _file_states(dataset)
+    changed = [path for path, state in files.items() if now[path] != state]
+    if changed:
+        raise DataError(
+            f"{words}: {listed(changed)} changed or vanished since the data were opened. Give data "
+            "that stay as they are."
+        )
+
+
+def typed_files(
+    dataset: Any, columns: Sequence[str], words: str
+) -> tuple[list[tuple[Any, Any]], Any]:
+    """Files of a dataset, each with the types of its columns, and the types that go for all.
+
+    Raises
+    ------
+    DataError
+        If a file lacks a column, or has one of a type that goes with no type of other files.
+    """
     import pyarrow as pa
 
     files = list(dataset.get_fragments()) if hasattr(dataset, "get_fragments") else []
-    schemas = [_schema(file, dataset, columns, words) for file in files]
-    if not files:
-        yield from dataset.to_batches(columns=columns, batch_size=BATCH)
-        return
+    schemas = []
+    for file in files:
+        with _named(file):
+            schemas.append(_schema(file, dataset, columns, words))
     try:
-        common = pa.unify_schemas(schemas, promote_options="permissive")
+        common = pa.unify_schemas(schemas, promote_options="permissive") if files else None
     except pa.ArrowException as error:
         raise DataError(
             f"{words}: a column has types in different files that do not go together: "
             f"{_one_line(error)}"
         ) from error
-    for file, schema in zip(files, schemas, strict=True):
-        for batch in _file_batches(file, schema, columns):
+    return list(zip(files, schemas, strict=True)), common
+
+
+def file_batches(
+    files: Iterable[tuple[Any, Any]], common: Any, columns: Sequence[str]
+) -> Iterator[Any]:
+    """Record batches of columns of files, of the same types in all."""
+    import pyarrow as pa
+
+    for file, schema in files:
+        for batch in _file_batches(file, schema, list(columns)):
             if schema.equals(common):
                 yield batch
             else:
@@ -299,17 +380,33 @@ def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
 
 
 def _file_batches(file: Any, schema: Any, columns: list[str]) -> Iterator[Any]:
-    """Batches of a file; nothing is read far ahead, and what has been read is not held."""
+    """Sound batches of a file; nothing is read far ahead, and what has been read is not held."""
     import pyarrow.dataset as ds
 
     how: dict[str, Any] = {"columns": columns, "batch_size": BATCH, "schema": schema}
     how |= {"batch_readahead": 1, "use_threads": False}
-    pieces = [file]
     if isinstance(file, ds.ParquetFileFragment):
-        how["fragment_scan_options"] = ds.ParquetFragmentScanOptions(pre_buffer=False)
-        pieces = file.split_by_row_group()
-    for piece in pieces:
-        yield from piece.to_batches(**how)
+        how["fragment_scan_options"] = ds.ParquetFragmentScanOptions(
+            pre_buffer=False, page_checksum_verification=True
+        )
+    with _named(file):
+        pieces = file.split_by_row_group() if "fragment_scan_options" in how else [file]
+        for piece in pieces:
+            for batch in piece.to_batches(**how):
+                batch.validate(full=True)  # text of a damaged file need not be text
+                yield batch
+
+
+@contextmanager
+def _named(file: Any) -> Iterator[None]:
+    """Errors of reading a file say which one it is."""
+    try:
+        yield
+    except BayesLMMError:
+        raise
+    except reading_errors() as error:
+        path = getattr(file, "path", "a part")
+        raise OSError(f"`{path}`: {_one_line(error)}") from error
 
 
 def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
@@ -365,7 +462,9 @@ def _of_duckdb(data: Any, kind: str) -> Source | None:
                 return map(_as_table, getattr(chosen, method)(BATCH))
         raise DataError("This version of DuckDB gives no batches of Arrow; a newer one is needed.")
 
-    return Source(words="The DuckDB relation", names=lambda: list(data.columns), read=read)
+    return Source(
+        words="The DuckDB relation", names=lambda: list(data.columns), read=read, engine=data
+    )
 
 
 def _of_polars(data: Any, kind: str) -> Source | None:
@@ -379,7 +478,10 @@ def _of_polars(data: Any, kind: str) -> Source | None:
         return chosen.collect_batches(chunk_size=BATCH)
 
     return Source(
-        words="The Polars LazyFrame", names=lambda: data.collect_schema().names(), read=read
+        words="The Polars LazyFrame",
+        names=lambda: data.collect_schema().names(),
+        read=read,
+        engine=data,
     )
 
 
@@ -390,7 +492,7 @@ def _of_ibis(data: Any, kind: str) -> Source | None:
     def read(columns: Sequence[str]) -> Any:
         return map(_as_table, data.select(*columns).to_pyarrow_batches(chunk_size=BATCH))
 
-    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read)
+    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read, engine=data)
 
 
 def _of_dask(data: Any, kind: str) -> Source | None:
@@ -405,7 +507,7 @@ def _of_dask(data: Any, kind: str) -> Source | None:
     def names() -> list[str]:
         return list(map(str, data.columns))
 
-    return Source(words="The Dask data frame", names=names, read=read)
+    return Source(words="The Dask data frame", names=names, read=read, origin=data)
 
 
 def _of_narwhals(data: Any, kind: str) -> Source | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import Codes, read_only
 from bayeslmm.data.memberships import Member
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor
+from bayeslmm.data.row_kinds import RowKinds, ScaledRows
 from bayeslmm.data.sources import Source
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.moments import Moments
@@ -24,12 +26,23 @@ Array = NDArray[np.float64]
 
 NEEDS_ROWS = (
     "This needs the rows of the data all at once, and the model has only sums over them: it was "
-    "built from {words}. Estimates, draws, summaries, means, contrasts, hypotheses and predictions "
-    "at new rows (predict(new)) need no rows; fitted(), residuals(), augment(), loo(), "
+    "built from {words}. Estimates, draws, summaries, tests, means, contrasts, hypotheses and "
+    "predictions at new rows (predict(new)) need no rows; fitted(), residuals(), augment(), loo(), "
     "check.residuals(), check.influence(), slopes(), comparisons() and average_predictions() read "
-    "the rows again. For simulations, bootstraps, NUTS and pictures of data, build the model from "
-    "a data frame in memory, such as one of some of the groups."
+    "the rows again. For simulated responses and pictures of data, build the model from a data "
+    "frame in memory, such as one of some of the groups."
 )
+
+
+class RowsNeededError(DataError):
+    """Something needs the rows of data that a model has only sums over."""
+
+
+def briefly(error: Exception) -> str:
+    """What an error says, where the same one would be said again and again."""
+    if isinstance(error, RowsNeededError):
+        return "It needs the rows of the data, and the model keeps sums over them."
+    return str(error)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -57,11 +70,13 @@ class Summary:
     means : mapping of str to float
         Mean of each numeric variable of the fixed effects and the offsets.
     ranges : mapping of str to tuple of float
-        Its smallest and largest value.
+        Its smallest and largest value; absent where they are withheld.
     sample : pandas.DataFrame
         Some rows, with each level of each factor of the fixed effects and slopes at least once.
     states : mapping of str to object
         What transforms of whole columns remember, by the text of their calls.
+    scaled : ScaledRows or None
+        Rows by their standard deviation, where residuals have a structure.
     """
 
     words: str
@@ -77,6 +92,7 @@ class Summary:
     ranges: Mapping[str, tuple[float, float]]
     sample: pd.DataFrame
     states: Mapping[str, Any]
+    scaled: ScaledRows | None = None
 
     def columns(self, side: Side) -> Array:
         """Columns (m, k) of a side in few dimensions: lengths and angles are the weighted ones."""
@@ -84,7 +100,7 @@ class Summary:
 
     def refuse(self) -> NoReturn:
         """Say that rows are needed."""
-        raise DataError(NEEDS_ROWS.format(words=self.words))
+        raise RowsNeededError(NEEDS_ROWS.format(words=self.words))
 
 
 class SummarisedFactor(RandomFactor):
@@ -185,6 +201,10 @@ class SummarisedDesign(Design):
         copied = deepcopy((self.spec, self.summary, self.products), memo)
         return SummarisedDesign(*copied, source=self.source)
 
+    def without_data(self) -> SummarisedDesign:
+        """The same without the source of the rows."""
+        return self.with_source(None)
+
     def with_source(self, source: Source | None) -> SummarisedDesign:
         """The same with rows that can be read again."""
         return SummarisedDesign(self.spec, self.summary, self.products, source)
@@ -208,7 +228,29 @@ class SummarisedDesign(Design):
     @property
     def weighted(self) -> bool:
         """Whether rows have precision weights."""
-        return self.spec.weights is not None
+        return self.spec.weights is not None or self.spec.has_errors
+
+    @property
+    def residual(self) -> BoundResidual | None:
+        """Relative precision matrix of the residuals, without places of its entries."""
+        return getattr(self.products, "law", None)
+
+    @property
+    def row_kinds(self) -> RowKinds:
+        """The rows by the coefficients of their log standard deviations."""
+        assert self.summary.scaled is not None
+        return self.summary.scaled.kinds
+
+    def by_scale(self) -> dict[int, Design]:
+        """The rows of each stratum or occasion that has a standard deviation, by its place."""
+        scaled, right = self.summary.scaled, self.formula.right
+        assert scaled is not None
+        parts: dict[int, Design] = {}
+        for place, sides in scaled.sides.items():
+            own = ScaledRows(kinds=scaled.kinds.of_scale(place), sides={})
+            some = replace(self.summary, n=sides[right].n, sides=sides, scaled=own)
+            parts[place] = SummarisedDesign(self.spec, some)
+        return parts
 
     def restricted(self, spec: Spec, random: tuple[RandomFactor, ...]) -> Design:
         """The design with some of the grouping factors only, for predictions at new rows."""
@@ -230,6 +272,12 @@ class SummarisedDesign(Design):
 
     def range_of(self, variable: str) -> tuple[float, float]:
         """Smallest and largest value of a numeric variable of the fixed effects."""
+        if variable not in self.summary.ranges:
+            raise DataError(
+                f"The smallest and largest value of `{variable}` are withheld from the sums that "
+                "the model was built from. What needs them, such as a slope, needs sums that were "
+                "saved without smallest_cell=; predictions at given values do not."
+            )
         return self.summary.ranges[variable]
 
     @property

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.column_types import kind_of
 from bayeslmm.covariance.kinds import blocked
+from bayeslmm.covariance.residual import ResidualRows
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.batches import Batch, BatchColumns, Reader, batch_columns, located
 from bayeslmm.data.building import fixed_space
@@ -31,6 +32,8 @@ from bayeslmm.data.inputs import (
 )
 from bayeslmm.data.level_sets import GroupingSets, SeenLevels, merged_categories
 from bayeslmm.data.random_terms import amalgamated, check_batch, coefs_of_terms, spec_of_levels
+from bayeslmm.data.residual_rows import ResidualSpec
+from bayeslmm.data.row_kinds import ScaledRows
 from bayeslmm.data.summarised import Summary
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import (
@@ -113,6 +116,18 @@ class Layout:
     structures: tuple[Structure, ...]
 
 
+def layout_of(formula: Formula, names: Mapping[Side, tuple[str, ...]]) -> Layout:
+    """The layout of a formula whose sides have columns of these names."""
+    groups = list(amalgamated(formula).values())
+    found = [coefs_of_terms(terms, names) for terms in groups]
+    return Layout(
+        right=formula.right,
+        names=names,
+        factors=tuple(tuple(term.left for term in terms) for terms in groups),
+        structures=tuple(blocked(blocks, kinds) for _, blocks, kinds in found),
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Taken:
     """Rows of a batch, taken in by a survey.
@@ -122,10 +137,13 @@ class Taken:
     columns : BatchColumns
     codes : list of ndarray of int (n,)
         Number of the level of each grouping factor.
+    residual : ResidualRows or None
+        Columns of the structure of the residuals.
     """
 
     columns: BatchColumns
     codes: list[Codes]
+    residual: ResidualRows | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -154,6 +172,8 @@ class Survey:
         The user's.
     coding : Coding, optional
         That of all rows, of which these are a part; it is found out by default.
+    residual : ResidualSpec, optional
+        Structure of the residuals.
 
     Attributes
     ----------
@@ -164,11 +184,15 @@ class Survey:
     """
 
     def __init__(
-        self, formula: Formula, functions: UserFunctions, coding: Coding | None = None
+        self,
+        formula: Formula,
+        functions: UserFunctions,
+        coding: Coding | None = None,
+        residual: ResidualSpec | None = None,
     ) -> None:
         check_not_own_predictor(formula)
         _refuse_terms(formula)
-        self.formula, self.functions = formula, functions
+        self.formula, self.functions, self.residual = formula, functions, residual
         sides = sides_of(formula)
         operands = [formula.left, *formula.shifts, *(p for side in sides for p in side.operands)]
         self.groups = amalgamated(formula)
@@ -188,20 +212,14 @@ class Survey:
     def layout(self) -> Layout:
         """The columns, once rows have been taken in."""
         names = {side: columns.names for side, columns in self.columns.items()}
-        found = [coefs_of_terms(terms, names) for terms in self.groups.values()]
-        return Layout(
-            right=self.formula.right,
-            names=names,
-            factors=tuple(tuple(t.left for t in terms) for terms in self.groups.values()),
-            structures=tuple(blocked(blocks, kinds) for _, blocks, kinds in found),
-        )
+        return layout_of(self.formula, names)
 
     @property
     def coding(self) -> Coding:
-        """What columns are built from, in the rows so far where it was not given."""
-        if self._coding is not None:
-            return self._coding
-        return Coding(sample=self.sample.frame(), states=self.memory.states)
+        """What columns are built from: as given, or in the rows so far."""
+        given = self._coding
+        sample = self.sample.frame() if given is None else given.sample
+        return Coding(sample=sample, states=self.memory.states)
 
     def begin(self) -> None:
         """Begin a reading."""
@@ -260,7 +278,11 @@ class Survey:
         if self.totals is None:
             self.totals = Totals(self.formula, batch.frame)
         self.totals.add(batch, found)
-        return Taken(columns=found, codes=self.levels.add(batch.frame))
+        rows, spec = None, self.residual
+        if spec is not None and not spec.structure.plain:
+            rows = located(batch, lambda: spec.rows_apart(batch.frame))
+            self.totals.add_scaled(rows, found, len(spec.structure.scales))
+        return Taken(columns=found, codes=self.levels.add(batch.frame), residual=rows)
 
     def _encode(self) -> Encodings:
         """How columns are built, from the sample."""
@@ -316,6 +338,7 @@ def checked_spec(
     summary: Summary,
     extremes: Extremes,
     levels: Sequence[SeenLevels],
+    residual: ResidualSpec | None,
 ) -> Spec:
     """The spec of a model of all rows, after checking what can be checked of all of them only.
 
@@ -332,6 +355,7 @@ def checked_spec(
     if weights is not None:
         check_weights_scale(f"The weights `{weights}`", extremes.weights)
     free = "sigma" not in {str(key).strip() for key in known}
+    free = free and not (residual is not None and residual.formula.known)
     moments = {
         side: (own, summary.sides[side].take(range(len(own)))) for side, own in layout.names.items()
     }
@@ -345,7 +369,7 @@ def checked_spec(
             spec_of_levels(formula.source, terms, key, seen.factor, moments, saturated=not free)
             for (key, terms), seen in groups
         ),
-        residual=None,
+        residual=residual,
         encodings=encodings,
         known=known,
     )
@@ -451,6 +475,8 @@ class Totals:
         and with weights.
     latest : dict of Side to Moments
         Those of the last batch, with weights.
+    scaled : ScaledRows or None
+        Rows by their standard deviation, where residuals have a structure.
     """
 
     def __init__(self, formula: Formula, frame: pd.DataFrame) -> None:
@@ -458,6 +484,7 @@ class Totals:
         self.sides: dict[Side, Moments] = {}
         self.weighted: dict[Side, Moments] = {}
         self.latest: dict[Side, Moments] = {}
+        self.scaled: ScaledRows | None = None
         self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
         self._weights = np.array([np.inf, -np.inf])
         self.log_weights = self._inverse_weights = self._offset = 0.0
@@ -494,6 +521,14 @@ class Totals:
             self._weights[0] = min(self._weights[0], found.weights.min())
             self._weights[1] = max(self._weights[1], found.weights.max())
 
+    def add_scaled(self, rows: ResidualRows, found: BatchColumns, n_scales: int) -> None:
+        """Take in the rows of a batch by their standard deviation, of which there are some."""
+        columns = dict(found.sides)
+        right = self.formula.right
+        columns[right] = np.column_stack([columns[right], found.y - found.offset])
+        more = ScaledRows.of(rows, found.weights, columns, n_scales)
+        self.scaled = more if self.scaled is None else self.scaled + more
+
     def _add_side(self, side: Side, columns: Array, weights: Array | None) -> None:
         latest = _accumulate(self.sides, side, columns, None)
         if weights is None:
@@ -522,12 +557,13 @@ class Totals:
             weighted=self.weighted,
             counts=counts,
             log_weights=self.log_weights,
-            mean_inverse_weight=1.0 if reader.weights is None else self._inverse_weights / self.n,
+            mean_inverse_weight=self._inverse_weights / self.n if reader.weighted else 1.0,
             mean_offset=self._offset,
             means=self._means,
             ranges=self._ranges,
             sample=coding.sample,
             states=coding.states,
+            scaled=self.scaled,
         )
 
 

@@ -29,9 +29,6 @@ from bayeslmm.effects.grid import (
     check_target,
     grid_frame,
     grid_values,
-    is_factor,
-    levels_of,
-    variables_of,
 )
 from bayeslmm.effects.quantities import (
     Combinations,
@@ -41,6 +38,7 @@ from bayeslmm.effects.quantities import (
     scale_notes,
     text_of,
 )
+from bayeslmm.effects.variables import is_factor, levels_of, variables_of
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.moments import Moments
 from bayeslmm.sampling.joint_draws import JointDraws

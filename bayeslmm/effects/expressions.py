@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.inputs import nearest
-from bayeslmm.effects.grid import mean_combinations, variables_of
+from bayeslmm.effects.grid import mean_combinations
+from bayeslmm.effects.variables import variables_of
 from bayeslmm.exceptions import FormulaError
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters
 

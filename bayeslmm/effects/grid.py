@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -12,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.data.grouping import column_levels
 from bayeslmm.data.inputs import nearest
 from bayeslmm.effects.quantities import (
     Combinations,
@@ -21,9 +19,8 @@ from bayeslmm.effects.quantities import (
     names_of,
     scale_notes,
 )
+from bayeslmm.effects.variables import Variables, cell_counts, is_factor, variables_of
 from bayeslmm.exceptions import DataError
-from bayeslmm.formula.evaluation import holds_levels
-from bayeslmm.formula.terms import Side
 
 Array = NDArray[np.float64]
 Weights = Literal["equal", "proportional", "outer", "cells"]
@@ -31,66 +28,6 @@ WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 LARGEST = 1_000_000
 """Rows of a reference grid."""
-
-_FACTOR_CALLS = {"C", "factor"}
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Variables:
-    """The variables of the fixed part of a model.
-
-    Attributes
-    ----------
-    levels : dict of str to list
-        Values of each factor, in order.
-    centres : dict of str to float
-        Mean of each numeric covariate.
-    offsets : frozenset of str
-        Variables of the offsets.
-    """
-
-    levels: dict[str, list[Any]]
-    centres: dict[str, float]
-    offsets: frozenset[str]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Factors, then covariates."""
-        return (*self.levels, *self.centres)
-
-
-def variables_of(design: Design, right: Side | None = None) -> Variables:
-    """Find the factors and the covariates of the fixed part, or of another side, and offsets."""
-    formula = design.formula if right is None else replace(design.formula, right=right)
-    makers = (part for part in formula.right.operands if _FACTOR_CALLS & part.functions)
-    as_factors = frozenset[str]().union(*(part.variables for part in makers))
-    levels: dict[str, list[Any]] = {}
-    centres: dict[str, float] = {}
-    for name in sorted(formula.predictors(effects=False, groups=False), key=formula.source.find):
-        column = design.sample[name]
-        if is_factor(column) or name in as_factors:
-            levels[name] = levels_of(column)
-        else:
-            centres[name] = design.mean_of(name)
-    offsets = frozenset[str]().union(*(shift.variables for shift in formula.shifts))
-    return Variables(levels=levels, centres=centres, offsets=offsets)
-
-
-def is_factor(column: pd.Series) -> bool:
-    """Whether a column holds levels and not numbers."""
-    return holds_levels(column) or not pd.api.types.is_numeric_dtype(column.dtype)
-
-
-def levels_of(column: pd.Series) -> list[Any]:
-    """Levels of a column in the order of the model."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.remove_unused_categories().cat.categories.tolist()
-    if pd.api.types.is_bool_dtype(column.dtype):
-        return [value for value in (False, True) if (column == value).any()]
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return sorted(column.unique().tolist())
-    return column_levels(column)[1].tolist()
-
 
 # --- grids -----------------------------------------------------------------------------
 
@@ -264,15 +201,14 @@ def cell_weights(
     if weights == "equal" or not averaged:
         return np.ones(len(frame))
     if weights == "outer":
-        shares = [_frequencies(design.data, frame, [name]) for name in averaged]
+        shares = [_frequencies(design, frame, [name]) for name in averaged]
         return np.asarray(np.prod(shares, axis=0))
     counted = averaged if weights == "proportional" else list(factors)
-    return _frequencies(design.data, frame, counted)
+    return _frequencies(design, frame, counted)
 
 
-def _frequencies(data: pd.DataFrame, frame: pd.DataFrame, names: Sequence[str]) -> Array:
-    counts = data[list(names)].astype(object).value_counts()
-    table = {key: float(count) for key, count in counts.items()}
+def _frequencies(design: Design, frame: pd.DataFrame, names: Sequence[str]) -> Array:
+    table = cell_counts(design, names)
     keys = frame[list(names)].astype(object).itertuples(index=False, name=None)
     return np.array([table.get(key, 0.0) for key in keys])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from bayeslmm.data.design import Design
+from bayeslmm.effects.terms import FixedPart, Term, fixed_part
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.formula.matrices import evaluate, unreduced_terms
 from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.text import listed
 
@@ -172,69 +171,6 @@ TINY = 1e-300
 """Keeps ratios finite where every entry is zero."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Term:
-    """A term of the fixed part.
-
-    Attributes
-    ----------
-    label : str
-        As written, such as ``"age:Sex"``.
-    factors, covariates : frozenset of str
-        Its pieces that are factors and those that are numeric.
-    columns : ndarray (n, k)
-        An indicator of every combination of levels, times the covariates; less their means for
-        covariates beside an intercept, which changes no hypothesis about a term.
-    empty : tuple of str
-        Combinations of levels of several factors that no row has.
-    """
-
-    label: str
-    factors: frozenset[str]
-    covariates: frozenset[str]
-    columns: Array
-    empty: tuple[str, ...] = ()
-
-    def contained_in(self, other: Term) -> bool:
-        """Whether the other has the same covariates and all its factors and more (SAS)."""
-        return self.covariates == other.covariates and self.factors < other.factors
-
-
-def terms_of(design: Design) -> list[Term]:
-    """The terms of the fixed part, lower orders first, in over-parameterised form."""
-    frame = design.data
-    functions = design.spec.functions
-    written = unreduced_terms(design.formula.right, frame, functions)
-    texts = {text for pieces, _ in written for text in pieces}
-    columns_of = {text: evaluate(f"0 + {text}", frame, functions).values for text in texts}
-    categorical = {text for text, columns in columns_of.items() if _is_indicators(columns)}
-    centred = any(not pieces for pieces, _ in written)
-    found = []
-    for pieces, term in written:
-        columns, names = term.values, frozenset(pieces)
-        factors, covariates = names & categorical, names - categorical
-        if centred and covariates and not factors:
-            columns = columns - columns.mean(axis=0)
-        pairs = zip(term.names, columns.any(axis=0), strict=True)
-        empty = [name for name, filled in pairs if len(factors) > 1 and not filled]
-        found.append(
-            Term(
-                label=":".join(pieces) or "Intercept",
-                factors=factors,
-                covariates=covariates,
-                columns=columns,
-                empty=tuple(empty),
-            )
-        )
-    return found
-
-
-def _is_indicators(columns: Array) -> bool:
-    """Whether columns are those of a factor without contrasts: one of them is one in each row."""
-    inside = np.isin(columns, (0.0, 1.0)).all()
-    return columns.shape[1] > 1 and bool(inside) and bool(np.all(columns.sum(axis=1) == 1.0))
-
-
 def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
     """Weights (q, p) of the coefficients that a test of each term sets to zero.
 
@@ -266,8 +202,12 @@ def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
     ----------
     SAS/STAT User's Guide, "The Four Types of Estimable Functions"; R's ``lmerTest::anova``.
     """
-    found, given = {}, np.empty((design.n, 0))
-    terms = terms_of(design)
+    return _hypotheses(fixed_part(design), kind)
+
+
+def _hypotheses(part: FixedPart, kind: AnovaType) -> dict[str, Array]:
+    found, given = {}, np.empty((len(part.X), 0))
+    terms = part.terms
     redundant = []
     for term in terms:
         wider = _range(np.hstack([given, _unit(term.columns)]))
@@ -277,15 +217,15 @@ def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
     used = [term for term in terms if term.label not in redundant]
     for term in terms:
         if term.label in redundant:
-            found[term.label] = np.empty((0, design.p))
+            found[term.label] = np.empty((0, part.X.shape[1]))
         elif term.label != "Intercept":
             single = sum(t.label != "Intercept" for t in used) == 1
             make = _type_three if kind == 3 and not single else _sequential
-            found[term.label] = make(design, used, used.index(term), 1 if single else kind)
+            found[term.label] = make(part, used, used.index(term), 1 if single else kind)
     return found
 
 
-def _sequential(design: Design, terms: list[Term], i: int, kind: AnovaType) -> Array:
+def _sequential(part: FixedPart, terms: list[Term], i: int, kind: AnovaType) -> Array:
     """Columns of a term less their projection on those of the terms it is adjusted for, times X."""
     term = terms[i]
     if kind == 1:
@@ -300,8 +240,8 @@ def _sequential(design: Design, terms: list[Term], i: int, kind: AnovaType) -> A
     left = left[:, _pivots(left)]
     if kind == 1 or any(term.contained_in(t) for t in terms):
         orthogonal, triangle = np.linalg.qr(left)
-        return _through_model(design, orthogonal / np.diag(triangle))
-    return _through_model(design, left @ np.linalg.inv(left.T @ left))
+        return _through_model(part, orthogonal / np.diag(triangle))
+    return _through_model(part, left @ np.linalg.inv(left.T @ left))
 
 
 def _sized(term: Term) -> Array:
@@ -311,7 +251,7 @@ def _sized(term: Term) -> Array:
     return term.columns / np.linalg.norm(term.columns, axis=0).max()
 
 
-def _type_three(design: Design, terms: list[Term], i: int, kind: AnovaType) -> Array:
+def _type_three(part: FixedPart, terms: list[Term], i: int, kind: AnovaType) -> Array:
     """Estimable functions without effects outside the term, orthogonal to those of its superiors.
 
     They are written with a one for all levels but the first, as under treatment coding.
@@ -321,7 +261,7 @@ def _type_three(design: Design, terms: list[Term], i: int, kind: AnovaType) -> A
     columns = [t.columns for t in terms]
     everything = np.hstack(columns)
     owner = np.repeat(np.arange(len(terms)), [c.shape[1] for c in columns])
-    size = np.array([max(np.abs(columns[j]).max(), TINY) for j in owner])
+    size = np.array([max(_root_mean_square(columns[j], part.n), TINY) for j in owner])
     above = [j for j, t in enumerate(terms) if term.contained_in(t)]
     rows = _range((everything / size).T).T
     outside = ~np.isin(owner, [i, *above])
@@ -332,14 +272,20 @@ def _type_three(design: Design, terms: list[Term], i: int, kind: AnovaType) -> A
     own = functions[:, owner == i]
     functions = np.linalg.solve(own[:, _pivots(own)], functions)
     combine = np.linalg.lstsq((everything / size).T, functions.T)[0]
-    return _through_model(design, combine / size[owner == i][0])
+    return _through_model(part, combine / size[owner == i][0])
 
 
-def _through_model(design: Design, left: Array) -> Array:
+def _root_mean_square(columns: Array, n: int) -> float:
+    """Of the sum of the columns of a term; indicators have one."""
+    return float(np.linalg.norm(columns) / np.sqrt(n))
+
+
+def _through_model(part: FixedPart, left: Array) -> Array:
     """Weights (q, p) of the coefficients in the combinations left' X b, exact for large means."""
-    has_constant = "Intercept" in design.coefs
-    means = design.X.mean(axis=0) if has_constant else np.zeros(design.p)
-    return left.T @ (design.X - means) + np.outer(left.sum(axis=0), means)
+    if not part.has_constant:
+        return np.asarray(left.T @ part.X)
+    means = part.ones @ part.X / part.n
+    return left.T @ (part.X - np.outer(part.ones, means)) + np.outer(part.ones @ left, means)
 
 
 def _unit(columns: Array) -> Array:
@@ -403,10 +349,11 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     """
     if isinstance(kind, bool) or kind not in (1, 2, 3):
         raise ValueError(f"type={kind!r}: 1, 2 or 3 is expected.")
-    tests = {label: f_test(fit, rows) for label, rows in term_hypotheses(design, kind).items()}
+    part = fixed_part(design)
+    tests = {label: f_test(fit, rows) for label, rows in _hypotheses(part, kind).items()}
     index = pd.Index(list(tests), name="term")
     table = pd.DataFrame(list(tests.values()), index=index, columns=list(COLUMNS))
-    note = empty_cells_note(terms_of(design)) if kind == 3 else ""
+    note = empty_cells_note(part.terms) if kind == 3 else ""
     if note:
         _log.warning(note)
     return noted(fit, table, note)

@@ -119,7 +119,7 @@ def residual_scales(
     if points.residual.plain:
         return points.sigma[:, None] / root
     rows = _rows(design).take(part)
-    return points.residual.row_sds(rows, points.sigma, points.shapes) / root
+    return points.residual.row_sds(rows.log_sd, points.sigma, points.shapes) / root
 
 
 def with_new_levels(design: Design, points: Points, rng: np.random.Generator) -> Points:
@@ -160,10 +160,9 @@ def mean_variance(design: Design, points: AnyPoints) -> Array:
     if points.residual.plain:
         stretch = 1.0 if points.scale is None else points.scale.stretch
         return np.asarray((points.sigma * stretch) ** 2 * design.mean_inverse_weight)
-    rows, inverse = _rows(design), 1.0 / design.row_weights
-    _, first, kind = np.unique(rows.log_sd, axis=0, return_index=True, return_inverse=True)
-    sds = points.residual.row_sds(rows.take(first), points.sigma, points.shapes)
-    return np.asarray(sds**2 @ (np.bincount(kind.ravel(), inverse) / design.n))
+    kinds = design.row_kinds
+    sds = points.residual.row_sds(kinds.log_sd, points.sigma, points.shapes)
+    return np.asarray(sds**2 @ (kinds.inverse_weights / design.n))
 
 
 def draw_residuals(design: Design, points: AnyPoints, rng: np.random.Generator) -> Array:

@@ -34,7 +34,8 @@ from bayeslmm.likelihood.factorise import (
 )
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks, product_slopes
 from bayeslmm.likelihood.split_rows import EXACT, is_saturated, is_suspect, split_where_small
-from bayeslmm.likelihood.stack import stack_products
+from bayeslmm.likelihood.stack import stack_of_sums, stack_products
+from bayeslmm.likelihood.tied import TiedProducts
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.fixed import held_by
 
@@ -117,7 +118,7 @@ def _known_scale_system(design: Columns, held: Coordinates) -> Plan:
     """Where sigma is known nothing is wrong with a response that the effects reproduce."""
     law = design.residual
     if isinstance(design, SummarisedDesign):
-        plan = make_plan(design.products)
+        plan = _plan_of_sums(design)
     else:
         y, weights = design.y - design.offset, design.weights
         if law is not None:
@@ -153,18 +154,25 @@ def _free_system(design: Columns) -> Plan:
 def _summarised_system(design: SummarisedDesign) -> Plan:
     """From cross-products alone; rows could be split no more."""
     with single_threaded():
-        plan = make_plan(design.products)
+        plan = _plan_of_sums(design)
         y = design.summary.columns(design.formula.right)[:, -1]
         spread = design.moments.variances[-1] / design.moments.root_mean_squares[-1] ** 2
         if plan.products.fixed[-1, -1] < EXACT * spread * float(y @ y):
             raise DataError(EXACT_RESPONSE)
-        if is_suspect(plan):
+        if plan.stack is None and is_suspect(plan):
             raise DataError(
                 "The fixed and random effects leave less than a ten-thousandth of the variation of "
                 "the response, too little for sums over rows: give the data in memory, or look for "
                 "a predictor that is nearly a copy of the response."
             )
         return plan
+
+
+def _plan_of_sums(design: SummarisedDesign) -> Plan:
+    products = design.products
+    if not isinstance(products, TiedProducts):
+        return make_plan(products)
+    return plan_of_stack(stack_of_sums(products, design.random))
 
 
 def _structured(design: Columns, law: BoundResidual) -> Plan:

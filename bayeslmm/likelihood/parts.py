@@ -15,6 +15,8 @@ from bayeslmm.data.batches import Reader
 from bayeslmm.data.design import Encodings
 from bayeslmm.data.frames import Codes
 from bayeslmm.data.level_sets import SeenLevels, united
+from bayeslmm.data.residual_rows import ResidualSpec, check_weights_once
+from bayeslmm.data.residual_survey import surveyed_residual, whole_batches
 from bayeslmm.data.sources import Source
 from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import Coding, Extremes, Layout, Survey, checked_spec
@@ -22,7 +24,8 @@ from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import reevaluate
-from bayeslmm.likelihood.crossprod import WorkingProducts
+from bayeslmm.formula.residual import ResidualFormula, parse_residual
+from bayeslmm.likelihood.pushed import pushed_sums
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
 from bayeslmm.likelihood.streamed import RunningSums
 
@@ -50,8 +53,10 @@ class Part:
     extremes : Extremes
     levels : tuple of SeenLevels
         Of each grouping factor.
-    products : WorkingProducts
+    products : WorkingProducts or TiedProducts
         In the basis of these rows.
+    residual : ResidualSpec or None
+        Structure of the residuals.
     """
 
     formula: Formula
@@ -62,7 +67,8 @@ class Part:
     summary: Summary
     extremes: Extremes
     levels: tuple[SeenLevels, ...]
-    products: WorkingProducts
+    products: Any
+    residual: ResidualSpec | None = None
 
     def __add__(self, other: Part) -> Part:
         """Of both sets of rows, which have none in common.
@@ -115,12 +121,14 @@ class Part:
             self.summary,
             self.extremes,
             self.levels,
+            self.residual,
         )
         own, kept = self.layout, spec.fixed.kept
         basis = basis_of_model(self.summary.weighted, own.factors, own.structures, kept)
         products = in_basis(self.products, basis, kept)
         weights = self.summary.log_weights  # of one origin, so that files give the same numbers
-        return SummarisedDesign(spec, self.summary, replace(products, log_weights=weights))
+        products = replace(products, log_weights=weights)
+        return SummarisedDesign(spec, self.summary, products)
 
 
 def read_part(
@@ -129,6 +137,7 @@ def read_part(
     weights: str | None,
     functions: UserFunctions,
     coding: Coding | None = None,
+    residual: ResidualFormula | None = None,
 ) -> Part:
     """Read all rows of a source, as often as it takes.
 
@@ -142,24 +151,31 @@ def read_part(
         The user's.
     coding : Coding, optional
         That of all rows, of which these are a part; then they are read once.
+    residual : ResidualFormula, optional
+        Structure of the residuals; its levels and times are found by a reading of their own.
 
     Raises
     ------
     FormulaError, DataError
         As for data in memory, and if the source cannot be read.
     """
-    survey = Survey(formula, functions, coding)
-    reader = Reader(source=source, formula=formula, weights=weights)
+    reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
+    structure = None if residual is None else surveyed_residual(residual, reader)
+    survey = Survey(formula, functions, coding, structure)
+    if coding is None:
+        pushed = pushed_sums(formula, source, weights, functions, residual)
+        if pushed is not None:
+            return Part(formula=formula, functions=functions, weights=weights, **pushed)
     while not survey.complete:
         sums: RunningSums | None = None
         survey.begin()
-        for batch in reader:
+        for batch in reader if residual is None else whole_batches(residual, reader):
             taken = survey.take(batch)
             if taken is None:
                 sums = None
                 continue
             assert survey.totals is not None
-            sums = sums or RunningSums(survey.layout)
+            sums = sums or RunningSums(survey.layout, structure)
             sums.add(taken, survey.totals, survey.levels.sizes)
         reader.require_rows()
         survey.end(reader)
@@ -168,10 +184,11 @@ def read_part(
         total = reader.n + reader.n_dropped
         _log.info("%d of %d rows are incomplete and dropped.", reader.n_dropped, total)
     _log.info("%s: cross-products of %d rows.", source.words, reader.n)
-    return _part_of(survey, reader, sums)
+    return part_of(survey, reader, sums)
 
 
-def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+    """What has been read at the end of a reading."""
     assert survey.totals is not None and survey.encodings is not None
     found = survey.levels.finish()
     products, counts = sums.finish(survey.totals, [places for _, places in found])
@@ -190,6 +207,7 @@ def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
         extremes=survey.totals.extremes,
         levels=tuple(seen for seen, _ in found),
         products=products,
+        residual=survey.residual,
     )
 
 
@@ -199,7 +217,9 @@ def streamed_design(
     weights: Any,
     functions: UserFunctions,
     known: Mapping[str, Any],
+    residual: str | None,
     in_memory: Mapping[str, Any],
+    read: Callable[..., Part] = read_part,
 ) -> SummarisedDesign:
     """The design of data beyond memory.
 
@@ -213,8 +233,12 @@ def streamed_design(
         The user's.
     known : mapping of str to number or matrix
         Covariance parameters that are held.
+    residual : str or None
+        Structure of the residuals.
     in_memory : mapping of str to object
         Arguments that are for data in memory, None where they are not given.
+    read : callable
+        Reads all rows, as :func:`read_part` does.
 
     Raises
     ------
@@ -226,12 +250,20 @@ def streamed_design(
             f"{listed([f'{name}=' for name in given])}: for data in memory, not yet for "
             f"{source.words}. Read the data into a data frame, or leave it out."
         )
+    check_weights_name(weights, source)
+    structure = None if residual is None else parse_residual(residual)
+    if weights is not None and structure is not None:
+        check_weights_once(structure)
+    return read(formula, source, weights, functions, residual=structure).design(known)
+
+
+def check_weights_name(weights: Any, source: Source) -> None:
+    """Raise DataError for weights that are no column, as rows are not held."""
     if weights is not None and not isinstance(weights, str):
         raise DataError(
             f"weights= of {source.words} must be the name of a column, got "
             f"{type(weights).__name__}."
         )
-    return read_part(formula, source, weights, functions).design(known)
 
 
 # --- adding ----------------------------------------------------------------------------
@@ -247,7 +279,7 @@ def _check_columns(first: Part, second: Part) -> None:
         )
     if first.layout.names == second.layout.names:
         samples = first.summary.sample, second.summary.sample
-        if all(_equal_columns(first, second, sample) for sample in samples):
+        if all(equal_columns(first, second, sample) for sample in samples):
             return
     raise DataError(
         "The sums are of different columns, which cannot be added: "
@@ -269,7 +301,7 @@ def _column_words(first: Part, second: Part) -> str:
     return "they have one name and other values for the same rows"
 
 
-def _equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
+def equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
     """Whether two ways to build columns agree in some rows."""
     rows = Variables(sample)
     try:
@@ -298,7 +330,7 @@ def _both_summaries(
 
     sides = both(lambda x, y: x + y, a.sides, b.sides)
     weighted = sides
-    if first.weights is not None:
+    if a.weighted is not a.sides:
         weighted = both(lambda x, y: x + y, a.weighted, b.weighted)
     counts = {}
     for key, size, mine, theirs in zip(a.counts, sizes, *places, strict=True):
@@ -316,7 +348,12 @@ def _both_summaries(
         mean_inverse_weight=mean(a.mean_inverse_weight, b.mean_inverse_weight),
         mean_offset=mean(a.mean_offset, b.mean_offset),
         means=both(mean, a.means, b.means),
-        ranges=both(lambda x, y: (min(x[0], y[0]), max(x[1], y[1])), a.ranges, b.ranges),
+        ranges={
+            name: (min(low, b.ranges[name][0]), max(high, b.ranges[name][1]))
+            for name, (low, high) in a.ranges.items()
+            if name in b.ranges  # else a part does not tell
+        },
         sample=a.sample,
         states=a.states,
+        scaled=None if a.scaled is None or b.scaled is None else a.scaled + b.scaled,
     )

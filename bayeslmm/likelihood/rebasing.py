@@ -21,6 +21,7 @@ from bayeslmm.data.frames import Codes
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts, basis_of_columns
+from bayeslmm.likelihood.tied import TiedProducts
 
 Array = NDArray[np.float64]
 
@@ -73,14 +74,14 @@ def basis_of_model(
     return basis_of_columns(whole[:, -1], X, covariates, structures, moments[right].n)
 
 
-def in_basis(
-    products: WorkingProducts, new: Basis, kept: NDArray[np.bool_] | None = None
-) -> WorkingProducts:
+def in_basis[P: (WorkingProducts, TiedProducts)](
+    products: P, new: Basis, kept: NDArray[np.bool_] | None = None
+) -> P:
     """The sums of a part in another basis.
 
     Parameters
     ----------
-    products : WorkingProducts
+    products : WorkingProducts or TiedProducts
         In the basis of a part, of all p_full columns.
     new : Basis
         Of all columns, or of some.
@@ -91,6 +92,8 @@ def in_basis(
     kept = np.ones(len(old.shift), dtype=bool) if kept is None else kept
     fixed = _step(old, new, kept)
     random = [np.linalg.solve(a, b) for a, b in zip(old.random, new.random, strict=True)]
+    if isinstance(products, TiedProducts):
+        return products.changed(new, fixed, random)
     return replace(
         products,
         fixed=fixed.T @ products.fixed @ fixed,
@@ -162,19 +165,21 @@ def _side_by_side(parts: Sequence[Array]) -> Array:
     return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
 
 
-def placed(
-    products: WorkingProducts, places: Sequence[Codes], sizes: Sequence[int]
-) -> WorkingProducts:
+def placed[P: (WorkingProducts, TiedProducts)](
+    products: P, places: Sequence[Codes], sizes: Sequence[int]
+) -> P:
     """The same sums over more levels, or in another order.
 
     Parameters
     ----------
-    products : WorkingProducts
+    products : WorkingProducts or TiedProducts
     places : sequence of ndarray of int (J,)
         New place of each level of each grouping factor.
     sizes : sequence of int
         New numbers of levels.
     """
+    if isinstance(products, TiedProducts):
+        return products.of_levels(places)
 
     def spread(parts: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(map(_spread, parts, places, sizes))

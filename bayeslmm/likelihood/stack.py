@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
-from bayeslmm.covariance.residual import BoundResidual, Entries
-from bayeslmm.data.memberships import Slot
+from bayeslmm.covariance.residual import BoundResidual
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
@@ -27,12 +25,10 @@ from bayeslmm.likelihood.crossprod import (
     WorkingProducts,
     working_columns,
 )
+from bayeslmm.likelihood.tied import AT_ONCE, TiedProducts, tied_products
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
-
-AT_ONCE = 1 << 22
-"""Products of pairs of rows held at once: 32 MB."""
 
 type Map = sp.csr_array | Array
 """A linear map of the K values, dense where most of its entries are not zero."""
@@ -160,76 +156,6 @@ def _batch(one: Map, values: Array, like: Array) -> Array:
     return np.asarray((one @ values.T).T.reshape(-1, *like.shape))
 
 
-class _Ties(NamedTuple):
-    """Ordered pairs of tied rows (M,), and the kind of entry that ties them."""
-
-    first: Indices
-    second: Indices
-    kind: Indices
-    size: int
-
-    @classmethod
-    def of(cls, entries: Entries) -> _Ties:
-        apart = entries.rows != entries.cols
-        return cls(
-            np.concatenate([entries.rows, entries.cols[apart]]),
-            np.concatenate([entries.cols, entries.rows[apart]]),
-            np.concatenate([entries.kinds, entries.kinds[apart]]),
-            entries.size,
-        )
-
-    def where(self, chosen: NDArray[np.bool_]) -> _Ties:
-        return _Ties(self.first[chosen], self.second[chosen], self.kind[chosen], self.size)
-
-    def between(self, n: int, first: int, second: int) -> _Ties:
-        """The same of n rows written `first` times one below the other, and `second` times."""
-        if first == second == 1:
-            return self
-        below = [(i * n, j * n) for i in range(first) for j in range(second)]
-        return _Ties(
-            np.concatenate([self.first + i for i, _ in below]),
-            np.concatenate([self.second + j for _, j in below]),
-            np.tile(self.kind, len(below)),
-            self.size,
-        )
-
-    def map(self, left: Array, right: Array, cell: Indices, n_cells: int) -> sp.csr_array:
-        """Map (n_cells * a * b, K) from values to the sums left_i' right_j of pairs by cell."""
-        code = cell.astype(np.int64) * self.size + self.kind
-        found, place = np.unique(code, return_inverse=True)
-        width = left.shape[1] * right.shape[1]
-        sums = np.zeros((len(found), width))
-        step = max(1, AT_ONCE // max(width, 1))
-        for start in range(0, len(code), step):
-            part = slice(start, start + step)
-            pairs = left[self.first[part], :, None] * right[self.second[part], None, :]
-            own = place.ravel()[part]
-            gather = sp.csr_array(
-                (np.ones(len(own)), (own, np.arange(len(own)))), shape=(len(found), len(own))
-            )
-            sums += gather @ pairs.reshape(len(own), width)
-        at, kind = np.divmod(found, self.size)
-        rows = at[:, None] * width + np.arange(width)
-        cols = np.broadcast_to(kind[:, None], rows.shape)
-        index = (rows.ravel(), cols.ravel())
-        return sp.csr_array((sums.ravel(), index), shape=(n_cells * width, self.size))
-
-
-class _SlotRows(NamedTuple):
-    """Slots one below the other: levels (m n,) and covariates (m n, k) of m slots."""
-
-    codes: Indices
-    Z: Array
-    n_slots: int
-
-    @classmethod
-    def of(cls, slots: Sequence[Slot]) -> _SlotRows:
-        if len(slots) == 1:
-            return cls(slots[0].codes, slots[0].Z, 1)
-        codes = np.concatenate([slot.codes for slot in slots])
-        return cls(codes, np.vstack([slot.Z for slot in slots]), len(slots))
-
-
 def stack_products(
     y: Array,
     X: Array,
@@ -253,43 +179,43 @@ def stack_products(
     Stack
     """
     basis, columns, slots = working_columns(y, X, factors, weights, basis)
-    ties, width = _Ties.of(law.entries), columns.shape[1]
-    rows = [_SlotRows.of(own) for own in slots]
-    sizes = [(f.n_levels, own.Z.shape[1]) for f, own in zip(factors, rows, strict=True)]
-    random, mixed = [], []
-    for own, (n_levels, _) in zip(rows, sizes, strict=True):
-        met = ties.between(len(y), own.n_slots, own.n_slots)
-        within = met.where(own.codes[met.first] == own.codes[met.second])
-        random.append(within.map(own.Z, own.Z, own.codes[within.first], n_levels))
-        met = ties.between(len(y), own.n_slots, 1)
-        mixed.append(met.map(own.Z, columns, own.codes[met.first], n_levels))
-    meetings = [
-        _meeting(pair, rows[pair[0]], rows[pair[1]], sizes[pair[1]][0], ties)
-        for pair in [*combinations(range(len(factors)), 2), *((f, f) for f in range(len(factors)))]
-    ]
-    pooled = {(f, f) for f, own in enumerate(rows) if own.n_slots > 1}
-    apart = {c.factors for c, _ in meetings if len(c.first) or c.factors[0] != c.factors[1]}
-    meetings = [(c, m) for c, m in meetings if c.factors in pooled | apart]
+    log_weights = 0.0 if weights is None else float(np.sum(np.log(weights)))
+    return stack_of_sums(tied_products(basis, columns, slots, law, log_weights), factors)
+
+
+def stack_of_sums(tied: TiedProducts, factors: Sequence[RandomColumns]) -> Stack:
+    """The stack of rows from the sums over all their ties."""
+    size, width = tied.law.entries.size, tied.fixed.sums.shape[1]
+    counts = [factor.n_levels for factor in factors]
+    widths = [part.sums.shape[1] for part in tied.random]
+    couplings, maps = [], []
+    for (i, j), own in tied.couplings.items():
+        first, second, cell = own.cells(factors[j].n_levels)
+        if i == j and not len(first):
+            continue
+        blocks = np.empty((len(first), widths[i], widths[j]))
+        couplings.append(Coupling((i, j), first, second, blocks))
+        maps.append(own.map(cell, len(first), size))
+    random = [s.map(s.first, n, size) for s, n in zip(tied.random, counts, strict=True)]
+    mixed = [s.map(s.first, n, size) for s, n in zip(tied.mixed, counts, strict=True)]
     return Stack(
-        law=law,
+        law=tied.law,
         template=WorkingProducts(
-            n_obs=len(y),
-            log_weights=0.0 if weights is None else float(np.sum(np.log(weights))),
+            n_obs=tied.n_obs,
+            log_weights=tied.log_weights,
             fixed=np.empty((width, width)),
-            random=tuple(np.empty((levels, k, k)) for levels, k in sizes),
-            mixed=tuple(np.empty((levels, k, width)) for levels, k in sizes),
-            couplings=tuple(coupling for coupling, _ in meetings),
-            structures=tuple(structure_of(f) for f in factors),
-            relationships=tuple(f.relationship for f in factors),
-            basis=basis,
+            random=tuple(np.empty((n, k, k)) for n, k in zip(counts, widths, strict=True)),
+            mixed=tuple(np.empty((n, k, width)) for n, k in zip(counts, widths, strict=True)),
+            couplings=tuple(couplings),
+            structures=tuple(map(structure_of, factors)),
+            relationships=tuple(factor.relationship for factor in factors),
+            basis=tied.basis,
         ),
-        fixed=_dense_if_full(
-            ties.map(columns, columns, np.zeros(len(ties.kind), dtype=np.intp), 1)
-        ),
+        fixed=_dense_if_full(tied.fixed.map(tied.fixed.first, 1, size)),
         random=tuple(random),
         mixed=tuple(mixed),
-        couplings=tuple(one for _, one in meetings),
-        classes=tuple(_classes(one, k * k) for one, (_, k) in zip(random, sizes, strict=True)),
+        couplings=tuple(maps),
+        classes=tuple(_classes(one, k * k) for one, k in zip(random, widths, strict=True)),
     )
 
 
@@ -305,18 +231,3 @@ def _classes(gram: sp.csr_array, width: int) -> Indices:
         key = np.diff(ends).tobytes() + gram.indices[own].tobytes() + data[own].tobytes()
         codes[level] = found.setdefault(key, len(found))
     return codes
-
-
-def _meeting(
-    pair: tuple[int, int], f: _SlotRows, g: _SlotRows, n_second: int, ties: _Ties
-) -> tuple[Coupling, sp.csr_array]:
-    """Cells of two grouping factors that tied rows make meet, or of two levels of one."""
-    ties = ties.between(len(f.codes) // f.n_slots, f.n_slots, g.n_slots)
-    if pair[0] == pair[1]:
-        ties = ties.where(f.codes[ties.first] < f.codes[ties.second])
-    codes = f.codes[ties.first].astype(np.int64) * n_second + g.codes[ties.second]
-    cells, place = np.unique(codes, return_inverse=True)
-    first, second = np.divmod(cells, n_second)
-    blocks = np.empty((len(cells), f.Z.shape[1], g.Z.shape[1]))
-    found = ties.map(f.Z, g.Z, place.ravel().astype(np.intp), len(cells))
-    return Coupling(pair, first.astype(np.intp), second.astype(np.intp), blocks), found

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.data.frames import Codes
+from bayeslmm.data.memberships import Slot
+from bayeslmm.data.residual_rows import ResidualSpec
 from bayeslmm.data.survey import Layout, Taken, Totals
 from bayeslmm.formula.moments import Moments
 from bayeslmm.formula.terms import Side
@@ -27,6 +29,8 @@ from bayeslmm.likelihood.crossprod import (
     coupling,
 )
 from bayeslmm.likelihood.rebasing import basis_of_part, in_basis, placed
+from bayeslmm.likelihood.streamed_stack import StackSums
+from bayeslmm.likelihood.tied import TiedProducts
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -55,13 +59,15 @@ class RunningSums:
     ----------
     layout : Layout
         The columns.
+    residual : ResidualSpec or None
+        Structure of the residuals.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, residual: ResidualSpec | None) -> None:
+        self.layout, self.residual = layout, residual
         self._counts = [np.zeros(0, dtype=np.intp) for _ in layout.factors]
-        self._carried: WorkingProducts | None = None
-        self._sums: ProductSums | None = None
+        self._carried: Any = None
+        self._sums: ProductSums | StackSums | None = None
         self._made_of = 0
 
     def add(self, taken: Taken, totals: Totals, sizes: Sequence[int]) -> None:
@@ -81,21 +87,22 @@ class RunningSums:
             self._made_of = totals.n
         assert self._sums is not None
         found, layout = taken.columns, self.layout
-        self._sums.add(
-            found.y - found.offset,
-            found.sides[layout.right],
-            [_joined([found.sides[side] for side in own]) for own in layout.factors],
-            taken.codes,
-            None if found.weights is None else np.sqrt(found.weights),
-            sizes,
-        )
+        y, X = found.y - found.offset, found.sides[layout.right]
+        root = None if found.weights is None else np.sqrt(found.weights)
+        covariates = [_joined([found.sides[side] for side in own]) for own in layout.factors]
+        if isinstance(self._sums, ProductSums):
+            self._sums.add(y, X, covariates, taken.codes, root, sizes)
+        else:
+            assert taken.residual is not None
+            slots = [[Slot(c, z, c)] for c, z in zip(taken.codes, covariates, strict=True)]
+            self._sums.add(y, X, slots, root, taken.residual)
         for f, (codes, size) in enumerate(zip(taken.codes, sizes, strict=True)):
             self._counts[f] = _grown(self._counts[f], size)
             self._counts[f][:size] += np.bincount(codes, minlength=size)
 
     def finish(
         self, totals: Totals, places: Sequence[Codes]
-    ) -> tuple[WorkingProducts, list[Codes]]:
+    ) -> tuple[WorkingProducts | TiedProducts, list[Codes]]:
         """The sums in the basis of all rows, and the number of rows of each level.
 
         Parameters
@@ -128,13 +135,20 @@ class RunningSums:
 
     def _change(self, now: Basis, sizes: Sequence[int]) -> None:
         """Take the sums so far to a basis, and go on in it."""
-        if self._sums is not None:
+        known = self._carried
+        if isinstance(self._sums, ProductSums):
             both = self._sums.products(sizes)
-            if self._carried is not None:
-                numbers = [np.arange(len(own)) for own in self._carried.random]
-                both = both + placed(self._carried, numbers, sizes)
+            if isinstance(known, WorkingProducts):
+                numbers = [np.arange(len(own)) for own in known.random]
+                both = both + placed(known, numbers, sizes)
             self._carried = in_basis(both, now)
-        self._sums = ProductSums(self.layout, now)
+        elif self._sums is not None:
+            self._carried = in_basis(self._sums.products(), now)
+        spec = self.residual
+        if spec is None or spec.structure.plain:
+            self._sums = ProductSums(self.layout, now)
+        else:
+            self._sums = StackSums(now, spec.structure, spec.formula.source, self._carried)
 
 
 def _largest(

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
-from bayeslmm.effects.grid import variables_of
+from bayeslmm.effects.variables import variables_of
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.grammar import locate

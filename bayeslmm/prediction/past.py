@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.covariance.residual import ResidualRows
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.residuals import AT_ONCE, draw_residuals, residual_sds
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.blocks import batched_cholesky
@@ -94,8 +95,11 @@ def past_rows(design: Design, rows: Rows) -> Past | None:
     Raises
     ------
     DataError
-        If a row to predict is at a place of its group where the model has a row.
+        If a row to predict is at a place of its group where the model has a row, or its group is
+        one of which the model has sums only.
     """
+    if isinstance(design, SummarisedDesign):
+        _require_new_groups(design, rows)
     known, fresh = design.residual_rows, rows.design.residual_rows
     if known is None or fresh is None or known.group is None or fresh.group is None:
         return None
@@ -110,6 +114,21 @@ def past_rows(design: Design, rows: Rows) -> Past | None:
         joined=joined,
         groups=_groups(known.group[old], fresh.group),
     )
+
+
+def _require_new_groups(design: SummarisedDesign, rows: Rows) -> None:
+    """Refuse rows of groups whose observed residuals are not kept."""
+    spec, fresh = design.spec.residual, rows.design.residual_rows
+    if spec is None or spec.group is None or fresh is None or fresh.group is None:
+        return
+    old = fresh.group < len(spec.group.levels)
+    if old.any():
+        raise DataError(
+            f"{int(old.sum())} of {fresh.n} rows to predict are of groups of {spec.group.name} "
+            "that the model has seen: their residuals are correlated with those of the data, of "
+            f"which the model has only sums, as it was built from {design.summary.words}. Draw "
+            'residuals anew, residuals="new", or build the model from a data frame in memory.'
+        )
 
 
 def told_rows(design: Design, rows: Rows, seen: Rows) -> Past | None:

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.summarised import SummarisedDesign, briefly
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
 from bayeslmm.plots.common import Backend, drawing, lay_out, level_order
@@ -39,6 +40,12 @@ from bayeslmm.summaries.text import counted, estimate_notes, listed, model_name
 from bayeslmm.writing import check_replaceable, replacing
 
 Array = NDArray[np.float64]
+
+BEYOND_MEMORY = (
+    "The data, {words}, were read in batches, and sums over their rows kept: what needs the rows "
+    "is not on this page. For residuals, influence and leave-one-out cross-validation, build the "
+    "model from a data frame of some of the groups."
+)
 
 WIDE = 680
 """Pixels of the page above which a picture scrolls on a narrow screen rather than shrink."""
@@ -191,7 +198,7 @@ def picture(draw: Callable[..., Any], *args: Any, **options: Any) -> Picture:
     try:
         png, width, height = _png(lambda: draw(*args, **options, backend="matplotlib"))
     except BayesLMMError as error:
-        return Picture(why=str(error))
+        return Picture(why=briefly(error))
     return Picture(png=png, width=width, height=height)
 
 
@@ -217,7 +224,7 @@ def attempt[T](make: Callable[[], T]) -> T | str:
     try:
         return make()
     except BayesLMMError as error:
-        return str(error)
+        return briefly(error)
 
 
 # --- sections --------------------------------------------------------------------------
@@ -247,6 +254,8 @@ def notes_section(source: Any, estimate_notes: Sequence[str]) -> Context:
     if count := source.design.n_dropped:
         rows = counted(count, "row")
         found.insert(0, f"{rows} dropped because a variable of the model is missing there.")
+    if isinstance(source.design, SummarisedDesign):
+        found.insert(0, BEYOND_MEMORY.format(words=source.design.summary.words))
     return {"own": found, "estimate": [note for note in estimate_notes if note not in found]}
 
 

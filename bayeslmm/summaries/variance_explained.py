@@ -14,9 +14,11 @@ from bayeslmm.data.design import Design, RandomFactor, require_random
 from bayeslmm.data.frames import column_names, plain_frame
 from bayeslmm.data.inputs import check_present
 from bayeslmm.data.residual_rows import ResidualSpec
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.residuals import mean_variance, require_variance, residual_variances
 from bayeslmm.exceptions import DataError, listed
+from bayeslmm.likelihood.sums import fitted_sums
 from bayeslmm.sampling.joint_draws import JointDraws, all_levels, estimate_draws, point_draws
 from bayeslmm.summaries.parameters import probability, whole_number
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
@@ -214,6 +216,8 @@ def check_method(method: str) -> None:
 
 def fitted_variance(design: Design, joint: JointDraws) -> Array:
     """Sample variance (S,) of X beta + Zu over the rows, with divisor n - 1."""
+    if isinstance(design, SummarisedDesign):
+        return _fitted_variance_of_sums(design, joint)
     centre = float(np.mean(design.y - design.offset))
     sums, squares = np.zeros(joint.size), np.zeros(joint.size)
     for wanted, rows in _level_blocks(design, joint.size):
@@ -232,16 +236,28 @@ def fitted_variance(design: Design, joint: JointDraws) -> Array:
     return np.asarray((squares - sums**2 / design.n) / (design.n - 1))
 
 
+def _fitted_variance_of_sums(design: SummarisedDesign, joint: JointDraws) -> Array:
+    """The same where rows are not kept, from all random effects at once."""
+    if len(design.random) > 1:
+        _check_held(design, joint.size)
+    _, squares = fitted_sums(design, joint.beta, joint.effects, AT_ONCE)
+    return squares / (design.n - 1)
+
+
+def _check_held(design: Design, size: int) -> None:
+    total = sum(factor.n_levels * factor.n_coefs for factor in design.random)
+    if size * total > MOST_EFFECTS:
+        raise DataError(
+            f"method='gelman' needs {size} draws of {total} random effects at once, which "
+            f"take {8 * size * total / 2**30:.1f} GB. Use fewer draws, or method='nakagawa', "
+            "which needs none."
+        )
+
+
 def _level_blocks(design: Design, size: int) -> Iterator[tuple[list[Indices], Indices]]:
     """Levels whose draws are held together, with their rows; all where factors are several."""
-    total = sum(factor.n_levels * factor.n_coefs for factor in design.random)
     if len(design.random) > 1 or design.random[0].pooled:
-        if size * total > MOST_EFFECTS:
-            raise DataError(
-                f"method='gelman' needs {size} draws of {total} random effects at once, which "
-                f"take {8 * size * total / 2**30:.1f} GB. Use fewer draws, or method='nakagawa', "
-                "which needs none."
-            )
+        _check_held(design, size)
         yield all_levels(design), np.arange(design.n)
         return
     factor = design.random[0]
@@ -412,16 +428,13 @@ def mean_icc(design: Design) -> Quantity:
 
 def _icc_by_scale(design: Design, spec: ResidualSpec) -> Quantity:
     """The same over the rows of each stratum or occasion that has a standard deviation."""
-    assert design.residual_rows is not None
-    scales = spec.structure.scales
-    of_row = np.argmax(design.residual_rows.log_sd[:, : len(scales)], axis=1)
-    present = np.unique(of_row)
-    parts = [design.take(np.flatnonzero(of_row == place)) for place in present]
-    labels = [[factor.name for factor in design.random], [scales[place] for place in present]]
+    parts = design.by_scale()
+    scales = [spec.structure.scales[place] for place in parts]
+    labels = [[factor.name for factor in design.random], scales]
     index = pd.MultiIndex.from_product(labels, names=["group", spec.dim])
 
     def values(joint: JointDraws) -> Array:
-        each = [intraclass_correlation(part, joint) for part in parts]
+        each = [intraclass_correlation(part, joint) for part in parts.values()]
         return np.stack(each, axis=2).reshape(joint.size, -1)
 
     return Quantity(index, values)
