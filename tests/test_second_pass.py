@@ -13,7 +13,7 @@ import pytest
 from test_beyond_memory import MODELS, batches, both
 
 import bayeslmm as blm
-from bayeslmm.checks import loo, residual_checks, row_forms, row_scores, streamed_loo
+from bayeslmm.checks import loo, residual_checks, row_extremes, row_forms, row_scores, streamed_loo
 from bayeslmm.data import row_tables, second_pass
 from bayeslmm.exceptions import DataError, FormulaError, SamplingError, StorageError
 
@@ -380,13 +380,6 @@ def test_scores_of_levels(by, pair, two_anew):
     assert str(found) == str(expected)
 
 
-def test_more_rows_than_a_batch_are_not_held_together(pair, monkeypatch):
-    monkeypatch.setattr(second_pass, "BATCH", 50)
-    fit = pair[1].reml()
-    with pytest.raises(DataError, match=r"of 108 rows: these are more.*some groups"):
-        fit.check.influence("Subject")
-
-
 # --- averages over rows --------------------------------------------------------------------------
 
 
@@ -506,3 +499,68 @@ def test_sources_that_change_their_order_cannot_be_simulated(few_rows):
     fit = blm.LMM(MODELS["Orthodont"], turning).reml()
     with pytest.raises(DataError, match="come in another order"):
         fit.check.residuals(20, random_seed=1)
+
+
+# --- levels left out, from packed rows -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        ("Orthodont", "Subject"),
+        ("Orthodont", "Sex"),
+        ("Orthodont", "Sex:age"),
+        ("Pastes", "batch"),
+        (None, "s"),
+    ],
+)
+def test_levels_left_out_of_packed_rows(name, by, few_rows, two_anew):
+    frame, formula = NESTED, "y ~ x + (1 | s)"
+    if name is not None:
+        frame, formula = blm.load_dataset(name).reset_index(drop=True), MODELS[name]
+        frame["w"] = np.random.default_rng(0).uniform(0.5, 2.0, len(frame))
+    memory, streamed = both(formula, frame, weights="w")
+    post = streamed.fit(draws=60, chains=1, random_seed=1)
+    expected = in_memory(memory, post)
+    scores, right = post.loo(by), expected.loo(by)
+    for name in ("elpd_i", "pareto_k"):
+        np.testing.assert_allclose(scores[name], right[name], rtol=0, atol=SCORES)
+    found = post.check.influence(by, progressbar=False)
+    assert_same_report(found, expected.check.influence(by, progressbar=False), ("table", "shift"))
+
+
+@pytest.mark.parametrize("by", ["Subject", "age"])
+def test_refits_without_levels_of_packed_rows(by, pair, few_rows):
+    memory, streamed = (model.reml().check.influence(by, progressbar=False) for model in pair)
+    assert_same_report(streamed, memory, ("table", "estimates"))
+
+
+def test_influence_of_many_rows_is_that_of_the_extremes(few_rows, monkeypatch):
+    monkeypatch.setattr(row_extremes, "EXTREME", 10)
+    frame = blm.load_dataset("Orthodont").reset_index(drop=True)
+    frame.loc[40, "distance"] += 12.0
+    frame.loc[70, "age"] = 20.0
+    memory, streamed = (model.reml() for model in both(MODELS["Orthodont"], frame))
+    whole = memory.check.influence(progressbar=False)
+    found = streamed.check.influence(progressbar=False)
+    assert_close(found.table, whole.table.loc[found.table.index], 1e-5)
+    for name, values in whole.table.drop(columns="residual").items():
+        assert set(values.abs().nlargest(10).index) <= set(found.table.index), name
+    assert found.counts == {
+        "cooks_distance": int((whole.table["cooks_distance"] > 1).sum()),
+        "leverage": int((whole.table["leverage"] > 2 * whole.table["leverage"].mean()).sum()),
+        "standardised": int((whole.table["standardised"].abs() > 3).sum()),
+    }
+    assert found.heading == whole.heading
+    assert [text.split(":")[0].split(",")[0] for text in found.messages] == [
+        text.split(":")[0] for text in whole.messages
+    ]
+    assert "largest: 40" in str(found)
+
+
+def test_influence_of_rows_on_a_posterior_takes_rows_in_memory(pair, monkeypatch):
+    post = pair[1].fit(draws=20, chains=1, random_seed=1)
+    for module in (row_tables, second_pass):
+        monkeypatch.setattr(module, "BATCH", 50)
+    with pytest.raises(DataError, match=r"Influence on a posterior of 108 rows.*some groups"):
+        post.check.influence()

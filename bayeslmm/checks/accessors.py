@@ -14,6 +14,7 @@ from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
 if TYPE_CHECKING:
     from bayeslmm.checks.influence import GroupInfluence, PosteriorInfluence, RowInfluence
     from bayeslmm.checks.residual_checks import ResidualChecks
+    from bayeslmm.checks.row_extremes import RowExtremes
     from bayeslmm.checks.sensitivity import Contraction, Sensitivity
     from bayeslmm.checks.singularity import EstimateSingularity, PosteriorSingularity
     from bayeslmm.data.row_tables import Out
@@ -35,7 +36,7 @@ class Checks:
 
     def influence(
         self, by: str | None = None, *, progressbar: bool = True
-    ) -> RowInfluence | GroupInfluence | PosteriorInfluence:
+    ) -> RowInfluence | RowExtremes | GroupInfluence | PosteriorInfluence:
         """How much rows, or levels of a grouping variable, move the fit.
 
         A posterior is reweighted, without refits. For an estimate rows are left out in closed form
@@ -57,6 +58,9 @@ class Checks:
             Cook's distance, ratio of covariance determinants, largest dfbetas and largest change
             of a standard deviation for each level, with `dfbetas`, `estimates`, `change` and
             `relative_change` by parameter.
+        RowExtremes
+            Of an estimate from more than about a million rows beyond memory: the hundred rows with
+            the largest leverage, residual or Cook's distance.
         PosteriorInfluence
             Of a posterior. `table` with the largest shift of a posterior mean, the Kullback-Leibler
             divergence and the reliability of the weights; `shift` by parameter, in posterior
@@ -65,7 +69,8 @@ class Checks:
         Raises
         ------
         DataError
-            If there is no such variable; of an estimate also if it has one level, or a refit would
+            If there is no such variable; of a posterior for rows beyond memory that are more than
+            about a million; of an estimate also if it has one level, or a refit would
             have one level of a grouping factor left.
         ValueError
             For levels, if the estimate is a "MAP" one.
@@ -117,6 +122,11 @@ class Checks:
         degrees of freedom and Bonferroni's factor. For a posterior the largest residual is judged
         by the leave-one-out predictive distribution of its row, times the number of rows
         (Bonferroni).
+
+        More rows beyond memory than about a million are read twice: responses are simulated and
+        summed, then simulated again and compared. Statistics of residuals then come from counts in
+        bins, of the data and of simulated responses alike; these are fewer, down to 20, the more
+        rows there are.
 
         References
         ----------
@@ -209,8 +219,8 @@ class EstimateChecks(Checks):
         *,
         executor: Executor | None = None,
         progressbar: bool = True,
-    ) -> RowInfluence | GroupInfluence:
-        from bayeslmm.checks.influence import influence
+    ) -> RowInfluence | RowExtremes | GroupInfluence:
+        from bayeslmm.checks.row_extremes import influence
 
         return influence(
             self._fit.design, self._fit.fit, by, executor=executor, progressbar=progressbar

@@ -11,13 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.checks.integrated import affordable, case_groups, leave_out
+from bayeslmm.checks.integrated import affordable, case_groups, leave_out, packed_cases
 from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design, FactorSpec
-from bayeslmm.data.second_pass import SOME_GROUPS, gathered
+from bayeslmm.data.packed import Packed
+from bayeslmm.data.row_tables import streams
+from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
-from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
+from bayeslmm.estimation.executor import Executor, Tasks, results
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.estimation.residuals import require_normal_residuals
@@ -132,22 +134,6 @@ class GroupInfluence(Report):
 # --- estimates -------------------------------------------------------------------------
 
 
-def influence(
-    design: Design,
-    fit: Fit,
-    by: str | None = None,
-    *,
-    executor: Executor | None = None,
-    progressbar: bool = True,
-) -> RowInfluence | GroupInfluence:
-    """Influence of single rows, or of the levels of `by`, on an estimate."""
-    require_executor(executor)
-    design = gathered(design, "Influence", SOME_GROUPS)
-    if by is None:
-        return row_influence(design, fit)
-    return group_influence(design, fit, by, executor=executor, progressbar=progressbar)
-
-
 def row_influence(design: Design, fit: Fit) -> RowInfluence:
     """Leverages, residuals and Cook's distances at an estimate, without refits.
 
@@ -189,6 +175,7 @@ def group_influence(
     fit: Fit,
     by: str,
     *,
+    pack: Packed | None = None,
     executor: Executor | None = None,
     progressbar: bool = False,
 ) -> GroupInfluence:
@@ -202,6 +189,8 @@ def group_influence(
         Its REML or ML estimate.
     by : str
         A grouping factor of the model or a variable of its formula.
+    pack : Packed, optional
+        What the rows stand for, where they are packed.
     executor : Executor, optional
         Where the refits run.
     progressbar : bool
@@ -238,9 +227,11 @@ def group_influence(
     estimates = np.full((len(levels), len(labels)), np.nan)
     dfbetas = np.full((len(levels), design.p), np.nan)
     records = []
+    stands_for = None if pack is None else (pack.counts, pack.log_weights)
+    sizes = np.bincount(codes, None if pack is None else pack.counts)
     tasks = Tasks(
         make=_refitter_without,
-        parts=(design.without_data(), codes, method),
+        parts=(design.without_data(), codes, method, stands_for),
         items=range(len(levels)),
         size=len(levels),
         title=f"Refits without each {by}",
@@ -254,7 +245,7 @@ def group_influence(
             cook, ratio = _on_fixed_effects(fit, refit, gap)
             records.append(
                 {
-                    "rows": int(np.sum(codes == g)),
+                    "rows": int(sizes[g]),
                     "cooks_distance": cook,
                     "covratio": ratio,
                     "singular": refit.singular,
@@ -273,16 +264,25 @@ def _on_fixed_effects(fit: Fit, refit: Fit, gap: Array) -> tuple[float, float]:
 
 
 def _refitter_without(
-    design: Design, codes: Indices, method: Literal["REML", "ML"]
+    design: Design,
+    codes: Indices,
+    method: Literal["REML", "ML"],
+    stands_for: tuple[Array, Array] | None,
 ) -> Callable[[int], tuple[Fit, NDArray[np.bool_]]]:
     """Work of the influence of levels: a refit to the rows that do not have one."""
-    return lambda g: _refit_rows(design, np.flatnonzero(codes != g), method)
+    return lambda g: _refit_rows(design, np.flatnonzero(codes != g), method, stands_for)
 
 
 def _refit_rows(
-    design: Design, kept: Indices, method: Literal["REML", "ML"]
+    design: Design,
+    kept: Indices,
+    method: Literal["REML", "ML"],
+    stands_for: tuple[Array, Array] | None = None,
 ) -> tuple[Fit, NDArray[np.bool_]]:
-    """Fit to some of the rows; also the columns of X that these determine."""
+    """Fit to some of the rows; also the columns of X that these determine.
+
+    `stands_for` are numbers of rows, and sums of log weights, that packed rows stand for.
+    """
     require_normal_residuals(design, "A refit without some rows")
     part = design.take(kept)
     _check_scales(part)
@@ -302,7 +302,12 @@ def _refit_rows(
             _check_strata(factor.spec)
         factors.append(factor)
     part = replace(part, X=np.ascontiguousarray(X[:, columns]), random=tuple(factors))
-    return fit_likelihood(marginal_system(part), method), columns
+    plan = marginal_system(part)
+    if stands_for is not None:
+        counts, logs = (float(values[kept].sum()) for values in stands_for)
+        products = replace(plan.products, n_obs=int(counts), log_weights=logs)
+        plan = replace(plan, products=products)
+    return fit_likelihood(plan, method), columns
 
 
 def _check_scales(part: Design) -> None:
@@ -451,7 +456,7 @@ def row_messages(table: pd.DataFrame) -> tuple[str, ...]:
         )
     size = table["standardised"].abs()
     extreme = size[size > FAR].sort_values(ascending=False)
-    if _more_than_chance(extreme, n):
+    if len(extreme) and more_than_chance(len(extreme), float(extreme.iloc[0]), n):
         messages.append(
             f"{counted(len(extreme), 'row')} more than three standard deviations from the fitted "
             f"value ({n * CHANCE_OF_FAR:.1f} expected): {listed(extreme.index, 5)}."
@@ -460,15 +465,13 @@ def row_messages(table: pd.DataFrame) -> tuple[str, ...]:
     return tuple(messages) if found else (*messages, "No row stands out.")
 
 
-def _more_than_chance(extreme: pd.Series, n: int) -> bool:
+def more_than_chance(count: int, largest: float, n: int) -> bool:
     """Whether residuals beyond three are more, or larger, than those of a right model mostly are.
 
     Each of the two happens to one right model in forty at most.
     """
-    if not len(extreme):
-        return False
-    larger = float(stats.norm.sf(extreme.iloc[0])) < 0.25 * SUSPECT / n
-    return larger or bool(stats.binom.sf(len(extreme) - 1, n, CHANCE_OF_FAR) < 0.5 * SUSPECT)
+    larger = float(stats.norm.sf(largest)) < 0.25 * SUSPECT / n
+    return larger or bool(stats.binom.sf(count - 1, n, CHANCE_OF_FAR) < 0.5 * SUSPECT)
 
 
 def group_messages(
@@ -651,7 +654,11 @@ def posterior_influence(
     Bradlow, Zaslavsky (1997), doi:10.1080/10618600.1997.10474746, for case influence by
     importance sampling. Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv:1507.02646.
     """
-    model = model.gathered("Influence", SOME_GROUPS)
+    pack = None
+    if by is not None and streams(model.design):
+        pack = packed_cases(model.design, by)
+        model = model.with_rows(pack.design)
+    model = model.gathered("Influence on a posterior", SOME_GROUPS)
     design = model.design
     groups, labels = None, design.index
     if by is not None:
@@ -660,7 +667,8 @@ def posterior_influence(
     joint = joint.thin(affordable(design, model.system, joint.size, len(labels)))
     points = replace(joint.points, beta=joint.beta)
     given = model.with_priors(replace(model.priors, beta_sampled=True))
-    scores = leave_out(given, replace(joint, points=points), groups, progressbar=progressbar)
+    joint = replace(joint, points=points)
+    scores = leave_out(given, joint, groups, pack=pack, progressbar=progressbar)
     rows = parameters(design)
     draws = np.column_stack([joint_parameter(joint, row) for row in rows])
     spread = draws.std(axis=0, ddof=1)
@@ -682,7 +690,9 @@ def posterior_influence(
         )
     names = [row.label for row in rows]
     table = pd.DataFrame(records, index=labels)
-    sizes = np.ones(design.n, int) if groups is None else np.bincount(groups)
+    sizes = np.ones(design.n, int)
+    if groups is not None:
+        sizes = np.bincount(groups, None if pack is None else pack.counts).astype(int)
     table.insert(0, "rows", sizes)
     table.insert(1, "max_shift", np.max(np.abs(shifts), axis=1))
     table.insert(2, "parameter", [names[i] for i in np.argmax(np.abs(shifts), axis=1)])

@@ -26,7 +26,9 @@ from bayeslmm.checks.row_forms import (
 )
 from bayeslmm.checks.structured_rows import StructuredRows, structured_rows
 from bayeslmm.data.design import Design
+from bayeslmm.data.packed import Packed, packed
 from bayeslmm.data.row_groups import RowGroups, group_names, row_groups
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import DataError, SamplingError
@@ -117,12 +119,28 @@ def case_groups(design: Design, by: str) -> RowGroups:
     return groups
 
 
+def packed_cases(design: Design, by: str) -> Packed:
+    """Rows that stand for all rows of data beyond memory where groups are left out at once.
+
+    Raises
+    ------
+    DataError
+        As :func:`case_groups`, and if there are too many cells of these and grouping factors.
+    """
+    assert isinstance(design, SummarisedDesign)
+    names: list[str] = []
+    if isinstance(by, str) and by not in [factor.name for factor in design.random]:
+        names = [by] if by in design.sample.columns else by.split(":")
+    return packed(design, names, lambda part: case_groups(part, by))
+
+
 def leave_out(
     model: Model,
     joint: JointDraws,
     groups: Indices | None = None,
     *,
     moments: bool = False,
+    pack: Packed | None = None,
     progressbar: bool = False,
 ) -> LeaveOut:
     """Density of each row, or group of rows, given all others and each draw.
@@ -140,6 +158,8 @@ def leave_out(
         Group 0, ..., m - 1 of each row; every row is its own by default.
     moments : bool
         Whether means and sds of the rows given the others are wanted too.
+    pack : Packed, optional
+        What the rows stand for, where they are packed and groups are left out.
     progressbar : bool
         Whether to show one.
 
@@ -178,6 +198,13 @@ def leave_out(
         else:
             for draws in tracked(batches, "Leave-out", progressbar):
                 score(draws)
+    if pack is not None and groups is not None:
+        # Rows of zeros, which packing leaves out, have a density too.
+        zeros, log_weights = pack.constants(groups)
+        scale = LOG_2PI + 2.0 * np.log(joint.sigma)
+        constant = 0.5 * (log_weights - np.multiply.outer(scale, zeros))
+        result.log_density[:] += constant
+        result.in_sample[:] += constant
     check_finite(result.log_density)
     return result
 

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from bayeslmm.checks.integrated import LeaveOut, affordable, case_groups, leave_out
-from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
+from bayeslmm.checks.integrated import (
+    LeaveOut,
+    affordable,
+    case_groups,
+    leave_out,
+    packed_cases,
+)
+from bayeslmm.checks.resampled import RESAMPLE_K, Resampler, removed
 from bayeslmm.data.design import Design
+from bayeslmm.data.packed import Packed
+from bayeslmm.data.row_tables import streams
 from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
@@ -66,11 +74,21 @@ def posterior_loo(
                 "loo does, and arviz.compare takes such scores; levels left out one at a time need "
                 "refits."
             )
-    model = model.gathered("Levels, or rows given random effects, left out", SOME_GROUPS)
+    pack = None
+    if by is not None and streams(model.design):
+        pack = packed_cases(model.design, by)
+        model = model.with_rows(pack.design)
+    model = model.gathered("Rows scored given random effects", SOME_GROUPS)
     if not conditional:
         joint, log_ratio = scored_draws(data, joint, draws)
         return integrated_loo(
-            model, joint, by, log_ratio=log_ratio, executor=executor, progressbar=progressbar
+            model,
+            joint,
+            by,
+            log_ratio=log_ratio,
+            pack=pack,
+            executor=executor,
+            progressbar=progressbar,
         )
     if by is not None or draws is not None:
         raise ValueError(
@@ -93,6 +111,7 @@ def integrated_loo(
     by: str | None = None,
     *,
     log_ratio: Array | None = None,
+    pack: Packed | None = None,
     executor: Executor | None = None,
     progressbar: bool = False,
 ) -> ELPDData:
@@ -108,6 +127,8 @@ def integrated_loo(
         Grouping factor or variable whose levels are left out one by one; rows by default.
     log_ratio : ndarray (S,), optional
         Log density of the posterior over that of the approximation, up to a constant.
+    pack : Packed, optional
+        What the rows of the model stand for, where these are packed.
     executor : Executor, optional
         Where rows or groups with poor weights are left out anew.
     progressbar : bool
@@ -120,12 +141,12 @@ def integrated_loo(
     """
     codes, labels, dim = group_codes(model.design, by)
     joint, log_ratio = _affordable(model, joint, log_ratio, codes, len(labels))
-    scores = leave_out(model, joint, codes, progressbar=progressbar)
+    scores = leave_out(model, joint, codes, pack=pack, progressbar=progressbar)
     result = _psis(scores, joint, log_ratio, labels, dim)
     poor = np.flatnonzero(np.asarray(result.pareto_k) > RESAMPLE_K)
     if len(poor):
         resampler = Resampler(model, joint, np.random.default_rng(0))
-        _resample(result, resampler, poor, codes, executor, progressbar=progressbar)
+        _resample(result, resampler, poor, codes, pack, executor, progressbar=progressbar)
     _report(np.asarray(result.pareto_k), result.good_k, by)
     if by is None:
         return result
@@ -311,6 +332,7 @@ def _resample(
     resampler: Resampler,
     poor: Indices,
     codes: Indices | None,
+    pack: Packed | None,
     executor: Executor | None,
     *,
     progressbar: bool,
@@ -327,7 +349,7 @@ def _resample(
     labels = elpd[elpd.dims[0]].to_numpy()
     tasks = Tasks(
         make=_scorer,
-        parts=(resampler, codes),
+        parts=(resampler, codes, pack),
         items=worst.tolist(),
         size=len(worst),
         title="Leave-out anew",
@@ -353,12 +375,15 @@ def log_replaced(replaced: int, count: int) -> None:
     _log.info("%d of %d scores come from the posterior without the rows.", replaced, count)
 
 
-def _scorer(resampler: Resampler, codes: Indices | None) -> Callable[[int], float | None]:
+def _scorer(
+    resampler: Resampler, codes: Indices | None, pack: Packed | None
+) -> Callable[[int], float | None]:
     """Work of resampling: the score of one row or group, whose random stream is its own."""
 
     def score(place: int) -> float | None:
         rows = np.array([place]) if codes is None else np.flatnonzero(codes == place)
-        return resampler.score(rows, np.random.default_rng([0, place]))
+        out = rows if pack is None else removed(pack, rows)
+        return resampler.score(out, np.random.default_rng([0, place]))
 
     return score
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.data.memberships import Slot
+from bayeslmm.data.packed import Packed
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError, SamplingError
@@ -61,6 +62,12 @@ class Removed:
     rows: Design
     n: int
     log_weights: float
+
+
+def removed(pack: Packed, rows: Indices) -> Removed:
+    """Whole cells of packed rows, to be taken out."""
+    n, logs = int(pack.counts[rows].sum()), float(pack.log_weights[rows].sum())
+    return Removed(pack.design.take(rows), n, logs)
 
 
 class Resampler:

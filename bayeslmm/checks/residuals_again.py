@@ -43,7 +43,7 @@ from bayeslmm.checks.streamed_residuals import (
     random_effects,
 )
 from bayeslmm.data.design import Design
-from bayeslmm.data.row_tables import rows_fit
+from bayeslmm.data.row_tables import streams
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.model import Model
@@ -63,12 +63,15 @@ MOST_POINTS = 20
 ENTRIES = 1 << 26
 """Random effects of all replicates that are held at once: 512 MB, twice."""
 
+WORK = 1 << 27
+"""Residuals of all replicates: minutes. Responses are fewer where that would be more."""
+
 
 def residual_checks_of_estimate(
     design: Design, fit: Fit, draws: int, random_seed: Seed
 ) -> ResidualChecks:
     """Check an estimate at its covariance parameters; of many rows in two readings."""
-    if rows_fit(design) or not isinstance(design, SummarisedDesign):
+    if not streams(design) or not isinstance(design, SummarisedDesign):
         return check_estimate(design, fit, draws, random_seed)
     joint = point_draws(fit, ())
     system = row_system(design, fit.plan, fit.prior, given_beta=fit.given_beta)
@@ -90,7 +93,7 @@ def residual_checks_of_posterior(
 ) -> ResidualChecks:
     """Check a posterior on some of its draws; of many rows in two readings."""
     design = model.design
-    if rows_fit(design) or not isinstance(design, SummarisedDesign):
+    if not streams(design) or not isinstance(design, SummarisedDesign):
         return check_posterior(model, joint, draws, random_seed)
     given = model.priors.beta_sampled
     prior = None if given else beta_prior(model.priors)
@@ -109,10 +112,10 @@ def residual_checks_of_posterior(
 
 
 def _replicates(design: Design, draws: int, points: int) -> int:
-    """Responses that are simulated at each of the points: fewer where effects are many."""
+    """Responses that are simulated at each of the points: fewer where effects or rows are many."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     effects = sum(factor.n_levels * factor.n_coefs for factor in design.random)
-    affordable = max(FEWEST_DRAWS, ENTRIES // max(1, effects))
+    affordable = max(FEWEST_DRAWS, min(ENTRIES // max(1, effects), WORK // design.n))
     return -(-min(draws, affordable) // points)
 
 

@@ -36,6 +36,7 @@ from bayeslmm.data.row_tables import (
     table_of_parts,
     write_revised,
 )
+from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
@@ -66,7 +67,7 @@ def cross_validation(
     out: Out | None = None,
 ) -> ELPDData:
     """Cross-validation of a posterior of any data: see :meth:`bayeslmm.Posterior.loo`."""
-    again = isinstance(model.design, SummarisedDesign) and not conditional
+    again = _by_batches(model.design) and not conditional
     if out is not None and (not again or by is not None):
         raise ValueError(
             "out= is for scores of single rows of data beyond memory; others are in the result."
@@ -85,6 +86,11 @@ def cross_validation(
         executor=executor,
         progressbar=progressbar,
     )
+
+
+def _by_batches(design: Design) -> bool:
+    """Whether rows are read again, and are independent given the random effects."""
+    return isinstance(design, SummarisedDesign) and not design.spec.structured
 
 
 def streamed_loo(
@@ -145,10 +151,11 @@ def loo_pit(
     progressbar: bool = False,
 ) -> pd.Series | None:
     """See :meth:`bayeslmm.checks.accessors.PosteriorChecks.loo_pit`."""
-    if isinstance(model.design, SummarisedDesign):
+    if _by_batches(model.design):
         parts = _pit_parts(model, data, joint, draws)
         table = table_of_parts(model.design, parts, out)
         return None if table is None else table["loo_pit"]
+    model = model.gathered("Transforms of rows with correlated residuals", SOME_GROUPS)
     values = loo_pit_series(model, data, joint, draws, progressbar=progressbar)
     if out is None:
         return values

@@ -82,6 +82,14 @@ def require_few(design: Design) -> None:
         )
 
 
+def streams(design: Design) -> bool:
+    """Whether rows are more than a batch and can be taken one by one.
+
+    Where residuals have a structure they cannot, and up to a batch of rows is taken together.
+    """
+    return not rows_fit(design) and not design.spec.structured
+
+
 def rows_fit(design: Design) -> bool:
     """Whether values of each row may be held."""
     return not isinstance(design, SummarisedDesign) or design.n <= BATCH

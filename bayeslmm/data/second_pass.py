@@ -123,10 +123,10 @@ def gathered(design: Design, what: str, instead: str) -> Design:
         raise DataError(MANY_ROWS.format(what=what, n=design.n, instead=instead))
     parts = list(row_parts(design))
     frame = concatenated([part.data for part in parts])
-    weights = None
-    if design.weighted:
+    spec, weights = design.spec, None
+    if design.weighted and not spec.has_errors:
         weights = np.concatenate([part.row_weights for part in parts])
-    return design.spec.rows(frame, weights=weights)
+    return spec.rows(frame, weights=weights, residual=spec.residual is not None)
 
 
 def concatenated(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -84,8 +84,10 @@ class Model:
         Itself where they are.
         """
         design = gathered(self.design, what, instead)
-        if design is self.design:
-            return self
+        return self if design is self.design else self.with_rows(design)
+
+    def with_rows(self, design: Design) -> Model:
+        """The same model and cross-products with rows that have these."""
         other = Model(design, self.priors)
         other.__dict__["system"] = self.system
         return other
