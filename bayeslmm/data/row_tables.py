@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -52,12 +55,21 @@ def row_table(
     StorageError
         If the system refuses to write.
     """
+    return table_of_parts(
+        design, lambda: ((part, columns(part)) for part in row_parts(design)), out
+    )
+
+
+def table_of_parts(
+    design: Design, parts: Callable[[], Iterable[tuple[Design, pd.DataFrame]]], out: Out | None
+) -> pd.DataFrame | None:
+    """The same of tables that are made in one reading of all rows."""
     if out is None:
         require_few(design)
-        parts = [columns(part) for part in row_parts(design)]
-        return parts[0] if len(parts) == 1 else pd.concat(parts)
+        tables = [table for _, table in parts()]
+        return tables[0] if len(tables) == 1 else pd.concat(tables)
     path = checked_path(out)
-    write_tables(path, (_beside(part, columns(part)) for part in row_parts(design)))
+    write_tables(path, (_beside(part, table) for part, table in parts()))
     return None
 
 
@@ -84,6 +96,14 @@ def _beside(part: Design, columns: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame.reset_index(drop=True) for frame in parts], axis=1)
 
 
+def joined_table(
+    parts: Iterable[tuple[Design, pd.DataFrame]], *, keep: bool
+) -> pd.DataFrame | None:
+    """The tables below each other; None where they are computed, but not to be kept."""
+    kept = [table if keep else None for _, table in parts]
+    return pd.concat(kept) if keep else None
+
+
 def checked_path(out: Out) -> Path:
     """Path of a Parquet file to write; raises as :func:`row_table`."""
     path = Path(out)
@@ -93,43 +113,96 @@ def checked_path(out: Out) -> Path:
     return path
 
 
-def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
-    """Write tables with the columns of the first below each other; all of them or nothing.
+def write_tables(path: Path, tables: Iterable[Any]) -> None:
+    """Write tables of pandas or Arrow, with the columns of the first, below each other.
 
     Raises
     ------
     DataError
         If there is none.
     StorageError
-        If the system refuses to write.
+        If the system refuses to write. There is no file then.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with replacing(path, overwrite=False) as temporary:
-        writer = None
-        try:
-            for table in tables:
-                rows = pa.Table.from_pandas(table, preserve_index=False)
-                rows = rows.replace_schema_metadata(None)
-                writer = writer or pq.ParquetWriter(temporary, rows.schema)
-                writer.write_table(rows.cast(writer.schema))
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
+    with replacing(path, overwrite=False) as temporary, _parquet(temporary) as write:
+        n = 0
+        for table in tables:
+            try:
+                rows = table
+                if not isinstance(table, pa.Table):
+                    rows = pa.Table.from_pandas(table, preserve_index=False)
+                write(rows)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+                raise DataError(
+                    f"{path}: the columns of rows from {n} on do not have the types of those "
+                    f"before: {error}. Give all parts one type."
+                ) from error
+            n += len(table)
+        if not n:
             raise DataError("The data have no rows.")
 
 
-def merged_tables(
-    pieces: Iterator[tuple[Design, pd.DataFrame]], out: Out | None, *, keep: bool
-) -> pd.DataFrame | None:
-    """The tables of some rows at a time, in one where `keep`, or written; None where neither.
+@contextmanager
+def _parquet(path: Path) -> Iterator[Callable[[Any], None]]:
+    """Write tables with the types of the first; nothing stays open, also where it fails."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    What computes the tables may take sums of them as it goes.
+    with pa.OSFile(str(path), "wb") as file:
+        writer: Any = None
+
+        def write(table: Any) -> None:
+            nonlocal writer
+            table = table.replace_schema_metadata(None)
+            writer = writer or pq.ParquetWriter(file, table.schema, write_page_checksum=True)
+            writer.write_table(table.cast(writer.schema))
+
+        try:
+            yield write
+            if writer is not None:
+                writer.close()
+        finally:
+            if writer is not None:
+                writer.is_open = False  # else it tries once more, when it is collected
+
+
+def write_revised(
+    path: Path,
+    parts: Iterable[tuple[Design, pd.DataFrame]],
+    revise: Callable[[], Mapping[int, Mapping[str, float]]],
+) -> None:
+    """Write columns beside the variables of their rows, some of which change at the end.
+
+    Parameters
+    ----------
+    path : Path
+    parts : iterable of (Design, DataFrame)
+        Rows and their columns.
+    revise : callable
+        Called after the last of them; returns by the number of a row new values by column.
     """
-    if out is not None:
-        write_tables(checked_path(out), (_beside(part, table) for part, table in pieces))
-        return None
-    kept = [table if keep else table.iloc[:0] for _, table in pieces]
-    return pd.concat(kept) if keep else None
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        first = Path(folder) / "first.parquet"
+        write_tables(first, (_beside(part, table) for part, table in parts))
+        write_tables(path, _revised(first, revise()))
+
+
+def _revised(path: Path, changes: Mapping[int, Mapping[str, float]]) -> Iterator[Any]:
+    """The tables of a file with some values changed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    start = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH):
+            table = pa.Table.from_batches([batch])
+            places = {row: row - start for row in changes if 0 <= row - start < len(table)}
+            here = {place: changes[row] for row, place in places.items()}
+            for name in {name for new in here.values() for name in new}:
+                values = table[name].to_numpy().copy()
+                for row, new in here.items():
+                    values[row] = new[name]
+                table = table.set_column(table.column_names.index(name), name, pa.array(values))
+            start += len(table)
+            yield table

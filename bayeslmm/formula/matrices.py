@@ -183,12 +183,16 @@ def conform(columns: Variables, categories: Mapping[str, pd.Index]) -> Variables
     return columns.conform(categories)
 
 
+class UnseenLevelError(DataError):
+    """Levels of a factor that columns were not built for."""
+
+
 def _check_seen(label: str, values: Any, known: Sequence[Any] | pd.Index) -> None:
     """Raise DataError for levels of a factor, a column or ``"C(f)"``, that are not known."""
     allowed = set(known)
     unseen = [v for v in pd.Series(values).dropna().unique().tolist() if v not in allowed]
     if unseen:
-        raise DataError(
+        raise UnseenLevelError(
             f"The factor `{label}` has levels that the model has not seen: {listed(unseen)}. The "
             f"known ones are {listed(list(known))}. A coefficient of a new level cannot be known; "
             "a grouping factor of a random-effects term can have new levels."
