@@ -190,12 +190,12 @@ def random_formula(rng):
     return f"{response} ~ {' + '.join([*terms, *random])}"
 
 
-@pytest.mark.parametrize("seed", one_in(20, range(240)))
+@pytest.mark.parametrize("seed", one_in(30, range(240)))
 def test_random_models(seed, log):
     rng = np.random.default_rng(seed)
     frame, formula = random_frame(rng), random_formula(rng)
     weights = "w" if rng.random() < 0.35 else None
-    lazy = (of_duckdb, of_polars)[seed // 20 % 2 if seed % 20 == 0 else seed % 2](frame)
+    lazy = (of_duckdb, of_polars)[seed // 30 % 2 if seed % 30 == 0 else seed % 2](frame)
     batches, pushed = both(formula, lazy, weights=weights)
     assert why(log) in (None, DEPENDENT)
     assert_same_model(batches, pushed)
@@ -217,7 +217,7 @@ def test_draws_with_one_seed_are_the_same(name, engine):
         )
 
 
-@each_engine
+@pytest.mark.parametrize("engine", one_in(2, ENGINES), indirect=True)
 def test_summaries_and_the_rows_are_there(engine, tmp_path):
     batches, pushed = both(MODELS["Orthodont"], engine(blm.load_dataset("Orthodont")))
     for answer in (
@@ -231,6 +231,19 @@ def test_summaries_and_the_rows_are_there(engine, tmp_path):
     post = pushed.fit(draws=20, chains=1, random_seed=1)
     post.save(tmp_path / "post.nc")
     assert repr(blm.load(tmp_path / "post.nc")) == repr(post)
+
+
+def test_sums_of_engines_and_of_batches_add_up():
+    frame = blm.load_dataset("Orthodont").astype({"Sex": str, "Subject": str})
+    parts = [frame[frame.index % 2 == rest] for rest in range(2)]
+    first = blm.CrossProducts.of(MODELS["Orthodont"], of_duckdb(parts[0]), name="first")
+    second = blm.CrossProducts.of(MODELS["Orthodont"], [parts[1]], name="second")
+    both_parts = blm.LMM.from_products(blm.CrossProducts.total([first, second]))
+    expected = blm.LMM(MODELS["Orthodont"], frame).reml().criterion
+    assert both_parts.reml().criterion == pytest.approx(expected, rel=SAME)
+    again = blm.CrossProducts.of(MODELS["Orthodont"], [parts[0]], name="again")
+    with pytest.raises(DataError, match="count twice"):
+        blm.CrossProducts.total([first, again])
 
 
 def test_a_lazy_frame_of_narwhals_and_a_query(log):
