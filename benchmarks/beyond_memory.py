@@ -1,17 +1,20 @@
-"""Models of data beyond memory, read once in batches.
+"""Models of data beyond memory, read once in batches, or summed in an engine.
 
     python benchmarks/beyond_memory.py [--rows 1e6 1e7] [--levels 100000] [--folder FOLDER]
 
 y ~ x + (x | g), simulated to a Parquet file of each size in a temporary folder, or in FOLDER, where
 it stays. Each size is fitted in its own process. Beside the time from file to model stands that of
-DuckDB's bare GROUP BY of the six sums over the same columns, in the same run. The criterion of
-the smallest size is checked against that of its data frame in memory.
+DuckDB's bare GROUP BY of the six sums over the same columns, in the same run. For the file as a
+relation of DuckDB and as a LazyFrame of Polars, the model is made of sums in the engine and of
+batches of the same relation, in turn. The criterion of the smallest size is checked against that of
+its data frame in memory, and that of sums in an engine against that of batches at every size.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,12 +34,18 @@ ROUNDS = 2
 SCANS = 4.0
 """Most scans that making the model may take."""
 
+PUSHED = 3.0
+"""Most scans that making the model of sums in an engine may take."""
+
 MEMORY_MB = 2048.0
 LEVEL = 1.2
 """Most times that a fit may take longer with the most rows than with the fewest."""
 
 SAME = 1e-8
 """Largest relative difference of the criterion from that of the rows in memory."""
+
+PUSHED_SAME = 1e-10
+"""The same of sums in an engine from batches."""
 
 
 def file_of(folder, rows, levels):
@@ -66,6 +75,39 @@ def scan(file):
     return len(duckdb.connect().sql(query).fetchnumpy()["g"])
 
 
+def relations(file):
+    """The file in each engine that is there."""
+    found = {}
+    try:
+        import duckdb
+
+        found["DuckDB"] = duckdb.connect().read_parquet(file)
+    except ImportError:
+        print("DuckDB: not run (pip install duckdb)", file=sys.stderr)
+    try:
+        import polars
+
+        found["Polars"] = polars.scan_parquet(file)
+    except ImportError:
+        print("Polars: not run (pip install polars)", file=sys.stderr)
+    return found
+
+
+def in_engine(relation):
+    """Times of the model by sums in an engine and by batches of the same relation, in turn."""
+    ways = {"pushed": relation, "batches": lambda: relation}
+    times, criteria = {way: [] for way in ways}, {}
+    for _ in range(ROUNDS):
+        for way, data in ways.items():
+            timing, model = measure(lambda data=data: blm.LMM(FORMULA, data))
+            times[way].append(timing)
+            criteria[way] = model.reml().criterion
+    best = {way: min(timing.wall for timing in found) for way, found in times.items()}
+    core = {f"{way} core": min(t.core for t in found) for way, found in times.items()}
+    gap = abs(criteria["pushed"] - criteria["batches"]) / abs(criteria["batches"])
+    return {**best, **core, "gap": gap}
+
+
 def work(file, rows):
     """Model, REML and posterior of a file, and DuckDB's scan in turn with the model."""
     blm.LMM("Reaction ~ Days + (Days | Subject)", [blm.load_dataset("sleepstudy")]).reml()
@@ -81,7 +123,9 @@ def work(file, rows):
     reml_timing, reml = measure(model.reml)
     fit_timing, post = measure(lambda: model.fit(method="collapsed", random_seed=1))
     assert model.nobs == rows
+    engines = {name: in_engine(relation) for name, relation in relations(file).items()}
     return {
+        "engines": engines,
         "ingest": min(t.wall for t in ingests),
         "ingest core": min(t.core for t in ingests),
         "scan": min((t.wall for t in scans), default=None),
@@ -108,6 +152,18 @@ def report(rows, file, result):
     print(f"DuckDB's scan {result['scan']:.2f} s ({result['scan core']:.2f} core s)")
     ratio = result["ingest"] / result["scan"]
     claim("time of the model / DuckDB's scan", ratio, SCANS, at_least=False)
+    report_engines(result)
+
+
+def report_engines(result):
+    """Times of the model in each engine, beside batches of it and DuckDB's scan."""
+    print("engine   sums in it      batches of it   DuckDB's scan   (seconds, core seconds)")
+    for name, found in result["engines"].items():
+        times = [(found[way], found[f"{way} core"]) for way in ("pushed", "batches")]
+        times.append((result["scan"], result["scan core"]))
+        print(f"{name:8} " + "   ".join(f"{wall:5.2f}  {core:5.2f}" for wall, core in times))
+        ratio = found["pushed"] / result["scan"]
+        claim(f"time of sums in {name} / DuckDB's scan", ratio, PUSHED, at_least=False)
 
 
 def check(file, result):
@@ -119,6 +175,15 @@ def check(file, result):
         raise SystemExit("the answers disagree; times are not printed")
 
 
+def check_engines(result):
+    """The criterion of sums in an engine and of batches of it."""
+    for name, found in result["engines"].items():
+        print(f"criterion, sums in {name} against batches: {found['gap']:.1e} of it", end=" ")
+        print(f"(limit {PUSHED_SAME:g})")
+        if found["gap"] > PUSHED_SAME:
+            raise SystemExit("the answers disagree; times are not printed")
+
+
 def run(options, folder):
     results = {}
     for rows in options.rows:
@@ -128,6 +193,7 @@ def run(options, folder):
         results[rows] = run_worker(__file__, ["--worker", str(file), "--rows", str(rows)])
         if rows == min(options.rows):
             check(file, results[rows])
+        check_engines(results[rows])
         report(rows, file, results[rows])
     fewest, most = min(results), max(results)
     if most > fewest:

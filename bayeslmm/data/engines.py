@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.frames import plain_frame
-from bayeslmm.data.sources import Source, reading_errors
+from bayeslmm.data.sources import Source, quoted, reading_errors
 from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.expressions import CONSTANTS
 from bayeslmm.formula.grammar import Formula
@@ -213,12 +213,12 @@ def open_engine(
     _check_terms(formula, functions)
     variables = tuple(sorted({*formula.variables, *({weights} if weights else ())}))
     with _asked():
-        frame = _lazy(source.engine)
-        schema = frame.collect_schema()
-        types = {name: type(schema[name]).__name__ for name in variables}
-        for name, kind in types.items():
+        frame = _numbered(source.engine, variables)
+        found = frame.collect_schema().values()
+        types = dict(zip(variables, (type(kind).__name__ for kind in found), strict=True))
+        for (name, kind), full in zip(types.items(), found, strict=True):
             if kind not in WHOLE + FLOATS + LEVELS:
-                raise UnpushedError(f"`{name}` has the type {schema[name]}")
+                raise UnpushedError(f"`{name}` has the type {full}")
         prepared = _prepared(frame, types)
     engine = Engine(
         frame=prepared,
@@ -248,23 +248,39 @@ def _check_terms(formula: Formula, functions: UserFunctions) -> None:
             raise UnpushedError(f"`{side.text}` has transforms of whole columns or own functions")
 
 
-def _lazy(native: Any) -> nw.LazyFrame[Any]:
-    """A lazy frame of narwhals."""
+def _numbered(native: Any, variables: Sequence[str]) -> nw.LazyFrame[Any]:
+    """A lazy frame of narwhals with the variables as columns ``c{i}``."""
     import narwhals.stable.v2 as nw
 
-    if type(native).__module__.partition(".")[0] == "ibis":
-        backend = native.get_backend().name
-        if backend not in IBIS:
-            raise UnpushedError(f"GROUP BY of {backend} may take different texts for equal")
+    module = type(native).__module__.partition(".")[0]
+    if module == "ibis":
+        backend = native.get_backend()
+        if backend.name not in IBIS:
+            raise UnpushedError(f"GROUP BY of {backend.name} may take different texts for equal")
+        if backend.name == "duckdb":
+            native, module = backend.con.sql(str(native.compile())), "duckdb"
+    if module in ("duckdb", "_duckdb"):
+        native = native.project(_of_duckdb(native, variables))
+        variables = [f"c{i}" for i in range(len(variables))]
     frame = nw.from_native(native)
-    return frame.lazy() if isinstance(frame, nw.DataFrame) else frame
+    frame = frame.lazy() if isinstance(frame, nw.DataFrame) else frame
+    return frame.select(*(nw.col(name).alias(f"c{i}") for i, name in enumerate(variables)))
+
+
+def _of_duckdb(relation: Any, variables: Sequence[str]) -> str:
+    """The same in DuckDB; texts are equal only where all characters are, whatever the collation."""
+    texts = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    names = [
+        f"{quoted(name)}{' COLLATE C' if texts[name] == 'VARCHAR' else ''} AS c{i}"
+        for i, name in enumerate(variables)
+    ]
+    return ", ".join(names)
 
 
 def _prepared(frame: nw.LazyFrame[Any], types: Mapping[str, str]) -> nw.LazyFrame[Any]:
     """The columns that an engine has."""
     import narwhals.stable.v2 as nw
 
-    raw = frame.select(*(nw.col(name).alias(f"c{i}") for i, name in enumerate(types)))
     floats, gaps, infinite = [], [], [nw.lit(False)]
     for i, kind in enumerate(types.values()):
         column = nw.col(f"c{i}")
@@ -274,7 +290,7 @@ def _prepared(frame: nw.LazyFrame[Any], types: Mapping[str, str]) -> nw.LazyFram
         if kind in FLOATS:
             gaps.append(column.is_nan().fill_null(False))
             infinite.append((column == math.inf) | (column == -math.inf))
-    return raw.with_columns(
+    return frame.with_columns(
         *floats,
         complete=~reduce(lambda a, b: a | b, gaps),
         infinite=reduce(lambda a, b: a | b, infinite),

@@ -52,7 +52,7 @@ EXACTLY = 1e-24
 LOST_RESPONSE = 1e-3
 """Share of the squares of the response beyond the fixed effects below which they have too few."""
 
-MOST_ENTRIES = 1 << 26
+MOST_ENTRIES = 1 << 24
 """Entries of the columns in all combinations of levels of the covariates."""
 
 

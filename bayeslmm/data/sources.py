@@ -450,13 +450,17 @@ def _of_arrow(data: Any, kind: str) -> Source | None:
 # --- engines -------------------------------------------------------------------------------
 
 
+def quoted(name: str) -> str:
+    """The name of a column in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _of_duckdb(data: Any, kind: str) -> Source | None:
     if kind != "DuckDBPyRelation":
         return None
 
     def read(columns: Sequence[str]) -> Any:
-        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
-        chosen = data.project(quoted)
+        chosen = data.project(", ".join(map(quoted, columns)))
         for method in ("to_arrow_reader", "fetch_arrow_reader", "fetch_record_batch"):
             if hasattr(chosen, method):
                 return map(_as_table, getattr(chosen, method)(BATCH))

@@ -424,9 +424,10 @@ def _contracted(
     result = np.zeros((size, left.maps.shape[2], right.maps.shape[2]))
     for h in range(len(left.maps)):
         cells: Any = slice(None) if len(left.maps) == 1 else np.flatnonzero(combined == h)
-        found = left.maps[h].T @ values[cells] @ right.maps[h]
-        own = places[cells]
-        for i in range(found.shape[1]):
-            for j in range(found.shape[2]):
-                result[:, i, j] += np.bincount(own, found[:, i, j], size)
+        order = np.argsort(places[cells], kind="stable")
+        own = places[cells][order]
+        first = np.flatnonzero(np.diff(own, prepend=-1))
+        found = left.maps[h].T @ values[cells][order] @ right.maps[h]
+        if len(first):
+            result[own[first]] += np.add.reduceat(found, first, axis=0)
     return result
