@@ -395,11 +395,7 @@ def test_simulated_sums_are_those_of_simulated_rows(name):
     formula, data, weights = SIMULATED[name]
     memory, streamed = both(formula, weighted(data), weights=weights)
     fit, size, design = memory.reml().fit, 1500, memory.design
-    noise, rng, basis = (
-        noise_of(streamed.design),
-        np.random.default_rng(2),
-        streamed.design.products,
-    )
+    noise, rng = noise_of(streamed.design), np.random.default_rng(2)
     found, expected = [], []
     for y in simulate_responses(design, fit, size, np.random.default_rng(1)):
         effects = [
