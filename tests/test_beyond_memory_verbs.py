@@ -181,9 +181,9 @@ def test_columns_that_do_not_follow_from_sums_are_refused():
 
 @pytest.mark.parametrize("weights", ["proportional", "outer", "cells"])
 def test_means_are_weighted_by_rows(weights):
-    frame = weighted("cake")
-    pair = both("angle ~ recipe + temperature + f + (1 | recipe:replicate)", frame, weights="w")
-    for variables in ("recipe", "temperature", ["recipe", "f"]):
+    frame = weighted("cake").astype({"temperature": float})
+    pair = both("angle ~ recipe * x + f + (1 | recipe:replicate)", frame, weights="w")
+    for variables in ("recipe", "x", ["recipe", "f"]):
         memory, streamed = (m.reml().means(variables, weights=weights).table() for m in pair)
         assert_same(streamed, memory)
 
@@ -261,7 +261,7 @@ NESTED = {
 }
 
 
-def tested(first, second):
+def outcome(first, second):
     """The test of two models, or the first words of why there is none."""
     try:
         return blm.lrt(first, second).drop(columns=["aic", "bic", "loglik"]).round(4).to_string()
@@ -275,8 +275,8 @@ def test_nested_models_are_found_without_rows(name):
     fits = [[model.ml() for model in both(formula, frame)] for formula in NESTED[name]]
     for first, one in enumerate(fits):
         for two in fits[:first]:
-            expected = tested(one[0], two[0])
-            assert [tested(one[i], two[j]) for i, j in ((1, 1), (0, 1), (1, 0))] == [expected] * 3
+            expected = outcome(one[0], two[0])
+            assert [outcome(one[i], two[j]) for i, j in ((1, 1), (0, 1), (1, 0))] == [expected] * 3
 
 
 def test_models_of_other_rows_are_told_apart():
