@@ -64,7 +64,7 @@ def _joint(design: Design, coefs: Sequence[str]) -> list[tuple[Array, ...]]:
     sizes = np.linalg.norm(chosen.centred, axis=0)
     scaled = chosen.centred / np.where(sizes > 0, sizes, 1.0)
     correlations = scaled.T @ scaled
-    spread = np.maximum(chosen.largest, np.finfo(float).tiny)
+    spread = np.maximum(chosen.root_mean_squares, np.finfo(float).tiny)
     return [
         (
             np.array([chosen.means[i], chosen.low[i], chosen.high[i]]) / spread[i],
@@ -77,7 +77,7 @@ def _joint(design: Design, coefs: Sequence[str]) -> list[tuple[Array, ...]]:
 
 
 def _close(one: Array, two: Array) -> bool:
-    return np.allclose(one, two, rtol=SAME, atol=np.sqrt(SAME) * SAME)
+    return np.allclose(one, two, rtol=SAME, atol=np.sqrt(SAME) * SAME, equal_nan=True)
 
 
 def _log_weights(design: Design) -> float:

@@ -173,7 +173,7 @@ def _numbers(design: Design, name: str, size: int, rng: np.random.Generator) -> 
         return rng.uniform(*_near_mean(design, name), size)
     try:
         low, high = design.range_of(name)
-    except KeyError:  # of a slope alone, whose range is not kept
+    except (KeyError, DataError):  # of a slope alone, or withheld
         low, high = sorted(factor * float(column.iloc[0]) for factor in (0.5, 2.0))
     if pd.api.types.is_integer_dtype(column.dtype):
         return rng.integers(int(low), int(high) + 1, size)
