@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,10 @@ def checked_path(out: Out) -> Path:
     return path
 
 
-def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
+def write_tables(path: Path, tables: Generator[pd.DataFrame]) -> None:
     """Write tables with the columns of the first below each other; all of them or nothing.
+
+    What the tables are made from is closed at the end, also where that comes early.
 
     Raises
     ------
@@ -107,7 +109,11 @@ def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> None:
     """
     import pyarrow as pa
 
-    with replacing(path, overwrite=False) as temporary, _parquet(temporary) as write:
+    with (
+        closing(tables),
+        replacing(path, overwrite=False) as temporary,
+        _parquet(temporary) as write,
+    ):
         n = 0
         for table in tables:
             try:
@@ -147,14 +153,15 @@ def _parquet(path: Path) -> Iterator[Callable[[Any], None]]:
 
 
 def merged_tables(
-    pieces: Iterator[tuple[Design, pd.DataFrame]], out: Out | None, *, keep: bool
+    pieces: Generator[tuple[Design, pd.DataFrame]], out: Out | None, *, keep: bool
 ) -> pd.DataFrame | None:
     """The tables of some rows at a time, in one where `keep`, or written; None where neither.
 
     What computes the tables may take sums of them as it goes.
     """
-    if out is not None:
-        write_tables(checked_path(out), (_beside(part, table) for part, table in pieces))
-        return None
-    kept = [table if keep else table.iloc[:0] for _, table in pieces]
-    return pd.concat(kept) if keep else None
+    with closing(pieces):
+        if out is not None:
+            write_tables(checked_path(out), (_beside(part, table) for part, table in pieces))
+            return None
+        kept = [table if keep else table.iloc[:0] for _, table in pieces]
+        return pd.concat(kept) if keep else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -237,7 +237,8 @@ def _files(text: str) -> Source:
         return _dataset(ds.dataset(text, format=_format(text)), f"`{text}`")
     path = Path(text).expanduser()
     if path.is_dir():
-        found = sorted(str(file) for file in path.rglob("*") if file.suffix in FORMATS)
+        within = (file for file in path.rglob("*") if file.suffix in FORMATS)
+        found = sorted(str(file) for file in within if not file.is_dir())
     elif path.exists():
         found = [str(path)]
     else:
@@ -321,7 +322,7 @@ def _check_unchanged(dataset: Any, files: Mapping[str, tuple[Any, Any]], words: 
         )
 
 
-def _batches(dataset: Any, columns: list[str], words: str) -> Iterator[Any]:
+def _batches(dataset: Any, columns: list[str], words: str) -> Generator[Any]:
     """Record batches of some columns, of the same types in all files."""
     import pyarrow as pa
 
@@ -378,9 +379,9 @@ def _named(file: Any) -> Iterator[None]:
         raise OSError(f"`{path}`: {_one_line(error)}") from error
 
 
-def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same, the next one being read while one is worked on."""
-    with ThreadPoolExecutor(1) as reader:
+def _one_ahead(batches: Generator[Any]) -> Iterator[Any]:
+    """The same, the next one being read while one is worked on; closed at the end."""
+    with closing(batches), ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, batches, None)
         while (batch := coming.result()) is not None:
             coming = reader.submit(next, batches, None)

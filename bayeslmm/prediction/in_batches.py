@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from os import PathLike
 from typing import Any
 
@@ -82,7 +82,7 @@ def predict_to_file(
     effects = sum(factor.n_coefs for factor in design.random)
     step = max(1, ENTRIES // max(1, draws * effects))
 
-    def tables() -> Iterator[pd.DataFrame]:
+    def tables() -> Generator[pd.DataFrame]:
         for start, raw in source.frames(columns):
             frame = plain_frame(raw, columns)
             for first in range(0, len(frame), step):
