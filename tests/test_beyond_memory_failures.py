@@ -7,6 +7,7 @@ behind, and the same call on sound data gives the model of the rows in memory.
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import re
 import resource
@@ -16,11 +17,13 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset as ds
@@ -274,6 +277,52 @@ def test_lines_of_another_length(folder):
     file = path / "2.csv"
     file.write_text(file.read_text() + "1.0,2.0\n")
     refused(lambda: blm.LMM(FORMULA, path), path, r"`.*2\.csv`: .*Expected \d columns, got 2")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [pa.ArrowMemoryError("2 EB"), pa.ArrowException("?"), zlib.error("-3"), lzma.LZMAError("bad")],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_readers_that_python_has_no_base_for(error, frame, tmp_path):
+    def broken():
+        yield frame
+        raise error
+
+    match = (
+        rf"function cannot be read after row 108: {type(error).__name__}: {re.escape(str(error))}"
+    )
+    refused(lambda: blm.LMM(FORMULA, broken), tmp_path, match)
+
+
+def test_a_compressed_file_with_noise_in_the_middle(frame, tmp_path):
+    file = tmp_path / "data.csv.gz"
+    pd.concat([frame] * 50).to_csv(file, index=False)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    file.write_bytes(bytes(content))
+    refused(lambda: blm.LMM(FORMULA, file), tmp_path, r"`.*data\.csv\.gz` cannot be read")
+    chunks = lambda: pd.read_csv(file, chunksize=100)  # noqa: E731
+    with pytest.raises(DataError, match="function cannot be read: EOFError: "):
+        blm.LMM(FORMULA, chunks)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: pl.scan_parquet(path / "*.parquet"),
+        lambda path: lambda: ds.dataset(path / "never"),
+        lambda path: lambda: iter([pd.read_parquet(path / "2.parquet")]),
+        lambda path: f"file://{path}/2.parquet",
+        lambda path: f"nowhere://{path}/2.parquet",
+    ],
+    ids=["LazyFrame", "function of nothing", "function", "address", "unknown address"],
+)
+def test_what_cannot_be_opened(make, folder):
+    path = folder()
+    for file in path.iterdir():
+        file.write_bytes(b"nothing")
+    refused(lambda: blm.LMM(FORMULA, make(path)), path, r" cannot be read: \w+: ")
 
 
 # --- files that differ -----------------------------------------------------------------

@@ -56,6 +56,17 @@ class Source:
     names: Callable[[], list[str]]
     read: Callable[[Sequence[str]], Iterable[Any]]
 
+    def columns(self) -> list[str]:
+        """The columns, as text.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read.
+        """
+        with _in_words(self.words):
+            return self.names()
+
     def frames(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Data frames of columns, each with the number of the rows before it.
 
@@ -78,6 +89,19 @@ class Source:
                 f"{self.words} cannot be read after row {start}: {type(error).__name__}: "
                 f"{_one_line(error)}"
             ) from error
+
+
+@contextmanager
+def _in_words(words: str) -> Iterator[None]:
+    """Errors of readers as those of data."""
+    try:
+        yield
+    except BayesLMMError:
+        raise
+    except _errors() as error:
+        raise DataError(
+            f"{words} cannot be read: {type(error).__name__}: {_one_line(error)}"
+        ) from error
 
 
 def open_source(data: Any) -> Source | None:
@@ -234,7 +258,8 @@ def _files(text: str) -> Source:
     import pyarrow.dataset as ds
 
     if "://" in text:
-        return _dataset(ds.dataset(text, format=_format(text)), f"`{text}`")
+        with _in_words(f"`{text}`"):
+            return _dataset(ds.dataset(text, format=_format(text)), f"`{text}`")
     path = Path(text).expanduser()
     if path.is_dir():
         within = (file for file in path.rglob("*") if file.suffix in FORMATS)
@@ -252,10 +277,8 @@ def _files(text: str) -> Source:
     if len(formats) > 1:
         raise DataError(f"`{text}` has files of several formats, {listed(sorted(formats))}.")
     files = f"{len(found)} files at `{text}`" if len(found) > 1 else f"`{text}`"
-    try:
+    with _in_words(files):
         return _dataset(ds.dataset(found, format=formats.pop()), files)
-    except _errors() as error:
-        raise DataError(f"{files} cannot be read: {_one_line(error)}") from error
 
 
 def _format(text: str) -> str:

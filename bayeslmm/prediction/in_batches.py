@@ -75,7 +75,7 @@ def predict_to_file(
         If the name does not end in ``.parquet``.
     """
     path = checked_path(out)
-    names = source.names()
+    names = source.columns()
     wanted = design.formula.predictors() | {design.spec.weights, weights} - {None}
     columns = [name for name in names if name in wanted]
     check_present(design.formula.predictors(groups=False), names)
