@@ -30,6 +30,7 @@ import pyarrow.dataset as ds
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from slow_cases import one_in, some
 
 import bayeslmm as blm
 from bayeslmm.data import sources
@@ -184,7 +185,7 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", one_in(3, DAMAGES), ids=lambda damage: damage.__name__)
 def test_a_damaged_file_is_named(damage, folder, frame, fit, expected, tmp_path):
     path = folder()
     file = path / "2.parquet"
@@ -219,7 +220,7 @@ def places_of_values(file):
     return start, max(c.data_page_offset + c.total_compressed_size for c in columns)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", one_in(4, range(12)))
 def test_pages_with_checksums_show_any_flipped_bit(seed, folder, expected):
     """Every bit of a page counts: its values by the checksum, its header by not being one."""
     path = folder("checked")
@@ -260,7 +261,7 @@ def test_noise_in_a_file_is_a_model_or_our_error(kind, folder):
     file = path / f"2{suffix(kind)}"
     content = file.read_bytes()
     refusals = 0
-    for seed in range(25):
+    for seed in some(10, range(100)):
         rng = np.random.default_rng(seed)
         place = rng.integers(len(content))
         noise = content[:place] + (b"" if seed % 2 else rng.bytes(8) + content[place + 8 :])
@@ -269,7 +270,7 @@ def test_noise_in_a_file_is_a_model_or_our_error(kind, folder):
             assert blm.LMM(FORMULA, path).nobs <= 108
         except BayesLMMError:
             refusals += 1
-    assert refusals > 5  # most of the files that are cut
+    assert refusals > 3  # most of the files that are cut
 
 
 def test_lines_of_another_length(folder):
@@ -660,18 +661,17 @@ def test_an_interrupt_while_rows_are_written(what, step, folder, tmp_path, monke
     assert pq.read_metadata(out).num_rows == 108
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("step", ["write_table", "close"])
 @pytest.mark.parametrize("what", WRITES)
-def test_a_disk_that_fails(what, step, number, folder, tmp_path, monkeypatch):
+def test_a_disk_that_fails(what, step, folder, tmp_path, monkeypatch):
     path, out = folder(), tmp_path / "out.parquet"
     fit = blm.LMM(FORMULA, path).reml()
 
     def fails(self, *rest, **options):
-        raise OSError(number, os.strerror(number))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pq.ParquetWriter, step, fails)
-    match = rf"out\.parquet was not written: {re.escape(os.strerror(number))}"
+    match = rf"out\.parquet was not written: {os.strerror(errno.ENOSPC)}"
     refused(lambda: WRITES[what](fit, path, out), tmp_path, match, StorageError)
 
 
