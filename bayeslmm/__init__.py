@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bayeslmm.fits.lmm import LMM
     from bayeslmm.fits.load import load
     from bayeslmm.fits.posterior import Posterior
+    from bayeslmm.fits.products import CrossProducts
     from bayeslmm.formula.grammar import parse as parse_formula
     from bayeslmm.report.model_table import model_table
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LMM",
     "BayesLMMError",
+    "CrossProducts",
     "DataError",
     "Estimate",
     "FormulaError",
@@ -63,6 +65,7 @@ __all__ = [
 
 _SOURCES = {
     "BayesLMMError": ("bayeslmm.exceptions", "BayesLMMError"),
+    "CrossProducts": ("bayeslmm.fits.products", "CrossProducts"),
     "DataError": ("bayeslmm.exceptions", "DataError"),
     "Estimate": ("bayeslmm.fits.estimate", "Estimate"),
     "FormulaError": ("bayeslmm.exceptions", "FormulaError"),

@@ -125,6 +125,9 @@ def nothing_left(path):
     """No thread, open file or fragment of a file is left, also while an error is being handled."""
     threads, files = threading.active_count(), sorted(path.rglob("*"))
     yield
+    end = time.monotonic() + 2  # threads of pyarrow may be about to close a file
+    while open_under(path) and time.monotonic() < end:
+        time.sleep(0.01)
     assert threading.active_count() == threads
     assert not open_under(path)
     assert not [new for new in path.rglob("*") if new not in files]

@@ -8,12 +8,14 @@ import pickle
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import pymc as pm
 import pytest
 from test_beyond_memory import MODELS, batches, both
 
 import bayeslmm as blm
-from bayeslmm.data import row_tables
-from bayeslmm.exceptions import DataError, FormulaError, StorageError
+from bayeslmm.checks import loo, residual_checks, row_forms, row_scores, streamed_loo
+from bayeslmm.data import row_tables, second_pass
+from bayeslmm.exceptions import DataError, FormulaError, SamplingError, StorageError
 
 SEARCH = 1e-6
 """Largest difference relative to the largest value: searches end within rounding of each other."""
@@ -213,3 +215,294 @@ def test_a_full_disk_leaves_no_file(pair, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         pair[1].reml().augment(out=tmp_path / "never.parquet")
     assert not list(tmp_path.iterdir())
+
+
+# --- cross-validation ------------------------------------------------------------------------
+
+SCORES = 1e-8
+"""Largest difference of a score in memory and streamed, at the same draws."""
+
+
+@pytest.fixture
+def two_anew(monkeypatch):
+    """At most two scores are sampled anew, which is what takes the time."""
+    for module in (loo, streamed_loo):
+        monkeypatch.setattr(module, "MOST_RESAMPLED", 2)
+
+
+def in_memory(model, post):
+    """The posterior of the data in memory with the draws of another one."""
+    return type(post)(model.model, post.data)
+
+
+def assert_same_scores(streamed, memory):
+    for name in ("elpd", "se", "p"):
+        assert streamed[name] == pytest.approx(memory[name], abs=SCORES)
+    for name in ("elpd_i", "pareto_k"):
+        np.testing.assert_allclose(streamed[name], memory[name], rtol=0, atol=SCORES)
+        assert streamed[name].indexes["obs_id"].equals(memory[name].indexes["obs_id"])
+    assert (streamed.n_samples, streamed.n_data_points) == (memory.n_samples, memory.n_data_points)
+    assert streamed.n_poor == int((memory.pareto_k > memory.good_k).sum())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_of_rows(name, two_anew):
+    frame = blm.load_dataset(name).reset_index(drop=True)
+    memory, streamed = both(MODELS[name], frame)
+    post = streamed.fit(draws=60, chains=1, random_seed=1)
+    assert_same_scores(post.loo(), in_memory(memory, post).loo())
+
+
+NESTED = pd.DataFrame(
+    {
+        "s": np.repeat(np.arange(210), 6) % 70,
+        "c": np.repeat(np.arange(210), 6),
+        "p": np.repeat(np.arange(630), 2),
+        "x": np.random.default_rng(8).normal(size=1260),
+        "w": np.random.default_rng(9).uniform(0.5, 2.0, 1260),
+        "y": np.random.default_rng(7).normal(size=1260)
+        + np.random.default_rng(6).normal(size=630).repeat(2)
+        + np.random.default_rng(5).normal(size=210).repeat(6),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("formula", "priors"),
+    [
+        ("y ~ x + (x | s) + (1 | c) + (1 | p)", None),
+        ("y ~ 1 + (1 | c)", "flat"),
+        ("y ~ x", None),
+        ("y ~ x + (1 | s) + (0 + x | c)", {"x": pm.Laplace.dist(0.0, 0.3)}),
+    ],
+)
+def test_scores_of_nested_crossed_and_no_factors(formula, priors, two_anew):
+    memory, streamed = both(formula, NESTED, weights="w", priors=priors)
+    if "p" in formula:
+        assert streamed.system.nested
+    post = streamed.fit(method="laplace", draws=40, chains=1, random_seed=1)
+    expected = in_memory(memory, post)
+    assert_same_scores(post.loo(), expected.loo())
+    np.testing.assert_allclose(post.check.loo_pit(), expected.check.loo_pit(), rtol=0, atol=SCORES)
+
+
+def test_few_rows_at_a_time_give_the_same_scores(pair, monkeypatch, two_anew):
+    post = pair[1].fit(draws=60, chains=1, random_seed=1)
+    expected = post.loo()
+    monkeypatch.setattr(row_scores, "ENTRIES", 500)
+    monkeypatch.setattr(row_forms, "ENTRIES", 300)
+    np.testing.assert_allclose(post.loo().elpd_i, expected.elpd_i, rtol=0, atol=SCORES)
+
+
+def test_scores_go_to_a_file(pair, tmp_path, few_rows, two_anew):
+    memory, streamed = pair
+    post = streamed.fit(draws=60, chains=1, random_seed=1)
+    expected = in_memory(memory, post).loo()
+    out = tmp_path / "scores.parquet"
+    found = post.loo(out=out)
+    assert found.elpd == pytest.approx(expected.elpd, abs=SCORES)
+    assert found.se == pytest.approx(expected.se, abs=SCORES)
+    assert found.elpd_i is None
+    assert f"{found.n_poor} of 108 rows have a Pareto k above" in str(found)
+    rows = pd.read_parquet(out)
+    assert (rows["pareto_k"] == 0).any()  # sampled anew after the row had been written
+    np.testing.assert_allclose(rows["elpd_i"], expected.elpd_i, rtol=0, atol=SCORES)
+    np.testing.assert_allclose(rows["pareto_k"], expected.pareto_k, rtol=0, atol=SCORES)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert post.loo().elpd == found.elpd
+    with pytest.raises(DataError, match="give out="):
+        post.check.loo_pit()
+    post.check.loo_pit(out=tmp_path / "pit.parquet")
+    np.testing.assert_allclose(
+        pd.read_parquet(tmp_path / "pit.parquet")["loo_pit"],
+        in_memory(memory, post).check.loo_pit(),
+        rtol=0,
+        atol=SCORES,
+    )
+    for wrong in (lambda: in_memory(memory, post).loo(out=out), lambda: post.loo("Sex", out=out)):
+        with pytest.raises(ValueError, match="single rows of data beyond memory"):
+            wrong()
+
+
+def test_scores_of_other_rows_are_an_error(pair, tmp_path):
+    frame = blm.load_dataset("Orthodont")
+    post = pair[1].fit(draws=20, chains=1, random_seed=1)
+    other = post.with_source(batches(swapped(frame)))
+    with pytest.raises(DataError, match="not the rows that the model was made of"):
+        other.loo(out=tmp_path / "never.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_alone_determine_a_fixed_effect():
+    frame = blm.load_dataset("Orthodont").reset_index(drop=True)
+    frame["alone"] = (np.arange(108) == 70).astype(float)
+    memory, streamed = both("distance ~ age + alone + (1 | Subject)", frame, priors="flat")
+    post = streamed.fit(draws=20, chains=1, random_seed=1)
+    for fit in (post, in_memory(memory, post)):
+        with pytest.raises(SamplingError, match="Without 1 row the fixed effects are not"):
+            fit.loo()
+
+
+# --- checks ------------------------------------------------------------------------------------
+
+
+def assert_same_report(streamed, memory, tables):
+    for name in tables:
+        assert_close(getattr(streamed, name), getattr(memory, name), 1e-4)
+    assert streamed.messages == memory.messages
+    assert streamed.heading == memory.heading
+
+
+REPORTS = {
+    "residuals": (lambda fit: fit.check.residuals(40, random_seed=1), ("table", "residuals")),
+    "influence": (lambda fit: fit.check.influence(progressbar=False), ("table",)),
+    "levels": (lambda fit: fit.check.influence("Subject", progressbar=False), ("table",)),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("sampled", [False, True])
+def test_checks_are_those_of_all_rows(name, sampled, pair):
+    report, tables = REPORTS[name]
+    fits = [model.reml() for model in pair]
+    if sampled:
+        post = pair[1].fit(draws=50, chains=1, random_seed=1)
+        fits = [in_memory(pair[0], post), post]
+    assert_same_report(report(fits[1]), report(fits[0]), tables)
+
+
+@pytest.mark.parametrize("by", ["Subject", "Sex", "age"])
+def test_scores_of_levels(by, pair, two_anew):
+    memory, streamed = pair
+    post = streamed.fit(draws=60, chains=1, random_seed=1)
+    found, expected = post.loo(by), in_memory(memory, post).loo(by)
+    np.testing.assert_allclose(found.elpd_i, expected.elpd_i, rtol=0, atol=SCORES)
+    assert str(found) == str(expected)
+
+
+def test_more_rows_than_a_batch_are_not_held_together(pair, monkeypatch):
+    monkeypatch.setattr(second_pass, "BATCH", 50)
+    fit = pair[1].reml()
+    with pytest.raises(DataError, match=r"of 108 rows: these are more.*some groups"):
+        fit.check.influence("Subject")
+
+
+# --- averages over rows --------------------------------------------------------------------------
+
+
+AVERAGES = {
+    "slopes": lambda fit: fit.slopes("age"),
+    "slopes by": lambda fit: fit.slopes("age", by="Sex"),
+    "slopes by two": lambda fit: fit.slopes("age", by=["Sex", "age"]),
+    "predictions": lambda fit: fit.average_predictions(),
+    "predictions by": lambda fit: fit.average_predictions(["Sex", "Subject"]),
+    "factor": lambda fit: fit.comparisons("Sex", by="age"),
+    **{
+        str(change): lambda fit, change=change: fit.comparisons("age", change)
+        for change in (2, (8, 14), "sd", "2sd", "iqr", "minmax")
+    },
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_over_rows(name, pair):
+    memory, streamed = (AVERAGES[name](model.reml()) for model in pair)
+    assert streamed.title == memory.title
+    pd.testing.assert_frame_equal(streamed.table(), memory.table(), rtol=1e-5, atol=1e-7)
+
+
+def test_averages_with_random_effects(pair):
+    memory, streamed = pair
+    post = streamed.fit(draws=50, chains=1, random_seed=1)
+    for answer in (
+        lambda fit: fit.average_predictions("Subject", target="conditional"),
+        lambda fit: fit.slopes("age", by="Sex", target="conditional"),
+    ):
+        pd.testing.assert_frame_equal(
+            answer(post).table(), answer(in_memory(memory, post)).table(), rtol=1e-9
+        )
+
+
+def test_averages_over_other_data_in_batches(pair, tmp_path):
+    new = blm.load_dataset("Orthodont").iloc[::3].astype({"Subject": str, "Sex": str})
+    new.to_parquet(tmp_path / "new.parquet")
+    memory = pair[0].reml()
+    found = memory.slopes("age", by="Sex", new=tmp_path / "new.parquet")
+    pd.testing.assert_frame_equal(found.table(), memory.slopes("age", by="Sex", new=new).table())
+    with pytest.raises(DataError, match="have no column `age`"):
+        memory.comparisons("age", new=[new.drop(columns="age")])
+
+
+# --- residual checks in two readings ---------------------------------------------------------
+
+BINNED = {
+    "normality of residuals": 1e-4,  # bins of a 64th of a standard deviation
+    "outliers": 1.0,  # those in the bin of the limit
+    "spread against fitted": 0.01,  # ranks in 64 cells
+}
+"""Largest differences of statistics of residuals that are counted in bins."""
+
+CHANCE = 4.0
+"""Standard errors of a difference of two means of simulated statistics."""
+
+
+def assert_same_checks(streamed, memory, tolerance):
+    expected = memory.table.drop(index="normality of whitened y - X beta", errors="ignore")
+    assert list(streamed.table.index) == list(expected.index)
+    for name, row in expected.iterrows():
+        found = streamed.table.loc[name]
+        assert found["observed"] == pytest.approx(
+            row["observed"], abs=BINNED.get(name, 0.0) + tolerance, rel=tolerance
+        )
+        p = np.clip(row["p_value"], 0.01, 0.99)
+        if name != "largest residual":
+            error = np.sqrt(2.0 * p * (1.0 - p) / streamed.draws)
+            assert abs(found["p_value"] - row["p_value"]) < CHANCE * error, name
+    assert streamed.largest["case"].tolist() == memory.largest["case"].tolist()
+    np.testing.assert_allclose(
+        streamed.largest["deviation"].tolist(), memory.largest["deviation"].tolist(), rtol=tolerance
+    )
+
+
+@pytest.mark.parametrize("name", ["Orthodont", "Penicillin", "Pixel"])
+def test_residual_checks_in_two_readings(name, few_rows):
+    frame = blm.load_dataset(name).reset_index(drop=True)
+    rng = np.random.default_rng(0)
+    frame["w"] = rng.uniform(0.5, 2.0, len(frame))
+    memory, streamed = (model.reml() for model in both(MODELS[name], frame, weights="w"))
+    found = streamed.check.residuals(100, random_seed=1)
+    expected = memory.check.residuals(100, random_seed=1)
+    assert_same_checks(found, expected, 1e-5)
+    assert found.heading == expected.heading
+    assert any("random sample of" in message for message in found.messages)
+    assert_close(found.residuals.iloc[:, :4], expected.residuals.iloc[:, :4])
+
+
+def test_residual_checks_of_nested_factors_in_two_readings(few_rows):
+    memory, streamed = (
+        model.reml() for model in both("y ~ x + (x | s) + (1 | c) + (1 | p)", NESTED, weights="w")
+    )
+    assert streamed.model.system.nested
+    found = streamed.check.residuals(40, random_seed=1)
+    assert_same_checks(found, memory.check.residuals(40, random_seed=1), 1e-4)
+
+
+@pytest.mark.parametrize("priors", [None, {"age": pm.Laplace.dist(0.0, 0.3)}])
+def test_residual_checks_of_posteriors_in_two_readings(priors, few_rows, monkeypatch):
+    monkeypatch.setattr(residual_checks, "MOST_POINTS", 20)  # so that draws are the same
+    memory, streamed = both(MODELS["Orthodont"], blm.load_dataset("Orthodont"), priors=priors)
+    post = streamed.fit(draws=60, chains=1, random_seed=1)
+    found = post.check.residuals(60, random_seed=1)
+    expected = in_memory(memory, post).check.residuals(60, random_seed=1)
+    assert_same_checks(found, expected, 0.05)  # where the row is left out anew, by other draws
+
+
+def test_sources_that_change_their_order_cannot_be_simulated(few_rows):
+    frame, rng = blm.load_dataset("Orthodont"), np.random.default_rng(3)
+
+    def turning():
+        return iter([frame.iloc[rng.permutation(len(frame))]])
+
+    fit = blm.LMM(MODELS["Orthodont"], turning).reml()
+    with pytest.raises(DataError, match="come in another order"):
+        fit.check.residuals(20, random_seed=1)

@@ -12,7 +12,7 @@ from dense import Columns
 from test_residual_likelihood import CASES, GROUPS, TERMS, N, case_of
 
 from bayeslmm.likelihood.crossprod import working_basis, working_columns
-from bayeslmm.likelihood.stack import LevelsOf, stack_of_sums, stack_products
+from bayeslmm.likelihood.stack import stack_of_sums, stack_products
 from bayeslmm.likelihood.tied import tied_products
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-10}
@@ -96,12 +96,7 @@ def test_parts_give_the_stack_of_all_rows(name, terms, weighted):
     total = total.changed(new, change, [np.linalg.solve(a, b) for a, b in inner])
     total = total.of_levels([np.array(list(own), dtype=np.intp) for own in seen])
     whole = stack_products(case.y, case.X, case.random, structure.bind(rows), weights=case.weights)
-    template = whole.template
-    found = stack_of_sums(
-        total,
-        template.structures,
-        tuple(LevelsOf(f.n_levels, f.relationship, bool(f.others)) for f in case.random),
-    )
+    found = stack_of_sums(total, case.random)
     for shape in np.random.default_rng(8).normal(0.0, 0.4, (2, structure.n_shape)):
         a, b = found.products(shape), whole.products(shape)
         assert a.log_weights == pytest.approx(b.log_weights, rel=1e-13, abs=1e-12)

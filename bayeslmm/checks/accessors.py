@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, overload, override
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bayeslmm.checks.residual_checks import ResidualChecks
     from bayeslmm.checks.sensitivity import Contraction, Sensitivity
     from bayeslmm.checks.singularity import EstimateSingularity, PosteriorSingularity
+    from bayeslmm.data.row_tables import Out
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.prediction.checks import Statistic
     from bayeslmm.prediction.rows import Target
@@ -217,9 +218,9 @@ class EstimateChecks(Checks):
 
     @override
     def residuals(self, draws: int = 200, *, random_seed: Seed = None) -> ResidualChecks:
-        from bayeslmm.checks.residual_checks import check_estimate
+        from bayeslmm.checks.residuals_again import residual_checks_of_estimate
 
-        return check_estimate(self._fit.design, self._fit.fit, draws, random_seed)
+        return residual_checks_of_estimate(self._fit.design, self._fit.fit, draws, random_seed)
 
     @override
     def singularity(self, *, standardise: bool = True) -> EstimateSingularity:
@@ -248,9 +249,9 @@ class PosteriorChecks(Checks):
 
     @override
     def residuals(self, draws: int = 200, *, random_seed: Seed = None) -> ResidualChecks:
-        from bayeslmm.checks.residual_checks import check_posterior
+        from bayeslmm.checks.residuals_again import residual_checks_of_posterior
 
-        return check_posterior(self._fit.model, self._fit._joint, draws, random_seed)
+        return residual_checks_of_posterior(self._fit.model, self._fit._joint, draws, random_seed)
 
     @override
     def singularity(
@@ -415,7 +416,17 @@ class PosteriorChecks(Checks):
             self._fit.design, self._fit._joint, statistic, by, target, prob, random_seed
         )
 
-    def loo_pit(self, *, draws: int | None = None, progressbar: bool = True) -> pd.Series:
+    @overload
+    def loo_pit(
+        self, *, draws: int | None = None, progressbar: bool = True, out: None = None
+    ) -> pd.Series: ...
+
+    @overload
+    def loo_pit(self, *, draws: int | None = None, progressbar: bool = True, out: Out) -> None: ...
+
+    def loo_pit(
+        self, *, draws: int | None = None, progressbar: bool = True, out: Out | None = None
+    ) -> pd.Series | None:
         """Probability integral transform of each row by its leave-one-out predictive distribution.
 
         Uniform on (0, 1) where the model predicts well: near 0 or 1 too often means too narrow
@@ -427,6 +438,8 @@ class PosteriorChecks(Checks):
             Use at most so many draws.
         progressbar : bool
             Whether to show one, on a terminal.
+        out : str or path, optional
+            A Parquet file to write them to, as in :meth:`bayeslmm.Posterior.fitted`.
 
         Returns
         -------
@@ -445,7 +458,7 @@ class PosteriorChecks(Checks):
         >>> bool(pit.between(0, 1).all())
         True
         """
-        from bayeslmm.checks.loo import loo_pit_series
+        from bayeslmm.checks.streamed_loo import loo_pit
 
         fit = self._fit
-        return loo_pit_series(fit.model, fit.data, fit._joint, draws, progressbar=progressbar)
+        return loo_pit(fit.model, fit.data, fit._joint, draws, out, progressbar=progressbar)

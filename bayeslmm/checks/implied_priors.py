@@ -170,7 +170,7 @@ def _spread_of_sums(design: SummarisedDesign, prior: Points, rng: np.random.Gene
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         joint = _prior_joint(design, prior.take(rows), rng)
-        squares[rows] = fitted_sums(design, joint.beta, joint.effects, AT_ONCE)
+        _, squares[rows] = fitted_sums(design, joint.beta, joint.effects, AT_ONCE)
     along = np.sqrt(squares) + prior.sigma * rng.standard_normal(size)
     across = prior.sigma**2 * rng.chisquare(n - 2, size)
     return np.sqrt((along**2 + across) / (n - 1))

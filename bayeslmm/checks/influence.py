@@ -15,6 +15,7 @@ from bayeslmm.checks.integrated import affordable, case_groups, leave_out
 from bayeslmm.checks.residuals import row_residuals
 from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design, FactorSpec
+from bayeslmm.data.second_pass import SOME_GROUPS, gathered
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
@@ -141,6 +142,7 @@ def influence(
 ) -> RowInfluence | GroupInfluence:
     """Influence of single rows, or of the levels of `by`, on an estimate."""
     require_executor(executor)
+    design = gathered(design, "Influence", SOME_GROUPS)
     if by is None:
         return row_influence(design, fit)
     return group_influence(design, fit, by, executor=executor, progressbar=progressbar)
@@ -649,6 +651,7 @@ def posterior_influence(
     Bradlow, Zaslavsky (1997), doi:10.1080/10618600.1997.10474746, for case influence by
     importance sampling. Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv:1507.02646.
     """
+    model = model.gathered("Influence", SOME_GROUPS)
     design = model.design
     groups, labels = None, design.index
     if by is not None:

@@ -8,7 +8,7 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,26 @@ class LeaveOut:
     in_sample: Array
     mean: Array | None
     sd: Array | None
+
+    @classmethod
+    def empty(cls, size: int, count: int, *, moments: bool) -> LeaveOut:
+        """Room for S draws and m rows or groups; scores of one lie side by side in memory."""
+        log_density, in_sample, mean, sd = (np.empty((count, size)).T for _ in range(4))
+        return cls(
+            log_density=log_density,
+            in_sample=in_sample,
+            mean=mean if moments else None,
+            sd=sd if moments else None,
+        )
+
+    def take(self, draws: slice) -> LeaveOut:
+        """Views of some of the draws."""
+        return LeaveOut(
+            log_density=self.log_density[draws],
+            in_sample=self.in_sample[draws],
+            mean=None if self.mean is None else self.mean[draws],
+            sd=None if self.sd is None else self.sd[draws],
+        )
 
 
 def case_groups(design: Design, by: str) -> RowGroups:
@@ -142,19 +162,12 @@ def leave_out(
     system = row_system(design, model.system, prior, given_beta=given)
     members = None if groups is None else _members(groups)
     count = design.n if members is None else len(members)
-    # Scores of one row or group lie side by side in memory.
-    log_density, in_sample, mean, sd = (np.empty((count, joint.size)).T for _ in range(4))
-    alone = moments and groups is None
-    result = LeaveOut(
-        log_density=log_density,
-        in_sample=in_sample,
-        mean=mean if alone else None,
-        sd=sd if alone else None,
-    )
+    result = LeaveOut.empty(joint.size, count, moments=moments and groups is None)
 
     def score(draws: slice) -> None:
         if members is None:
-            _score_rows(system, design, joint, draws, result)
+            parts = leverages(system, joint, draws)
+            score_rows(parts, system.weights, design.y, joint.sigma[draws], result.take(draws))
         else:
             _score_groups(system, members, joint, draws, result)
 
@@ -165,7 +178,7 @@ def leave_out(
         else:
             for draws in tracked(batches, "Leave-out", progressbar):
                 score(draws)
-    _check_finite(log_density)
+    check_finite(result.log_density)
     return result
 
 
@@ -194,7 +207,7 @@ def _leave_out_structured(
                 places = np.flatnonzero(sizes == size)
                 found = rows.group_scores(np.stack([members[place] for place in places]))
                 log_density[s, places], in_sample[s, places] = found
-    _check_finite(log_density)
+    check_finite(log_density)
     alone = members is None
     return LeaveOut(
         log_density=log_density,
@@ -245,22 +258,29 @@ def _members(groups: Indices) -> list[Indices]:
 # What follows fills in the scores of some draws.
 
 
-def _score_rows(
-    system: RowSystem, design: Design, joint: JointDraws, draws: slice, result: LeaveOut
+def score_rows(
+    parts: Iterable[tuple[Indices, Array, Array]],
+    weights: Array,
+    y: Array,
+    sigma: Array,
+    result: LeaveOut,
 ) -> None:
-    sigma = joint.sigma[draws]
-    for rows, leverage, residual in leverages(system, joint, draws):
-        weights = system.weights[rows, None]
-        share = weights * leverage
-        constant = LOG_2PI + 2.0 * np.log(sigma) - np.log(weights)
-        square = weights * (residual / sigma) ** 2
+    """Fill in scores (C, n) of rows with weights and responses (n,) at C draws of sigma.
+
+    `parts` are those of :func:`bayeslmm.checks.row_forms.leverages`.
+    """
+    for rows, leverage, residual in parts:
+        own = weights[rows, None]
+        share = own * leverage
+        constant = LOG_2PI + 2.0 * np.log(sigma) - np.log(own)
+        square = own * (residual / sigma) ** 2
         for scores, sign in ((result.log_density, -1.0), (result.in_sample, 1.0)):
             factor = 1.0 + sign * share
-            scores.T[rows, draws] = -0.5 * (constant + sign * np.log(factor) + square / factor)
+            scores.T[rows] = -0.5 * (constant + sign * np.log(factor) + square / factor)
         if result.mean is not None and result.sd is not None:
             left = 1.0 - share
-            result.mean.T[rows, draws] = design.y[rows, None] - residual / left
-            result.sd.T[rows, draws] = sigma / np.sqrt(weights * left)
+            result.mean.T[rows] = y[rows, None] - residual / left
+            result.sd.T[rows] = sigma / np.sqrt(own * left)
 
 
 def _score_groups(
@@ -359,7 +379,11 @@ def _log_det(lower: Array) -> Array:
 
 
 def _check_determined(design: Design, priors: Priors, groups: Indices | None) -> None:
-    lost = _undetermined(design, priors, groups)
+    refuse_undetermined(_undetermined(design, priors, groups), groups)
+
+
+def refuse_undetermined(lost: int, groups: Indices | None = None) -> None:
+    """Raise SamplingError if some rows or groups take what fixed effects are known from."""
     if lost:
         what = "row" if groups is None else "group"
         raise SamplingError(
@@ -369,7 +393,8 @@ def _check_determined(design: Design, priors: Priors, groups: Indices | None) ->
         )
 
 
-def _check_finite(log_density: Array) -> None:
+def check_finite(log_density: Array) -> None:
+    """Raise SamplingError if densities (S, m) are lost to rounding."""
     lost = int(np.sum(~np.isfinite(log_density.sum(axis=0))))
     if lost:
         raise SamplingError(

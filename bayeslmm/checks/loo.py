@@ -19,6 +19,7 @@ from scipy.stats import norm
 from bayeslmm.checks.integrated import LeaveOut, affordable, case_groups, leave_out
 from bayeslmm.checks.resampled import RESAMPLE_K, Resampler
 from bayeslmm.data.design import Design
+from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, SamplingError
@@ -65,6 +66,7 @@ def posterior_loo(
                 "loo does, and arviz.compare takes such scores; levels left out one at a time need "
                 "refits."
             )
+    model = model.gathered("Levels, or rows given random effects, left out", SOME_GROUPS)
     if not conditional:
         joint, log_ratio = scored_draws(data, joint, draws)
         return integrated_loo(
@@ -198,6 +200,13 @@ def _affordable(
     scores: int,
 ) -> tuple[JointDraws, Array | None]:
     size = affordable(model.design, model.system, joint.size, scores, codes)
+    return thin_to(joint, log_ratio, size)
+
+
+def thin_to(
+    joint: JointDraws, log_ratio: Array | None, size: int
+) -> tuple[JointDraws, Array | None]:
+    """As many draws as are affordable, and a line that says so."""
     if size < joint.size:
         _log.info("Leave-out densities use %d of %d draws, equally spaced.", size, joint.size)
     return thin(joint, log_ratio, size)
@@ -234,30 +243,54 @@ def _psis(
     labels: NDArray[Any],
     dim: str,
 ) -> ELPDData:
-    values, r_eff = scores.log_density, _relative_efficiency(joint)
-    ratios = -values if log_ratio is None else log_ratio[:, None] - values
-    log_weights, k = smooth_columns(ratios, 1.0 if log_ratio is not None else r_eff)
-    elpd = log_sums(log_weights, values)
-    smoothed = np.zeros(joint.size) if log_ratio is None else smooth_weights(log_ratio)[0]
-    in_sample = log_sums(scores.in_sample, smoothed[:, None]) - logsumexp(smoothed)
+    smoother = Smoother(joint, log_ratio)
+    elpd, k, p, log_weights = smoother.smooth(scores)
     chains, draws = joint.shape
     coords = {SAMPLE_DIMS[0]: np.arange(chains), SAMPLE_DIMS[1]: np.arange(draws), dim: labels}
-    good_k = min(1.0 - 1.0 / np.log10(joint.size), MAX_PARETO_K) if joint.size > 1 else 0.0
-    return _Scores(
+    return Scores(
         elpd=float(elpd.sum()),
         se=float(np.sqrt(len(elpd) * np.var(elpd))),
-        p=float(np.sum(in_sample - elpd)),
+        p=float(np.sum(p)),
         n_samples=joint.size,
         n_data_points=len(elpd),
         scale="log",
-        warning=bool(np.any(k > good_k)),
-        good_k=good_k,
+        warning=bool(np.any(k > smoother.good_k)),
+        good_k=smoother.good_k,
         elpd_i=xr.DataArray(elpd, {dim: labels}, [dim]),
         pareto_k=xr.DataArray(k, {dim: labels}, [dim]),
         log_weights=xr.DataArray(
             log_weights.reshape(chains, draws, -1), coords, [*SAMPLE_DIMS, dim]
         ),
     )
+
+
+class Smoother:
+    """Pareto smoothing of the densities of rows or groups, as many at a time as one likes.
+
+    Parameters
+    ----------
+    joint : JointDraws
+        S draws.
+    log_ratio : ndarray (S,) or None
+        Log density of the posterior over that of the draws, up to a constant.
+    """
+
+    def __init__(self, joint: JointDraws, log_ratio: Array | None) -> None:
+        self.log_ratio = log_ratio
+        self.r_eff = 1.0 if log_ratio is not None else _relative_efficiency(joint)
+        smoothed = np.zeros(joint.size) if log_ratio is None else smooth_weights(log_ratio)[0]
+        self.smoothed, self.total = smoothed, logsumexp(smoothed)
+        size = joint.size
+        self.good_k = min(1.0 - 1.0 / np.log10(size), MAX_PARETO_K) if size > 1 else 0.0
+
+    def smooth(self, scores: LeaveOut) -> tuple[Array, Array, Array, Array]:
+        """Scores, Pareto k, effective numbers of parameters (m,) and log weights (S, m)."""
+        values = scores.log_density
+        ratios = -values if self.log_ratio is None else self.log_ratio[:, None] - values
+        log_weights, k = smooth_columns(ratios, self.r_eff)
+        elpd = log_sums(log_weights, values)
+        in_sample = log_sums(scores.in_sample, self.smoothed[:, None]) - self.total
+        return elpd, k, in_sample - elpd, log_weights
 
 
 def _relative_efficiency(joint: JointDraws) -> float:
@@ -312,7 +345,12 @@ def _resample(
     result.se = float(np.sqrt(len(elpd) * np.var(elpd.to_numpy())))
     result["log_weights"] = None  # those of the replaced rows are of other draws
     result.warning = bool((k > result.good_k).any())
-    _log.info("%d of %d scores come from the posterior without the rows.", replaced, len(elpd))
+    log_replaced(replaced, len(elpd))
+
+
+def log_replaced(replaced: int, count: int) -> None:
+    """Say how many scores were sampled anew."""
+    _log.info("%d of %d scores come from the posterior without the rows.", replaced, count)
 
 
 def _scorer(resampler: Resampler, codes: Indices | None) -> Callable[[int], float | None]:
@@ -326,14 +364,18 @@ def _scorer(resampler: Resampler, codes: Indices | None) -> Callable[[int], floa
 
 
 def _report(k: Array, good_k: float, by: str | None) -> None:
-    bad = int(np.sum(k > good_k))
+    report_poor(int(np.sum(k > good_k)), len(k), good_k, by)
+
+
+def report_poor(bad: int, count: int, good_k: float, by: str | None = None) -> None:
+    """Warn of scores with a large Pareto k."""
     if bad:
         _log.warning(
             "%d of %d %s have a Pareto k above %.2f: leaving them out changes the posterior of the "
             "covariance parameters so much that their scores are unreliable. Use more draws, or "
             "refit without them.",
             bad,
-            len(k),
+            count,
             "rows" if by is None else f"levels of {by}",
             good_k,
         )
@@ -343,10 +385,10 @@ def _report(k: Array, good_k: float, by: str | None) -> None:
 
 
 # ArviZ has a class of its own for leave-one-out scores since version 1.3.
-_Scores: Any = getattr(utils, "ELPDDataLOO", utils.ELPDData)
+Scores: Any = getattr(utils, "ELPDDataLOO", utils.ELPDData)
 
 
-class LevelScores(_Scores):
+class LevelScores(Scores):
     """ArviZ's scores where each is of all rows of a level.
 
     Attributes

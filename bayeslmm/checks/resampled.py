@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
+from bayeslmm.data.design import Design
 from bayeslmm.data.memberships import Slot
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError, SamplingError
-from bayeslmm.likelihood.crossprod import cross_products
+from bayeslmm.likelihood.crossprod import WorkingProducts, cross_products
 from bayeslmm.likelihood.elimination import Plan, make_plan, plan_of_stack
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_posterior_batch, reduce_at
@@ -41,6 +42,25 @@ DRAWS = 8000
 
 PER_COORDINATE = 10
 """Posterior draws per coordinate that are needed to start from."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Removed:
+    """Rows that are taken out of sums.
+
+    Attributes
+    ----------
+    rows : Design
+        They themselves, or rows with their cross-products.
+    n : int
+        How many they are.
+    log_weights : float
+        Sum of the logs of their precision weights.
+    """
+
+    rows: Design
+    n: int
+    log_weights: float
 
 
 class Resampler:
@@ -68,7 +88,9 @@ class Resampler:
         enough = len(self.x) >= PER_COORDINATE * len(self.model.priors.coordinates.free)
         return enough and not is_dear(self.model.system)
 
-    def score(self, rows: Indices, rng: np.random.Generator | None = None) -> float | None:
+    def score(
+        self, rows: Indices | Removed, rng: np.random.Generator | None = None
+    ) -> float | None:
         """Log p(y_g | y without g) of some rows, with a random stream of its own if there is one.
 
         None where the posterior without them is improper, or cannot be sampled.
@@ -91,7 +113,7 @@ class Resampler:
         """
         return self._log_evidence(self.model.system)
 
-    def draws(self, rows: Indices, size: int) -> Points | None:
+    def draws(self, rows: Indices | Removed, size: int) -> Points | None:
         """At most `size` draws from the posterior without some rows; None as for `score`."""
         rest = self._plan_without(rows)
         try:
@@ -141,9 +163,11 @@ class Resampler:
             plan, self.model.priors, partial(reduce_at, plan, self.model.priors.coordinates), x
         )
 
-    def _plan_without(self, out: Indices) -> Plan:
+    def _plan_without(self, out: Indices | Removed) -> Plan:
         """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
         design = self.model.design
+        if isinstance(out, Removed):
+            return make_plan(products_without(self.model.system.products, out))
         kept = np.ones(design.n, dtype=bool)
         kept[out] = False
         factors = [
@@ -164,6 +188,24 @@ class Resampler:
         structure = design.spec.residual_structure
         law = structure.bind(design.residual_rows.take(np.flatnonzero(kept)))
         return plan_of_stack(stack_products(y, X, factors, law, weights=weights, basis=basis))
+
+
+def products_without(products: WorkingProducts, out: Removed) -> WorkingProducts:
+    """Cross-products of all rows less those of some."""
+    rows = out.rows
+    own = cross_products(
+        rows.y - rows.offset, rows.X, rows.random, weights=rows.weights, basis=products.basis
+    )
+    less = replace(
+        own,
+        n_obs=-out.n,
+        log_weights=-out.log_weights,
+        fixed=-own.fixed,
+        random=tuple(-part for part in own.random),
+        mixed=tuple(-part for part in own.mixed),
+        couplings=tuple(replace(part, blocks=-part.blocks) for part in own.couplings),
+    )
+    return products + less
 
 
 @dataclass(frozen=True, slots=True, eq=False)

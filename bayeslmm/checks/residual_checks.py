@@ -30,6 +30,7 @@ from bayeslmm.checks.residuals import (
     whitening_draws,
 )
 from bayeslmm.data.design import Design
+from bayeslmm.data.second_pass import SOME_GROUPS, gathered
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.residuals import require_normal_residuals
@@ -48,6 +49,8 @@ Statistic = Callable[[Array, Array], Array]
 Pair = tuple[Array, Array]
 """A statistic of the data (1,) and of replicates (R,)."""
 
+CHECKED = "Checks of residuals"
+
 FEWEST_CASES = 3
 """Residuals, or random effects, from which on their distribution has a shape."""
 
@@ -55,6 +58,9 @@ OUTLYING = 3.0
 """Scaled residuals beyond this are counted as outliers."""
 
 LARGEST_RESIDUAL = "largest residual"
+
+CASES = ["case", "deviation", "also_far_out"]
+"""Columns of the table of the largest deviations."""
 
 LARGEST_EFFECT = "largest random effect"
 
@@ -121,6 +127,9 @@ class ResidualChecks(Report):
         Number of simulated responses.
     failures : tuple of str
         Tests that could not be made, and why.
+    rows : int or None
+        Number of rows that were checked, where `residuals` has a random sample of them: those of
+        data beyond memory, of which ``fit.residuals(out=...)`` writes all.
     """
 
     table: pd.DataFrame
@@ -128,11 +137,17 @@ class ResidualChecks(Report):
     residuals: pd.DataFrame
     draws: int
     failures: tuple[str, ...] = ()
+    rows: int | None = None
 
     @property
     def heading(self) -> str:
         """First line of the printed form."""
-        return f"Residual checks ({len(self.residuals)} rows, {self.draws} simulated responses)"
+        return f"Residual checks ({self.n} rows, {self.draws} simulated responses)"
+
+    @property
+    def n(self) -> int:
+        """Number of rows that were checked."""
+        return len(self.residuals) if self.rows is None else self.rows
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -152,6 +167,7 @@ def check_estimate(
     """Check an estimate at its covariance parameters."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     rng = np.random.default_rng(random_seed)
+    design = gathered(design, CHECKED, SOME_GROUPS)
     joint = point_draws(fit, ())
     units = standard_units(design, fit.plan, fit.prior, joint, given_beta=fit.given_beta)
     compared = _compare(design, units, draws, rng)
@@ -175,6 +191,7 @@ def check_posterior(
     """Check a posterior on some of its draws."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
     rng = np.random.default_rng(random_seed)
+    model = model.gathered(CHECKED, SOME_GROUPS)
     design, plan, given = model.design, model.system, model.priors.beta_sampled
     prior = None if given else beta_prior(model.priors)
     few = thinned(design, plan, joint.thin(min(draws, MOST_POINTS)))
@@ -377,7 +394,7 @@ def _result(
     draws: int,
     failure: str = "",
 ) -> ResidualChecks:
-    records = {name: _record(pairs) for name, pairs in (compared.pairs | whitened).items()}
+    records = {name: record_of(pairs) for name, pairs in (compared.pairs | whitened).items()}
     if test is not None:
         records[LARGEST_RESIDUAL] = {
             "observed": abs(test.deviation),
@@ -385,8 +402,8 @@ def _result(
             "p_value": test.p_value,
         }
     return ResidualChecks(
-        table=_frame(records, ["observed", "expected", "p_value"]),
-        largest=_frame(_largest(design, compared, test), ["case", "deviation", "also_far_out"]),
+        table=checks_frame(records, ["observed", "expected", "p_value"]),
+        largest=checks_frame(_largest(design, compared, test), CASES),
         residuals=residuals,
         draws=draws,
         failures=(failure,) if failure else (),
@@ -400,23 +417,25 @@ def _largest(
     found = {}
     row = extreme(compared.residuals)
     if row is not None and test is not None:
-        labels = [_row_label(design, i) for i in (row.at, *row.far)]
-        found[LARGEST_RESIDUAL] = _case(labels, test.deviation)
+        labels = [row_label(design, i) for i in (row.at, *row.far)]
+        found[LARGEST_RESIDUAL] = case_of(labels, test.deviation)
     for factor, values in zip(design.random, compared.effects, strict=True):
         for c, coef in enumerate(factor.coefs):
             level = extreme(values[:, :, c])
             if level is not None and level.count >= FEWEST_CASES:
                 labels = [f"{factor.name} {factor.levels[i]}" for i in (level.at, *level.far)]
                 name = f"{LARGEST_EFFECT}[{factor.name}, {coef}]"
-                found[name] = _case(labels, float(level.values.mean()))
+                found[name] = case_of(labels, float(level.values.mean()))
     return found
 
 
-def _case(labels: Sequence[str], deviation: float) -> dict[str, object]:
+def case_of(labels: Sequence[str], deviation: float) -> dict[str, object]:
+    """The row of a case in the table of the largest deviations; other labels are far out too."""
     return {"case": labels[0], "deviation": deviation, "also_far_out": tuple(labels[1:])}
 
 
-def _row_label(design: Design, at: int) -> str:
+def row_label(design: Design, at: int) -> str:
+    """A row and its levels in words."""
     levels = [
         f"{factor.name} {' and '.join(map(str, factor.levels[factor.levels_at(at)]))}"
         for factor in design.random
@@ -424,12 +443,13 @@ def _row_label(design: Design, at: int) -> str:
     return f"row {design.index[at]}" + (f" ({', '.join(levels)})" if levels else "")
 
 
-def _frame(records: Mapping[str, Mapping[str, object]], columns: list[str]) -> pd.DataFrame:
+def checks_frame(records: Mapping[str, Mapping[str, object]], columns: list[str]) -> pd.DataFrame:
+    """A table of checks from their rows."""
     index = pd.Index(list(records), name="check", dtype=object)
     return pd.DataFrame(list(records.values()), index=index, columns=columns)
 
 
-def _record(pairs: Sequence[Pair]) -> dict[str, float]:
+def record_of(pairs: Sequence[Pair]) -> dict[str, float]:
     """Means of a statistic, and the share of all, data included, that are as extreme as these."""
     above = sum(int(np.sum(rep >= seen)) for seen, rep in pairs)
     total = sum(len(rep) for _, rep in pairs)
@@ -441,7 +461,7 @@ def _record(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def _messages(checks: ResidualChecks) -> list[str]:
-    table, n = checks.table, len(checks.residuals)
+    table, n = checks.table, checks.n
     failed = table.index[table["p_value"] < SUSPECT]
     messages = []
     for name in failed:
@@ -464,6 +484,11 @@ def _messages(checks: ResidualChecks) -> list[str]:
         messages.append(
             f"With {n} rows the checks find departures that are too small to matter: judge by "
             "the statistics beside what the model expects, and by plots."
+        )
+    if checks.rows is not None:
+        messages.append(
+            f"The table of residuals has a random sample of {len(checks.residuals)} rows; "
+            "fit.residuals(out=...) writes those of all."
         )
     messages.append(
         "Random effects are shrunken where levels have few rows, and then look as normal as the "
@@ -574,13 +599,18 @@ def shift_test(design: Design, row: Extreme) -> Outlier:
     require_normal_residuals(design, "A test of a shifted row")
     shift = (np.arange(design.n) == row.at).astype(float)
     wider = replace(design, X=np.column_stack([design.X, shift]))
-    fit = fit_likelihood(marginal_system(wider), "REML")
+    return shift_of(marginal_system(wider), row.count)
+
+
+def shift_of(plan: Plan, count: int) -> Outlier:
+    """Test the last fixed effect as the shift of the largest of so many residuals."""
+    fit = fit_likelihood(plan, "REML")
     deviation = float(fit.beta[-1] / np.sqrt(fit.vcov[-1, -1]))
     df = satterthwaite(fit, np.eye(len(fit.beta))[-1])
     return Outlier(
         deviation=deviation,
-        typical=float(stats.t.isf(_typical_tail(row.count), df)),
-        p_value=min(1.0, 2.0 * row.count * float(stats.t.sf(abs(deviation), df))),
+        typical=float(stats.t.isf(typical_tail(count), df)),
+        p_value=min(1.0, 2.0 * count * float(stats.t.sf(abs(deviation), df))),
     )
 
 
@@ -604,17 +634,22 @@ def left_out_test(
     rng : numpy.random.Generator
         Source of randomness.
     """
+    return left_out(row, log_sd, lambda: _without(model, joint, row.at, rng))
+
+
+def left_out(row: Extreme, log_sd: Array, sample: Callable[[], Array | None]) -> Outlier:
+    """The same; `sample` gives deviations at draws from the posterior without the row."""
     values = row.values
     log_weights, k = smooth_weights(0.5 * values**2 + log_sd)
     if k > RESAMPLE_K:
-        fresh = _without(model, joint, row.at, rng)
+        fresh = sample()
         if fresh is not None:
             values, log_weights = fresh, np.full(len(fresh), -np.log(len(fresh)))
     weights = np.exp(log_weights)
     tail = min(float(weights @ stats.norm.sf(values)), float(weights @ stats.norm.cdf(values)))
     return Outlier(
         deviation=float(weights @ values),
-        typical=float(stats.norm.isf(_typical_tail(row.count))),
+        typical=float(stats.norm.isf(typical_tail(row.count))),
         p_value=min(1.0, 2.0 * row.count * tail),
     )
 
@@ -633,6 +668,6 @@ def _without(model: Model, joint: JointDraws, at: int, rng: np.random.Generator)
     return np.array([unit.observed().residuals[0, at] for _, unit in units])
 
 
-def _typical_tail(count: int) -> float:
+def typical_tail(count: int) -> float:
     """Tail probability of the median of the largest of so many independent deviations."""
     return float(-0.5 * np.expm1(np.log(0.5) / count))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.memberships import Slot
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.batch import to_working
 from bayeslmm.likelihood.blocks import add_precisions, lower_pairs
@@ -46,6 +48,21 @@ ROW_ENTRIES = 1 << 17
 
 FORM_ENTRIES = 1 << 16
 """The same of leverages and residuals, which take several arrays each."""
+
+
+class Link(NamedTuple):
+    """How a grouping factor is nested in a later one that is eliminated level by level too.
+
+    Attributes
+    ----------
+    level : ndarray of int (J,)
+        The level of the later one that each level belongs to.
+    blocks : ndarray (J, k, l) or (J, C, k, l)
+        Cross-products of the two, or what is left of them.
+    """
+
+    level: Indices
+    blocks: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -71,8 +88,12 @@ class RowSystem:
         Response.
     gram : ndarray (q + p + 1, q + p + 1)
         Weighted cross-products of the q columns of the tail, of X and of y.
+    own : tuple of ndarray (J, k, k)
+        Those of each grouping factor that is eliminated level by level with itself.
+    links : tuple of tuple of Link
+        With the later ones of these, in their order.
     mixed : tuple of ndarray (J, k, q + p + 1)
-        The same between each grouping factor that is eliminated level by level and these.
+        With the q columns of the tail, X and y.
     """
 
     plan: Plan
@@ -83,7 +104,41 @@ class RowSystem:
     X: Array
     y: Array
     gram: Array
+    own: tuple[Array, ...]
+    links: tuple[tuple[Link, ...], ...]
     mixed: tuple[Array, ...]
+
+    def with_rows(self, design: Design) -> RowSystem:
+        """The same with other rows: equations are those of all rows of the model."""
+        return replace(self, **_columns(design, self.plan))
+
+    def take(self, rows: Indices) -> RowSystem:
+        """The same with some of the rows."""
+        return replace(
+            self,
+            weights=self.weights[rows],
+            slots=tuple(tuple(slot.take(rows) for slot in own) for own in self.slots),
+            X=self.X[rows],
+            y=self.y[rows],
+        )
+
+    def at_own_levels(self) -> RowSystem:
+        """The same with those levels of the first stage only that its rows have."""
+        if not self.plan.stages:
+            return self
+        first = self.plan.stages[0].factor
+        slots = list(self.slots)
+        (slot,) = slots[first]
+        levels = np.unique(slot.codes)
+        slots[first] = (slot._replace(codes=np.searchsorted(levels, slot.codes)),)
+        links = tuple(Link(link.level[levels], link.blocks[levels]) for link in self.links[0])
+        return replace(
+            self,
+            slots=tuple(slots),
+            own=(self.own[0][levels], *self.own[1:]),
+            links=(links, *self.links[1:]),
+            mixed=(self.mixed[0][levels], *self.mixed[1:]),
+        )
 
     @property
     def by_level(self) -> bool:
@@ -179,31 +234,52 @@ class RowForms:
 def row_system(
     design: Design, plan: Plan, prior: GaussianBeta | None, *, given_beta: bool = False
 ) -> RowSystem:
-    """Arrange a design for :func:`row_forms`; a prior on beta that is given does not count."""
+    """Arrange a design for :func:`row_forms`; a prior on beta that is given does not count.
+
+    A design of sums gives a system without rows, for :meth:`RowSystem.with_rows`.
+    """
     plan = row_plan(design, plan)
     products = plan.products
-    basis = products.basis
     mixed = []
     for stage in plan.stages:
         own = products.mixed[stage.factor]
         coupling = stage.cells.matrix(stage.block.cells) if plan.nested else plan.coupling
         with_tail = coupling.toarray().T.reshape(*own.shape[:2], plan.n_tail)
         mixed.append(np.concatenate([with_tail, own], axis=2))
-    pairs = zip(design.random, basis.random, strict=True)
-    return RowSystem(
+    system = RowSystem(
         plan=plan,
         prior=None if given_beta else prior,
         given_beta=given_beta,
-        weights=design.row_weights,
-        slots=tuple(
-            tuple(slot._replace(Z=slot.Z @ columns) for slot in factor.slots)
-            for factor, columns in pairs
-        ),
-        X=design.X @ basis.fixed,
-        y=design.y - design.offset - design.X @ basis.shift,
+        weights=np.empty(0),
+        slots=(),
+        X=np.empty((0, products.n_fixed)),
+        y=np.empty(0),
         gram=np.block([[plan.tail_gram, plan.tail_mixed], [plan.tail_mixed.T, products.fixed]]),
+        own=tuple(products.random[stage.factor] for stage in plan.stages),
+        links=tuple(
+            tuple(
+                Link(parent.level, blocks)
+                for parent, blocks in zip(stage.parents, stage.block.links, strict=True)
+            )
+            for stage in plan.stages
+        ),
         mixed=tuple(mixed),
     )
+    return system if isinstance(design, SummarisedDesign) else system.with_rows(design)
+
+
+def _columns(design: Design, plan: Plan) -> dict[str, Any]:
+    """Rows in the working basis, as `RowSystem` has them."""
+    basis = plan.products.basis
+    return {
+        "weights": design.row_weights,
+        "slots": tuple(
+            tuple(slot._replace(Z=slot.Z @ columns) for slot in factor.slots)
+            for factor, columns in zip(design.random, basis.random, strict=True)
+        ),
+        "X": design.X @ basis.fixed,
+        "y": design.y - design.offset - design.X @ basis.shift,
+    }
 
 
 def row_plan(design: Design, plan: Plan) -> Plan:
@@ -235,39 +311,158 @@ def row_plan(design: Design, plan: Plan) -> Plan:
     return make_plan(products, diagonal=False)
 
 
-def row_forms(system: RowSystem, joint: JointDraws, draws: slice) -> RowForms:
-    """Rows of U and residuals at some of the draws, C of them."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Solved:
+    """The equations at C covariance parameters, solved: all that rows need but their covariates.
+
+    Attributes
+    ----------
+    relative : tuple of ndarray (C, k, k)
+        Relative roots per grouping factor.
+    known : ndarray (C, p) or None
+        Fixed effects in the working basis where they are given.
+    stages : tuple of LevelForms
+        The grouping factors that are eliminated level by level.
+    turn : ndarray (C, m, m)
+        As of :class:`RowForms`.
+    solution : ndarray (C, m)
+        Conditional means of the random effects of the tail, spherical, and of the fixed effects.
+    """
+
+    relative: tuple[Array, ...]
+    known: Array | None
+    stages: tuple[LevelForms, ...]
+    turn: Array
+    solution: Array
+
+    def take(self, draws: slice) -> Solved:
+        """Some of the C."""
+        return Solved(
+            relative=tuple(root[draws] for root in self.relative),
+            known=None if self.known is None else self.known[draws],
+            stages=tuple(stage.take(draws) for stage in self.stages),
+            turn=self.turn[draws],
+            solution=self.solution[draws],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LevelForms:
+    """The levels of a grouping factor in spherical coordinates, after their elimination.
+
+    Attributes
+    ----------
+    inverse : ndarray (J, C, k, k)
+        Inverse Cholesky factors of their equations.
+    links : tuple of Link
+        What they take from later ones.
+    half : ndarray (C, J, k, m + 1)
+        What they take from the border and the response.
+    """
+
+    inverse: Array
+    links: tuple[Link, ...]
+    half: Array
+
+    def take(self, draws: slice) -> LevelForms:
+        """Some of the C."""
+        links = tuple(Link(link.level, link.blocks[:, draws]) for link in self.links)
+        return LevelForms(inverse=self.inverse[:, draws], links=links, half=self.half[draws])
+
+
+def solve(system: RowSystem, joint: JointDraws, draws: slice) -> Solved:
+    """Solve the equations at some of the draws, C of them."""
     points = joint.points.take(draws)
     relative = to_working(system.plan, points.factors)
     known = _working(system, joint.beta[draws]) if system.given_beta else None
     gram = _border_equations(system, relative, points.sigma, known)
     stages = [_stage(system, place, relative, known) for place in range(len(system.plan.stages))]
-    levels, halves = [], []
+    solved = []
     for place, stage in enumerate(stages):
-        columns, half = _eliminate(system, stage, stages[place + 1 :], gram)
-        levels.append(columns)
-        halves.append(half)
+        levels = _eliminated(stage)
+        _reduce(levels, stages[place + 1 :], gram)
+        solved.append(levels)
     lower = np.linalg.cholesky(gram[:, :-1, :-1])
     turn = np.linalg.inv(lower).transpose(0, 2, 1)
-    solution = (turn @ np.linalg.solve(lower, gram[:, :-1, -1:]))[:, :, 0]
-    own = tuple(_own(system, relative))
+    return Solved(
+        relative=tuple(relative),
+        known=known,
+        stages=tuple(solved),
+        turn=np.ascontiguousarray(turn),
+        solution=(turn @ np.linalg.solve(lower, gram[:, :-1, -1:]))[:, :, 0],
+    )
+
+
+def solve_border(system: RowSystem, joint: JointDraws) -> Solved:
+    """Solve the equations at all draws; of the levels of the first stage nothing is kept."""
+    parts = []
+    for draws in system.batches(joint.size):
+        part = solve(system, joint, draws)
+        parts.append(replace(part, stages=part.stages[1:]))
+    return _joined(parts)
+
+
+def solve_levels(system: RowSystem, border: Solved) -> Solved:
+    """The levels of the first stage that a system has, from what :func:`solve_border` keeps."""
+    if not system.plan.stages:
+        return border
+    first = _eliminated(_stage(system, 0, border.relative, border.known))
+    return replace(border, stages=(first, *border.stages))
+
+
+def _joined(parts: Sequence[Solved]) -> Solved:
+    """All draws of several parts."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    stages = []
+    for levels in zip(*(part.stages for part in parts), strict=True):
+        links = tuple(
+            Link(own[0].level, np.concatenate([link.blocks for link in own], axis=1))
+            for own in zip(*(level.links for level in levels), strict=True)
+        )
+        inverse = np.concatenate([level.inverse for level in levels], axis=1)
+        half = np.concatenate([level.half for level in levels])
+        stages.append(LevelForms(inverse=inverse, links=links, half=half))
+    roots = zip(*(part.relative for part in parts), strict=True)
+    known = [part.known for part in parts if part.known is not None]
+    return Solved(
+        relative=tuple(np.concatenate(own) for own in roots),
+        known=np.concatenate(known) if known else None,
+        stages=tuple(stages),
+        turn=np.concatenate([part.turn for part in parts]),
+        solution=np.concatenate([part.solution for part in parts]),
+    )
+
+
+def row_forms(system: RowSystem, joint: JointDraws, draws: slice) -> RowForms:
+    """Rows of U and residuals at some of the draws, C of them."""
+    return forms_of_rows(system, solve(system, joint, draws))
+
+
+def forms_of_rows(system: RowSystem, solved: Solved) -> RowForms:
+    """Rows of U and residuals of a system at the draws of solved equations."""
+    codes, columns = _level_columns(system, solved)
+    own = tuple(_own(system, solved.relative))
     X = system.X[:, :0] if system.given_beta else system.X
+    solution = solved.solution
     residual = system.y[:, None] - X @ solution[:, system.plan.n_tail :].T
-    if known is not None:
-        residual = residual - system.X @ known.T
+    if solved.known is not None:
+        residual = residual - system.X @ solved.known.T
     for places, values in own:
         residual -= values * solution[:, places].T
-    for stage, columns, half in zip(stages, levels, halves, strict=True):
+    for at, level, stage in zip(codes, columns, solved.stages, strict=True):
+        half = stage.half
         explained = half[:, :, :, -1] - np.einsum("cjkm,cm->cjk", half[:, :, :, :-1], solution)
-        residual -= np.einsum("nck,cnk->nc", columns, explained[:, stage.codes])
+        residual -= np.einsum("nck,cnk->nc", level, explained[:, at])
     return RowForms(
-        codes=tuple(stage.codes for stage in stages),
-        levels=tuple(levels),
+        codes=codes,
+        levels=columns,
         residual=residual,
-        shared=tuple(_turned(half[:, :, :, :-1], turn) for half in halves),
+        shared=tuple(_turned(stage.half[:, :, :, :-1], solved.turn) for stage in solved.stages),
         own=own,
         X=X,
-        turn=np.ascontiguousarray(turn),
+        turn=solved.turn,
     )
 
 
@@ -275,21 +470,26 @@ def leverages(
     system: RowSystem, joint: JointDraws, draws: slice
 ) -> Iterator[tuple[Indices, Array, Array]]:
     """Rows, their leverages over weights and their residuals (r, C), some rows at a time."""
+    yield from leverages_at(system, solve(system, joint, draws))
+
+
+def leverages_at(system: RowSystem, solved: Solved) -> Iterator[tuple[Indices, Array, Array]]:
+    """The same at the draws of solved equations."""
     if system.by_level:
-        yield from _leverages_by_level(system, joint, draws)
+        yield from _leverages_by_level(system, solved)
         return
-    forms = row_forms(system, joint, draws)
+    forms = forms_of_rows(system, solved)
     for rows in forms.parts(ROW_ENTRIES):
         yield rows, forms.leverage(rows), forms.residual[rows]
 
 
 def _leverages_by_level(
-    system: RowSystem, joint: JointDraws, draws: slice
+    system: RowSystem, solved: Solved
 ) -> Iterator[tuple[Indices, Array, Array]]:
     ((slot,),), p = system.slots, system.X.shape[1]
     codes, Z = slot.codes, slot.Z
     levels, k = system.mixed[0].shape[:2]
-    units = row_forms(_units(system), joint, draws)
+    units = forms_of_rows(_units(system), solved)
     border = units.border(np.arange(len(units.residual))).transpose(1, 2, 0)
     columns = np.concatenate([units.levels[0].transpose(0, 2, 1), border], axis=1)
     of_z = np.arange(levels * k).reshape(levels, k)
@@ -390,87 +590,82 @@ class _Stage:
 
     Attributes
     ----------
-    codes : ndarray of int (n,)
-        Level of each row.
-    original : ndarray (n, C, k)
-        Its columns.
-    rows : ndarray (n, C, k)
-        The same less what earlier factors explain; changed in place.
     gram : ndarray (J, C, k, k)
         Its equations less what earlier factors explain; changed in place.
+    links : tuple of Link
+        Its equations with later ones less the same; changed in place.
     border : ndarray (J, C, k, m + 1)
         Its equations with the border and the response; changed in place.
     """
 
-    codes: Indices
-    original: Array
-    rows: Array
     gram: Array
+    links: tuple[Link, ...]
     border: Array
 
 
 def _stage(system: RowSystem, place: int, relative: Sequence[Array], known: Array | None) -> _Stage:
     index = system.plan.stages[place].factor
     root, mixed = relative[index], system.mixed[place]
-    (slot,) = system.slots[index]
-    rows = np.einsum("nk,ckl->ncl", slot.Z, root)
-    own = system.plan.products.random[index][:, None]
-    gram = root.transpose(0, 2, 1) @ own @ root + np.eye(root.shape[2])
+    turned = root.transpose(0, 2, 1)
+    gram = turned @ system.own[place][:, None] @ root + np.eye(root.shape[2])
     flat = mixed.reshape(-1, mixed.shape[2])
     flat = _scaled(system, np.broadcast_to(flat, (len(root), *flat.shape)), relative, known)
     by_level = flat.reshape(len(root), *mixed.shape[:2], -1)
+    later = [relative[stage.factor] for stage in system.plan.stages[place + 1 :]]
+    links = tuple(
+        Link(link.level, turned @ link.blocks[:, None] @ other)
+        for link, other in zip(system.links[place], later, strict=True)
+    )
     border = np.einsum("ckl,cjkm->jclm", root, by_level)
-    return _Stage(slot.codes, rows, rows.copy(), gram, border)
+    return _Stage(gram, links, border)
+
+
+def _eliminated(stage: _Stage) -> LevelForms:
+    """The levels of a stage, earlier ones being eliminated."""
+    inverse = np.linalg.inv(np.linalg.cholesky(stage.gram))
+    half = (inverse @ stage.border).transpose(1, 0, 2, 3)
+    links = tuple(Link(link.level, inverse @ link.blocks) for link in stage.links)
+    return LevelForms(inverse=inverse, links=links, half=np.ascontiguousarray(half))
+
+
+def _reduce(levels: LevelForms, later: Sequence[_Stage], gram: Array) -> None:
+    """Take what eliminated levels explain off later stages and the border, in place."""
+    by_level = levels.half.transpose(1, 0, 2, 3)
+    for place, (link, other) in enumerate(zip(levels.links, later, strict=True)):
+        n = len(link.level)
+        total = sp.csr_array((np.ones(n), (link.level, np.arange(n))), shape=(len(other.gram), n))
+        turned = link.blocks.transpose(0, 1, 3, 2)
+        other.gram[:] -= _sums(total, turned @ link.blocks)
+        other.border[:] -= _sums(total, turned @ by_level)
+        for mine, theirs in zip(levels.links[place + 1 :], other.links, strict=True):
+            theirs.blocks[:] -= _sums(total, turned @ mine.blocks)
+    flat = levels.half.reshape(len(gram), -1, levels.half.shape[3])
+    gram -= flat.transpose(0, 2, 1) @ flat
+
+
+def _level_columns(
+    system: RowSystem, solved: Solved
+) -> tuple[tuple[Indices, ...], tuple[Array, ...]]:
+    """Level (n,) and columns of U (n, C, k) of each row, per stage."""
+    codes, rows, columns = [], [], []
+    for stage in system.plan.stages:
+        (slot,) = system.slots[stage.factor]
+        codes.append(slot.codes)
+        rows.append(np.einsum("nk,ckl->ncl", slot.Z, solved.relative[stage.factor]))
+    for place, levels in enumerate(solved.stages):
+        own = np.einsum("ncij,ncj->nci", levels.inverse[codes[place]], rows[place])
+        columns.append(own)
+        for link, other in zip(levels.links, rows[place + 1 :], strict=True):
+            by_row = link.blocks[codes[place]]
+            for i in range(own.shape[2]):
+                other -= own[:, :, i, None] * by_row[:, :, i]
+    return tuple(codes), tuple(columns)
 
 
 def _sums(total: sp.csr_array, values: Array) -> Array:
-    """Weighted sums of rows (n, ...) by level: (J, ...)."""
+    """Sums of the blocks (J, ...) of levels that belong together."""
     flat = total @ values.reshape(len(values), -1)
     return np.asarray(flat).reshape(total.shape[0], *values.shape[1:])
-
-
-def _eliminate(
-    system: RowSystem, stage: _Stage, later: Sequence[_Stage], gram: Array
-) -> tuple[Array, Array]:
-    """Eliminate one grouping factor; what is left of the later ones and `gram` changes in place.
-
-    Returns
-    -------
-    columns : ndarray (n, C, k)
-        Columns of U of the rows' levels.
-    half : ndarray (C, J, k, m + 1)
-        What the levels take from the border.
-    """
-    inverse = np.linalg.inv(np.linalg.cholesky(stage.gram))
-    columns = np.einsum("ncij,ncj->nci", inverse[stage.codes], stage.rows)
-    half = inverse @ stage.border
-    if later:
-        # Rows of later factors have lost what this one explains, so its own rows must not have.
-        white = np.einsum("ncij,ncj->nci", inverse[stage.codes], stage.original)
-        total = _total(stage.codes, len(inverse), system.weights)
-        parents = np.zeros(len(inverse), dtype=np.intp)
-    for other in later:
-        link = np.stack(
-            [_sums(total, white[:, :, i, None] * other.rows) for i in range(white.shape[2])], axis=2
-        )  # (J, C, k, l)
-        parents[stage.codes] = other.codes
-        within = _total(parents, len(other.gram), np.ones(len(parents)))
-        turned = link.transpose(0, 1, 3, 2)
-        other.gram[:] -= _sums(within, turned @ link)
-        other.border[:] -= _sums(within, turned @ half)
-        by_row = link[stage.codes]
-        for i in range(columns.shape[2]):
-            other.rows[:] -= columns[:, :, i, None] * by_row[:, :, i]
-    half = np.ascontiguousarray(half.transpose(1, 0, 2, 3))
-    flat = half.reshape(len(half), -1, half.shape[3])
-    gram -= flat.transpose(0, 2, 1) @ flat
-    return columns, half
-
-
-def _total(codes: Indices, size: int, weights: Array) -> sp.csr_array:
-    """Matrix (size, n) of weighted sums by level."""
-    n = len(codes)
-    return sp.csr_array((weights, (codes, np.arange(n))), shape=(size, n))
 
 
 def _turned(half: Array, turn: Array) -> Array:

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
+from bayeslmm.comparison.sums import differing_sums, of_sums, on_common_rows
 from bayeslmm.covariance.kinds import is_within, structure_of
 from bayeslmm.data.design import Design
 from bayeslmm.data.random_factors import RandomFactor
@@ -349,6 +350,13 @@ def check_same_data(first: Design, second: Design) -> None:
             f"The models use different data: {_rows(first)}, {_rows(second)}. Drop the rows that "
             "are incomplete in any of the variables first, then fit all models to the rest."
         )
+    if of_sums(first, second):
+        if what := differing_sums(first, second):
+            raise ValueError(
+                f"The models use different data, or different offsets: sums over the rows of "
+                f"{_quoted(first)} and {_quoted(second)} differ ({what})."
+            )
+        return
     if not np.allclose(first.y, second.y, rtol=1e-12, atol=0.0):
         raise ValueError(
             f"The models have different responses: {first.response} in {_quoted(first)} and "
@@ -367,7 +375,7 @@ def check_same_fixed(first: Design, second: Design) -> None:
         If the columns are not the same.
     """
     same = set(first.coefs) == set(second.coefs)
-    if same:
+    if same and not of_sums(first, second):
         order = [second.coefs.index(coef) for coef in first.coefs]
         same = np.allclose(first.X, second.X[:, order], rtol=1e-12, atol=0.0)
     if not same:
@@ -382,7 +390,8 @@ def check_nested(small: Design, large: Design) -> None:
     """Refuse a pair of models of which the first is no special case of the second.
 
     Covariance structures of more than `MAX_ROWS` rows are compared on some of them, so that a
-    difference which shows nowhere else can be missed, but nested models never refused.
+    difference which shows nowhere else can be missed, but nested models never refused. Where no
+    rows are kept, the models are compared on made-up ones.
 
     Parameters
     ----------
@@ -394,6 +403,7 @@ def check_nested(small: Design, large: Design) -> None:
     ValueError
         Saying which part is not nested.
     """
+    small, large = on_common_rows(small, large)
     shift = (small.offset - large.offset)[:, None]
     if not _in_span(np.hstack([small.X, shift]), large.X):
         raise ValueError(_message("fixed", small, large))
@@ -632,7 +642,7 @@ def bayes_factor(first: Any, second: Any) -> BayesFactor:
                 f"{type(fit).__name__} has no evidence: posteriors are expected, from model.fit()."
             )
     a, b = first.design, second.design
-    if not np.array_equal(a.y, b.y):
+    if not _same_response(a, b):
         what = f"{a.n} and {b.n} rows of {a.response!r} and {b.response!r}"
         if a.n == b.n:
             what += ", with different values"
@@ -642,3 +652,9 @@ def bayes_factor(first: Any, second: Any) -> BayesFactor:
         )
     one, two = first.log_evidence, second.log_evidence
     return BayesFactor(one.value - two.value, float(np.hypot(one.error, two.error)))
+
+
+def _same_response(first: Design, second: Design) -> bool:
+    if of_sums(first, second):
+        return first.n == second.n and not differing_sums(first, second)
+    return np.array_equal(first.y, second.y)

@@ -227,6 +227,11 @@ class BoundChain:
             entries=entries,
         )
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Kinds of rows come first."""
+        return np.arange(self.entries.size) < len(self.before)
+
     def under(self, correlation: OverDistance) -> Self:
         """The same rows under another arrangement of the coordinates."""
         return replace(self, correlation=correlation)
@@ -336,6 +341,15 @@ class BoundField:
 
         kinds, entries = blocks_of_groups(rows.groups(), kind_of)
         return cls(correlation, tuple(Field(*kind) for kind in kinds), entries)
+
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        result = np.zeros(self.entries.size, dtype=bool)
+        for field in self.fields:
+            rows, cols = np.tril_indices(len(field.power))
+            result[field.values] = rows == cols
+        return result
 
     def under(self, correlation: OverDistance) -> Self:
         """The same rows under another arrangement of the coordinates."""

@@ -226,6 +226,15 @@ class BoundOccasions:
             )
         return cls(correlation, tuple(subsets), entries)
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        result = np.zeros(self.entries.size, dtype=bool)
+        for part in self.subsets:
+            rows, cols = np.tril_indices(part.occasions.shape[1])
+            result[part.values] = rows == cols
+        return result
+
     def under(self, correlation: OverOccasions) -> Self:
         """The same rows under another arrangement of the coordinates."""
         return replace(self, correlation=correlation)

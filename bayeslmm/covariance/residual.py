@@ -120,6 +120,11 @@ class BoundCorrelation(Protocol):
         """Where C^-1 is not zero."""
         ...
 
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        ...
+
     def under(self, correlation: Any) -> BoundCorrelation:
         """The same rows under another arrangement of the coordinates."""
         ...
@@ -253,6 +258,13 @@ class BoundResidual:
     parts: tuple[Indices, Indices, Indices]
     correlation: BoundCorrelation | None
     structure: Residual
+
+    @property
+    def diagonal(self) -> NDArray[np.bool_]:
+        """Which kinds of entries (K,) are on the diagonal."""
+        if self.correlation is None:
+            return np.ones(len(self.parts[0]), dtype=bool)
+        return self.correlation.diagonal[self.parts[0]]
 
     def under(self, structure: Residual) -> BoundResidual:
         """The same rows under another arrangement of the coordinates of their correlations."""

@@ -64,6 +64,8 @@ class Reader:
         Column of the precision weights.
     residual : ResidualFormula or None
         Structure of the residuals.
+    kinds : dict of str to str
+        What each column holds, as far as has been read.
     """
 
     source: Source
@@ -74,7 +76,7 @@ class Reader:
     n: int = 0
     n_dropped: int = 0
     _gaps: dict[str, int] = field(default_factory=dict)
-    _kinds: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = self.source.columns()
@@ -99,12 +101,16 @@ class Reader:
         """Read everything once."""
         self.n = self.n_dropped = 0
         self._gaps.clear()
-        variables = self.variables
-        wanted = sorted({*variables, *({self.weights} if self.weights else ())})
+        variables, wanted = self.variables, self.wanted
         for start, raw in self.source.frames(wanted):
             batch = self._batch(start, plain_frame(raw, wanted), variables)
             if batch is not None:
                 yield batch
+
+    @property
+    def wanted(self) -> list[str]:
+        """Columns that are read."""
+        return sorted({*self.variables, *({self.weights} if self.weights else ())})
 
     def require_rows(self) -> None:
         """Raise DataError if the last reading had no complete row."""
@@ -144,7 +150,7 @@ class Reader:
             if gaps[str(name)].all():
                 continue
             kind = kind_of(column)
-            known = self._kinds.setdefault(str(name), kind)
+            known = self.kinds.setdefault(str(name), kind)
             if kind != known:
                 raise DataError(
                     f"{self.source.words}: `{name}` holds {known} at first and {kind} after row "
@@ -215,4 +221,4 @@ def located[T](batch: Batch, compute: Callable[[], T]) -> T:
     except DataError as error:
         if not batch.start:
             raise
-        raise DataError(f"{error} ({batch.where})".replace("..", ".")) from error
+        raise type(error)(f"{error} ({batch.where})".replace("..", ".")) from error

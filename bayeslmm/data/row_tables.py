@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from os import PathLike
 from pathlib import Path
@@ -54,12 +55,21 @@ def row_table(
     StorageError
         If the system refuses to write.
     """
+    return table_of_parts(
+        design, lambda: ((part, columns(part)) for part in row_parts(design)), out
+    )
+
+
+def table_of_parts(
+    design: Design, parts: Callable[[], Iterable[tuple[Design, pd.DataFrame]]], out: Out | None
+) -> pd.DataFrame | None:
+    """The same of tables that are made in one reading of all rows."""
     if out is None:
         require_few(design)
-        parts = [columns(part) for part in row_parts(design)]
-        return parts[0] if len(parts) == 1 else pd.concat(parts)
+        tables = [table for _, table in parts()]
+        return tables[0] if len(tables) == 1 else pd.concat(tables)
     path = checked_path(out)
-    write_tables(path, (_beside(part, columns(part)) for part in row_parts(design)))
+    write_tables(path, (_beside(part, table) for part, table in parts()))
     return None
 
 
@@ -86,6 +96,15 @@ def _beside(part: Design, columns: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame.reset_index(drop=True) for frame in parts], axis=1)
 
 
+def joined_table(
+    parts: Generator[tuple[Design, pd.DataFrame]], *, keep: bool
+) -> pd.DataFrame | None:
+    """The tables below each other; None where they are computed, but not to be kept."""
+    with closing(parts):
+        kept = [table if keep else None for _, table in parts]
+    return pd.concat(kept) if keep else None
+
+
 def checked_path(out: Out) -> Path:
     """Path of a Parquet file to write; raises as :func:`row_table`."""
     path = Path(out)
@@ -95,8 +114,8 @@ def checked_path(out: Out) -> Path:
     return path
 
 
-def write_tables(path: Path, tables: Generator[pd.DataFrame]) -> None:
-    """Write tables with the columns of the first below each other; all of them or nothing.
+def write_tables(path: Path, tables: Generator[Any]) -> None:
+    """Write tables of pandas or Arrow, with the columns of the first, below each other.
 
     What the tables are made from is closed at the end, also where that comes early.
 
@@ -105,7 +124,7 @@ def write_tables(path: Path, tables: Generator[pd.DataFrame]) -> None:
     DataError
         If there is none.
     StorageError
-        If the system refuses to write.
+        If the system refuses to write. There is no file then.
     """
     import pyarrow as pa
 
@@ -117,7 +136,10 @@ def write_tables(path: Path, tables: Generator[pd.DataFrame]) -> None:
         n = 0
         for table in tables:
             try:
-                write(pa.Table.from_pandas(table, preserve_index=False))
+                rows = table
+                if not isinstance(table, pa.Table):
+                    rows = pa.Table.from_pandas(table, preserve_index=False)
+                write(rows)
             except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
                 raise DataError(
                     f"{path}: the columns of rows from {n} on do not have the types of those "
@@ -152,16 +174,45 @@ def _parquet(path: Path) -> Iterator[Callable[[Any], None]]:
                 writer.is_open = False  # else it tries once more, when it is collected
 
 
-def merged_tables(
-    pieces: Generator[tuple[Design, pd.DataFrame]], out: Out | None, *, keep: bool
-) -> pd.DataFrame | None:
-    """The tables of some rows at a time, in one where `keep`, or written; None where neither.
+def write_revised(
+    path: Path,
+    parts: Generator[tuple[Design, pd.DataFrame]],
+    revise: Callable[[], Mapping[int, Mapping[str, float]]],
+) -> None:
+    """Write columns beside the variables of their rows, some of which change at the end.
 
-    What computes the tables may take sums of them as it goes.
+    Parameters
+    ----------
+    path : Path
+    parts : generator of (Design, DataFrame)
+        Rows and their columns.
+    revise : callable
+        Called after the last of them; returns by the number of a row new values by column.
     """
-    with closing(pieces):
-        if out is not None:
-            write_tables(checked_path(out), (_beside(part, table) for part, table in pieces))
-            return None
-        kept = [table if keep else table.iloc[:0] for _, table in pieces]
-        return pd.concat(kept) if keep else None
+    with (
+        closing(parts),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
+    ):
+        first = Path(folder) / "first.parquet"
+        write_tables(first, (_beside(part, table) for part, table in parts))
+        write_tables(path, _revised(first, revise()))
+
+
+def _revised(path: Path, changes: Mapping[int, Mapping[str, float]]) -> Generator[Any]:
+    """The tables of a file with some values changed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    start = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH):
+            table = pa.Table.from_batches([batch])
+            places = {row: row - start for row in changes if 0 <= row - start < len(table)}
+            here = {place: changes[row] for row, place in places.items()}
+            for name in {name for new in here.values() for name in new}:
+                values = table[name].to_numpy().copy()
+                for row, new in here.items():
+                    values[row] = new[name]
+                table = table.set_column(table.column_names.index(name), name, pa.array(values))
+            start += len(table)
+            yield table

@@ -50,11 +50,18 @@ class Source:
     read : callable
         From some of these columns to an iterator over data frames of any kind, which may have more
         columns. Each call reads everything again.
+    origin : object or None
+        What has parts that can be read apart: a dataset of files, a list of frames, a data frame of
+        Dask.
+    engine : object or None
+        The lazy frame itself, where its library groups and sums by itself.
     """
 
     words: str
     names: Callable[[], list[str]]
     read: Callable[[Sequence[str]], Iterable[Any]]
+    origin: Any = None
+    engine: Any = None
 
     def columns(self) -> list[str]:
         """The columns, as text.
@@ -78,16 +85,15 @@ class Source:
         start = 0
         try:
             for frame in self.read(columns):
-                size = _length(frame)
+                size = row_count(frame)
                 if size:
                     yield start, frame
                 start += size
         except BayesLMMError:
             raise
-        except _errors() as error:
+        except reading_errors() as error:
             raise DataError(
-                f"{self.words} cannot be read after row {start}: {type(error).__name__}: "
-                f"{_one_line(error)}"
+                f"{self.words} cannot be read after row {start}: {cause(error)}"
             ) from error
 
 
@@ -98,10 +104,8 @@ def _in_words(words: str) -> Iterator[None]:
         yield
     except BayesLMMError:
         raise
-    except _errors() as error:
-        raise DataError(
-            f"{words} cannot be read: {type(error).__name__}: {_one_line(error)}"
-        ) from error
+    except reading_errors() as error:
+        raise DataError(f"{words} cannot be read: {cause(error)}") from error
 
 
 def open_source(data: Any) -> Source | None:
@@ -160,7 +164,7 @@ def _called(function: Callable[[], Any]) -> Iterable[Any]:
 
 def frames_source(words: str, frames: Sequence[Any]) -> Source:
     """Data frames as batches of a source."""
-    return _of_frames(words, lambda: frames)
+    return replace(_of_frames(words, lambda: frames), origin=frames)
 
 
 def _of_frames(words: str, again: Callable[[], Iterable[Any]]) -> Source:
@@ -220,13 +224,14 @@ def _as_table(frame: Any) -> Any:
     return frame
 
 
-def _length(frame: Any) -> int:
+def row_count(frame: Any) -> int:
+    """Number of rows of a data frame of any kind."""
     if isinstance(frame, Mapping):
         return max((len(column) for column in frame.values()), default=0)
     return int(frame.shape[0]) if hasattr(frame, "shape") else len(frame)
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def reading_errors() -> tuple[type[Exception], ...]:
     """What readers raise."""
     return (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, *_foreign())
 
@@ -245,6 +250,11 @@ def _foreign() -> Iterator[type[Exception]]:
     for module, name in FOREIGN:
         if module in sys.modules:
             yield getattr(sys.modules[module], name)
+
+
+def cause(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _one_line(error: Exception) -> str:
@@ -293,26 +303,32 @@ def _format(text: str) -> str:
 
 def _dataset(dataset: Any, words: str) -> Source:
     """A dataset of pyarrow, whose files must have the columns in types that go together."""
-    files = _file_states(dataset)
+    state = _file_states(dataset)
 
     def read(columns: Sequence[str]) -> Iterator[Any]:
-        _check_unchanged(dataset, files, words)
+        _check_unchanged(dataset, state, words)
         try:
-            yield from _tables(_one_ahead(_batches(dataset, list(columns), words)))
-        except _errors():
-            _check_unchanged(dataset, files, words)
+            files, common = typed_files(dataset, columns, words)
+            if files:
+                yield from tables(file_batches(files, common, columns))
+            else:
+                batches = dataset.to_batches(columns=list(columns), batch_size=BATCH)
+                yield from tables(batch for batch in batches)
+        except reading_errors():
+            _check_unchanged(dataset, state, words)
             raise
-        _check_unchanged(dataset, files, words)
+        _check_unchanged(dataset, state, words)
 
-    return Source(words=words, names=lambda: list(dataset.schema.names), read=read)
+    names = list(dataset.schema.names)
+    return Source(words=words, names=lambda: names, read=read, origin=dataset)
 
 
-def _tables(batches: Iterator[Any]) -> Iterator[Any]:
-    """Batches put together where they are small."""
+def tables(batches: Generator[Any]) -> Iterator[Any]:
+    """Record batches in tables of at least half the rows that are asked for; closes them."""
     import pyarrow as pa
 
     held, rows = [], 0
-    for batch in batches:
+    for batch in _one_ahead(batches):
         held.append(batch)
         rows += batch.num_rows
         if rows >= BATCH // 2:
@@ -345,8 +361,16 @@ def _check_unchanged(dataset: Any, files: Mapping[str, tuple[Any, Any]], words: 
         )
 
 
-def _batches(dataset: Any, columns: list[str], words: str) -> Generator[Any]:
-    """Record batches of some columns, of the same types in all files."""
+def typed_files(
+    dataset: Any, columns: Sequence[str], words: str
+) -> tuple[list[tuple[Any, Any]], Any]:
+    """Files of a dataset, each with the types of its columns, and the types that go for all.
+
+    Raises
+    ------
+    DataError
+        If a file lacks a column, or has one of a type that goes with no type of other files.
+    """
     import pyarrow as pa
 
     files = list(dataset.get_fragments()) if hasattr(dataset, "get_fragments") else []
@@ -354,18 +378,24 @@ def _batches(dataset: Any, columns: list[str], words: str) -> Generator[Any]:
     for file in files:
         with _named(file):
             schemas.append(_schema(file, dataset, columns, words))
-    if not files:
-        yield from dataset.to_batches(columns=columns, batch_size=BATCH)
-        return
     try:
-        common = pa.unify_schemas(schemas, promote_options="permissive")
+        common = pa.unify_schemas(schemas, promote_options="permissive") if files else None
     except pa.ArrowException as error:
         raise DataError(
             f"{words}: a column has types in different files that do not go together: "
             f"{_one_line(error)}"
         ) from error
-    for file, schema in zip(files, schemas, strict=True):
-        for batch in _file_batches(file, schema, columns):
+    return list(zip(files, schemas, strict=True)), common
+
+
+def file_batches(
+    files: Iterable[tuple[Any, Any]], common: Any, columns: Sequence[str]
+) -> Generator[Any]:
+    """Record batches of columns of files, of the same types in all."""
+    import pyarrow as pa
+
+    for file, schema in files:
+        for batch in _file_batches(file, schema, list(columns)):
             if schema.equals(common):
                 yield batch
             else:
@@ -397,7 +427,7 @@ def _named(file: Any) -> Iterator[None]:
         yield
     except BayesLMMError:
         raise
-    except _errors() as error:
+    except reading_errors() as error:
         path = getattr(file, "path", "a part")
         raise OSError(f"`{path}`: {_one_line(error)}") from error
 
@@ -455,7 +485,9 @@ def _of_duckdb(data: Any, kind: str) -> Source | None:
                 return map(_as_table, getattr(chosen, method)(BATCH))
         raise DataError("This version of DuckDB gives no batches of Arrow; a newer one is needed.")
 
-    return Source(words="The DuckDB relation", names=lambda: list(data.columns), read=read)
+    return Source(
+        words="The DuckDB relation", names=lambda: list(data.columns), read=read, engine=data
+    )
 
 
 def _of_polars(data: Any, kind: str) -> Source | None:
@@ -469,7 +501,10 @@ def _of_polars(data: Any, kind: str) -> Source | None:
         return chosen.collect_batches(chunk_size=BATCH)
 
     return Source(
-        words="The Polars LazyFrame", names=lambda: data.collect_schema().names(), read=read
+        words="The Polars LazyFrame",
+        names=lambda: data.collect_schema().names(),
+        read=read,
+        engine=data,
     )
 
 
@@ -480,7 +515,7 @@ def _of_ibis(data: Any, kind: str) -> Source | None:
     def read(columns: Sequence[str]) -> Any:
         return map(_as_table, data.select(*columns).to_pyarrow_batches(chunk_size=BATCH))
 
-    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read)
+    return Source(words="The Ibis table", names=lambda: list(data.columns), read=read, engine=data)
 
 
 def _of_dask(data: Any, kind: str) -> Source | None:
@@ -495,7 +530,7 @@ def _of_dask(data: Any, kind: str) -> Source | None:
     def names() -> list[str]:
         return list(map(str, data.columns))
 
-    return Source(words="The Dask data frame", names=names, read=read)
+    return Source(words="The Dask data frame", names=names, read=read, origin=data)
 
 
 def _of_narwhals(data: Any, kind: str) -> Source | None:

@@ -26,12 +26,23 @@ Array = NDArray[np.float64]
 
 NEEDS_ROWS = (
     "This needs the rows of the data all at once, and the model has only sums over them: it was "
-    "built from {words}. Estimates, draws, summaries, means, contrasts, hypotheses and predictions "
-    "at new rows (predict(new)) need no rows; fitted(), residuals(), augment(), loo(), "
+    "built from {words}. Estimates, draws, summaries, tests, means, contrasts, hypotheses and "
+    "predictions at new rows (predict(new)) need no rows; fitted(), residuals(), augment(), loo(), "
     "check.residuals(), check.influence(), slopes(), comparisons() and average_predictions() read "
-    "the rows again. For simulations, bootstraps, NUTS and pictures of data, build the model from "
-    "a data frame in memory, such as one of some of the groups."
+    "the rows again. For simulated responses and pictures of data, build the model from a data "
+    "frame in memory, such as one of some of the groups."
 )
+
+
+class RowsNeededError(DataError):
+    """Something needs the rows of data that a model has only sums over."""
+
+
+def briefly(error: Exception) -> str:
+    """What an error says, where the same one would be said again and again."""
+    if isinstance(error, RowsNeededError):
+        return "It needs the rows of the data, and the model keeps sums over them."
+    return str(error)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,7 +70,7 @@ class Summary:
     means : mapping of str to float
         Mean of each numeric variable of the fixed effects and the offsets.
     ranges : mapping of str to tuple of float
-        Its smallest and largest value.
+        Its smallest and largest value; absent where they are withheld.
     sample : pandas.DataFrame
         Some rows, with each level of each factor of the fixed effects and slopes at least once.
     states : mapping of str to object
@@ -89,7 +100,7 @@ class Summary:
 
     def refuse(self) -> NoReturn:
         """Say that rows are needed."""
-        raise DataError(NEEDS_ROWS.format(words=self.words))
+        raise RowsNeededError(NEEDS_ROWS.format(words=self.words))
 
 
 class SummarisedFactor(RandomFactor):
@@ -190,6 +201,10 @@ class SummarisedDesign(Design):
         copied = deepcopy((self.spec, self.summary, self.products), memo)
         return SummarisedDesign(*copied, source=self.source)
 
+    def without_data(self) -> SummarisedDesign:
+        """The same without the source of the rows."""
+        return self.with_source(None)
+
     def with_source(self, source: Source | None) -> SummarisedDesign:
         """The same with rows that can be read again."""
         return SummarisedDesign(self.spec, self.summary, self.products, source)
@@ -257,6 +272,12 @@ class SummarisedDesign(Design):
 
     def range_of(self, variable: str) -> tuple[float, float]:
         """Smallest and largest value of a numeric variable of the fixed effects."""
+        if variable not in self.summary.ranges:
+            raise DataError(
+                f"The smallest and largest value of `{variable}` are withheld from the sums that "
+                "the model was built from. What needs them, such as a slope, needs sums that were "
+                "saved without smallest_cell=; predictions at given values do not."
+            )
         return self.summary.ranges[variable]
 
     @property

@@ -116,6 +116,18 @@ class Layout:
     structures: tuple[Structure, ...]
 
 
+def layout_of(formula: Formula, names: Mapping[Side, tuple[str, ...]]) -> Layout:
+    """The layout of a formula whose sides have columns of these names."""
+    groups = list(amalgamated(formula).values())
+    found = [coefs_of_terms(terms, names) for terms in groups]
+    return Layout(
+        right=formula.right,
+        names=names,
+        factors=tuple(tuple(term.left for term in terms) for terms in groups),
+        structures=tuple(blocked(blocks, kinds) for _, blocks, kinds in found),
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Taken:
     """Rows of a batch, taken in by a survey.
@@ -200,20 +212,14 @@ class Survey:
     def layout(self) -> Layout:
         """The columns, once rows have been taken in."""
         names = {side: columns.names for side, columns in self.columns.items()}
-        found = [coefs_of_terms(terms, names) for terms in self.groups.values()]
-        return Layout(
-            right=self.formula.right,
-            names=names,
-            factors=tuple(tuple(t.left for t in terms) for terms in self.groups.values()),
-            structures=tuple(blocked(blocks, kinds) for _, blocks, kinds in found),
-        )
+        return layout_of(self.formula, names)
 
     @property
     def coding(self) -> Coding:
-        """What columns are built from, in the rows so far where it was not given."""
-        if self._coding is not None:
-            return self._coding
-        return Coding(sample=self.sample.frame(), states=self.memory.states)
+        """What columns are built from: as given, or in the rows so far."""
+        given = self._coding
+        sample = self.sample.frame() if given is None else given.sample
+        return Coding(sample=sample, states=self.memory.states)
 
     def begin(self) -> None:
         """Begin a reading."""

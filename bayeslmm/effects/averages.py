@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from numbers import Real
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.data.frames import missing, to_frame
+from bayeslmm.data.frames import missing, plain_frame, to_frame
 from bayeslmm.data.inputs import nearest
+from bayeslmm.data.second_pass import concatenated, gathered, row_parts
+from bayeslmm.data.sources import open_source
 from bayeslmm.effects.contrasts import contrast_weights
 from bayeslmm.effects.grid import (
     TARGETS,
@@ -36,6 +40,7 @@ from bayeslmm.effects.quantities import (
 )
 from bayeslmm.effects.variables import is_factor, levels_of, variables_of
 from bayeslmm.exceptions import DataError
+from bayeslmm.formula.moments import Moments
 from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
@@ -57,16 +62,46 @@ class Groups:
         One row per group.
     matrix : scipy.sparse.csr_array (groups, n)
         Weights of the rows in each average.
+    first : ndarray of int (groups,)
+        A row of each.
     """
 
     labels: pd.DataFrame
     matrix: sp.csr_array
+    first: NDArray[np.intp]
 
 
-def rows_frame(design: Design, new_data: Any) -> pd.DataFrame:
-    """The rows of the model, or new ones as a pandas frame of their own."""
-    frame = design.data if new_data is None else to_frame(new_data)
-    return frame.reset_index(drop=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class RowFrames:
+    """Rows to average over, as data frames one after the other.
+
+    Attributes
+    ----------
+    design : Design
+        Of the model.
+    new : data frame, source or None
+        New rows; None for those of the model.
+    by : tuple of str
+        Variables of groups.
+    """
+
+    design: Design
+    new: Any
+    by: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        if self.new is None:
+            for part in row_parts(self.design):
+                yield part.data.reset_index(drop=True)
+            return
+        source = open_source(self.new)
+        if source is None:
+            yield to_frame(self.new).reset_index(drop=True)
+            return
+        known = self.design.formula.variables | set(self.by)
+        columns = [name for name in source.columns() if name in known]
+        for _, frame in source.frames(columns):
+            yield plain_frame(frame, columns).reset_index(drop=True)
 
 
 def row_groups(frame: pd.DataFrame, by: Sequence[str], overall: pd.DataFrame) -> Groups:
@@ -102,7 +137,7 @@ def row_groups(frame: pd.DataFrame, by: Sequence[str], overall: pd.DataFrame) ->
             )
     if not by:
         share = np.full((1, len(frame)), 1.0 / len(frame))
-        return Groups(labels=overall, matrix=sp.csr_array(share))
+        return Groups(labels=overall, matrix=sp.csr_array(share), first=np.zeros(1, dtype=np.intp))
     codes = np.zeros(len(frame), dtype=np.intp)
     for name in reversed(by):
         order = {value: i for i, value in enumerate(levels_of(frame[name]))}
@@ -114,51 +149,90 @@ def row_groups(frame: pd.DataFrame, by: Sequence[str], overall: pd.DataFrame) ->
     labels = labels.astype({n: object for n in labels if is_factor(labels[n])})
     entries = (1.0 / counts[places], (places, np.arange(len(frame))))
     matrix = sp.csr_array(entries, shape=(len(labels), len(frame)))
-    return Groups(labels=labels, matrix=matrix)
+    return Groups(labels=labels, matrix=matrix, first=first)
 
 
 def average_rows(
     design: Design,
-    evaluations: Sequence[Evaluation],
-    groups: Groups,
+    frames: Iterable[pd.DataFrame],
+    evaluate: Callable[[pd.DataFrame], Sequence[Sequence[Evaluation]]],
+    by: Sequence[str],
+    overall: pd.DataFrame,
     joint: JointDraws | None,
-) -> Combinations:
-    """Averages over groups of rows of a weighted sum of linear predictors.
+) -> tuple[list[Combinations], int]:
+    """Averages over groups of rows of weighted sums of linear predictors.
 
     Parameters
     ----------
     design : Design
         The design of the model.
-    evaluations : sequence of (frame, weights)
-        What to sum in each row.
-    groups : Groups
-        What to average over.
+    frames : iterable of pandas.DataFrame
+        The rows.
+    evaluate : callable
+        From rows to what to sum in each of them, for each of several results.
+    by : sequence of str
+        Variables of the groups.
+    overall : pandas.DataFrame
+        The label of a group of all rows.
     joint : JointDraws or None
         Draws, to add the random effects of the levels in the rows; None leaves them out.
 
     Returns
     -------
-    Combinations
+    results : list of Combinations
+    n : int
+        Number of rows.
 
     Raises
     ------
     DataError
-        If random effects are wanted of a level that the model has not seen.
+        If random effects are wanted of a level that the model has not seen, or there are no rows.
     """
-    count = len(groups.labels)
+    keys, counts, sums, n = [], [], [], 0
+    for frame in frames:
+        groups = row_groups(frame, by, overall)
+        keys.append(frame.loc[groups.first, list(by)])
+        counts.append(1.0 / groups.matrix.max(axis=1).toarray().ravel())
+        sums.append([_averages(design, found, groups.matrix, joint) for found in evaluate(frame)])
+        n += len(frame)
+    if not keys:
+        raise DataError("There are no rows to average over.")
+    every = concatenated(keys).reset_index(drop=True)
+    together = row_groups(every, by, overall) if by else None
+    labels = overall if together is None else together.labels
+    count = np.concatenate(counts)
+    share = np.ones((1, len(count))) if together is None else together.matrix.astype(bool)
+    weighted = sp.csr_array(share).astype(np.float64) @ sp.diags_array(count)
+    matrix = sp.diags_array(1.0 / weighted.sum(axis=1)) @ weighted
+    results = []
+    for parts in zip(*sums, strict=True):
+        rows = [matrix @ sp.vstack(column) for column in zip(*parts, strict=True)]
+        weights, constant = rows[0].toarray(), rows[1].toarray()[:, 0]
+        if joint is not None:
+            constant = constant + _effect_draws(design, sp.csr_array(rows[2]), joint)
+        results.append(Combinations(labels=labels, weights=weights, constant=constant))
+    return results, n
+
+
+def _averages(
+    design: Design,
+    evaluations: Sequence[Evaluation],
+    matrix: sp.csr_array,
+    joint: JointDraws | None,
+) -> tuple[sp.csr_array, sp.csr_array, sp.csr_array]:
+    """Weights of the fixed effects, offset and weights of the random effects, (groups, ...)."""
+    count = matrix.shape[0]
     total, constant = np.zeros((count, len(design.coefs_full))), np.zeros(count)
     effects = sp.csr_array((count, sum(f.n_levels * f.n_coefs for f in design.random)))
     for frame, weights in evaluations:
         encoded = design.spec.rows(frame, random="none" if joint is None else "levels")
-        share = groups.matrix * weights
+        share = matrix * weights
         total = total + share @ encoded.X_full
         constant = constant + share @ encoded.offset
         if joint is not None:
             _check_known_levels(encoded)
             effects = effects + share @ encoded.full_Z_matrix()
-    if joint is not None:
-        constant = constant + _effect_draws(design, sp.csr_array(effects), joint)
-    return Combinations(labels=groups.labels, weights=total, constant=constant)
+    return sp.csr_array(total), sp.csr_array(constant[:, None]), sp.csr_array(effects)
 
 
 def _check_known_levels(encoded: Design) -> None:
@@ -247,11 +321,14 @@ def slopes(
         result = result if groups else replace(result, labels=overall)
         title = f"Slopes by {variable}, averaged over the reference grid"
     else:
-        frame = rows_frame(design, new)
-        check_columns([variable], frame)
-        parts = _differences(design, frame, variable)
-        result = average_rows(design, parts, row_groups(frame, groups, overall), joint)
-        title = f"Slopes by {variable}, averaged over {len(frame)} rows"
+
+        def differences(frame: pd.DataFrame) -> list[list[Evaluation]]:
+            check_columns([variable], frame)
+            return [_differences(design, frame, variable)]
+
+        frames = RowFrames(design, new, groups)
+        (result,), n = average_rows(design, frames, differences, groups, overall, joint)
+        title = f"Slopes by {variable}, averaged over {n} rows"
     return LinearQuantities(
         title=title, quantities=result, source=source, notes=scale_notes(design)
     )
@@ -318,8 +395,9 @@ def _grid_slopes(
     check_known(by, known.names, "by")
     values = grid_values(known, by, at)
     frame = grid_frame(values, design.sample)
-    each = Groups(labels=frame, matrix=sp.csr_array(sp.eye_array(len(frame))))
-    cells = average_rows(design, _differences(design, frame, variable), each, None)
+    each = sp.csr_array(sp.eye_array(len(frame)))
+    sums, constant, _ = _averages(design, _differences(design, frame, variable), each, None)
+    cells = Combinations(labels=frame, weights=sums.toarray(), constant=constant.toarray()[:, 0])
     share = cell_weights(design, frame, list(known.levels), by, "equal")
     return average_over(cells, values, by, (), share)
 
@@ -358,10 +436,12 @@ def average_predictions(
     joint: JointDraws | None = None,
 ) -> LinearQuantities:
     """Predictions averaged over rows; arguments as in ``fit.average_predictions()``."""
-    frame = rows_frame(design, new)
-    groups = row_groups(frame, names_of(by), pd.DataFrame({"average": ["overall"]}))
-    result = average_rows(design, [(frame, np.ones(len(frame)))], groups, joint)
-    title = f"Predictions averaged over {len(frame)} rows"
+    groups, overall = names_of(by), pd.DataFrame({"average": ["overall"]})
+    frames = RowFrames(design, new, groups)
+    (result,), n = average_rows(
+        design, frames, lambda frame: [[(frame, np.ones(len(frame)))]], groups, overall, joint
+    )
+    title = f"Predictions averaged over {n} rows"
     return LinearQuantities(
         title=title, quantities=result, source=source, notes=scale_notes(design)
     )
@@ -380,24 +460,24 @@ def comparisons(
     """Average differences of predictions; arguments as in ``fit.comparisons()``."""
     known = variables_of(design)
     check_known([variable], known.names, "The comparison")
-    frame = rows_frame(design, new)
-    check_columns([variable], frame)
     if variable in known.levels:
-        points, method = _factor_points(frame, variable, known.levels[variable], change)
+        points, method = _factor_points(variable, known.levels[variable], change)
     else:
-        points, method = _numeric_points(design, frame, variable, change)
-    overall = pd.DataFrame({"average": ["overall"]})
-    groups = row_groups(frame, names_of(by), overall)
-    ones = np.ones(len(frame))
-    parts = [
-        average_rows(design, [(frame.assign(**{variable: column}), ones)], groups, joint)
-        for _, column in points
-    ]
+        points, method = _numeric_points(design, variable, change)
+
+    def evaluate(frame: pd.DataFrame) -> list[list[Evaluation]]:
+        check_columns([variable], frame)
+        ones = np.ones(len(frame))
+        return [[(frame.assign(**{variable: at(frame)}), ones)] for _, at in points]
+
+    overall, groups = pd.DataFrame({"average": ["overall"]}), names_of(by)
+    frames = RowFrames(design, new, groups)
+    parts, n = average_rows(design, frames, evaluate, groups, overall, joint)
     weights, texts = contrast_weights(
         method, [text_of(level) for level, _ in points], [level for level, _ in points], "change"
     )
     result = _compared(parts, weights, [f"{variable}: {text}" for text in texts], names_of(by))
-    title = f"Differences by {variable}, averaged over {len(frame)} rows"
+    title = f"Differences by {variable}, averaged over {n} rows"
     return LinearQuantities(
         title=title, quantities=result, source=source, notes=scale_notes(design)
     )
@@ -421,18 +501,24 @@ def _compared(
     return both.combine(matrix, labels, ())
 
 
-def _factor_points(
-    frame: pd.DataFrame, variable: str, levels: list[Any], change: Any
-) -> tuple[list[tuple[Any, pd.Series]], Any]:
-    """Every row at each level in turn, and the contrasts of these."""
-    column = frame[variable]
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        dtype = pd.CategoricalDtype(levels)
+Column = Callable[[pd.DataFrame], Any]
+"""From rows to the values that a variable takes in them."""
 
-    def at(level: Any) -> pd.Series:
-        values: Any = [level] * len(frame)
-        return pd.Series(values, index=frame.index, dtype=dtype if is_factor(column) else None)
+
+def _factor_points(
+    variable: str, levels: list[Any], change: Any
+) -> tuple[list[tuple[Any, Column]], Any]:
+    """Every row at each level in turn, and the contrasts of these."""
+
+    def at(level: Any) -> Column:
+        def column(frame: pd.DataFrame) -> pd.Series:
+            dtype, values = frame[variable].dtype, [level] * len(frame)
+            if isinstance(dtype, pd.CategoricalDtype):
+                dtype = pd.CategoricalDtype(levels)
+            factor = is_factor(frame[variable])
+            return pd.Series(values, index=frame.index, dtype=dtype if factor else None)
+
+        return column
 
     if isinstance(change, tuple):
         first, second = (_known_level(variable, value, levels) for value in _pair(change))
@@ -447,36 +533,47 @@ def _factor_points(
 
 
 def _numeric_points(
-    design: Design, frame: pd.DataFrame, variable: str, change: Any
-) -> tuple[list[tuple[Any, Any]], Any]:
-    x = frame[variable].to_numpy(dtype=np.float64)
+    design: Design, variable: str, change: Any
+) -> tuple[list[tuple[Any, Column]], Any]:
     change = 1 if change is None else change
+
+    def at(value: float) -> Column:
+        return lambda frame: np.full(len(frame), value)
+
+    def moved(by: float) -> Column:
+        return lambda frame: frame[variable].to_numpy(dtype=np.float64) + by
+
     if isinstance(change, tuple):
         low, high = (_number(variable, value) for value in _pair(change))
-        return [(low, np.full_like(x, low)), (high, np.full_like(x, high))], "sequential"
+        return [(low, at(low)), (high, at(high))], "sequential"
     if isinstance(change, str):
-        observed = design.data[variable].to_numpy(dtype=np.float64)
-        low, high = _spread(observed, variable, change)
-        points = [("low", np.full_like(x, low)), ("high", np.full_like(x, high))]
+        low, high = _spread(design, variable, change)
+        points = [("low", at(low)), ("high", at(high))]
         return points, {f"{change} ({low:.4g} to {high:.4g})": [-1.0, 1.0]}
     by = _number(variable, change)
-    return [("observed", x), ("changed", x + by)], {f"{by:+g}": [-1.0, 1.0]}
+    return [("observed", moved(0.0)), ("changed", moved(by))], {f"{by:+g}": [-1.0, 1.0]}
 
 
-def _spread(observed: Array, variable: str, change: str) -> tuple[float, float]:
-    if change in ("sd", "2sd"):
-        half = observed.std(ddof=1) * (1.0 if change == "2sd" else 0.5)
-        return float(observed.mean() - half), float(observed.mean() + half)
-    if change == "iqr":
-        low, high = np.quantile(observed, [0.25, 0.75])
-        return float(low), float(high)
+def _spread(design: Design, variable: str, change: str) -> tuple[float, float]:
+    """Ends of a change that the values of a variable in the data set."""
+    if change not in SPREADS:
+        allowed = ", ".join(map(repr, SPREADS))
+        raise ValueError(
+            f"change={change!r}: a number, a pair (a, b) or one of {allowed} is expected for the "
+            f"covariate `{variable}`."
+        )
     if change == "minmax":
-        return float(observed.min()), float(observed.max())
-    allowed = ", ".join(map(repr, SPREADS))
-    raise ValueError(
-        f"change={change!r}: a number, a pair (a, b) or one of {allowed} is expected for the "
-        f"covariate `{variable}`."
-    )
+        return design.range_of(variable)
+    if change == "iqr":
+        pair = f"Give its quartiles as a pair, comparisons({variable!r}, (low, high))."
+        whole = gathered(design, f"The quartiles of `{variable}`", pair)
+        low, high = np.quantile(whole.data[variable].to_numpy(dtype=np.float64), [0.25, 0.75])
+        return float(low), float(high)
+    columns = (part.data[[variable]].to_numpy(dtype=np.float64) for part in row_parts(design))
+    moments = reduce(add, map(Moments.of, columns))
+    sd = float(np.linalg.norm(moments.centred)) / np.sqrt(moments.n - 1)
+    mean, half = float(moments.means[0]), sd * (1.0 if change == "2sd" else 0.5)
+    return mean - half, mean + half
 
 
 def _pair(change: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -59,8 +59,7 @@ class Variables:
 def variables_of(design: Design, right: Side | None = None) -> Variables:
     """Find the factors and the covariates of the fixed part, or of another side, and offsets."""
     formula = design.formula if right is None else replace(design.formula, right=right)
-    makers = (part for part in formula.right.operands if _FACTOR_CALLS & part.functions)
-    as_factors = frozenset[str]().union(*(part.variables for part in makers))
+    as_factors = made_factors(formula.right)
     levels: dict[str, list[Any]] = {}
     centres: dict[str, float] = {}
     for name in sorted(formula.predictors(effects=False, groups=False), key=formula.source.find):
@@ -71,6 +70,12 @@ def variables_of(design: Design, right: Side | None = None) -> Variables:
             centres[name] = design.mean_of(name)
     offsets = frozenset[str]().union(*(shift.variables for shift in formula.shifts))
     return Variables(levels=levels, centres=centres, offsets=offsets)
+
+
+def made_factors(right: Side) -> frozenset[str]:
+    """Variables of numbers that are made into factors."""
+    makers = (part for part in right.operands if _FACTOR_CALLS & part.functions)
+    return frozenset[str]().union(*(part.variables for part in makers))
 
 
 def is_factor(column: pd.Series) -> bool:
@@ -120,6 +125,7 @@ def varied_rows(
     if cells_of is None:
         cells_of = [sorted(side.variables) for side in map(right.product, right.terms)]
     rng = np.random.default_rng(1)
+    others, makers = [*known.levels, *known.centres], made_factors(right)
     parts, total = [], 0
     for names in dict.fromkeys(tuple(n for n in known.levels if n in one) for one in cells_of):
         size = times * int(np.prod([len(known.levels[name]) for name in names], dtype=float))
@@ -131,26 +137,45 @@ def varied_rows(
             )
         cells = list(product(*(known.levels[name] for name in names))) * times
         columns = {name: [cell[i] for cell in cells] for i, name in enumerate(names)}
-        for name, levels in known.levels.items():
-            chosen = rng.integers(len(levels), size=size)
-            columns.setdefault(name, [levels[place] for place in chosen])
-        parts.append(pd.DataFrame(columns | _numbers(design, known, size, rng)))
+        columns = made_up_values(design, others, size, rng, makers) | columns
+        parts.append(pd.DataFrame(columns))
     frame = pd.concat(parts, ignore_index=True)
     return frame.astype({name: design.sample[name].dtype for name in known.levels})
 
 
-def _numbers(
-    design: SummarisedDesign, known: Variables, size: int, rng: np.random.Generator
+def made_up_values(
+    design: Design,
+    names: Sequence[str],
+    size: int,
+    rng: np.random.Generator,
+    as_factors: frozenset[str],
 ) -> dict[str, Any]:
-    """Random numbers within the range of each covariate, whole ones where it has these."""
+    """Random levels of factors, and random numbers of about the size of those in the data.
+
+    Numbers of the variables `as_factors` are taken from those that there are.
+    """
     found: dict[str, Any] = {}
-    for name in known.centres:
-        low, high = design.range_of(name)
-        whole = pd.api.types.is_integer_dtype(design.sample[name].dtype)
-        found[name] = (
-            rng.integers(int(low), int(high) + 1, size) if whole else rng.uniform(low, high, size)
-        )
+    for name in names:
+        column = design.sample[name]
+        if is_factor(column) or name in as_factors:
+            levels = levels_of(column)
+            chosen = [levels[place] for place in rng.integers(len(levels), size=size)]
+            found[name] = pd.Series(chosen, dtype=column.dtype)
+        else:
+            found[name] = _numbers(design, name, size, rng)
     return found
+
+
+def _numbers(design: Design, name: str, size: int, rng: np.random.Generator) -> Any:
+    """Numbers within the range of a covariate, whole ones where it has these."""
+    column = design.sample[name]
+    try:
+        low, high = design.range_of(name)
+    except KeyError:  # of a slope alone, whose range is not kept
+        low, high = sorted(factor * float(column.iloc[0]) for factor in (0.5, 2.0))
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return rng.integers(int(low), int(high) + 1, size)
+    return rng.uniform(low, high, size)
 
 
 def cell_counts(design: Design, names: Sequence[str]) -> dict[tuple[Any, ...], float]:

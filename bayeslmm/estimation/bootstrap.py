@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, points_of_fits
 from bayeslmm.estimation.executor import Executor, Tasks, results
 from bayeslmm.estimation.residuals import draw_residuals
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.marginal import marginal_system
+from bayeslmm.likelihood.simulated import noise_of, simulated_design
 
 Array = NDArray[np.float64]
 
@@ -28,15 +30,30 @@ def simulate_responses(design: Design, fit: Fit, size: int, rng: np.random.Gener
     """Simulate responses (size, n) at the estimate, with new random effects."""
     point, result = points_of_fits([fit]), np.empty((size, design.n))
     for row in result:
-        effects = [
-            factor.effects(
-                rng.standard_normal((factor.n_levels, factor.n_coefs)) @ (fit.sigma * t).T
-            )
-            for factor, t in zip(design.random, fit.factors, strict=True)
-        ]
-        row[:] = linear_predictor(design, fit.beta, effects)
+        row[:] = linear_predictor(design, fit.beta, _new_effects(design, fit, rng))
         row += draw_residuals(design, point, rng)[0]
     return result
+
+
+def _new_effects(design: Design, fit: Fit, rng: np.random.Generator) -> list[Array]:
+    """Random effects (J, k) of each grouping factor, drawn anew at the estimate."""
+    return [
+        factor.effects(rng.standard_normal((factor.n_levels, factor.n_coefs)) @ (fit.sigma * t).T)
+        for factor, t in zip(design.random, fit.factors, strict=True)
+    ]
+
+
+def _simulator(design: Design, fit: Fit) -> Callable[[np.random.Generator], Design]:
+    """Function that simulates the design with another response, or with sums of one."""
+    if not isinstance(design, SummarisedDesign):
+        return lambda rng: replace(design, y=simulate_responses(design, fit, 1, rng)[0])
+    noise = noise_of(design)
+
+    def simulate(rng: np.random.Generator) -> Design:
+        effects = _new_effects(design, fit, rng)
+        return simulated_design(noise, design, fit.beta, effects, fit.sigma, rng)
+
+    return simulate
 
 
 def bootstrap_fits(
@@ -117,22 +134,24 @@ def _streams(
 
     Where these run elsewhere, it is brought there by simulating what they simulate.
     """
+    simulate = None if here else _simulator(design, fit)
     for _ in range(size):
-        if here:
+        if simulate is None:
             yield rng
         else:
             yield deepcopy(rng)
-            simulate_responses(design, fit, 1, rng)
+            simulate(rng)
 
 
 def _refitter(design: Design, fit: Fit) -> Callable[[np.random.Generator], Fit | DataError]:
     """Work of the bootstrap: a refit to one simulated response, or why it failed."""
     method: Literal["REML", "ML"] = "REML" if fit.method == "REML" else "ML"
+    simulate = _simulator(design, fit)
 
     def refit(rng: np.random.Generator) -> Fit | DataError:
-        y = simulate_responses(design, fit, 1, rng)[0]
+        changed = simulate(rng)
         try:
-            return fit_likelihood(marginal_system(replace(design, y=y)), method)
+            return fit_likelihood(marginal_system(changed), method)
         except DataError as error:
             return error
 

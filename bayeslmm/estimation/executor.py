@@ -73,6 +73,10 @@ class Tasks[I, R]:
         Of the progress bar.
     label : callable
         Takes the number of a task, returns what messages call it.
+    fault : type
+        Of errors where an executor does not do its part.
+    kept : str
+        What such errors say of what has been done before.
     """
 
     make: Callable[..., Callable[[I], R]]
@@ -81,6 +85,11 @@ class Tasks[I, R]:
     size: int
     title: str
     label: Callable[[int], str]
+    fault: type[BayesLMMError] = SamplingError
+    kept: str = (
+        "Nothing of this run is kept; the same seed with a new executor gives what it would have "
+        "given."
+    )
 
 
 @contextmanager
@@ -177,7 +186,7 @@ def _sender(tasks: Tasks[Any, Any]) -> tuple[Callable[[Any], _Done], int]:
     try:
         sent = cloudpickle.dumps((tasks.make, tasks.parts))
     except Exception as error:
-        raise SamplingError(
+        raise tasks.fault(
             f"The model cannot be sent to the workers of the executor: {error}. A prior or a "
             "function of your own holds something that exists in this process alone, such as an "
             "open file, a lock or a connection. Have the function make it when it is called, or "
@@ -215,22 +224,21 @@ def _collected[R](
             raise type(done.error)(f"{what}: {done.error}") from done.error
 
 
-def _lost(tasks: Tasks[Any, Any], numbers: range, error: Exception) -> SamplingError:
+def _lost(tasks: Tasks[Any, Any], numbers: range, error: Exception) -> BayesLMMError:
     """What to say where an executor does not do its part."""
     first, last = tasks.label(numbers[0]), tasks.label(numbers[-1])
     what = first if first == last else f"{first} to {last}"
     said = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, futures.BrokenExecutor) or type(error).__name__ in KILLED:
-        return SamplingError(
+        return tasks.fault(
             f"A worker of the executor died before it was done with {what} ({said}). Most often "
             "it ran out of memory: use fewer workers. In a script, processes have to be started "
-            'below `if __name__ == "__main__":`. Nothing of this run is kept; the same seed with a '
-            "new executor gives what it would have given."
+            f'below `if __name__ == "__main__":`. {tasks.kept}'
         )
-    return SamplingError(
-        f"The executor did not do {what}: {said}. Nothing of this run is kept. It must not be shut "
-        "down or cancelled before the end, and its workers need this version of bayeslmm and what "
-        "priors and functions of your own import."
+    return tasks.fault(
+        f"The executor did not do {what}: {said}. {tasks.kept} It must not be shut down or "
+        "cancelled before the end, and its workers need this version of bayeslmm and what priors "
+        "and functions of your own import."
     )
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from bayeslmm.data.design import Design, require_marginal
-from bayeslmm.data.second_pass import with_source
+from bayeslmm.data.second_pass import gathered, with_source
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
@@ -76,6 +76,18 @@ class Model:
         for name in ("system", "reml"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
+        return other
+
+    def gathered(self, what: str, instead: str) -> Model:
+        """The same model with its rows in memory; see :func:`bayeslmm.data.second_pass.gathered`.
+
+        Itself where they are.
+        """
+        design = gathered(self.design, what, instead)
+        if design is self.design:
+            return self
+        other = Model(design, self.priors)
+        other.__dict__["system"] = self.system
         return other
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -21,13 +23,16 @@ from bayeslmm.data.sources import open_source
 from bayeslmm.data.unobserved import Missing
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.model import Model
+from bayeslmm.estimation.reading import read_source, refuse_reading
 from bayeslmm.fits.estimate import Estimate
+from bayeslmm.fits.products import CrossProducts
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.parts import streamed_design
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.record import Priors
+from bayeslmm.storage.checkpoint import CheckpointFile
 from bayeslmm.summaries.text import (
     contrast_notes,
     design_notes,
@@ -98,6 +103,17 @@ class LMM:
     sigma : str, optional
         Predictors of the log residual scale, such as ``"~ x + (1 | g)"``. With it, or with
         ``family="student"``, draws come from NUTS and there are no REML, ML and MAP estimates.
+    executor : concurrent.futures.Executor or the like, optional
+        Reads pieces of data beyond memory: files and row groups of Parquet files, frames of a list,
+        partitions of Dask. The sums do not depend on it, nor on the number of its workers; to
+        rounding they are those of one reading here, without it. A Dask data frame without it is
+        read by its own scheduler.
+    progressbar : bool
+        Whether to show, on a terminal, how much of data beyond memory has been read.
+    checkpoint : path, optional
+        A file that keeps the sums of what has been read of data beyond memory, in pieces: written
+        every half minute, and when an error or Ctrl-C ends the reading, which the same call then
+        goes on with. It is removed when all is read.
 
     Attributes
     ----------
@@ -112,6 +128,9 @@ class LMM:
         If the data cannot be used.
     PriorError
         If a prior does not fit its parameter.
+    StorageError
+        If the checkpoint is that of another model or of data that have changed, or cannot be
+        written.
 
     Examples
     --------
@@ -137,6 +156,9 @@ class LMM:
         fixed: Mapping[str, Any] | None = None,
         family: Literal["gaussian", "student"] = "gaussian",
         sigma: str | None = None,
+        executor: Executor | None = None,
+        progressbar: bool = True,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> None:
         functions = own_functions(functions)
         read = parse(formula, functions)
@@ -148,10 +170,17 @@ class LMM:
                 "family": None if family == "gaussian" else family,
                 "sigma": sigma,
             }
+            how = partial(
+                read_source,
+                executor=executor,
+                progressbar=progressbar,
+                checkpoint=None if checkpoint is None else CheckpointFile(Path(checkpoint)),
+            )
             design: Design = streamed_design(
-                read, source, weights, functions, fixed_mapping(fixed), residual, in_memory
+                read, source, weights, functions, fixed_mapping(fixed), residual, in_memory, how
             ).with_source(source)
         else:
+            refuse_reading(executor, checkpoint)
             design = build_design(
                 read,
                 data,
@@ -263,11 +292,17 @@ class LMM:
         ----------
         form : {"noncentered", "centered", "marginal"}
             Random effects as scaled standard normal variables, as normal variables, or integrated
-            out together with beta by a PyTensor Op with its own gradient.
+            out together with beta by a PyTensor Op with its own gradient. Of data beyond memory
+            there is the marginal one.
 
         Returns
         -------
         pymc.Model
+
+        Raises
+        ------
+        DataError
+            If the form needs rows that the model does not keep.
         """
         from bayeslmm.sampling.model import build_model
 
@@ -303,8 +338,9 @@ class LMM:
         **kwargs
             For "collapsed" and "auto": `store_u`, whether to store draws of the random effects
             (by default where they fit into 512 MB) or their means, standard deviations and
-            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"), `tune`, `cores`,
-            `progressbar`, `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
+            quantiles. For "nuts": `form` ("noncentered", "centered", "marginal"; of data beyond
+            memory "marginal", which needs no rows), `tune`, `cores`, `progressbar`,
+            `nuts_sampler`, `target_accept` and whatever ``pymc.sample`` takes.
 
         Returns
         -------
@@ -508,9 +544,10 @@ class LMM:
             A new formula or a change of the old one: a dot on the left stands for the old response,
             as a term on the right for the old right-hand side, and ``-`` takes terms out, as in
             ``"~ . - Days"`` and ``". ~ . - (Days | Subject) + (1 | Subject)"``.
-        data : DataFrame, optional
+        data : DataFrame, path or other source, optional
             New data. By default those of the model, which keeps the rows it used and the variables
-            of its formula.
+            of its formula. Data beyond memory are read again, all of their rows, unless only priors
+            and known parameters change.
         priors : {"default", "flat"} or mapping, optional
             Priors that were given for this model are kept, parameter by parameter, and the others
             computed from the new data. A mapping adds to them or, with None in place of a prior,
@@ -603,6 +640,63 @@ class LMM:
         if priors is None:
             return cls._of(fit.model)
         return cls._of(Model(fit.design, updated_priors(fit.priors, fit.design, priors)))
+
+    @classmethod
+    def from_products(
+        cls,
+        products: CrossProducts,
+        *,
+        priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The model of cross-products: of all rows that went into them, wherever these are.
+
+        To rounding it is the model of the pooled rows: the same columns, levels, priors and
+        criterion and, with one seed, the same draws. Levels of grouping factors that have one
+        label in two parts are one level.
+
+        Parameters
+        ----------
+        products : CrossProducts
+            Such as the sum of those of several sites.
+        priors : {"flat"} or mapping, optional
+            As for :class:`LMM`.
+        fixed : mapping of str to number or matrix, optional
+            As for :class:`LMM`.
+
+        Returns
+        -------
+        LMM
+            Of data beyond memory: what needs rows says so.
+
+        Raises
+        ------
+        DataError
+            If all rows together are too few, or have too few levels.
+        PriorError
+            If a prior does not fit its parameter.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> oats = blm.load_dataset("Oats")
+        >>> halves = [oats.iloc[:36], oats.iloc[36:]]
+        >>> parts = [blm.CrossProducts.of("yield ~ nitro + (1 | Block)", own) for own in halves]
+        >>> blm.LMM.from_products(sum(parts)).reml().fixef().round(2)["estimate"]
+        Intercept    81.87
+        nitro        73.67
+        Name: estimate, dtype: float64
+        """
+        if not isinstance(products, CrossProducts):
+            raise TypeError(
+                f"from_products() takes CrossProducts, got {type(products).__name__}. Add several "
+                "with CrossProducts.total(parts); read a file with CrossProducts.load(path)."
+            )
+        count = len(products.origins)
+        words = f"cross-products of {count} parts" if count > 1 else "cross-products"
+        part = replace(products.part, summary=replace(products.part.summary, words=words))
+        design = part.design(fixed_mapping(fixed))
+        return cls._of(Model(design, resolve_priors(design, priors)))
 
     @classmethod
     def _of(cls, model: Model) -> Self:

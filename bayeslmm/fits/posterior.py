@@ -330,6 +330,7 @@ class Posterior(PosteriorDraws):
         draws: int | None = None,
         executor: Executor | None = None,
         progressbar: bool = True,
+        out: str | PathLike[str] | None = None,
     ) -> ELPDData:
         """Leave-one-out or leave-one-group-out cross-validation, without refits.
 
@@ -357,21 +358,26 @@ class Posterior(PosteriorDraws):
             Where posteriors without some rows are sampled, as in :meth:`LMM.check_calibration`.
         progressbar : bool
             Whether to show one, on a terminal.
+        out : str or path, optional
+            Of data beyond memory: a Parquet file for the pointwise values `elpd_i` and `pareto_k`
+            of rows, beside their numbers and variables, as in :meth:`fitted`.
 
         Returns
         -------
         arviz_stats.ELPDData
             Expected log predictive density `elpd`, its standard error `se`, effective number of
             parameters `p` (log density in the sample less `elpd`), pointwise `elpd_i` and
-            `pareto_k`; ``arviz.compare`` takes it.
+            `pareto_k`; ``arviz.compare`` takes it. Of more than about a million rows beyond memory
+            there are no pointwise values but in `out`, and `n_poor` counts the unreliable ones.
 
         Raises
         ------
         DataError
-            If the model has no grouping factor or variable `by`.
+            If the model has no grouping factor or variable `by`, or rows beyond memory cannot be
+            read again.
         ValueError
-            If `by` or `draws` is given together with `conditional`, or `draws` is no positive
-            whole number.
+            If `out` is given for data in memory, or `by` or `draws` is given together with
+            `conditional`, or `draws` is no positive whole number.
         SamplingError
             If flat priors leave the fixed effects undetermined without some rows, or draws of the
             random effects, which `conditional` needs, are not stored.
@@ -394,9 +400,9 @@ class Posterior(PosteriorDraws):
         >>> bool(max(rows.pareto_k.max(), subjects.pareto_k.max()) < 0.7)
         True
         """
-        from bayeslmm.checks.loo import posterior_loo
+        from bayeslmm.checks.streamed_loo import cross_validation
 
-        return posterior_loo(
+        return cross_validation(
             self.model,
             self.data,
             self._joint,
@@ -405,6 +411,7 @@ class Posterior(PosteriorDraws):
             draws=draws,
             executor=executor,
             progressbar=progressbar,
+            out=out,
         )
 
     def compare_reml(

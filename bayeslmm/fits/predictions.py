@@ -417,8 +417,9 @@ class Predictions(RowValues):
             Values of variables; the slopes are then those at the reference grid of :meth:`means`.
         by : str or sequence of str, optional
             Variables within whose values slopes are averaged.
-        new : data frame or "grid", optional
-            Rows to average over instead of those of the model, or the reference grid.
+        new : data frame, source or "grid", optional
+            Rows to average over instead of those of the model, in batches if they are beyond
+            memory; or the reference grid.
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random slopes of the
             levels in the rows.
@@ -475,8 +476,8 @@ class Predictions(RowValues):
             weights by label.
         by : str or sequence of str, optional
             Variables within whose values differences are averaged.
-        new : data frame, optional
-            Rows to average over instead of those of the model.
+        new : data frame or source, optional
+            Rows to average over instead of those of the model; data beyond memory in batches.
         target : {"average", "population", "conditional"}
             As in :meth:`slopes`.
 
@@ -517,8 +518,8 @@ class Predictions(RowValues):
         ----------
         by : str or sequence of str, optional
             Variables within whose values predictions are averaged.
-        new : data frame, optional
-            Rows to average over instead of those of the model.
+        new : data frame or source, optional
+            Rows to average over instead of those of the model; data beyond memory in batches.
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random effects of the
             levels in the rows.

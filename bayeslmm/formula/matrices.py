@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -183,12 +183,16 @@ def conform(columns: Variables, categories: Mapping[str, pd.Index]) -> Variables
     return columns.conform(categories)
 
 
+class UnseenLevelError(DataError):
+    """Levels of a factor that columns were not built for."""
+
+
 def _check_seen(label: str, values: Any, known: Sequence[Any] | pd.Index) -> None:
     """Raise DataError for levels of a factor, a column or ``"C(f)"``, that are not known."""
     allowed = set(known)
     unseen = [v for v in pd.Series(values).dropna().unique().tolist() if v not in allowed]
     if unseen:
-        raise DataError(
+        raise UnseenLevelError(
             f"The factor `{label}` has levels that the model has not seen: {listed(unseen)}. The "
             f"known ones are {listed(list(known))}. A coefficient of a new level cannot be known; "
             "a grouping factor of a random-effects term can have new levels."
@@ -369,6 +373,36 @@ class PlainBuilder:
             kind = "numerical" if levels is None else "categorical"
             yield Known(label, kind, levels, values[label], holds_levels(values[label]))
 
+    @property
+    def numbers(self) -> tuple[tuple[str, ...], ...]:
+        """Labels of the numbers that are multiplied in each of the k columns."""
+        return tuple(
+            tuple(label for label, _ in product if label not in self.levels)
+            for product in self.products
+            for _ in range(math.prod(_sizes(product, self.levels)))
+        )
+
+    def with_numbers(
+        self, columns: Variables, numbers: Mapping[tuple[str, ...], Array]
+    ) -> NDArray[np.float64]:
+        """The model matrix where products of numbers, and what stands for 1, are given.
+
+        Parameters
+        ----------
+        columns : Variables
+            The factors in n rows.
+        numbers : mapping of tuple to ndarray (n,)
+            Values by what `numbers` has.
+        """
+        merged = []
+        for product in self.products:
+            labels = tuple(label for label, _ in product if label not in self.levels)
+            factors = tuple(part for part in product if part[0] in self.levels)
+            merged.append((*factors, (_joined(labels), False)))
+        values: dict[str, Any] = {label: columns[label] for label in self.levels}
+        values |= {_joined(labels): found for labels, found in numbers.items()}
+        return _matrix(replace(self, products=tuple(merged)), values, columns.n)
+
 
 def plain_columns(
     side: Side, columns: Variables
@@ -439,6 +473,11 @@ def _value(part: Operand, columns: Variables) -> Any:
     except Exception as error:
         reason = f"Unable to evaluate factor `{part.label}`. [{type(error).__name__}: {error}]"
         raise DataError(not_evaluated(reason, columns, part.variables)) from error
+
+
+def _joined(labels: tuple[str, ...]) -> str:
+    """What products of numbers are called; no column is."""
+    return "\0".join(("", *labels))
 
 
 def _is_usable(values: Any) -> bool:

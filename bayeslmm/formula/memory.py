@@ -27,6 +27,19 @@ QUANTILES = (
 )
 
 
+type Found = Mapping[str, tuple[dict[str, Any], Moments | None]]
+"""Options and moments of transforms in some rows, by the text of their calls."""
+
+
+def both_found(one: Found, two: Found) -> Found:
+    """What two sets of rows have together."""
+    found = dict(one)
+    for text, (options, more) in two.items():
+        known = found.get(text, (options, None))[1]
+        found[text] = options, more if known is None or more is None else known + more
+    return found
+
+
 class Memory:
     """States of the transforms of a formula, by the text of their calls.
 
@@ -43,6 +56,9 @@ class Memory:
     ----------
     states : dict
         Those that are known.
+    units : dict
+        Centre and spread of the columns of poly() by which its powers are about one, from the first
+        rows where they are not given.
 
     Raises
     ------
@@ -61,7 +77,7 @@ class Memory:
         self._open: dict[str, ast.Call] = {}
         self._found: dict[str, Moments] = {}
         self._options: dict[str, dict[str, Any]] = {}
-        self._units: dict[str, tuple[float, float]] = {}
+        self.units: dict[str, tuple[float, float]] = {}
         for reading in readings:
             _refuse(reading, functions)
             self._open |= {ast.unparse(call): call for call in _calls(reading.tree)}
@@ -71,6 +87,17 @@ class Memory:
     def complete(self) -> bool:
         """Whether all states are known."""
         return not self._open
+
+    @property
+    def found(self) -> Found:
+        """What the rows of this pass have so far."""
+        return {text: (options, self._found.get(text)) for text, options in self._options.items()}
+
+    def take(self, found: Found) -> None:
+        """Take in what other rows have, whose units must be these."""
+        both = both_found(self.found, found)
+        self._options = {text: options for text, (options, _) in both.items()}
+        self._found = {text: own for text, (_, own) in both.items() if own is not None}
 
     def add(self, columns: Variables) -> None:
         """Take in the rows of a batch."""
@@ -96,7 +123,7 @@ class Memory:
                 self.states[text] = {}
                 continue
             if _name(call) == "poly":
-                self.states[text] = _poly(found, *self._units.pop(text))
+                self.states[text] = _poly(found, *self.units.pop(text))
             else:
                 self.states[text] = _STATES[_name(call)](found, options, call)
 
@@ -110,10 +137,10 @@ class Memory:
 
     def _powers(self, text: str, x: Array, options: Options) -> Array:
         """Powers of x in units in which it is about one."""
-        if text not in self._units:
+        if text not in self.units:
             spread = float(np.ptp(x)) / 2.0
-            self._units[text] = float(x.min()) + spread, spread or 1.0
-        centre, spread = self._units[text]
+            self.units[text] = float(x.min()) + spread, spread or 1.0
+        centre, spread = self.units[text]
         degrees = np.arange(1, int(options.get("degree", 1)) + 1)
         return np.asarray(((x - centre) / spread)[:, None] ** degrees)
 

@@ -73,7 +73,8 @@ class Moments:
 
     def take(self, columns: Sequence[int] | NDArray[np.intp] | NDArray[np.bool_]) -> Moments:
         """Moments of some of the columns."""
-        places = np.arange(len(self.centre))[np.asarray(columns)]
+        asked = np.asarray(columns)
+        places = np.arange(len(self.centre))[asked if asked.size else asked.astype(np.intp)]
         chosen = np.concatenate([[0], 1 + places])
         return Moments(
             n=self.n,

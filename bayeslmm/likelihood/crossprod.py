@@ -164,6 +164,10 @@ class WorkingProducts:
             return values
         return relationship.times(values.reshape(len(values), -1)).reshape(values.shape)
 
+    def untied(self, sizes: Sequence[int]) -> tuple[Array, Sequence[Array], Sequence[Array]]:
+        """The products of X and the response, of each grouping factor, and between the two."""
+        return self.fixed, self.random, self.mixed
+
     @property
     def n_fixed(self) -> int:
         """Number of fixed-effects coefficients p."""

@@ -34,7 +34,8 @@ from bayeslmm.likelihood.factorise import (
 )
 from bayeslmm.likelihood.moments import conditional_modes, precision_blocks, product_slopes
 from bayeslmm.likelihood.split_rows import EXACT, is_saturated, is_suspect, split_where_small
-from bayeslmm.likelihood.stack import Stack, stack_products
+from bayeslmm.likelihood.stack import stack_of_sums, stack_products
+from bayeslmm.likelihood.tied import TiedProducts
 from bayeslmm.priors.defaults import labels_of
 from bayeslmm.priors.fixed import held_by
 
@@ -169,7 +170,9 @@ def _summarised_system(design: SummarisedDesign) -> Plan:
 
 def _plan_of_sums(design: SummarisedDesign) -> Plan:
     products = design.products
-    return plan_of_stack(products) if isinstance(products, Stack) else make_plan(products)
+    if not isinstance(products, TiedProducts):
+        return make_plan(products)
+    return plan_of_stack(stack_of_sums(products, design.random))
 
 
 def _structured(design: Columns, law: BoundResidual) -> Plan:

@@ -25,10 +25,9 @@ from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import reevaluate
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
+from bayeslmm.likelihood.pushed import pushed_sums
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
-from bayeslmm.likelihood.stack import LevelsOf, stack_of_sums
 from bayeslmm.likelihood.streamed import RunningSums
-from bayeslmm.likelihood.tied import TiedProducts
 
 _log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
@@ -129,9 +128,6 @@ class Part:
         products = in_basis(self.products, basis, kept)
         weights = self.summary.log_weights  # of one origin, so that files give the same numbers
         products = replace(products, log_weights=weights)
-        if isinstance(products, TiedProducts):
-            levels = tuple(LevelsOf(len(f.levels), None, pooled=False) for f in spec.random)
-            products = stack_of_sums(products, own.structures, levels)
         return SummarisedDesign(spec, self.summary, products)
 
 
@@ -166,6 +162,10 @@ def read_part(
     reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
     structure = None if residual is None else surveyed_residual(residual, reader)
     survey = Survey(formula, functions, coding, structure)
+    if coding is None:
+        pushed = pushed_sums(formula, source, weights, functions, residual)
+        if pushed is not None:
+            return Part(formula=formula, functions=functions, weights=weights, **pushed)
     while not survey.complete:
         sums: RunningSums | None = None
         survey.begin()
@@ -184,10 +184,11 @@ def read_part(
         total = reader.n + reader.n_dropped
         _log.info("%d of %d rows are incomplete and dropped.", reader.n_dropped, total)
     _log.info("%s: cross-products of %d rows.", source.words, reader.n)
-    return _part_of(survey, reader, sums)
+    return part_of(survey, reader, sums)
 
 
-def _part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
+    """What has been read at the end of a reading."""
     assert survey.totals is not None and survey.encodings is not None
     found = survey.levels.finish()
     products, counts = sums.finish(survey.totals, [places for _, places in found])
@@ -218,6 +219,7 @@ def streamed_design(
     known: Mapping[str, Any],
     residual: str | None,
     in_memory: Mapping[str, Any],
+    read: Callable[..., Part] = read_part,
 ) -> SummarisedDesign:
     """The design of data beyond memory.
 
@@ -235,6 +237,8 @@ def streamed_design(
         Structure of the residuals.
     in_memory : mapping of str to object
         Arguments that are for data in memory, None where they are not given.
+    read : callable
+        Reads all rows, as :func:`read_part` does.
 
     Raises
     ------
@@ -246,15 +250,20 @@ def streamed_design(
             f"{listed([f'{name}=' for name in given])}: for data in memory, not yet for "
             f"{source.words}. Read the data into a data frame, or leave it out."
         )
+    check_weights_name(weights, source)
+    structure = None if residual is None else parse_residual(residual)
+    if weights is not None and structure is not None:
+        check_weights_once(structure)
+    return read(formula, source, weights, functions, residual=structure).design(known)
+
+
+def check_weights_name(weights: Any, source: Source) -> None:
+    """Raise DataError for weights that are no column, as rows are not held."""
     if weights is not None and not isinstance(weights, str):
         raise DataError(
             f"weights= of {source.words} must be the name of a column, got "
             f"{type(weights).__name__}."
         )
-    structure = None if residual is None else parse_residual(residual)
-    if weights is not None and structure is not None:
-        check_weights_once(structure)
-    return read_part(formula, source, weights, functions, residual=structure).design(known)
 
 
 # --- adding ----------------------------------------------------------------------------
@@ -270,7 +279,7 @@ def _check_columns(first: Part, second: Part) -> None:
         )
     if first.layout.names == second.layout.names:
         samples = first.summary.sample, second.summary.sample
-        if all(_equal_columns(first, second, sample) for sample in samples):
+        if all(equal_columns(first, second, sample) for sample in samples):
             return
     raise DataError(
         "The sums are of different columns, which cannot be added: "
@@ -292,7 +301,7 @@ def _column_words(first: Part, second: Part) -> str:
     return "they have one name and other values for the same rows"
 
 
-def _equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
+def equal_columns(first: Part, second: Part, sample: pd.DataFrame) -> bool:
     """Whether two ways to build columns agree in some rows."""
     rows = Variables(sample)
     try:
@@ -339,7 +348,11 @@ def _both_summaries(
         mean_inverse_weight=mean(a.mean_inverse_weight, b.mean_inverse_weight),
         mean_offset=mean(a.mean_offset, b.mean_offset),
         means=both(mean, a.means, b.means),
-        ranges=both(lambda x, y: (min(x[0], y[0]), max(x[1], y[1])), a.ranges, b.ranges),
+        ranges={
+            name: (min(low, b.ranges[name][0]), max(high, b.ranges[name][1]))
+            for name, (low, high) in a.ranges.items()
+            if name in b.ranges  # else a part does not tell
+        },
         sample=a.sample,
         states=a.states,
         scaled=None if a.scaled is None or b.scaled is None else a.scaled + b.scaled,

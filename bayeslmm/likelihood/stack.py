@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.covariance.residual import BoundResidual
-from bayeslmm.covariance.structure import Structure
-from bayeslmm.data.relationships import Relationship
 from bayeslmm.likelihood.crossprod import (
     Basis,
     Coupling,
@@ -182,46 +180,35 @@ def stack_products(
     """
     basis, columns, slots = working_columns(y, X, factors, weights, basis)
     log_weights = 0.0 if weights is None else float(np.sum(np.log(weights)))
-    sizes = tuple(LevelsOf(f.n_levels, f.relationship, len(f.slots) > 1) for f in factors)
-    structures = tuple(structure_of(f) for f in factors)
-    return stack_of_sums(tied_products(basis, columns, slots, law, log_weights), structures, sizes)
+    return stack_of_sums(tied_products(basis, columns, slots, law, log_weights), factors)
 
 
-class LevelsOf(NamedTuple):
-    """Number of levels, their known covariance, and whether rows belong to several."""
-
-    n: int
-    relationship: Relationship | None
-    pooled: bool
-
-
-def stack_of_sums(
-    tied: TiedProducts, structures: tuple[Structure, ...], levels: tuple[LevelsOf, ...]
-) -> Stack:
+def stack_of_sums(tied: TiedProducts, factors: Sequence[RandomColumns]) -> Stack:
     """The stack of rows from the sums over all their ties."""
     size, width = tied.law.entries.size, tied.fixed.sums.shape[1]
+    counts = [factor.n_levels for factor in factors]
     widths = [part.sums.shape[1] for part in tied.random]
     couplings, maps = [], []
     for (i, j), own in tied.couplings.items():
-        first, second, cell = own.cells(levels[j].n)
-        if i == j and not len(first) and not levels[i].pooled:
+        first, second, cell = own.cells(factors[j].n_levels)
+        if i == j and not len(first):
             continue
         blocks = np.empty((len(first), widths[i], widths[j]))
         couplings.append(Coupling((i, j), first, second, blocks))
         maps.append(own.map(cell, len(first), size))
-    random = [s.map(s.first, own.n, size) for s, own in zip(tied.random, levels, strict=True)]
-    mixed = [s.map(s.first, own.n, size) for s, own in zip(tied.mixed, levels, strict=True)]
+    random = [s.map(s.first, n, size) for s, n in zip(tied.random, counts, strict=True)]
+    mixed = [s.map(s.first, n, size) for s, n in zip(tied.mixed, counts, strict=True)]
     return Stack(
         law=tied.law,
         template=WorkingProducts(
             n_obs=tied.n_obs,
             log_weights=tied.log_weights,
             fixed=np.empty((width, width)),
-            random=tuple(np.empty((f.n, k, k)) for f, k in zip(levels, widths, strict=True)),
-            mixed=tuple(np.empty((f.n, k, width)) for f, k in zip(levels, widths, strict=True)),
+            random=tuple(np.empty((n, k, k)) for n, k in zip(counts, widths, strict=True)),
+            mixed=tuple(np.empty((n, k, width)) for n, k in zip(counts, widths, strict=True)),
             couplings=tuple(couplings),
-            structures=structures,
-            relationships=tuple(own.relationship for own in levels),
+            structures=tuple(map(structure_of, factors)),
+            relationships=tuple(factor.relationship for factor in factors),
             basis=tied.basis,
         ),
         fixed=_dense_if_full(tied.fixed.map(tied.fixed.first, 1, size)),

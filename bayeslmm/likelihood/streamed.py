@@ -143,14 +143,12 @@ class RunningSums:
                 both = both + placed(known, numbers, sizes)
             self._carried = in_basis(both, now)
         elif self._sums is not None:
-            tied = self._sums.products()
-            tied = tied + known if isinstance(known, TiedProducts) else tied
-            self._carried = in_basis(tied, now)
+            self._carried = in_basis(self._sums.products(), now)
         spec = self.residual
         if spec is None or spec.structure.plain:
             self._sums = ProductSums(self.layout, now)
         else:
-            self._sums = StackSums(now, spec.structure, spec.formula.source)
+            self._sums = StackSums(now, spec.structure, spec.formula.source, self._carried)
 
 
 def _largest(

@@ -39,11 +39,15 @@ class StackSums:
         Structure of the residuals.
     text : str
         It, as written.
+    known : TiedProducts, optional
+        Those of earlier rows, in this basis.
     """
 
-    def __init__(self, basis: Basis, structure: Residual, text: str) -> None:
+    def __init__(
+        self, basis: Basis, structure: Residual, text: str, known: TiedProducts | None = None
+    ) -> None:
         self.basis, self.structure, self.text = basis, structure, text
-        self._parts: list[TiedProducts] = []
+        self._parts: list[TiedProducts] = [] if known is None else [known]
 
     def add(
         self,

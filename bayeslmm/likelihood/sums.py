@@ -20,6 +20,9 @@ Indices = NDArray[np.intp]
 SPANNED = 1e-9
 """Share of the constant's length that may lie outside the columns that are to give it."""
 
+DETERMINED = 1e-12
+"""Smallest eigenvalue of the correlations of a level's covariates that sums can tell from zero."""
+
 NO_PLAIN_SUMS = (
     "This needs sums without weights over fitted values, and the model, which was built from "
     "{words}, has none, as {reason}. Build it from a data frame in memory."
@@ -78,8 +81,8 @@ def constant_of(design: SummarisedDesign) -> Array:
         If sums have weights, or no combination of X is constant.
     """
     words = design.summary.words
-    if design.weighted:
-        why = "its rows have precision weights"
+    if design.weighted or design.spec.structured:
+        why = "its rows have precision weights or residuals of a structure"
         raise DataError(NO_PLAIN_SUMS.format(words=words, reason=why))
     found = _constant(design.moments.take(np.arange(design.p)))
     if found is None:
@@ -99,20 +102,48 @@ def _constant(moments: Moments) -> Array | None:
     return np.asarray(found / scale)
 
 
-def level_counts(design: SummarisedDesign, factor: int) -> Indices | None:
-    """Number of rows (J,) of each level; None where it does not follow from the sums."""
-    products, own = design.products, design.random[factor]
-    if design.weighted:
-        return None
-    for block in own.blocks:
-        found = _constant(own.moments(block))
-        if found is not None:
-            user = np.zeros(own.n_coefs)
-            user[list(block)] = found
-            ones = np.linalg.solve(products.basis.random[factor], user)
-            counts = np.einsum("k,jkl,l->j", ones, products.random[factor], ones)
-            return np.round(counts).astype(np.intp)
-    return None
+def separate_coefficients(
+    design: SummarisedDesign, factor: int, beta: Array, effects: Sequence[Array]
+) -> Array:
+    """Least squares in each level of a grouping factor by itself.
+
+    Parameters
+    ----------
+    design : SummarisedDesign
+    factor : int
+        The grouping factor.
+    beta : ndarray (p,)
+        Fixed effects.
+    effects : sequence of ndarray (J, k)
+        Random effects; those of this factor do not matter.
+
+    Returns
+    -------
+    ndarray (J, k)
+        Coefficients of Z in the response less offset, X beta and the other random effects; NaN
+        where the rows of a level do not determine them.
+
+    Raises
+    ------
+    DataError
+        If residuals have a structure.
+    """
+    if design.spec.structured:
+        design.summary.refuse()
+    products = design.products
+    basis, own = products.basis, products.random[factor]
+    working = np.linalg.solve(basis.fixed, beta - basis.shift)
+    u = working_effects(products, [u[None] * (f != factor) for f, u in enumerate(effects)])
+    _, random = gram_times(products, working[None], u)
+    right = products.mixed[factor][:, :, -1] - random[factor][0]
+    sizes = np.sqrt(np.einsum("jkk->jk", own))
+    scale = np.where(sizes > 0, sizes, 1.0)
+    correlations = own / scale[:, :, None] / scale[:, None, :]
+    determined = np.linalg.eigvalsh(correlations)[:, 0] > DETERMINED
+    found = np.full(right.shape, np.nan)
+    scaled = (right / scale)[determined, :, None]
+    found[determined] = np.linalg.solve(correlations[determined], scaled)[:, :, 0]
+    return np.asarray(found / scale @ basis.random[factor].T)
 
 
 def fitted_sums(
@@ -120,8 +151,8 @@ def fitted_sums(
     beta: Array,
     effects: Callable[[Sequence[Indices]], Sequence[Array]],
     at_once: int,
-) -> Array:
-    """Sums of squares (S,) of X beta + Zu, less its mean, over the rows.
+) -> tuple[Array, Array]:
+    """Means (S,) of X beta + Zu over the rows, and sums of squares (S,) about them.
 
     Parameters
     ----------
@@ -149,7 +180,20 @@ def fitted_sums(
         squares += np.sum(working * fixed, axis=1)
         for mine, other in zip(u, random, strict=True):
             squares += np.einsum("sjk,sjk->s", mine, other)
-    return np.asarray(np.maximum(squares - sums**2 / design.n, 0.0))
+    return centre + sums / design.n, np.maximum(squares - sums**2 / design.n, 0.0)
+
+
+def residual_squares(design: SummarisedDesign, beta: Array, effects: Sequence[Array]) -> Array:
+    """Weighted sum of squares (S,) of the response less offset, X beta (S, p) and Zu (S, J, k)."""
+    products = design.products
+    basis, p = products.basis, products.n_fixed
+    working = np.linalg.solve(basis.fixed, (beta - basis.shift).T).T
+    u = working_effects(products, effects)
+    fixed, random = gram_times(products, working, u)
+    squares = products.fixed[p, p] + np.sum(working * (fixed - 2 * products.fixed[p, :p]), axis=1)
+    for own, gram, mixed in zip(u, random, products.mixed, strict=True):
+        squares = squares + np.einsum("sjk,sjk->s", own, gram - 2 * mixed[:, :, p])
+    return np.asarray(squares)
 
 
 def _parts(products: WorkingProducts, most: int) -> Iterator[tuple[WorkingProducts, list[Indices]]]:

@@ -165,6 +165,19 @@ class TiedProducts:
             },
         )
 
+    def untied(self, sizes: Sequence[int]) -> tuple[Array, list[Array], list[Array]]:
+        """Cross-products as if residuals were independent with one variance.
+
+        Of X and the response (p + 1, p + 1), of each grouping factor (J, k, k), and between the two
+        (J, k, p + 1), for numbers of levels.
+        """
+        chosen = self.law.diagonal
+        return (
+            _by_level(self.fixed, chosen, 1)[0],
+            [_by_level(own, chosen, n) for own, n in zip(self.random, sizes, strict=True)],
+            [_by_level(own, chosen, n) for own, n in zip(self.mixed, sizes, strict=True)],
+        )
+
     def changed(self, basis: Basis, fixed: Array, random: Sequence[Array]) -> TiedProducts:
         """In another basis.
 
@@ -200,6 +213,14 @@ class TiedProducts:
                 (i, j): own.ascending() if i == j else own for (i, j), own in couplings.items()
             },
         )
+
+
+def _by_level(own: TiedSums, chosen: NDArray[np.bool_], size: int) -> Array:
+    """Sums (J, a, b) over some kinds of entries."""
+    result = np.zeros((size, *own.sums.shape[1:]))
+    here = chosen[own.kind]
+    np.add.at(result, own.first[here], own.sums[here])
+    return result
 
 
 def tied_products(

@@ -14,10 +14,12 @@ from scipy import stats
 
 from bayeslmm.covariance.coordinates import AnyPoints
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.residuals import require_normal_residuals, residual_blocks
 from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.sums import separate_coefficients
 from bayeslmm.plots.common import (
     CIRCLE,
     CROSS,
@@ -415,9 +417,12 @@ def shrinkage(
     """
     factor = design.random[place]
     population = _matched(design, place, beta)
-    kept = [np.zeros_like(v) if f == place else v for f, v in enumerate(u)]
-    rest = linear_predictor(design, beta, kept) - own_covariates(factor) @ population
-    no_pooling = _separate(design, place, design.y - rest, points)
+    if isinstance(design, SummarisedDesign):
+        no_pooling = population + separate_coefficients(design, place, beta, u)
+    else:
+        kept = [np.zeros_like(v) if f == place else v for f, v in enumerate(u)]
+        rest = linear_predictor(design, beta, kept) - own_covariates(factor) @ population
+        no_pooling = _separate(design, place, design.y - rest, points)
     return Shrinkage(
         population=population,
         no_pooling=no_pooling,

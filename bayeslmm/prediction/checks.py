@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_groups import group_names
 from bayeslmm.data.row_groups import row_groups as find_groups
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
 from bayeslmm.prediction.predict import predict
@@ -254,7 +255,8 @@ def prior_groups(
 ) -> dict[str, xr.Dataset]:
     """Groups prior and prior_predictive."""
     tree = prior_predictive(design, priors, draws, random_seed)
-    return {name: tree[name].to_dataset() for name in ("prior", "prior_predictive")}
+    names = [name for name in ("prior", "prior_predictive") if name in tree.children]
+    return {name: tree[name].to_dataset() for name in names}
 
 
 def _possible(model: Model, data: xr.DataTree) -> list[str]:
@@ -265,6 +267,10 @@ def _possible(model: Model, data: xr.DataTree) -> list[str]:
     if improper := model.priors.improper():
         reason = f"flat priors cannot be drawn from ({', '.join(improper)})"
         missing |= {"prior": reason, "prior_predictive": reason}
+    if isinstance(model.design, SummarisedDesign):
+        reason = "the model keeps sums over rows, and not the rows"
+        rows = ("log_likelihood", "posterior_predictive", "prior_predictive")
+        missing = dict.fromkeys(rows, reason) | missing
     for name, reason in missing.items():
         if name not in data.children:
             _log.warning("The group %s is left out: %s", name, reason)

@@ -12,9 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.executor import Executor
 from bayeslmm.estimation.residuals import residual_log_density
+from bayeslmm.likelihood.sums import residual_squares
 from bayeslmm.plots.common import drawing
 from bayeslmm.plots.parameters import plot_calibration
 from bayeslmm.priors.record import Priors
@@ -321,6 +323,12 @@ def log_likelihood(dataset: xr.Dataset, design: Design) -> Array:
     beta, random = dataset[BETA].to_numpy(), effect_arrays(design, dataset)
     points, draws = points_of(design, dataset), beta.shape[1]
     result = np.empty(beta.shape[:2])
+    if isinstance(design, SummarisedDesign):
+        for chain in range(len(beta)):
+            squares = residual_squares(design, beta[chain], [u[chain] for u in random])
+            sigma = points.sigma[chain * draws : (chain + 1) * draws]
+            result[chain] = -design.n * np.log(sigma) - 0.5 * squares / sigma**2
+        return result
     for chain in range(len(beta)):  # one at a time for the memory of (draw, n) arrays
         residuals = design.y - linear_predictor(design, beta[chain], [u[chain] for u in random])
         own = points.take(slice(chain * draws, (chain + 1) * draws))

@@ -15,6 +15,7 @@ from bayeslmm.checks.residual_checks import SUSPECT
 from bayeslmm.checks.sensitivity import LITTLE, TAIL
 from bayeslmm.checks.singularity import COMPATIBLE, LIKELY
 from bayeslmm.comparison.reml import FAR, NARROWED, PULLED_DOWN, PULLED_UP
+from bayeslmm.data.summarised import briefly
 from bayeslmm.exceptions import BayesLMMError
 from bayeslmm.sampling.pareto import MAX_PARETO_K
 from bayeslmm.summaries.text import Report, counted, listed
@@ -494,7 +495,7 @@ def _checked(
     try:
         return check(source, random_seed)
     except BayesLMMError as error:
-        return _unrun(topic, str(error))
+        return _unrun(topic, briefly(error))
 
 
 def _unrun(topic: Topic, why: str) -> Finding:

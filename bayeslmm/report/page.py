@@ -14,10 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design, RandomFactor
-from bayeslmm.data.summarised import SummarisedDesign
+from bayeslmm.data.summarised import SummarisedDesign, briefly
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.exceptions import BayesLMMError, require
-from bayeslmm.likelihood.sums import level_counts
 from bayeslmm.plots.common import Backend, drawing, lay_out, level_order
 from bayeslmm.plots.parameters import plot_compared
 from bayeslmm.plots.predictive import replicated
@@ -41,6 +40,12 @@ from bayeslmm.summaries.text import counted, estimate_notes, listed, model_name
 from bayeslmm.writing import check_replaceable, replacing
 
 Array = NDArray[np.float64]
+
+BEYOND_MEMORY = (
+    "The data, {words}, were read in batches, and sums over their rows kept: what needs the rows "
+    "is not on this page. For residuals, influence and leave-one-out cross-validation, build the "
+    "model from a data frame of some of the groups."
+)
 
 WIDE = 680
 """Pixels of the page above which a picture scrolls on a narrow screen rather than shrink."""
@@ -193,7 +198,7 @@ def picture(draw: Callable[..., Any], *args: Any, **options: Any) -> Picture:
     try:
         png, width, height = _png(lambda: draw(*args, **options, backend="matplotlib"))
     except BayesLMMError as error:
-        return Picture(why=str(error))
+        return Picture(why=briefly(error))
     return Picture(png=png, width=width, height=height)
 
 
@@ -219,7 +224,7 @@ def attempt[T](make: Callable[[], T]) -> T | str:
     try:
         return make()
     except BayesLMMError as error:
-        return str(error)
+        return briefly(error)
 
 
 # --- sections --------------------------------------------------------------------------
@@ -249,6 +254,8 @@ def notes_section(source: Any, estimate_notes: Sequence[str]) -> Context:
     if count := source.design.n_dropped:
         rows = counted(count, "row")
         found.insert(0, f"{rows} dropped because a variable of the model is missing there.")
+    if isinstance(source.design, SummarisedDesign):
+        found.insert(0, BEYOND_MEMORY.format(words=source.design.summary.words))
     return {"own": found, "estimate": [note for note in estimate_notes if note not in found]}
 
 
@@ -276,9 +283,9 @@ def model_section(design: Design) -> Context:
             f.name,
             f.n_levels,
             listed(f.own_coefs),
-            _sizes(counts),
+            _sizes(f.counts()),
         )
-        for f, counts in zip(design.random, _level_sizes(design), strict=True)
+        for f in design.random
     ]
     return {
         "sentences": model_sentences(design),
@@ -287,16 +294,7 @@ def model_section(design: Design) -> Context:
     }
 
 
-def _level_sizes(design: Design) -> list[NDArray[np.intp] | None]:
-    """Rows of each level of each grouping factor, where they are known."""
-    if isinstance(design, SummarisedDesign):
-        return [level_counts(design, place) for place in range(len(design.random))]
-    return [factor.counts() for factor in design.random]
-
-
-def _sizes(counts: NDArray[np.intp] | None) -> str:
-    if counts is None:
-        return "not kept"
+def _sizes(counts: np.ndarray[Any, Any]) -> str:
     low, high = int(counts.min()), int(counts.max())
     if low == high:
         return f"{low:,}"
@@ -530,8 +528,7 @@ def _levels_to_show(design: Design) -> list[str]:
     """First levels of the first grouping factor that one picture can show; at least one."""
     factor = design.random[0]
     order = level_order(design, factor.spec)
-    sizes = _level_sizes(design)[0]
-    counts = np.cumsum(np.full(len(order), MOST_ROWS) if sizes is None else sizes[order])
+    counts = np.cumsum(factor.counts()[order])
     number_of = max(1, min(3, int(np.searchsorted(counts, MOST_ROWS, side="right"))))
     return [str(label) for label in factor.levels[order[:number_of]]]
 

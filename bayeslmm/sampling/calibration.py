@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, poisson
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.executor import Executor, Tasks, results
 from bayeslmm.exceptions import DataError, SamplingError
+from bayeslmm.likelihood.simulated import noise_of, simulated_design
 from bayeslmm.priors.record import Priors
-from bayeslmm.sampling.groups import prior_predictive
+from bayeslmm.sampling.groups import draw_prior, prior_dataset, prior_predictive
 from bayeslmm.sampling.tree import RESPONSE
 
 Array = NDArray[np.float64]
@@ -177,11 +180,11 @@ def _simulator(
     design: Design, priors: Priors, engine: Callable[[], Refit], quantities: Quantities
 ) -> Callable[[np.random.SeedSequence], tuple[tuple[str, ...], Ranking] | str]:
     """Work of a calibration: names and ranks of one simulation, or why its fit failed."""
-    refit = engine()
+    refit, draw = engine(), _joint_draw(design, priors)
 
     def run(seed: np.random.SeedSequence) -> tuple[tuple[str, ...], Ranking] | str:
         for_data, for_fit, for_ranks = (np.random.default_rng(child) for child in seed.spawn(3))
-        simulated = simulate(design, priors, for_data)
+        simulated = draw(for_data)
         try:
             draws = refit(simulated.design, for_fit)["posterior"].to_dataset()
             values = quantities(draws, simulated.design)
@@ -192,6 +195,21 @@ def _simulator(
         return tuple(values), ranking
 
     return run
+
+
+def _joint_draw(design: Design, priors: Priors) -> Callable[[np.random.Generator], Simulated]:
+    """Function that draws from the joint distribution of parameters and response."""
+    if not isinstance(design, SummarisedDesign):
+        return partial(simulate, design, priors)
+    noise = noise_of(design)
+
+    def draw(rng: np.random.Generator) -> Simulated:
+        prior, random = draw_prior(design, priors, 1, rng)
+        effects, sigma = [u[0] for u in random], float(prior.sigma[0])
+        changed = simulated_design(noise, design, prior.beta[0], effects, sigma, rng)
+        return Simulated(changed, prior_dataset(design, prior, random))
+
+    return draw
 
 
 def simulate(design: Design, priors: Priors, rng: np.random.Generator) -> Simulated:

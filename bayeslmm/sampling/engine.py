@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from bayeslmm.data.design import Design, require_marginal
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.priors.record import Priors
@@ -120,7 +121,8 @@ def _sample_auto(model: Model, size: Mapping[str, Any], options: Mapping[str, An
         reason = str(error).split(" Use method=")[0]
     levels = sum(factor.n_levels for factor in model.design.random)
     small = levels <= MARGINAL_LEVELS and not model.priors.beta_sampled
-    form = "marginal" if small else "noncentered"
+    rows = not isinstance(model.design, SummarisedDesign)
+    form = "noncentered" if rows and not small else "marginal"
     _log.warning("Sampling the %s model with NUTS instead: %s", form, reason)
     tree = _sample_storing(model, size, {**options, "form": form})
     tree.attrs["fallback"] = reason
@@ -140,6 +142,8 @@ def _sample_storing(
 def _sample_nuts(model: Model, size: Mapping[str, Any], options: Mapping[str, Any]) -> xr.DataTree:
     from bayeslmm.sampling.nuts import sample_nuts
 
+    if isinstance(model.design, SummarisedDesign):  # the one form that needs no rows
+        options = {"form": "marginal", **options}
     plan = model.system if options.get("form") == "marginal" else None
     return sample_nuts(model.design, model.priors, system=plan, **size, **options)
 
@@ -171,7 +175,8 @@ def refit_function(
         Takes the design with another response and a Generator, returns the draws.
     """
     nuts = method == "nuts" or (method == "auto" and design.spec.conditional is not None)
-    if nuts and options.keys() <= COMPILED and options.get("form") != "marginal":
+    compiled = options.keys() <= COMPILED and not isinstance(design, SummarisedDesign)
+    if nuts and compiled and options.get("form") != "marginal":
         from bayeslmm.sampling.nuts import compile_nuts
 
         return compile_nuts(design, priors, **options)

@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 
 from bayeslmm.covariance.coordinates import AnyPoints, Points
 from bayeslmm.data.design import Design
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import draw_residuals, row_log_density, with_scale_effects
 from bayeslmm.likelihood.batch import run_parallel
@@ -34,6 +35,8 @@ from bayeslmm.sampling.tree import (
     effect_variables,
     obs_coord,
     own_dim,
+    parameter_dataset,
+    prior_of_sums,
     prior_tree,
     text_labels,
 )
@@ -75,7 +78,8 @@ def prior_predictive(
     Returns
     -------
     xarray.DataTree
-        Groups prior, prior_predictive, observed_data and constant_data; one chain.
+        Groups prior, prior_predictive, observed_data and constant_data; one chain. Of data beyond
+        memory there is the group prior alone: responses take rows.
 
     Raises
     ------
@@ -83,18 +87,37 @@ def prior_predictive(
         If a prior is flat.
     """
     rng = np.random.default_rng(random_seed)
+    prior, random = draw_prior(design, priors, draws, rng)
+    if isinstance(design, SummarisedDesign):
+        return prior_of_sums(design, priors, _prior_values(design, prior, random))
+    mean = linear_predictor(design, prior.beta, random)
+    prior = with_scale_effects(design, prior, rng)
+    response = mean + draw_residuals(design, prior, rng)
+    return prior_tree(design, priors, _prior_values(design, prior, random), response[None])
+
+
+def draw_prior(
+    design: Design, priors: Priors, draws: int, rng: np.random.Generator
+) -> tuple[Points, list[Array]]:
+    """Parameters from the prior, and random effects (S, J, k) of each grouping factor."""
     prior = priors.sample(rng, draws)
     random = []
     for factor, sd, chol in zip(design.random, prior.sds, prior.chols, strict=True):
         z = rng.standard_normal((draws, factor.n_levels, factor.n_coefs))
         random.append(factor.effects(np.einsum("sjl,skl,sk->sjk", z, chol, sd)))
-    mean = linear_predictor(design, prior.beta, random)
-    prior = with_scale_effects(design, prior, rng)
-    response = mean + draw_residuals(design, prior, rng)
+    return prior, random
+
+
+def _prior_values(design: Design, prior: Points, random: list[Array]) -> dict[str, Array]:
+    """The public variables of prior draws in one chain."""
     values = covariance_variables(design, prior) | {BETA: prior.beta}
     values |= effect_variables(design, random)
-    chain = {name: array[None] for name, array in values.items()}
-    return prior_tree(design, priors, chain, response[None])
+    return {name: array[None] for name, array in values.items()}
+
+
+def prior_dataset(design: Design, prior: Points, random: list[Array]) -> xr.Dataset:
+    """Group prior."""
+    return parameter_dataset(design, _prior_values(design, prior, random))
 
 
 def log_likelihood(dt: xr.DataTree, design: Design) -> xr.Dataset:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.coordinates import Points, is_identity
 from bayeslmm.covariance.residual import Correlation
 from bayeslmm.data.design import Design, RandomFactor, require_marginal
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.residuals import draw_residuals
+from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import GaussianBeta
 from bayeslmm.likelihood.log_posterior import beta_prior
@@ -100,6 +102,8 @@ def build_model(
     ------
     ValueError
         For an unknown form.
+    DataError
+        If only sums over the rows are kept and the form is not the marginal one.
 
     Notes
     -----
@@ -111,7 +115,14 @@ def build_model(
         require_marginal(design, "The marginal PyMC model")
     if form not in get_args(Form):
         raise ValueError(f"form={form!r} is unknown: choose from {sorted(get_args(Form))}.")
-    coords = {**parameter_coords(design), OBS_DIM: obs_coord(design)}
+    coords = parameter_coords(design)
+    if not isinstance(design, SummarisedDesign):
+        coords[OBS_DIM] = obs_coord(design)
+    elif form != "marginal":
+        raise DataError(
+            f"form={form!r} needs the rows of the data, and the model has only sums over them: it "
+            f"was built from {design.summary.words}. form='marginal' needs no rows."
+        )
     with pm.Model(coords={dim: list(values) for dim, values in coords.items()}) as model:
         roots = [_root(design, priors, f) for f in range(len(design.random))]
         if design.spec.conditional is not None:
@@ -128,16 +139,22 @@ def build_model(
 
 def _spread(design: Design) -> float:
     """Scale of the response, to start flat priors from."""
-    spread = float(np.std(design.y - design.offset))
+    if isinstance(design, SummarisedDesign):
+        spread = float(np.sqrt(design.moments.variances[-1]))
+    else:
+        spread = float(np.std(design.y - design.offset))
     return spread if spread > 0 else 1.0
 
 
 def _fixed_effects(design: Design, priors: Priors) -> Any:
     if design.p == 0:
         return pm.Deterministic(BETA, pt.zeros(0), dims=COEF_DIM)
-    mean = float(np.mean(design.y - design.offset))
+    if isinstance(design, SummarisedDesign):
+        mean, constant = float(design.moments.means[-1]), design.moments.constant[:-1]
+    else:
+        mean, constant = float(np.mean(design.y - design.offset)), np.ptp(design.X, axis=0) == 0
     plain = is_identity(priors.fixed_map)
-    intercept = np.diag(priors.fixed_map) * (np.ptp(design.X, axis=0) == 0)
+    intercept = np.diag(priors.fixed_map) * constant
     gamma = variable(BETA if plain else f"_{BETA}_gamma", priors.beta, COEF_DIM, mean * intercept)
     if plain:
         return gamma

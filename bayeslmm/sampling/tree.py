@@ -430,6 +430,12 @@ def prior_tree(
     return assemble(groups, {**root_attrs(design, priors), "method": "prior"})
 
 
+def prior_of_sums(design: Design, priors: Priors, draws: Mapping[str, ArrayLike]) -> xr.DataTree:
+    """The same without responses, which take rows."""
+    dataset = parameter_dataset(design, draws).assign_attrs(draw_attrs())
+    return assemble({"prior": dataset}, {**root_attrs(design, priors), "method": "prior"})
+
+
 def row_draws(name: str, values: Array, coords: Mapping[str, Any], design: Design) -> xr.Dataset:
     """Draws (chain, draw, n) of one variable at rows, whose coordinate is the first of `coords`."""
     import xarray as xr

@@ -18,6 +18,8 @@ from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import column_names, read_only
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.relationships import Relationship, relationships_of
+from bayeslmm.data.sources import open_source
+from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.data.unobserved import Missing, Unobserved
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
@@ -25,6 +27,7 @@ from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse, parse_scale
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.formula.update import update_formula
+from bayeslmm.likelihood.parts import streamed_design
 from bayeslmm.priors.defaults import resolve_priors
 from bayeslmm.priors.families import LKJ, Prior
 from bayeslmm.priors.keys import addressed
@@ -42,6 +45,11 @@ Array = NDArray[np.float64]
 
 RUNS = "draws_of_runs"
 """Attribute with the draws per chain of each run."""
+
+NO_SOURCE = (
+    "The rows of the model have to be read again for this, and it does not know where they are: it "
+    "was built from {words}, and pickles and files do not keep that. Give data= too."
+)
 
 BY_CHAIN: Mapping[str, Callable[[Array, Array], Array]] = {
     "n_evaluations": np.add,
@@ -281,8 +289,9 @@ def updated_design(
     ----------
     design : Design
         The design as it is.
-    data : data frame or mapping, optional
-        New data; those of the model by default, which have its variables and its rows only.
+    data : data frame, mapping or source, optional
+        New data; those of the model by default, which have its variables and its rows only. Data
+        beyond memory are read again.
     formula : str, optional
         A change of the formula, as :func:`~bayeslmm.formula.update.update_formula` reads
         it.
@@ -332,6 +341,26 @@ def updated_design(
     if sigma is None and design.spec.scale is not None:
         scale = design.spec.scale.formula.source
     missing = missing or ("drop" if design.unobserved is None else "keep")
+    if isinstance(design, SummarisedDesign) and data is None:
+        others = (formula, weights, residual, family, sigma)
+        if all(change is None for change in others) and not functions and not relationships:
+            spec = replace(design.spec, known=held)
+            return SummarisedDesign(spec, design.summary, design.products, design.source)
+        if design.source is None:
+            raise DataError(NO_SOURCE.format(words=design.summary.words))
+    source = open_source(data) if data is not None else getattr(design, "source", None)
+    if source is not None:
+        family = family or design.spec.family
+        in_memory = {
+            "relationships": known or None,
+            "missing": None if missing == "drop" else missing,
+            "family": None if family == "gaussian" else family,
+            "sigma": scale,
+        }
+        column = _new_weights(design, source.names, weights)
+        form = None if law is None else law.source
+        built = streamed_design(changed, source, column, own, held, form, in_memory)
+        return built.with_source(source)
     build = partial(
         build_design,
         changed,
@@ -344,7 +373,7 @@ def updated_design(
         sigma=scale,
     )
     if data is not None:
-        return build(data, weights=_new_weights(design, data, weights))
+        return build(data, weights=_new_weights(design, partial(column_names, data), weights))
     variables = changed.variables | (frozenset[str]() if law is None else law.variables)
     variables |= frozenset[str]() if scale is None else parse_scale(scale, own).variables
     return _on_own_data(design, variables, weights, missing, build)
@@ -373,9 +402,9 @@ def _changed_formula(old: Formula, formula: str, functions: UserFunctions) -> Fo
     return parse(update_formula(old, formula), functions)
 
 
-def _new_weights(design: Design, data: Any, weights: Any) -> Any:
+def _new_weights(design: Design, names: Callable[[], list[str]], weights: Any) -> Any:
     """Weights for new data: as given, else the column of the old ones."""
-    if weights is False or (weights is None and (design.weights is None or design.spec.has_errors)):
+    if weights is False or (weights is None and (not design.weighted or design.spec.has_errors)):
         return None
     if weights is not None:
         return weights
@@ -385,7 +414,7 @@ def _new_weights(design: Design, data: Any, weights: Any) -> Any:
             "The weights of the model were given as values, not as a column, so new data need new "
             "ones: give weights=, or weights=False for none."
         )
-    if column not in column_names(data):
+    if column not in names():
         raise DataError(
             f"The new data have no column `{column}`, which held the weights: give weights=, or "
             "weights=False for none."

@@ -17,9 +17,8 @@ def check_fit(right: bool, what: str) -> None:
     """Raise StorageError where a part of a file does not fit the rest."""
     if not right:
         raise StorageError(
-            f"The {what} of the saved model do not fit its formula and data: the file was not "
-            "written by Posterior.save, or the installed libraries read it otherwise. Load it "
-            "with the versions it was saved with."
+            f"The {what} of the file do not fit the rest: it was not written by save(), or the "
+            "installed libraries read it otherwise. Load it with the versions it was saved with."
         )
 
 

@@ -34,7 +34,8 @@ from bayeslmm.storage.layout import (
     reading,
 )
 from bayeslmm.storage.model import pack_model, unpack_model
-from bayeslmm.storage.sums import SUMS, pack_sums, unpack_sums
+from bayeslmm.storage.summaries import SUMS
+from bayeslmm.storage.sums import pack_sums, unpack_sums
 from bayeslmm.writing import check_replaceable, replacing, restore
 
 NETCDF, ZARR = ".nc", ".zarr"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from bayeslmm.data.grouping import GroupingFactor
+from bayeslmm.data.grouping import GroupingFactor, factor_of_cells
 from bayeslmm.data.random_factors import RandomFactor
 from bayeslmm.data.random_terms import (
     amalgamated,
@@ -25,6 +26,7 @@ from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.strata import Strata, find_strata, plain_labels, stratum_coefs, term_strata
 from bayeslmm.exceptions import BayesLMMError, DataError, StorageError
 from bayeslmm.formula.grammar import Formula, RandomTerm
+from bayeslmm.formula.moments import Moments
 from bayeslmm.storage.checked import check_fit, checked_array, checked_numbers, checked_texts
 from bayeslmm.storage.frames import Arrays, Description, Stored, pack_index, unpack_index
 
@@ -154,6 +156,45 @@ def unpack_relationship(saved: Description | None, arrays: Stored) -> Relationsh
         return Relationship(matrix, labels, saved["kind"])
     except (ValueError, TypeError, IndexError) as error:
         raise StorageError(f"The relationships of the saved model are damaged: {error}") from error
+
+
+def pack_grouping(factor: GroupingFactor, arrays: Arrays, name: str) -> Description:
+    """The levels of a grouping factor in JSON, its cells among the arrays."""
+    arrays[f"{name} cells"] = np.asarray(factor.cells)
+    parts = enumerate(factor.parts)
+    return {
+        "parts": [pack_index(part, arrays, f"{name} part {j}") for j, part in parts],
+        "levels": text_hash(factor.levels.tolist()),
+    }
+
+
+def unpack_grouping(
+    names: Sequence[str], stored: Description, arrays: Stored, name: str
+) -> GroupingFactor:
+    """The grouping factor that :func:`pack_grouping` described, of variables `names`."""
+    parts = [unpack_index(part, arrays) for part in stored["parts"]]
+    cells = arrays[f"{name} cells"]
+    right = cells.dtype.kind == "i" and cells.ndim == 2 and cells.shape[1] == len(parts)
+    right = right and len(parts) == len(names) and len(cells) > 0 and int(cells.min()) >= 0
+    right = right and all(np.max(cells[:, j]) < len(part) for j, part in enumerate(parts))
+    check_fit(right, f"levels of {':'.join(names)}")
+    found = factor_of_cells(names, parts, cells.astype(np.intp))
+    check_fit(stored["levels"] == text_hash(found.levels.tolist()), f"levels of {found.name}")
+    return found
+
+
+def moment_arrays(name: str, moments: Moments) -> Arrays:
+    """Moments as arrays."""
+    return {f"{name} {f.name}": getattr(moments, f.name) for f in fields(Moments)[1:]}
+
+
+def stored_moments(name: str, n: int, arrays: Stored) -> Moments:
+    """The moments of n rows that :func:`moment_arrays` made arrays of."""
+    own = {field.name: arrays[f"{name} {field.name}"] for field in fields(Moments)[1:]}
+    k = len(own["centre"])
+    lengths = [len(own[part]) for part in ("low", "high", "filled")]
+    check_fit(own["triangle"].shape[1:] == (k + 1,) and lengths == [k] * 3, "moments")
+    return Moments(n=n, **own)
 
 
 def text_hash(texts: Sequence[str]) -> str:

@@ -240,7 +240,8 @@ def _fitted_variance_of_sums(design: SummarisedDesign, joint: JointDraws) -> Arr
     """The same where rows are not kept, from all random effects at once."""
     if len(design.random) > 1:
         _check_held(design, joint.size)
-    return fitted_sums(design, joint.beta, joint.effects, AT_ONCE) / (design.n - 1)
+    _, squares = fitted_sums(design, joint.beta, joint.effects, AT_ONCE)
+    return squares / (design.n - 1)
 
 
 def _check_held(design: Design, size: int) -> None:
