@@ -1,4 +1,7 @@
-"""Fit a model from the command line: ``python -m bayeslmm FORMULA DATA``."""
+"""Fit a model from the command line: ``python -m bayeslmm FORMULA DATA``.
+
+``python -m bayeslmm products FORMULA DATA --out FILE`` makes sums that are fitted elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from glob import has_magic
+from glob import glob, has_magic
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +45,8 @@ DATA is a CSV file (.csv, .csv.gz), a tab-separated one (.tsv, .tsv.gz), a Parqu
 or the name of a bundled data set. A plain name such as "sleepstudy" is the bundled data set even
 where a file has that name; write ./sleepstudy for the file. A folder of Parquet, CSV or Arrow
 files, a pattern of their names in quotation marks, and with --batches a single one of these files,
-are read in batches, so that they need not fit into memory.
+are read in batches, so that they need not fit into memory. Files of cross-products (.products), one
+or a pattern of names, are added up; "python -m bayeslmm products --help" says how to make them.
 
 Results go to the standard output, all else to the standard error. The exit code is 0 on success,
 2 for a command line, a formula or data that cannot be used, 1 for any other failure and 130 after
@@ -52,6 +56,17 @@ examples:
   python -m bayeslmm "Reaction ~ Days + (Days | Subject)" sleepstudy
   python -m bayeslmm "y ~ x + (1 | site/plot)" yields.csv --seed 1 --out fit.nc
   python -m bayeslmm "sold ~ price + (price | shop)" "sales/2024-*.parquet"
+  python -m bayeslmm "y ~ arm + (1 | site)" "sites/*.products"
+"""
+
+PRODUCTS_EPILOG = """\
+The file has sums over the rows of DATA, which are as for fits. It is added to those of other sites
+and fitted there. --levels or --like make the columns the same at all sites. What a file discloses
+is in the how-to of federated fits.
+
+example:
+  python -m bayeslmm products "y ~ arm + (1 | site)" rows.csv --levels arm=control,treated \\
+      --smallest-cell 5 --out north.products
 """
 
 
@@ -68,13 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 on success, 2 for unusable input, 1 for other failures, 130 after an interrupt.
     """
+    given = list(sys.argv[1:] if argv is None else argv)
+    products = given[:1] == ["products"]
     try:
-        arguments = _parser().parse_args(argv)
+        parser = _products_parser() if products else _parser()
+        arguments = parser.parse_args(given[1:] if products else given)
     except SystemExit as stop:  # argparse has printed help, a version or an error
         return int(stop.code or OK)
     with _interrupts() as interrupted, _logging_to_stderr(quiet=arguments.quiet):
         try:
-            _run(arguments)
+            (_make_products if products else _run)(arguments)
             sys.stdout.flush()
         except BrokenPipeError:
             # whoever read the output has gone; nothing may be flushed to them at exit
@@ -146,6 +164,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _products_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bayeslmm products",
+        usage="python -m bayeslmm products [options] FORMULA DATA --out FILE.products",
+        description="Make the cross-products of data, which a model needs in place of the rows.",
+        epilog=PRODUCTS_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("formula", metavar="FORMULA", help='such as "y ~ x + (x | g)"')
+    add("data", metavar="DATA", help="file, or name of a bundled data set")
+    add("--out", type=Path, metavar="FILE", required=True, help="FILE.products")
+    add("--name", metavar="NAME", help="what the site is called")
+    add(
+        "--levels",
+        type=_levels,
+        action="append",
+        default=[],
+        metavar="NAME=A,B,...",
+        help="levels of a factor among the covariates, in order; may be repeated",
+    )
+    add("--like", type=Path, metavar="FILE", help="cross-products whose columns these have")
+    add("--smallest-cell", type=_positive, metavar="M", help="refuse cells of 1 to M - 1 rows")
+    add("--weights", metavar="COL", help="column of precision weights")
+    add("--batches", action="store_true", help="read a file in batches, larger than memory or not")
+    add("--force", action="store_true", help="overwrite what --out names")
+    add("--quiet", action="store_true", help="no warnings")
+    return parser
+
+
 class _ListDatasets(argparse.Action):
     """Print the data sets and leave, like ``--version``."""
 
@@ -181,22 +229,41 @@ def _known(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    from bayeslmm.fits.lmm import LMM
+def _levels(text: str) -> tuple[str, list[Any]]:
+    """Name and levels; those that are all whole numbers or truth values are read as such."""
+    name, _, values = text.partition("=")
+    if not name.strip() or not values.strip():
+        message = f"{text!r} is not a name and levels, such as arm=control,treated"
+        raise argparse.ArgumentTypeError(message)
+    found = [value.strip() for value in values.split(",")]
+    if all(value.removeprefix("-").isdecimal() for value in found):
+        return name.strip(), list(map(int, found))
+    if set(found) <= {"False", "True"}:
+        return name.strip(), [value == "True" for value in found]
+    return name.strip(), found
 
+
+def _make_products(arguments: argparse.Namespace) -> None:
+    from bayeslmm.fits.products import CrossProducts
+
+    _check_products_target(arguments.out, force=arguments.force)
+    products = CrossProducts.of(
+        arguments.formula,
+        _read(arguments.data, batches=arguments.batches),
+        weights=arguments.weights,
+        like=arguments.like,
+        levels=dict(arguments.levels) or None,
+        name=arguments.name,
+    )
+    print(products, flush=True)
+    products.save(arguments.out, overwrite=True, smallest_cell=arguments.smallest_cell)
+    print(f"\nCross-products written to {arguments.out}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         _check_target(arguments.out, force=arguments.force)
-    data = _read(arguments.data, batches=arguments.batches)
-    model = LMM(
-        arguments.formula,
-        data,
-        priors=arguments.priors,
-        weights=arguments.weights,
-        residual=arguments.residual,
-        fixed=dict(arguments.fixed),
-        family=arguments.family,
-        sigma=arguments.sigma,
-    )
+    model = _model(arguments)
     print(model, flush=True)
     options = {} if arguments.method == "laplace" else {"progressbar": _progress(arguments.quiet)}
     post = model.fit(
@@ -210,6 +277,38 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         post.save(arguments.out, overwrite=True)
         print(f"\nDraws written to {arguments.out}")
+
+
+def _model(arguments: argparse.Namespace) -> LMM:
+    from bayeslmm.fits.lmm import LMM
+
+    files = _product_files(arguments.data)
+    if files:
+        return _model_of_products(arguments, files)
+    return LMM(
+        arguments.formula,
+        _read(arguments.data, batches=arguments.batches),
+        priors=arguments.priors,
+        weights=arguments.weights,
+        residual=arguments.residual,
+        fixed=dict(arguments.fixed),
+        family=arguments.family,
+        sigma=arguments.sigma,
+    )
+
+
+def _model_of_products(arguments: argparse.Namespace, files: Sequence[Path]) -> LMM:
+    from bayeslmm.fits.lmm import LMM
+    from bayeslmm.fits.products import CrossProducts
+
+    given = [name for name in ("weights", "residual", "sigma") if getattr(arguments, name)]
+    given += ["family"] * (arguments.family != "gaussian")
+    if given:
+        raise _UsageError(f"--{given[0]} cannot be given with files of cross-products.")
+    total = CrossProducts.total([CrossProducts.load(path) for path in files])
+    if total.formula != arguments.formula:
+        raise _UsageError(f"The cross-products are of the formula {total.formula!r}: give that.")
+    return LMM.from_products(total, priors=arguments.priors, fixed=dict(arguments.fixed))
 
 
 def _report(model: LMM, post: Posterior) -> None:
@@ -267,6 +366,16 @@ def _read(source: str, *, batches: bool) -> pd.DataFrame | Path:
     return _read_file(path)
 
 
+def _product_files(source: str) -> list[Path]:
+    """Files of cross-products: one, or those that a pattern finds; none for other data."""
+    if not source.endswith(".products"):
+        return []
+    found = sorted(map(Path, glob(source))) if has_magic(source) else [Path(source)]
+    if not found or not all(path.exists() for path in found):
+        raise DataError(f"There is no file {source!r}.")
+    return found
+
+
 def _read_file(path: Path) -> pd.DataFrame:
     import pandas as pd
 
@@ -305,6 +414,17 @@ def _check_target(path: Path, *, force: bool) -> None:
         raise _UsageError(f"--out {path}: this directory is no Zarr store; choose another name.")
     if not force:
         raise _UsageError(f"--out {path}: this exists; add --force to overwrite it.")
+
+
+def _check_products_target(path: Path, *, force: bool) -> None:
+    from bayeslmm.storage.products import check_products_path
+
+    if path.is_file() and not force:
+        raise _UsageError(f"--out {path}: this exists; add --force to overwrite it.")
+    try:
+        check_products_path(path, overwrite=True)
+    except (ValueError, OSError) as error:
+        raise _UsageError(f"--out {path}: {error}") from error
 
 
 # --- terminal --------------------------------------------------------------------------

@@ -135,8 +135,10 @@ def declared_coding(
     source: Source,
     weights: str | None,
     levels: Mapping[str, Sequence[Any]],
-) -> tuple[Coding, Source]:
+) -> tuple[Coding | None, Source]:
     """How columns are built from declared levels, and the source with none of its rows lost.
+
+    Where no row is complete nothing is known of the columns, and reading the source says so.
 
     Parameters
     ----------
@@ -157,6 +159,8 @@ def declared_coding(
     """
     wanted = sorted({*formula.variables, *([weights] if weights else [])})
     first, source = _begun(source, wanted, sorted(formula.variables))
+    if first is None:
+        return None, source
     needed = {
         name: first[name]
         for side in sides_of(formula)
@@ -175,8 +179,8 @@ def declared_coding(
 
 def _begun(
     source: Source, wanted: Sequence[str], variables: Sequence[str]
-) -> tuple[pd.DataFrame, Source]:
-    """The first complete row, and the source, of which that costs no reading."""
+) -> tuple[pd.DataFrame | None, Source]:
+    """The first complete row, if any, and the source, of which that costs no reading."""
     names = source.columns()
     frames = iter(source.read(wanted))
     held: list[Any] = []

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from bayeslmm.estimation.constrained import (
     make_frame,
 )
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, search_tolerance
+from bayeslmm.estimation.executor import Executor, Tasks, results
 from bayeslmm.estimation.held import HeldCurve, HeldEffect, log_units, search_of
 from bayeslmm.estimation.signed import canonical, reported
 from bayeslmm.likelihood.factorise import single_threaded
@@ -98,7 +99,11 @@ class ProfileInterval:
 
 
 def profile_intervals(
-    fit: Fit, *, level: float = 0.95, kinds: Iterable[Kind] = KINDS
+    fit: Fit,
+    *,
+    level: float = 0.95,
+    kinds: Iterable[Kind] = KINDS,
+    executor: Executor | None = None,
 ) -> list[ProfileInterval]:
     """Profile likelihood intervals of the parameters of a REML or ML fit.
 
@@ -110,6 +115,9 @@ def profile_intervals(
         Coverage.
     kinds : iterable of {"sd", "cor", "sigma", "power_residual", "cor_residual", "beta"}
         Which parameters; all by default.
+    executor : Executor, optional
+        Where the profiles are computed, parameter by parameter; they are the same everywhere. Where
+        some parameters are known, the others are profiled here.
 
     Returns
     -------
@@ -140,19 +148,54 @@ def profile_intervals(
     if fit.plan.held is not None:
         with single_threaded():
             return _held_intervals(fit, kinds, cutoff)
-    intervals: list[ProfileInterval] = []
-    with single_threaded():
-        for factor, structure in enumerate(fit.plan.products.structures):
-            if "sd" in kinds:
-                leaders = sd_leaders(structure).tolist()
-                intervals += [_sd(fit, factor, i, cutoff) for i in leaders]
-            if "cor" in kinds:
-                intervals += [_cor(fit, factor, pair, cutoff) for pair in structure.pairs]
-        intervals += _residuals(fit, kinds, cutoff)
-        if "beta" in kinds and len(fit.beta):
-            full = fit if fit.method == "ML" else fit_likelihood(fit.plan, "ML")
-            intervals += [_beta(full, i, float(b), cutoff) for i, b in enumerate(fit.beta)]
-    return intervals
+    items = _wanted(fit, kinds)
+    full = fit
+    if fit.method == "REML" and any(item[0] == "beta" for item in items):
+        with single_threaded():
+            full = fit_likelihood(fit.plan, "ML")
+    tasks = Tasks(
+        make=_profiler,
+        parts=(fit, full, cutoff),
+        items=items,
+        size=len(items),
+        title="Profiles",
+        label=lambda number: f"The profile of {' '.join(map(str, items[number]))}",
+    )
+    with results(tasks, executor, False) as found:
+        return [interval for intervals in found for interval in intervals]
+
+
+Wanted = tuple[str, *tuple[Any, ...]]
+"""What to profile: a standard deviation, a correlation, the residuals or a fixed effect."""
+
+
+def _wanted(fit: Fit, kinds: Sequence[Kind]) -> list[Wanted]:
+    items: list[Wanted] = []
+    for factor, structure in enumerate(fit.plan.products.structures):
+        if "sd" in kinds:
+            items += [("sd", factor, place) for place in sd_leaders(structure).tolist()]
+        if "cor" in kinds:
+            items += [("cor", factor, pair) for pair in structure.pairs]
+    items.append(("residuals", kinds))
+    if "beta" in kinds:
+        items += [("beta", place) for place in range(len(fit.beta))]
+    return items
+
+
+def _profiler(fit: Fit, full: Fit, cutoff: float) -> Callable[[Wanted], list[ProfileInterval]]:
+    """Work of the profiles; `full` is the maximum likelihood estimate."""
+
+    def profile(item: Wanted) -> list[ProfileInterval]:
+        what, where = item[0], item[1:]
+        if what == "sd":
+            return [_sd(fit, where[0], where[1], cutoff)]
+        if what == "cor":
+            return [_cor(fit, where[0], where[1], cutoff)]
+        if what == "residuals":
+            return _residuals(fit, where[0], cutoff)
+        return [_beta(full, where[0], float(fit.beta[where[0]]), cutoff)]
+
+    return profile
 
 
 # --- one parameter ---------------------------------------------------------------------

@@ -257,8 +257,11 @@ class Estimate(Predictions):
             Coverage.
         kinds : sequence of {"beta", "sd", "cor", "sigma", "power_residual", "cor_residual"}
             Which parameters; all by default.
-        draws, random_seed, executor, progressbar
+        draws, random_seed, progressbar
             Of "bootstrap", as in :meth:`bootstrap`.
+        executor : concurrent.futures.Executor or the like, optional
+            Where refits of "bootstrap", or profiles parameter by parameter, run; intervals are the
+            same everywhere. Where parameters are known (``fixed=``), profiles run here.
 
         Returns
         -------

@@ -682,10 +682,8 @@ class LMM:
         >>> oats = blm.load_dataset("Oats")
         >>> halves = [oats.iloc[:36], oats.iloc[36:]]
         >>> parts = [blm.CrossProducts.of("yield ~ nitro + (1 | Block)", own) for own in halves]
-        >>> blm.LMM.from_products(sum(parts)).reml().fixef().round(2)["estimate"]
-        Intercept    81.87
-        nitro        73.67
-        Name: estimate, dtype: float64
+        >>> print(round(blm.LMM.from_products(sum(parts)).reml().sigma, 2))
+        15.97
         """
         if not isinstance(products, CrossProducts):
             raise TypeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +12,21 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from bayeslmm.data.coding import covariate_levels, declared_coding
+from bayeslmm.data.coding import declared_coding
 from bayeslmm.data.sources import Source, frames_source, open_source
 from bayeslmm.data.survey import Coding
-from bayeslmm.exceptions import DataError, listed
+from bayeslmm.exceptions import DataError
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.matrices import UnseenLevelError
-from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.cells import Cells, cells_of
+from bayeslmm.likelihood.origins import (
+    Origin,
+    check_distinct,
+    check_models,
+    digest,
+    weights_words,
+)
 from bayeslmm.likelihood.parts import Part, check_weights_name, read_part
 from bayeslmm.likelihood.withheld import WITHHELD, check_cells, withheld
 
@@ -29,34 +34,6 @@ _log = logging.getLogger(__name__)
 
 WORDS = "cross-products"
 """What models are said to be built from: paths of files stay where they are."""
-
-DIGITS = 6
-"""Decimals of means and root mean squares, in units of the latter, that identify sums."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Which rows are in sums.
-
-    Attributes
-    ----------
-    name : str or None
-        As the site calls them.
-    rows, dropped : int
-        Rows used, and dropped as incomplete.
-    digest : str
-        SHA-256 of counts, means and sizes of columns.
-    """
-
-    name: str | None
-    rows: int
-    dropped: int
-    digest: str
-
-    @property
-    def words(self) -> str:
-        """Name, or the beginning of the digest."""
-        return self.name or f"unnamed {self.digest[:8]}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
@@ -87,7 +64,7 @@ class CrossProducts:
     >>> import bayeslmm as blm
     >>> sleep = blm.load_dataset("sleepstudy")
     >>> formula = "Reaction ~ Days + (Days | Subject)"
-    >>> sites = [sleep[sleep["Subject"] < 334], sleep[sleep["Subject"] >= 334]]
+    >>> sites = [sleep.iloc[:90], sleep.iloc[90:]]
     >>> parts = [blm.CrossProducts.of(formula, rows) for rows in sites]
     >>> model = blm.LMM.from_products(sum(parts))
     >>> print(round(model.reml().criterion, 4))
@@ -182,7 +159,7 @@ class CrossProducts:
                 "parts share: make all parts again with levels= that has every level."
             ) from error
         summary = part.summary
-        origin = Origin(name=name, rows=summary.n, dropped=summary.n_dropped, digest=_digest(part))
+        origin = Origin(name=name, rows=summary.n, dropped=summary.n_dropped, digest=digest(part))
         return cls(part=part, origins=(origin,), borrowed=like is not None)
 
     @classmethod
@@ -230,13 +207,18 @@ class CrossProducts:
         return NotImplemented
 
     def _plus(self, other: CrossProducts, *, allow_equal: bool) -> CrossProducts:
-        _check_models(self, other)
-        _check_distinct(self.origins, other.origins, allow_equal=allow_equal)
+        check_models(self.part, other.part, (self._words, other._words))
+        check_distinct(self.origins, other.origins, allow_equal=allow_equal)
         return CrossProducts(
             part=self.part + other.part,
             origins=self.origins + other.origins,
             borrowed=self.borrowed and other.borrowed,
         )
+
+    @property
+    def _words(self) -> str:
+        count = len(self.origins)
+        return self.origins[0].words if count == 1 else f"a sum of {count} parts"
 
     # --- what is in them ---------------------------------------------------------------
 
@@ -480,119 +462,9 @@ def _check_like(like: CrossProducts, formula: Formula, weights: str | None) -> N
         )
     if like.part.weights != weights:
         raise DataError(
-            f"like= has {_weights_words(like.part)}, and here weights={weights!r}: give all parts "
+            f"like= has {weights_words(like.part)}, and here weights={weights!r}: give all parts "
             "the same."
         )
-
-
-def _weights_words(part: Part) -> str:
-    return "no weights" if part.weights is None else f"the weights `{part.weights}`"
-
-
-# --- what adds up ----------------------------------------------------------------------
-
-
-def _check_models(first: CrossProducts, second: CrossProducts) -> None:
-    """Raise DataError unless two parts are of one model, in words that say what differs."""
-    one, two = first.part, second.part
-    names = _side_words(first), _side_words(second)
-    if first.formula != second.formula:
-        _differ(names, f"is of `{first.formula}`", f"of `{second.formula}`", "with one formula")
-    if one.weights != two.weights:
-        _differ(names, f"has {_weights_words(one)}", _weights_words(two), "with the same weights=")
-    if set(one.functions) != set(two.functions):
-        own = [listed(sorted(part.functions)) or "none" for part in (one, two)]
-        _differ(names, f"has the functions {own[0]}", own[1], "with the same functions=")
-    levels = [
-        {name: values.astype(str).tolist() for name, values in _levels(part).items()}
-        for part in (one, two)
-    ]
-    for name in levels[0]:
-        mine, theirs = levels[0][name], levels[1].get(name, [])
-        if mine != theirs and theirs:
-            text = f"has the levels {listed(mine)} of `{name}`", listed(theirs)
-            _differ(names, *text, "with the same levels=, or with like= one of them")
-    if not _same_state(dict(one.summary.states), dict(two.summary.states)):
-        calls = sorted(set(one.summary.states) | set(two.summary.states))
-        raise DataError(
-            f"{names[0]} and {names[1]} cannot be added: {listed(calls)} remembers other values in "
-            "each. Make all parts with like= one of them, so that they share its centres, scales "
-            "and knots."
-        )
-
-
-def _levels(part: Part) -> dict[str, pd.Series]:
-    return covariate_levels(part.formula, part.summary.sample, part.functions)
-
-
-def _side_words(products: CrossProducts) -> str:
-    count = len(products.origins)
-    return products.origins[0].words if count == 1 else f"a sum of {count} parts"
-
-
-def _differ(names: tuple[str, str], mine: str, theirs: str, remedy: str) -> None:
-    raise DataError(
-        f"The parts cannot be added: {names[0]} {mine}, and {names[1]} {theirs}. Make all parts "
-        f"{remedy}."
-    )
-
-
-def _same_state(one: Any, two: Any) -> bool:
-    """Whether transforms remember the same, number for number."""
-    if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(_same_state(one[k], two[k]) for k in one)
-    if isinstance(one, NaturalSpline) and isinstance(two, NaturalSpline):
-        pairs = zip(_spline(one), _spline(two), strict=True)
-        return all(np.array_equal(a, b) for a, b in pairs)
-    return type(one) is type(two) and bool(np.array_equal(one, two))
-
-
-def _spline(spline: NaturalSpline) -> tuple[Any, ...]:
-    return spline.interior, spline.boundary, spline.intercept
-
-
-def _check_distinct(
-    first: Sequence[Origin], second: Sequence[Origin], *, allow_equal: bool
-) -> None:
-    """Raise DataError for rows that would count twice."""
-    known = {origin.digest: origin for origin in first}
-    named = {origin.name: origin for origin in first if origin.name is not None}
-    for origin in second:
-        same = known.get(origin.digest)
-        if same is not None and not allow_equal:
-            raise DataError(
-                f"{same.words} and {origin.words} have the same sums over {origin.rows} rows, "
-                "which would count twice. Leave one out; if they are different rows all the same, "
-                "add them with CrossProducts.total(parts, allow_equal=True)."
-            )
-        if same is None and origin.name in named:
-            raise DataError(
-                f"Two parts are called {origin.name}, of {named[origin.name].rows} and "
-                f"{origin.rows} rows: versions of the same data, or two sites. Leave one out, or "
-                "make one with another name=."
-            )
-
-
-def _digest(part: Part) -> str:
-    """SHA-256 of what identifies sums, in whatever order and batches their rows were read.
-
-    It is made of what all files of the part have, so that it tells nothing more.
-    """
-    from bayeslmm.storage.random_factors import text_hash
-
-    summary = part.summary
-    found: list[str] = [part.formula.source, str(part.weights)]
-    found += [str(summary.n), str(summary.n_dropped)]
-    for seen, counts in zip(part.levels, summary.counts.values(), strict=True):
-        found += [text_hash(seen.factor.levels.tolist()), str(counts.tolist())]
-    for side, names in part.layout.names.items():
-        moments = summary.sides[side]
-        sizes = moments.root_mean_squares
-        means = np.round(moments.means / np.where(sizes > 0, sizes, 1.0), DIGITS) + 0.0
-        found += [*names, *(f"{mean:.{DIGITS}f}" for mean in means)]
-        found += [f"{size:.{DIGITS}e}" for size in sizes]
-        found.append(str(moments.filled.tolist()))
-    return hashlib.sha256("\n".join(found).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _check_origins(products: CrossProducts, path: Any) -> None:
@@ -603,4 +475,4 @@ def _check_origins(products: CrossProducts, path: Any) -> None:
     check_fit(sum(origin.rows for origin in origins) == products.n, "numbers of rows")
     check_fit(sum(origin.dropped for origin in origins) == products.n_dropped, "dropped rows")
     if len(origins) == 1:
-        check_fit(origins[0].digest == _digest(products.part), "digest")
+        check_fit(origins[0].digest == digest(products.part), "digest")

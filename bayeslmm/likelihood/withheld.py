@@ -16,7 +16,6 @@ from bayeslmm.data.inputs import ROUNDING
 from bayeslmm.data.survey import Extremes, sample_columns, sample_encodings
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.moments import Moments
-from bayeslmm.formula.transforms import NaturalSpline
 from bayeslmm.likelihood.cells import Cells
 from bayeslmm.likelihood.parts import Part, equal_columns
 
@@ -97,12 +96,12 @@ def withheld(part: Part, *, borrowed: bool) -> Part:
     """
     _check_memory(part, borrowed=borrowed)
     summary = part.summary
-    sides = {side: bounded(own) for side, own in summary.sides.items()}
+    sides = {side: bounded(recentred(own)) for side, own in summary.sides.items()}
     weighted = sides
     if part.weights is not None:
         # extremes are of the columns without their weights
         weighted = {
-            side: replace(own, low=sides[side].low, high=sides[side].high)
+            side: replace(recentred(own), low=sides[side].low, high=sides[side].high)
             for side, own in summary.weighted.items()
         }
     hidden = replace(
@@ -137,7 +136,7 @@ def _check_memory(part: Part, *, borrowed: bool) -> None:
 def _ends(text: str, state: Any) -> bool:
     if not isinstance(state, Mapping):
         return False
-    if any(isinstance(value, NaturalSpline) for value in state.values()):
+    if any(hasattr(value, "boundary") for value in state.values()):  # a natural spline
         return "boundary_knots" not in text
     own = [name for name in ("lower_bound", "upper_bound") if name in state]
     return any(f"{name}=" not in text for name in own)
@@ -202,6 +201,14 @@ def _check_others(part: Part, sample: pd.DataFrame, levels: set[str]) -> None:
 
 
 # --- bounds ----------------------------------------------------------------------------
+
+
+def recentred(moments: Moments) -> Moments:
+    """The same moments about the means: the point they were about may be a row."""
+    means = moments.means
+    move = np.eye(1 + len(means))
+    move[0, 1:] = moments.centre - means
+    return replace(moments, centre=means, triangle=moments.triangle @ move)
 
 
 def bounded(moments: Moments) -> Moments:

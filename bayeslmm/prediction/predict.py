@@ -543,7 +543,7 @@ def confidence_intervals(
         return percentile_table(frame[labels], level)
     if method != "profile":
         raise ValueError(f"method={method!r}: 'wald', 'profile' or 'bootstrap' is expected")
-    return profile_table(fit, design, level, kinds).loc[labels]
+    return profile_table(fit, design, level, kinds, executor).loc[labels]
 
 
 def bootstrap_table(

@@ -17,8 +17,9 @@ def check_fit(right: bool, what: str) -> None:
     """Raise StorageError where a part of a file does not fit the rest."""
     if not right:
         raise StorageError(
-            f"The {what} of the file do not fit the rest: it was not written by save(), or the "
-            "installed libraries read it otherwise. Load it with the versions it was saved with."
+            f"The {what} of the saved model or sums do not fit the rest: the file was not written "
+            "by save(), or the installed libraries read it otherwise. Load it with the versions it "
+            "was saved with."
         )
 
 

@@ -22,6 +22,7 @@ from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.matrices import Columns
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.parts import Part
+from bayeslmm.likelihood.tied import TiedProducts
 from bayeslmm.storage.checked import check_fit, checked_numbers
 from bayeslmm.storage.frames import Arrays, Description, Stored, pack_index, unpack_index
 from bayeslmm.storage.model import ROUNDING, stored_formula
@@ -202,6 +203,8 @@ def _check_sums(part: Part) -> None:
             check_fit(bool(np.all(moments.low <= moments.high)), "extremes")
             check_fit(bool(np.all((moments.filled >= 0) & (moments.filled <= n))), "counts")
     _check_basis(part)
+    if isinstance(products, TiedProducts):  # whose sums are of other products
+        return
     whole = summary.weighted[right].columns
     X, y = whole[:, :-1], whole[:, -1]
     _check_same(products.fixed, np.column_stack([X @ basis.fixed, y - X @ basis.shift]))

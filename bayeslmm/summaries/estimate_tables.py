@@ -13,6 +13,7 @@ from bayeslmm.covariance.structure import sds_and_correlation
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import coefficient_frames
 from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.executor import Executor
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 from bayeslmm.summaries.parameters import (
     KINDS,
@@ -162,13 +163,19 @@ def _covariance_numbers(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns, dtype=float).reindex(columns=list(NUMBERS))
 
 
-def profile_table(fit: Fit, design: Design, level: float, kinds: Sequence[Kind]) -> pd.DataFrame:
+def profile_table(
+    fit: Fit,
+    design: Design,
+    level: float,
+    kinds: Sequence[Kind],
+    executor: Executor | None = None,
+) -> pd.DataFrame:
     """Profile likelihood intervals, covariance parameters first."""
     from bayeslmm.estimation.profile import KINDS as PROFILED
     from bayeslmm.estimation.profile import profile_intervals
 
     wanted = [kind for kind in PROFILED if kind in kinds]
-    intervals = profile_intervals(fit, level=level, kinds=wanted)
+    intervals = profile_intervals(fit, level=level, kinds=wanted, executor=executor)
     chosen = [p for p in parameters(design) if p.kind in kinds]
     rows = [(i.lower, i.upper, i.lower_at_bound, i.upper_at_bound, i.criterion) for i in intervals]
     columns = ["conf_low", "conf_high", "lower_at_bound", "upper_at_bound", "criterion"]
