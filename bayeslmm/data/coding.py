@@ -182,7 +182,7 @@ def _begun(
 ) -> tuple[pd.DataFrame | None, Source]:
     """The first complete row, if any, and the source, of which that costs no reading."""
     names = source.columns()
-    frames = iter(source.read(wanted))
+    frames = (raw for _, raw in source.frames(wanted))
     held: list[Any] = []
     found = None
     for raw in frames:
