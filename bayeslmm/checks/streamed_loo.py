@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +120,7 @@ def streamed_loo(
         elpd, k, p, _ = smoother.smooth(scores)
         return {ELPD: elpd, PARETO_K: k, "p": p}
 
-    def parts() -> Iterator[tuple[Design, pd.DataFrame]]:
+    def parts() -> Generator[tuple[Design, pd.DataFrame]]:
         for part, values in scored_parts(model, joint, summarise):
             worst.add(part, values[PARETO_K], totals.n, values[ELPD])
             totals.add(values)

@@ -79,7 +79,7 @@ class Reader:
     kinds: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.names = self.source.names()
+        self.names = self.source.columns()
         check_variables(self.formula, self.names)
         if self.residual is not None:
             check_variables(self.residual, self.names)

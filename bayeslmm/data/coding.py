@@ -181,8 +181,8 @@ def _begun(
     source: Source, wanted: Sequence[str], variables: Sequence[str]
 ) -> tuple[pd.DataFrame | None, Source]:
     """The first complete row, if any, and the source, of which that costs no reading."""
-    names = source.names()
-    frames = iter(source.read(wanted))
+    names = source.columns()
+    frames = (raw for _, raw in source.frames(wanted))
     held: list[Any] = []
     found = None
     for raw in frames:

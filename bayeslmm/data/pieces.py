@@ -6,7 +6,7 @@ A piece is a source of its own that can be sent to another process: it has paths
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -253,7 +253,7 @@ def _read_files(files: list[tuple[Any, Any]], common: Any, columns: Sequence[str
 
 def _named_batches(
     files: list[tuple[Any, Any]], common: Any, columns: Sequence[str]
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Record batches; errors name the file."""
     for file in files:
         try:

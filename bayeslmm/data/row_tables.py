@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,11 @@ def _beside(part: Design, columns: pd.DataFrame) -> pd.DataFrame:
 
 
 def joined_table(
-    parts: Iterable[tuple[Design, pd.DataFrame]], *, keep: bool
+    parts: Generator[tuple[Design, pd.DataFrame]], *, keep: bool
 ) -> pd.DataFrame | None:
     """The tables below each other; None where they are computed, but not to be kept."""
-    kept = [table if keep else None for _, table in parts]
+    with closing(parts):
+        kept = [table if keep else None for _, table in parts]
     return pd.concat(kept) if keep else None
 
 
@@ -121,8 +122,10 @@ def checked_path(out: Out) -> Path:
     return path
 
 
-def write_tables(path: Path, tables: Iterable[Any]) -> None:
+def write_tables(path: Path, tables: Generator[Any]) -> None:
     """Write tables of pandas or Arrow, with the columns of the first, below each other.
+
+    What the tables are made from is closed at the end, also where that comes early.
 
     Raises
     ------
@@ -133,7 +136,11 @@ def write_tables(path: Path, tables: Iterable[Any]) -> None:
     """
     import pyarrow as pa
 
-    with replacing(path, overwrite=False) as temporary, _parquet(temporary) as write:
+    with (
+        closing(tables),
+        replacing(path, overwrite=False) as temporary,
+        _parquet(temporary) as write,
+    ):
         n = 0
         for table in tables:
             try:
@@ -177,7 +184,7 @@ def _parquet(path: Path) -> Iterator[Callable[[Any], None]]:
 
 def write_revised(
     path: Path,
-    parts: Iterable[tuple[Design, pd.DataFrame]],
+    parts: Generator[tuple[Design, pd.DataFrame]],
     revise: Callable[[], Mapping[int, Mapping[str, float]]],
 ) -> None:
     """Write columns beside the variables of their rows, some of which change at the end.
@@ -185,18 +192,21 @@ def write_revised(
     Parameters
     ----------
     path : Path
-    parts : iterable of (Design, DataFrame)
+    parts : generator of (Design, DataFrame)
         Rows and their columns.
     revise : callable
         Called after the last of them; returns by the number of a row new values by column.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with (
+        closing(parts),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
+    ):
         first = Path(folder) / "first.parquet"
         write_tables(first, (_beside(part, table) for part, table in parts))
         write_tables(path, _revised(first, revise()))
 
 
-def _revised(path: Path, changes: Mapping[int, Mapping[str, float]]) -> Iterator[Any]:
+def _revised(path: Path, changes: Mapping[int, Mapping[str, float]]) -> Generator[Any]:
     """The tables of a file with some values changed."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -63,6 +63,17 @@ class Source:
     origin: Any = None
     engine: Any = None
 
+    def columns(self) -> list[str]:
+        """The columns, as text.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read.
+        """
+        with _in_words(self.words):
+            return self.names()
+
     def frames(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Data frames of columns, each with the number of the rows before it.
 
@@ -84,6 +95,17 @@ class Source:
             raise DataError(
                 f"{self.words} cannot be read after row {start}: {cause(error)}"
             ) from error
+
+
+@contextmanager
+def _in_words(words: str) -> Iterator[None]:
+    """Errors of readers as those of data."""
+    try:
+        yield
+    except BayesLMMError:
+        raise
+    except reading_errors() as error:
+        raise DataError(f"{words} cannot be read: {cause(error)}") from error
 
 
 def open_source(data: Any) -> Source | None:
@@ -246,10 +268,12 @@ def _files(text: str) -> Source:
     import pyarrow.dataset as ds
 
     if "://" in text:
-        return _dataset(ds.dataset(text, format=_format(text)), f"`{text}`")
+        with _in_words(f"`{text}`"):
+            return _dataset(ds.dataset(text, format=_format(text)), f"`{text}`")
     path = Path(text).expanduser()
     if path.is_dir():
-        found = sorted(str(file) for file in path.rglob("*") if file.suffix in FORMATS)
+        within = (file for file in path.rglob("*") if file.suffix in FORMATS)
+        found = sorted(str(file) for file in within if not file.is_dir())
     elif path.exists():
         found = [str(path)]
     else:
@@ -263,10 +287,8 @@ def _files(text: str) -> Source:
     if len(formats) > 1:
         raise DataError(f"`{text}` has files of several formats, {listed(sorted(formats))}.")
     files = f"{len(found)} files at `{text}`" if len(found) > 1 else f"`{text}`"
-    try:
+    with _in_words(files):
         return _dataset(ds.dataset(found, format=formats.pop()), files)
-    except reading_errors() as error:
-        raise DataError(f"{files} cannot be read: {_one_line(error)}") from error
 
 
 def _format(text: str) -> str:
@@ -290,7 +312,8 @@ def _dataset(dataset: Any, words: str) -> Source:
             if files:
                 yield from tables(file_batches(files, common, columns))
             else:
-                yield from tables(dataset.to_batches(columns=list(columns), batch_size=BATCH))
+                batches = dataset.to_batches(columns=list(columns), batch_size=BATCH)
+                yield from tables(batch for batch in batches)
         except reading_errors():
             _check_unchanged(dataset, state, words)
             raise
@@ -300,8 +323,8 @@ def _dataset(dataset: Any, words: str) -> Source:
     return Source(words=words, names=lambda: names, read=read, origin=dataset)
 
 
-def tables(batches: Iterator[Any]) -> Iterator[Any]:
-    """Record batches in tables of at least half the rows that are asked for."""
+def tables(batches: Generator[Any]) -> Iterator[Any]:
+    """Record batches in tables of at least half the rows that are asked for; closes them."""
     import pyarrow as pa
 
     held, rows = [], 0
@@ -367,7 +390,7 @@ def typed_files(
 
 def file_batches(
     files: Iterable[tuple[Any, Any]], common: Any, columns: Sequence[str]
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Record batches of columns of files, of the same types in all."""
     import pyarrow as pa
 
@@ -409,9 +432,9 @@ def _named(file: Any) -> Iterator[None]:
         raise OSError(f"`{path}`: {_one_line(error)}") from error
 
 
-def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same, the next one being read while one is worked on."""
-    with ThreadPoolExecutor(1) as reader:
+def _one_ahead(batches: Generator[Any]) -> Iterator[Any]:
+    """The same, the next one being read while one is worked on; closed at the end."""
+    with closing(batches), ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, batches, None)
         while (batch := coming.result()) is not None:
             coming = reader.submit(next, batches, None)

@@ -99,7 +99,7 @@ class RowFrames:
             yield to_frame(self.new).reset_index(drop=True)
             return
         known = self.design.formula.variables | set(self.by)
-        columns = [name for name in source.names() if name in known]
+        columns = [name for name in source.columns() if name in known]
         for _, frame in source.frames(columns):
             yield plain_frame(frame, columns).reset_index(drop=True)
 

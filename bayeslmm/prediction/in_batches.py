@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from os import PathLike
 from typing import Any
 
@@ -75,14 +75,14 @@ def predict_to_file(
         If the name does not end in ``.parquet``.
     """
     path = checked_path(out)
-    names = source.names()
+    names = source.columns()
     wanted = design.formula.predictors() | {design.spec.weights, weights} - {None}
     columns = [name for name in names if name in wanted]
     check_present(design.formula.predictors(groups=False), names)
     effects = sum(factor.n_coefs for factor in design.random)
     step = max(1, ENTRIES // max(1, draws * effects))
 
-    def tables() -> Iterator[pd.DataFrame]:
+    def tables() -> Generator[pd.DataFrame]:
         for start, raw in source.frames(columns):
             frame = plain_frame(raw, columns)
             for first in range(0, len(frame), step):
