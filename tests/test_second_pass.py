@@ -564,3 +564,25 @@ def test_influence_of_rows_on_a_posterior_takes_rows_in_memory(pair, monkeypatch
         monkeypatch.setattr(module, "BATCH", 50)
     with pytest.raises(DataError, match=r"Influence on a posterior of 108 rows.*some groups"):
         post.check.influence()
+
+
+def test_rows_with_correlated_residuals_are_taken_together(monkeypatch):
+    frame = blm.load_dataset("Orthodont").reset_index(drop=True)
+    formula, residual = "distance ~ age * Sex + (1 | Subject)", "ar1(age | Subject)"
+    memory, streamed = both(formula, frame, residual=residual)
+    post = streamed.fit(method="laplace", draws=30, chains=1, random_seed=1)
+    expected = in_memory(memory, post)
+    assert post.loo(draws=20).elpd == pytest.approx(expected.loo(draws=20).elpd, abs=SCORES)
+    np.testing.assert_allclose(
+        post.check.loo_pit(draws=20), expected.check.loo_pit(draws=20), rtol=0, atol=SCORES
+    )
+    for module in (row_tables, second_pass):
+        monkeypatch.setattr(module, "BATCH", 50)
+    for answer in (
+        post.loo,
+        lambda: post.loo("Subject"),
+        post.check.residuals,
+        streamed.reml().check.influence,
+    ):
+        with pytest.raises(DataError, match=r"of 108 rows: these are more than are held"):
+            answer()

@@ -78,7 +78,7 @@ def posterior_loo(
     if by is not None and streams(model.design):
         pack = packed_cases(model.design, by)
         model = model.with_rows(pack.design)
-    model = model.gathered("Rows scored given random effects", SOME_GROUPS)
+    model = model.gathered("Cross-validation of all rows at once", SOME_GROUPS)
     if not conditional:
         joint, log_ratio = scored_draws(data, joint, draws)
         return integrated_loo(
