@@ -83,6 +83,7 @@ ARGUMENTS = {
         "report": {"path": "page.html", "random_seed": 1},
         "save": {"path": "fit.nc"},
         "extend": {"draws": 4},
+        "draw_u": {"group": "group"},
         "with_groups": {},
         "compare_reml": {"reml": "reml"},
         "with_source": {"source": "frame"},
