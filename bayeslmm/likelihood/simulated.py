@@ -91,12 +91,15 @@ def noise_of(design: SummarisedDesign) -> Noise:
     Raises
     ------
     DataError
-        If residuals have a structure, or crossed grouping factors have too many levels.
+        If residuals have a structure, rows belong to several levels, or crossed grouping factors
+        have too many levels.
     """
-    if design.spec.structured:
+    pooled = any(factor.members is not None for factor in design.spec.random)
+    if design.spec.structured or pooled:
+        why = "rows belong to several levels, mm()" if pooled else "its residuals have a structure"
         raise DataError(
-            f"Responses of {design.formula.source!r} cannot be simulated from sums over rows: its "
-            "residuals have a structure. Build the model from a data frame in memory."
+            f"Responses of {design.formula.source!r} cannot be simulated from sums over rows: "
+            f"{why}. Build the model from a data frame in memory."
         )
     products: WorkingProducts = design.products
     sizes = [own.shape[0] * own.shape[1] for own in products.random]
