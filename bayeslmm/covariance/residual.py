@@ -494,8 +494,7 @@ class Residual:
 
     def bind(self, rows: ResidualRows) -> BoundResidual:
         """The relative precision matrix of some rows."""
-        log_sds, row_kind = np.unique(rows.log_sd, axis=0, return_inverse=True)
-        row_kind = row_kind.ravel().astype(np.intp)
+        log_sds, (row_kind,) = distinct_rows([rows.log_sd])
         bound = None if self.correlation is None else self.correlation.bind(rows)
         every = np.arange(rows.n)
         ties = Entries(rows=every, cols=every, kinds=np.zeros(rows.n, dtype=np.intp), size=1)
@@ -532,9 +531,15 @@ def distinct(columns: Sequence[Indices]) -> tuple[Indices, tuple[Indices, ...]]:
 
 def distinct_rows[T: Any](tables: Sequence[NDArray[T]]) -> tuple[NDArray[T], list[Indices]]:
     """Distinct rows of tables, in lexicographic order, and the place of each row of each table."""
-    rows, place = np.unique(np.concatenate(tables), axis=0, return_inverse=True)
+    both = np.concatenate(tables)
+    order = np.lexsort(both.T[::-1])  # many times faster than unique() by rows
+    both = both[order]
+    new = np.ones(len(both), dtype=bool)
+    new[1:] = np.any(both[1:] != both[:-1], axis=1)
+    place = np.empty(len(both), dtype=np.intp)
+    place[order] = np.cumsum(new) - 1
     ends = np.cumsum([len(table) for table in tables])[:-1]
-    return rows, np.split(place.ravel().astype(np.intp), ends)
+    return both[new], np.split(place, ends)
 
 
 # --- correlation matrices that are inverted group by group ---
