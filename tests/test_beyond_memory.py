@@ -573,11 +573,6 @@ NEEDS_ROWS = {
     "Z": lambda model: model.Z,
     "predict": lambda model: model.reml().predict(),
     "simulate": lambda model: model.reml().simulate(2),
-    "bootstrap": lambda model: model.reml().bootstrap(2),
-    "nuts": lambda model: model.fit(method="nuts"),
-    "pymc": lambda model: model.pymc(),
-    "proportional means": lambda model: model.reml().means("age", weights="proportional"),
-    "update": lambda model: model.update("~ . - age:Sex"),
 }
 
 
