@@ -101,6 +101,11 @@ def noise_of(design: SummarisedDesign) -> Noise:
             f"Responses of {design.formula.source!r} cannot be simulated from sums over rows: "
             f"{why}. Build the model from a data frame in memory."
         )
+    if design.spec.relationships or any(f.pooled or f.spec.divided for f in design.random):
+        raise DataError(
+            f"Responses of {design.formula.source!r} cannot be simulated from sums over rows: it "
+            "has relationships=, by= or mm(). Build the model from a data frame in memory."
+        )
     products: WorkingProducts = design.products
     sizes = [own.shape[0] * own.shape[1] for own in products.random]
     lead = int(np.argmax(sizes)) if sizes else -1
