@@ -200,11 +200,10 @@ def test_residuals_read_the_rows_again(kind, pair):
     np.testing.assert_allclose(streamed, memory, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("ask", ["R", "V", "simulate", "loo"])
+@pytest.mark.parametrize("ask", ["R", "V", "simulate"])
 def test_what_needs_rows_says_so(ask, pair):
-    fit = pair[1].fit(draws=20, chains=1, random_seed=1) if ask == "loo" else pair[1].reml()
-    with pytest.raises(DataError, match=r"needs the rows of the data|is for independent residuals"):
-        getattr(fit, ask)()
+    with pytest.raises(DataError, match=r"needs the rows of the data"):
+        getattr(pair[1].reml(), ask)()
 
 
 NEW = {"x": [1.0, 2.0], "f": ["u", "v"], "t": [0, 3], "w": [1.0, 1.0]}

@@ -528,7 +528,7 @@ def test_errors_are_those_of_batches(case, rows, engine):
         ("log(y) ~ x + (1 | g)", "infinite"),
         ("y ~ y + (1 | g)", "own predictors"),
         ("y ~ nowhere + (1 | g)", "not a column"),
-        ("y ~ x + (1 | mm(f, g))", "mm()"),
+        ("y ~ x + (1 | mm(f, g))", "mm(f, g)"),
     ],
 )
 def test_undefined_values_and_formulas_are_refused_in_the_same_words(
