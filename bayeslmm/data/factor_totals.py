@@ -53,7 +53,7 @@ class StratumTotals:
         found = _moved(other.of_level, theirs)
         known = of_level[places[1]]
         of_level[places[1]] = np.where((known == -1) | (known == found), found, _SEVERAL)
-        count = len(seen.factor.levels)
+        count = len(seen)
         return StratumTotals(
             seen=seen,
             of_level=of_level,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.column_types import level_order
-from bayeslmm.data.frames import Codes
+from bayeslmm.data.frames import Codes, read_only
 from bayeslmm.data.grouping import (
     GroupingFactor,
     canonical,
@@ -191,17 +192,38 @@ class CellSet:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class SeenLevels:
-    """Levels of a grouping factor that rows have.
+    """Levels of a grouping factor that rows have, without their labels.
 
     Attributes
     ----------
-    factor : GroupingFactor
+    names : tuple of str
+        Its m variables.
+    parts : tuple of pandas.Index
+        The levels of each variable.
+    cells : ndarray of int (J, m)
+        The level of each variable in each cell, in lexicographic order.
     categories : tuple of pandas.Index or None
         All categories of each of its variables that has some.
     """
 
-    factor: GroupingFactor
+    names: tuple[str, ...]
+    parts: tuple[pd.Index, ...]
+    cells: Codes
     categories: tuple[pd.Index | None, ...]
+
+    @classmethod
+    def of(cls, factor: GroupingFactor, categories: tuple[pd.Index | None, ...]) -> Self:
+        """The levels of a grouping factor."""
+        own = factor.factors, factor.parts, factor.cells
+        return cls(names=own[0], parts=own[1], cells=own[2], categories=categories)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def factor(self) -> GroupingFactor:
+        """The grouping factor; its labels are made anew each time."""
+        return factor_of_cells(self.names, self.parts, self.cells)
 
 
 class GroupingSets:
@@ -269,16 +291,16 @@ def united(first: SeenLevels, second: SeenLevels) -> tuple[SeenLevels, Codes, Co
     DataError
         If a variable holds numbers in one and text in the other, or categories in another order.
     """
-    names = first.factor.factors
+    names = first.names
     parts, categories, columns = [], [], []
     for i, name in enumerate(names):
-        one, two = first.factor.parts[i], second.factor.parts[i]
+        one, two = first.parts[i], second.parts[i]
         _check_kinds(name, one, two)
         own = _both_categories(name, first.categories[i], second.categories[i])
         values = canonical(one.append(two).unique())
         part, _ = in_order(values, own)
-        cells = [part.get_indexer(one)[first.factor.cells[:, i]]]
-        cells.append(part.get_indexer(two)[second.factor.cells[:, i]])
+        cells = [part.get_indexer(one)[first.cells[:, i]]]
+        cells.append(part.get_indexer(two)[second.cells[:, i]])
         columns.append(np.concatenate(cells))
         parts.append(part)
         categories.append(own)
@@ -292,7 +314,7 @@ def united(first: SeenLevels, second: SeenLevels) -> tuple[SeenLevels, Codes, Co
         cells_found = np.arange(len(parts[0]), dtype=np.intp)[:, None]
     levels, places = of_cells(names, parts, cells_found, tuple(categories))
     places = places[codes]
-    size = len(first.factor.cells)
+    size = len(first.cells)
     return levels, places[:size], places[size:]
 
 
@@ -306,8 +328,13 @@ def of_cells(
     order = np.lexsort(cells.T[::-1])
     places = np.empty(len(cells), dtype=np.intp)
     places[order] = np.arange(len(cells))
-    factor = factor_of_cells(names, parts, cells[order])
-    return SeenLevels(factor=factor, categories=categories), places
+    seen = SeenLevels(
+        names=tuple(names),
+        parts=tuple(parts),
+        cells=read_only(cells[order]),
+        categories=categories,
+    )
+    return seen, places
 
 
 def _check_kinds(name: str, one: pd.Index, two: pd.Index) -> None:

@@ -231,4 +231,4 @@ def _met(part: Part, found: Mapping[tuple[str, ...], Found]) -> Iterator[Cells]:
             counts = sums @ indicators
             if np.any(np.abs(counts - np.rint(counts)) >= WHOLE):
                 continue
-            yield Cells(factors=(seen.factor.name, *factors), counts=_whole(counts.ravel()))
+            yield Cells(factors=(":".join(seen.names), *factors), counts=_whole(counts.ravel()))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.data.frames import Codes
-from bayeslmm.data.grouping import GroupingFactor
+from bayeslmm.data.level_sets import SeenLevels
 from bayeslmm.data.random_factors import FactorSpec
 from bayeslmm.data.summarised import Summary, side_width
 from bayeslmm.likelihood.rebasing import side_by_side
@@ -52,8 +52,8 @@ def own_columns(factor: FactorSpec, summary: Summary) -> Array | None:
     return chosen
 
 
-def level_places(factor: FactorSpec, seen: GroupingFactor) -> Codes:
+def level_places(factor: FactorSpec, seen: SeenLevels) -> Codes:
     """Place (J,) among the levels of a model of each level that has rows."""
     if factor.relationship is None:
-        return np.arange(len(seen.levels))
+        return np.arange(len(seen))
     return factor.parts[0].get_indexer(seen.parts[0])

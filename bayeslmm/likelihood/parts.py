@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.batches import Reader
-from bayeslmm.data.design import Encodings
+from bayeslmm.data.design import Encodings, Spec
 from bayeslmm.data.frames import Codes
 from bayeslmm.data.level_sets import SeenLevels, united
 from bayeslmm.data.random_terms import amalgamated, check_relationships, keeps_totals
@@ -87,7 +87,7 @@ class Part:
         pairs = zip(self.levels, other.levels, strict=True)
         found = [united(mine, theirs) for mine, theirs in pairs]
         levels = tuple(both for both, _, _ in found)
-        sizes = [len(both.factor.levels) for both in levels]
+        sizes = [len(both) for both in levels]
         places = [own for _, own, _ in found], [own for _, _, own in found]
         summary = _both_summaries(self, other, places, sizes)
         whole = replace(
@@ -133,28 +133,29 @@ class Part:
             self.residual,
             relationships or {},
         )
-        summary, kept = self.summary, spec.fixed.kept
-        structures = tuple(map(structure_of, spec.random))
-        covariates = [factor_covariates(factor, summary) for factor in spec.random]
-        whole = summary.weighted[self.layout.right]
-        basis = basis_of_model(whole, covariates, structures, kept)
-        own = [own_columns(factor, summary) for factor in spec.random]
-        products = in_basis(self.products, basis, kept, own)
         pairs = list(zip(spec.random, self.levels, strict=True))
-        places = [level_places(factor, seen.factor) for factor, seen in pairs]
-        sizes = [len(factor.levels) for factor in spec.random]
-        products = placed(products, places, sizes)
-        if isinstance(products, WorkingProducts):
-            known_levels = tuple(factor.relationship for factor in spec.random)
-            products = replace(products, structures=structures, relationships=known_levels)
+        places = [level_places(factor, seen) for factor, seen in pairs]
         counts = {}
         for factor, place in zip(spec.random, places, strict=True):
             counts[factor.key] = np.zeros(len(factor.levels), dtype=np.intp)
-            counts[factor.key][place] = summary.counts[factor.key]
-        summary = replace(summary, counts=counts)
-        weights = self.summary.log_weights  # of one origin, so that files give the same numbers
-        products = replace(products, log_weights=weights)
-        return SummarisedDesign(spec, summary, products)
+            counts[factor.key][place] = self.summary.counts[factor.key]
+        summary = replace(self.summary, counts=counts)
+        return SummarisedDesign(spec, summary, self._products_of_model(spec, places))
+
+    def _products_of_model(self, spec: Spec, places: Sequence[Codes]) -> Any:
+        """The sums in the basis of the model, over its levels and its columns."""
+        summary, kept = self.summary, spec.fixed.kept
+        structures = tuple(map(structure_of, spec.random))
+        covariates = [factor_covariates(factor, summary) for factor in spec.random]
+        basis = basis_of_model(summary.weighted[self.layout.right], covariates, structures, kept)
+        own = [own_columns(factor, summary) for factor in spec.random]
+        sizes = [len(factor.levels) for factor in spec.random]
+        products = placed(in_basis(self.products, basis, kept, own), places, sizes)
+        if isinstance(products, WorkingProducts):
+            known_levels = tuple(factor.relationship for factor in spec.random)
+            products = replace(products, structures=structures, relationships=known_levels)
+        # weights of one origin, so that files give the same numbers
+        return replace(products, log_weights=summary.log_weights)
 
 
 def read_part(
@@ -331,11 +332,10 @@ def check_weights_name(weights: Any, source: Source) -> None:
 
 def _check_columns(first: Part, second: Part) -> None:
     """Raise DataError unless the columns of the model are built in the same way."""
-    same = first.formula.source == second.formula.source and first.weights == second.weights
-    if not same:
+    words = _model_words(first), _model_words(second)
+    if words[0] != words[1]:
         raise DataError(
-            "The sums are of different models, which cannot be added: "
-            f"{_model_words(first)}, and {_model_words(second)}."
+            f"The sums are of different models, which cannot be added: {words[0]}, and {words[1]}."
         )
     if first.layout.names == second.layout.names:
         samples = first.summary.sample, second.summary.sample
@@ -350,7 +350,8 @@ def _check_columns(first: Part, second: Part) -> None:
 
 def _model_words(part: Part) -> str:
     weights = "" if part.weights is None else f" with weights `{part.weights}`"
-    return f"`{part.formula.source}`{weights}"
+    residual = "" if part.residual is None else f" with residual {part.residual.formula.source}"
+    return f"`{part.formula.source}`{weights}{residual}"
 
 
 def _column_words(first: Part, second: Part) -> str:

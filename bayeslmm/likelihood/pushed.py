@@ -187,7 +187,7 @@ class _Pushed:
         numbers = sets.add(sums.keys)[0]
         seen, places = sets.finish()[0]
         levels = places[numbers]
-        counts = np.bincount(levels, sums.figures["rows"], len(seen.factor.levels))
+        counts = np.bincount(levels, sums.figures["rows"], len(seen))
         return seen, levels, counts.astype(np.intp)
 
     def _extremes(self) -> Extremes:
@@ -205,7 +205,7 @@ class _Pushed:
         """The sample, with all categories of the grouping factors, of which it has one level."""
         sample = self.look.sample.copy()
         for seen in levels:
-            for name, categories in zip(seen.factor.factors, seen.categories, strict=True):
+            for name, categories in zip(seen.names, seen.categories, strict=True):
                 if categories is not None:
                     sample[name] = sample[name].cat.set_categories(categories)
         return sample
@@ -318,7 +318,7 @@ def _products(
     working = np.column_stack([X @ basis.fixed, y - X @ basis.shift])
     groups = list(pushed.groups.values())
     blocks = [
-        _level_blocks(pushed, terms, basis, f, codes, len(seen.factor.levels))
+        _level_blocks(pushed, terms, basis, f, codes, len(seen))
         for f, (terms, (seen, codes, _)) in enumerate(zip(groups, levels, strict=True))
     ]
     seen_levels = [seen for seen, _, _ in levels]

@@ -158,7 +158,7 @@ def _made_up_sample(part: Part) -> pd.DataFrame:
         numbers |= {name: own[name] for name in side.names if name in own}
     sample = summary.sample.copy()
     for seen in part.levels:
-        for name, values in zip(seen.factor.factors, seen.factor.parts, strict=True):
+        for name, values in zip(seen.names, seen.parts, strict=True):
             if name not in levels:
                 sample[name] = _first_level(sample[name], values)
     _check_others(part, sample, set(levels))
@@ -190,7 +190,7 @@ def _first_level(column: pd.Series, values: pd.Index) -> pd.Series:
 
 
 def _check_others(part: Part, sample: pd.DataFrame, levels: set[str]) -> None:
-    groups = {name for seen in part.levels for name in seen.factor.factors}
+    groups = {name for seen in part.levels for name in seen.names}
     rest = [str(name) for name in sample if str(name) not in levels | groups]
     odd = [name for name in rest if kind_of(sample[name]) != "numbers"]
     if odd:

@@ -137,6 +137,6 @@ def _strata(
     check_fit(len(rows) == size, what)
     sides = tuple(stored_moments(f"{name} {number}", n, arrays) for number, n in enumerate(rows))
     check_fit(all(len(own.centre) == width for own in sides), what)
-    seen = SeenLevels(factor=of, categories=(None,))
+    seen = SeenLevels.of(of, (None,))
     own = term_strata(of, of_level.astype(np.intp), names, start)
     return own, StratumTotals(seen=seen, of_level=own.of_level, sides=sides, weighted=sides)

@@ -117,7 +117,7 @@ def unpack_part(
     levels = _levels(formula, description, arrays)
     p = len(layout.names[layout.right])
     widths = [sum(len(layout.names[side]) for side in own) for own in layout.factors]
-    sizes = [(len(seen.factor.levels), k) for seen, k in zip(levels, widths, strict=True)]
+    sizes = [(len(seen), k) for seen, k in zip(levels, widths, strict=True)]
     part = Part(
         formula=formula,
         functions=functions,
@@ -173,7 +173,7 @@ def _levels(formula: Formula, description: Description, arrays: Stored) -> tuple
         factor = unpack_levels(i, names, stored, arrays)
         for part, own in zip(factor.parts, categories, strict=True):
             check_fit(own is None or bool(part.isin(own).all()), "categories")
-        result.append(SeenLevels(factor=factor, categories=categories))
+        result.append(SeenLevels.of(factor, categories))
     return tuple(result)
 
 
