@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset as ds
 import pytest
+from reference_data import list_fits, load_fit, load_reference_data
+from reference_formulas import translated
+from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.__main__ import main
@@ -99,6 +102,24 @@ def assert_same_model(memory, streamed, tolerance=CRITERION):
 def test_batches_give_the_model_of_all_rows(name):
     assert set(MODELS) == set(blm.list_datasets().name)
     assert_same_model(*both(MODELS[name], blm.load_dataset(name)))
+
+
+REFERENCES = {
+    (translated(fit), fit["dataset"], fit["weights"]): name
+    for name, fit in ((name, load_fit(name)) for name in reversed(list_fits()))
+    if "ns(x, 3)" not in fit["formula"]  # its knots are quantiles
+}
+
+
+@pytest.mark.parametrize("case", one_in(6, [[case] for case in REFERENCES]), ids=str)
+def test_batches_give_the_fits_of_lme4(case):
+    formula, name, weights = case[0]
+    frame = load_reference_data(name)
+    memory, streamed = both(formula, frame, weights=weights)
+    assert memory.design.coefs == streamed.design.coefs
+    for fit in ("reml", "ml"):
+        expected = getattr(memory, fit)().criterion
+        assert getattr(streamed, fit)().criterion == pytest.approx(expected, abs=CRITERION)
 
 
 @pytest.mark.parametrize("formula", OTHERS)
