@@ -678,6 +678,18 @@ def test_a_disk_that_fails(what, step, folder, tmp_path, monkeypatch):
     refused(lambda: WRITES[what](fit, path, out), tmp_path, match, StorageError)
 
 
+def test_a_disk_without_room_for_a_folder(folder, tmp_path, monkeypatch):
+    path, out = folder(), tmp_path / "out.parquet"
+    post = blm.LMM(FORMULA, path).fit(draws=20, chains=1, random_seed=1)
+
+    def fails(**options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.mkdtemp", fails)
+    match = rf"out\.parquet was not written: {os.strerror(errno.ENOSPC)}"
+    refused(lambda: post.loo(out=out), tmp_path, match, StorageError)
+
+
 @pytest.mark.slow
 @linux
 def test_an_interrupt_of_the_command_line(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,7 +16,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import row_parts
 from bayeslmm.data.sources import BATCH
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, StorageError
 from bayeslmm.writing import check_replaceable, replacing
 
 ROW = ".row"
@@ -197,13 +198,23 @@ def write_revised(
     revise : callable
         Called after the last of them; returns by the number of a row new values by column.
     """
-    with (
-        closing(parts),
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder,
-    ):
-        first = Path(folder) / "first.parquet"
+    with closing(parts), _folder_beside(path) as folder:
+        first = folder / "first.parquet"
         write_tables(first, (_beside(part, table) for part, table in parts))
         write_tables(path, _revised(first, revise()))
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A folder for as long as it is needed; StorageError where none can be made."""
+    try:
+        folder = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise StorageError(f"{path} was not written: {error.strerror or error}.") from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _revised(path: Path, changes: Mapping[int, Mapping[str, float]]) -> Generator[Any]:
