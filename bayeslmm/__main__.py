@@ -140,6 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--priors", choices=("default", "flat"), default="default", help="default: default")
     add("--weights", metavar="COL", help="column of precision weights")
     add("--batches", action="store_true", help="read a file in batches, larger than memory or not")
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="keep what has been read in batches there, and go on from it",
+    )
     add("--residual", metavar="TERMS", help='structure of the residuals, such as "ar1(time | g)"')
     add(
         "--fixed",
@@ -294,6 +300,8 @@ def _model(arguments: argparse.Namespace) -> LMM:
         fixed=dict(arguments.fixed),
         family=arguments.family,
         sigma=arguments.sigma,
+        progressbar=not arguments.quiet,
+        checkpoint=arguments.checkpoint,
     )
 
 
@@ -301,7 +309,9 @@ def _model_of_products(arguments: argparse.Namespace, files: Sequence[Path]) -> 
     from bayeslmm.fits.lmm import LMM
     from bayeslmm.fits.products import CrossProducts
 
-    given = [name for name in ("weights", "residual", "sigma") if getattr(arguments, name)]
+    given = [
+        name for name in ("weights", "residual", "sigma", "checkpoint") if getattr(arguments, name)
+    ]
     given += ["family"] * (arguments.family != "gaussian")
     if given:
         raise _UsageError(f"--{given[0]} cannot be given with files of cross-products.")

@@ -24,6 +24,7 @@ from slow_cases import slow
 from test_beyond_memory import CRITERION
 
 import bayeslmm as blm
+from bayeslmm.__main__ import main
 from bayeslmm.data import pieces as cutting
 from bayeslmm.data.pieces import pieces_of
 from bayeslmm.data.sources import open_source
@@ -613,3 +614,15 @@ def test_places_where_nothing_can_be_saved_are_refused_at_once(folder, tmp_path)
         plain(folder, checkpoint=tmp_path / "no" / "reading.blm")
     with pytest.raises(FileExistsError, match="is a folder"):
         plain(folder, checkpoint=folder)
+
+
+def test_the_command_line_goes_on_after_a_stop(folder, state, capsys):
+    given = ["y ~ x + (1 | g)", str(folder), "--checkpoint", str(state), "--quiet", "--seed", "1"]
+    damaged = folder / "4.parquet"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:4] + bytes(600) + whole[604:])
+    assert main(given) != 0
+    assert state.exists() and "4.parquet" in capsys.readouterr().err
+    damaged.write_bytes(whole)
+    assert main(given) == 0
+    assert not state.exists() and "REML" in capsys.readouterr().out
