@@ -39,8 +39,8 @@ OPTIONS = {
     "predict": {"random_seed": 1},
     "residuals": {"draws": 20, "random_seed": 1},
 }
-ELSEWHERE = {"save", "report", "compare_reml", "reml", "predict_missing"}
-"""They need a file, another fit or other rows, and those of all but the last are called below."""
+ELSEWHERE = {"save", "report", "compare_reml", "reml", "predict_missing", "with_source"}
+"""They need a file, another fit or rows; the first four are called below."""
 
 
 @pytest.fixture(scope="module")
