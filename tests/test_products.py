@@ -319,7 +319,7 @@ def test_what_is_in_them_is_shown():
     pairs = [frame.groupby(["ward", name]).size().min() for name in LEVELS]
     assert found.smallest_cell == min(pairs)
     text = repr(found)
-    for words in (TRIAL, f"Rows: {len(frame)}", "Parts: 5 (s0, s1", "arm: 2 levels of", " MB"):
+    for words in (TRIAL, f"Rows: {len(frame)}", "Parts: 5 (s0, s1", "arm: 2 levels of", " kB"):
         assert words in text
     assert "1 without rows" in repr(parts[2])
     assert found.parts["rows"].tolist() == [part.n for part in parts]

@@ -420,7 +420,7 @@ class CrossProducts:
             lines.append(
                 f"Smallest cell: {smallest.smallest} rows ({' by '.join(smallest.factors)})"
             )
-        lines.append(f"Size: {_size(self.part) / 1e6:.2g} MB")
+        lines.append(f"Size: {_size(self.part) / 1e3:,.1f} kB")
         return "\n".join(lines)
 
 
