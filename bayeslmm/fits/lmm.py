@@ -70,7 +70,8 @@ class LMM:
         variable are dropped and counted. Data beyond memory are read in batches, and only sums over
         their rows kept: the path of a Parquet or CSV file, a folder or a pattern of them, a Dataset
         of pyarrow, a DuckDB relation, a Polars LazyFrame, an Ibis table, a Dask data frame, a list
-        of data frames, or a function that returns a new iterator over data frames at each call.
+        of data frames, a function that returns a new iterator over data frames at each call, or
+        such an iterator where one reading is enough.
     priors : {"flat"} or mapping, optional
         Overrides of the default priors: PyMC distributions by key ("Days", "sd[Subject]",
         "cor[Subject]", "sigma", ...), or "flat", under which the posterior mode is the REML
