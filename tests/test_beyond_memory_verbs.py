@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.checks.accessors import EstimateChecks, PosteriorChecks
@@ -100,7 +101,7 @@ ARGUMENTS = {
 """What verbs need to be told; a name of what the test has stands for it."""
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=one_in(2, MODELS))
 def case(request):
     formula, name, group = MODELS[request.param]
     frame = weighted(name)
@@ -334,6 +335,7 @@ def test_reports_leave_out_what_needs_rows(tmp_path):
     assert "Responses were simulated from the posterior" not in text
 
 
+@pytest.mark.slow
 def test_nuts_on_the_marginal_density_needs_no_rows():
     memory, streamed = both("diameter ~ 1 + (1 | plate) + (1 | sample)", weighted("Penicillin"))
     options = {"method": "nuts", "draws": 30, "tune": 60, "chains": 1, **QUICK}
