@@ -18,6 +18,8 @@ from test_beyond_memory import MODELS
 import bayeslmm as blm
 from bayeslmm.data.pushdown import Wanted, planned
 from bayeslmm.exceptions import BayesLMMError, DataError, FormulaError
+from bayeslmm.likelihood.factorise import factorise
+from bayeslmm.likelihood.marginal import reml_criterion
 
 SAME = 1e-10
 """Largest difference of REML criteria, relative: sums in another order differ by rounding."""
@@ -107,9 +109,10 @@ def assert_same_model(batches, pushed, tolerance=SAME):
     if expected is None:
         assert pushed.model.reml_or_none() is None
         return
-    assert pushed.model.reml.criterion == pytest.approx(
-        expected.criterion, rel=tolerance, abs=tolerance
-    )
+    found = pushed.model.reml.criterion
+    if not expected.optimum.converged:  # a saddle may hold one search and not the other
+        found = reml_criterion(factorise(pushed.model.system, expected.factors))
+    assert found == pytest.approx(expected.criterion, rel=tolerance, abs=tolerance)
 
 
 def assert_same_summary(a, b):
