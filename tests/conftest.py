@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 
 # Before NumPy is loaded: workers that each start a thread per core are in each other's way.
 for _library in ("OPENBLAS", "OMP", "MKL"):
@@ -82,3 +85,18 @@ def penicillin_fit() -> blm.Posterior:
 def weighted_fit() -> blm.Posterior:
     data = load_reference_data("sim_weights")
     return blm.LMM("y ~ x + (x | g)", data, weights="w").fit(random_seed=1)
+
+
+# --- where tasks are done ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(3) as executor:
+        yield executor

@@ -72,8 +72,8 @@ def both(formula, frame, parts=None, **options):
     return blm.LMM(formula, frame, **options), blm.LMM(formula, lambda: iter(parts), **options)
 
 
-def assert_same_model(memory, streamed, tolerance=CRITERION):
-    a, b = memory.design, streamed.design
+def assert_same_spec(a, b):
+    """Two designs of the same rows: columns, numbers of rows, levels."""
     assert (a.coefs, a.coefs_full, a.aliased) == (b.coefs, b.coefs_full, b.aliased)
     assert (a.n, a.n_dropped) == (b.n, b.n_dropped)
     for f, g in zip(a.spec.random, b.spec.random, strict=True):
@@ -85,7 +85,14 @@ def assert_same_model(memory, streamed, tolerance=CRITERION):
             g.kinds,
         )
         assert f.levels.tolist() == g.levels.tolist()
-        assert all(p.equals(q) for p, q in zip(f.parts, g.parts, strict=True))
+        assert all(
+            p.equals(q) and p.dtype == q.dtype for p, q in zip(f.parts, g.parts, strict=True)
+        )
+        np.testing.assert_array_equal(f.cells, g.cells)
+
+
+def assert_same_model(memory, streamed, tolerance=CRITERION):
+    assert_same_spec(memory.design, streamed.design)
     assert repr(memory.priors.table()) == repr(streamed.priors.table())
     try:
         expected = memory.model.reml

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -78,18 +78,6 @@ def folder(tmp_path, frame):
 @pytest.fixture
 def state(tmp_path):
     return tmp_path / "reading.blm"
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
-        yield executor
-
-
-@pytest.fixture(scope="module")
-def threads():
-    with ThreadPoolExecutor(3) as executor:
-        yield executor
 
 
 def lmm(formula, data, **options):

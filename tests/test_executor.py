@@ -17,18 +17,6 @@ from bayeslmm.exceptions import DataError, FormulaError, NoEstimateError, Sampli
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
-        yield executor
-
-
-@pytest.fixture(scope="module")
-def threads():
-    with ThreadPoolExecutor(3) as executor:
-        yield executor
-
-
-@pytest.fixture(scope="module")
 def model():
     """Seven groups, the last far from the others; a function of one's own in the formula."""
     rng = np.random.default_rng(3)
