@@ -696,3 +696,9 @@ def test_what_is_for_data_in_memory_is_refused(options, words, text_frame):
 def test_terms_that_need_whole_columns_are_refused(formula, words, text_frame):
     with pytest.raises(DataError, match=words):
         blm.LMM(formula, [text_frame])
+
+
+@pytest.mark.parametrize("formula", [None, "~ . - age:Sex"])
+def test_updates_to_what_needs_rows_are_refused(formula, pair):
+    with pytest.raises(DataError, match=r"missing='keep' is not there for"):
+        pair[1].update(formula, missing="keep")

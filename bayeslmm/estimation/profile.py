@@ -159,7 +159,7 @@ def profile_intervals(
         items=items,
         size=len(items),
         title="Profiles",
-        label=lambda number: f"The profile of {' '.join(map(str, items[number]))}",
+        label=lambda number: f"Profile {number + 1} of {len(items)} ({items[number][0]})",
     )
     with results(tasks, executor, False) as found:
         return [interval for intervals in found for interval in intervals]

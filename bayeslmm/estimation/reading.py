@@ -35,7 +35,7 @@ from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.likelihood.factorise import single_threaded
-from bayeslmm.likelihood.parts import Part, read_part
+from bayeslmm.likelihood.parts import Part, log_reading, read_part
 from bayeslmm.likelihood.piecewise import (
     Findings,
     Request,
@@ -176,7 +176,12 @@ def read_source(
             "relationships=, by= or mm(). Leave it out, so that the rows are read here."
         )
     with amounts(progressbar) as bar:
-        if residual is not None or totals:
+        in_order = residual is not None or totals
+        if names:
+            found = _in_pieces(formula, source, weights, functions, executor, checkpoint, bar)
+        elif is_dask(source) and not in_order:
+            found = _on_dask(formula, source, weights, functions)
+        else:
             return read_part(
                 formula,
                 _watched(source, bar),
@@ -185,12 +190,6 @@ def read_source(
                 residual=residual,
                 relationships=relationships,
             )
-        if executor is not None or checkpoint is not None:
-            found = _in_pieces(formula, source, weights, functions, executor, checkpoint, bar)
-        elif is_dask(source):
-            found = _on_dask(formula, source, weights, functions)
-        else:
-            return read_part(formula, _watched(source, bar), weights, functions)
     return _whole(found, source)
 
 
@@ -207,10 +206,7 @@ def refuse_reading(executor: Any, checkpoint: Any) -> None:
 def _whole(found: Findings, source: Source) -> Part:
     """The sums of all rows, as of one reading."""
     assert found.part is not None
-    if found.n_dropped:
-        total = found.n + found.n_dropped
-        _log.info("%d of %d rows are incomplete and dropped.", found.n_dropped, total)
-    _log.info("%s: cross-products of %d rows.", source.words, found.n)
+    log_reading(source, found.n, found.n_dropped)
     summary = replace(found.part.summary, words=source.words, n_dropped=found.n_dropped)
     return replace(found.part, summary=summary)
 

@@ -231,7 +231,7 @@ class Plan:
         """
         if self.stack is None or self.leads_alone or self.sparse is not None:
             return None
-        blocks = tuple(_tail_blocks(self.products, ()))
+        blocks = tuple(tail_blocks(self.products, ()))
         return make_whole(self.stack, blocks) if blocks else None
 
     @property
@@ -272,7 +272,7 @@ class Plan:
         else:
             for own, pairs in zip(schur, kernel.swapaxes(0, 1), strict=True):
                 blocks = _full_blocks(pairs)[self.classes.level]
-                product = self.coupling @ _block_diagonal(blocks) @ self.coupling.T
+                product = self.coupling @ block_diagonal(blocks) @ self.coupling.T
                 own -= product.toarray().ravel()
         return schur.reshape(batch, self.n_tail, self.n_tail).swapaxes(1, 2)
 
@@ -339,7 +339,7 @@ def make_plan(
     if sparse is None:
         sparse = stays_sparse(products)
     chain = () if sparse else choose_stages(products, nested if stack is None else False)
-    tail = tuple(_tail_blocks(products, chain))
+    tail = tuple(tail_blocks(products, chain))
     q = sum(block.n_levels * block.n_coefs for block in tail)
     layout = sparse_tail(products, tail) if sparse is True else sparse or None
     if q > MAX_TAIL and layout is None:
@@ -347,7 +347,7 @@ def make_plan(
             f"the grouping factors crossed with the largest have {q:,} random effects together; "
             f"at most {MAX_TAIL:,} are supported. Drop a crossed random-effects term."
         )
-    couplings = [_tail_coupling(products, factor, tail, q) for factor in chain]
+    couplings = [tail_coupling(products, factor, tail, q) for factor in chain]
     coupling = couplings[0] if chain else sp.csr_array((q, 0))
     lead_blocks = products.random[chain[0]] if chain else np.zeros((0, 1, 1))
     products_map, filled = _products_map(coupling, lead_blocks.shape[1])
@@ -362,7 +362,7 @@ def make_plan(
         stages=make_stages(products, chain, couplings),
         tail=tail,
         n_tail=q,
-        tail_gram=_tail_gram(products, tail, q) if layout is None else layout.gram(products, tail),
+        tail_gram=tail_gram(products, tail, q) if layout is None else layout.gram(products, tail),
         tail_mixed=np.vstack(
             [products.mixed[b.factor].reshape(-1, products.n_fixed + 1) for b in tail]
             or [np.zeros((0, products.n_fixed + 1))]
@@ -392,10 +392,10 @@ def _border(products: WorkingProducts) -> Border | None:
         return None
     rows = [products.mixed[b.factor].reshape(b.n_levels * b.n_coefs, -1) for b in tail]
     mixed = np.vstack([*rows, np.zeros((0, products.n_fixed + 1))])
-    coupling = _tail_coupling(products, factor, tail, q).toarray().T
+    coupling = tail_coupling(products, factor, tail, q).toarray().T
     alone = replace(
         products,
-        fixed=np.block([[_tail_gram(products, tail, q), mixed], [mixed.T, products.fixed]]),
+        fixed=np.block([[tail_gram(products, tail, q), mixed], [mixed.T, products.fixed]]),
         random=(products.random[factor],),
         mixed=(np.hstack([coupling, products.mixed[factor][:, 0]])[:, None],),
         couplings=(),
@@ -454,7 +454,8 @@ def _classes(blocks: Array, codes: Indices) -> Classes:
     return Classes(codes.astype(np.intp), np.bincount(codes).astype(float), gram)
 
 
-def _tail_blocks(products: WorkingProducts, chain: Sequence[int]) -> Iterator[TailBlock]:
+def tail_blocks(products: WorkingProducts, chain: Sequence[int]) -> Iterator[TailBlock]:
+    """Blocks of the grouping factors that are not in a chain, one after the other."""
     start = 0
     for factor, gram in enumerate(products.random):
         if factor not in chain:
@@ -463,7 +464,8 @@ def _tail_blocks(products: WorkingProducts, chain: Sequence[int]) -> Iterator[Ta
             start += gram.shape[0] * gram.shape[1]
 
 
-def _tail_gram(products: WorkingProducts, tail: tuple[TailBlock, ...], q: int) -> Array:
+def tail_gram(products: WorkingProducts, tail: tuple[TailBlock, ...], q: int) -> Array:
+    """Z'Z (q, q) of the tail."""
     gram = np.zeros((q, q))
     place = {block.factor: block for block in tail}
     for block in tail:
@@ -496,9 +498,10 @@ def _add_cells(
     gram[row.places(first)[:, :, None], col.places(second)[:, None]] += blocks
 
 
-def _tail_coupling(
+def tail_coupling(
     products: WorkingProducts, stage: int, tail: tuple[TailBlock, ...], q: int
 ) -> sp.csr_array:
+    """Z'Z between the tail (q) and the levels of a grouping factor outside it."""
     levels, k = products.random[stage].shape[:2]
     place = {block.factor: block for block in tail}
     rows, cols, values = [], [], []
@@ -614,7 +617,8 @@ def _full_blocks(pairs: Array) -> Array:
     return blocks
 
 
-def _block_diagonal(blocks: Array) -> sp.bsr_array:
+def block_diagonal(blocks: Array) -> sp.bsr_array:
+    """Blocks (J, k, k) as a matrix (J k, J k)."""
     levels, k = blocks.shape[:2]
     return sp.bsr_array(
         (blocks, np.arange(levels), np.arange(levels + 1)), shape=(levels * k, levels * k)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,6 @@ from bayeslmm.data.frames import Codes
 from bayeslmm.data.level_sets import SeenLevels
 from bayeslmm.data.random_factors import FactorSpec
 from bayeslmm.data.summarised import Summary, side_width
-from bayeslmm.likelihood.rebasing import side_by_side
 
 Array = NDArray[np.float64]
 
@@ -27,7 +28,13 @@ def factor_covariates(factor: FactorSpec, summary: Summary) -> Array:
         else:
             width = side_width(side, summary.sides)
             parts.append(summary.weighted[side].columns[:, :width])
-    return side_by_side(parts)
+    return _side_by_side(parts)
+
+
+def _side_by_side(parts: Sequence[Array]) -> Array:
+    """Columns with the lengths of Z, and the angles of those of each term."""
+    height = max(sum(part.shape[1] for part in parts), *(len(part) for part in parts))
+    return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
 
 
 def own_columns(factor: FactorSpec, summary: Summary) -> Array | None:

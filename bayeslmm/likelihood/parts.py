@@ -30,7 +30,7 @@ from bayeslmm.formula.matrices import reevaluate
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.likelihood.crossprod import WorkingProducts
 from bayeslmm.likelihood.factor_columns import factor_covariates, level_places, own_columns
-from bayeslmm.likelihood.pushed import pushed_sums
+from bayeslmm.likelihood.pushed import log_dropped, pushed_sums
 from bayeslmm.likelihood.rebasing import basis_of_model, basis_of_part, in_basis, placed
 from bayeslmm.likelihood.streamed import RunningSums
 
@@ -90,18 +90,18 @@ class Part:
         sizes = [len(both) for both in levels]
         places = [own for _, own, _ in found], [own for _, _, own in found]
         summary = _both_summaries(self, other, places, sizes)
-        whole = replace(
-            self,
-            summary=summary,
-            extremes=self.extremes + other.extremes,
-            levels=levels,
-        )
         now = basis_of_part(summary.weighted, self.layout.factors)
         parts = [
             placed(in_basis(part.products, now), place, sizes)
             for part, place in zip((self, other), places, strict=True)
         ]
-        return replace(whole, products=parts[0] + parts[1])
+        return replace(
+            self,
+            summary=summary,
+            extremes=self.extremes + other.extremes,
+            levels=levels,
+            products=parts[0] + parts[1],
+        )
 
     def design(
         self, known: Mapping[str, Any], relationships: Mapping[str, Relationship] | None = None
@@ -210,11 +210,14 @@ def read_part(
         reader.require_rows()
         survey.end(reader)
     assert sums is not None
-    if reader.n_dropped:
-        total = reader.n + reader.n_dropped
-        _log.info("%d of %d rows are incomplete and dropped.", reader.n_dropped, total)
-    _log.info("%s: cross-products of %d rows.", source.words, reader.n)
+    log_reading(source, reader.n, reader.n_dropped)
     return part_of(survey, reader, sums)
+
+
+def log_reading(source: Source, n: int, n_dropped: int) -> None:
+    """Log how many rows of a source were used, and dropped as incomplete."""
+    log_dropped(n, n_dropped)
+    _log.info("%s: cross-products of %d rows.", source.words, n)
 
 
 def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
@@ -246,13 +249,6 @@ def part_of(survey: Survey, reader: Reader, sums: RunningSums) -> Part:
     )
 
 
-IN_MEMORY = {
-    "missing": "missing={value!r} is not there for",
-    "family": "family={value!r} is not there for",
-    "sigma": "sigma={value!r} is not there for",
-}
-"""What is refused of data beyond memory, by the argument of ``LMM``."""
-
 ADVICE = {
     "missing": "rows to predict would have to be kept, and only sums over rows are. Leave it out, "
     "and predict the rows that lack a response with predict(new) after the fit.",
@@ -262,7 +258,7 @@ ADVICE = {
     "Give variances by group or by covariate with residual='strata(f)' or residual='power(x)', or "
     "read the data, or some of the groups, into a data frame.",
 }
-"""Why, and what to do."""
+"""What is refused of data beyond memory, by the argument of ``LMM``: why, and what to do."""
 
 
 def streamed_design(
@@ -304,7 +300,7 @@ def streamed_design(
     """
     for name, value in in_memory.items():
         if value is not None:
-            raise DataError(f"{IN_MEMORY[name].format(value=value)} {source.words}: {ADVICE[name]}")
+            raise DataError(f"{name}={value!r} is not there for {source.words}: {ADVICE[name]}")
     check_weights_name(weights, source)
     structure = None if residual is None else parse_residual(residual)
     if weights is not None and structure is not None:

@@ -89,13 +89,17 @@ def pushed_sums(
         _log.info("%s: rows are read in batches, as %s.", source.words, reason)
         return None
     look = pushed.look
-    if look.n_dropped:
-        total = look.n + look.n_dropped
-        _log.info("%d of %d rows are incomplete and dropped.", look.n_dropped, total)
+    log_dropped(look.n, look.n_dropped)
     queries = 1 + len(pushed.sums)
     words = "%s: sums of %d rows by GROUP BY in the engine, in %d queries."
     _log.info(words, source.words, look.n, queries)
     return pushed.fields()
+
+
+def log_dropped(n: int, n_dropped: int) -> None:
+    """Log how many rows beside the n that are used were dropped as incomplete, if any."""
+    if n_dropped:
+        _log.info("%d of %d rows are incomplete and dropped.", n_dropped, n + n_dropped)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,10 +135,10 @@ class _Pushed:
         formula = engine.formula
         check_fixed_factors(formula, look.sample, look.n)
         columns = sample_columns(formula, look.sample, functions, {})
-        for terms in amalgamated(formula).values():
+        groups = list(amalgamated(formula).values())
+        for terms in groups:
             check_batch(formula.source, terms, look.sample, columns)
         sides = side_products(look, columns)
-        groups = list(amalgamated(formula).values())
         wanted = [*_moments_wanted(look, sides), *_levels_wanted(look, sides, groups)]
         sums = {one: read_sums(look, one) for one in planned(wanted)}
         moments = _moments(look, sides, sums, weighted=False)

@@ -173,12 +173,6 @@ def _covariates(side: Side, moments: Mapping[Side, Moments], right: Side) -> Arr
     return columns[:, :-1] if side == right else columns
 
 
-def side_by_side(parts: Sequence[Array]) -> Array:
-    """Columns with the lengths of Z, and the angles of those of each term."""
-    height = max(sum(part.shape[1] for part in parts), *(len(part) for part in parts))
-    return np.hstack([np.pad(part, ((0, height - len(part)), (0, 0))) for part in parts])
-
-
 def placed[P: (WorkingProducts, TiedProducts)](
     products: P, places: Sequence[Codes], sizes: Sequence[int]
 ) -> P:

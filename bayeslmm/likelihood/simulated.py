@@ -21,6 +21,7 @@ from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.moments import Moments
 from bayeslmm.likelihood.crossprod import WorkingProducts
+from bayeslmm.likelihood.elimination import block_diagonal, tail_blocks, tail_coupling, tail_gram
 from bayeslmm.likelihood.sums import gram_times, working_effects
 
 Array = NDArray[np.float64]
@@ -94,18 +95,18 @@ def noise_of(design: SummarisedDesign) -> Noise:
         If residuals have a structure, rows belong to several levels, or crossed grouping factors
         have too many levels.
     """
-    pooled = any(factor.members is not None for factor in design.spec.random)
-    if design.spec.structured or pooled:
-        why = "rows belong to several levels, mm()" if pooled else "its residuals have a structure"
-        raise DataError(
-            f"Responses of {design.formula.source!r} cannot be simulated from sums over rows: "
-            f"{why}. Build the model from a data frame in memory."
-        )
-    if design.spec.relationships or any(f.pooled or f.spec.divided for f in design.random):
-        raise DataError(
-            f"Responses of {design.formula.source!r} cannot be simulated from sums over rows: it "
-            "has relationships=, by= or mm(). Build the model from a data frame in memory."
-        )
+    reasons = {
+        "rows belong to several levels, mm()": any(factor.pooled for factor in design.random),
+        "its residuals have a structure": design.spec.structured,
+        "it has relationships=": bool(design.spec.relationships),
+        "it has by=": any(factor.divided for factor in design.spec.random),
+    }
+    for why, there in reasons.items():
+        if there:
+            raise DataError(
+                f"Responses of {design.formula.source!r} cannot be simulated from sums over rows: "
+                f"{why}. Build the model from a data frame in memory."
+            )
     products: WorkingProducts = design.products
     sizes = [own.shape[0] * own.shape[1] for own in products.random]
     lead = int(np.argmax(sizes)) if sizes else -1
@@ -130,7 +131,7 @@ def noise_of(design: SummarisedDesign) -> Noise:
             root=root,
         )
     blocks, whiten, used = _level_roots(products.random[lead])
-    across = sp.csr_array(_block_diagonal(whiten) @ columns)
+    across = sp.csr_array(block_diagonal(whiten) @ columns)
     return Noise(
         products=products,
         lead=lead,
@@ -154,50 +155,17 @@ def _level_roots(own: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
     return roots, whiten, used
 
 
-def _block_diagonal(blocks: Array) -> sp.csr_array:
-    levels, k, _ = blocks.shape
-    rows = np.repeat(np.arange(levels * k), k)
-    columns = (np.arange(levels)[:, None, None] * k + np.arange(k)).repeat(k, axis=1)
-    return sp.csr_array((blocks.ravel(), (rows, columns.ravel())), shape=(levels * k, levels * k))
-
-
 def _tail(products: WorkingProducts, lead: int) -> tuple[sp.csr_array, Array]:
     """Products of all columns but those of one factor, with these and with each other."""
-    p, places, start = products.n_fixed, {}, 0
-    for place, own in enumerate(products.random):
-        if place != lead:
-            places[place] = start
-            start += own.shape[0] * own.shape[1]
-    gram = np.zeros((start + p, start + p))
-    gram[start:, start:] = products.fixed[:p, :p]
-    for place, first in places.items():
-        own, size = products.random[place], products.random[place].shape[0]
-        span = slice(first, first + size * own.shape[1])
-        gram[span, span] = _block_diagonal(own).toarray()
-        mixed = products.mixed[place][:, :, :p].reshape(-1, p)
-        gram[span, start:], gram[start:, span] = mixed, mixed.T
-    height = 0 if lead < 0 else products.random[lead].shape[0] * products.random[lead].shape[1]
-    columns = sp.lil_array((height, start + p))
-    parts = [sp.csr_array(columns)]
-    if lead >= 0:
-        mixed = products.mixed[lead][:, :, :p].reshape(-1, p)
-        parts.append(sp.hstack([sp.csr_array((height, start)), sp.csr_array(mixed)], format="csr"))
-    for coupling in products.couplings:
-        i, j = coupling.factors
-        k, l = coupling.blocks.shape[1:]  # noqa: E741
-        rows = coupling.first[:, None, None] * k + np.arange(k)[:, None]
-        cols = coupling.second[:, None, None] * l + np.arange(l)
-        rows, cols = np.broadcast_arrays(rows, cols)
-        values = coupling.blocks
-        if lead not in (i, j):
-            gram[places[i] + rows, places[j] + cols] = values
-            gram[places[j] + cols, places[i] + rows] = values
-            continue
-        if lead == j:
-            rows, cols, i, j = cols, rows, j, i
-        flat = (rows.ravel(), places[j] + cols.ravel())
-        parts.append(sp.csr_array((values.ravel(), flat), shape=(height, start + p)))
-    return sum(parts[1:], parts[0]), gram
+    p, tail = products.n_fixed, tuple(tail_blocks(products, (lead,)))
+    q = sum(block.n_levels * block.n_coefs for block in tail)
+    own = [products.mixed[block.factor][:, :, :p].reshape(-1, p) for block in tail]
+    mixed = np.vstack([np.zeros((0, p)), *own])
+    gram = np.block([[tail_gram(products, tail, q), mixed], [mixed.T, products.fixed[:p, :p]]])
+    if lead < 0:
+        return sp.csr_array((0, q + p)), gram
+    right = sp.csr_array(products.mixed[lead][:, :, :p].reshape(-1, p))
+    return sp.hstack([tail_coupling(products, lead, tail, q).T, right], format="csr"), gram
 
 
 def _semidefinite_root(gram: Array, sizes: Array | None = None) -> Array:

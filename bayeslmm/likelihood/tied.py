@@ -73,10 +73,10 @@ class TiedSums(NamedTuple):
         """With the kinds at other places."""
         return self._replace(kind=places[self.kind])
 
-    def of_levels(self, first: Indices | None, second: Indices | None) -> TiedSums:
-        """With the levels at other places; None where they are none."""
+    def of_levels(self, first: Indices, second: Indices | None) -> TiedSums:
+        """With the levels at other places; `second` is None where there are no second ones."""
         return self._replace(
-            first=self.first if first is None else first[self.first],
+            first=first[self.first],
             second=self.second if second is None else second[self.second],
         )
 

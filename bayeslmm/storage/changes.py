@@ -343,7 +343,8 @@ def updated_design(
     missing = missing or ("drop" if design.unobserved is None else "keep")
     if isinstance(design, SummarisedDesign) and data is None:
         others = (formula, weights, residual, family, sigma)
-        if all(change is None for change in others) and not functions and not relationships:
+        same = missing == "drop" and all(change is None for change in others)
+        if same and not functions and not relationships:
             spec = replace(design.spec, known=held)
             return SummarisedDesign(spec, design.summary, design.products, design.source)
         if design.source is None:

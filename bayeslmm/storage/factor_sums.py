@@ -25,6 +25,7 @@ from bayeslmm.storage.random_factors import (
     unpack_grouping,
     unpack_relationship,
 )
+from bayeslmm.storage.summaries import unpack_levels
 
 
 def pack_factor(i: int, factor: FactorSpec, summary: Summary, arrays: Arrays) -> Description:
@@ -84,10 +85,8 @@ def _factor(
     term, name = terms[0], f"factor {i}"
     pooled = term.members is not None
     names = (term.group,) if pooled else term.factors
-    grouping = unpack_grouping(names, stored, arrays, name)
+    grouping = unpack_levels(i, names, stored, arrays)
     grouping = replace(grouping, name=term.group, factors=term.factors) if pooled else grouping
-    counts = arrays[f"counts {i}"]
-    check_fit(counts.dtype.kind == "i" and counts.shape == grouping.levels.shape, "counts")
     blocks = [tuple(block) for block in stored["blocks"]]
     coefs = [str(coef) for coef in stored["coefs"]]
     places = sorted(place for block in blocks for place in block)

@@ -226,14 +226,14 @@ def _tied(i: int, shape: tuple[int, int, int, int], kinds: int, arrays: Stored) 
     first, second, a, b = shape
     size = len(arrays[f"tied {i} kind"])
     return TiedSums(
-        first=_places(arrays, f"tied {i} first", (size,), first),
-        second=_places(arrays, f"tied {i} second", (size,), second),
-        kind=_places(arrays, f"tied {i} kind", (size,), kinds),
+        first=checked_places(arrays, f"tied {i} first", (size,), first),
+        second=checked_places(arrays, f"tied {i} second", (size,), second),
+        kind=checked_places(arrays, f"tied {i} kind", (size,), kinds),
         sums=checked_numbers(arrays, f"tied {i} sums", (size, a, b)),
     )
 
 
-def _places(arrays: Stored, name: str, shape: tuple[int, ...], size: int) -> Indices:
+def checked_places(arrays: Stored, name: str, shape: tuple[int, ...], size: int) -> Indices:
     """Whole numbers below `size`."""
     found = checked_array(arrays, name, shape, "i")
     check_fit(bool(np.all((found >= 0) & (found < size))), f"numbers {name}")
@@ -250,7 +250,7 @@ def _law(structure: Residual, arrays: Stored) -> BoundResidual:
     size = 1 if bound is None else bound.entries.size
     check_fit(parts.ndim == 2 and parts.shape[1] == 3, "sums")
     place = [
-        _places({"law parts": column}, "law parts", (len(parts),), most)
+        checked_places({"law parts": column}, "law parts", (len(parts),), most)
         for column, most in zip(parts.T, (size, n_kinds, n_kinds), strict=True)
     ]
     return BoundResidual(
@@ -274,10 +274,10 @@ def _chain(law: OverDistance, arrays: Stored) -> BoundChain:
     return BoundChain(
         correlation=law,
         gaps=checked_numbers(arrays, "law gaps", (m,)),
-        gap_arm=_places(arrays, "law gap_arm", (m,), law.n_arms),
+        gap_arm=checked_places(arrays, "law gap_arm", (m,), law.n_arms),
         gap_count=checked_numbers(arrays, "law gap_count", (m,)),
-        before=_places(arrays, "law before", (size,), m),
-        after=_places(arrays, "law after", (size,), m),
+        before=checked_places(arrays, "law before", (size,), m),
+        after=checked_places(arrays, "law after", (size,), m),
         entries=Entries.nowhere(size + m - 1),
     )
 
@@ -289,8 +289,8 @@ def _occasions(law: OverOccasions, arrays: Stored) -> BoundOccasions:
             continue
         count, width = len(arrays[f"law {o} arms"]), o * (o + 1) // 2
         own = Subsets(
-            arms=_places(arrays, f"law {o} arms", (count,), law.n_arms),
-            occasions=_places(arrays, f"law {o} occasions", (count, o), n_occasions),
+            arms=checked_places(arrays, f"law {o} arms", (count,), law.n_arms),
+            occasions=checked_places(arrays, f"law {o} occasions", (count, o), n_occasions),
             counts=checked_numbers(arrays, f"law {o} counts", (count,)),
             values=checked_array(arrays, f"law {o} values", (count, width), "i").astype(np.intp),
         )
@@ -303,7 +303,7 @@ def _occasions(law: OverOccasions, arrays: Stored) -> BoundOccasions:
 
 def _field(law: OverDistance, arrays: Stored) -> BoundField:
     count = len(arrays["law arms"])
-    arms = _places(arrays, "law arms", (count,), law.n_arms)
+    arms = checked_places(arrays, "law arms", (count,), law.n_arms)
     sizes = checked_array(arrays, "law sizes", (count,), "i")
     counts = checked_array(arrays, "law counts of fields", (count,), "i")
     powers = checked_numbers(arrays, "law powers", (int(np.sum(sizes**2)),))

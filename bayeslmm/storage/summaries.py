@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bayeslmm.covariance.structure import Structure
 from bayeslmm.data.grouping import GroupingFactor
 from bayeslmm.data.random_terms import amalgamated
@@ -33,6 +30,7 @@ from bayeslmm.storage.frames import (
 from bayeslmm.storage.layout import from_plain, to_plain
 from bayeslmm.storage.random_factors import moment_arrays, stored_moments, unpack_grouping
 from bayeslmm.storage.structured_sums import (
+    checked_places,
     pack_scaled,
     pack_structure,
     pack_tied,
@@ -231,11 +229,11 @@ def unpack_products(
     pairs = [*combinations(range(len(own)), 2), *((f, f) for f in pooled)]
     for place, (i, j) in enumerate(pairs):
         name = f"coupling {place}"
-        first, second = (arrays[f"{name} {part}"] for part in ("first", "second"))
-        blocks = checked_numbers(arrays, f"{name} blocks", (len(first), own[i][1], own[j][1]))
-        inside = (_within(first, own[i][0]), _within(second, own[j][0]))
-        check_fit(all(inside) and len(first) == len(second), "sums")
-        couplings.append(Coupling((i, j), first.astype(np.intp), second.astype(np.intp), blocks))
+        size = len(arrays[f"{name} first"])
+        first = checked_places(arrays, f"{name} first", (size,), own[i][0])
+        second = checked_places(arrays, f"{name} second", (size,), own[j][0])
+        blocks = checked_numbers(arrays, f"{name} blocks", (size, own[i][1], own[j][1]))
+        couplings.append(Coupling((i, j), first, second, blocks))
     return WorkingProducts(
         n_obs=summary.n,
         log_weights=summary.log_weights,
@@ -247,8 +245,3 @@ def unpack_products(
         relationships=tuple(relationships or (None,) * len(own)),
         basis=basis,
     )
-
-
-def _within(places: NDArray[Any], size: int) -> bool:
-    whole = places.ndim == 1 and places.dtype.kind == "i"
-    return bool(whole and np.all((places >= 0) & (places < size)))
