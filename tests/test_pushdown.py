@@ -374,6 +374,11 @@ def test_odd_data_in_the_engine(case, rows, engine, log):
 
 NOT_PUSHED = {
     "transforms": (lambda d: d, "y ~ scale(x) + (1 | g)", "transforms of whole columns"),
+    "memberships": (
+        lambda d: d.assign(h=d["g"].to_numpy()[::-1]),
+        "y ~ x + (1 | mm(g, h))",
+        r"a model with relationships=, by= or mm\(\) needs rows",
+    ),
     "codings": (lambda d: d, "y ~ C(g) + x + (1 | f)", "transforms of whole columns"),
     "comparisons": (lambda d: d, "y ~ I(x > 0) + (1 | g)", r"`I\(x > 0\)` has x > 0"),
     "functions": (lambda d: d, "y ~ tanh(x) + (1 | g)", "calls tanh"),

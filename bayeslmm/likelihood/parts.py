@@ -192,8 +192,11 @@ def read_part(
     reader = Reader(source=source, formula=formula, weights=weights, residual=residual)
     structure = None if residual is None else surveyed_residual(residual, reader)
     survey = Survey(formula, functions, coding, structure, relationships)
-    if coding is None and not keeps_totals(formula, relationships):
-        pushed = pushed_sums(formula, source, weights, functions, residual)
+    if coding is None:
+        needs = None if residual is None else residual.source
+        if keeps_totals(formula, relationships):
+            needs = "a model with relationships=, by= or mm()"
+        pushed = pushed_sums(formula, source, weights, functions, needs)
         if pushed is not None:
             return Part(formula=formula, functions=functions, weights=weights, **pushed)
     while not survey.complete:

@@ -38,7 +38,6 @@ from bayeslmm.formula.evaluation import UserFunctions
 from bayeslmm.formula.grammar import Formula, RandomTerm
 from bayeslmm.formula.matrices import Columns
 from bayeslmm.formula.moments import Moments
-from bayeslmm.formula.residual import ResidualFormula
 from bayeslmm.formula.terms import Side
 from bayeslmm.likelihood.crossprod import Basis, Coupling, WorkingProducts, add_couplings
 from bayeslmm.likelihood.rebasing import basis_of_part
@@ -53,7 +52,7 @@ def pushed_sums(
     source: Source,
     weights: str | None,
     functions: UserFunctions,
-    residual: ResidualFormula | None = None,
+    needs_rows: str | None = None,
 ) -> dict[str, Any] | None:
     """Have an engine sum where the data are; what it does not give is said in the log.
 
@@ -65,8 +64,8 @@ def pushed_sums(
         Column of the precision weights.
     functions : mapping of str to callable
         The user's.
-    residual : ResidualFormula, optional
-        Structure of the residuals, for which rows are needed.
+    needs_rows : str, optional
+        What of the model needs rows.
 
     Returns
     -------
@@ -82,8 +81,8 @@ def pushed_sums(
     if source.engine is None:
         return None
     try:
-        if residual is not None:
-            raise UnpushedError(f"{residual.source} needs rows")
+        if needs_rows is not None:
+            raise UnpushedError(f"{needs_rows} needs rows")
         pushed = _Pushed.of(open_engine(source, formula, functions, weights), functions)
     except UnpushedError as reason:
         _log.info("%s: rows are read in batches, as %s.", source.words, reason)
