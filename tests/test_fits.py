@@ -20,7 +20,7 @@ MODULES = [
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.stem != "__main__"
 ]
-MOST_BASES = 4
+MOST_BASES = 5
 
 BOTH = """
     G R V augment average_predictions beta check coef comparisons contrasts corrs design fitted

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 245
-MOST_LINES = 46_000
+MOST_FILES = 320
+MOST_LINES = 60_000
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 740

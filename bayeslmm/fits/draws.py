@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from bayeslmm.fits.predictions import Predictions, Seed
+from bayeslmm.fits.effects import Effects
+from bayeslmm.fits.predictions import Seed
 from bayeslmm.prediction import checks
 from bayeslmm.prediction.checks import Group
 from bayeslmm.prediction.rows import Target
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class PosteriorDraws(Predictions):
+class PosteriorDraws(Effects):
     """The draws of a posterior; :class:`~bayeslmm.Posterior` adds what they say."""
 
     data: xr.DataTree

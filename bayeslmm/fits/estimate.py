@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bayeslmm.checks.accessors import EstimateChecks
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
-from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.estimate import points_of_fits
 from bayeslmm.fits.base import NO_EFFECTS
-from bayeslmm.fits.predictions import Names, Predictions, Seed
+from bayeslmm.fits.predictions import Names, Seed
+from bayeslmm.fits.term_tests import EstimateTests
 from bayeslmm.plots.accessors import EstimatePlots
 from bayeslmm.summaries import estimate_tables, text
 from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, check_choice, whole_number
@@ -39,7 +40,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate(Predictions):
+class Estimate(EstimateTests):
     """A REML, ML or MAP fit of a linear mixed model.
 
     Made by :meth:`LMM.reml`, :meth:`LMM.ml` and :meth:`LMM.map`. Pictures are in `plot`
@@ -59,8 +60,6 @@ class Estimate(Predictions):
     >>> round(reml.sigma, 2)
     49.51
     """
-
-    fit: Fit
 
     @property
     def plot(self) -> EstimatePlots:
@@ -415,83 +414,6 @@ class Estimate(Predictions):
         from bayeslmm.effects.hypothesis import estimate_hypotheses
 
         return estimate_hypotheses(self.design, self.fit, expressions, level)
-
-    def anova(self, type: Literal[1, 2, 3] = 3) -> pd.DataFrame:
-        """F test of each term of the fixed part with Satterthwaite's degrees of freedom.
-
-        Parameters
-        ----------
-        type : {1, 2, 3}
-            1: each term given those before it. 2: given all terms that do not contain it. 3: SAS'
-            type III, which does not depend on the coding of factors or on how many rows a cell has.
-
-        Returns
-        -------
-        pandas.DataFrame
-            sum_sq, mean_sq, num_df, den_df, statistic and p_value, one row per term. NaN for a
-            term that is a linear combination of earlier ones. For a MAP estimate, whose covariance
-            matrix is a posterior one, chi-square tests: `den_df` is infinite. Where a combination
-            of levels has no rows, a warning and ``attrs["note"]`` say which and what type III
-            then is.
-
-        Notes
-        -----
-        For terms of several degrees of freedom `den_df` depends on how the hypothesis is written,
-        which F does not. It is written as in lmerTest under treatment coding; for polynomials and
-        splines the columns have unit length here.
-
-        References
-        ----------
-        Kuznetsova, Brockhoff, Christensen (2017), doi:10.18637/jss.v082.i13
-        (``lmerTest::anova``); Fai, Cornelius (1996), doi:10.1080/00949659608811740.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines"))
-        >>> model.reml().anova()["statistic"].round(2).to_dict()
-        {'Machine': 87.8}
-        """
-        from bayeslmm.effects.tests_of_fixed import anova_table
-
-        return anova_table(self.design, self.fit, type)
-
-    def contest(self, L: ArrayLike, rhs: ArrayLike | None = None) -> pd.DataFrame:
-        """F test that several linear combinations of the fixed effects hold at once.
-
-        Parameters
-        ----------
-        L : array-like (q, p) or DataFrame
-            Weights of the coefficients, one hypothesis a row; the columns of a data frame are
-            coefficients, and those not named have weight zero.
-        rhs : array-like (q,), optional
-            Values under the hypothesis; zeros by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row: sum_sq, mean_sq, num_df, den_df (Satterthwaite), statistic, p_value; a
-            chi-square test for a MAP estimate, whose covariance matrix is a posterior one.
-
-        Raises
-        ------
-        ValueError
-            If the weights do not fit.
-
-        References
-        ----------
-        R's ``lmerTest::contest``; Fai, Cornelius (1996), doi:10.1080/00949659608811740.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines"))
-        >>> model.reml().contest([[0, 1, 0], [0, 0, 1]])["statistic"].round(2).to_dict()
-        {'contest': 87.8}
-        """
-        from bayeslmm.effects.tests_of_fixed import contest_table
-
-        return contest_table(self.fit, self.design.coefs, L, rhs)
 
     # --- papers and prints ------------------------------------------------------------
 
