@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 # Read by the kernels that execute the pages.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -29,7 +31,7 @@ extensions = [
     "myst_nb",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "conf.py", "jupyter_execute"]
+exclude_patterns = ["_build", "conf.py", "idiom_table.py", "jupyter_execute"]
 nitpicky = False
 default_role = "code"  # single backticks in docstrings
 
@@ -87,6 +89,15 @@ def copy_notebooks(app: Sphinx, config: Config) -> None:
         shutil.copy2(HERE.parent / "notebooks" / name, target / name)
 
 
+def write_idioms(app: Sphinx, config: Config) -> None:
+    """Make the page of idioms."""
+    from idiom_table import idioms_page
+
+    page = idioms_page(HERE / "reference" / "idioms")
+    (HERE / "reference" / "idioms.md").write_text(page, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
-    """Register the copying of the notebooks."""
+    """Register what is put beside the pages before they are read."""
     app.connect("config-inited", copy_notebooks)
+    app.connect("config-inited", write_idioms)
