@@ -32,7 +32,7 @@ _ROLES = ("fixed", "offset", "random")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A signed term as written; `role` is one of `_ROLES` or "intercept"."""
+    """A signed term as written; `role` is "fixed", "offset", "random" or "intercept"."""
 
     negative: bool
     text: str
@@ -211,6 +211,7 @@ def _products(part: Part) -> Iterator[tuple[str, str]]:
 
 
 def part_of(text: str) -> Part:
+    """A term from text."""
     return _part(text, False, nest(text, tokens(text)))
 
 
@@ -326,6 +327,7 @@ def _fixed_terms(parts: Sequence[Part]) -> frozenset[str]:
 
 
 def random_key(part: Part) -> tuple[object, ...]:
+    """What random-effects terms share that are the same."""
     python = python_tokens(flat(part.items))
     called = {name for token in python for name in expression(part.text, token).functions}
     terms = parse(f"y ~ 1 + {part.text}", called).random
@@ -335,6 +337,7 @@ def random_key(part: Part) -> tuple[object, ...]:
 
 
 def joined(parts: Sequence[Part]) -> str:
+    """A right-hand side of parts: fixed effects, offsets, random-effects terms."""
     mentioned = [part for part in parts if part.role == "intercept"]
     kept = [part for part in parts if part.role != "intercept"]
     fixed = [part for part in kept if part.role == "fixed" and not part.negative]
