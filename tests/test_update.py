@@ -57,13 +57,33 @@ def model(sleep):
         ("y ~ x - 1 + (1 | g)", "~ .", "y ~ 0 + x + (1 | g)"),
         ("y ~ (x + z + (1 | g))", "~ . - z", "y ~ x + (1 | g)"),
         (LONG, "~ . - x*f", "y ~ 1 + offset(o) + (x | g) + (1 | a/b)"),
-        (LONG, "~ . - x:f", "y ~ x * f - x:f + offset(o) + (x | g) + (1 | a/b)"),
-        (LONG, "~ . - f:x", "y ~ x * f - f:x + offset(o) + (x | g) + (1 | a/b)"),
+        (LONG, "~ . - x:f", "y ~ x + f + offset(o) + (x | g) + (1 | a/b)"),
+        (LONG, "~ . - f:x", "y ~ x + f + offset(o) + (x | g) + (1 | a/b)"),
         (LONG, "~ . - offset( o )", "y ~ x * f + (x | g) + (1 | a/b)"),
         (LONG, "~ . - (x|g)", "y ~ x * f + offset(o) + (1 | a/b)"),
         (LONG, "~ . - (1 + x | g) + (x || g)", "y ~ x * f + offset(o) + (1 | a/b) + (x || g)"),
         (LONG, "~ . - (1 | a/b) + (1 | a)", "y ~ x * f + offset(o) + (x | g) + (1 | a)"),
         (LONG, "~ . + ns(x, 3) - x*f", "y ~ ns(x, 3) + offset(o) + (x | g) + (1 | a/b)"),
+        # what a product, a power or a nesting stood for is written out
+        ("y ~ a*b*c + (1 | g)", "~ . - a:b:c", "y ~ a + b + c + a:b + a:c + b:c + (1 | g)"),
+        ("y ~ (a + b + c)**2 + (1 | g)", "~ . - a:c", "y ~ a + b + c + a:b + b:c + (1 | g)"),
+        ("y ~ a / b + (1 | g)", "~ . - a:b", "y ~ a + (1 | g)"),
+        ("y ~ a * b + (1 | g)", "~ . - a", "y ~ b + a:b + (1 | g)"),
+        ("y ~ a * b + (1 | g)", "~ . - (a + b)", "y ~ a:b + (1 | g)"),
+        ("y ~ a*b + a*c + (1 | g)", "~ . - a:b", "y ~ a + b + a*c + (1 | g)"),
+        ("y ~ a * b - a:b + (1 | g)", "~ . - a", "y ~ b + (1 | g)"),
+        ("y ~ 0 + a*b + (1 | g)", "~ . - a:b", "y ~ 0 + a + b + (1 | g)"),
+        ("y ~ `a b` * c + (1 | g)", "~ . - c:`a b`", "y ~ `a b` + c + (1 | g)"),
+        ("y ~ poly(x, 2) * f + (1 | g)", "~ . - poly(x,2):f", "y ~ poly(x, 2) + f + (1 | g)"),
+        ("y ~ x + (1 | g/h)", "~ . - (1 | h:g)", "y ~ x + (1 | g)"),
+        ("y ~ x + (x || g)", "~ . - (0 + x | g)", "y ~ x + (1 | g)"),
+        ("y ~ x + (x || g)", "~ . - (1 | g)", "y ~ x + (0 + x || g)"),
+        (
+            "y ~ x + (x + z || `a b`/h)",
+            "~ . - (0 + x | h:`a b`)",
+            "y ~ x + (x + z || `a b`) + (z || `a b`:h)",
+        ),
+        ("y ~ x + cs(0 + f | g) + (1 | h)", "~ . - cs(0+f|g)", "y ~ x + (1 | h)"),
     ],
 )
 def test_formulas(old, new, expected):
@@ -72,9 +92,23 @@ def test_formulas(old, new, expected):
     parse(found)
 
 
+SUMS = ["a * b", "(a + b + c)^2", "a/b/c", "a*b + c:a", "b %in% a + a", "`a b`*c - c", "a*b*c"]
+
+
+@pytest.mark.parametrize("right", SUMS)
+def test_each_term_can_be_taken_out(right):
+    old = parse(f"y ~ {right} + (1 | g)")
+    for term in filter(None, old.right.terms):
+        unwanted = ":".join(f"`{label}`" for label in term)
+        found = update_formula(old, f"~ . - {unwanted}")
+        assert "-" not in found
+        assert parse(found).right.keys == old.right.keys - {":".join(sorted(term))}
+
+
 @pytest.mark.parametrize(
     ("new", "message"),
     [
+        ("~ . - (1 | g)", "no random-effects term"),  # (x | g) is one term
         ("~ . - q", "no fixed-effects term `q` to take out; the formula has `x \\* f`"),
         ("~ . - x:q", "no fixed-effects term `x:q`"),
         ("~ . - (x || g)", "no random-effects term .* the formula has `\\(x \\| g\\)`"),
