@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
@@ -17,6 +17,7 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import points_of_fits
+from bayeslmm.estimation.judging import DEFAULT, Choice, inference_of
 from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.fits.term_tests import EstimateTests
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
     from bayeslmm.estimation.executor import Executor
+    from bayeslmm.estimation.inference import DfMethod, Inference
     from bayeslmm.prediction.past import ResidualsOf
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
@@ -52,6 +54,8 @@ class Estimate(EstimateTests):
         Design and priors, shared by all fits of the model.
     fit : Fit
         Parameters and their uncertainty as arrays.
+    choice : Choice
+        How fixed effects are judged, which :meth:`with_df` changes.
 
     Examples
     --------
@@ -60,6 +64,8 @@ class Estimate(EstimateTests):
     >>> round(reml.sigma, 2)
     49.51
     """
+
+    choice: Choice = DEFAULT
 
     @property
     def plot(self) -> EstimatePlots:
@@ -70,6 +76,53 @@ class Estimate(EstimateTests):
     def check(self) -> EstimateChecks:
         """Checks: ``check.influence()``, ``residuals``, ``singularity``."""
         return EstimateChecks(self)
+
+    # --- how fixed effects are judged ---------------------------------------------------
+
+    @cached_property
+    def inference(self) -> Inference:
+        """Standard errors and tests of the fixed effects, which all tables and verbs go through."""
+        return inference_of(self.choice, self.design, self.fit)
+
+    @override
+    def _judged(self, df: DfMethod | None) -> Inference:
+        if df is None:
+            return self.inference
+        return inference_of(replace(self.choice, df=df), self.design, self.fit)
+
+    def with_df(self, df: DfMethod) -> Estimate:
+        """Judge the fixed effects by other degrees of freedom and what goes along with them.
+
+        Parameters
+        ----------
+        df : {"satterthwaite", "kenward-roger", "kenward-roger-linear", "residual", "asymptotic"}
+            "satterthwaite": the default. "residual": rows less fixed effects, as in least squares.
+            "asymptotic": infinite, so that tests are normal and chi-square tests.
+
+        Returns
+        -------
+        Estimate
+            The same estimate, whose tables, tests, means, contrasts, slopes, prints and methods
+            paragraph follow. Each of these verbs also takes `df` for itself alone.
+
+        Raises
+        ------
+        ValueError
+            If `df` is unknown, or the estimate is a MAP one.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> reml.with_df("residual").fixef()["df"].tolist()
+        [178.0, 178.0]
+        >>> reml.fixef(df="satterthwaite")["df"].round(3).tolist()
+        [17.0, 17.0]
+        """
+        other = replace(self, choice=replace(self.choice, df=df))
+        other.inference  # noqa: B018 - refuses what cannot be, before any use
+        return other
 
     # --- values -----------------------------------------------------------------------
 
@@ -101,7 +154,8 @@ class Estimate(EstimateTests):
     @property
     @override
     def notes(self) -> tuple[str, ...]:
-        return text.estimate_notes(self.fit, self.design)
+        notes = text.estimate_notes(self.fit, self.design)
+        return (*notes, self.inference.note) if self.inference.note else notes
 
     @property
     @override
@@ -115,9 +169,9 @@ class Estimate(EstimateTests):
 
     @property
     def vcov(self) -> pd.DataFrame:
-        """Covariance matrix of the fixed effects."""
+        """Covariance matrix of the fixed effects, as they are judged."""
         labels = list(self.design.coefs)
-        return pd.DataFrame(self.fit.vcov, index=labels, columns=labels)
+        return pd.DataFrame(self.inference.vcov, index=labels, columns=labels)
 
     @property
     def criterion(self) -> float:
@@ -157,12 +211,12 @@ class Estimate(EstimateTests):
     # --- tables -----------------------------------------------------------------------
 
     @override
-    def summary(self, level: float = 0.95) -> pd.DataFrame:
-        return estimate_tables.summary_table(self.fit, self.design, level)
+    def summary(self, level: float = 0.95, *, df: DfMethod | None = None) -> pd.DataFrame:
+        return estimate_tables.summary_table(self._judged(df), self.design, level)
 
     @override
-    def fixef(self, level: float = 0.95) -> pd.DataFrame:
-        return estimate_tables.fixed_table(self.fit, self.design, level)
+    def fixef(self, level: float = 0.95, *, df: DfMethod | None = None) -> pd.DataFrame:
+        return estimate_tables.fixed_table(self._judged(df), self.design, level)
 
     @override
     def varcorr(self, level: float = 0.95, *, style: VarcorrStyle = "default") -> pd.DataFrame:
@@ -183,9 +237,13 @@ class Estimate(EstimateTests):
 
     @override
     def tidy(
-        self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
+        self,
+        effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"),
+        level: float = 0.95,
+        *,
+        df: DfMethod | None = None,
     ) -> pd.DataFrame:
-        return estimate_tables.tidy_table(self.fit, self.design, effects, level)
+        return estimate_tables.tidy_table(self._judged(df), self.design, effects, level)
 
     @override
     def icc(
@@ -239,6 +297,7 @@ class Estimate(EstimateTests):
         level: float = 0.95,
         *,
         kinds: Sequence[Kind] = KINDS,
+        df: DfMethod | None = None,
         draws: int = 500,
         random_seed: Seed = None,
         executor: Executor | None = None,
@@ -249,13 +308,15 @@ class Estimate(EstimateTests):
         Parameters
         ----------
         method : {"wald", "profile", "bootstrap"}
-            Wald intervals (Satterthwaite t for fixed effects, symmetric on the unconstrained scale
+            Wald intervals (t intervals for fixed effects, symmetric on the unconstrained scale
             for covariance parameters), profile likelihood intervals, or percentiles of a parametric
             bootstrap.
         level : float
             Coverage.
         kinds : sequence of {"beta", "sd", "cor", "sigma", "power_residual", "cor_residual"}
             Which parameters; all by default.
+        df : str, optional
+            Of "wald", as in :meth:`with_df`.
         draws, random_seed, progressbar
             Of "bootstrap", as in :meth:`bootstrap`.
         executor : concurrent.futures.Executor or the like, optional
@@ -280,7 +341,7 @@ class Estimate(EstimateTests):
 
         return predict.confidence_intervals(
             self.design,
-            self.fit,
+            self._judged(df),
             method,
             level,
             kinds,
@@ -320,7 +381,7 @@ class Estimate(EstimateTests):
         def table(rows: Any) -> pd.DataFrame:
             return predict.estimate_predictions(
                 self.design,
-                self.fit,
+                self.inference,
                 self._u,
                 rows,
                 options,
@@ -396,12 +457,11 @@ class Estimate(EstimateTests):
 
     # --- effects ----------------------------------------------------------------------
 
-    @property
     @override
-    def _source(self) -> Source:
-        from bayeslmm.effects.quantities import source_of_fit
+    def _source_by(self, df: DfMethod | None) -> Source:
+        from bayeslmm.effects.quantities import source_of_estimate
 
-        return source_of_fit(self.design, self.fit)
+        return source_of_estimate(self.design, self._judged(df))
 
     @override
     def _row_draws(self, target: str) -> None:
@@ -410,10 +470,12 @@ class Estimate(EstimateTests):
         check_estimate_target(self.design, target)
 
     @override
-    def hypothesis(self, expressions: Names, *, level: float = 0.95) -> Hypotheses:
+    def hypothesis(
+        self, expressions: Names, *, level: float = 0.95, df: DfMethod | None = None
+    ) -> Hypotheses:
         from bayeslmm.effects.hypothesis import estimate_hypotheses
 
-        return estimate_hypotheses(self.design, self.fit, expressions, level)
+        return estimate_hypotheses(self.design, self._judged(df), expressions, level)
 
     # --- papers and prints ------------------------------------------------------------
 
@@ -421,7 +483,7 @@ class Estimate(EstimateTests):
     def _column(self, level: float) -> Column:
         from bayeslmm.report.broom import estimate_column
 
-        return estimate_column(self.fit, self.design, self._u, level)
+        return estimate_column(self.inference, self.design, self._u, level)
 
     @override
     def glance(self) -> pd.DataFrame:
@@ -473,7 +535,11 @@ class Estimate(EstimateTests):
         from bayeslmm.report.methods import estimate_paragraph
 
         return estimate_paragraph(
-            self.fit, self.design, self.priors, self.notes, references=references
+            self.inference,
+            self.design,
+            self.priors,
+            text.estimate_notes(self.fit, self.design),
+            references=references,
         )
 
     def __repr__(self) -> str:

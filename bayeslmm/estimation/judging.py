@@ -1,0 +1,63 @@
+"""The choice of how fixed effects of an estimate are judged, and what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bayeslmm.data.design import Design
+from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.inference import (
+    Asymptotic,
+    DfMethod,
+    Inference,
+    Residual,
+    Satterthwaite,
+    default_inference,
+)
+
+MODE = (
+    "df={!r} is for REML and ML estimates. The covariance matrix of a MAP estimate is a posterior "
+    "one, and its tests are normal ones: take model.reml() for tests with degrees of freedom."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How the fixed effects of an estimate are to be judged.
+
+    Attributes
+    ----------
+    df : str or None
+        Method of the degrees of freedom; None for the default.
+    """
+
+    df: DfMethod | None = None
+
+
+DEFAULT = Choice()
+"""Satterthwaite's, or of a MAP estimate posterior standard deviations."""
+
+MAKERS: dict[str, Callable[[Design, Fit], Inference]] = {
+    "satterthwaite": lambda _, fit: Satterthwaite(fit),
+    "residual": lambda _, fit: Residual(fit),
+    "asymptotic": lambda _, fit: Asymptotic(fit),
+}
+
+
+def inference_of(choice: Choice, design: Design, fit: Fit) -> Inference:
+    """What judges the fixed effects of an estimate.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown, or is not for this estimate.
+    """
+    if choice.df is None:
+        return default_inference(fit)
+    if choice.df not in MAKERS:
+        allowed = ", ".join(map(repr, MAKERS))
+        raise ValueError(f"df={choice.df!r}: one of {allowed} is expected.")
+    if fit.method == "MAP":
+        raise ValueError(MODE.format(choice.df))
+    return MAKERS[choice.df](design, fit)
