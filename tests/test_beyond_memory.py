@@ -33,6 +33,7 @@ MODELS = {
     "Dyestuff": "Yield ~ 1 + (1 | Batch)",
     "Dyestuff2": "Yield ~ 1 + (1 | Batch)",
     "ergoStool": "effort ~ Type + (1 | Subject)",
+    "fev": "FEV1 ~ ARMCD * AVISIT + FEV1_BL + (1 | USUBJID)",
     "lecture_plants": "height ~ moisture + (1 | pot)",
     "lecture_surgery": "y ~ procedure + (1 | team)",
     "Machines": "score ~ Machine + (0 + Machine | Worker)",

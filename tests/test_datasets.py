@@ -2,7 +2,7 @@ import doctest
 
 import pandas as pd
 import pytest
-from reference_data import load_reference_data, load_truth
+from reference_data import FOLDER, load_reference_data, load_truth
 
 import bayeslmm.datasets
 from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
@@ -13,6 +13,7 @@ NAMES = [
     "Dyestuff",
     "Dyestuff2",
     "ergoStool",
+    "fev",
     "lecture_plants",
     "lecture_surgery",
     "Machines",
@@ -38,7 +39,11 @@ def test_list_datasets_names_every_data_set_once():
     assert sleep["source"] == "R package lme4 1.1-31"
 
 
-@pytest.mark.parametrize("name", NAMES)
+GAPS = {"fev": {"FEV1": 263}}
+"""Missing values by column."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "fev"])
 def test_values_and_levels_are_those_of_r(name):
     pd.testing.assert_frame_equal(load_dataset(name), load_reference_data(name))
 
@@ -58,7 +63,21 @@ def test_description_fits_the_frame(name):
             assert (
                 frame[column.name].dtype == {"integer": "int64", "numeric": "float64"}[column.type]
             )
-    assert not frame.isna().any().any()
+    lost = frame.isna().sum()
+    assert lost[lost > 0].to_dict() == GAPS.get(name, {})
+
+
+def test_trial_is_that_of_mmrm():
+    frame, expected = load_dataset("fev"), pd.read_csv(FOLDER / "structures" / "fev_data.csv")
+    factors = list(frame.columns[:5])
+    plain = frame.astype(dict.fromkeys(factors, "str"))
+    pd.testing.assert_frame_equal(plain, expected.astype(dict.fromkeys(factors, "str")))
+    assert list(frame["ARMCD"].cat.categories) == ["PBO", "TRT"]
+    assert list(frame["SEX"].cat.categories) == ["Male", "Female"]
+    assert frame["USUBJID"].cat.categories[-1] == "PT200"
+    info = describe_dataset("fev")
+    assert "Apache License 2.0" in info.provenance
+    assert info.source == "R package mmrm 0.3.18"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,6 +86,9 @@ def test_sources_are_given(name):
     if name.startswith("lecture_"):
         assert "Simulated" in info.provenance
         assert not info.citations
+    elif name == "fev":
+        assert "Apache License" in info.provenance
+        assert info.citations
     else:
         assert "GPL" in info.provenance
         assert info.citations

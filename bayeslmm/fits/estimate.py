@@ -56,6 +56,8 @@ class Estimate(EstimateTests):
         Parameters and their uncertainty as arrays.
     choice : Choice
         How fixed effects are judged, which :meth:`with_df` changes.
+    tried : tuple of str
+        Models that were tried before this one, and why they were not kept; see :meth:`LMM.reml`.
 
     Examples
     --------
@@ -66,6 +68,7 @@ class Estimate(EstimateTests):
     """
 
     choice: Choice = DEFAULT
+    tried: tuple[str, ...] = ()
 
     @property
     def plot(self) -> EstimatePlots:
@@ -154,7 +157,7 @@ class Estimate(EstimateTests):
     @property
     @override
     def notes(self) -> tuple[str, ...]:
-        notes = text.estimate_notes(self.fit, self.design)
+        notes = (*self.tried, *text.estimate_notes(self.fit, self.design))
         return (*notes, self.inference.note) if self.inference.note else notes
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -21,7 +21,8 @@ from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.unobserved import Missing
-from bayeslmm.estimation.estimate import fit_likelihood
+from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.fallback import first_converging
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.reading import read_source, refuse_reading
 from bayeslmm.fits.estimate import Estimate
@@ -231,12 +232,27 @@ class LMM(Planning):
         """Cross-products of the data, all that likelihoods and samplers need of it."""
         return self.model.system
 
-    def reml(self) -> Estimate:
+    def reml(self, *, fallback: Sequence[str | LMM] = ()) -> Estimate:
         """Estimate by restricted maximum likelihood.
+
+        Parameters
+        ----------
+        fallback : sequence of str or LMM, optional
+            What is fitted in place of this model where its search does not converge, its fit is
+            singular, or the data do not determine all of its covariance parameters: structures of
+            the residuals, such as ``("toeph(visit | id)", "cs(visit | id)")``, or other models,
+            tried in this order until one has none of these faults. `notes` of the estimate say
+            what was tried and why it was not kept, and so does the log.
 
         Returns
         -------
         Estimate
+            Its `model` is the one that was kept; ``LMM.from_fit(estimate)`` goes on with it.
+
+        Raises
+        ------
+        SamplingError
+            If a fall-back was given, and no model has converged.
 
         Examples
         --------
@@ -246,14 +262,41 @@ class LMM(Planning):
         Intercept    24.74
         Days          5.92
         Name: sd, dtype: float64
+        >>> fev = blm.load_dataset("fev")
+        >>> trial = blm.LMM("FEV1 ~ ARMCD * AVISIT", fev, residual="us(AVISIT | USUBJID)")
+        >>> trial.reml(fallback=["toeph(AVISIT | USUBJID)", "cs(AVISIT | USUBJID)"]).notes
+        ()
         """
-        require_marginal(self.design, "reml()")
-        return Estimate(self.model, self.model.reml)
+        return self._estimate("reml()", lambda model: model.reml, fallback)
 
-    def ml(self) -> Estimate:
-        """Estimate by maximum likelihood, for likelihood-ratio tests and information criteria."""
-        require_marginal(self.design, "ml()")
-        return Estimate(self.model, fit_likelihood(self.system, "ML"))
+    def ml(self, *, fallback: Sequence[str | LMM] = ()) -> Estimate:
+        """Estimate by maximum likelihood, for likelihood-ratio tests and information criteria.
+
+        Parameters
+        ----------
+        fallback : sequence of str or LMM, optional
+            As in :meth:`reml`.
+        """
+        return self._estimate("ml()", lambda model: fit_likelihood(model.system, "ML"), fallback)
+
+    def _estimate(
+        self, what: str, fit: Callable[[Model], Fit], fallback: Sequence[str | LMM]
+    ) -> Estimate:
+        """This model estimated, or the first of several that converges."""
+        require_marginal(self.design, what)
+        if not fallback:
+            return Estimate(self.model, fit(self.model))
+        if isinstance(fallback, str):
+            raise TypeError(f"fallback={fallback!r}: a sequence of structures is expected.")
+        for other in fallback:
+            if not isinstance(other, str | LMM):
+                raise TypeError(f"fallback: {other!r} is neither a structure nor a model.")
+        others = [self.update(residual=x) if isinstance(x, str) else x for x in fallback]
+        for other in others:
+            require_marginal(other.design, what)
+        models = [self.model, *(other.model for other in others)]
+        model, made, notes = first_converging(models, fit)
+        return Estimate(model, made, tried=notes)
 
     def map(self) -> Estimate:
         """Mode of the marginal posterior of standard deviations, correlations and sigma.
