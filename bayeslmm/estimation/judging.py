@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from bayeslmm.data.design import Design
+from bayeslmm.estimation.adjusting import kenward_roger
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.inference import (
     Asymptotic,
@@ -42,6 +44,8 @@ MAKERS: dict[str, Callable[[Design, Fit], Inference]] = {
     "satterthwaite": lambda _, fit: Satterthwaite(fit),
     "residual": lambda _, fit: Residual(fit),
     "asymptotic": lambda _, fit: Asymptotic(fit),
+    "kenward-roger": kenward_roger,
+    "kenward-roger-linear": partial(kenward_roger, form="linear"),
 }
 
 
