@@ -18,6 +18,7 @@ from bayeslmm.estimation.kenward_roger import (
     inverse_information,
     weighted_bias,
 )
+from bayeslmm.estimation.structured_forms import from_rows
 from bayeslmm.estimation.variance_forms import entry_forms
 from bayeslmm.exceptions import DataError
 
@@ -46,12 +47,14 @@ def kenward_roger(design: Design, fit: Fit, form: Form = "full") -> Inference:
     """
     if fit.method != "REML":
         raise ValueError(NOT_REML.format(method=fit.method))
-    adjustment = from_sums(fit, form)
-    made = KenwardRoger if form == "full" else KenwardRogerLinear
+    full = form == "full"
+    plain = fit.plan.residual.plain
+    adjustment = from_sums(fit, full=full) if plain else from_rows(design, fit, full=full)
+    made = KenwardRoger if full else KenwardRogerLinear
     return made(fit, adjustment)
 
 
-def from_sums(fit: Fit, form: Form) -> Adjustment:
+def from_sums(fit: Fit, *, full: bool) -> Adjustment:
     """The adjustment where residuals are independent with one variance, from cross-products.
 
     With the expected information, as pbkrtest; parameters of residuals count with those of
@@ -72,7 +75,7 @@ def from_sums(fit: Fit, form: Form) -> Adjustment:
     mine = forms.combined(weights)
     spread = inverse_information(mine.information)
     bias = weighted_bias(mine.first, mine.pairs, spread)
-    if form == "full" and bends.any():
+    if full and bends.any():
         f = len(bends)
         bent = np.einsum("ij,ijm->m", spread[:f, :f], bends)
         bias = bias - 0.25 * np.tensordot(bent, forms.first[:-1], 1)

@@ -74,7 +74,7 @@ def directions(
         back = np.linalg.inv(basis)
         for block, part in zip(structure.blocks, structure.parts, strict=True):
             own = np.ix_(block, block)
-            for slopes in _block_directions(part, covariance[own]):
+            for slopes in pattern_directions(part, covariance[own]):
                 wide = np.zeros((*slopes.shape[:-2], *covariance.shape))
                 wide[(..., *own)] = slopes
                 parts.append((f, back @ wide @ back.T))
@@ -97,30 +97,47 @@ def _joined(parts: Sequence[tuple[int, Array]], entries: Sequence[Entry]) -> Dir
     return Directions(slopes, bends)
 
 
-def _block_directions(part: Structure, covariance: Array) -> tuple[Array, Array]:
+def pattern_directions(part: Structure, covariance: Array) -> tuple[Array, Array]:
     """Derivatives (f, k, k) and (f, f, k, k) of the covariance matrix of one block."""
-    k = len(covariance)
-    if part.mixes or not part.n_cors:
-        return _linear(part, k)
-    leaders, pairs = sd_leaders(part), np.array(part.pairs, dtype=np.intp)
-    variances = np.diag(covariance)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sds = np.sqrt(variances)
-        cors = covariance[pairs[:, 0], pairs[:, 1]] / (sds[pairs[:, 0]] * sds[pairs[:, 1]])
-    if not np.all(np.abs(cors) < 1.0 - STEP):
+    if not is_bent(part):
+        return _linear(part, len(covariance))
+    point = pattern_parameters(part, covariance[None])[0]
+    n_sds, variances = part.n_sds, point[: part.n_sds]
+    scale = variances[0] if _by_covariance(part) else 1.0
+    if not np.all(np.abs(point[n_sds:]) < (1.0 - STEP) * scale):
         raise ValueError(BOUNDARY.format(name=part.name))
-    by_covariance = part.homogeneous and not isinstance(part, Autoregressive)
-    scale = variances[leaders[0]] if by_covariance else 1.0
-    point = np.concatenate([variances[leaders], cors * scale])
-    steps = STEP * np.concatenate([variances[leaders], np.full(len(cors), scale)])
+    steps = STEP * np.concatenate([variances, np.full(len(point) - n_sds, scale)])
 
     def at(x: Array) -> Array:
-        sd = np.sqrt(x[..., : part.n_sds])
-        rho = x[..., part.n_sds :] / (x[..., :1] if by_covariance else 1.0)
+        sd = np.sqrt(x[..., :n_sds])
+        rho = x[..., n_sds:] / (x[..., :1] if _by_covariance(part) else 1.0)
         lower = sd[..., part.sd_places, None] * part.cholesky(part.from_correlations(rho))
         return np.asarray(lower @ lower.swapaxes(-1, -2))
 
     return differences(at, point, steps)
+
+
+def is_bent(part: Structure) -> bool:
+    """Whether a structure of one block has a pattern of correlations."""
+    return bool(part.n_cors) and not part.mixes
+
+
+def pattern_parameters(part: Structure, covariance: Array) -> Array:
+    """Parameters (S, f) of a pattern from its covariance matrices (S, k, k).
+
+    Variances, and correlations or, where V is linear in them, covariances; NaN at zero variances.
+    """
+    rows, cols = np.array(part.pairs, dtype=np.intp).T
+    variances = np.diagonal(covariance, axis1=1, axis2=2)
+    own = covariance[:, rows, cols]
+    if not _by_covariance(part):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own = own / np.sqrt(variances[:, rows] * variances[:, cols])
+    return np.concatenate([variances[:, sd_leaders(part)], own], axis=1)
+
+
+def _by_covariance(part: Structure) -> bool:
+    return part.homogeneous and not isinstance(part, Autoregressive)
 
 
 def _linear(part: Structure, k: int) -> tuple[Array, Array]:
