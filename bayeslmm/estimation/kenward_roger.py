@@ -136,11 +136,11 @@ class KenwardRoger(Inference):
         Kenward, Roger (1997), doi:10.2307/2533558; Halekoh, Hojsgaard (2014),
         doi:10.18637/jss.v059.i09 (``pbkrtest::KRmodcomp``).
         """
-        rows, squares = independent_rows(self.vcov, matrix, matrix @ self.fit.beta - value)
+        rows, gap, sizes = independent_rows(self.vcov, matrix, matrix @ self.fit.beta - value)
         if not len(rows):
             return EMPTY
         den_df, factor = scaled_f(len(rows), *self.adjustment.moments(rows))
-        return FTest(factor * float(squares.mean()), len(rows), den_df)
+        return FTest(factor * float(np.mean(gap**2 / sizes)), len(rows), den_df)
 
 
 @dataclass(frozen=True, eq=False)
