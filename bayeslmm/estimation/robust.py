@@ -57,12 +57,15 @@ class Sandwich:
     spread : ndarray (J, p, p)
         E_j V_j E_j'.
     pull : ndarray (J, p, p)
-        E_j X_j L, with L L' the model's covariance matrix of beta.
+        E_j X_j L.
+    root : ndarray (p, p)
+        L, with L L' the model's covariance matrix of beta.
     """
 
     scores: Array
     spread: Array
     pull: Array
+    root: Array
 
     @property
     def vcov(self) -> Array:
@@ -75,9 +78,10 @@ class Sandwich:
         pull = np.einsum("mp,jpq->mjq", weights, self.pull)
         size = np.sum(pull**2, axis=2)
         gram = pull.swapaxes(1, 2) @ pull
-        total = np.sum(own - size, axis=1)
+        total, model = np.sum(own - size, axis=1), np.sum((weights @ self.root) ** 2, axis=1)
         squares = np.sum(own**2 - 2.0 * own * size, axis=1) + np.sum(gram**2, axis=(1, 2))
-        return np.asarray(total**2 / squares)
+        with np.errstate(divide="ignore", invalid="ignore"):  # NaN of what one cluster determines
+            return np.where(total > LOST * model, total**2 / squares, np.nan)
 
     def joint_df(self, rows: Array) -> float:
         """Degrees of freedom of Hotelling's T^2 of q combinations (q, p), HTZ in clubSandwich."""
@@ -215,8 +219,8 @@ def _columns(design: Design, names: Sequence[str]) -> list[NDArray[np.str_]]:
     if unknown:
         raise DataError(
             f"robust(): no variable {', '.join(map(repr, unknown))} in the model, which has "
-            f"{', '.join(map(repr, map(str, data.columns)))}. Give labels of the rows instead, such "
-            "as data['school']."
+            f"{', '.join(map(repr, map(str, data.columns)))}. Give labels of the rows instead, "
+            "such as data['school']."
         )
     return [data[name].astype(str).to_numpy(dtype=np.str_) for name in names]
 
@@ -280,7 +284,10 @@ def sandwich(design: Design, fit: Fit, clusters: Clusters) -> Sandwich:
         spread.append(estimator @ v @ estimator.swapaxes(1, 2))
         pull.append(estimator @ x @ root)
     return Sandwich(
-        scores=np.concatenate(scores), spread=np.concatenate(spread), pull=np.concatenate(pull)
+        scores=np.concatenate(scores),
+        spread=np.concatenate(spread),
+        pull=np.concatenate(pull),
+        root=root,
     )
 
 

@@ -184,6 +184,12 @@ class Estimate(EstimateTests):
         ValueError
             If an option is unknown, or the estimate is a MAP one.
 
+        Notes
+        -----
+        What a single cluster determines, such as the mean of a site in a model with an effect of
+        each, has no variance between clusters: its degrees of freedom and p-value are NaN. So is a
+        joint test of more coefficients than the clusters tell apart.
+
         References
         ----------
         Bell, McCaffrey (2002), Survey Methodology 28, 169-181; Pustejovsky, Tipton (2018),
