@@ -24,7 +24,11 @@ WHAT = "robust()"
 INSTEAD = "Take smaller clusters, or model-based standard errors."
 
 LOST = 1e-12
-"""Eigenvalue over the largest one of a cluster's residual covariance that counts as zero."""
+"""What counts as zero in a cluster's residual covariance, over what it is without estimation."""
+
+
+DETERMINED = 1e-10
+"""A cluster takes a direction of beta up where the others have less than this share of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -299,21 +303,19 @@ def _corrections(kind: Kind, v: Array, x: Array, count: int) -> Array:
     if kind == "CR1":
         return np.sqrt(count / (count - 1.0)) * every
     if kind == "CR3":
-        left = every - x @ np.linalg.solve(v, x).swapaxes(1, 2)
-        try:
-            if np.linalg.cond(left).max() < 1.0 / LOST:
-                return np.linalg.inv(left)
-        except np.linalg.LinAlgError:
-            pass
-        raise DataError(
-            "robust(kind='CR3'): without some cluster a coefficient cannot be estimated. Take "
-            "kind='CR2', which is defined there too."
-        )
+        right = np.linalg.solve(v, x)
+        if np.linalg.eigvalsh(x.swapaxes(1, 2) @ right).max() > 1.0 - DETERMINED:
+            raise DataError(
+                "robust(kind='CR3'): without some cluster a coefficient cannot be estimated. Take "
+                "kind='CR2', which is defined there too."
+            )
+        return np.asarray(np.linalg.inv(every - x @ right.swapaxes(1, 2)))
     sizes, vectors = np.linalg.eigh(v)
     half = (vectors * np.sqrt(sizes)) @ vectors.T
     inner = half @ (v - x @ x.swapaxes(1, 2)) @ half
+    limit = LOST * sizes.max() ** 2
     sizes, vectors = np.linalg.eigh(inner)
-    good = sizes > LOST * sizes.max(axis=-1, keepdims=True)
+    good = sizes > limit
     powers = np.where(good, np.where(good, sizes, 1.0) ** -0.5, 0.0)
     return half @ ((vectors * powers[:, None, :]) @ vectors.swapaxes(1, 2)) @ half
 

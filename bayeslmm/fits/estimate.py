@@ -186,9 +186,8 @@ class Estimate(EstimateTests):
 
         Notes
         -----
-        What a single cluster determines, such as the mean of a site in a model with an effect of
-        each, has no variance between clusters: its degrees of freedom and p-value are NaN. So is a
-        joint test of more coefficients than the clusters tell apart.
+        A combination of coefficients that does not vary between clusters has NaN degrees of freedom
+        and p-value. So has a joint test of more coefficients than the clusters tell apart.
 
         References
         ----------

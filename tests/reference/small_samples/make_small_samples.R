@@ -31,7 +31,10 @@ ar1 <- lme(distance ~ age * Sex, few, random = ~ 1 | Subject, correlation = corA
 hetero <- gls(distance ~ age * Sex, few, correlation = corCompSymm(form = ~ 1 | Subject),
               weights = varIdent(form = ~ 1 | Sex),
               control = glsControl(tolerance = 1e-11, msTol = 1e-13, msMaxIter = 500))
+D <- read.csv("singletons.csv")  # the last two groups have one row, one with a coefficient of its own
+single <- lmer(y ~ x + only + (1 | g), D, control = tight)
 write(toJSON(list(
+  singletons = list(data = as.list(D), tests = tests(single, constrain_zero(1:2))),
   sleepstudy = list(rows = as.integer(rownames(S)), tests = tests(slope, diag(2))),
   pastes = list(tests = tests(nested, constrain_zero(2:3), P$batch)),
   ar1 = list(rows = as.integer(rownames(few)), tests = tests(ar1, constrain_zero(2:4))),
