@@ -167,3 +167,19 @@ def test_more_coefficients_than_clusters_give_no_joint_test():
     reml = blm.LMM("Reaction ~ C(Days) + (1 | Subject)", data).reml()
     test = reml.robust("Subject").anova().iloc[0]
     assert np.isnan(test["statistic"]) and np.isnan(test["p_value"])
+
+
+def test_rows_beyond_memory_are_read_again_if_they_are_few(monkeypatch):
+    from bayeslmm.data import second_pass
+
+    data = blm.load_dataset("sleepstudy").astype({"Subject": str})
+    formula, parts = "Reaction ~ Days + (Days | Subject)", [data.iloc[:77], data.iloc[77:]]
+    memory, batches = (blm.LMM(formula, rows).reml() for rows in (data, parts))
+    found, expected = (fit.robust("Subject").fixef() for fit in (batches, memory))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
+    monkeypatch.setattr(second_pass, "BATCH", 50)
+    with pytest.raises(DataError, match=r"robust\(\)"):
+        batches.robust("Subject")
+    structured = blm.LMM("Reaction ~ Days", parts, residual="ar1(Days | Subject)").reml()
+    with pytest.raises(DataError, match="with a residual structure"):
+        structured.fixef(df="kenward-roger")
