@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bayeslmm.comparison.exact_lrt import exact_lrt
     from bayeslmm.comparison.models import bayes_factor, compare, lrt
     from bayeslmm.comparison.reml import compare_reml
     from bayeslmm.data.pedigree import pedigree
@@ -54,6 +55,7 @@ __all__ = [
     "compare",
     "compare_reml",
     "describe_dataset",
+    "exact_lrt",
     "list_datasets",
     "load",
     "load_dataset",
@@ -81,6 +83,7 @@ _SOURCES = {
     "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
+    "exact_lrt": ("bayeslmm.comparison.exact_lrt", "exact_lrt"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
     "load": ("bayeslmm.fits.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
