@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from bayeslmm.data.building import build_design
 from bayeslmm.data.design import Design, require_marginal
+from bayeslmm.data.frames import plain_frame
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
@@ -27,6 +28,7 @@ from bayeslmm.estimation.reading import read_source, refuse_reading
 from bayeslmm.fits.estimate import Estimate
 from bayeslmm.fits.planning import Planning
 from bayeslmm.fits.products import CrossProducts, design_of
+from bayeslmm.formula.contrasts import check_coded, coded_formula
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
@@ -80,6 +82,11 @@ class LMM(Planning):
         (copies, as pandas Series) or what other functions made of them, and returns one value per
         row that depends on no other row. A formula can call nothing else than these and the listed
         functions.
+    contrasts : mapping, optional
+        Contrasts of factors of the fixed part by name: "treatment", "sum", "helmert", "poly",
+        "diff" (MASS's sdif) or "SAS"; ``("treatment", "b")`` with a base level; a matrix (levels,
+        columns), or a data frame with levels as its index. The formula then has
+        ``C(f, contr.sum)`` in place of ``f``, and labels and files are those of that formula.
     residual : str, optional
         Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
         ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
@@ -146,6 +153,7 @@ class LMM(Planning):
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         residual: str | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
         missing: Missing = "drop",
@@ -159,6 +167,10 @@ class LMM(Planning):
         functions = own_functions(functions)
         read = parse(formula, functions)
         source, held = open_source(data), fixed_mapping(fixed)
+        if contrasts is not None:
+            read = parse(coded_formula(read, contrasts), functions)
+            if source is None:
+                check_coded(plain_frame(data, list(contrasts)), contrasts)
         known = relationships_of(relationships)
         if source is not None:
             in_memory = {
@@ -189,6 +201,7 @@ class LMM(Planning):
                 family=family,
                 sigma=sigma,
             )
+        check_coded(design.sample, contrasts or {})
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
     @property
@@ -373,6 +386,7 @@ class LMM(Planning):
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | Literal[False] | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         residual: str | Literal[False] | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
         fixed: Mapping[str, Any] | None = None,
@@ -401,6 +415,9 @@ class LMM(Planning):
             weights is looked up in new data.
         functions : mapping of str to callable, optional
             Functions of your own that are new or replace those of the model.
+        contrasts : mapping, optional
+            Contrasts that are new or replace those of a factor; None gives it the default ones. A
+            factor ``C(f, contr.sum)`` can be called ``f`` in a change of the formula.
         residual : str or False, optional
             A new structure of the residuals; False for independent ones of one variance.
         relationships : mapping, optional
@@ -447,6 +464,7 @@ class LMM(Planning):
             formula=formula,
             weights=weights,
             functions=functions,
+            contrasts=contrasts,
             residual=residual,
             relationships=relationships,
             fixed=fixed,
