@@ -357,7 +357,9 @@ def deletion_table(
         hypotheses = {term: hypotheses[term] for term in hypotheses if term in scope}
     tests = [f_test(inference, rows) for rows in hypotheses.values()]
     index = pd.Index(list(hypotheses), name="term", dtype=object)
-    return noted(inference, pd.DataFrame(tests, index=index, columns=list(COLUMNS)))
+    types = {name: np.int64 if name == "num_df" else np.float64 for name in COLUMNS}
+    table = pd.DataFrame(tests, index=index, columns=list(COLUMNS)).astype(types)
+    return noted(inference, table)
 
 
 def empty_cells_note(terms: Sequence[Term]) -> str:
