@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StorageError,
     )
     from bayeslmm.fits.estimate import Estimate
+    from bayeslmm.fits.lm_list import lm_list
     from bayeslmm.fits.lmm import LMM
     from bayeslmm.fits.load import load
     from bayeslmm.fits.posterior import Posterior
@@ -57,6 +58,7 @@ __all__ = [
     "describe_dataset",
     "exact_lrt",
     "list_datasets",
+    "lm_list",
     "load",
     "load_dataset",
     "lrt",
@@ -85,6 +87,7 @@ _SOURCES = {
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "exact_lrt": ("bayeslmm.comparison.exact_lrt", "exact_lrt"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
+    "lm_list": ("bayeslmm.fits.lm_list", "lm_list"),
     "load": ("bayeslmm.fits.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
     "lrt": ("bayeslmm.comparison.models", "lrt"),
