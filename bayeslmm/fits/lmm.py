@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.fits.posterior import Posterior
     from bayeslmm.sampling.engine import FitMethod
+    from bayeslmm.selection.all_fit import AllFit
     from bayeslmm.storage.checkpoint import CheckpointFile
 
 Form = Literal["noncentered", "centered", "marginal"]
@@ -283,6 +284,51 @@ class LMM(Planning):
 
         require_marginal(self.design, "map()")
         return Estimate(self.model, fit_map(self.system, self.priors, self.model.reml_or_none()))
+
+    def all_fit(
+        self, method: Literal["REML", "ML"] = "REML", *, optimisers: Sequence[str] | None = None
+    ) -> AllFit:
+        """Fit the model by several optimisers and from several starts, for the doubtful.
+
+        Parameters
+        ----------
+        method : {"REML", "ML"}
+            The criterion.
+        optimisers : sequence of str, optional
+            Some of "bayeslmm, start x 0.1", "bayeslmm, start x 10" (the package's own search from
+            other starts), "L-BFGS-B", "BFGS", "trust-constr", "Nelder-Mead" and "Powell" (SciPy's,
+            on the same criterion); all by default. "bayeslmm" is always there.
+
+        Returns
+        -------
+        AllFit
+            Criterion, estimates, time and convergence by optimiser, and a verdict in words.
+
+        Raises
+        ------
+        ValueError
+            If the method or an optimiser is unknown.
+        DataError
+            If there is nothing to search for, as in a model without random effects.
+
+        References
+        ----------
+        R's ``lme4::allFit``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> model.all_fit(optimisers=["L-BFGS-B", "Nelder-Mead"]).verdict
+        'No search found a lower criterion than the estimate; 2 of 2 others end within 0.001 of it.'
+        """
+        from bayeslmm.selection.all_fit import all_fit
+
+        if method not in ("REML", "ML"):
+            raise ValueError(f"method={method!r}: 'REML' or 'ML' is expected.")
+        require_marginal(self.design, "all_fit()")
+        fit = self.model.reml if method == "REML" else fit_likelihood(self.system, "ML")
+        return all_fit(self.design, self.system, fit, method, optimisers)
 
     def pymc(self, form: Form = "noncentered") -> pm.Model:
         """PyMC model with labelled dimensions.
