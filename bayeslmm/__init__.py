@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bayeslmm.comparison.exact_lrt import exact_lrt
     from bayeslmm.comparison.models import bayes_factor, compare, lrt
     from bayeslmm.comparison.reml import compare_reml
     from bayeslmm.data.pedigree import pedigree
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         StorageError,
     )
     from bayeslmm.fits.estimate import Estimate
+    from bayeslmm.fits.lm_list import lm_list
     from bayeslmm.fits.lmm import LMM
     from bayeslmm.fits.load import load
     from bayeslmm.fits.posterior import Posterior
@@ -54,7 +56,9 @@ __all__ = [
     "compare",
     "compare_reml",
     "describe_dataset",
+    "exact_lrt",
     "list_datasets",
+    "lm_list",
     "load",
     "load_dataset",
     "lrt",
@@ -81,7 +85,9 @@ _SOURCES = {
     "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
+    "exact_lrt": ("bayeslmm.comparison.exact_lrt", "exact_lrt"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
+    "lm_list": ("bayeslmm.fits.lm_list", "lm_list"),
     "load": ("bayeslmm.fits.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),
     "lrt": ("bayeslmm.comparison.models", "lrt"),

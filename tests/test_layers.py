@@ -30,6 +30,7 @@ ROOMS = [
     "plots",
     "report",
     "storage",
+    "selection",
     "fits",
     "__main__",
 ]

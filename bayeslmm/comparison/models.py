@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -13,10 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
+from bayeslmm.comparison.boundary import boundary_p_value
 from bayeslmm.comparison.sums import differing_sums, of_sums, on_common_rows
 from bayeslmm.covariance.kinds import is_within, structure_of
 from bayeslmm.data.design import Design
 from bayeslmm.data.random_factors import RandomFactor
+from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.executor import Executor, require_executor
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.priors.defaults import labels_of
@@ -254,7 +256,7 @@ LOSS = 1e-4
 """Deviance by which a larger model may be worse: what optimisers leave."""
 
 
-def lrt(*estimates: EstimateLike) -> pd.DataFrame:
+def lrt(*estimates: EstimateLike, refit: bool = False) -> pd.DataFrame:
     """Compare nested models by likelihood-ratio tests.
 
     Parameters
@@ -262,13 +264,17 @@ def lrt(*estimates: EstimateLike) -> pd.DataFrame:
     *estimates : Estimate
         Two or more fits of the same data, each a special case of the next larger one: ML fits, or
         REML fits with the same fixed effects, which differ in their random effects only.
+    refit : bool
+        Whether REML fits are refitted by ML first, as R's ``anova`` does, so that fixed effects may
+        differ; ``attrs["note"]`` says so.
 
     Returns
     -------
     pandas.DataFrame
         One row per model, by increasing number of parameters, with its formula as the index.
-        Columns n_parameters, aic, bic and loglik; chisq, df and p_value test the model against the
-        row above. ``attrs["method"]`` is "ML" or "REML".
+        Columns n_parameters, aic, bic, loglik and deviance (-2 loglik); chisq, df and p_value test
+        the model against the row above, p_boundary too where it lacks one random effect of a level.
+        ``attrs["method"]`` is "ML" or "REML".
 
     Raises
     ------
@@ -281,13 +287,20 @@ def lrt(*estimates: EstimateLike) -> pd.DataFrame:
     Notes
     -----
     Where the smaller model sets a variance to zero, it is on the boundary of the larger one and
-    the chi-squared distribution is too wide: the p-value is conservative, for a single variance
-    about twice too large [1]_. The posterior of the standard deviation has no such difficulty.
+    the chi-squared distribution is too wide: `p_value` is conservative, for a single variance
+    about twice too large [1]_. `p_boundary` is of the mixture of half chi-squared on df - 1 and
+    half on df, where that is the distribution in large samples: a level has one effect less, and
+    the smaller model has no variance at zero [2]_. :func:`exact_lrt` is for small samples; the
+    posterior of the standard deviation has no such difficulty.
 
     References
     ----------
+    R's ``anova.merMod``.
+
     .. [1] Self, Liang (1987), Asymptotic properties of maximum likelihood estimators and likelihood
        ratio tests under nonstandard conditions, doi:10.1080/01621459.1987.10478472.
+    .. [2] Stram, Lee (1994), Variance components testing in the longitudinal mixed effects model,
+       doi:10.2307/2533455.
 
     Examples
     --------
@@ -298,7 +311,10 @@ def lrt(*estimates: EstimateLike) -> pd.DataFrame:
     >>> table["chisq"].round(2).tolist()
     [nan, 42.14]
     """
-    ordered = _ordered(estimates)
+    refitted = [e.design.formula.source for e in estimates if refit and _is_reml(e)]
+    if refit:
+        estimates = tuple(_by_ml(e) if _is_reml(e) else e for e in estimates)
+    ordered = in_order(estimates)
     for small, large in pairwise(ordered):
         check_same_data(small.design, large.design)
         if small.method == "REML":
@@ -314,18 +330,44 @@ def lrt(*estimates: EstimateLike) -> pd.DataFrame:
             "aic": [estimate.aic for estimate in ordered],
             "bic": [estimate.bic for estimate in ordered],
             "loglik": loglik,
+            "deviance": -2.0 * loglik,
             "chisq": np.append(np.nan, chisq),
             "df": pd.array([pd.NA, *df], dtype="Int64"),
             "p_value": np.append(np.nan, chdtrc(df, chisq)),
+            "p_boundary": [np.nan, *map(_at_boundary, pairwise(ordered), chisq, df)],
         },
         index=pd.Index([e.design.formula.source for e in ordered], name="formula"),
     )
     table.attrs = {"method": ordered[0].method, "nobs": ordered[0].design.n}
+    if refitted:
+        table.attrs["note"] = f"Refitted by ML in place of REML: {', '.join(refitted)}."
     return table
 
 
-def _ordered(estimates: tuple[EstimateLike, ...]) -> list[EstimateLike]:
-    """By increasing number of parameters, if all were fitted by the same likelihood."""
+def _is_reml(estimate: object) -> bool:
+    return is_estimate(estimate) and estimate.method == "REML"
+
+
+def _by_ml(estimate: EstimateLike) -> EstimateLike:
+    """The same model fitted by ML."""
+    fit = fit_likelihood(estimate.model.system, "ML")
+    return replace(estimate, fit=fit)  # type: ignore[type-var]
+
+
+def _at_boundary(pair: tuple[EstimateLike, EstimateLike], chisq: float, df: int) -> float:
+    small, large = pair
+    interior = not small.fit.singular
+    return boundary_p_value(small.design, large.design, chisq, df, interior=interior)
+
+
+def in_order(estimates: tuple[EstimateLike, ...]) -> list[EstimateLike]:
+    """By increasing number of parameters, if all were fitted by the same likelihood.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they were not, or are no estimates, too few, or of equal size.
+    """
     for estimate in estimates:
         if not is_estimate(estimate):
             raise TypeError(

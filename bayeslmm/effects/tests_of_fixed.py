@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -162,19 +162,46 @@ def term_hypotheses(design: Design, kind: AnovaType) -> dict[str, Array]:
     return _hypotheses(fixed_part(design), kind)
 
 
-def _hypotheses(part: FixedPart, kind: AnovaType) -> dict[str, Array]:
-    found, given = {}, np.empty((len(part.X), 0))
-    terms = part.terms
-    redundant = []
-    for term in terms:
+def deletion_hypotheses(design: Design) -> dict[str, Array]:
+    """Weights (q, p) of the coefficients that are zero without a term, by term.
+
+    Of the terms whose variables no other term has all of (R's ``drop.scope``).
+    """
+    part = fixed_part(design)
+    used = _used(part)
+    pieces = {term.label: term.factors | term.covariates for term in part.terms}
+    found = {}
+    for term in part.terms:
+        own = pieces[term.label]
+        if own and not any(own < other for other in pieces.values()):
+            there = term in used
+            found[term.label] = (
+                _sequential(part, used, used.index(term), 2) if there else _nothing(part)
+            )
+    return found
+
+
+def _nothing(part: FixedPart) -> Array:
+    """The empty hypothesis."""
+    return np.empty((0, part.X.shape[1]))
+
+
+def _used(part: FixedPart) -> list[Term]:
+    """Terms that are no linear combinations of earlier ones."""
+    used, given = [], np.empty((len(part.X), 0))
+    for term in part.terms:
         wider = _range(np.hstack([given, _unit(term.columns)]))
-        if wider.shape[1] == given.shape[1]:
-            redundant.append(term.label)
+        if wider.shape[1] > given.shape[1]:
+            used.append(term)
         given = wider
-    used = [term for term in terms if term.label not in redundant]
-    for term in terms:
-        if term.label in redundant:
-            found[term.label] = np.empty((0, part.X.shape[1]))
+    return used
+
+
+def _hypotheses(part: FixedPart, kind: AnovaType) -> dict[str, Array]:
+    found, used = {}, _used(part)
+    for term in part.terms:
+        if term not in used:
+            found[term.label] = _nothing(part)
         elif term.label != "Intercept":
             single = sum(t.label != "Intercept" for t in used) == 1
             make = _type_three if kind == 3 and not single else _sequential
@@ -314,6 +341,25 @@ def anova_table(design: Design, inference: Inference, kind: AnovaType) -> pd.Dat
     if note:
         _log.warning(note)
     return noted(inference, table, note)
+
+
+def deletion_table(
+    design: Design, inference: Inference, scope: Collection[str] | None = None
+) -> pd.DataFrame:
+    """F test of each term of the fixed part that no other contains; see ``estimate.drop1()``."""
+    hypotheses = deletion_hypotheses(design)
+    if scope is not None:
+        if unknown := [term for term in scope if term not in hypotheses]:
+            raise ValueError(
+                f"scope= names {listed(unknown)}, but what can be dropped are terms that no other "
+                f"term contains: {listed(list(hypotheses)) or 'none'}."
+            )
+        hypotheses = {term: hypotheses[term] for term in hypotheses if term in scope}
+    tests = [f_test(inference, rows) for rows in hypotheses.values()]
+    index = pd.Index(list(hypotheses), name="term", dtype=object)
+    types = {name: np.int64 if name == "num_df" else np.float64 for name in COLUMNS}
+    table = pd.DataFrame(tests, index=index, columns=list(COLUMNS)).astype(types)
+    return noted(inference, table)
 
 
 def empty_cells_note(terms: Sequence[Term]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -21,7 +21,7 @@ from bayeslmm.covariance.structure import (
     sd_leaders,
 )
 from bayeslmm.estimation.held import HeldSearch, search_of
-from bayeslmm.estimation.optimise import TOLERANCE, Optimum, attempt, minimise
+from bayeslmm.estimation.optimise import TOLERANCE, Objective, Optimum, attempt, minimise
 from bayeslmm.exceptions import NoEstimateError
 from bayeslmm.likelihood.elimination import Plan
 from bayeslmm.likelihood.factorise import (
@@ -236,6 +236,55 @@ def _describe_held(search: HeldSearch, optimum: Optimum, method: Literal["REML",
         singular=any_singular(fact.factors, factors),
         optimum=optimum,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """What the search of an estimate minimises, for other searches to be set beside it.
+
+    Attributes
+    ----------
+    objective : callable
+        Criterion and gradient (d,) at coordinates (d,).
+    start : ndarray (d,)
+        Where it starts.
+    minimise : callable
+        The search itself, from a start.
+    fit : callable
+        The estimate at an optimum.
+    """
+
+    objective: Objective
+    start: Array
+    minimise: Callable[[Array], Optimum]
+    fit: Callable[[Optimum], Fit]
+
+
+def search_for(plan: Plan, method: Literal["REML", "ML"]) -> Search:
+    """The search that :func:`fit_likelihood` makes."""
+    reml, tolerance = method == "REML", search_tolerance(plan)
+    if plan.held is not None:
+        held = search_of(plan, reml)
+        objective: Objective = held.signed.objective
+        logs = np.isin(held.signed.coordinates.free, held.signed.log_sds)
+        information, start = None, held.signed.start
+        fit = partial(_describe_held, held, method=method)
+    else:
+        objective = partial(_criterion_and_gradient, plan, reml=reml)
+        logs, information, start = plan.theta.sds, _level_counts(plan), _start(plan, reml)
+        fit = partial(_describe, plan, reml=reml)
+
+    def minimised(x: Array) -> Optimum:
+        return minimise(
+            objective,
+            x,
+            plan.products.n_obs,
+            information=information,
+            on_log_scale=logs,
+            tolerance=tolerance,
+        )
+
+    return Search(objective, start, minimised, fit)
 
 
 def search_tolerance(plan: Plan) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from bayeslmm.data.building import build_design
 from bayeslmm.data.design import Design, require_marginal
+from bayeslmm.data.frames import plain_frame
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.data.pedigree import Pedigree
@@ -29,6 +30,7 @@ from bayeslmm.estimation.reading import read_source, refuse_reading
 from bayeslmm.fits.estimate import Estimate
 from bayeslmm.fits.planning import Planning
 from bayeslmm.fits.products import CrossProducts, design_of
+from bayeslmm.formula.contrasts import check_coded, coded_formula
 from bayeslmm.formula.evaluation import own_functions
 from bayeslmm.formula.grammar import parse
 from bayeslmm.likelihood.elimination import Plan
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.fits.posterior import Posterior
     from bayeslmm.sampling.engine import FitMethod
+    from bayeslmm.selection.all_fit import AllFit
     from bayeslmm.storage.checkpoint import CheckpointFile
 
 Form = Literal["noncentered", "centered", "marginal"]
@@ -83,6 +86,11 @@ class LMM(Planning):
         (copies, as pandas Series) or what other functions made of them, and returns one value per
         row that depends on no other row. A formula can call nothing else than these and the listed
         functions.
+    contrasts : mapping, optional
+        Contrasts of factors of the fixed part by name: "treatment", "sum", "helmert", "poly",
+        "diff" (MASS's sdif) or "SAS"; ``("treatment", "b")`` with a base level; a matrix (levels,
+        columns), or a data frame with levels as its index. The formula then has
+        ``C(f, contr.sum)`` in place of ``f``, and labels and files are those of that formula.
     residual : str, optional
         Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
         ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
@@ -155,6 +163,7 @@ class LMM(Planning):
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         residual: str | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
         missing: Missing = "drop",
@@ -169,6 +178,10 @@ class LMM(Planning):
         functions = own_functions(functions)
         read = parse(formula, functions)
         source, held = open_source(data), fixed_mapping(fixed)
+        if contrasts is not None:
+            read = parse(coded_formula(read, contrasts), functions)
+            if source is None:
+                check_coded(plain_frame(data, list(contrasts)), contrasts)
         known, matrices = relationships_of(relationships), known_covariances(covariances)
         if source is not None:
             in_memory = {
@@ -201,6 +214,7 @@ class LMM(Planning):
                 sigma=sigma,
                 covariances=matrices,
             )
+        check_coded(design.sample, contrasts or {})
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
     @property
@@ -325,6 +339,51 @@ class LMM(Planning):
         require_marginal(self.design, "map()")
         return Estimate(self.model, fit_map(self.system, self.priors, self.model.reml_or_none()))
 
+    def all_fit(
+        self, method: Literal["REML", "ML"] = "REML", *, optimisers: Sequence[str] | None = None
+    ) -> AllFit:
+        """Fit the model by several optimisers and from several starts, for the doubtful.
+
+        Parameters
+        ----------
+        method : {"REML", "ML"}
+            The criterion.
+        optimisers : sequence of str, optional
+            Some of "bayeslmm, start x 0.1", "bayeslmm, start x 10" (the package's own search from
+            other starts), "L-BFGS-B", "BFGS", "trust-constr", "Nelder-Mead" and "Powell" (SciPy's,
+            on the same criterion); all by default. "bayeslmm" is always there.
+
+        Returns
+        -------
+        AllFit
+            Criterion, estimates, time and convergence by optimiser, and a verdict in words.
+
+        Raises
+        ------
+        ValueError
+            If the method or an optimiser is unknown.
+        DataError
+            If there is nothing to search for, as in a model without random effects.
+
+        References
+        ----------
+        R's ``lme4::allFit``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> model.all_fit(optimisers=["L-BFGS-B", "Nelder-Mead"]).verdict
+        'No search found a lower criterion than the estimate; 2 of 2 others end within 0.001 of it.'
+        """
+        from bayeslmm.selection.all_fit import all_fit
+
+        if method not in ("REML", "ML"):
+            raise ValueError(f"method={method!r}: 'REML' or 'ML' is expected.")
+        require_marginal(self.design, "all_fit()")
+        fit = self.model.reml if method == "REML" else fit_likelihood(self.system, "ML")
+        return all_fit(self.design, self.system, fit, method, optimisers)
+
     def pymc(self, form: Form = "noncentered") -> pm.Model:
         """PyMC model with labelled dimensions.
 
@@ -427,6 +486,7 @@ class LMM(Planning):
         priors: Literal["default", "flat"] | Mapping[str, Any] | None = None,
         weights: str | ArrayLike | Literal[False] | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        contrasts: Mapping[str, Any] | None = None,
         residual: str | Literal[False] | None = None,
         relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship | None] | None = None,
         fixed: Mapping[str, Any] | None = None,
@@ -456,6 +516,9 @@ class LMM(Planning):
             weights is looked up in new data.
         functions : mapping of str to callable, optional
             Functions of your own that are new or replace those of the model.
+        contrasts : mapping, optional
+            Contrasts that are new or replace those of a factor; None gives it the default ones. A
+            factor ``C(f, contr.sum)`` can be called ``f`` in a change of the formula.
         residual : str or False, optional
             A new structure of the residuals; False for independent ones of one variance.
         relationships : mapping, optional
@@ -505,6 +568,7 @@ class LMM(Planning):
             formula=formula,
             weights=weights,
             functions=functions,
+            contrasts=contrasts,
             residual=residual,
             relationships=relationships,
             fixed=fixed,

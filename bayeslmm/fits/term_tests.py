@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.inference import DfMethod, Inference
 from bayeslmm.fits.effects import Effects
+
+if TYPE_CHECKING:
+    from bayeslmm.fits.step import Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,3 +110,155 @@ class EstimateTests(Effects):
         from bayeslmm.effects.tests_of_fixed import contest_table
 
         return contest_table(self._judged(df), self.design.coefs, L, rhs)
+
+    def ranova(self, *, reduce_terms: bool = True) -> pd.DataFrame:
+        """Likelihood-ratio test of each random-effects term: the model without it against this one.
+
+        Parameters
+        ----------
+        reduce_terms : bool
+            Whether what varies by level is taken out term by term, ``(x | g)`` becoming
+            ``(1 | g)``, or as a whole. Terms of a structure by name, with ``by=`` or ``mm()`` are
+            always taken out whole.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per deletion, ``"x in (x | g)"`` or ``"(1 | g)"``, after one of the model,
+            ``"<none>"``: n_parameters, loglik, aic, chisq, df, p_value of chi-squared on df, and
+            p_boundary. ``attrs["formulas"]`` has the formula of each row, ``attrs["method"]`` the
+            criterion: restricted likelihoods of a REML estimate, likelihoods of an ML one.
+
+        Raises
+        ------
+        DataError
+            If there are no random effects, or rows have to be read again and the model does not
+            know where they are.
+        ValueError
+            If the estimate is a "MAP" one.
+
+        Notes
+        -----
+        A variance of zero is at the boundary of what it can be, so `p_value` is too large, for a
+        single variance twice. `p_boundary` is of the mixture of half chi-squared on df - 1 and half
+        on df [1]_ where a level has one effect less and the other variances are positive; NaN
+        elsewhere. :func:`bayeslmm.exact_lrt` has no such approximation.
+
+        References
+        ----------
+        R's ``lmerTest::ranova``.
+
+        .. [1] Stram, Lee (1994), doi:10.2307/2533455.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> reml.ranova()["chisq"].round(2).to_dict()
+        {'<none>': nan, 'Days in (Days | Subject)': 42.84}
+        """
+        from bayeslmm.selection.random_part import Fitted, ranova_table
+
+        return ranova_table(Fitted(self.design, self.fit), reduce_terms=reduce_terms)
+
+    def drop1(
+        self, scope: Collection[str] | None = None, *, df: DfMethod | None = None
+    ) -> pd.DataFrame:
+        """F test of each term of the fixed part that no other term contains.
+
+        Parameters
+        ----------
+        scope : collection of str, optional
+            Some of these terms; all by default.
+        df : str, optional
+            As in :meth:`anova`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As of :meth:`anova`. A term is left out as long as a larger one has all its variables:
+            ``a`` where there is ``a:b``.
+
+        Raises
+        ------
+        ValueError
+            If the scope has something else.
+
+        References
+        ----------
+        ``drop1`` of R's lmerTest.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> oats = blm.load_dataset("Oats")
+        >>> reml = blm.LMM("yield ~ nitro * Variety + (1 | Block/Variety)", oats).reml()
+        >>> reml.drop1()["p_value"].round(3).to_dict()
+        {'nitro:Variety': 0.79}
+        """
+        from bayeslmm.effects.tests_of_fixed import deletion_table
+
+        return deletion_table(self.design, self._judged(df), scope)
+
+    def step(
+        self,
+        *,
+        alpha_random: float = 0.1,
+        alpha_fixed: float = 0.05,
+        reduce_random: bool = True,
+        reduce_fixed: bool = True,
+        keep: Collection[str] = (),
+        df: DfMethod | None = None,
+    ) -> Step:
+        """Backward elimination: the random part by :meth:`ranova`, then the fixed part by `drop1`.
+
+        In each step the term with the largest p-value is taken out, as long as that is above alpha.
+
+        Parameters
+        ----------
+        alpha_random, alpha_fixed : float
+            Levels of the tests.
+        reduce_random, reduce_fixed : bool
+            Whether the part is reduced at all.
+        keep : collection of str
+            Terms of the fixed part that stay.
+        df : str, optional
+            As in :meth:`anova`.
+
+        Returns
+        -------
+        Step
+            Both tables, the estimate and the model that are left; prints as lmerTest's.
+
+        Raises
+        ------
+        DataError, ValueError
+            As :meth:`ranova` and :meth:`drop1`.
+
+        Notes
+        -----
+        P-values, standard errors and intervals of a model that was found so do not know of the
+        search: they are too small. ``p_value`` decides, not ``p_boundary``, as in lmerTest.
+
+        References
+        ----------
+        R's ``lmerTest::step``; Kuznetsova, Brockhoff, Christensen (2017),
+        doi:10.18637/jss.v082.i13.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> oats = blm.load_dataset("Oats")
+        >>> reml = blm.LMM("yield ~ nitro * Variety + (1 | Block/Variety)", oats).reml()
+        >>> reml.step().model.formula
+        'yield ~ nitro + (1 | Block/Variety)'
+        """
+        from bayeslmm.fits.step import stepped
+
+        return stepped(
+            self,  # type: ignore[arg-type]
+            df=df,
+            alphas=(alpha_random if reduce_random else 1.0, alpha_fixed if reduce_fixed else 1.0),
+            keep=keep,
+        )

@@ -120,6 +120,37 @@ def plot_caterpillar(
     )
 
 
+def plot_level_coefs(
+    levels: Sequence[Any],
+    known: Sequence[str],
+    intervals: Intervals,
+    how: Drawing,
+    title: str,
+    coefs: str | Sequence[str] | None,
+    order: str,
+) -> PlotCollection:
+    """Draw coefficients (J, p) of regressions in each level, one panel per coefficient.
+
+    Arguments as in :func:`plot_caterpillar`; `known` are the labels of the coefficients.
+    """
+    if len(levels) > MAX_LEVELS:
+        raise DataError(f"A picture shows at most {MAX_LEVELS:,} levels; here are {len(levels):,}.")
+    names = chosen(coefs, known, "coefs names {}; the coefficients are: {}.")
+    columns = [list(known).index(name) for name in names]
+    rows = _order(order, known, intervals, columns)
+    y = np.arange(len(rows), dtype=float)
+    picked = list(zip(names, columns, strict=True))
+    lower, upper = intervals.lower[rows], intervals.upper[rows]
+    marks = dataset({n: points(intervals.centre[rows, c], y) for n, c in picked})
+    bars = dataset({n: segments((lower[:, c], upper[:, c]), (y, y)) for n, c in picked})
+    labels, group = [levels[row] for row in rows], str(getattr(levels, "name", ""))
+    drawn = _caterpillar(marks, bars, labels, group, "")
+    kept = {name: one for name, one in drawn.items() if name not in ("ref_line", "xlabel")}
+    width = PANEL_WIDTH if len(columns) > 1 else SINGLE_WIDTH
+    size = (width, 0.7 + min(max(0.19 * len(rows), 1.2), 8.5))
+    return picture(how, marks, kept, size=size, title=title, sharey=True)
+
+
 def _caterpillar(
     marks: xr.Dataset, bars: xr.Dataset, labels: list[Any], group: str, response: str
 ) -> Visuals:

@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.building import build_design
 from bayeslmm.data.design import Design, Spec
-from bayeslmm.data.frames import column_names, read_only
+from bayeslmm.data.frames import column_names, plain_frame, read_only
 from bayeslmm.data.inputs import fixed_mapping
+from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.data.unobserved import Missing, Unobserved
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
+from bayeslmm.formula.contrasts import check_coded, coded_change, coded_formula
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse, parse_scale
-from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.formula.update import update_formula
 from bayeslmm.likelihood.parts import streamed_design
@@ -277,6 +278,7 @@ def updated_design(
     formula: str | None = None,
     weights: Any = None,
     functions: UserFunctions | None = None,
+    contrasts: Mapping[str, Any] | None = None,
     residual: str | Literal[False] | None = None,
     relationships: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
@@ -301,6 +303,8 @@ def updated_design(
         New precision weights; those of the model by default; none if False.
     functions : mapping of str to callable, optional
         The user's functions that are new or replace those of the model.
+    contrasts : mapping of str, optional
+        Contrasts of factors that are new or replace those of the model; None for the default ones.
     residual : str or False, optional
         A new structure of the residuals; that of the model by default; none if False.
     relationships : mapping of str, optional
@@ -332,7 +336,7 @@ def updated_design(
         raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
     if residual is not None and residual is not False and not isinstance(residual, str):
         raise ValueError(f"residual={residual!r}: a structure or False is expected.")
-    changes = (data, formula, weights, residual, fixed, missing, family, sigma)
+    changes = (data, formula, weights, contrasts, residual, fixed, missing, family, sigma)
     others = functions or relationships or covariances
     if all(change is None for change in changes) and not others:
         return design
@@ -340,6 +344,10 @@ def updated_design(
     held = {key: value for key, value in held.items() if value is not None}
     own = {**design.spec.functions, **own_functions(functions)}
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
+    if contrasts is not None:
+        changed = parse(coded_formula(changed, contrasts), own)
+        new = data is not None and open_source(data) is None
+        check_coded(plain_frame(data, list(contrasts)) if new else design.sample, contrasts)
     known = _changed_relationships(design.spec, changed, relationships or {})
     law = _changed_residual(design.spec, residual)
     kept = {} if law is None else {law.matrix: design.spec.covariances.get(str(law.matrix))}
@@ -350,7 +358,7 @@ def updated_design(
         scale = design.spec.scale.formula.source
     missing = missing or ("drop" if design.unobserved is None else "keep")
     if isinstance(design, SummarisedDesign) and data is None:
-        others = (formula, weights, residual, family, sigma)
+        others = (formula, weights, contrasts, residual, family, sigma)
         same = missing == "drop" and all(change is None for change in others)
         if same and not functions and not relationships:
             spec = replace(design.spec, known=held)
@@ -409,7 +417,7 @@ def _changed_relationships(
 def _changed_formula(old: Formula, formula: str, functions: UserFunctions) -> Formula:
     if not isinstance(formula, str):
         raise TypeError(f"formula must be text such as '~ . - x', got {type(formula).__name__}")
-    return parse(update_formula(old, formula), functions)
+    return parse(update_formula(old, coded_change(old, formula)), functions)
 
 
 def _new_weights(design: Design, names: Callable[[], list[str]], weights: Any) -> Any:
