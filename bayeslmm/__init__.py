@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bayeslmm.comparison.reml import compare_reml
     from bayeslmm.data.pedigree import pedigree
     from bayeslmm.data.relationships import Relationship
+    from bayeslmm.data.trials import clda, expand_visits
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
         BayesLMMError,
@@ -51,9 +52,11 @@ __all__ = [
     "StorageError",
     "__version__",
     "bayes_factor",
+    "clda",
     "compare",
     "compare_reml",
     "describe_dataset",
+    "expand_visits",
     "list_datasets",
     "load",
     "load_dataset",
@@ -78,9 +81,11 @@ _SOURCES = {
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
     "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),
+    "clda": ("bayeslmm.data.trials", "clda"),
     "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
+    "expand_visits": ("bayeslmm.data.trials", "expand_visits"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
     "load": ("bayeslmm.fits.load", "load"),
     "load_dataset": ("bayeslmm.datasets", "load_dataset"),

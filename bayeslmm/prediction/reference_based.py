@@ -138,7 +138,7 @@ def strategy_laws(
     """
     numbers = np.array([STRATEGIES.index(name) for name in strategies])
     found = []
-    for subjects in laws.alike((trial.missing, numbers)):
+    for subjects in laws.alike([trial.missing.astype(float), numbers.astype(float)]):
         one, strategy = int(subjects[0]), str(strategies[subjects[0]])
         own, reference = (laws.covariances(which, one) for which in (0, 1))
         means = [mean[:, subjects] for mean in laws.means]
@@ -180,8 +180,8 @@ def _covariance(strategy: str, own: Array, reference: Array, late: Flags) -> Arr
     result = own.copy()
     across = past @ slope
     rest = reference[:, late][:, :, late] - reference[:, late][:, :, early] @ slope
-    e, l = np.flatnonzero(early), np.flatnonzero(late)
-    result[:, e[:, None], l] = across
-    result[:, l[:, None], e] = across.transpose(0, 2, 1)
-    result[:, l[:, None], l] = rest + slope.transpose(0, 2, 1) @ across
+    before, after = np.flatnonzero(early), np.flatnonzero(late)
+    result[:, before[:, None], after] = across
+    result[:, after[:, None], before] = across.transpose(0, 2, 1)
+    result[:, after[:, None], after] = rest + slope.transpose(0, 2, 1) @ across
     return result

@@ -137,9 +137,7 @@ def trial_of(
     )
 
 
-def _subject_and_visit(
-    design: Design, subject: str | None, visit: str | None
-) -> tuple[str, str]:
+def _subject_and_visit(design: Design, subject: str | None, visit: str | None) -> tuple[str, str]:
     """Columns of subjects and visits: those of the residual structure where not given."""
     spec = design.spec.residual
     term = None if spec is None else spec.formula.correlation
@@ -298,9 +296,7 @@ def laws_of(trial: Trial, joint: JointDraws, rng: np.random.Generator | None) ->
     design, n, visits = trial.design, len(trial.subjects), len(trial.visits)
     require_memory(2 * joint.size * n * visits, "responses of all subjects")
     frames = (trial.frame, trial.under_reference())
-    own, other = (
-        design.spec.rows(frame, weights=trial.weights, residual=True) for frame in frames
-    )
+    own, other = (design.spec.rows(frame, weights=trial.weights, residual=True) for frame in frames)
     subject = trial.frame[trial.names[0]]
     within = tuple(f for f, factor in enumerate(own.random) if _within(factor, subject))
     factors = [factor for f, factor in enumerate(own.random) if f not in within]
