@@ -37,11 +37,12 @@ VERBS = {
     blm.Estimate: BOTH
     + """
         aic anova bic bootstrap confint contest converged criterion fit loglik n_parameters singular
-        vcov choice inference with_df
+        vcov choice inference with_df tried
     """,
     blm.Posterior: BOTH
     + """
-        compare_reml data diagnostics draw_u extend findings log_evidence loo report save to_arviz
+        compare_reml data diagnostics draw_u extend findings impute log_evidence loo
+        reference_based_effect report save to_arviz
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
     EstimatePlots: "caterpillar covariance fitted residuals",
