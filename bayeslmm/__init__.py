@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bayeslmm.comparison.reml import compare_reml
     from bayeslmm.data.pedigree import pedigree
     from bayeslmm.data.relationships import Relationship
+    from bayeslmm.data.trials import clda, expand_visits
     from bayeslmm.datasets import describe_dataset, list_datasets, load_dataset
     from bayeslmm.exceptions import (
         BayesLMMError,
@@ -53,10 +54,12 @@ __all__ = [
     "StorageError",
     "__version__",
     "bayes_factor",
+    "clda",
     "compare",
     "compare_reml",
     "describe_dataset",
     "exact_lrt",
+    "expand_visits",
     "list_datasets",
     "lm_list",
     "load",
@@ -82,10 +85,12 @@ _SOURCES = {
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
     "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),
+    "clda": ("bayeslmm.data.trials", "clda"),
     "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "exact_lrt": ("bayeslmm.comparison.exact_lrt", "exact_lrt"),
+    "expand_visits": ("bayeslmm.data.trials", "expand_visits"),
     "list_datasets": ("bayeslmm.datasets", "list_datasets"),
     "lm_list": ("bayeslmm.fits.lm_list", "lm_list"),
     "load": ("bayeslmm.fits.load", "load"),

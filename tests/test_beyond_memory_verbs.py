@@ -82,6 +82,8 @@ ARGUMENTS = {
         "save": {"path": "fit.nc"},
         "extend": {"draws": 4},
         "draw_u": {"group": "group"},
+        "impute": {"arm": "f", "reference": "a"},
+        "reference_based_effect": {"arm": "f", "reference": "a"},
         "with_groups": {},
         "compare_reml": {"reml": "reml"},
         "with_source": {"source": "frame"},
@@ -126,7 +128,9 @@ DRAWN = {"covariance", "fitted", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},
     "Estimate": ROWS,
-    "Posterior": ROWS | {"with_log_likelihood", "with_posterior_predictive"},
+    "Posterior": ROWS
+    | {"impute", "reference_based_effect"}
+    | {"with_log_likelihood", "with_posterior_predictive"},
     "Estimate.check": set(),
     "Posterior.check": {"predictive"},
     "Estimate.plot": DRAWN,

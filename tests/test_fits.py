@@ -37,12 +37,12 @@ VERBS = {
     blm.Estimate: BOTH
     + """
         aic anova bic bootstrap confint contest converged criterion fit loglik n_parameters singular
-        vcov choice inference robust with_df
+        vcov choice inference robust tried with_df
     """,
     blm.Posterior: BOTH
     + """
-        compare_reml data diagnostics draw_u extend findings kfold log_evidence loo report save
-        to_arviz
+        compare_reml data diagnostics draw_u extend findings impute kfold log_evidence loo
+        reference_based_effect report save to_arviz
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
     EstimatePlots: "caterpillar covariance fitted residuals",

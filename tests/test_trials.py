@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import bayeslmm as blm
-from bayeslmm.exceptions import FormulaError, SamplingError
+from bayeslmm.exceptions import DataError, FormulaError, SamplingError
 
 US, TOEPH, CS = (f"{kind}(AVISIT | USUBJID)" for kind in ("us", "toeph", "cs"))
 
@@ -132,3 +134,159 @@ def test_site_beside_unstructured_residuals_is_that_of_dense_algebra():
         + residual @ np.linalg.solve(dense, residual)
     )
     assert fit.criterion == pytest.approx(minus_two_log, abs=1e-6)
+
+
+# --- means and differences by visit ----------------------------------------------------
+
+TRIAL = "FEV1 ~ ARMCD + AVISIT + ARMCD:AVISIT + RACE + SEX"
+
+
+@cache
+def trial():
+    return blm.LMM(TRIAL, fev(), residual=US).reml()
+
+
+@pytest.mark.parametrize(
+    ("visit", "df", "statistic", "p_value"),
+    [  # "Tests of Effect Slices" of SAS PROC MIXED, listing sas_log_reml of mmrm's repository
+        ("VIS1", 146, 12.35, 0.0006),
+        ("VIS2", 145, 18.89, 0.0000),
+        ("VIS3", 131, 19.96, 0.0000),
+        ("VIS4", 133, 6.85, 0.0099),
+    ],
+)
+def test_slices_are_those_of_sas(visit, df, statistic, p_value):
+    difference = trial().contrasts("ARMCD", by="AVISIT", at={"AVISIT": [visit]})
+    row = difference.joint_test().iloc[0]
+    assert row["num_df"] == 1
+    assert row["statistic"] == pytest.approx(statistic, abs=0.006)
+    assert row["den_df"] == pytest.approx(df, abs=0.6)
+    assert row["p_value"] == pytest.approx(p_value, abs=6e-5)
+    single = difference.table().iloc[0]
+    assert single["statistic"] ** 2 == pytest.approx(row["statistic"], rel=1e-10)
+    assert single["p_value"] == pytest.approx(row["p_value"], rel=1e-6)
+
+
+# --- the baseline as a response --------------------------------------------------------
+
+COLUMNS = {"subject": "USUBJID", "visit": "AVISIT", "arm": "ARMCD", "reference": "PBO"}
+CLDA = "FEV1 ~ AVISIT + AVISIT:ARMCD_cLDA"
+
+
+def constrained(data, **options):
+    return blm.clda(data, response="FEV1", baseline="FEV1_BL", **(COLUMNS | options))
+
+
+def test_constrained_frame_has_the_baseline_first():
+    frame = constrained(fev())
+    assert len(frame) == 1000
+    assert frame["AVISIT"].cat.categories.tolist() == ["baseline", "VIS1", "VIS2", "VIS3", "VIS4"]
+    assert frame["USUBJID"].tolist() == np.repeat([f"PT{i}" for i in range(1, 201)], 5).tolist()
+    first = frame[frame["AVISIT"] == "baseline"]
+    assert first["FEV1"].tolist() == fev()["FEV1_BL"].iloc[::4].tolist()
+    assert (first["ARMCD_cLDA"] == "PBO").all()
+    assert first["ARMCD"].tolist() == fev()["ARMCD"].iloc[::4].tolist()
+    assert first["VISITN"].isna().all()
+    rest = frame[frame["AVISIT"] != "baseline"]
+    assert (rest["ARMCD_cLDA"] == rest["ARMCD"]).all()
+    assert rest["FEV1"].fillna(0).tolist() == fev()["FEV1"].fillna(0).tolist()
+    assert "FEV1_BL" not in frame
+    mixed = constrained(fev().sample(frac=1.0, random_state=1))
+    assert mixed.groupby("USUBJID", observed=True)["AVISIT"].first().eq("baseline").all()
+
+
+def test_differences_by_ml_are_those_with_the_baseline_as_covariate():
+    """The likelihood factors into that of baselines and that of later visits given them."""
+    frame = constrained(fev())
+    together = blm.LMM(CLDA, frame, residual=US)
+    formula = "FEV1 ~ 0 + AVISIT + AVISIT:ARMCD + AVISIT:FEV1_BL"
+    given = blm.LMM(formula, fev(), residual=US).ml()
+    found, expected = together.ml().beta, given.beta
+    for visit in ("VIS1", "VIS2", "VIS3", "VIS4"):
+        difference = found[f"AVISIT[{visit}]:ARMCD_cLDA[T.TRT]"]
+        # two searches, each within 1e-4 standard errors of its maximum
+        assert difference == pytest.approx(expected[f"AVISIT[{visit}]:ARMCD[T.TRT]"], abs=1e-3)
+    assert found["Intercept"] == pytest.approx(fev()["FEV1_BL"].iloc[::4].mean(), abs=1e-3)
+    means = together.reml().means(["AVISIT", "ARMCD_cLDA"]).table()["estimate"]
+    assert np.isnan(means[("baseline", "TRT")]), "there is one mean at baseline"
+
+
+def test_constrained_estimate_is_generalised_least_squares():
+    """At the estimated R, by hand: a mean at baseline, then arms, patient by patient."""
+    frame = constrained(fev()).dropna(subset="FEV1")
+    fit = blm.LMM(CLDA, frame, residual=US).reml()
+    visit = frame["AVISIT"].cat.codes.to_numpy()
+    treated = (frame["ARMCD"] == "TRT").to_numpy()
+    X = np.zeros((len(frame), 9))
+    X[np.arange(len(frame)), visit] = 1.0
+    later = treated & (visit > 0)
+    X[np.flatnonzero(later), 4 + visit[later]] = 1.0
+    R = fit.R().to_numpy()
+    y = frame["FEV1"].to_numpy()
+    information = X.T @ np.linalg.solve(R, X)
+    beta = np.linalg.solve(information, X.T @ np.linalg.solve(R, y))
+    assert fit.beta.to_numpy()[5:] == pytest.approx(beta[5:], rel=1e-8)
+    errors = np.sqrt(np.diag(np.linalg.inv(information)))[5:]
+    assert np.sqrt(np.diag(fit.vcov))[5:] == pytest.approx(errors, rel=1e-8)
+
+
+def test_missing_baselines_are_imputed_as_responses():
+    frame = constrained(fev().assign(FEV1_BL=fev()["FEV1_BL"].where(fev()["USUBJID"] != "PT2")))
+    model = blm.LMM(CLDA, frame, residual=US, missing="keep")
+    post = model.fit(method="laplace", draws=5, random_seed=1)
+    arms = {"arm": ["ARMCD_cLDA"], "reference": "PBO"}
+    completed = post.impute("J2R", n=3, random_seed=1, **arms)
+    assert not any(made.isna()["FEV1"].any() for made in completed.frames())
+    pooled = completed.analyse("FEV1 ~ ARMCD_cLDA").pool()
+    assert pooled.index.get_level_values("AVISIT").unique().tolist() == [
+        "VIS1",
+        "VIS2",
+        "VIS3",
+        "VIS4",
+    ]
+    effect = post.reference_based_effect("MAR", random_seed=1, **arms)
+    by_visit = post.contrasts(
+        "ARMCD_cLDA", {"d": {"TRT": 1, "PBO": -1}}, by="AVISIT", at={"AVISIT": ["VIS3", "VIS4"]}
+    )
+    expected = by_visit.draws.to_numpy().reshape(20, -1)
+    assert effect.values[:, 2:] == pytest.approx(expected, abs=1e-9)
+
+
+def test_wrong_frames_are_refused():
+    for words, options in {
+        "`ARM`: no column of the data": {"arm": "ARM"},
+        "none of the arms": {"reference": "CTL"},
+        "have a visit `VIS1`": {"baseline_visit": "VIS1"},
+    }.items():
+        with pytest.raises(DataError, match=words):
+            constrained(fev(), **options)
+    moved = fev().assign(FEV1_BL=np.arange(800.0))
+    with pytest.raises(DataError, match="`FEV1_BL` must be constant within a subject"):
+        constrained(moved)
+    expanded = functools.partial(blm.expand_visits, subject="USUBJID", visit="AVISIT")
+    for function in (constrained, expanded):
+        with pytest.raises(DataError, match="`PT1` of USUBJID has several rows at `VIS1`"):
+            function(pd.concat([fev(), fev().iloc[:1]]))
+        with pytest.raises(DataError, match="`AVISIT` is missing in 1 rows"):
+            function(fev().assign(AVISIT=fev()["AVISIT"].where(fev().index != 3)))
+
+
+# --- a row at every visit --------------------------------------------------------------
+
+
+def test_rows_are_added_with_what_is_constant():
+    kept = fev().drop(index=[1, 2, 799])
+    full = blm.expand_visits(kept, subject="USUBJID", visit="AVISIT")
+    assert list(full.columns) == list(fev().columns)
+    for name in ("USUBJID", "AVISIT", "ARMCD", "RACE", "SEX", "FEV1_BL"):
+        assert full[name].tolist() == fev()[name].tolist()
+        assert full[name].dtype == fev()[name].dtype
+    assert full.loc[[1, 2, 799], ["FEV1", "WEIGHT", "VISITN"]].isna().all().all()
+    there = np.setdiff1d(np.arange(800), [1, 2, 799])
+    assert full["FEV1"][there].equals(fev()["FEV1"][there])
+    codes = pd.DataFrame({"id": [3, 3, 1], "time": [0, 2, 2], "y": [1.0, 2.0, 3.0], "a": "u"})
+    small = blm.expand_visits(codes, subject="id", visit="time")
+    assert small["id"].tolist() == [3, 3, 1, 1]
+    assert small["time"].tolist() == [0, 2, 0, 2]
+    assert small["a"].tolist() == ["u"] * 4
+    assert np.isnan(small["y"][2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from bayeslmm.fits.effects import Effects
-from bayeslmm.fits.predictions import Seed
+from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.prediction import checks
 from bayeslmm.prediction.checks import Group
 from bayeslmm.prediction.rows import Target
@@ -22,6 +22,10 @@ from bayeslmm.summaries import posterior_tables
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayeslmm.effects.imputed import ArmEffects, Imputations
+    from bayeslmm.prediction.reference_based import Strategy
+    from bayeslmm.prediction.trajectories import Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,155 @@ class PosteriorDraws(Effects):
         rng = np.random.default_rng(random_seed)
         system = self.model.system
         return posterior_tables.drawn_effects(self.design, system, self._draws, group, levels, rng)
+
+    # --- missing responses of trials ------------------------------------------------------
+
+    def impute(
+        self,
+        strategy: Strategy | Mapping[Any, Strategy] = "MAR",
+        *,
+        arm: Names,
+        reference: Any,
+        n: int = 100,
+        visit: str | None = None,
+        subject: str | None = None,
+        random_seed: Seed = None,
+    ) -> Imputations:
+        """Complete the data of a trial under reference-based assumptions.
+
+        Each completed data set is drawn given another posterior draw of the fixed effects and the
+        covariance parameters. What is missing is drawn given what was observed of the subject, and
+        given the random effects of levels that subjects share, such as sites.
+
+        Parameters
+        ----------
+        strategy : {"MAR", "J2R", "CR", "CIR", "LMCF"} or mapping
+            What is assumed after the last visit with a response: missing at random; jump to
+            reference, copy reference, copy increments in reference (rbmi's "JR" is "J2R"); last
+            mean carried forward. Of all subjects, or by the label of a subject, the others being
+            "MAR". Responses missing before that visit are missing at random, but under "CR", where
+            all are those of the reference arm.
+        arm : str or sequence of str
+            The column of the arms; further ones that say the arm too, such as that of
+            :func:`bayeslmm.clda`, are set to the reference along with it.
+        reference : object
+            The reference arm.
+        n : int
+            Number of completed data sets, from as many draws, equally spaced.
+        visit, subject : str, optional
+            Columns; by default those of the structure of the residuals, ``us(visit | subject)``.
+        random_seed : int or numpy.random.Generator, optional
+            Seed.
+
+        Returns
+        -------
+        Imputations
+            With ``.frames()``, ``.analyse(...).pool()`` and ``.shift(delta)``.
+
+        Raises
+        ------
+        DataError
+            If the model was not built with ``missing="keep"``, rows lack more than the response, a
+            subject lacks a row at a visit, or LMCF has no mean to carry forward.
+        ValueError
+            If a strategy is unknown, or there are fewer draws than `n`.
+
+        References
+        ----------
+        Carpenter, Roger, Kenward (2013), doi:10.1080/10543406.2013.834911; R's ``rbmi::impute``
+        with ``method_bayes``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> fev = blm.load_dataset("fev")
+        >>> model = blm.LMM(
+        ...     "FEV1 ~ ARMCD * AVISIT + FEV1_BL",
+        ...     fev,
+        ...     residual="us(AVISIT | USUBJID)",
+        ...     missing="keep",
+        ... )
+        >>> post = model.fit(method="laplace", draws=50, random_seed=1)
+        >>> completed = post.impute("J2R", arm="ARMCD", reference="PBO", n=100, random_seed=2)
+        >>> pooled = completed.analyse("FEV1 ~ ARMCD + FEV1_BL", at="VIS4").pool()
+        >>> pooled.index.get_level_values("quantity").tolist()
+        ['PBO', 'TRT', 'TRT - PBO']
+        """
+        from bayeslmm.effects.imputed import impute
+
+        trial = self._trial(arm, reference, visit, subject)
+        return impute(trial, self._joint, strategy, n, np.random.default_rng(random_seed))
+
+    def reference_based_effect(
+        self,
+        strategy: Strategy | Mapping[Any, Strategy] = "MAR",
+        *,
+        arm: Names,
+        reference: Any,
+        at: Any = None,
+        visit: str | None = None,
+        subject: str | None = None,
+        random_seed: Seed = None,
+    ) -> ArmEffects:
+        """Posterior of the differences of arms under reference-based assumptions.
+
+        Without imputation: each draw of the parameters says what subjects of an arm would have on
+        average, those with a response at all visits and those without at some, and how that
+        differs from the reference arm. How many subjects stop at which visit is uncertain too.
+
+        Parameters
+        ----------
+        strategy, arm, reference, visit, subject
+            As in :meth:`impute`.
+        at : label or sequence of labels, optional
+            Visits; by default all at which arms differ.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of the weights of subjects.
+
+        Returns
+        -------
+        ArmEffects
+            With ``.table()`` and ``.draws``.
+
+        Raises
+        ------
+        DataError
+            As by :meth:`impute`, and if there is no such visit.
+
+        Notes
+        -----
+        Subjects of an arm have Dirichlet weights (the Bayesian bootstrap), and the reference arm is
+        that which the covariates of the same subjects would give. Jump to reference so multiplies
+        the difference at a visit by the share of subjects who have not left before it. The spread
+        is that of the estimate over repeated trials, and smaller than that of Rubin's rules.
+
+        References
+        ----------
+        Liu, Pang (2016), doi:10.1080/10543406.2015.1094810; Rubin (1981),
+        doi:10.1214/aos/1176345338.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> fev = blm.load_dataset("fev")
+        >>> model = blm.LMM(
+        ...     "FEV1 ~ ARMCD * AVISIT", fev, residual="us(AVISIT | USUBJID)", missing="keep"
+        ... )
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> j2r = post.reference_based_effect("J2R", arm="ARMCD", reference="PBO", random_seed=2)
+        >>> j2r.table().index[-1]
+        ('VIS4', 'TRT - PBO')
+        """
+        from bayeslmm.effects.imputed import arm_effects
+
+        trial = self._trial(arm, reference, visit, subject)
+        return arm_effects(trial, self._joint, strategy, at, np.random.default_rng(random_seed))
+
+    def _trial(self, arm: Names, reference: Any, visit: str | None, subject: str | None) -> Trial:
+        from bayeslmm.prediction.trajectories import trial_of
+
+        arms = (arm,) if isinstance(arm, str) else tuple(arm)
+        return trial_of(self.design, arms, reference, visit, subject)
 
     # --- ArviZ ------------------------------------------------------------------------
 

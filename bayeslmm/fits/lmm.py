@@ -307,7 +307,7 @@ class LMM(Planning):
     def _estimate(
         self, what: str, fit: Callable[[Model], Fit], fallback: Sequence[str | LMM]
     ) -> Estimate:
-        """This model estimated, or the first of several that converges."""
+        """Estimate this model, or the first of several that converges."""
         require_marginal(self.design, what)
         if not fallback:
             return Estimate(self.model, fit(self.model))
