@@ -119,7 +119,7 @@ OWNERS = {
 }
 
 
-ROWS = {"R", "V", "predict_missing", "simulate"}
+ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate"}
 DRAWN = {"covariance", "fitted", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from arviz_stats import ELPDData
 
+    from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
     from bayeslmm.estimation.executor import Executor
@@ -311,6 +312,16 @@ class Posterior(PosteriorDraws):
         from bayeslmm.effects.averages import row_draws
 
         return row_draws(self._joint, target)
+
+    @override
+    def heterogeneity(
+        self, prob: float | None = None, *, at: Any = None, random_seed: Seed = None
+    ) -> Heterogeneity:
+        from bayeslmm.effects.heterogeneity import posterior_heterogeneity
+
+        return posterior_heterogeneity(
+            self.model, self._joint, prob=prob, at=at, random_seed=random_seed
+        )
 
     @override
     def hypothesis(

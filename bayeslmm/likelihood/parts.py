@@ -15,10 +15,10 @@ from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.batches import Reader
 from bayeslmm.data.design import Encodings, Spec
 from bayeslmm.data.frames import Codes
+from bayeslmm.data.known_covariance import covariance_of
 from bayeslmm.data.level_sets import SeenLevels, united
 from bayeslmm.data.random_terms import amalgamated, check_relationships, keeps_totals
 from bayeslmm.data.relationships import Relationship
-from bayeslmm.data.known_covariance import covariance_of
 from bayeslmm.data.residual_rows import ResidualSpec, check_weights_once
 from bayeslmm.data.residual_survey import surveyed_residual, whole_batches
 from bayeslmm.data.sources import Source

@@ -17,6 +17,7 @@ from bayeslmm.data.building import build_design
 from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import column_names, read_only
 from bayeslmm.data.inputs import fixed_mapping
+from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
@@ -25,7 +26,6 @@ from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.evaluation import UserFunctions, own_functions
 from bayeslmm.formula.grammar import Formula, parse, parse_scale
-from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.formula.residual import ResidualFormula, parse_residual
 from bayeslmm.formula.update import update_formula
 from bayeslmm.likelihood.parts import streamed_design
@@ -333,8 +333,8 @@ def updated_design(
     if residual is not None and residual is not False and not isinstance(residual, str):
         raise ValueError(f"residual={residual!r}: a structure or False is expected.")
     changes = (data, formula, weights, residual, fixed, missing, family, sigma)
-    others = functions or relationships or covariances
-    if all(change is None for change in changes) and not others:
+    given = functions or relationships or covariances
+    if all(change is None for change in changes) and not given:
         return design
     held = {**design.spec.known, **fixed_mapping(fixed)}
     held = {key: value for key, value in held.items() if value is not None}

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.scale import Family
 from bayeslmm.data.building import build_design, with_scale
 from bayeslmm.data.design import Design, Encodings, Spec
+from bayeslmm.data.known_covariance import KnownCovariance, covariance_of
 from bayeslmm.data.random_factors import FactorSpec
 from bayeslmm.data.relationships import Relationship
-from bayeslmm.data.known_covariance import KnownCovariance, covariance_of
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
 from bayeslmm.data.unobserved import Unobserved
 from bayeslmm.exceptions import BayesLMMError, PriorError, SamplingError, StorageError
@@ -50,7 +50,6 @@ from bayeslmm.storage.checked import (
     checked_texts,
     checked_weights,
 )
-from bayeslmm.storage.known_covariance import pack_covariance, unpack_covariance
 from bayeslmm.storage.frames import (
     Arrays,
     Description,
@@ -59,6 +58,7 @@ from bayeslmm.storage.frames import (
     same_frame,
     unpack_frame,
 )
+from bayeslmm.storage.known_covariance import pack_covariance, unpack_covariance
 from bayeslmm.storage.priors import pack_priors, unpack_priors
 from bayeslmm.storage.random_factors import (
     pack_relationship,
