@@ -90,6 +90,9 @@ ARGUMENTS = {
         "caterpillar": {"group": "group", "backend": "none"},
         "shrinkage": {"group": "group", "backend": "none"},
         "reml": {"reml": "reml", "backend": "none"},
+        "contrasts": {"variables": "f", "backend": "none"},
+        "comparisons": {"variable": "f", "backend": "none"},
+        "slopes": {"variable": "x", "along": "f", "backend": "none"},
     },
     "checks": {},
 }
@@ -120,7 +123,7 @@ OWNERS = {
 
 
 ROWS = {"R", "V", "predict_missing", "simulate"}
-DRAWN = {"covariance", "fitted", "residuals"}
+DRAWN = {"covariance", "fitted", "forest", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},
     "Estimate": ROWS,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.effects.averages import mean_and_sd
-from bayeslmm.effects.grid import check_known, grid_frame, grid_values
+from bayeslmm.effects.grid import check_known, encode_grid, grid_frame, grid_values
 from bayeslmm.effects.quantities import LinearQuantities, names_of
 from bayeslmm.effects.variables import Variables, is_factor, variables_of
 from bayeslmm.exceptions import DataError
@@ -143,7 +143,7 @@ def plot_predictions(
         wider = wider_bounds(request, quantities, names, values)
         curve = plan.numeric and len(plan.values) > 1
         shown = shown_draws(draws, spread, plan, default=False, curve=curve)
-        prefix = "" if x is not None else " x ".join(names) + " "
+        prefix = " x ".join(names) + " " if len(terms) > 1 else ""
         panels += panels_of(
             plan,
             quantities,
@@ -174,15 +174,15 @@ def _style(
         title += lost
     wider = ""
     if request.widens:
-        chance = chance_of(request)
-        wider = f"{WIDER[request.kind, request.target]}: {coverage(chance[0])} interval"
+        words = WIDER[request.kind, request.target] if request.design.random else "new responses"
+        wider = f"{words}: {coverage(chance_of(request)[0])} interval"
     return Style(
         value=request.design.response,
         title=title,
         label=label_of(*first),
         data=cloud.label if cloud else "",
         wider=wider,
-        titled=one and len(terms[0]) > 2,
+        titled=any(len(names) > 2 for names in terms),
     )
 
 
@@ -279,7 +279,9 @@ def wider_bounds(
         )
     design, joint = request.design, request.joint()
     cells = grid_values(variables_of(design), names, values)
-    frame = _completed(design, grid_frame(cells, design.sample))
+    frame = grid_frame(cells, design.sample)
+    shift = _offset_shift(design, frame, [*names, *values])
+    frame = _completed(design, frame)
     count, bounds = len(quantities.labels), []
     for place in range(count):  # each with the same new levels and residuals: smooth curves
         prediction = predict(
@@ -290,11 +292,19 @@ def wider_bounds(
             kind=request.kind,  # type: ignore[arg-type]
             rng=np.random.default_rng(request.seed),
         )
-        bounds.append(interval(prediction.draws().reshape(-1, 1), *chance_of(request)))
+        drawn = prediction.draws() + shift[place::count]
+        bounds.append(interval(drawn.reshape(-1, 1), *chance_of(request)))
     lower, upper = np.concatenate(bounds, axis=1)
     lost = ~quantities.estimable.to_numpy()
     lower[lost], upper[lost] = np.nan, np.nan
     return lower, upper
+
+
+def _offset_shift(design: Design, frame: pd.DataFrame, explicit: Sequence[str]) -> Array:
+    """Offset (cells,) that means take, less that of the rows of the grid."""
+    known = variables_of(design)
+    mean = encode_grid(design, known, frame, explicit).constant
+    return np.asarray(mean - design.spec.rows(frame, random="none").offset)
 
 
 def _completed(design: Design, frame: pd.DataFrame) -> pd.DataFrame:

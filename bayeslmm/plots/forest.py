@@ -97,15 +97,15 @@ def reported_rows(design: Design, group: str | None) -> tuple[list[str], NDArray
     DataError
         If standard errors are not known, rows are beyond memory, or there are too many.
     """
-    if not design.spec.has_errors:
-        raise DataError(
-            "A forest plot is of estimates whose standard errors are known: name their column in "
-            'LMM(..., residual="se(column)"). fit.plot.caterpillar() shows random effects.'
-        )
     if isinstance(design, SummarisedDesign):
         raise DataError(
             "A forest plot shows the rows of the data, of which the model keeps sums. Make the "
             "model of a data frame in memory, or see fit.plot.caterpillar()."
+        )
+    if not design.spec.has_errors:
+        raise DataError(
+            "A forest plot is of estimates whose standard errors are known: name their column in "
+            'LMM(..., residual="se(column)"). fit.plot.caterpillar() shows random effects.'
         )
     if design.n > MOST_ROWS:
         raise DataError(
@@ -281,6 +281,10 @@ def _two(value: float, *, exp: bool) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def _short(value: float) -> str:
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+
+
 def _texts(
     da: xr.DataArray, target: Any, *, lines: Sequence[tuple[str, float]], **style: Any
 ) -> Any:
@@ -315,7 +319,7 @@ def _axes(
     ticks = {"data": data, "values": places, "labels": labels, "size": TICK_SIZE}
     name = f"exp({design.response})" if exp else design.response
     at = _ratio_ticks(ends) if exp else _even_ticks(ends)
-    shown = {"values": np.log(at) if exp else at, "labels": [f"{value:g}" for value in at]}
+    shown = {"values": np.log(at) if exp else at, "labels": [_short(value) for value in at]}
     bottom = -0.8 if forest.new is not None else 0.4
     return {
         "xlabel": (azp.visuals.labelled_x, {"data": data, "text": name}),

@@ -44,6 +44,9 @@ LETTERS_PER_INCH = 13
 MARKERS = ("C0", "C2", "C5", "C4", "C3")
 """Circles, triangles, squares, diamonds and crosses, told apart without colour."""
 
+CROWDED = 40
+"""Points side by side from which on they are smaller."""
+
 DENSITY_POINTS = 80
 SEEN = 0.01
 """Height of a density, of its largest, below which it is not drawn."""
@@ -315,6 +318,8 @@ def _drawn(panels: Sequence[Panel], labels: Sequence[str], style: Style) -> Visu
     }
     if len(labels) == 1:
         dots["color"] = QUIET
+    slots = max(len(one.places) * len(panel.series) for panel in panels for one in panel.series)
+    small = 1.0 if slots * (_columns(len(panels)) if style.upright else 1) <= CROWDED else 0.5
     return {
         "zero": _zero(panels, style),
         "data": layer(lambda _, one: turn(one.data), scatter, curve=None, marker=CIRCLE, **dots),
@@ -327,9 +332,9 @@ def _drawn(panels: Sequence[Panel], labels: Sequence[str], style: Style) -> Visu
         "curve": layer(centre, line, curve=True, width=1.8),
         "joined": layer(joined, line, curve=False, width=1.0, alpha=0.7),
         "wider": layer(marks_of_wider, line, curve=False, **dashed),
-        "interval": layer(bars("outer"), line, curve=False, width=1.3),
-        "inner_interval": layer(bars("inner"), line, curve=False, width=3.6),
-        "point": layer(centre, scatter, curve=False, size=34),
+        "interval": layer(bars("outer"), line, curve=False, width=1.3 * small),
+        "inner_interval": layer(bars("inner"), line, curve=False, width=3.6 * small),
+        "point": layer(centre, scatter, curve=False, size=34 * small),
     }
 
 
