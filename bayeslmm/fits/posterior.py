@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from bayeslmm.checks.kfold import Joint
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
+    from bayeslmm.effects.random_labels import Scope
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
@@ -315,11 +316,16 @@ class Posterior(PosteriorDraws):
 
     @override
     def hypothesis(
-        self, expressions: Names, *, rope: float | Sequence[float] | None = None
+        self,
+        expressions: Names,
+        *,
+        rope: float | Sequence[float] | None = None,
+        scope: Scope = "standard",
+        group: str | None = None,
     ) -> Hypotheses:
         from bayeslmm.effects.hypothesis import posterior_hypotheses
 
-        return posterior_hypotheses(self.model, self._joint, expressions, rope)
+        return posterior_hypotheses(self.model, self._joint, expressions, rope, scope, group)
 
     # --- criticism --------------------------------------------------------------------
 
