@@ -76,6 +76,7 @@ ARGUMENTS = {
         "bootstrap": {"n": 2, **QUICK},
         "simulate": {"n": 2},
         "findings": {"random_seed": 1},
+        "kfold": {"K": 2, "draws": 20, **QUICK},
         "report": {"path": "page.html", "random_seed": 1},
         "save": {"path": "fit.nc"},
         "extend": {"draws": 4},
