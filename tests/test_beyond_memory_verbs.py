@@ -123,7 +123,7 @@ OWNERS = {
 }
 
 
-ROWS = {"R", "V", "predict_missing", "simulate"}
+ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate"}
 DRAWN = {"covariance", "fitted", "forest", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},

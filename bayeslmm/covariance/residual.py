@@ -391,7 +391,7 @@ class Residual:
     @cached_property
     def plain(self) -> bool:
         """Whether R is sigma^2 times the inverse weights."""
-        return self.n_shape == 0
+        return self.n_shape == 0 and self.correlation is None
 
     def relative(self, x: Array) -> tuple[Array, Array]:
         """Scale (S,) and shapes (S, r) at coordinates: m log sds, powers, correlations."""

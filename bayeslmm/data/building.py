@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -31,10 +32,11 @@ from bayeslmm.data.inputs import (
     first_value,
     precision_weights,
 )
+from bayeslmm.data.known_covariance import KnownCovariance, covariance_of
 from bayeslmm.data.random_factors import shortened
 from bayeslmm.data.random_terms import random_factors
 from bayeslmm.data.relationships import Relationship
-from bayeslmm.data.residual_rows import check_weights_once, residual_spec
+from bayeslmm.data.residual_rows import ResidualSpec, check_weights_once, residual_spec
 from bayeslmm.data.scale_model import scale_model
 from bayeslmm.data.unobserved import Missing, Unobserved, unobserved_rows
 from bayeslmm.exceptions import DataError
@@ -64,6 +66,7 @@ def build_design(
     fixed: Mapping[str, Any] | None = None,
     family: str = "gaussian",
     sigma: ScaleFormula | str | None = None,
+    covariances: Mapping[str, KnownCovariance] | None = None,
 ) -> Design:
     """Evaluate a formula on data.
 
@@ -94,6 +97,8 @@ def build_design(
     sigma : ScaleFormula or str, optional
         Predictors of the log residual scale, ``"~ x + (1 | g)"``. Rows with a missing value in one
         of its variables are dropped.
+    covariances : mapping of str to KnownCovariance, optional
+        The known covariance matrix that the structure of the residuals names.
 
     Returns
     -------
@@ -127,14 +132,18 @@ def build_design(
     scale = parse_scale(sigma, functions) if not isinstance(sigma, ScaleFormula | None) else sigma
     checked = _family(family, residual, scale)
     _check_conditional(checked, scale, fixed=bool(fixed), kept=missing == "keep")
+    covariance = covariance_of(residual, covariances or {})
+    labels = [] if covariance is None else [covariance.name]
     variables = formula.variables
     for part in (residual, scale):
         if part is not None:
-            check_variables(part, names)
+            check_variables(part, [*names, *labels])
             variables = variables | part.variables
     named = weights if isinstance(weights, str) else None
     wanted = variables if named is None else variables | {named}
     frame = plain_frame(data, sorted(wanted))
+    if covariance is not None:
+        frame, covariance = covariance.with_labels(frame)
     values = precision_weights(weights, frame, data, names)
     if values is not None and residual is not None:
         check_weights_once(residual)
@@ -148,7 +157,12 @@ def build_design(
         values = None if values is None else np.delete(values, dropped)
     known = relationships or {}
     held = dict(fixed or {})
-    design = _evaluate(formula, complete, values, dropped, named, functions, residual, known, held)
+    law = None if residual is None else partial(residual_spec, residual, known=covariance)
+    free = "sigma" not in {str(key).strip() for key in held}
+    free = free and not (residual is not None and residual.known)
+    design = _evaluate(
+        formula, complete, values, dropped, named, functions, law, known, held, saturated=not free
+    )
     design = with_scale(design, checked, scale)
     return design if kept is None else _with_unobserved(design, kept)
 
@@ -223,9 +237,11 @@ def _evaluate(
     dropped: NDArray[np.intp],
     weights_name: str | None,
     functions: UserFunctions,
-    residual: ResidualFormula | None,
+    residual: Callable[[pd.DataFrame], ResidualSpec] | None,
     relationships: Mapping[str, Relationship],
     known: Mapping[str, Any],
+    *,
+    saturated: bool,
 ) -> Design:
     variables = Variables(frame)
     y, response = first_value(formula.left, variables, functions)
@@ -238,10 +254,8 @@ def _evaluate(
     for term in formula.random:
         if term.left not in columns:
             columns[term.left] = evaluate(term.left, variables, functions)
-    free = "sigma" not in {str(key).strip() for key in known}
-    free = free and not (residual is not None and residual.known)
-    random = random_factors(formula, frame, columns, relationships, saturated=not free)
-    found = None if residual is None else residual_spec(residual, frame)
+    random = random_factors(formula, frame, columns, relationships, saturated=saturated)
+    found = None if residual is None else residual(frame)
     errors = None if found is None else found.precisions(frame)
     weights = weights if errors is None else errors
     encodings = Encodings(

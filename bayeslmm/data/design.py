@@ -15,6 +15,7 @@ from bayeslmm.covariance.residual import PLAIN, BoundResidual, Residual, Residua
 from bayeslmm.covariance.scale import Family
 from bayeslmm.data.frames import check_infinite, column_names, missing, plain_frame, read_only
 from bayeslmm.data.inputs import Expression, check_complete, check_present, precision_weights
+from bayeslmm.data.known_covariance import KnownCovariance
 from bayeslmm.data.random_factors import FactorSpec, RandomFactor, shortened
 from bayeslmm.data.random_terms import other_rows
 from bayeslmm.data.relationships import Relationship
@@ -116,13 +117,13 @@ class Spec:
 
     @property
     def residual_multiplier(self) -> str:
-        """How known standard errors are written with a multiplier sigma that is estimated."""
+        """How known variances are written with a multiplier sigma that is estimated."""
         errors = None if self.residual is None else self.residual.formula.errors
-        return "" if errors is None else f"se({errors.place[0]}, sigma=True)"
+        return "" if errors is None else errors.multiplied
 
     @property
     def has_errors(self) -> bool:
-        """Whether the rows have known standard errors, which are their weights."""
+        """Whether the rows have known variances: their weights are one over these."""
         return self.residual is not None and self.residual.formula.errors is not None
 
     @property
@@ -130,6 +131,12 @@ class Spec:
         """Known covariances of levels by grouping factor."""
         known = {factor.name: factor.relationship for factor in self.random}
         return {name: value for name, value in known.items() if value is not None}
+
+    @property
+    def covariances(self) -> dict[str, KnownCovariance]:
+        """Known covariance matrix of the residuals by its name."""
+        known = None if self.residual is None else self.residual.known
+        return {} if known is None else {known.name: known}
 
     def rows(
         self,
@@ -490,6 +497,8 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residua
     scale = spec.scale if residual else None
     if scale is not None:
         needed |= scale.predictors(groups=random == "levels") | scale.formula.grouping & set(names)
+    if structure is not None and structure.known is not None:
+        structure.known.check_labelled(names)
     check_present(needed, names)
     response = formula.left.variables
     response = response if response.issubset(names) else frozenset[str]()
@@ -504,7 +513,7 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residua
         if values is not None:
             raise DataError(
                 f"weights= of new data and {structure.formula.errors.text} both say how variances "
-                "of rows differ: give the column of standard errors alone."
+                "of rows differ: leave weights= out."
             )
         values = structure.precisions(frame)
     if values is not None and np.isnan(values).any():

@@ -25,8 +25,9 @@ from bayeslmm.data.grouping import (
     lookup_levels,
     new_levels,
 )
+from bayeslmm.data.known_covariance import KnownCovariance
 from bayeslmm.exceptions import DataError, listed
-from bayeslmm.formula.residual import ResidualFormula, ResidualTerm
+from bayeslmm.formula.residual import KNOWN, ResidualFormula, ResidualTerm
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -89,6 +90,8 @@ class ResidualSpec:
     group, occasions, arms, strata : GroupingFactor or None
         The levels of each; occasions only where they are levels and not times.
     covariates : tuple of Covariate
+    known : KnownCovariance or None
+        The known covariance matrix, whose labels are the occasions.
     """
 
     formula: ResidualFormula
@@ -98,6 +101,7 @@ class ResidualSpec:
     arms: GroupingFactor | None
     strata: GroupingFactor | None
     covariates: tuple[Covariate, ...]
+    known: KnownCovariance | None = None
 
     @property
     def dim(self) -> str:
@@ -130,7 +134,9 @@ class ResidualSpec:
         return np.concatenate([sigma, sds[:, 1:] / sds[:, :1], deltas, own], axis=1)
 
     def precisions(self, frame: pd.DataFrame) -> Array | None:
-        """One over the squares (n,) of known standard errors; None without them."""
+        """One over known variances (n,); None without them."""
+        if self.known is not None:
+            return 1.0 / self.known.matrix.diagonal()[_need(self._occasion(frame))]
         return precisions(self.formula, frame)
 
     def rows(self, frame: pd.DataFrame) -> ResidualRows:
@@ -158,9 +164,7 @@ class ResidualSpec:
     ) -> ResidualRows:
         term = self.formula.correlation
         arm = _known(self.arms, frame, "an arm of the residuals")
-        occasion = None
-        if self.occasions is not None:
-            occasion = _known(self.occasions, frame, "an occasion of the residuals")
+        occasion = self._occasion(frame)
         place = None if term is None or group is None else _places(term, frame, group, occasion)
         log_sd = self._log_sds(frame, arm, occasion)
         if term is not None and group is not None and place is not None:
@@ -172,6 +176,11 @@ class ResidualSpec:
             arm=np.zeros(len(frame), dtype=np.intp) if arm is None else arm,
             log_sd=log_sd,
         )
+
+    def _occasion(self, frame: pd.DataFrame) -> Indices | None:
+        known = self.known is not None
+        words = "a row of the known covariance matrix" if known else "an occasion of the residuals"
+        return _known(self.occasions, frame, words)
 
     def together(self, old: ResidualRows, new: ResidualRows) -> ResidualRows:
         """Rows of the model and then other rows of the same groups.
@@ -380,7 +389,9 @@ def _shown_place(spec: ResidualSpec, term: ResidualTerm, place: Array) -> str:
 # --- building --------------------------------------------------------------------------
 
 
-def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec:
+def residual_spec(
+    formula: ResidualFormula, frame: pd.DataFrame, known: KnownCovariance | None = None
+) -> ResidualSpec:
     """Find the levels, times and covariates of a residual structure.
 
     Parameters
@@ -389,6 +400,8 @@ def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec
         The structure.
     frame : pandas.DataFrame
         The complete rows of a model.
+    known : KnownCovariance, optional
+        The known covariance matrix, with labels, that the structure names.
 
     Returns
     -------
@@ -413,8 +426,12 @@ def residual_spec(formula: ResidualFormula, frame: pd.DataFrame) -> ResidualSpec
         covariates=tuple(_covariate(one, frame) for one in formula.powers),
         largest=int(sizes.max(initial=0)),
         unit=unit,
+        known=known,
     )
-    return spec_of_facts(formula, facts)
+    spec = spec_of_facts(formula, facts)
+    if known is not None and spec.group is not None:
+        known.check_rows(spec.rows(frame), frame, spec.group)
+    return spec
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -430,12 +447,15 @@ class ResidualFacts:
         Rows of the largest group.
     unit : float
         Distance at which a correlation that falls with distance is its parameter.
+    known : KnownCovariance or None
+        A known covariance matrix.
     """
 
     levels: Mapping[str, GroupingFactor]
     covariates: tuple[Covariate, ...]
     largest: int
     unit: float
+    known: KnownCovariance | None = None
 
 
 def spec_of_facts(formula: ResidualFormula, facts: ResidualFacts) -> ResidualSpec:
@@ -451,7 +471,9 @@ def spec_of_facts(formula: ResidualFormula, facts: ResidualFacts) -> ResidualSpe
         if role in levels and one is not None:
             _check_several(levels[role], one)
     occasions, arms, strata = (levels.get(role) for role in ("occasions", "arms", "strata"))
-    if term is not None and occasions is not None and term.kind != "ar1":
+    if facts.known is not None:
+        occasions = facts.known.factor
+    if term is not None and facts.known is None and occasions is not None and term.kind != "ar1":
         _check_occasions(occasions, term)
     correlation = None if term is None else _correlation(term, facts)
     return ResidualSpec(
@@ -468,6 +490,7 @@ def spec_of_facts(formula: ResidualFormula, facts: ResidualFacts) -> ResidualSpe
         arms=arms,
         strata=strata,
         covariates=facts.covariates,
+        known=facts.known,
     )
 
 
@@ -483,7 +506,7 @@ def level_columns(formula: ResidualFormula, frame: pd.DataFrame) -> dict[str, tu
         found["strata"] = formula.strata.place
     if term is not None:
         found["group"] = term.group
-        untimed = term.kind not in DECAYS and term.place != ("1",)
+        untimed = term.kind not in (*DECAYS, *KNOWN) and term.place != ("1",)
         if untimed and not (term.kind == "ar1" and _is_numeric(frame[term.place[0]])):
             found["occasions"] = term.place
     return found
@@ -566,7 +589,7 @@ def _cor_labels(
     arms: GroupingFactor | None,
 ) -> tuple[str, ...]:
     """Labels of the correlations that determine all others, arm after arm."""
-    if correlation is None:
+    if correlation is None or not correlation.n_cors:
         return ()
     own = [""]
     if isinstance(correlation, OverOccasions) and correlation.structure.n_cors > 1:
@@ -580,6 +603,8 @@ def _cor_labels(
 
 
 def _correlation(term: ResidualTerm, facts: ResidualFacts) -> Correlation:
+    if facts.known is not None:
+        return facts.known.correlation
     group, arms = facts.levels["group"], facts.levels.get("arms")
     occasions = facts.levels.get("occasions")
     n_arms = 1 if arms is None else len(arms.levels)

@@ -13,6 +13,7 @@ from bayeslmm.fits.predictions import Names, Predictions
 if TYPE_CHECKING:
     from bayeslmm.effects.contrasts import Adjust
     from bayeslmm.effects.grid import Weights
+    from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import LinearQuantities, Source
     from bayeslmm.sampling.joint_draws import JointDraws
@@ -305,6 +306,73 @@ class Effects(Predictions):
 
         joint = self._row_draws(target)
         return average_predictions(self.design, self._source, by=by, new=new, joint=joint)
+
+    def heterogeneity(self, *args: Any, **options: Any) -> Heterogeneity:
+        """How far estimates differ by more than their known sampling errors: a meta-analysis.
+
+        Parameters
+        ----------
+        level : float
+            Of an estimate: coverage of the intervals.
+        prob : float, optional
+            Of a posterior: probability of the intervals.
+        at : data frame or mapping, optional
+            Moderators, and covariates of random effects, of new units to predict. By default the
+            combinations of the data, where they are few.
+        df : {"residual", "asymptotic"} or float
+            Of an estimate: degrees of freedom of the t distribution of prediction intervals; n - p,
+            infinitely many, or a number.
+        random_seed : int or numpy.random.Generator, optional
+            Of a posterior: seed of the effects of new units.
+
+        Returns
+        -------
+        Heterogeneity
+            Tables `test` (Q, its degrees of freedom and p-value), `table` (tau and I2 by grouping
+            factor and coefficient, I2 in total, H), `prediction` (mean and interval for the effect
+            of a new unit), of a posterior `evidence` (for tau = 0); prints with what they say.
+
+        Raises
+        ------
+        DataError
+            If the sampling errors are not known (``residual="se(column)"`` or
+            ``residual="known(V | group)"``), or rows are beyond memory.
+        ValueError
+            If an option is not among those allowed.
+
+        Notes
+        -----
+        I2 is the variance of effects over the sum of all variances of effects and the typical
+        sampling variance tr(PV) / tr(P), which for one tau and no moderators is that of Higgins and
+        Thompson. Where rows have one of several coefficients (outcomes), each has its own rows,
+        with their typical sampling variance. Without random effects I2 is (Q - df) / Q and H the
+        root of Q / df. Intervals of tau of an estimate are of the profile likelihood, and I2 and H
+        follow from them where nothing else varies; a posterior has intervals of all.
+
+        The prediction interval of an estimate is mean ± t sqrt(std_error^2 + tau^2): metafor's
+        ``predict()`` has ``df="asymptotic"`` by default and ``df="residual"`` with ``test="t"``;
+        Higgins, Thompson and Spiegelhalter have ``df=k - 2`` with k studies. That of a posterior
+        needs no such choice.
+
+        References
+        ----------
+        Higgins, Thompson (2002), doi:10.1002/sim.1186, for I2 and H. Higgins, Thompson,
+        Spiegelhalter (2009), doi:10.1111/j.1467-985X.2008.00552.x, for prediction intervals.
+        Jackson, White, Riley (2012), doi:10.1002/sim.5453, for several outcomes. Viechtbauer
+        (2010), doi:10.18637/jss.v036.i03 (R's ``metafor``).
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> schools = blm.load_dataset("school_calendar")
+        >>> model = blm.LMM("d ~ 1 + (1 | district / school)", schools, residual="se(se)")
+        >>> found = model.reml().heterogeneity()
+        >>> found.test.round(1).values.tolist()
+        [[578.9, 55.0, 0.0]]
+        >>> found.table.filter(like="I2[", axis=0)["estimate"].round(1).to_list()
+        [63.3, 31.9]
+        """
+        raise NotImplementedError
 
     def hypothesis(self, *args: Any, **options: Any) -> Hypotheses:
         """Test or judge hypotheses, written as they are read.

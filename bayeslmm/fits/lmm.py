@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from bayeslmm.data.building import build_design
 from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.data.inputs import fixed_mapping
+from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
@@ -84,7 +85,8 @@ class LMM(Planning):
     residual : str, optional
         Structure of the residual covariance matrix R, such as ``"us(visit | id)"``,
         ``"ar1(time | g)"`` or ``"strata(f)"``; by default residuals are independent with one
-        variance. ``"se(column)"`` has known standard errors, as in a meta-analysis.
+        variance. ``"se(column)"`` has known standard errors, as in a meta-analysis;
+        ``"known(V | study)"`` the known covariance matrix V of `covariances`.
     relationships : mapping of str to DataFrame, Pedigree or Relationship, optional
         Known covariance A of the levels of a grouping factor, up to a variance: their random
         effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
@@ -102,6 +104,11 @@ class LMM(Planning):
     sigma : str, optional
         Predictors of the log residual scale, such as ``"~ x + (1 | g)"``. With it, or with
         ``family="student"``, draws come from NUTS and there are no REML, ML and MAP estimates.
+    covariances : mapping of str to DataFrame, array-like or sparse matrix, optional
+        The known covariance matrix V of the residuals that ``residual="known(V | study)"`` names,
+        block diagonal by study. A data frame has labels of rows and columns, which are the values
+        of the column V of the data; another matrix has a row for each row of the data, in their
+        order, rows with missing values included.
     executor : concurrent.futures.Executor or the like, optional
         Reads pieces of data beyond memory: files and row groups of Parquet files, frames of a list,
         partitions of Dask. The sums do not depend on it, nor on the number of its workers; to
@@ -153,6 +160,7 @@ class LMM(Planning):
         fixed: Mapping[str, Any] | None = None,
         family: Literal["gaussian", "student"] = "gaussian",
         sigma: str | None = None,
+        covariances: Mapping[str, Any] | None = None,
         executor: Executor | None = None,
         progressbar: bool = True,
         checkpoint: str | PathLike[str] | None = None,
@@ -160,12 +168,13 @@ class LMM(Planning):
         functions = own_functions(functions)
         read = parse(formula, functions)
         source, held = open_source(data), fixed_mapping(fixed)
-        known = relationships_of(relationships)
+        known, matrices = relationships_of(relationships), known_covariances(covariances)
         if source is not None:
             in_memory = {
                 "missing": None if missing == "drop" else missing,
                 "family": None if family == "gaussian" else family,
                 "sigma": sigma,
+                "covariances": list(matrices) or None,
             }
             how = partial(
                 read_source,
@@ -189,6 +198,7 @@ class LMM(Planning):
                 fixed=held,
                 family=family,
                 sigma=sigma,
+                covariances=matrices,
             )
         object.__setattr__(self, "model", Model(design, resolve_priors(design, priors)))
 
@@ -380,6 +390,7 @@ class LMM(Planning):
         missing: Missing | None = None,
         family: Literal["gaussian", "student"] | None = None,
         sigma: str | Literal[False] | None = None,
+        covariances: Mapping[str, Any] | None = None,
     ) -> Self:
         """A changed model: what is not given stays as it is.
 
@@ -414,6 +425,9 @@ class LMM(Planning):
             Distribution of the residuals.
         sigma : str or False, optional
             Predictors of the log residual scale; False for none.
+        covariances : mapping, optional
+            A known covariance matrix of the residuals that replaces that of the model, or that a
+            new structure names. New data need it where it has no labels.
 
         Returns
         -------
@@ -454,6 +468,7 @@ class LMM(Planning):
             missing=missing,
             family=family,
             sigma=sigma,
+            covariances=covariances,
         )
         return self._of(Model(design, updated_priors(self.priors, design, priors)))
 

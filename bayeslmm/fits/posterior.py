@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
     from bayeslmm.checks.kfold import Joint
+    from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
     from bayeslmm.effects.random_labels import Scope
@@ -313,6 +314,16 @@ class Posterior(PosteriorDraws):
         from bayeslmm.effects.averages import row_draws
 
         return row_draws(self._joint, target)
+
+    @override
+    def heterogeneity(
+        self, prob: float | None = None, *, at: Any = None, random_seed: Seed = None
+    ) -> Heterogeneity:
+        from bayeslmm.effects.heterogeneity import posterior_heterogeneity
+
+        return posterior_heterogeneity(
+            self.model, self._joint, prob=prob, at=at, random_seed=random_seed
+        )
 
     @override
     def hypothesis(

@@ -23,6 +23,11 @@ DISTANCES = ("car1", "sp_exp", "exp", "gau")
 VARIANCES = ("strata", "power", "exp", "se")
 """Structures of the variance alone."""
 
+SE_COLUMN = "a column of standard errors"
+
+KNOWN = ("known",)
+"""Known covariance matrices, variances and correlations."""
+
 EXAMPLES = "us(visit | id), ar1(time | g), car1(time | g), strata(f) or power(x)"
 
 _TOKEN = re.compile(r"\s*(?:(?P<name>`[^`]+`|[^\W\d][\w.]*|1)|(?P<mark>[()|/*+,:=]))")
@@ -48,7 +53,7 @@ class ResidualTerm:
     start, end : int
         Where it stands.
     sigma : bool
-        Of ``"se"``: whether known standard errors have a multiplier sigma that is estimated.
+        Of ``"se"`` and ``"known"``: whether what is known has a multiplier sigma that is estimated.
     """
 
     kind: str
@@ -69,6 +74,17 @@ class ResidualTerm:
     def per_occasion(self) -> bool:
         """Whether each occasion has a variance of its own."""
         return self.kind == "us" or (self.kind in OCCASIONS and self.kind.endswith("h"))
+
+    @property
+    def holds_variances(self) -> bool:
+        """Whether the variances are known, but perhaps for a multiplier."""
+        return self.kind in ("se", *KNOWN)
+
+    @property
+    def multiplied(self) -> str:
+        """How known variances are written with a multiplier sigma that is estimated."""
+        groups = f" | {':'.join(self.group)}" if self.group else ""
+        return f"{self.kind}({self.place[0]}{groups}, sigma=True)"
 
     @property
     def variables(self) -> frozenset[str]:
@@ -109,12 +125,17 @@ class ResidualFormula:
 
     @property
     def errors(self) -> ResidualTerm | None:
-        """The factor with known standard errors."""
-        return next((term for term in self.terms if term.kind == "se"), None)
+        """The factor with known variances."""
+        return next((term for term in self.terms if term.holds_variances), None)
+
+    @property
+    def matrix(self) -> str | None:
+        """Name of the known covariance matrix."""
+        return next((term.place[0] for term in self.terms if term.kind in KNOWN), None)
 
     @property
     def known(self) -> bool:
-        """Whether the standard errors are known, sigma held at one."""
+        """Whether the variances are known, sigma held at one."""
         return self.errors is not None and not self.errors.sigma
 
     @property
@@ -237,19 +258,20 @@ class _Reader:
         """Pass one structure."""
         first = self.here
         kind = self.name("A residual structure")
-        if first is None or kind not in {*OCCASIONS, *DISTANCES, *VARIANCES}:
+        if first is None or kind not in {*OCCASIONS, *DISTANCES, *VARIANCES, *KNOWN}:
             self.at -= 1
             self.fail(_unknown(kind))
         self.need("(", f"after {kind}")
         joint = "," if kind == "strata" else "+"
         place = self.names("A column", joint)
-        sigma = kind == "se" and self.take(",") and self._multiplier()
+        sigma = kind == "se" and self.take(",") and self._multiplier(kind)
         arm: str | None = None
         group: tuple[str, ...] = ()
         if self.take("|"):
             group = self.names("A grouping factor", ":")
             if self.take("/"):
                 arm, group = self._arm(group), self.names("A grouping factor", ":")
+        sigma = sigma or (kind in KNOWN and self.take(",") and self._multiplier(kind))
         self.need(")", f"after what {kind} is of")
         last = self.pieces[self.at - 1]
         text = self.source[first.start : last.end]
@@ -266,10 +288,11 @@ class _Reader:
         _check_term(self.source, term)
         return term
 
-    def _multiplier(self) -> bool:
+    def _multiplier(self, kind: str) -> bool:
         """Pass ``sigma=True`` or ``sigma=False``."""
         if self.here is None or self.here.text != "sigma":
-            self.fail("se() takes a column of standard errors and sigma=True or sigma=False")
+            what = "the name of a matrix and the groups" if kind in KNOWN else SE_COLUMN
+            self.fail(f"{kind}() takes {what} and sigma=True or sigma=False")
         self.at += 1
         self.need("=", "after sigma")
         if self.here is None or self.here.text not in ("True", "False"):
@@ -284,7 +307,7 @@ class _Reader:
 
 
 def _unknown(kind: str) -> str:
-    known = [*OCCASIONS, *DISTANCES, *VARIANCES]
+    known = [*OCCASIONS, *DISTANCES, *VARIANCES, *KNOWN]
     close = difflib.get_close_matches(kind.lower(), known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     return f"`{kind}` is no residual structure.{hint} There are {listed(known)}"
@@ -298,6 +321,8 @@ def _check_term(source: str, term: ResidualTerm) -> None:
 
     if kind in OCCASIONS and not term.group:
         refuse(f"{kind}() needs the groups: {kind}(occasion | group).")
+    if kind in KNOWN and not (term.group and size == 1 and term.arm is None):
+        refuse(f"{kind}() has the name of a matrix and the groups: {kind}(V | group).")
     if kind in ("car1", "gau") and not term.group:
         refuse(f"{kind}() needs the groups: {kind}(time | group).")
     if kind in ("strata", "power", "se") and term.group:
@@ -333,16 +358,18 @@ def _check_together(source: str, terms: list[ResidualTerm]) -> None:
             "parameters by arm are written before the group: us(visit | arm / id).",
             strata[0],
         )
-    errors = [term for term in terms if term.kind == "se"]
-    if len(errors) > 1:
+    errors = [term for term in terms if term.holds_variances]
+    if len(errors) > 1 and all(term.kind == "se" for term in errors):
         refuse("There are two columns of known standard errors; give their product.", errors[1])
+    if len(errors) > 1:
+        refuse("The variances are known twice; give the product of the two.", errors[1])
     if errors and not errors[0].sigma:
         own = [t for t in terms if t.per_occasion or t.arm or t.kind in ("strata", "power")]
         own += [t for t in terms if t.kind == "exp" and not t.correlated]
         if own:
             refuse(
                 f"{own[0].text} has variances to be estimated, and {errors[0].text} says that all "
-                f"are known; se({errors[0].place[0]}, sigma=True) multiplies the two.",
+                f"are known; {errors[0].multiplied} multiplies the two.",
                 own[0],
             )
     seen: set[str] = set()

@@ -15,6 +15,7 @@ from bayeslmm.covariance.kinds import structure_of
 from bayeslmm.data.batches import Reader
 from bayeslmm.data.design import Encodings, Spec
 from bayeslmm.data.frames import Codes
+from bayeslmm.data.known_covariance import covariance_of
 from bayeslmm.data.level_sets import SeenLevels, united
 from bayeslmm.data.random_terms import amalgamated, check_relationships, keeps_totals
 from bayeslmm.data.relationships import Relationship
@@ -260,6 +261,9 @@ ADVICE = {
     "sigma": "a likelihood with predictors of the residual scale is no function of sums over rows. "
     "Give variances by group or by covariate with residual='strata(f)' or residual='power(x)', or "
     "read the data, or some of the groups, into a data frame.",
+    "covariances": "a known covariance matrix has a row for each row of the data. Read the data "
+    "into a data frame, or give standard errors and an assumed correlation as columns: "
+    "residual='cs(estimate | study) * se(se)'.",
 }
 """What is refused of data beyond memory, by the argument of ``LMM``: why, and what to do."""
 
@@ -306,6 +310,7 @@ def streamed_design(
             raise DataError(f"{name}={value!r} is not there for {source.words}: {ADVICE[name]}")
     check_weights_name(weights, source)
     structure = None if residual is None else parse_residual(residual)
+    covariance_of(structure, {})
     if weights is not None and structure is not None:
         check_weights_once(structure)
     groups = [terms[0].group for terms in amalgamated(formula).values()]

@@ -80,7 +80,7 @@ class ResidualPriors:
 
     def _cor_slopes(self, z: Array) -> Array:
         law = self.structure.correlation
-        if law is None:
+        if law is None or not law.n_cors:
             return z
         parts, result = z.reshape(law.n_arms, -1), []
         for arm, prior in enumerate(self.cor):

@@ -17,6 +17,7 @@ from bayeslmm.data.building import build_design
 from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import column_names, read_only
 from bayeslmm.data.inputs import fixed_mapping
+from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
@@ -282,6 +283,7 @@ def updated_design(
     missing: Missing | None = None,
     family: str | None = None,
     sigma: str | Literal[False] | None = None,
+    covariances: Mapping[str, Any] | None = None,
 ) -> Design:
     """Design of a changed model.
 
@@ -311,6 +313,8 @@ def updated_design(
         Distribution of the residuals; that of the model by default.
     sigma : str or False, optional
         Predictors of the log residual scale; those of the model by default; none if False.
+    covariances : mapping of str, optional
+        A known covariance matrix that is new or replaces that of the model.
 
     Returns
     -------
@@ -329,7 +333,8 @@ def updated_design(
     if residual is not None and residual is not False and not isinstance(residual, str):
         raise ValueError(f"residual={residual!r}: a structure or False is expected.")
     changes = (data, formula, weights, residual, fixed, missing, family, sigma)
-    if all(change is None for change in changes) and not functions and not relationships:
+    given = functions or relationships or covariances
+    if all(change is None for change in changes) and not given:
         return design
     held = {**design.spec.known, **fixed_mapping(fixed)}
     held = {key: value for key, value in held.items() if value is not None}
@@ -337,6 +342,9 @@ def updated_design(
     changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
     known = _changed_relationships(design.spec, changed, relationships or {})
     law = _changed_residual(design.spec, residual)
+    kept = {} if law is None else {law.matrix: design.spec.covariances.get(str(law.matrix))}
+    matrices = {str(name): value for name, value in kept.items() if value is not None}
+    matrices |= known_covariances(covariances)
     scale = sigma or None
     if sigma is None and design.spec.scale is not None:
         scale = design.spec.scale.formula.source
@@ -356,6 +364,7 @@ def updated_design(
             "missing": None if missing == "drop" else missing,
             "family": None if family == "gaussian" else family,
             "sigma": scale,
+            "covariances": list(matrices) or None,
         }
         column = _new_weights(design, source.names, weights)
         form = None if law is None else law.source
@@ -371,6 +380,7 @@ def updated_design(
         missing=missing,
         family=family or design.spec.family,
         sigma=scale,
+        covariances=matrices,
     )
     if data is not None:
         return build(data, weights=_new_weights(design, partial(column_names, data), weights))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.scale import Family
 from bayeslmm.data.building import build_design, with_scale
 from bayeslmm.data.design import Design, Encodings, Spec
+from bayeslmm.data.known_covariance import KnownCovariance, covariance_of
 from bayeslmm.data.random_factors import FactorSpec
 from bayeslmm.data.relationships import Relationship
 from bayeslmm.data.residual_rows import ResidualSpec, residual_spec
@@ -57,6 +58,7 @@ from bayeslmm.storage.frames import (
     same_frame,
     unpack_frame,
 )
+from bayeslmm.storage.known_covariance import pack_covariance, unpack_covariance
 from bayeslmm.storage.priors import pack_priors, unpack_priors
 from bayeslmm.storage.random_factors import (
     pack_relationship,
@@ -122,6 +124,7 @@ def pack_model(design: Design, priors: Priors) -> tuple[Description, Arrays]:
             pack_relationship(factor.relationship, f"relationship {i}", arrays)
             for i, factor in enumerate(design.random)
         ],
+        "covariance": pack_covariance(design.spec.residual, arrays),
         "unobserved": _pack_unobserved(design.unobserved, arrays),
     }
     return description, arrays | _evaluated_arrays(design)
@@ -220,6 +223,7 @@ class _Evaluation:
     labels: Description
     arrays: Stored
     residual: str | None
+    covariances: Mapping[str, KnownCovariance]
     fixed: Mapping[str, Any]
 
     def __call__(self) -> Encodings:
@@ -235,6 +239,7 @@ class _Evaluation:
                 functions=self.functions,
                 relationships=self.relationships,
                 residual=self.residual,
+                covariances=self.covariances,
                 fixed=self.fixed,
             )
         except BayesLMMError as error:
@@ -385,7 +390,8 @@ def stored_design(
     )
     weights = checked_weights(arrays, n)
     column, source = description["weights"], description["residual"]
-    residual = _residual(source, data)
+    matrices = unpack_covariance(description.get("covariance"), arrays)
+    residual = _residual(source, data, matrices)
     held = fixed_values(description.get("fixed", {}))
     errors = residual is not None and residual.formula.errors is not None
     known = [unpack_relationship(saved, arrays) for saved in description["relationships"]]
@@ -401,6 +407,7 @@ def stored_design(
         labels=labels,
         arrays=arrays,
         residual=source,
+        covariances=matrices,
         fixed=held,
     )
     design = Design(
@@ -471,11 +478,14 @@ def fixed_values(stored: Any) -> dict[str, Any]:
         raise StorageError("The file is damaged: known parameters.") from error
 
 
-def _residual(source: str | None, data: pd.DataFrame) -> ResidualSpec | None:
+def _residual(
+    source: str | None, data: pd.DataFrame, known: Mapping[str, KnownCovariance]
+) -> ResidualSpec | None:
     if source is None:
         return None
     try:
-        return residual_spec(parse_residual(source), data)
+        formula = parse_residual(source)
+        return residual_spec(formula, data, covariance_of(formula, known))
     except BayesLMMError as error:
         raise StorageError(
             f"The residual structure of the saved model cannot be had on its data: {error}"
