@@ -455,9 +455,12 @@ def test_forest(trials, which):
     mean = fit.means().table(0.9)
     np.testing.assert_allclose(corners[[0, 2]], bounds(mean)[0], rtol=EXACT)
     assert corners[1] == pytest.approx(centre(mean)[0])
-    new = pieces(drawn(collection, "new", panel), "x")[0]
-    tau = fit.sds["trial"]["Intercept"]
-    assert np.ptp(new) > 2 * 1.6 * tau  # new effects vary by tau and by what the mean may be
+    new = pieces(drawn(collection, "new", panel), "x")
+    options = {"random_seed": 0} if which == "post" else {}
+    table = fit.heterogeneity(0.9, **options).prediction.rename(
+        columns={"pred_low": "conf_low", "pred_high": "conf_high"}
+    )
+    np.testing.assert_allclose(new, bounds(table), rtol=EXACT)
     sizes = drawn(collection, "observed", panel)["size"]
     assert np.argmax(sizes) == frame["se"].argmin()
 
@@ -497,6 +500,13 @@ def test_forest_of_several_estimates_per_study():
     assert labels[:2] == ["a (100)", "a (101)"] and labels[-1] == "new lab"
     mean = drawn(collection, "mean", "studies ")["x"][1]
     assert mean == pytest.approx(reml.means().table()["estimate"].iloc[0])
+    new = pieces(drawn(collection, "new", "studies "), "x")[0]
+    at = {"latitude": [frame["latitude"].mean()]}
+    table = reml.heterogeneity(az.rcParams["stats.ci_prob"], at=at).prediction
+    np.testing.assert_allclose(new, table[["pred_low", "pred_high"]].iloc[0], rtol=EXACT)
+    frame["f"] = np.tile(["x", "y"], 7)[:13]
+    factor = LMM("y ~ f + (1 | trial)", frame, residual="se(se)").reml()
+    assert np.ptp(pieces(drawn(factor.plot.forest(backend="none"), "new", "studies "), "x")) > 1
 
 
 def test_ticks():

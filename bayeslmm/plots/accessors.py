@@ -18,6 +18,7 @@ from bayeslmm.summaries import EstimateLike, PosteriorLike, verbs
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
+    from bayeslmm.plots.panels import Bounds
     from bayeslmm.plots.predictive import Kind
     from bayeslmm.plots.quantities import Spread
     from bayeslmm.prediction.checks import Statistic
@@ -339,6 +340,16 @@ class EstimatePlots(Plots):
 
         return spread_of_tables(table, prob, self._source(), estimated=True)
 
+    @override
+    def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
+        level = level_of_picture(prob)
+        table = self._fit.heterogeneity(level=level, at=at).prediction
+        return (
+            None
+            if len(table) != 1
+            else (table["pred_low"].to_numpy(), table["pred_high"].to_numpy())
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PosteriorPlots(Plots):
@@ -408,6 +419,13 @@ class PosteriorPlots(Plots):
             return self._fit.predict(kind="epred", prob=chance)
 
         return spread_of_tables(table, prob, self._source(), estimated=False)
+
+    @override
+    def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
+        from bayeslmm.plots.quantities import bounds_of
+
+        table = self._fit.heterogeneity(prob, at=at, random_seed=0).prediction
+        return None if len(table) != 1 else bounds_of(table)
 
     def shrinkage(
         self,

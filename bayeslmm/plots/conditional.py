@@ -300,6 +300,14 @@ def wider_bounds(
     return lower, upper
 
 
+def new_unit(design: Design) -> tuple[pd.DataFrame | None, bool]:
+    """A row of covariates at their means, None without any; and whether there are factors too."""
+    known = variables_of(design)
+    values = {name: [centre] for name, centre in known.centres.items()}
+    frame = _completed(design, grid_frame(values, design.sample)) if not known.levels else None
+    return (None if frame is None or not len(frame.columns) else frame), bool(known.levels)
+
+
 def _offset_shift(design: Design, frame: pd.DataFrame, explicit: Sequence[str]) -> Array:
     """Offset (cells,) that means take, less that of the rows of the grid."""
     known = variables_of(design)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
     from bayeslmm.plots.conditional import Kind, PredictionTarget, Request
+    from bayeslmm.plots.panels import Bounds
     from bayeslmm.plots.quantities import Draws, Spread
     from bayeslmm.sampling.joint_draws import JointDraws
 
@@ -414,8 +415,9 @@ class EffectPlots:
 
         Each row of the data is a line: what it reported (a grey square, larger where it is more
         precise) with a normal interval, and what the model knows of its effect, pulled towards the
-        others. Below are the mean, as a diamond, and where the effect of a new level lies. With
-        moderators both are at their means, and over the levels of factors equally.
+        others. Below are the mean, as a diamond, and where the effect of a new unit lies, as
+        ``fit.heterogeneity().prediction`` has it. With moderators both are at their means, and over
+        the levels of factors equally.
 
         Parameters
         ----------
@@ -462,7 +464,7 @@ class EffectPlots:
         >>> pc.get_viz("observed")["x"].tolist()
         [-0.2, 0.1, 0.4, 0.5]
         """
-        from bayeslmm.plots.conditional import chance_of, wider_bounds
+        from bayeslmm.plots.conditional import chance_of, new_unit, wider_bounds
         from bayeslmm.plots.forest import Forest, plot_forest, reported_rows
         from bayeslmm.plots.quantities import spread_of
 
@@ -470,13 +472,21 @@ class EffectPlots:
         labels, ranks = reported_rows(design, group)
         mean, mixed = self._fit.means(), len(design.random) > 0
         request = self._request("population", "epred", coverage, 0, {})
+        at, told_apart = new_unit(design)
+        new = None
+        if mixed:
+            new = (
+                wider_bounds(request, mean, (), {})
+                if told_apart
+                else self._new_effect(coverage, at)
+            )
         forest = Forest(
             labels=labels,
             reported=np.asarray(design.y),
             error=np.sqrt(self._fit._residual.diagonal()),
             shrunken=self._expected(coverage) if mixed else None,
             mean=spread_of(mean, coverage, self._source()),
-            new=wider_bounds(request, mean, (), {}) if mixed else None,
+            new=new,
             prob=chance_of(request)[0],
         )
         how = drawing(backend, visuals, pc_kwargs)
@@ -498,6 +508,10 @@ class EffectPlots:
 
     def _expected(self, prob: float | None) -> Spread:
         """Expected response of each row of the data, with two intervals."""
+        raise NotImplementedError
+
+    def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
+        """Bounds (1,) of the effect of a new unit; None where there are several kinds of units."""
         raise NotImplementedError
 
     def _request(

@@ -100,14 +100,15 @@ def spread_of_tables(
     narrow, wide = table(inner), table(prob)
     return Spread(
         centre=wide["estimate" if estimated else "mean"].to_numpy(dtype=float),
-        inner=_bounds(narrow),
-        outer=_bounds(wide),
+        inner=bounds_of(narrow),
+        outer=bounds_of(wide),
         draws=draws,
         label=f"{source}, {coverage(inner)} and {coverage(prob)} {kind}",
     )
 
 
-def _bounds(table: pd.DataFrame) -> tuple[Array, Array]:
+def bounds_of(table: pd.DataFrame) -> tuple[Array, Array]:
+    """Lower and upper bounds in a table of estimates or of draws."""
     ends = ("conf_low", "_lb"), ("conf_high", "_ub")
     low, high = (next(c for c in table if str(c).endswith(end)) for end in ends)
     return table[low].to_numpy(dtype=float), table[high].to_numpy(dtype=float)

@@ -58,6 +58,9 @@ class FitLike(Protocol):
     def predict(self, *args: Any, **options: Any) -> Any:
         """Predictions of rows."""
 
+    def heterogeneity(self, *args: Any, **options: Any) -> Any:
+        """How far estimates with known sampling errors differ."""
+
     @property
     def _beta(self) -> Array:
         """Fixed effects (p,)."""
