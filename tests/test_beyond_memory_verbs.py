@@ -76,6 +76,7 @@ ARGUMENTS = {
         "bootstrap": {"n": 2, **QUICK},
         "simulate": {"n": 2},
         "findings": {"random_seed": 1},
+        "kfold": {"K": 2, "draws": 20, **QUICK},
         "report": {"path": "page.html", "random_seed": 1},
         "save": {"path": "fit.nc"},
         "extend": {"draws": 4},
@@ -90,6 +91,9 @@ ARGUMENTS = {
         "caterpillar": {"group": "group", "backend": "none"},
         "shrinkage": {"group": "group", "backend": "none"},
         "reml": {"reml": "reml", "backend": "none"},
+        "contrasts": {"variables": "f", "backend": "none"},
+        "comparisons": {"variable": "f", "backend": "none"},
+        "slopes": {"variable": "x", "along": "f", "backend": "none"},
     },
     "checks": {},
 }
@@ -120,7 +124,7 @@ OWNERS = {
 
 
 ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate"}
-DRAWN = {"covariance", "fitted", "residuals"}
+DRAWN = {"covariance", "fitted", "forest", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},
     "Estimate": ROWS,

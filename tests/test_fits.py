@@ -41,12 +41,17 @@ VERBS = {
     """,
     blm.Posterior: BOTH
     + """
-        compare_reml data diagnostics draw_u extend findings log_evidence loo report save to_arviz
+        compare_reml data diagnostics draw_u extend findings kfold log_evidence loo report save
+        to_arviz
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
-    EstimatePlots: "caterpillar covariance fitted residuals",
+    EstimatePlots: """
+        caterpillar comparisons contrasts covariance fitted forest means predictions residuals
+        slopes
+    """,
     PosteriorPlots: """
-        caterpillar covariance fitted predictive prior_posterior reml residuals shrinkage
+        caterpillar comparisons contrasts covariance fitted forest means predictions predictive
+        prior_posterior reml residuals shrinkage slopes
     """,
     EstimateChecks: "influence residuals singularity",
     PosteriorChecks: """
@@ -179,4 +184,4 @@ def test_what_only_the_other_has_is_refused(model):
 
 def test_accessors_print_what_they_offer(model):
     assert repr(model.reml().check) == "fit.check: influence, residuals, singularity"
-    assert repr(model.reml().plot).endswith("caterpillar, covariance, fitted, residuals")
+    assert repr(model.reml().plot).endswith("predictions, residuals, slopes")

@@ -35,7 +35,12 @@ ROOMS = [
 ]
 HEAVY = {"arviz", "matplotlib", "nutpie", "pymc", "pytensor"}
 FIRST_HEAVY = "sampling"
-MAY_USE_PYMC_IN_FUNCTIONS = {"priors.families", "priors.pymc_priors", "priors.defaults"}
+MAY_USE_PYMC_IN_FUNCTIONS = {
+    "priors.families",
+    "priors.pymc_priors",
+    "priors.defaults",
+    "priors.words",
+}
 FORMULAIC_SEAM = ("formula.formulaic_seam", "formula.transforms")
 FILES = sorted(PACKAGE.rglob("*.py"))
 

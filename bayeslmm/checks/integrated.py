@@ -8,7 +8,7 @@ approximations for Gaussian latent variable models, JMLR 17(103).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,7 @@ class LeaveOut:
         )
 
 
-def case_groups(design: Design, by: str) -> RowGroups:
+def case_groups(design: Design, by: str, option: str = "by") -> RowGroups:
     """Rows by what is left out at once: a level, or a cell of several variables.
 
     Raises
@@ -108,13 +108,14 @@ def case_groups(design: Design, by: str) -> RowGroups:
     allowed = f"one of {', '.join(group_names(design))}, or None for single rows"
     if not isinstance(by, str):
         raise DataError(
-            "by= takes the name of a grouping factor or of a variable of the formula, or several "
-            f"joined by a colon, such as 'site:plot', got {type(by).__name__}: {allowed}."
+            f"{option}= takes the name of a grouping factor or of a variable of the formula, or "
+            f"several joined by a colon, such as 'site:plot', got {type(by).__name__}: {allowed}."
         )
     groups = row_groups(design, by)
     if groups is None:
         raise DataError(
-            f"by={by!r} is neither a grouping factor nor a variable of the formula: {allowed}."
+            f"{option}={by!r} is neither a grouping factor nor a variable of the formula: "
+            f"{allowed}."
         )
     return groups
 
@@ -173,7 +174,7 @@ def leave_out(
         If a flat prior leaves beta undetermined without some of the rows.
     """
     design, priors = model.design, model.priors
-    _check_determined(design, priors, groups)
+    check_determined(design, priors, groups)
     given = priors.beta_sampled
     prior = None if given else beta_prior(priors)
     if design.spec.structured:
@@ -242,6 +243,107 @@ def _leave_out_structured(
         mean=mean if alone else None,
         sd=sd if alone else None,
     )
+
+
+def predicted_densities(
+    model: Model, rows: Design, joint: JointDraws, members: Sequence[Indices] | None
+) -> Array:
+    """Log densities (S, m) of rows, or of groups of them, given the rows of a model.
+
+    The rows are further ones, or replicates of the model's own; effects are integrated out.
+
+    Parameters
+    ----------
+    model : Model
+        The model of the rows that are known, with independent residuals.
+    rows : Design
+        The rows to be scored, with the levels of the model.
+    joint : JointDraws
+        S draws of what is not integrated out.
+    members : sequence of ndarray of int, optional
+        Places of the rows of each of m groups that are scored together; single rows by default.
+    """
+    given = model.priors.beta_sampled
+    prior = None if given else beta_prior(model.priors)
+    system = row_system(model.design, model.system, prior, given_beta=given).with_rows(rows)
+    result = np.empty((rows.n if members is None else len(members), joint.size)).T
+    with single_threaded():
+        for draws in system.batches(joint.size):
+            sigma = joint.sigma[draws]
+            if members is not None:
+                _predict_groups(system, members, joint, draws, result)
+                continue
+            for some, leverage, residual in leverages(system, joint, draws):
+                variance = sigma**2 * (1.0 / system.weights[some, None] + leverage)
+                log_density = -0.5 * (LOG_2PI + np.log(variance) + residual**2 / variance)
+                result[draws].T[some] = log_density
+    return result
+
+
+def _predict_groups(
+    system: RowSystem,
+    members: Sequence[Indices],
+    joint: JointDraws,
+    draws: slice,
+    result: Array,
+) -> None:
+    forms, sigma = row_forms(system, joint, draws), joint.sigma[draws]
+    sizes = np.array([len(rows) for rows in members])
+    for places in _alike(sizes, len(sigma), forms.width):
+        rows = np.stack([members[place] for place in places])
+        step = max(1, ENTRIES // (rows.size * (rows.shape[1] + forms.width)))
+        for start in range(0, len(sigma), step):
+            some = slice(start, min(start + step, len(sigma)))
+            (scores,) = _score_alike(system, forms.take(some), sigma[some], rows, (1.0,))
+            result[draws.start + some.start : draws.start + some.stop, places] = scores
+
+
+def structured_predictions(
+    model: Model, joint: JointDraws, out: Indices | None, members: Sequence[Indices] | None
+) -> Array:
+    """As :func:`predicted_densities` where residuals have a structure.
+
+    Parameters
+    ----------
+    model : Model
+        The model of all rows.
+    joint : JointDraws
+        S draws.
+    out : ndarray of int or None
+        Rows that are left out and scored given the others; None for replicates of all rows given
+        all.
+    members : sequence of ndarray of int, optional
+        Places among the rows scored of each of m groups; single rows by default.
+    """
+    given = model.priors.beta_sampled
+    prior = None if given else beta_prior(model.priors)
+    scored = [
+        _structured_density(rows, out, members)
+        for rows in structured_rows(model.design, model.system, prior, joint, given_beta=given)
+    ]
+    return np.stack(scored)
+
+
+def _structured_density(
+    rows: StructuredRows, out: Indices | None, members: Sequence[Indices] | None
+) -> Array:
+    """Log densities (m,) at one draw."""
+    if out is None and members is None:
+        return rows.scores()[1]
+    if out is None and members is not None:
+        return np.array([rows.group_scores(one[None])[1][0] for one in members])
+    assert out is not None
+    inverse = np.linalg.inv(rows.left_blocks(out[None])[0])
+    deviation, cov = inverse @ rows.weighted[out], rows.sigma**2 * inverse
+    if members is None:
+        variance = np.diag(cov)
+        return np.asarray(-0.5 * (LOG_2PI + np.log(variance) + deviation**2 / variance))
+    return np.array([_normal_density(deviation[one], cov[np.ix_(one, one)]) for one in members])
+
+
+def _normal_density(deviation: Array, cov: Array) -> float:
+    half = np.linalg.solve(lower := np.linalg.cholesky(cov), deviation)
+    return float(-0.5 * (len(half) * LOG_2PI + half @ half) - np.sum(np.log(np.diag(lower))))
 
 
 def affordable(
@@ -320,7 +422,7 @@ def _score_groups(
         step = max(1, ENTRIES // (rows.size * (rows.shape[1] + forms.width)))
         for start in range(0, len(sigma), step):
             some = slice(start, min(start + step, len(sigma)))
-            scores = _score_alike(system, forms.take(some), sigma[some], rows)
+            scores = _score_alike(system, forms.take(some), sigma[some], rows, (-1.0, 1.0))
             at = slice(draws.start + some.start, draws.start + some.stop)
             result.log_density[at, places], result.in_sample[at, places] = scores
 
@@ -335,9 +437,13 @@ def _alike(sizes: Indices, draws: int, width: int) -> Iterator[Indices]:
 
 
 def _score_alike(
-    system: RowSystem, forms: RowForms, sigma: Array, rows: Indices
-) -> tuple[Array, Array]:
-    """Log densities (C, G) of G groups of n_g rows (G, n_g), left out and in the sample."""
+    system: RowSystem, forms: RowForms, sigma: Array, rows: Indices, signs: Sequence[float]
+) -> list[Array]:
+    """Log densities (C, G) of G groups of n_g rows (G, n_g).
+
+    The rows are among those that the system knows, and left out (sign -1), or are replicates or
+    further ones (sign 1).
+    """
     root = np.sqrt(system.weights[rows])
     white = (root[:, :, None] * forms.residual[rows]).transpose(2, 0, 1) / sigma[:, None, None]
     constant = rows.shape[1] * (LOG_2PI + 2.0 * np.log(sigma)[:, None])
@@ -356,13 +462,13 @@ def _score_alike(
     if forms.width + extra < rows.shape[1]:
         spread = [_spread(place, part) for place, (_, part) in zip(places, levels, strict=True)]
         columns = np.concatenate([border, *spread], axis=3)
-        out, within = (_low_rank(columns, white, sign) for sign in (-1.0, 1.0))
+        found = [_low_rank(columns, white, sign) for sign in signs]
     else:
         cov = border @ border.transpose(0, 1, 3, 2)
         for codes, part in levels:
             cov += (part @ part.transpose(0, 1, 3, 2)) * (codes[:, :, None] == codes[:, None])
-        out, within = (_full_rank(cov, white, sign) for sign in (-1.0, 1.0))
-    return -0.5 * (constant + out), -0.5 * (constant + within)
+        found = [_full_rank(cov, white, sign) for sign in signs]
+    return [-0.5 * (constant + one) for one in found]
 
 
 def _places(codes: Indices) -> Indices:
@@ -405,7 +511,8 @@ def _log_det(lower: Array) -> Array:
     return np.asarray(2.0 * np.sum(np.log(np.diagonal(lower, axis1=-2, axis2=-1)), axis=-1))
 
 
-def _check_determined(design: Design, priors: Priors, groups: Indices | None) -> None:
+def check_determined(design: Design, priors: Priors, groups: Indices | None) -> None:
+    """Raise SamplingError if flat priors leave beta undetermined without some row or group."""
     refuse_undetermined(_undetermined(design, priors, groups), groups)
 
 

@@ -102,7 +102,7 @@ class Resampler:
 
         None where the posterior without them is improper, or cannot be sampled.
         """
-        rest = self._plan_without(rows)
+        rest = self.plan_without(rows)
         try:
             self._require_proper(rest)
             return self.log_evidence[0] - self._log_evidence(rest, rng)[0]
@@ -122,7 +122,7 @@ class Resampler:
 
     def draws(self, rows: Indices | Removed, size: int) -> Points | None:
         """At most `size` draws from the posterior without some rows; None as for `score`."""
-        rest = self._plan_without(rows)
+        rest = self.plan_without(rows)
         try:
             self._require_proper(rest)
             x, log_ratios = self._sample(rest)
@@ -132,6 +132,23 @@ class Resampler:
         chosen = self.rng.choice(len(x), size, p=weights / weights.sum())
         coordinates = self.model.priors.coordinates
         return coordinates.to_user(coordinates.points(x[chosen]))
+
+    def weighted(self, rows: Indices, size: int, rng: np.random.Generator) -> tuple[Points, Array]:
+        """At most `size` draws, and log weights, that stand for the posterior without some rows.
+
+        Raises
+        ------
+        PriorError
+            If that posterior is improper.
+        SamplingError
+            If it cannot be sampled.
+        """
+        rest = self.plan_without(rows)
+        self._require_proper(rest)
+        x, log_ratios = self._sample(rest, rng)
+        chosen = rng.choice(len(x), min(size, len(x)), replace=False)
+        coordinates = self.model.priors.coordinates
+        return coordinates.to_user(coordinates.points(x[chosen])), log_ratios[chosen]
 
     def _require_proper(self, rest: Plan) -> None:
         start = self.x.mean(axis=0)
@@ -170,7 +187,7 @@ class Resampler:
             plan, self.model.priors, partial(reduce_at, plan, self.model.priors.coordinates), x
         )
 
-    def _plan_without(self, out: Indices | Removed) -> Plan:
+    def plan_without(self, out: Indices | Removed) -> Plan:
         """Cross-products of the other rows, in the basis of all: theirs may have lower rank."""
         design = self.model.design
         if isinstance(out, Removed):

@@ -42,12 +42,13 @@ def compare(
     executor: Executor | None = None,
     progressbar: bool = True,
 ) -> pd.DataFrame:
-    """Compare models of the same data: posteriors, or REML or ML estimates.
+    """Compare models of the same data: posteriors, their scores, or REML or ML estimates.
 
     Parameters
     ----------
-    fits : mapping of str to Posterior or Estimate
-        Two or more fits by name, all posteriors or all estimates.
+    fits : mapping of str to Posterior, Estimate or ELPDData
+        Two or more fits by name, all posteriors or all estimates; or what :meth:`Posterior.kfold`
+        or :meth:`Posterior.loo` gave for each.
     by : str, optional
         For posteriors: grouping factor whose levels are left out one at a time; single rows by
         default.
@@ -64,7 +65,8 @@ def compare(
         One row per model. For posteriors, the best first: rank, elpd (integrated leave-one-out or
         leave-one-group-out), p, elpd_diff and its standard error dse, se, weight, worst_k (largest
         Pareto k), log_evidence, its error, and model_prob (posterior probability under equal prior
-        probabilities; missing where a model has no evidence). For estimates, by increasing number
+        probabilities; missing where a model has no evidence). For scores the columns up to weight.
+        For estimates, by increasing number
         of parameters: formula, n_parameters, loglik, aic, bic, aic_weight, and chisq, df, p_value
         of the likelihood-ratio test against the row above where all are nested (attribute
         ``lrt`` says why not otherwise).
@@ -100,6 +102,8 @@ def compare(
     if weights not in WEIGHTS:
         allowed = ", ".join(map(repr, WEIGHTS))
         raise ValueError(f"weights={weights!r}: one of {allowed} is expected.")
+    if all(map(_is_scores, fits.values())):
+        return _compare_scores(fits, by, weights)
     _check_kinds(fits)
     for (_, first), (_, second) in pairwise(fits.items()):
         check_same_data(first.design, second.design)
@@ -111,6 +115,49 @@ def compare(
             )
         return _compare_estimates(fits)
     return _compare_posteriors(fits, by, weights, executor, progressbar)
+
+
+def _is_scores(value: Any) -> bool:
+    return hasattr(value, "elpd_i") and hasattr(value, "elpd")
+
+
+def _compare_scores(fits: Mapping[str, Any], by: str | None, weights: Weights) -> pd.DataFrame:
+    """Compare models by scores that are there."""
+    if by is not None:
+        raise ValueError(f"by={by!r} is for posteriors: scores were made with or without it.")
+    for (one, first), (other, second) in pairwise(fits.items()):
+        _check_same_scores(f"{one!r} and {other!r}", first, second)
+    return _ranked(fits, weights)
+
+
+def _check_same_scores(names: str, first: Any, second: Any) -> None:
+    kinds = [(getattr(s, "kind", None), hasattr(s, "folds")) for s in (first, second)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"{names} were scored in different ways, by kfold() and by loo(): use one for all."
+        )
+    for scores in (first, second):
+        if scores.elpd_i is None:
+            raise ValueError(f"{names}: scores are compared row by row, and these have no elpd_i.")
+    a, b = first.elpd_i, second.elpd_i
+    if a.dims != b.dims or not np.array_equal(a[a.dims[0]], b[b.dims[0]]):
+        raise ValueError(f"{names} score different rows or levels: use the same data and options.")
+    if hasattr(first, "folds") and not np.array_equal(first.folds, second.folds):
+        raise ValueError(
+            f"{names} have different folds: give kfold() the same random_seed, or folds= of one to "
+            "the other."
+        )
+
+
+def _ranked(scores: Mapping[str, Any], weights: Weights) -> pd.DataFrame:
+    """ArviZ's comparison of scores, the best first."""
+    from arviz_stats import compare as arviz_compare
+
+    table = pd.DataFrame(arviz_compare(scores, method=weights, round_to="none"))
+    if weights == "stacking":
+        table["weight"] = table["weight"].where(table["weight"] > NO_WEIGHT, 0.0)
+    table.index.name = "model"
+    return table
 
 
 def _check_kinds(fits: Mapping[str, Any]) -> None:
@@ -134,14 +181,10 @@ def _compare_posteriors(
     executor: Executor | None,
     progressbar: bool,
 ) -> pd.DataFrame:
-    from arviz_stats import compare as arviz_compare
-
     scores = {
         name: fit.loo(by, executor=executor, progressbar=progressbar) for name, fit in fits.items()
     }
-    table = pd.DataFrame(arviz_compare(scores, method=weights, round_to="none"))
-    if weights == "stacking":
-        table["weight"] = table["weight"].where(table["weight"] > NO_WEIGHT, 0.0)
+    table = _ranked(scores, weights)
     table["worst_k"] = [float(scores[name].pareto_k.max()) for name in table.index]
     evidence = pd.DataFrame(
         [_evidence(fits[name]) for name in table.index],
@@ -152,7 +195,6 @@ def _compare_posteriors(
     relative = np.exp(table["log_evidence"] - table["log_evidence"].max())
     known = table["log_evidence"].notna().all()
     table["model_prob"] = relative / relative.sum() if known else np.nan
-    table.index.name = "model"
     table.attrs = {"by": by}
     return table
 

@@ -380,16 +380,24 @@ class Effects(Predictions):
         Parameters
         ----------
         expressions : str or sequence of str
-            Arithmetic on coefficients (``"Days"``, ``"age:Sex[T.Female]"``) and marginal means of a
-            factor's levels (``"Sex[Male]"``), compared by one of ``< > =``; of an estimate linear
-            in the fixed effects, of a posterior anything, also with ``"sd[Subject, Days]"``,
-            ``"cor[Subject, Intercept, Days]"`` (in either order) and ``"sigma"``. Labels that look
-            like an operation stand in backticks: ``"`I(x ** 2)` < 0"``.
+            Arithmetic (``+ - * / **``, abs, exp, log, sqrt, max, min) on coefficients (``"Days"``,
+            ``"age:Sex[T.Female]"``) and marginal means of a factor's levels (``"Sex[Male]"``),
+            compared by one of ``< > =``; of an estimate linear in the fixed effects, of a posterior
+            anything, also with ``"sd[Subject, Days]"``, ``"cor[Subject, Intercept, Days]"`` (in
+            either order), ``"sigma"``, a level's random effect ``"u[Subject, 308, Days]"`` and its
+            coefficient ``"coef[Subject, 308, Days]"``, fixed plus random. Of a posterior also order
+            constraints: ``"f[a] < f[b] < f[c]"``, and several inequalities joined by ``&``. Labels
+            that look like an operation stand in backticks: ``"`I(x ** 2)` < 0"``.
         level : float
             Of an estimate: coverage of the two-sided intervals.
         rope : float or pair of float, optional
             Of a posterior: region in which left side less right side is practically zero; a number
             stands for that far on either side.
+        scope : {"standard", "ranef", "coef"}
+            Of a posterior: with "ranef" or "coef" names of coefficients are those of the random
+            effects or of the coefficients of each level of `group`, and there is a row per level.
+        group : str, optional
+            Of a posterior: grouping factor of `scope`; needed where there are several.
 
         Returns
         -------
@@ -408,12 +416,20 @@ class Effects(Predictions):
             not normal, for ``=`` about anything else than fixed effects, or where no prior draw is
             on one side. `rope_probability` where asked for.
 
+            For an order constraint mean, sd, median and interval are those of the smallest margin
+            by which one of its inequalities holds, and `probability` is that of all together. Where
+            there is one, `bayes_factor` compares each hypothesis with the model that leaves it
+            open: posterior over `prior_probability` (encompassing prior), with the Monte Carlo
+            error of its log; `evidence_ratio` compares it with its contrary.
+
         Raises
         ------
         FormulaError
             If an expression cannot be read, is not linear in the fixed effects of an estimate, or
             has a label that stands for two things (a covariate called ``sigma``: write
-            ``beta[sigma]``); shows the place.
+            ``beta[sigma]``), or an estimate is asked about an order constraint; shows the place.
+        DataError
+            If there is no grouping factor `group`, or draws would not fit into memory.
 
         Notes
         -----
@@ -424,7 +440,8 @@ class Effects(Predictions):
         ----------
         R's ``lmerTest::contest1D`` for estimates; ``brms::hypothesis``; Dickey (1971),
         doi:10.1214/aoms/1177693507; Gelfand, Smith (1990), doi:10.1080/01621459.1990.10476213, for
-        the average of conditional densities.
+        the average of conditional densities; Klugkist, Hoijtink (2007),
+        doi:10.1016/j.csda.2007.01.024, for order constraints.
 
         Examples
         --------

@@ -71,9 +71,10 @@ class LMM(Planning):
         of data frames, a function that returns a new iterator over data frames at each call, or
         such an iterator where one reading is enough.
     priors : {"flat"} or mapping, optional
-        Overrides of the default priors: PyMC distributions by key ("Days", "sd[Subject]",
-        "cor[Subject]", "sigma", ...), or "flat", under which the posterior mode is the REML
-        estimate.
+        Overrides of the default priors by key ("Days", "sd[Subject]", "cor[Subject]", "sigma",
+        ...): PyMC distributions, or texts in Stan's and brms's words such as ``"normal(0, 10)"``,
+        ``"student_t(3, 0, 2.5)"`` or ``"lkj(2)"``, truncated to where the parameter lives. Or
+        "flat", under which the posterior mode is the REML estimate.
     weights : str or array-like (n,), optional
         Precision weights, a column or values: the residual variance is sigma^2 / weight.
     functions : mapping of str to callable, optional

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.checks.accessors import PosteriorChecks
 from bayeslmm.comparison.models import LogEvidence, log_evidence
@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     import xarray as xr
     from arviz_stats import ELPDData
 
+    from bayeslmm.checks.kfold import Joint
     from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
+    from bayeslmm.effects.random_labels import Scope
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
@@ -325,11 +327,16 @@ class Posterior(PosteriorDraws):
 
     @override
     def hypothesis(
-        self, expressions: Names, *, rope: float | Sequence[float] | None = None
+        self,
+        expressions: Names,
+        *,
+        rope: float | Sequence[float] | None = None,
+        scope: Scope = "standard",
+        group: str | None = None,
     ) -> Hypotheses:
         from bayeslmm.effects.hypothesis import posterior_hypotheses
 
-        return posterior_hypotheses(self.model, self._joint, expressions, rope)
+        return posterior_hypotheses(self.model, self._joint, expressions, rope, scope, group)
 
     # --- criticism --------------------------------------------------------------------
 
@@ -423,6 +430,104 @@ class Posterior(PosteriorDraws):
             executor=executor,
             progressbar=progressbar,
             out=out,
+        )
+
+    def kfold(
+        self,
+        K: int | None = 10,
+        by: str | None = None,
+        *,
+        stratify: str | None = None,
+        folds: ArrayLike | None = None,
+        joint: Joint = "obs",
+        draws: int | None = None,
+        random_seed: Seed = None,
+        executor: Executor | None = None,
+        progressbar: bool = True,
+    ) -> ELPDData:
+        """K-fold cross-validation, by a refit without each fold.
+
+        A refit samples the covariance parameters given the other rows, under the same priors; the
+        rows of the fold are then scored in closed form, with the fixed effects and the random
+        effects, also those of levels that are new to the refit, integrated out.
+
+        Parameters
+        ----------
+        K : int or None
+            Number of folds; None for one per level of `by`, or per row.
+        by : str, optional
+            Grouping factor or variable of the formula whose levels stay whole: how well new levels
+            are predicted. Without it rows are divided by chance.
+        stratify : str, optional
+            Grouping factor or variable whose levels are divided evenly among the folds.
+        folds : array-like, optional
+            The fold of each row, in place of those made here; `K` then does not count.
+        joint : {"obs", "group", "fold"}
+            What has one score: a row given the rows of the other folds; all rows of a level of `by`
+            together; or all rows of a fold together.
+        draws : int, optional
+            Draws of the covariance parameters that the scores of a fold are averaged over: 4,000 by
+            default, and 400 where residuals have a structure; fewer where many rows make them dear.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of folds and refits. The same seed makes the same folds for all models of the same
+            rows, which is what comparing them needs.
+        executor : concurrent.futures.Executor or the like, optional
+            Where refits run, as in :meth:`LMM.check_calibration`.
+        progressbar : bool
+            Whether to show one.
+
+        Returns
+        -------
+        arviz_stats.ELPDData
+            Expected log predictive density `elpd`, its standard error `se`, effective number of
+            parameters `p`, pointwise `elpd_i`, and `folds`, a series with the fold of each row;
+            :func:`bayeslmm.compare` takes several.
+
+        Raises
+        ------
+        DataError
+            If there is no such grouping factor or variable, the random effects cannot be
+            integrated out, or rows beyond memory cannot be held.
+        ValueError
+            If there are fewer rows or levels than folds, or options contradict each other.
+        SamplingError
+            If flat priors leave the fixed effects undetermined without a fold, or a refit fails.
+
+        Notes
+        -----
+        With ``joint="obs"`` the scores are comparable with those of :meth:`loo`; with a fold per
+        level and ``joint="group"`` they are those of ``loo(by=)``, from refits. Priors that scale
+        with the data are not made anew: they are those of the model of all rows.
+
+        References
+        ----------
+        R's ``brms::kfold``; ``loo::kfold_split_random``, ``kfold_split_stratified``,
+        ``kfold_split_grouped``; Vehtari, Gelman, Gabry (2017), doi:10.1007/s11222-016-9696-4.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> scores = post.kfold(3, by="Subject", random_seed=1, progressbar=False)
+        >>> scores.folds.value_counts().tolist()
+        [60, 60, 60]
+        """
+        from bayeslmm.checks.kfold import posterior_kfold
+
+        return posterior_kfold(
+            self.model,
+            self.data,
+            self._joint,
+            K,
+            by,
+            stratify=stratify,
+            folds=folds,
+            joint=joint,
+            draws=draws,
+            random_seed=random_seed,
+            executor=executor,
+            progressbar=progressbar,
         )
 
     def compare_reml(

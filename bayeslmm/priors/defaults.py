@@ -125,12 +125,12 @@ def resolve_priors(
     design : Design
         The design of a model.
     user : {"default", "flat"}, mapping or Priors, optional
-        A mapping goes from keys to PyMC distributions made with ``.dist`` or to the records of
-        this package. Keys are "Intercept" (the linear predictor at the column means), a
-        coefficient's label or "beta[label]", "beta" (all but the intercept), "sd", "sd[factor]",
-        "sd[factor, coef]", "cor", "cor[factor]" and "sigma"; with ``by=f``, also
-        "sd[factor, f[level]]" and "cor[factor, f[level]]" for a stratum. The more specific key
-        wins, whatever the order.
+        A mapping goes from keys to PyMC distributions made with ``.dist``, to texts such as
+        ``"normal(0, 10)"`` or to the records of this package. Keys are "Intercept" (the linear
+        predictor at the column means), a coefficient's label or "beta[label]", "beta" (all but the
+        intercept), "sd", "sd[factor]", "sd[factor, coef]", "cor", "cor[factor]" and "sigma"; with
+        ``by=f``, also "sd[factor, f[level]]" and "cor[factor, f[level]]" for a stratum. The more
+        specific key wins, whatever the order.
     preset : {"default", "flat"}
         What a mapping changes.
 

@@ -16,6 +16,7 @@ from bayeslmm.exceptions import PriorError
 from bayeslmm.priors.families import LKJ, Flat, HalfFlat, Prior, Uniform
 from bayeslmm.priors.pymc_priors import as_prior, correlation_size
 from bayeslmm.priors.record import Labels, coef_label, cor_label
+from bayeslmm.priors.words import EVERYWHERE, POSITIVE, Bounds, prior_of_words
 
 Slot = tuple[str, int, int]
 """Kind of parameter, grouping factor, place: of a fixed effect, of a standard deviation, or of the
@@ -38,10 +39,26 @@ def priors_by_slot(labels: Labels, user: Mapping[str, Any]) -> dict[Slot, Prior 
     result: dict[Slot, Prior | LKJ] = {}
     for key in slots:
         if key in given:
-            prior = as_prior(given[key], key)
+            words = isinstance(given[key], str)
+            prior = None if words else as_prior(given[key], key)
             for slot in slots[key]:
-                result[slot] = _fitting(labels, slot, prior, given[key], key)
+                own = prior or as_prior(prior_of_words(given[key], key, _bounds(labels, slot)), key)
+                result[slot] = _fitting(labels, slot, own, given[key], key)
     return result
+
+
+def _bounds(labels: Labels, slot: Slot) -> Bounds:
+    """Where a parameter lives; matrices of correlations have no bounds."""
+    kind, f, place = slot
+    if kind in ("sd", "sigma", "sd_sigma", "nu"):
+        return POSITIVE
+    if kind == "cor" and isinstance(part := labels.structures[f].parts[place], Pattern):
+        return part.lowest, 1.0
+    law = labels.residual.correlation
+    if kind == "cor_residual" and law is not None:
+        on_matrix = isinstance(law, OverOccasions) and law.on_matrix
+        return EVERYWHERE if on_matrix else (law.lowest, 1.0)
+    return EVERYWHERE
 
 
 def _fitting(labels: Labels, slot: Slot, prior: Prior | LKJ, given: Any, key: str) -> Prior | LKJ:

@@ -194,7 +194,8 @@ def _random_variable(value: Any, name: str) -> Any:
     if owner is None or not hasattr(owner.op, "_print_name"):
         raise PriorError(
             f"The prior for {name!r} is not a distribution but of type {type(value).__name__}: "
-            "give a PyMC distribution made with .dist, such as pm.Gamma.dist(2, 0.1)."
+            "give a PyMC distribution made with .dist, such as pm.Gamma.dist(2, 0.1), or a text "
+            "such as 'gamma(2, 0.1)'."
         )
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,14 @@ from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.exceptions import PriorError
+from bayeslmm.priors.brms_table import brms_table
 from bayeslmm.priors.families import LKJ, Fixed, Normal, Prior, Uniform
 from bayeslmm.priors.residual import ResidualPriors
 from bayeslmm.priors.scale import ScaleLabels, ScalePriors
 
 Array = NDArray[np.float64]
+
+TableStyle = Literal["default", "brms"]
 
 PARAMETER_KEYS = ("beta", "cor", "nu", "sd", "sigma", "beta_sigma", "cor_sigma", "sd_sigma")
 """Keys that name parameters: a coefficient of that label is addressed as ``beta[label]``."""
@@ -159,8 +163,13 @@ class Priors(Labels):
         """Whether every prior integrates to one, so that it can be drawn from."""
         return not self.improper()
 
-    def table(self) -> pd.DataFrame:
+    def table(self, style: TableStyle = "default") -> pd.DataFrame:
         """List the priors.
+
+        Parameters
+        ----------
+        style : {"default", "brms"}
+            "brms" for the columns of ``brms::default_prior``, in Stan's words.
 
         Returns
         -------
@@ -168,9 +177,30 @@ class Priors(Labels):
             Columns parameter, prior, where and source ("default", "flat", "user" or "fixed"), one
             row per parameter. The parameters are also the keys that `priors=` and `fixed=` accept.
             Of coefficients with a joint prior the row is the marginal one; `where` says at which
-            values of other columns a row is meant.
+            values of other columns a row is meant. For "brms": prior, class, coef, group, resp,
+            dpar, lb, ub, source and where; bounds are NaN where there are none.
+
+        Raises
+        ------
+        ValueError
+            If there is no such style.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> priors = {"Days": "normal(0, 10)"}
+        >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep, priors=priors)
+        >>> model.priors.table("brms")[["prior", "class", "coef", "group"]].iloc[1].tolist()
+        ['normal(0, 10)', 'b', 'Days', '']
         """
         records = self.records()
+        if style not in get_args(TableStyle):
+            raise ValueError(f"style={style!r}: one of 'default', 'brms' is expected.")
+        if style == "brms":
+            of_scale = () if self.scale_labels is None else self.scale_labels.factors
+            factors = [*self.factors, *of_scale]
+            return brms_table(records, self.coefs, factors, self.where, self.sources)
         return pd.DataFrame(
             {
                 "parameter": list(records),
