@@ -94,6 +94,9 @@ ARGUMENTS = {
         "caterpillar": {"group": "group", "backend": "none"},
         "shrinkage": {"group": "group", "backend": "none"},
         "reml": {"reml": "reml", "backend": "none"},
+        "contrasts": {"variables": "f", "backend": "none"},
+        "comparisons": {"variable": "f", "backend": "none"},
+        "slopes": {"variable": "x", "along": "f", "backend": "none"},
     },
     "checks": {},
 }
@@ -123,8 +126,8 @@ OWNERS = {
 }
 
 
-ROWS = {"R", "V", "predict_missing", "simulate"}
-DRAWN = {"covariance", "fitted", "residuals"}
+ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate"}
+DRAWN = {"covariance", "fitted", "forest", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},
     "Estimate": ROWS,

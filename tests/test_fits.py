@@ -24,9 +24,9 @@ MOST_BASES = 5
 
 BOTH = """
     G R V augment average_predictions beta check coef comparisons contrasts corrs design fitted
-    fixef glance hypothesis icc means method methods_paragraph model nobs notes plot predict
-    predict_missing priors r2 ranef ranef_sd residuals sds sigma simulate slopes summary tidy
-    to_html to_latex to_markdown varcorr variance_partition with_source
+    fixef glance heterogeneity hypothesis icc means method methods_paragraph model nobs notes plot
+    predict predict_missing priors r2 ranef ranef_sd residuals sds sigma simulate slopes summary
+    tidy to_html to_latex to_markdown varcorr variance_partition with_source
 """
 VERBS = {
     blm.LMM: """
@@ -45,9 +45,13 @@ VERBS = {
         reference_based_effect report save to_arviz
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
-    EstimatePlots: "caterpillar covariance fitted residuals",
+    EstimatePlots: """
+        caterpillar comparisons contrasts covariance fitted forest means predictions residuals
+        slopes
+    """,
     PosteriorPlots: """
-        caterpillar covariance fitted predictive prior_posterior reml residuals shrinkage
+        caterpillar comparisons contrasts covariance fitted forest means predictions predictive
+        prior_posterior reml residuals shrinkage slopes
     """,
     EstimateChecks: "influence residuals singularity",
     PosteriorChecks: """
@@ -180,4 +184,4 @@ def test_what_only_the_other_has_is_refused(model):
 
 def test_accessors_print_what_they_offer(model):
     assert repr(model.reml().check) == "fit.check: influence, residuals, singularity"
-    assert repr(model.reml().plot).endswith("caterpillar, covariance, fitted, residuals")
+    assert repr(model.reml().plot).endswith("predictions, residuals, slopes")

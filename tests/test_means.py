@@ -592,6 +592,8 @@ def test_estimates_test_one_and_two_sides(growth_reml):
         ("-(a - 2) * 2 < 1.5e1", -17.0),
         ("a:b[T.x] - `I(x > 2)` > a", 4.0),
         ("abs(a - 5) + exp(0) > .5", 2.5),
+        ("max(a, 5, 2) - min(a + 1, 9) > 0", 1.0),
+        ("(a > 1)", 2.0),
     ],
 )
 def test_expressions(text, value):
@@ -606,7 +608,9 @@ def test_expressions(text, value):
         ("Dayz > 0", "Dayz", "Did you mean `Days`"),
         ("Days + sd[Subject, Dais] > 0", "sd[Subject, Dais]", "is no parameter"),
         ("Days", "Days", "A hypothesis compares"),
-        ("0 < Days < 1", "<", "should end here"),
+        ("0 < Days = 1", "=", "are inequalities"),
+        ("(Days > 0) & (Days < 9", "(", "never closed"),
+        ("max(Days) > 0", "max", "two values or more"),
         ("(Days > 0", "(", "never closed"),
         ("Days != 0", "!=", "not '!='"),
         ("Days > * 2", "*", "A number or a parameter"),

@@ -497,6 +497,8 @@ def _other_rows(spec: Spec, data: Any, weights: Any, random: RandomPart, residua
     scale = spec.scale if residual else None
     if scale is not None:
         needed |= scale.predictors(groups=random == "levels") | scale.formula.grouping & set(names)
+    if structure is not None and structure.known is not None:
+        structure.known.check_labelled(names)
     check_present(needed, names)
     response = formula.left.variables
     response = response if response.issubset(names) else frozenset[str]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,15 @@ class KnownCovariance:
         rows = pd.RangeIndex(len(frame)).to_numpy()
         own = KnownCovariance(name=self.name, matrix=self.matrix, labels=pd.Index(rows))
         return frame.assign(**{self.name: rows}), own
+
+    def check_labelled(self, names: Sequence[str]) -> None:
+        """Refuse new data without labels."""
+        if self.name not in names:
+            raise DataError(
+                f"The new data have no column `{self.name}` of labels, so that the covariances of "
+                "their sampling errors are not known: what rows would report cannot be predicted. "
+                "Their effects can: kind='epred' needs none."
+            )
 
     def check_rows(self, rows: ResidualRows, frame: pd.DataFrame, groups: GroupingFactor) -> None:
         """Refuse rows of one label, covariances between groups, and blocks of no covariance matrix.

@@ -569,11 +569,16 @@ def _spread(design: Design, variable: str, change: str) -> tuple[float, float]:
         whole = gathered(design, f"The quartiles of `{variable}`", pair)
         low, high = np.quantile(whole.data[variable].to_numpy(dtype=np.float64), [0.25, 0.75])
         return float(low), float(high)
+    mean, sd = mean_and_sd(design, variable)
+    half = sd * (1.0 if change == "2sd" else 0.5)
+    return mean - half, mean + half
+
+
+def mean_and_sd(design: Design, variable: str) -> tuple[float, float]:
+    """Mean and standard deviation of a numeric variable over the rows of a model."""
     columns = (part.data[[variable]].to_numpy(dtype=np.float64) for part in row_parts(design))
     moments = reduce(add, map(Moments.of, columns))
-    sd = float(np.linalg.norm(moments.centred)) / np.sqrt(moments.n - 1)
-    mean, half = float(moments.means[0]), sd * (1.0 if change == "2sd" else 0.5)
-    return mean - half, mean + half
+    return float(moments.means[0]), float(np.linalg.norm(moments.centred)) / np.sqrt(moments.n - 1)
 
 
 def _pair(change: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.data.inputs import nearest
 from bayeslmm.effects.grid import mean_combinations
+from bayeslmm.effects.random_labels import BEGIN, LevelEffect, label_end, level_effect
 from bayeslmm.effects.variables import variables_of
-from bayeslmm.exceptions import FormulaError
+from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.summaries.parameters import Parameter, covariance_parameters
 
 Array = NDArray[np.float64]
@@ -31,12 +32,17 @@ DEEPEST = 30
 """Parentheses, signs and powers inside each other."""
 
 RELATIONS = {"<": "<", "<=": "<", ">": ">", ">=": ">", "=": "=", "==": "="}
-FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "abs": np.abs,
     "exp": np.exp,
     "log": np.log,
     "sqrt": np.sqrt,
+    "max": lambda *values: reduce(np.maximum, values),
+    "min": lambda *values: reduce(np.minimum, values),
 }
+OF_SEVERAL = ("max", "min")
+"""Functions of two values or more."""
+
 OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
     "-": operator.sub,
@@ -49,7 +55,7 @@ BINDING = {"+": 0, "-": 0, "*": 1, "/": 1}
 """How strongly operators bind that are read from the left; powers bind most of all."""
 
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_OPERATOR = re.compile(r"\*\*|<=|>=|==|!=|[-+*/^()<>=]")
+_OPERATOR = re.compile(r"\*\*|<=|>=|==|!=|[-+*/^()<>=,&]")
 _WORD = re.compile(r"\w+")
 
 
@@ -62,6 +68,12 @@ class Node:
     parts: tuple[Node, ...]
     start: int
     end: int
+
+    def renamed(self, names: Mapping[str, str]) -> Node:
+        """The same with other labels."""
+        value = names.get(self.value, self.value) if self.kind == "label" else self.value
+        parts = tuple(part.renamed(names) for part in self.parts)
+        return Node(self.kind, value, parts, self.start, self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,40 @@ class Comparison:
     relation: str
     difference: Node
 
+    @property
+    def parts(self) -> tuple[Comparison, ...]:
+        """Itself, as an order constraint of one comparison."""
+        return (self,)
+
+    def renamed(self, names: Mapping[str, str], source: str) -> Comparison:
+        """The same about other parameters, by the labels of these."""
+        return Comparison(source, self.relation, self.difference.renamed(names))
+
+
+@dataclass(frozen=True, slots=True)
+class OrderConstraint:
+    """Several inequalities that hold together: ``a < b < c`` or ``a < b & c > 0``.
+
+    Attributes
+    ----------
+    source : str
+        As written.
+    parts : tuple of Comparison
+        The inequalities.
+    """
+
+    source: str
+    parts: tuple[Comparison, ...]
+
+    def renamed(self, names: Mapping[str, str], source: str) -> OrderConstraint:
+        """The same about other parameters, by the labels of these."""
+        return OrderConstraint(source, tuple(part.renamed(names, source) for part in self.parts))
+
+
+Hypothesis = Comparison | OrderConstraint
+EffectReader = Callable[[str], str]
+"""From a label such as ``u[g, level, coef]`` to its canonical form; raises DataError."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Token:
@@ -91,20 +137,25 @@ class _Token:
     end: int
 
 
-def parse_comparison(source: str, labels: Iterable[str]) -> Comparison:
-    """Read a hypothesis such as ``"f[b] - f[a] > 0.5 * sigma"``.
+def parse_hypothesis(
+    source: str, labels: Iterable[str], effects: EffectReader | None = None
+) -> Hypothesis:
+    """Read a hypothesis such as ``"f[b] - f[a] > 0.5 * sigma"`` or ``"f[a] < f[b] < f[c]"``.
 
     Parameters
     ----------
     source : str
-        Numbers, labels, ``+ - * / **``, parentheses, abs, exp, log and sqrt, and one of
-        ``< > =``. A label that looks like an operation may stand in backticks.
+        Numbers, labels, ``+ - * / **``, parentheses, abs, exp, log, sqrt, max and min, compared by
+        ``< > =``; chains of inequalities, and several joined by ``&``. A label that looks like an
+        operation may stand in backticks.
     labels : iterable of str
         Known labels of parameters.
+    effects : callable, optional
+        Reads labels of random effects and coefficients of levels.
 
     Returns
     -------
-    Comparison
+    Comparison or OrderConstraint
 
     Raises
     ------
@@ -117,8 +168,22 @@ def parse_comparison(source: str, labels: Iterable[str]) -> Comparison:
         raise FormulaError(
             f"The hypothesis has {len(source)} characters; at most {LONGEST} are allowed."
         )
-    tokens = _tokens(source, sorted(labels, key=len, reverse=True))
-    return _Parser(source, tokens).comparison()
+    tokens = _tokens(source, sorted(labels, key=len, reverse=True), effects)
+    return _Parser(source, tokens).hypothesis()
+
+
+def parse_comparison(source: str, labels: Iterable[str]) -> Comparison:
+    """Read a hypothesis that is a single comparison.
+
+    Raises
+    ------
+    FormulaError
+        Showing the place.
+    """
+    found = parse_hypothesis(source, labels)
+    if isinstance(found, Comparison):
+        return found
+    raise FormulaError("A single comparison is expected here.", source, 0, len(source))
 
 
 def evaluate_node(node: Node, lookup: Callable[[Node], Any]) -> Any:
@@ -129,7 +194,7 @@ def evaluate_node(node: Node, lookup: Callable[[Node], Any]) -> Any:
         return lookup(node)
     values = [evaluate_node(part, lookup) for part in node.parts]
     if node.kind == "call":
-        return FUNCTIONS[node.value](values[0])
+        return FUNCTIONS[node.value](*values)
     return OPERATORS[node.value](values[0], values[1])
 
 
@@ -143,14 +208,14 @@ def labels_in(node: Node) -> list[Node]:
 # --- tokens ----------------------------------------------------------------------------
 
 
-def _tokens(source: str, labels: list[str]) -> list[_Token]:
+def _tokens(source: str, labels: list[str], effects: EffectReader | None) -> list[_Token]:
     patterns = [(label, _pattern(label)) for label in labels]
     found, at = [], 0
     while at < len(source):
         if source[at].isspace():
             at += 1
             continue
-        token = _token_at(source, at, patterns)
+        token = _token_at(source, at, patterns, effects)
         found.append(token)
         at = token.end
         if len(found) > MOST_TOKENS:
@@ -163,7 +228,12 @@ def _tokens(source: str, labels: list[str]) -> list[_Token]:
     return found
 
 
-def _token_at(source: str, at: int, patterns: list[tuple[str, re.Pattern[str]]]) -> _Token:
+def _token_at(
+    source: str,
+    at: int,
+    patterns: list[tuple[str, re.Pattern[str]]],
+    effects: EffectReader | None,
+) -> _Token:
     if source[at] == "`":
         end = source.find("`", at + 1)
         if end < 0:
@@ -176,6 +246,8 @@ def _token_at(source: str, at: int, patterns: list[tuple[str, re.Pattern[str]]])
         match = pattern.match(source, at)
         if match:
             return _Token("label", label, at, match.end())
+    if effects is not None and BEGIN.match(source, at):
+        return _effect_token(source, at, effects)
     for kind, expression in (("number", _NUMBER), ("operator", _OPERATOR)):
         match = expression.match(source, at)
         if match:
@@ -185,6 +257,17 @@ def _token_at(source: str, at: int, patterns: list[tuple[str, re.Pattern[str]]])
         return _Token("function", word.group(), at, word.end())
     end = _end_of_name(source, at)
     raise _unknown(source[at:end], source, at, end, [label for label, _ in patterns])
+
+
+def _effect_token(source: str, at: int, effects: EffectReader) -> _Token:
+    """The label of a level's random effect or coefficient."""
+    end = label_end(source, at)
+    if end < 0:
+        raise FormulaError("This bracket is never closed.", source, at, len(source))
+    try:
+        return _Token("label", effects(source[at:end]), at, end)
+    except DataError as error:
+        raise FormulaError(str(error), source, at, end) from error
 
 
 def _pattern(label: str) -> re.Pattern[str]:
@@ -228,26 +311,75 @@ class _Parser:
         self.at = 0
         self.depth = 0
 
-    def comparison(self) -> Comparison:
-        left = self.sum()
-        token = self.peek()
-        if token is None:
+    def hypothesis(self) -> Hypothesis:
+        """A comparison, a chain of them, or several of these joined by ``&``."""
+        parts = self.chain()
+        while (token := self.peek()) is not None and token.text == "&":
+            self.at += 1
+            parts += self.chain()
+        if token is not None:
+            raise self.fault(f"The hypothesis should end here, before '{token.text}'.", token)
+        return parts[0] if len(parts) == 1 else OrderConstraint(self.source, tuple(parts))
+
+    def chain(self) -> list[Comparison]:
+        """Sums with relations between them, perhaps in parentheses."""
+        if self._encloses_comparison():
+            opening = self.tokens[self.at]
+            self.at += 1
+            parts = self.chain()
+            closing = self.peek()
+            if closing is None or closing.text != ")":
+                raise self.fault("This parenthesis is never closed.", opening)
+            self.at += 1
+            return parts
+        sides, relations = [self.sum()], []
+        while (token := self.peek()) is not None and token.text in RELATIONS:
+            relations.append(token)
+            self.at += 1
+            sides.append(self.sum())
+        if not relations:
+            if token is not None and token.text not in ("&", ")"):
+                raise self.fault(f"One of < > = is expected here, not '{token.text}'.", token)
             raise FormulaError(
                 "A hypothesis compares: add '> 0', '< 0' or '= 0'.",
                 self.source,
-                0,
-                len(self.source),
+                sides[0].start,
+                max(sides[0].end, sides[0].start + 1),
             )
-        if token.text not in RELATIONS:
-            raise self.fault(f"One of < > = is expected here, not '{token.text}'.", token)
-        self.at += 1
-        right = self.sum()
-        extra = self.peek()
-        if extra is not None:
-            what = "second comparison" if extra.text in RELATIONS else f"'{extra.text}'"
-            raise self.fault(f"The hypothesis should end here, before the {what}.", extra)
+        self._check_order(relations)
+        pairs = zip(sides, relations, sides[1:], strict=False)
+        return [self._compared(left, token, right) for left, token, right in pairs]
+
+    def _compared(self, left: Node, token: _Token, right: Node) -> Comparison:
         node = Node("operation", "-", (left, right), left.start, right.end)
         return Comparison(self.source, RELATIONS[token.text], node)
+
+    def _check_order(self, relations: list[_Token]) -> None:
+        """Refuse equalities among several comparisons."""
+        several = len(relations) > 1 or any(token.text == "&" for token in self.tokens)
+        for token in relations:
+            if several and RELATIONS[token.text] == "=":
+                raise self.fault(
+                    "Several comparisons that hold together are inequalities, < or >: give an "
+                    "equality as a hypothesis of its own.",
+                    token,
+                )
+
+    def _encloses_comparison(self) -> bool:
+        """Whether a parenthesis begins here that has a relation inside."""
+        token = self.peek()
+        if token is None or token.text != "(" or token.kind != "operator":
+            return False
+        depth = 0
+        for later in self.tokens[self.at :]:
+            if later.kind != "operator":
+                continue
+            depth += {"(": 1, ")": -1}.get(later.text, 0)
+            if later.text in RELATIONS and depth:
+                return True
+            if depth == 0:
+                return False
+        return False
 
     def sum(self, least: int = 0) -> Node:
         """Terms joined by operators that bind at least so strongly."""
@@ -292,6 +424,8 @@ class _Parser:
             return self.number(np.float64(token.text), token.start, token.end)
         if token.kind == "label":
             return Node("label", token.text, (), token.start, token.end)
+        if token.kind == "function" and token.text in OF_SEVERAL:
+            return self.of_several(token)
         if token.kind == "function":
             inner = self.atom()
             if inner.kind == "number":
@@ -307,6 +441,23 @@ class _Parser:
             self.at += 1
             return inner
         raise self.fault(f"A number or a parameter is expected here, not '{token.text}'.", token)
+
+    def of_several(self, token: _Token) -> Node:
+        """A function of values between commas."""
+        self.at += 1  # the parenthesis, which the token was told from labels by
+        inner = [self.sum()]
+        while (sign := self.peek()) is not None and sign.text == ",":
+            self.at += 1
+            inner.append(self.sum())
+        if sign is None or sign.text != ")":
+            raise self.fault("This function's parenthesis is never closed.", token)
+        if len(inner) < 2:
+            raise self.fault(f"{token.text} compares two values or more.", token)
+        self.at += 1
+        if all(node.kind == "number" for node in inner):
+            value = FUNCTIONS[token.text](*(node.value for node in inner))
+            return self.number(np.float64(value), token.start, sign.end)
+        return Node("call", token.text, tuple(inner), token.start, sign.end)
 
     def operation(self, sign: _Token, left: Node, right: Node) -> Node:
         """Two parts joined; numbers are computed here."""
@@ -396,15 +547,32 @@ class Symbols:
         For coefficients and marginal means, returns the linear form.
     parameters : mapping of str to Parameter
         Standard deviations, correlations and sigma.
+    effect : callable
+        From a label such as ``u[g, level, coef]`` to what it stands for; raises DataError.
     """
 
     linear: Mapping[str, Callable[[], LinearForm]]
     parameters: Mapping[str, Parameter]
+    effect: Callable[[str], LevelEffect]
 
     @property
     def labels(self) -> list[str]:
         """All labels."""
         return [*self.linear, *self.parameters]
+
+    def is_effect(self, name: str) -> bool:
+        """Whether a label is of a level's random effect or coefficient."""
+        return name not in self.linear and name not in self.parameters
+
+    def effects_in(self, hypotheses: Iterable[Hypothesis]) -> dict[str, LevelEffect]:
+        """Random effects and coefficients of levels that hypotheses name, by label."""
+        names = {
+            node.value
+            for hypothesis in hypotheses
+            for part in hypothesis.parts
+            for node in labels_in(part.difference)
+        }
+        return {name: self.effect(name) for name in sorted(names) if self.is_effect(name)}
 
     def check(self, comparison: Comparison) -> None:
         """Raise FormulaError for a label that stands for two things."""
@@ -453,13 +621,16 @@ class Symbols:
         comparison: Comparison,
         linear: Callable[[LinearForm], Array],
         parameter: Callable[[Parameter], Array],
+        effects: Mapping[str, Array],
     ) -> Array:
-        """Values (S,) of a difference at draws of the coefficients and parameters."""
+        """Values (S,) of a difference at draws of the coefficients, parameters and effects."""
 
         def lookup(label: Node) -> Array:
             if label.value in self.linear:
                 return linear(self.linear[label.value]())
-            return parameter(self.parameters[label.value])
+            if label.value in self.parameters:
+                return parameter(self.parameters[label.value])
+            return effects[label.value]
 
         with np.errstate(all="ignore"):
             return np.asarray(evaluate_node(comparison.difference, lookup))
@@ -469,7 +640,9 @@ def symbols_of(design: Design) -> Symbols:
     """Labels of a model's parameters.
 
     A coefficient is named by its label or ``beta[label]``, the marginal mean of level b of a
-    factor f of the fixed part by ``f[b]``. A coefficient's label comes first where both agree.
+    factor f of the fixed part by ``f[b]``, a level's random effect by ``u[g, level, coef]`` and
+    with the fixed effect by ``coef[g, level, coef]``. A coefficient's label comes first where two
+    agree.
     """
     size = len(design.coefs_full)
     linear: dict[str, Callable[[], LinearForm]] = {}
@@ -480,7 +653,11 @@ def symbols_of(design: Design) -> Symbols:
     for name in design.coefs:
         form = partial(LinearForm, np.eye(size)[design.coefs_full.index(name)], 0.0)
         linear |= {name: form, f"beta[{name}]": form}
-    return Symbols(linear=linear, parameters=_covariance_labels(design))
+    return Symbols(
+        linear=linear,
+        parameters=_covariance_labels(design),
+        effect=cache(partial(level_effect, design)),
+    )
 
 
 def _mean_form(design: Design, name: str) -> Callable[[int], LinearForm]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 from scipy.stats import norm
 
 from bayeslmm.checks.resampled import Resampler
@@ -19,12 +19,14 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
 from bayeslmm.effects.expressions import (
     Comparison,
+    Hypothesis,
     LinearForm,
     NotLinearError,
+    OrderConstraint,
     Symbols,
     evaluate_node,
     labels_in,
-    parse_comparison,
+    parse_hypothesis,
     symbols_of,
 )
 from bayeslmm.effects.quantities import (
@@ -36,17 +38,33 @@ from bayeslmm.effects.quantities import (
     refuse_level,
     summarise_known,
 )
+from bayeslmm.effects.random_labels import (
+    SCOPES,
+    Scope,
+    coefficients_of,
+    effect_at,
+    effect_values,
+    level_names,
+    prior_values,
+)
 from bayeslmm.estimation.inference import Inference
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import FormulaError, SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior, fixed_cholesky, fixed_effects_at
+from bayeslmm.prediction.rows import require_memory
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.summaries.parameters import joint_parameter, probability
+from bayeslmm.summaries.parameters import (
+    Parameter,
+    check_choice,
+    joint_parameter,
+    probability,
+)
+from bayeslmm.summaries.posterior_tables import locate_levels
 from bayeslmm.summaries.text import frame_text, html_page
 
 Array = NDArray[np.float64]
@@ -126,7 +144,7 @@ class Hypotheses:
         return table.drop(columns="bound")
 
 
-def read_hypotheses(expressions: str | Sequence[str], symbols: Symbols) -> list[Comparison]:
+def read_hypotheses(expressions: str | Sequence[str], symbols: Symbols) -> list[Hypothesis]:
     """Read one hypothesis or several."""
     if isinstance(expressions, Mapping):
         raise TypeError(
@@ -135,10 +153,29 @@ def read_hypotheses(expressions: str | Sequence[str], symbols: Symbols) -> list[
     sources = [expressions] if isinstance(expressions, str) else list(expressions)
     if not sources:
         raise ValueError("At least one hypothesis is expected.")
-    comparisons = [parse_comparison(source, symbols.labels) for source in sources]
-    for comparison in comparisons:
-        symbols.check(comparison)
-    return comparisons
+    labels = symbols.labels
+    found = [
+        parse_hypothesis(source, labels, lambda text: symbols.effect(text).label)
+        for source in sources
+    ]
+    for hypothesis in found:
+        for comparison in hypothesis.parts:
+            symbols.check(comparison)
+    return found
+
+
+def _single(hypotheses: Sequence[Hypothesis]) -> list[Comparison]:
+    """Hypotheses about an estimate, each a single comparison."""
+    for hypothesis in hypotheses:
+        if isinstance(hypothesis, OrderConstraint):
+            raise FormulaError(
+                "An estimate tests one comparison at a time; the probability that several hold "
+                "together is a posterior's (model.fit()). Or test each of them.",
+                hypothesis.source,
+                0,
+                len(hypothesis.source),
+            )
+    return [part for hypothesis in hypotheses for part in hypothesis.parts]
 
 
 # --- estimates -------------------------------------------------------------------------
@@ -166,7 +203,7 @@ def estimate_hypotheses(
     """
     level = probability(level, "level")
     symbols = symbols_of(design)
-    comparisons = read_hypotheses(expressions, symbols)
+    comparisons = _single(read_hypotheses(expressions, symbols))
     forms = [_linear_form(symbols, comparison) for comparison in comparisons]
     quantities = Combinations(
         labels=pd.DataFrame(index=range(len(forms))),
@@ -188,7 +225,7 @@ def _linear_form(symbols: Symbols, comparison: Comparison) -> LinearForm:
     try:
         return symbols.form(comparison.difference)
     except NotLinearError as error:
-        bad = [n for n in labels_in(comparison.difference) if n.value in symbols.parameters]
+        bad = [n for n in labels_in(comparison.difference) if n.value not in symbols.linear]
         node = bad[0] if bad else comparison.difference
         raise FormulaError(
             "An estimate tests linear combinations of the fixed effects only. Ask a posterior "
@@ -207,6 +244,8 @@ def posterior_hypotheses(
     joint: JointDraws,
     expressions: str | Sequence[str],
     rope: float | Sequence[float] | None,
+    scope: Scope = "standard",
+    group: str | None = None,
 ) -> Hypotheses:
     """Judge hypotheses by posterior draws; see ``posterior.hypothesis()``.
 
@@ -220,23 +259,77 @@ def posterior_hypotheses(
         Hypotheses.
     rope : float or pair of float or None
         Region of practical equivalence of left side less right side.
+    scope : {"standard", "ranef", "coef"}
+        Whether names of coefficients are of fixed effects, of the random effects of each level of
+        `group`, or of the coefficients of each level.
+    group : str, optional
+        Grouping factor of the levels.
 
     Returns
     -------
     Hypotheses
     """
+    symbols, checked_rope = symbols_of(model.design), _checked_rope(rope)
+    check_choice(scope, SCOPES, "scope")
+    if scope == "standard":
+        if group is not None:
+            raise ValueError(f"group={group!r} is for scope='coef' or 'ranef'.")
+        hypotheses = likes = read_hypotheses(expressions, symbols)
+        index = _index(hypotheses)
+    else:
+        hypotheses, likes, index = by_level(model.design, symbols, expressions, scope, group)
+    effects = symbols.effects_in(hypotheses)
     evidence = PosteriorEvidence(
         model=model,
         joint=joint,
-        symbols=symbols_of(model.design),
-        rope=_checked_rope(rope),
+        symbols=symbols,
+        rope=checked_rope,
+        effects=effect_values(model.design, joint, effects.values()),
     )
-    comparisons = read_hypotheses(expressions, evidence.symbols)
-    draws = np.column_stack([evidence.differences(comparison) for comparison in comparisons])
-    judged = [evidence.judge(c, column) for c, column in zip(comparisons, draws.T, strict=True)]
-    notes = [f"{c.source}: {j.note}" for c, j in zip(comparisons, judged, strict=True) if j.note]
-    columns = pd.DataFrame([j.row for j in judged], index=_index(comparisons))
-    return Hypotheses(columns=columns, draws=draws, notes=tuple(notes))
+    require_memory(joint.size * len(hypotheses), "hypotheses")
+    draws = np.column_stack([evidence.differences(hypothesis) for hypothesis in hypotheses])
+    prior_odds = cache(evidence.log_prior_odds)
+    judged = [
+        evidence.judge(hypothesis, column, partial(prior_odds, like))
+        for hypothesis, like, column in zip(hypotheses, likes, draws.T, strict=True)
+    ]
+    notes = [f"{c.source}: {j.note}" for c, j in zip(hypotheses, judged, strict=True) if j.note]
+    columns = pd.DataFrame([j.row for j in judged], index=index)
+    if not any(isinstance(hypothesis, OrderConstraint) for hypothesis in hypotheses):
+        columns = columns.drop(columns=list(OF_CONSTRAINTS))
+    return Hypotheses(columns=columns, draws=draws, notes=tuple(dict.fromkeys(notes)))
+
+
+def by_level(
+    design: Design,
+    symbols: Symbols,
+    expressions: str | Sequence[str],
+    scope: Scope,
+    group: str | None,
+) -> tuple[list[Hypothesis], list[Hypothesis], pd.MultiIndex]:
+    """Each hypothesis about the coefficients of a level, for every level of a grouping factor.
+
+    With them those with the same prior odds: of the first level, where levels are exchangeable.
+    """
+    f, _ = locate_levels(design, group, None)
+    factor, kind = design.random[f], "coef" if scope == "coef" else "u"
+    coefs = coefficients_of(design, factor, kind)
+    linear = dict.fromkeys(coefs, partial(LinearForm, np.zeros(0), 0.0))
+    inner = replace(symbols, linear=linear)
+    general = read_hypotheses(expressions, inner)
+    names = level_names(factor)
+    alike = factor.relationship is None and not factor.spec.divided
+    found: list[Hypothesis] = []
+    likes: list[Hypothesis] = []
+    labels = []
+    for hypothesis in general:
+        first = len(found)
+        for level, name in enumerate(names):
+            at = {coef: effect_at(design, f, level, coef, kind).label for coef in coefs}
+            found.append(hypothesis.renamed(at, f"{hypothesis.source} [{name}]"))
+            likes.append(found[first if alike else -1])
+            labels.append((hypothesis.source, factor.levels[level]))
+    return found, likes, pd.MultiIndex.from_tuples(labels, names=["hypothesis", factor.name])
 
 
 def _checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
@@ -253,7 +346,7 @@ def _checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
     return float(bounds[0]), float(bounds[1])
 
 
-def _index(comparisons: Sequence[Comparison]) -> pd.Index:
+def _index(comparisons: Sequence[Hypothesis]) -> pd.Index:
     return pd.Index([comparison.source for comparison in comparisons], name="hypothesis")
 
 
@@ -333,6 +426,12 @@ Rope = tuple[float, float]
 PRIOR_DRAWS = 20_000
 """Draws from the prior for the prior odds of what is not linear in the fixed effects."""
 
+LINEAR_PRIOR_DRAWS = 200_000
+"""The same of order constraints that are linear in normal fixed effects, which are cheap."""
+
+OF_CONSTRAINTS = ("prior_probability", "bayes_factor", "log_bayes_factor_error")
+"""Columns that are there where a hypothesis is an order constraint."""
+
 LARGEST_ERROR = 0.1
 """Error of the log of a density at zero by draws from which on it is found by two evidences."""
 
@@ -373,40 +472,52 @@ class PosteriorEvidence:
     joint: JointDraws
     symbols: Symbols
     rope: Rope | None
+    effects: Mapping[str, Array]
 
-    def differences(self, comparison: Comparison) -> Array:
-        """Draws (S,) of the left side less the right side."""
+    def differences(self, hypothesis: Hypothesis) -> Array:
+        """Draws (S,) of the left side less the right side.
+
+        Of several inequalities, of the smallest margin by which one holds: all do where it is
+        positive.
+        """
         parameter = partial(joint_parameter, self.joint)
-        values = self.symbols.values(comparison, partial(self._linear, self.joint.beta), parameter)
-        return np.broadcast_to(values, (self.joint.size,)).astype(np.float64)
+        linear = partial(self._linear, self.joint.beta)
+        return np.broadcast_to(
+            _margins(hypothesis, self.symbols, linear, parameter, self.effects), (self.joint.size,)
+        ).astype(np.float64)
 
-    def judge(self, comparison: Comparison, draws: Array) -> Judgement:
+    def judge(
+        self, hypothesis: Hypothesis, draws: Array, prior_odds: Callable[[], Known]
+    ) -> Judgement:
         """Probabilities, odds and evidence ratio of a hypothesis."""
         row: dict[str, Any] = dict.fromkeys(
             ("probability", "posterior_odds", "prior_odds", "evidence_ratio", "log_ratio_error"),
             np.nan,
         )
         row["bound"] = ""
+        row |= dict.fromkeys(OF_CONSTRAINTS, np.nan)
         defined = bool(np.isfinite(draws).all())
         if self.rope is not None:
             inside = (draws > self.rope[0]) & (draws < self.rope[1])
             row["rope_probability"] = inside.mean() if defined else np.nan
         if not defined:
             return Judgement(row, _undefined(draws))
-        form = self.form(comparison)
-        if comparison.relation == "=":
-            ratio = self.density_ratio(comparison, form)
+        if isinstance(hypothesis, Comparison) and hypothesis.relation == "=":
+            ratio = self.density_ratio(hypothesis, self.form(hypothesis))
             row["evidence_ratio"], row["log_ratio_error"] = float(np.exp(ratio.value)), ratio.error
             return Judgement(row, ratio.reason)
-        row |= posterior_odds(draws if comparison.relation == ">" else -draws)
-        prior = self.log_prior_odds(comparison, form)
+        below = isinstance(hypothesis, Comparison) and hypothesis.relation == "<"
+        draws = -draws if below else draws
+        row |= posterior_odds(draws)
+        prior = prior_odds()
         if prior.reason:
             return Judgement(row, prior.reason)
         row["prior_odds"] = float(np.exp(prior.value))
         row["evidence_ratio"] = float(np.exp(np.log(row["posterior_odds"]) - prior.value))
+        size = effective_size((draws > 0).astype(float), self.joint.shape)
+        row |= against_all(row["probability"], prior, size)
         if not row["bound"]:
             spread = 1.0 / row["probability"] + 1.0 / (1.0 - row["probability"])
-            size = effective_size((draws > 0).astype(float), self.joint.shape)
             row["log_ratio_error"] = float(np.hypot(np.sqrt(spread / size), prior.error))
         return Judgement(row)
 
@@ -418,22 +529,41 @@ class PosteriorEvidence:
             return None
         return LinearForm(self.model.design.spec.fixed.reduce(full.weights[None])[0], full.constant)
 
-    def log_prior_odds(self, comparison: Comparison, form: LinearForm | None) -> Known:
-        """Log prior odds of an inequality: exact where it is linear under normal priors."""
-        sign = 1.0 if comparison.relation == ">" else -1.0
-        if form is not None and self.model.priors.beta_root is not None:
-            mean, sd = self._prior_moments(form)
-            if sd == 0.0:
-                return Known(np.nan, "it does not depend on the parameters.")
-            odds = sign * float(stats.norm.logcdf(mean / sd) - stats.norm.logsf(mean / sd))
-            if abs(odds) > LARGEST_LOG:
-                side = "surely false" if odds < 0 else "surely true"
-                return Known(np.nan, f"no evidence ratio; it is {side} under the priors.")
-            return Known(odds, error=0.0)
+    def log_prior_odds(self, hypothesis: Hypothesis) -> Known:
+        """Log prior odds of inequalities: exact for one that is linear under normal priors."""
+        forms = [self.form(part) for part in hypothesis.parts]
+        linear = [form for form in forms if form is not None]
+        if len(linear) == len(forms) and self.model.priors.beta_root is not None:
+            if isinstance(hypothesis, OrderConstraint):
+                return _log_odds(self._linear_margins(hypothesis, linear))
+            return self._exact_odds(hypothesis, linear[0])
         if not self.model.priors.proper:
             names = ", ".join(self.model.priors.improper())
             return Known(np.nan, f"no prior odds, the priors of {names} being improper.")
-        return _log_odds(sign * self._prior_differences(comparison))
+        below = isinstance(hypothesis, Comparison) and hypothesis.relation == "<"
+        return _log_odds((-1.0 if below else 1.0) * self._prior_differences(hypothesis))
+
+    def _exact_odds(self, comparison: Comparison, form: LinearForm) -> Known:
+        sign = 1.0 if comparison.relation == ">" else -1.0
+        mean, sd = self._prior_moments(form)
+        if sd == 0.0:
+            return Known(np.nan, "it does not depend on the parameters.")
+        odds = sign * float(stats.norm.logcdf(mean / sd) - stats.norm.logsf(mean / sd))
+        if abs(odds) > LARGEST_LOG:
+            side = "surely false" if odds < 0 else "surely true"
+            return Known(np.nan, f"no evidence ratio; it is {side} under the priors.")
+        return Known(odds, error=0.0)
+
+    def _linear_margins(self, constraint: OrderConstraint, forms: Sequence[LinearForm]) -> Array:
+        """Smallest margins (S,) at prior draws of linear forms of normal fixed effects."""
+        root, rng = self.model.priors.beta_root, np.random.default_rng(0)
+        assert root is not None
+        weights = np.stack([form.weights for form in forms])
+        turned = np.linalg.solve(root.T, weights.T)  # (p, m)
+        noise = rng.standard_normal((LINEAR_PRIOR_DRAWS, len(turned)))
+        centre = weights @ self.model.priors.beta_mean + [form.constant for form in forms]
+        signs = [1.0 if part.relation == ">" else -1.0 for part in constraint.parts]
+        return np.asarray(np.min((centre + noise @ turned) * signs, axis=1))
 
     def density_ratio(self, comparison: Comparison, form: LinearForm | None) -> Known:
         """Log posterior over prior density of a linear form at zero."""
@@ -491,10 +621,13 @@ class PosteriorEvidence:
         weights = self.model.design.spec.fixed.reduce(form.weights[None])[0]
         return np.asarray(beta @ weights + form.constant)
 
-    def _prior_differences(self, comparison: Comparison) -> Array:
-        draws = self.model.priors.sample(np.random.default_rng(0), PRIOR_DRAWS)
-        parameter = partial(joint_parameter, draws)
-        return self.symbols.values(comparison, partial(self._linear, draws.beta), parameter)
+    def _prior_differences(self, hypothesis: Hypothesis) -> Array:
+        rng = np.random.default_rng(0)
+        draws = self.model.priors.sample(rng, PRIOR_DRAWS)
+        effects = self.symbols.effects_in([hypothesis]).values()
+        values = prior_values(self.model.design, draws, effects, rng) if effects else {}
+        linear, parameter = partial(self._linear, draws.beta), partial(joint_parameter, draws)
+        return _margins(hypothesis, self.symbols, linear, parameter, values)
 
     def _prior_moments(self, form: LinearForm) -> tuple[float, float]:
         mean = form.weights @ self.model.priors.beta_mean + form.constant
@@ -519,6 +652,35 @@ class PosteriorEvidence:
         )
 
 
+def _margins(
+    hypothesis: Hypothesis,
+    symbols: Symbols,
+    linear: Callable[[LinearForm], Array],
+    parameter: Callable[[Parameter], Array],
+    effects: Mapping[str, Array],
+) -> Array:
+    """Left side less right side (S,), or the smallest margin by which several inequalities hold."""
+    values = [symbols.values(part, linear, parameter, effects) for part in hypothesis.parts]
+    if isinstance(hypothesis, Comparison):
+        return values[0]
+    signs = [1.0 if part.relation == ">" else -1.0 for part in hypothesis.parts]
+    return reduce(np.minimum, (sign * value for sign, value in zip(signs, values, strict=True)))
+
+
+def against_all(probability: float, prior: Known, size: float) -> dict[str, float]:
+    """Bayes factor of a hypothesis against the model without it, with the error of its log.
+
+    The quotient of its posterior and its prior probability in the model that encompasses it
+    (Klugkist, Hoijtink 2007).
+    """
+    below = float(expit(prior.value))
+    found = {"prior_probability": below, "bayes_factor": probability / below}
+    if probability > 0.0:
+        own = (1.0 - probability) / (probability * size)
+        found["log_bayes_factor_error"] = float(np.sqrt(own + ((1.0 - below) * prior.error) ** 2))
+    return found
+
+
 def posterior_odds(draws: Array) -> dict[str, Any]:
     """Probability and odds of a positive value; a bound where all draws agree."""
     size, above = len(draws), int((draws > 0).sum())
@@ -536,11 +698,12 @@ def _log_odds(draws: Array) -> Known:
         return Known(np.nan, "no prior odds, because it is not defined at every prior draw.")
     above = float(np.mean(draws > 0))
     if above in (0.0, 1.0):
-        odds = f"below 1/{PRIOR_DRAWS}" if above == 0.0 else f"above {PRIOR_DRAWS}"
+        size = len(draws)
+        odds = f"below 1/{size}" if above == 0.0 else f"above {size}"
         which = "none" if above == 0.0 else "all"
         return Known(
             np.nan,
-            f"no evidence ratio; it holds at {which} of {PRIOR_DRAWS} prior draws, so that its "
+            f"no evidence ratio; it holds at {which} of {size} prior draws, so that its "
             f"prior odds are {odds}.",
         )
     error = float(np.sqrt((1.0 / above + 1.0 / (1.0 - above)) / len(draws)))

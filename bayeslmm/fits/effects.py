@@ -13,6 +13,7 @@ from bayeslmm.fits.predictions import Names, Predictions
 if TYPE_CHECKING:
     from bayeslmm.effects.contrasts import Adjust
     from bayeslmm.effects.grid import Weights
+    from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import LinearQuantities, Source
     from bayeslmm.estimation.inference import DfMethod
@@ -337,17 +338,87 @@ class Effects(Predictions):
         joint = self._row_draws(target)
         return average_predictions(self.design, self._source_by(df), by=by, new=new, joint=joint)
 
+    def heterogeneity(self, *args: Any, **options: Any) -> Heterogeneity:
+        """How far estimates differ by more than their known sampling errors: a meta-analysis.
+
+        Parameters
+        ----------
+        level : float
+            Of an estimate: coverage of the intervals.
+        prob : float, optional
+            Of a posterior: probability of the intervals.
+        at : data frame or mapping, optional
+            Moderators, and covariates of random effects, of new units to predict. By default the
+            combinations of the data, where they are few.
+        df : {"residual", "asymptotic"} or float
+            Of an estimate: degrees of freedom of the t distribution of prediction intervals; n - p,
+            infinitely many, or a number.
+        random_seed : int or numpy.random.Generator, optional
+            Of a posterior: seed of the effects of new units.
+
+        Returns
+        -------
+        Heterogeneity
+            Tables `test` (Q, its degrees of freedom and p-value), `table` (tau and I2 by grouping
+            factor and coefficient, I2 in total, H), `prediction` (mean and interval for the effect
+            of a new unit), of a posterior `evidence` (for tau = 0); prints with what they say.
+
+        Raises
+        ------
+        DataError
+            If the sampling errors are not known (``residual="se(column)"`` or
+            ``residual="known(V | group)"``), or rows are beyond memory.
+        ValueError
+            If an option is not among those allowed.
+
+        Notes
+        -----
+        I2 is the variance of effects over the sum of all variances of effects and the typical
+        sampling variance tr(PV) / tr(P), which for one tau and no moderators is that of Higgins and
+        Thompson. Where rows have one of several coefficients (outcomes), each has its own rows,
+        with their typical sampling variance. Without random effects I2 is (Q - df) / Q and H the
+        root of Q / df. Intervals of tau of an estimate are of the profile likelihood, and I2 and H
+        follow from them where nothing else varies; a posterior has intervals of all.
+
+        The prediction interval of an estimate is mean ± t sqrt(std_error^2 + tau^2): metafor's
+        ``predict()`` has ``df="asymptotic"`` by default and ``df="residual"`` with ``test="t"``;
+        Higgins, Thompson and Spiegelhalter have ``df=k - 2`` with k studies. That of a posterior
+        needs no such choice.
+
+        References
+        ----------
+        Higgins, Thompson (2002), doi:10.1002/sim.1186, for I2 and H. Higgins, Thompson,
+        Spiegelhalter (2009), doi:10.1111/j.1467-985X.2008.00552.x, for prediction intervals.
+        Jackson, White, Riley (2012), doi:10.1002/sim.5453, for several outcomes. Viechtbauer
+        (2010), doi:10.18637/jss.v036.i03 (R's ``metafor``).
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> schools = blm.load_dataset("school_calendar")
+        >>> model = blm.LMM("d ~ 1 + (1 | district / school)", schools, residual="se(se)")
+        >>> found = model.reml().heterogeneity()
+        >>> found.test.round(1).values.tolist()
+        [[578.9, 55.0, 0.0]]
+        >>> found.table.filter(like="I2[", axis=0)["estimate"].round(1).to_list()
+        [63.3, 31.9]
+        """
+        raise NotImplementedError
+
     def hypothesis(self, *args: Any, **options: Any) -> Hypotheses:
         """Test or judge hypotheses, written as they are read.
 
         Parameters
         ----------
         expressions : str or sequence of str
-            Arithmetic on coefficients (``"Days"``, ``"age:Sex[T.Female]"``) and marginal means of a
-            factor's levels (``"Sex[Male]"``), compared by one of ``< > =``; of an estimate linear
-            in the fixed effects, of a posterior anything, also with ``"sd[Subject, Days]"``,
-            ``"cor[Subject, Intercept, Days]"`` (in either order) and ``"sigma"``. Labels that look
-            like an operation stand in backticks: ``"`I(x ** 2)` < 0"``.
+            Arithmetic (``+ - * / **``, abs, exp, log, sqrt, max, min) on coefficients (``"Days"``,
+            ``"age:Sex[T.Female]"``) and marginal means of a factor's levels (``"Sex[Male]"``),
+            compared by one of ``< > =``; of an estimate linear in the fixed effects, of a posterior
+            anything, also with ``"sd[Subject, Days]"``, ``"cor[Subject, Intercept, Days]"`` (in
+            either order), ``"sigma"``, a level's random effect ``"u[Subject, 308, Days]"`` and its
+            coefficient ``"coef[Subject, 308, Days]"``, fixed plus random. Of a posterior also order
+            constraints: ``"f[a] < f[b] < f[c]"``, and several inequalities joined by ``&``. Labels
+            that look like an operation stand in backticks: ``"`I(x ** 2)` < 0"``.
         level : float
             Of an estimate: coverage of the two-sided intervals.
         df : str, optional
@@ -355,6 +426,11 @@ class Effects(Predictions):
         rope : float or pair of float, optional
             Of a posterior: region in which left side less right side is practically zero; a number
             stands for that far on either side.
+        scope : {"standard", "ranef", "coef"}
+            Of a posterior: with "ranef" or "coef" names of coefficients are those of the random
+            effects or of the coefficients of each level of `group`, and there is a row per level.
+        group : str, optional
+            Of a posterior: grouping factor of `scope`; needed where there are several.
 
         Returns
         -------
@@ -373,12 +449,20 @@ class Effects(Predictions):
             not normal, for ``=`` about anything else than fixed effects, or where no prior draw is
             on one side. `rope_probability` where asked for.
 
+            For an order constraint mean, sd, median and interval are those of the smallest margin
+            by which one of its inequalities holds, and `probability` is that of all together. Where
+            there is one, `bayes_factor` compares each hypothesis with the model that leaves it
+            open: posterior over `prior_probability` (encompassing prior), with the Monte Carlo
+            error of its log; `evidence_ratio` compares it with its contrary.
+
         Raises
         ------
         FormulaError
             If an expression cannot be read, is not linear in the fixed effects of an estimate, or
             has a label that stands for two things (a covariate called ``sigma``: write
-            ``beta[sigma]``); shows the place.
+            ``beta[sigma]``), or an estimate is asked about an order constraint; shows the place.
+        DataError
+            If there is no grouping factor `group`, or draws would not fit into memory.
 
         Notes
         -----
@@ -389,7 +473,8 @@ class Effects(Predictions):
         ----------
         R's ``lmerTest::contest1D`` for estimates; ``brms::hypothesis``; Dickey (1971),
         doi:10.1214/aoms/1177693507; Gelfand, Smith (1990), doi:10.1080/01621459.1990.10476213, for
-        the average of conditional densities.
+        the average of conditional densities; Klugkist, Hoijtink (2007),
+        doi:10.1016/j.csda.2007.01.024, for order constraints.
 
         Examples
         --------

@@ -27,6 +27,7 @@ from bayeslmm.summaries import estimate_tables, text
 from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, check_choice, whole_number
 
 if TYPE_CHECKING:
+    from bayeslmm.effects.heterogeneity import Df, Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
     from bayeslmm.estimation.executor import Executor
@@ -557,6 +558,14 @@ class Estimate(EstimateTests):
         from bayeslmm.effects.averages import check_estimate_target
 
         check_estimate_target(self.design, target)
+
+    @override
+    def heterogeneity(
+        self, level: float = 0.95, *, at: Any = None, df: Df | float = "residual"
+    ) -> Heterogeneity:
+        from bayeslmm.effects.heterogeneity import estimate_heterogeneity
+
+        return estimate_heterogeneity(self.design, self.fit, self._u, level=level, at=at, df=df)
 
     @override
     def hypothesis(

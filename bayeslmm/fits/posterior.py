@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
     from bayeslmm.checks.kfold import Joint
+    from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import Source
+    from bayeslmm.effects.random_labels import Scope
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.report.broom import Column, Incomplete
@@ -315,12 +317,27 @@ class Posterior(PosteriorDraws):
         return row_draws(self._joint, target)
 
     @override
+    def heterogeneity(
+        self, prob: float | None = None, *, at: Any = None, random_seed: Seed = None
+    ) -> Heterogeneity:
+        from bayeslmm.effects.heterogeneity import posterior_heterogeneity
+
+        return posterior_heterogeneity(
+            self.model, self._joint, prob=prob, at=at, random_seed=random_seed
+        )
+
+    @override
     def hypothesis(
-        self, expressions: Names, *, rope: float | Sequence[float] | None = None
+        self,
+        expressions: Names,
+        *,
+        rope: float | Sequence[float] | None = None,
+        scope: Scope = "standard",
+        group: str | None = None,
     ) -> Hypotheses:
         from bayeslmm.effects.hypothesis import posterior_hypotheses
 
-        return posterior_hypotheses(self.model, self._joint, expressions, rope)
+        return posterior_hypotheses(self.model, self._joint, expressions, rope, scope, group)
 
     # --- criticism --------------------------------------------------------------------
 

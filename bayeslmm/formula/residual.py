@@ -23,6 +23,8 @@ DISTANCES = ("car1", "sp_exp", "exp", "gau")
 VARIANCES = ("strata", "power", "exp", "se")
 """Structures of the variance alone."""
 
+SE_COLUMN = "a column of standard errors"
+
 KNOWN = ("known",)
 """Known covariance matrices, variances and correlations."""
 
@@ -262,14 +264,14 @@ class _Reader:
         self.need("(", f"after {kind}")
         joint = "," if kind == "strata" else "+"
         place = self.names("A column", joint)
-        sigma = kind == "se" and self.take(",") and self._multiplier()
+        sigma = kind == "se" and self.take(",") and self._multiplier(kind)
         arm: str | None = None
         group: tuple[str, ...] = ()
         if self.take("|"):
             group = self.names("A grouping factor", ":")
             if self.take("/"):
                 arm, group = self._arm(group), self.names("A grouping factor", ":")
-        sigma = sigma or (kind in KNOWN and self.take(",") and self._multiplier())
+        sigma = sigma or (kind in KNOWN and self.take(",") and self._multiplier(kind))
         self.need(")", f"after what {kind} is of")
         last = self.pieces[self.at - 1]
         text = self.source[first.start : last.end]
@@ -286,10 +288,11 @@ class _Reader:
         _check_term(self.source, term)
         return term
 
-    def _multiplier(self) -> bool:
+    def _multiplier(self, kind: str) -> bool:
         """Pass ``sigma=True`` or ``sigma=False``."""
         if self.here is None or self.here.text != "sigma":
-            self.fail("What is known, and then sigma=True or sigma=False, is expected")
+            what = "the name of a matrix and the groups" if kind in KNOWN else SE_COLUMN
+            self.fail(f"{kind}() takes {what} and sigma=True or sigma=False")
         self.at += 1
         self.need("=", "after sigma")
         if self.here is None or self.here.text not in ("True", "False"):
@@ -356,6 +359,8 @@ def _check_together(source: str, terms: list[ResidualTerm]) -> None:
             strata[0],
         )
     errors = [term for term in terms if term.holds_variances]
+    if len(errors) > 1 and all(term.kind == "se" for term in errors):
+        refuse("There are two columns of known standard errors; give their product.", errors[1])
     if len(errors) > 1:
         refuse("The variances are known twice; give the product of the two.", errors[1])
     if errors and not errors[0].sigma:

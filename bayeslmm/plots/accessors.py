@@ -8,16 +8,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
+import pandas as pd
 
-from bayeslmm.plots.common import Backend, drawing
-from bayeslmm.summaries import EstimateLike, FitLike, PosteriorLike, verbs
+from bayeslmm.effects.quantities import one_level, refuse_level
+from bayeslmm.plots.common import Backend, drawing, level_of_picture
+from bayeslmm.plots.effect_accessors import EffectPlots
+from bayeslmm.summaries import EstimateLike, PosteriorLike, verbs
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
+    from bayeslmm.plots.panels import Bounds
     from bayeslmm.plots.predictive import Kind
+    from bayeslmm.plots.quantities import Spread
     from bayeslmm.prediction.checks import Statistic
-    from bayeslmm.sampling.joint_draws import Uncertainty
+    from bayeslmm.sampling.joint_draws import JointDraws, Uncertainty
 
 Names = str | Sequence[str] | None
 Levels = Sequence[Any] | None
@@ -26,7 +31,7 @@ Seed = int | np.random.Generator | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Plots:
+class Plots(EffectPlots):
     """Pictures that an estimate and a posterior both have.
 
     All are drawn by ArviZ and returned as its ``PlotCollection``. Three arguments are the same in
@@ -34,8 +39,6 @@ class Plots:
     ``rcParams["plot.backend"]`` by default; `visuals` has settings by part of the picture, or
     False, which leaves it out; and what else is given goes to ``arviz_plots.PlotCollection.wrap``.
     """
-
-    _fit: FitLike
 
     def __repr__(self) -> str:
         return f"fit.plot: {verbs(self)}"
@@ -262,14 +265,10 @@ class Plots:
         covariance = fit._residual
         return plot_residuals(fit.design, group, fit._beta, fit._u, covariance, how, label=label)
 
-    def _source(self, *, several: bool = False) -> str:
-        """What the values drawn are."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EstimatePlots(Plots):
-    """Pictures of an estimate: caterpillar, fitted, covariance, residuals."""
+    """Pictures of an estimate: those that a posterior has too."""
 
     _fit: EstimateLike
 
@@ -322,13 +321,42 @@ class EstimatePlots(Plots):
     def _source(self, *, several: bool = False) -> str:
         return f"{self._fit.method} estimate"
 
+    @override
+    def _coverage(self, prob: float | None, level: float | None) -> float | None:
+        return one_level(prob, level, level_of_picture(None))
+
+    @override
+    def _prediction_draws(self, rng: np.random.Generator) -> JointDraws:
+        from bayeslmm.sampling.joint_draws import estimate_draws
+
+        return estimate_draws(self._fit.design, self._fit.fit, random_seed=rng)
+
+    @override
+    def _expected(self, prob: float | None) -> Spread:
+        from bayeslmm.plots.quantities import spread_of_tables
+
+        def table(level: float) -> pd.DataFrame:
+            return self._fit.predict(kind="epred", level=level, random_seed=0)
+
+        return spread_of_tables(table, prob, self._source(), estimated=True)
+
+    @override
+    def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
+        level = level_of_picture(prob)
+        table = self._fit.heterogeneity(level=level, at=at).prediction
+        return (
+            None
+            if len(table) != 1
+            else (table["pred_low"].to_numpy(), table["pred_high"].to_numpy())
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PosteriorPlots(Plots):
     """Pictures of a posterior.
 
-    Those of an estimate (caterpillar, fitted, covariance, residuals), shrinkage, prior beside
-    posterior, predictive checks and densities with an estimate.
+    Those of an estimate, shrinkage, prior beside posterior, predictive checks and densities with
+    an estimate.
     """
 
     _fit: PosteriorLike
@@ -373,6 +401,31 @@ class PosteriorPlots(Plots):
     @override
     def _source(self, *, several: bool = False) -> str:
         return "posterior means" if several else "posterior mean"
+
+    @override
+    def _coverage(self, prob: float | None, level: float | None) -> float | None:
+        refuse_level(level)
+        return prob
+
+    @override
+    def _prediction_draws(self, rng: np.random.Generator) -> JointDraws:
+        return self._fit._joint
+
+    @override
+    def _expected(self, prob: float | None) -> Spread:
+        from bayeslmm.plots.quantities import spread_of_tables
+
+        def table(chance: float) -> pd.DataFrame:
+            return self._fit.predict(kind="epred", prob=chance)
+
+        return spread_of_tables(table, prob, self._source(), estimated=False)
+
+    @override
+    def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
+        from bayeslmm.plots.quantities import bounds_of
+
+        table = self._fit.heterogeneity(prob, at=at, random_seed=0).prediction
+        return None if len(table) != 1 else bounds_of(table)
 
     def shrinkage(
         self,

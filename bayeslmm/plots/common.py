@@ -148,6 +148,11 @@ def plain(text: str) -> str:
     return text.replace("`", "")
 
 
+def inner_probability(prob: float) -> float:
+    """Probability of the inner interval beside an outer one."""
+    return 0.5 if prob > 0.5 else prob / 2.0
+
+
 def level_of_picture(level: float | None) -> float:
     """Coverage of the intervals of an estimate in a picture: ArviZ's rcParams where not given."""
     return interval_defaults()[0] if level is None else probability(level, "level")
@@ -180,6 +185,7 @@ def picture(
     title: str,
     legend: Mapping[str, Mapping[str, Any]] | None = None,
     columns: int = 4,
+    aes: Mapping[str, Any] | None = None,
     **share: bool,
 ) -> PlotCollection:
     """Draw a panel per variable with its visuals, a legend and a title.
@@ -200,6 +206,8 @@ def picture(
         Entries of :func:`add_legend`.
     columns : int
         Largest number of panels in a row.
+    aes : mapping, optional
+        Aesthetics of ``PlotCollection.wrap`` and their values, which the user's go before.
     **share : bool
         `sharex` and `sharey`.
 
@@ -217,7 +225,7 @@ def picture(
             f"visuals has {', '.join(map(repr, unknown))}; this picture has "
             f"{', '.join(map(repr, sorted(known)))}."
         )
-    layout = how.layout(len(data.data_vars), size, columns, **share)
+    layout = dict(aes or {}) | how.layout(len(data.data_vars), size, columns, **share)
     collection: PlotCollection = azp.PlotCollection.wrap(data, backend=how.backend, **layout)
     shared = how.backend == "matplotlib" and any(share.values())
     panels = collection.viz["figure"].item().axes if shared else ()
@@ -329,8 +337,7 @@ def add_legend(
     kwargs = [dict(entry) for entry in entries.values()]
     settings: dict[str, Any] = {}
     if collection.backend == "matplotlib":
-        per_row = LEGEND_LETTERS_PER_INCH * _width(collection) / (max(map(len, entries)) + 7)
-        columns = min(len(entries), max(1, int(per_row)))
+        columns = _legend_columns(list(entries), LEGEND_LETTERS_PER_INCH * _width(collection))
         settings = {"loc": "outside lower center", "ncols": columns, "frameon": False}
         settings["fontsize"] = LEGEND_SIZE
     else:
@@ -344,6 +351,15 @@ def add_legend(
     box = np.empty((), dtype=object)
     box[()] = drawn if drawn is not None else {"labels": list(entries), "kwargs": kwargs}
     collection.viz["legend/entries"] = xr.DataArray(box)
+
+
+def _legend_columns(texts: Sequence[str], letters: float) -> int:
+    """Most columns of a legend that fit into a width in letters, filled from top to bottom."""
+    for columns in range(len(texts), 1, -1):
+        parts = np.array_split(np.array([len(text) for text in texts]), columns)
+        if sum(part.max() + 8 for part in parts) <= letters:
+            return columns
+    return 1
 
 
 def _width(collection: PlotCollection) -> float:
@@ -437,6 +453,16 @@ def set_yticks(da: xr.DataArray, target: Any, *, values: Any, labels: Any, **kwa
     from arviz_plots.plot_collection import backend_from_object
 
     return backend_from_object(target).yticks(values, labels, target, **kwargs)
+
+
+def levels_across(data: xr.Dataset, labels: Sequence[Any], most: int = MOST_LABELS) -> Visuals:
+    """Ticks and limits of an x axis with a level at each whole number from zero on."""
+    import arviz_plots as azp
+
+    places, shown = thinned(labels, most)
+    ticks = {"data": data, "values": places, "labels": shown, "size": TICK_SIZE}
+    limits = {"data": data, "limits": (-0.5, len(labels) - 0.5)}
+    return {"xticks": (azp.visuals.set_xticks, ticks), "xlim": (azp.visuals.set_xlim, limits)}
 
 
 def thinned(labels: Sequence[Any], limit: int) -> tuple[Array, list[str]]:

@@ -24,12 +24,12 @@ from bayeslmm.plots.common import (
     MAIN,
     SECOND,
     STRONG,
-    TICK_SIZE,
     Drawing,
     Visuals,
     band,
     dataset,
     level_of_picture,
+    levels_across,
     outer,
     picture,
     points,
@@ -388,11 +388,7 @@ def _axes(design: Design, along: Axis, data: xr.Dataset) -> Visuals:
         "xlim": None,
     }
     if not along.numeric:
-        labels = [str(value) for value in along.values]
-        ticks = {"data": data, "values": along.places, "labels": labels, "size": TICK_SIZE}
-        limits = {"data": data, "limits": (-0.5, len(labels) - 0.5)}
-        axes["xticks"] = (azp.visuals.set_xticks, ticks)
-        axes["xlim"] = (azp.visuals.set_xlim, limits)
+        axes |= levels_across(data, [str(value) for value in along.values], len(along.values))
     return {**axes, "ticklabels": (azp.visuals.set_ticklabel_visibility, visible)}
 
 

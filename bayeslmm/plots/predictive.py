@@ -28,6 +28,7 @@ from bayeslmm.plots.common import (
     draw,
     group_order,
     height_of,
+    inner_probability,
     levels_upwards,
     outer,
     picture,
@@ -121,8 +122,8 @@ def plot_predictive(
     widest, _ = interval_defaults(prob)
     titles = {
         "dist": f"Replicated and observed {design.response}",
-        "interval": f"{coverage(_inner(widest))} and {coverage(widest)} predictive intervals of "
-        f"{design.response}",
+        "interval": f"{coverage(inner_probability(widest))} and {coverage(widest)} predictive "
+        f"intervals of {design.response}",
         "tstat": f"Replicated and observed {_statistic_name(statistic)} of {design.response}",
         "pit": f"Probability integral transform of {design.response}",
         "loo_pit": f"Leave-one-out probability integral transform of {design.response}",
@@ -167,11 +168,6 @@ def _statistic_name(statistic: str | Statistic) -> str:
     )
 
 
-def _inner(prob: float) -> float:
-    """Probability of the inner interval beside an outer one."""
-    return 0.5 if prob > 0.5 else prob / 2.0
-
-
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -209,7 +205,7 @@ def _by_arviz(
         widest, ci_kind = interval_defaults(prob)
         mark = {"color": STRONG, "marker": CIRCLE, "size": 12}
         shown = how.of_arviz(title=False, ylabel=False, observed_markers=mark)
-        probs = _inner(widest), widest
+        probs = inner_probability(widest), widest
         collection = azp.plot_ppc_interval(
             data, ci_kind=ci_kind, ci_probs=probs, visuals=shown, **common
         )

@@ -5,7 +5,7 @@ Here is what they ask of an estimate and of a posterior, whatever class these ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 import scipy.sparse as sp
@@ -42,6 +42,24 @@ class FitLike(Protocol):
     @property
     def method(self) -> str:
         """How it was fitted."""
+
+    def means(self, *args: Any, **options: Any) -> Any:
+        """Marginal means."""
+
+    def contrasts(self, *args: Any, **options: Any) -> Any:
+        """Contrasts of marginal means."""
+
+    def slopes(self, *args: Any, **options: Any) -> Any:
+        """Average slopes."""
+
+    def comparisons(self, *args: Any, **options: Any) -> Any:
+        """Average differences of predictions."""
+
+    def predict(self, *args: Any, **options: Any) -> Any:
+        """Predictions of rows."""
+
+    def heterogeneity(self, *args: Any, **options: Any) -> Any:
+        """How far estimates with known sampling errors differ."""
 
     @property
     def _beta(self) -> Array:

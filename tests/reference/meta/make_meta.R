@@ -8,12 +8,12 @@ data_of <- function(name) read.csv(file.path("../../../bayeslmm/_datasets", past
 
 bcg <- escalc(measure = "RR", ai = vaccinated_cases, bi = vaccinated_others,
               ci = control_cases, di = control_others, data = data_of("bcg"))
-schools <- data_of("school_calendar")
-gums <- data_of("periodontal")
+schools <- transform(data_of("school_calendar"), yi = d, vi = variance)
+gums <- transform(data_of("periodontal"), yi = difference, vi = variance)
 lung <- read.csv("lung_cancer.csv")
 V <- bldiag(lapply(split(gums[, c("cov_pd", "cov_al")], gums$trial), as.matrix))
 tight <- list(rel.tol = 1e-12, threshold = 1e-10, maxiter = 10000)
-exact <- list(optimizer = "optim", optmethod = "BFGS", reltol = 1e-15, maxit = 5000)
+exact <- list(optimizer = "bobyqa", rhobeg = 0.1, rhoend = 1e-9, maxfun = 1e5)
 
 typical <- function(m, rows = rep(TRUE, m$k)) {
   W <- solve(m$V)
