@@ -28,6 +28,7 @@ from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text
+from bayeslmm.summaries.level_tables import posterior_level_tables
 from bayeslmm.summaries.nlme import nlme_quantity
 from bayeslmm.summaries.parameters import Effects, VarcorrStyle, check_choice
 from bayeslmm.summaries.variance_explained import (
@@ -164,8 +165,9 @@ class Posterior(PosteriorDraws):
     # --- tables -----------------------------------------------------------------------
 
     @override
-    def summary(self) -> pd.DataFrame:
-        return posterior_tables.summary_table(self._draws, self.design)
+    def summary(self, prob: float | None = None, *, direction: bool = False) -> pd.DataFrame:
+        table = posterior_tables.summary_table(self._draws, self.design, prob)
+        return posterior_tables.with_direction(table, self._draws, self.design, direction)
 
     @override
     def fixef(self, prob: float | None = None) -> pd.DataFrame:
@@ -179,6 +181,16 @@ class Posterior(PosteriorDraws):
         if style == "nlme":
             return posterior_table(nlme_quantity(self.design), self._joint, prob)
         return posterior_tables.variance_table(self._draws, self.design, self._covariances, prob)
+
+    @override
+    def _level_tables(
+        self, prob: float | None, level: float | None, *, with_fixed: bool
+    ) -> dict[str, pd.DataFrame]:
+        if level is not None:
+            raise ValueError(
+                f"level={level!r} is of an estimate: a posterior's intervals have prob=."
+            )
+        return posterior_level_tables(self.design, self._joint, prob, with_fixed=with_fixed)
 
     @override
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
