@@ -20,6 +20,7 @@ from bayeslmm.likelihood.crossprod import cross_products
 from bayeslmm.likelihood.simulated import noise_of, simulated_design
 from bayeslmm.plots.accessors import EstimatePlots, PosteriorPlots
 from bayeslmm.plots.effects import shrinkage
+from bayeslmm.plots.model_accessor import ModelPlots
 from bayeslmm.sampling.joint_draws import points_of_fits
 
 RELATIVE = 1e-8
@@ -97,6 +98,7 @@ ARGUMENTS = {
         "contrasts": {"variables": "f", "backend": "none"},
         "comparisons": {"variable": "f", "backend": "none"},
         "slopes": {"variable": "x", "along": "f", "backend": "none"},
+        "hypothesis": {"expressions": "x = 0", "backend": "none"},
     },
     "checks": {},
 }
@@ -119,6 +121,7 @@ OWNERS = {
     "LMM": (blm.LMM, lambda case: case["model"], "LMM"),
     "Estimate": (blm.Estimate, lambda case: case["reml"], "fits"),
     "Posterior": (blm.Posterior, lambda case: case["post"], "fits"),
+    "LMM.plot": (ModelPlots, lambda case: case["model"].plot, "plots"),
     "Estimate.check": (EstimateChecks, lambda case: case["reml"].check, "checks"),
     "Posterior.check": (PosteriorChecks, lambda case: case["post"].check, "checks"),
     "Estimate.plot": (EstimatePlots, lambda case: case["reml"].plot, "plots"),
@@ -134,6 +137,7 @@ REFUSED = {
     "Posterior": ROWS
     | {"impute", "reference_based_effect"}
     | {"with_log_likelihood", "with_posterior_predictive"},
+    "LMM.plot": {"prior_predictive"},
     "Estimate.check": set(),
     "Posterior.check": {"predictive"},
     "Estimate.plot": DRAWN,

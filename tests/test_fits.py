@@ -11,6 +11,7 @@ import bayeslmm as blm
 from bayeslmm.checks.accessors import EstimateChecks, PosteriorChecks
 from bayeslmm.estimation.model import Model
 from bayeslmm.plots.accessors import EstimatePlots, PosteriorPlots
+from bayeslmm.plots.model_accessor import ModelPlots
 
 PACKAGE = Path(blm.__file__).parent
 MODULES = [
@@ -32,7 +33,7 @@ VERBS = {
     blm.LMM: """
         X Z check_calibration design dropped effect_labels fit formula from_fit from_products
         implied_priors map
-        ml model nobs prior_predictive priors pymc reml system update with_source y
+        ml model nobs plot prior_predictive priors pymc reml system update with_source y
     """,
     blm.Estimate: BOTH
     + """
@@ -46,13 +47,14 @@ VERBS = {
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
     EstimatePlots: """
-        caterpillar comparisons contrasts covariance fitted forest means predictions residuals
-        slopes
+        caterpillar comparisons contrasts covariance fitted forest hypothesis means predictions
+        residuals slopes
     """,
     PosteriorPlots: """
-        caterpillar comparisons contrasts covariance fitted forest means predictions predictive
-        prior_posterior reml residuals shrinkage slopes
+        caterpillar comparisons contrasts covariance fitted forest hypothesis means predictions
+        predictive prior_posterior reml residuals shrinkage slopes
     """,
+    ModelPlots: "implied_priors prior_predictions prior_predictive priors",
     EstimateChecks: "influence residuals singularity",
     PosteriorChecks: """
         contraction influence loo_pit predictive residuals sensitivity singularity

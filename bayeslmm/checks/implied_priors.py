@@ -128,11 +128,24 @@ def implied_priors(
     >>> list(implied.table.index[:3])
     ['icc[Batch]', 'r2[marginal]', 'r2[conditional]']
     """
+    rows, seen, lacking = implied_draws(design, priors, draws, random_seed)
+    records = [_record(values, seen.get(name)) for name, values in rows.items()]
+    table = pd.DataFrame(records, index=pd.Index(list(rows), name="quantity"))
+    return ImpliedPriors(table=table, draws=int(draws), lacking=lacking)
+
+
+def implied_draws(
+    design: Design,
+    priors: Priors,
+    draws: int,
+    random_seed: int | np.random.Generator | None,
+) -> tuple[dict[str, Array], dict[str, float], str]:
+    """Draws (S,) of each quantity, what was observed of some, and why others are left out."""
     if isinstance(draws, bool) or int(draws) != draws or draws < 2:
         raise ValueError(f"draws={draws!r}: a whole number of at least 2 is expected.")
     rng = np.random.default_rng(random_seed)
     prior = with_scale_effects(design, priors.sample(rng, int(draws)), rng)
-    joint = _prior_joint(design, prior, rng)
+    joint = prior_joint(design, prior, rng)
     variances = variance_parts(design, joint)
     shares = intraclass_correlation(design, joint)
     r2 = r_squared(design, joint, "nakagawa")
@@ -143,10 +156,7 @@ def implied_priors(
     rows["total_sd"] = np.sqrt(variances.sum(axis=1))
     if sd_y is not None:
         rows |= {"sd_y": sd_y, "sd_y / observed": sd_y / observed}
-    seen = {"total_sd": observed, "sd_y": observed, "sd_y / observed": 1.0}
-    records = [_record(values, seen.get(name)) for name, values in rows.items()]
-    table = pd.DataFrame(records, index=pd.Index(list(rows), name="quantity"))
-    return ImpliedPriors(table=table, draws=int(draws), lacking=lacking)
+    return rows, {"total_sd": observed, "sd_y": observed, "sd_y / observed": 1.0}, lacking
 
 
 def _spread_or_reason(
@@ -169,7 +179,7 @@ def _spread_of_sums(design: SummarisedDesign, prior: Points, rng: np.random.Gene
     step = max(1, AT_ONCE // max(total, 1))
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
-        joint = _prior_joint(design, prior.take(rows), rng)
+        joint = prior_joint(design, prior.take(rows), rng)
         _, squares[rows] = fitted_sums(design, joint.beta, joint.effects, AT_ONCE)
     along = np.sqrt(squares) + prior.sigma * rng.standard_normal(size)
     across = prior.sigma**2 * rng.chisquare(n - 2, size)
@@ -183,7 +193,7 @@ def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) ->
     step = max(1, AT_ONCE // design.n)
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
-        joint = _prior_joint(design, prior.take(rows), rng)
+        joint = prior_joint(design, prior.take(rows), rng)
         effects = joint.effects(all_levels(design))
         response = linear_predictor(design, joint.beta, effects) - design.offset
         response += draw_residuals(design, joint.points, rng)
@@ -191,7 +201,7 @@ def simulated_spread(design: Design, prior: Points, rng: np.random.Generator) ->
     return spread
 
 
-def _prior_joint(design: Design, prior: Points, rng: np.random.Generator) -> JointDraws:
+def prior_joint(design: Design, prior: Points, rng: np.random.Generator) -> JointDraws:
     """Draws from the prior as joint draws; each call for random effects draws anew."""
     size = len(prior.sigma)
 

@@ -617,6 +617,13 @@ class PosteriorEvidence:
         priors = self.model.priors
         return replace(priors, beta_mean=priors.beta_mean - shift, beta_root=tight)
 
+    def prior(self, hypothesis: Hypothesis) -> tuple[float, float] | Array | None:
+        """Moments of the difference under normal priors, draws under others, None if improper."""
+        form = self.form(hypothesis) if isinstance(hypothesis, Comparison) else None
+        if form is not None and self.model.priors.beta_root is not None:
+            return self._prior_moments(form)
+        return self._prior_differences(hypothesis) if self.model.priors.proper else None
+
     def _linear(self, beta: Array, form: LinearForm) -> Array:
         weights = self.model.design.spec.fixed.reduce(form.weights[None])[0]
         return np.asarray(beta @ weights + form.constant)

@@ -10,6 +10,7 @@ import numpy as np
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.model import Model
+from bayeslmm.plots.model_accessor import ModelPlots
 from bayeslmm.priors.record import Priors
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Planning:
     def priors(self) -> Priors:
         """The priors; prints as a table."""
         return self.model.priors
+
+    @property
+    def plot(self) -> ModelPlots:
+        """Pictures: ``plot.priors()``, ``implied_priors``, ``prior_predictive``, ..."""
+        return ModelPlots(self.model)
 
     def prior_predictive(
         self, draws: int = 500, *, random_seed: int | np.random.Generator | None = None

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 import pandas as pd
 
-from bayeslmm.effects.quantities import one_level, refuse_level
-from bayeslmm.plots.common import Backend, drawing, level_of_picture
+from bayeslmm.plots.common import Backend, Drawing, drawing, level_of_picture
 from bayeslmm.plots.effect_accessors import EffectPlots
 from bayeslmm.summaries import EstimateLike, PosteriorLike, verbs
 
@@ -323,6 +322,8 @@ class EstimatePlots(Plots):
 
     @override
     def _coverage(self, prob: float | None, level: float | None) -> float | None:
+        from bayeslmm.effects.quantities import one_level
+
         return one_level(prob, level, level_of_picture(None))
 
     @override
@@ -339,6 +340,14 @@ class EstimatePlots(Plots):
             return self._fit.predict(kind="epred", level=level, random_seed=0)
 
         return spread_of_tables(table, prob, self._source(), estimated=True)
+
+    @override
+    def _hypotheses(
+        self, found: Any, expressions: Any, prob: float | None, how: Drawing, options: Any
+    ) -> PlotCollection:
+        from bayeslmm.plots.hypotheses import plot_tests
+
+        return plot_tests(found, prob, self._source(), self._fit.design.response, how)
 
     @override
     def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
@@ -404,6 +413,8 @@ class PosteriorPlots(Plots):
 
     @override
     def _coverage(self, prob: float | None, level: float | None) -> float | None:
+        from bayeslmm.effects.quantities import refuse_level
+
         refuse_level(level)
         return prob
 
@@ -419,6 +430,17 @@ class PosteriorPlots(Plots):
             return self._fit.predict(kind="epred", prob=chance)
 
         return spread_of_tables(table, prob, self._source(), estimated=False)
+
+    @override
+    def _hypotheses(
+        self, found: Any, expressions: Any, prob: float | None, how: Drawing, options: Any
+    ) -> PlotCollection:
+        from bayeslmm.plots.hypotheses import plot_judged, prior_differences
+
+        whole = options.get("scope", "standard") == "standard"
+        model, joint = self._fit.model, self._fit._joint
+        before = prior_differences(model, joint, expressions) if whole else None
+        return plot_judged(found, before, options.get("rope"), how)
 
     @override
     def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
@@ -517,16 +539,20 @@ class PosteriorPlots(Plots):
         labels : str or sequence of str, optional
             Parameters to draw, such as ``"sd[Subject, Days]"``; all by default.
         random_seed : int or numpy.random.Generator, optional
-            Seed of the draws from the prior, as many as there are from the posterior.
+            Seed of the draws from priors without a closed form, 20,000 of them.
         backend, **pc_kwargs
             As in all pictures (see :class:`Plots`).
         visuals : mapping, optional
-            Settings of ``arviz.plot_dist``, "legend" and "figure_title".
+            Settings of "prior", "prior_area", "posterior", "posterior_area", "title", "legend" and
+            "figure_title".
 
         Returns
         -------
         arviz_plots.PlotCollection
-            Each panel shows the posterior and the central 90 % of the prior.
+            Each panel shows the posterior and the central 90 % of the prior. Prior densities are
+            exact where they have a closed form: those of fixed effects, of correlations and of
+            standard deviations whose columns are not mixed with others (see ``model.priors``);
+            elsewhere, as posterior ones, of draws.
 
         Raises
         ------
@@ -540,18 +566,20 @@ class PosteriorPlots(Plots):
         >>> import bayeslmm as blm
         >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
         >>> pc = model.fit(random_seed=1).plot.prior_posterior("sigma", backend="none")
-        >>> list(pc.viz["dist"].data_vars)
+        >>> list(pc.viz["prior"].data_vars)
         ['sigma']
         """
-        from bayeslmm.plots.parameters import plot_prior_posterior
+        from bayeslmm.plots.densities import plot_parameters
+        from bayeslmm.summaries.parameters import parameter_draws
 
-        return plot_prior_posterior(
-            self._fit.design,
+        design, draws = self._fit.design, self._fit._draws
+        return plot_parameters(
+            design,
             self._fit.priors,
-            self._fit._draws,
             drawing(backend, visuals, pc_kwargs),
             labels=labels,
             random_seed=random_seed,
+            posterior=lambda row: parameter_draws(draws, design, row).ravel(),
         )
 
     def predictive(

@@ -448,6 +448,16 @@ def dataset(arrays: Mapping[str, xr.DataArray]) -> xr.Dataset:
     return xr.Dataset(renamed)
 
 
+def own_xlabel(
+    da: xr.DataArray, target: Any, *, texts: Mapping[str, str], var_name: str, **settings: Any
+) -> Any:
+    """Name the x axis of each panel."""
+    import arviz_plots as azp
+
+    kept = {k: v for k, v in settings.items() if k not in ("sel", "isel")}
+    return azp.visuals.labelled_x(da, target, text=plain(texts[var_name]), **kept)
+
+
 def set_yticks(da: xr.DataArray, target: Any, *, values: Any, labels: Any, **kwargs: Any) -> Any:
     """Ticks of the y axis, which ArviZ's visuals lack."""
     from arviz_plots.plot_collection import backend_from_object

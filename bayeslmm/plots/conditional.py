@@ -73,6 +73,8 @@ class Request:
         Whose values the wider band has, if there is one.
     seed : int
         Seed of new levels and responses.
+    estimated : bool
+        Whether they are of an estimate, and not of draws.
     options : mapping
         Further arguments of `means`.
     """
@@ -85,6 +87,7 @@ class Request:
     target: str
     kind: str
     seed: int
+    estimated: bool
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -252,9 +255,9 @@ def _short(value: float, sd: float) -> float:
 
 def chance_of(request: Request) -> tuple[float, str]:
     """Probability and kind of the wider band."""
-    if request.source.startswith("posterior"):
-        return interval_defaults(request.prob)
-    return level_of_picture(request.prob), "eti"
+    if request.estimated:
+        return level_of_picture(request.prob), "eti"
+    return interval_defaults(request.prob)
 
 
 def wider_bounds(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayeslmm.plots.common import Backend, drawing
-from bayeslmm.summaries import FitLike
+from bayeslmm.summaries import FitLike, is_estimate
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -399,6 +399,72 @@ class EffectPlots:
         how = drawing(backend, visuals, rest)
         return plot_predictions(request, x, by, at, how, data=data, draws=draws)
 
+    def hypothesis(
+        self,
+        expressions: Names,
+        *,
+        rope: float | Sequence[float] | None = None,
+        prob: float | None = None,
+        level: float | None = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **options: Any,
+    ) -> PlotCollection:
+        """Left side less right side of hypotheses, with a line at zero.
+
+        Of a posterior its density in a panel each, the prior's beside it (that of the Savage-Dickey
+        ratio at zero), and the region of practical equivalence shaded; probabilities and evidence
+        ratios are written below. Of an estimate points with two intervals.
+
+        Parameters
+        ----------
+        expressions : str or sequence of str
+            As in ``fit.hypothesis()``, at most 24.
+        rope : float or pair of float, optional
+            Of a posterior: region of practical equivalence, as in ``fit.hypothesis()``.
+        prob, level : float, optional
+            Of an estimate: coverage of the outer interval, as in :meth:`means`.
+        backend
+            As in all pictures (see :class:`~bayeslmm.plots.accessors.Plots`).
+        visuals : mapping, optional
+            Settings of "posterior", "posterior_area", "prior", "prior_area", "line", "region",
+            "title", "xlabel", "legend" and "figure_title"; of an estimate as in :meth:`contrasts`.
+        **options
+            Further arguments of ``fit.hypothesis()``; all else goes to
+            ``arviz_plots.PlotCollection.wrap``.
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If there are too many hypotheses.
+        FormulaError
+            As ``fit.hypothesis()`` does.
+
+        References
+        ----------
+        R's ``plot.brmshypothesis``; Wagenmakers and others (2010),
+        doi:10.1016/j.cogpsych.2009.12.001, for the picture of a Savage-Dickey ratio.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> model = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep)
+        >>> pc = model.reml().plot.hypothesis(["Days = 0", "Days = 10"], backend="none")
+        >>> pc.get_viz("point", " ")["x"].round(2).tolist()
+        [10.47, 0.47]
+        """
+        own, rest = _split(self._fit.hypothesis, options)
+        own |= {} if rope is None else {"rope": rope}
+        found = self._fit.hypothesis(expressions, **own)
+        how = drawing(backend, visuals, rest)
+        coverage = self._coverage(prob, level)
+        return self._hypotheses(found, expressions, coverage, how, own)
+
     def forest(
         self,
         group: str | None = None,
@@ -510,6 +576,12 @@ class EffectPlots:
         """Expected response of each row of the data, with two intervals."""
         raise NotImplementedError
 
+    def _hypotheses(
+        self, found: Any, expressions: Names, prob: float | None, how: Any, options: Any
+    ) -> PlotCollection:
+        """Draw what hypotheses of this kind of fit say."""
+        raise NotImplementedError
+
     def _new_effect(self, prob: float | None, at: Any) -> Bounds | None:
         """Bounds (1,) of the effect of a new unit; None where there are several kinds of units."""
         raise NotImplementedError
@@ -535,6 +607,7 @@ class EffectPlots:
             target=target,
             kind=kind,
             seed=int(rng.integers(2**63)),
+            estimated=is_estimate(self._fit),
             options=options,
         )
 

@@ -23,8 +23,8 @@ from bayeslmm.plots.common import (
     levels_across,
     levels_upwards,
     outer,
+    own_xlabel,
     picture,
-    plain,
     titles,
     variable_name,
 )
@@ -472,7 +472,7 @@ def _axes(panels: Sequence[Panel], base: xr.Dataset, style: Style, *, together: 
     axes["ylabel"] = (azp.visuals.labelled_y, {"data": left, "text": style.value})
     texts = {variable_name(panel.label): panel.axis for panel in panels}
     where: Any = bottom if together else data
-    axes["xlabel"] = (_own_xlabel, {"data": where, "texts": texts, "subset_info": True})
+    axes["xlabel"] = (own_xlabel, {"data": where, "texts": texts, "subset_info": True})
     levels = [panel for panel in panels if panel.ticks is not None]
     if levels:
         across = {}
@@ -485,16 +485,6 @@ def _axes(panels: Sequence[Panel], base: xr.Dataset, style: Style, *, together: 
         visible = {"data": bottom, "axis": "x", "visible": True}
         axes["ticklabels"] = (azp.visuals.set_ticklabel_visibility, visible)
     return axes
-
-
-def _own_xlabel(
-    da: xr.DataArray, target: Any, *, texts: Mapping[str, str], var_name: str, **settings: Any
-) -> Any:
-    """Name the x axis of each panel."""
-    import arviz_plots as azp
-
-    kept = {k: v for k, v in settings.items() if k not in ("sel", "isel")}
-    return azp.visuals.labelled_x(da, target, text=plain(texts[var_name]), **kept)
 
 
 def _own_xticks(

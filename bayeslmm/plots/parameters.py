@@ -1,8 +1,8 @@
-"""Pictures of parameters: densities beside the prior or an estimate, and ranks of a calibration."""
+"""Pictures of parameters: densities beside an estimate, and ranks of a calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.plots.common import (
     BAND_ALPHA,
-    MAIN,
-    PANEL_TITLE_SIZE,
     SECOND,
     Drawing,
     Visuals,
-    add_legend,
     add_title,
     arviz_plots,
     chosen,
@@ -26,13 +23,10 @@ from bayeslmm.plots.common import (
     titles,
     variable_name,
 )
-from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.calibration import band as uniform_band
 from bayeslmm.sampling.calibration import counts_below
 from bayeslmm.sampling.tree import SAMPLE_DIMS
 from bayeslmm.summaries.parameters import (
-    free_parameters,
-    joint_parameter,
     parameter_draws,
     parameters,
 )
@@ -42,104 +36,6 @@ if TYPE_CHECKING:
 
 
 Array = NDArray[np.float64]
-
-PANEL = (2.8, 2.2)
-CENTRE = 0.9
-"""Central probability of the prior that every panel shows."""
-
-
-def plot_prior_posterior(
-    design: Design,
-    priors: Priors,
-    posterior: xr.Dataset,
-    how: Drawing,
-    *,
-    labels: str | Sequence[str] | None = None,
-    random_seed: int | np.random.Generator | None = 0,
-) -> PlotCollection:
-    """Draw prior and posterior densities with ``arviz.plot_dist``.
-
-    Parameters
-    ----------
-    design : Design
-        The design.
-    priors : Priors
-        Its priors, all proper.
-    posterior : Dataset
-        Posterior draws.
-    how : Drawing
-        How to draw it.
-    labels, random_seed
-        As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.prior_posterior`.
-
-    Returns
-    -------
-    arviz_plots.PlotCollection
-
-    Raises
-    ------
-    PriorError
-        If a prior is flat.
-    ValueError
-        If a label is unknown.
-    """
-    known = {parameter.label: parameter for parameter in free_parameters(design)}
-    wanted = chosen(labels, list(known), "The model has no {}. Its parameters are: {}.")
-    draws = posterior.sizes["chain"] * posterior.sizes["draw"]
-    prior = priors.sample(np.random.default_rng(random_seed), draws)
-    pairs = {
-        label: [
-            joint_parameter(prior, known[label]),
-            parameter_draws(posterior, design, known[label]).ravel(),
-        ]
-        for label in wanted
-    }
-    collection = _both_densities(pairs, how)
-    _zoom(collection, pairs)
-    entries = {"prior": {"color": SECOND}, "posterior": {"color": MAIN}}
-    add_legend(collection, entries, how.visuals)
-    add_title(collection, "Prior and posterior densities", how.visuals)
-    return collection
-
-
-def _both_densities(pairs: Mapping[str, Sequence[Array]], how: Drawing) -> PlotCollection:
-    """What ``arviz.plot_prior_posterior`` draws, whose legend cannot be changed."""
-    data = xr.Dataset(
-        {variable_name(label): (("group", "sample"), pair) for label, pair in pairs.items()},
-        coords={"group": ["prior", "posterior"]},
-    )
-    layout = how.layout(len(pairs), PANEL)
-    if "aes" not in layout:
-        layout |= {"aes": {"color": ["group"]}, "color": [SECOND, MAIN]}
-    hidden = dict.fromkeys(("credible_interval", "point_estimate", "point_estimate_text"), False)
-    return arviz_plots().plot_dist(
-        data,
-        sample_dims=["sample"],
-        backend=how.backend,
-        visuals=how.of_arviz(**hidden, title={"size": PANEL_TITLE_SIZE}),
-        **layout,
-    )
-
-
-def _zoom(collection: PlotCollection, pairs: Mapping[str, Sequence[Array]]) -> None:
-    """Limits that show the posterior and the centre of the prior, whose tails may be long."""
-    import arviz_plots as azp
-
-    tail = (1.0 - CENTRE) / 2.0
-    for label, (prior, posterior) in pairs.items():
-        low, high = np.quantile(prior, [tail, 1.0 - tail])
-        low, high = min(low, posterior.min()), max(high, posterior.max())
-        low = 0.0 if prior.min() >= 0.0 else low
-        margin = 0.02 * (high - low)
-        collection.map(
-            azp.visuals.set_xlim,
-            "xlim",
-            data=xr.Dataset({variable_name(label): 0.0}),
-            limits=(low - margin, high + margin),
-            ignore_aes="all",
-            store_artist=False,
-        )
-
 
 # --- posterior and an estimate -----------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Kind = Literal["dist", "interval", "tstat", "pit", "loo_pit"]
 
-GROUP = "posterior_predictive"
+GROUP, PRIOR = "posterior_predictive", "prior_predictive"
 MOST_PANELS = 24
 REPLICATES = 50
 """Replicates of which densities are drawn, as many as ArviZ draws by default."""
@@ -68,6 +69,7 @@ DENSITIES = {
     "observed_dist": {"color": STRONG, "width": 2.0},
 }
 ENTRIES = {"observed": {"color": STRONG}, "replicated": {"color": MAIN}}
+PRIOR_ENTRIES = {"observed": {"color": STRONG}, "drawn from the prior": {"color": MAIN}}
 
 
 def plot_predictive(
@@ -114,7 +116,8 @@ def plot_predictive(
     if kind == "dist":
         data = _few(data, how.pc_kwargs.get("num_samples", REPLICATES))
     if kind == "dist" and by is not None:
-        return _densities(design, data, by, how)
+        title = f"Replicated and observed {design.response} by {by}"
+        return _densities(design, data, by, how, title)
     if kind == "loo_pit":
         collection = _uniformity(loo_pit(), how)
     else:
@@ -178,12 +181,12 @@ def replicated(data: xr.DataTree) -> Array:
     return np.asarray(values.reshape(-1, values.shape[-1]))
 
 
-def _few(data: xr.DataTree, wanted: int) -> xr.DataTree:
+def _few(data: xr.DataTree, wanted: int, name: str = GROUP) -> xr.DataTree:
     """Observed data and as many replicates as are drawn: ArviZ looks at all that it is given."""
-    group = data[GROUP].to_dataset()
+    group = data[name].to_dataset()
     each = min(-(-wanted // group.sizes["chain"]), group.sizes["draw"])
     places = np.linspace(0, group.sizes["draw"] - 1, each).round().astype(np.intp)
-    groups = {GROUP: group.isel(draw=places), "observed_data": data["observed_data"].to_dataset()}
+    groups = {name: group.isel(draw=places), "observed_data": data["observed_data"].to_dataset()}
     return xr.DataTree.from_dict(groups)
 
 
@@ -280,30 +283,33 @@ def _density_panels(design: Design, by: str) -> dict[str, NDArray[np.intp]]:
     return {variable_name(str(label)): groups[label] for label in ordered}
 
 
-def _by_panel(data: xr.DataTree, rows_of: Mapping[str, NDArray[np.intp]]) -> xr.DataTree:
+def _by_panel(data: xr.DataTree, rows_of: Mapping[str, NDArray[np.intp]], name: str) -> xr.DataTree:
     """Replicates and data with one variable per panel."""
     return xr.DataTree.from_dict(
         {
             group: xr.Dataset(
                 {
-                    name: data[group][RESPONSE]
+                    panel: data[group][RESPONSE]
                     .isel({OBS_DIM: rows})
                     .drop_vars(OBS_DIM, errors="ignore")
                     .rename({OBS_DIM: f"row_{i}"})
-                    for i, (name, rows) in enumerate(rows_of.items())
+                    for i, (panel, rows) in enumerate(rows_of.items())
                 }
             )
-            for group in (GROUP, "observed_data")
+            for group in (name, "observed_data")
         }
     )
 
 
-def _densities(design: Design, data: xr.DataTree, by: str, how: Drawing) -> PlotCollection:
+def _densities(
+    design: Design, data: xr.DataTree, by: str, how: Drawing, title: str, group: str = GROUP
+) -> PlotCollection:
     """Densities of the response by level: one variable, and so one panel, per level."""
     azp = arviz_plots()
     names = _density_panels(design, by)
     collection = azp.plot_ppc_dist(
-        _by_panel(data, names),
+        _by_panel(data, names, group),
+        group=group,
         backend=how.backend,
         visuals=how.of_arviz(title={"size": PANEL_TITLE_SIZE}, **DENSITIES),
         **how.layout(len(names), (2.6, 2.0), sharex=True),
@@ -311,8 +317,52 @@ def _densities(design: Design, data: xr.DataTree, by: str, how: Drawing) -> Plot
     bottom, _ = outer(collection, xr.Dataset(dict.fromkeys(names, 0.0)))
     label = {"data": bottom, "text": design.response}
     draw(collection, {"response": (azp.visuals.labelled_x, label)})
-    add_legend(collection, ENTRIES, how.visuals)
-    add_title(collection, f"Replicated and observed {design.response} by {by}", how.visuals)
+    entries = ENTRIES if group == GROUP else PRIOR_ENTRIES
+    add_legend(collection, entries, how.visuals)
+    add_title(collection, title, how.visuals)
+    return collection
+
+
+def plot_prior_predictive(
+    design: Design, data: xr.DataTree, how: Drawing, *, by: str | None = None
+) -> PlotCollection:
+    """Draw densities of responses drawn from the prior over that of the data.
+
+    Parameters
+    ----------
+    design : Design
+        The design.
+    data : DataTree
+        With group prior_predictive.
+    how : Drawing
+        How to draw it.
+    by : str, optional
+        Grouping factor or variable, a panel per level.
+
+    Returns
+    -------
+    arviz_plots.PlotCollection
+    """
+    if PRIOR not in data.children:
+        raise DataError(
+            "Responses drawn from the prior need the rows of the data, of which the model keeps "
+            "sums. Make the model of a data frame in memory; fit.plot of prior densities and of "
+            "what they imply need no rows."
+        )
+    data = _few(data, how.pc_kwargs.get("num_samples", REPLICATES), PRIOR)
+    few = {"num_samples": data[PRIOR].sizes["draw"]}
+    how = replace(how, pc_kwargs={**how.pc_kwargs, **few})
+    title = f"{design.response}: drawn from the prior, and observed"
+    if by is not None:
+        return _densities(design, data, by, how, f"{title}, by {by}", PRIOR)
+    azp = arviz_plots()
+    shown = how.of_arviz(title=False, **DENSITIES)
+    collection: PlotCollection = azp.plot_ppc_dist(
+        data, group=PRIOR, visuals=shown, **_settings(how)
+    )
+    _name_response(collection, design, "dist", "mean")
+    add_legend(collection, PRIOR_ENTRIES, how.visuals)
+    add_title(collection, title, how.visuals)
     return collection
 
 

@@ -58,6 +58,9 @@ class FitLike(Protocol):
     def predict(self, *args: Any, **options: Any) -> Any:
         """Predictions of rows."""
 
+    def hypothesis(self, *args: Any, **options: Any) -> Any:
+        """What the fit says of hypotheses."""
+
     def heterogeneity(self, *args: Any, **options: Any) -> Any:
         """How far estimates with known sampling errors differ."""
 
