@@ -337,8 +337,8 @@ def updated_design(
     if residual is not None and residual is not False and not isinstance(residual, str):
         raise ValueError(f"residual={residual!r}: a structure or False is expected.")
     changes = (data, formula, weights, contrasts, residual, fixed, missing, family, sigma)
-    others = functions or relationships or covariances
-    if all(change is None for change in changes) and not others:
+    given = functions or relationships or covariances
+    if all(change is None for change in changes) and not given:
         return design
     held = {**design.spec.known, **fixed_mapping(fixed)}
     held = {key: value for key, value in held.items() if value is not None}
