@@ -1,6 +1,5 @@
 """Kenward-Roger against pbkrtest, SAS and a dense computation from its definition."""
 
-import json
 from functools import cache
 
 import numpy as np
@@ -336,6 +335,18 @@ def test_too_many_effects_that_are_tied_are_refused(monkeypatch):
         structured.fixef(df="kenward-roger")
 
 
+def test_large_blocks_have_another_root(monkeypatch):
+    from bayeslmm.estimation import variance_forms
+
+    data = small()
+    formula = "distance ~ age + (age | Subject) + (1 | Sex)"  # all subjects of a sex are tied
+    reml = blm.LMM(formula, data).reml()
+    by_eigenvalues = reml.fixef(df="kenward-roger")
+    monkeypatch.setattr(variance_forms, "LARGE", 2)
+    monkeypatch.setattr(variance_forms, "AT_ONCE", 1)  # a block at a time
+    pd.testing.assert_frame_equal(reml.fixef(df="kenward-roger"), by_eigenvalues, rtol=1e-9)
+
+
 def test_it_is_found_from_sums_over_batches():
     data = small()
     formula = "distance ~ age * Sex + (age | Subject)"
@@ -362,7 +373,3 @@ def test_linear_structures_are_known():
     linear = {"us": True, "cs": True, "toep": True, "csh": False, "ar1": False}
     for name, expected in linear.items():
         assert is_linear(trial(name).fit.plan.residual) is expected
-
-
-def test_the_figures_of_sas_are_of_two_forms():
-    assert json.loads(SAS.groupby("form").size().to_json()) == {"full": 9, "linear": 9}
