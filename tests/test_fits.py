@@ -30,14 +30,14 @@ BOTH = """
 """
 VERBS = {
     blm.LMM: """
-        X Z check_calibration design dropped effect_labels fit formula from_fit from_products
-        implied_priors map
+        X Z all_fit check_calibration design dropped effect_labels fit formula from_fit
+        from_products implied_priors map
         ml model nobs prior_predictive priors pymc reml system update with_source y
     """,
     blm.Estimate: BOTH
     + """
-        aic anova bic bootstrap confint contest converged criterion fit loglik n_parameters singular
-        vcov choice inference with_df
+        aic anova bic bootstrap confint contest converged criterion drop1 fit loglik n_parameters
+        ranova singular step vcov choice inference with_df
     """,
     blm.Posterior: BOTH
     + """
