@@ -37,7 +37,7 @@ VERBS = {
     blm.Estimate: BOTH
     + """
         aic anova bic bootstrap confint contest converged criterion drop1 fit loglik n_parameters
-        ranova singular step vcov choice inference with_df
+        ranova singular step vcov choice inference robust with_df
     """,
     blm.Posterior: BOTH
     + """

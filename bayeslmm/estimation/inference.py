@@ -84,14 +84,14 @@ class Inference(ABC):
         Fai, Cornelius (1996), doi:10.1080/00949659608811740; Kuznetsova, Brockhoff, Christensen
         (2017), doi:10.18637/jss.v082.i13 (``lmerTest::contestMD``).
         """
-        rows, squares = independent_rows(self.vcov, matrix, matrix @ self.fit.beta - value)
+        rows, gap, sizes = independent_rows(self.vcov, matrix, matrix @ self.fit.beta - value)
         if not len(rows):
             return EMPTY
-        return FTest(float(squares.mean()), len(rows), combined_df(self.df(rows)))
+        return FTest(float(np.mean(gap**2 / sizes)), len(rows), combined_df(self.df(rows)))
 
 
-def independent_rows(vcov: Array, matrix: Array, gap: Array) -> tuple[Array, Array]:
-    """Uncorrelated combinations (r, p) that span a hypothesis, and their squared t statistics (r,).
+def independent_rows(vcov: Array, matrix: Array, gap: Array) -> tuple[Array, Array, Array]:
+    """Uncorrelated combinations (r, p) that span a hypothesis, their gap (r,) and variances (r,).
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def independent_rows(vcov: Array, matrix: Array, gap: Array) -> tuple[Array, Arr
     sizes, vectors = np.linalg.eigh(covariance)
     kept = slice(len(sizes) - count, None)
     directions = vectors[:, kept].T
-    return directions @ matrix, (directions @ gap) ** 2 / sizes[kept]
+    return directions @ matrix, directions @ gap, sizes[kept]
 
 
 def _rank(covariance: Array, scale: Array) -> int:

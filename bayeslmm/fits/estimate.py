@@ -18,6 +18,7 @@ from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import points_of_fits
 from bayeslmm.estimation.judging import DEFAULT, Choice, inference_of
+from bayeslmm.estimation.robust import clusters_of
 from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.fits.term_tests import EstimateTests
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.quantities import Source
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod, Inference
+    from bayeslmm.estimation.robust import Kind as ClusterKind
     from bayeslmm.prediction.past import ResidualsOf
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
@@ -98,6 +100,9 @@ class Estimate(EstimateTests):
         df : {"satterthwaite", "kenward-roger", "kenward-roger-linear", "residual", "asymptotic"}
             "satterthwaite": the default. "residual": rows less fixed effects, as in least squares.
             "asymptotic": infinite, so that tests are normal and chi-square tests.
+            "kenward-roger": Kenward and Roger's, with their standard errors and scaled F tests, for
+            REML. "kenward-roger-linear": the same without second derivatives of the covariance
+            matrix, which differs where residuals have a pattern (SAS' ``FIRSTORDER``).
 
         Returns
         -------
@@ -108,7 +113,26 @@ class Estimate(EstimateTests):
         Raises
         ------
         ValueError
-            If `df` is unknown, or the estimate is a MAP one.
+            If `df` is unknown, the estimate is a MAP one, or Kenward and Roger's method is asked
+            for and it is not a REML one or a pattern is at the boundary of its parameters.
+        DataError
+            If Kenward and Roger's method is asked for and random effects or rows that are tied to
+            each other are too many for a dense matrix (4,000), or parameters other than sigma are
+            known.
+
+        Notes
+        -----
+        Where residuals are independent with one variance, Kenward and Roger's method is that of
+        pbkrtest: the expected information about the variances and covariances, also where they are
+        estimated at zero. It needs sums over the rows only. Where residuals have a structure, or
+        variances differ, it is that of SAS: the observed information, and in the full form second
+        derivatives by SAS' parameters (variances and covariances of ``us``, ``cs`` and ``toep``,
+        else variances and correlations, ranges of exponential fields).
+
+        References
+        ----------
+        Kenward, Roger (1997), doi:10.2307/2533558; Halekoh, Hojsgaard (2014),
+        doi:10.18637/jss.v059.i09 (pbkrtest).
 
         Examples
         --------
@@ -120,7 +144,69 @@ class Estimate(EstimateTests):
         >>> reml.fixef(df="satterthwaite")["df"].round(3).tolist()
         [17.0, 17.0]
         """
-        other = replace(self, choice=replace(self.choice, df=df))
+        return self._with_choice(replace(self.choice, df=df))
+
+    def robust(
+        self, cluster: Any, kind: ClusterKind = "CR2", *, df: DfMethod | None = None
+    ) -> Estimate:
+        """Judge the fixed effects by cluster-robust ("sandwich") standard errors.
+
+        They hold whatever the covariances of rows within clusters are; the model's own, the
+        working covariance matrix, decides how efficient the estimates are.
+
+        Parameters
+        ----------
+        cluster : str, sequence of str, or array-like of labels
+            A variable of the model, several whose combinations are the clusters, or a label for
+            each row of the data. Clusters contain the levels of every grouping factor and the
+            groups of correlated residuals.
+        kind : {"CR0", "CR1", "CR2", "CR3"}
+            Correction of the residuals: none (SAS' ``EMPIRICAL``, mmrm's "Empirical"); times J / (J
+            - 1) for J clusters; such that variances are unbiased if the model is right
+            ("Empirical-Bias-Reduced"); those of the fit without the cluster
+            ("Empirical-Jackknife").
+        df : {"satterthwaite", "residual", "asymptotic"}, optional
+            Degrees of freedom: those of Bell and McCaffrey, with approximate Hotelling's T^2 tests
+            of several coefficients (HTZ), by default.
+
+        Returns
+        -------
+        Estimate
+            The same estimate, whose tables, tests, means, contrasts, slopes, prints and methods
+            paragraph follow.
+
+        Raises
+        ------
+        DataError
+            If clusters are unknown, missing, all one, do not contain what the model ties together,
+            or are larger than 4,000 rows; if the rows are beyond memory and more than a batch; or
+            if "CR3" is not defined.
+        ValueError
+            If an option is unknown, or the estimate is a MAP one.
+
+        Notes
+        -----
+        A combination of coefficients that does not vary between clusters has NaN degrees of freedom
+        and p-value. So has a joint test of more coefficients than the clusters tell apart.
+
+        References
+        ----------
+        Bell, McCaffrey (2002), Survey Methodology 28, 169-181; Pustejovsky, Tipton (2018),
+        doi:10.1080/07350015.2016.1247004 (``clubSandwich::coef_test``, ``Wald_test``).
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> reml.robust("Subject").fixef()["std_error"].round(3).tolist()
+        [6.825, 1.546]
+        """
+        clusters = clusters_of(self.design, cluster, kind)
+        return self._with_choice(Choice(df=df, clusters=clusters))
+
+    def _with_choice(self, choice: Choice) -> Estimate:
+        other = replace(self, choice=choice)
         other.inference  # noqa: B018 - refuses what cannot be, before any use
         return other
 
