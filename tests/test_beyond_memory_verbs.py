@@ -66,6 +66,7 @@ ARGUMENTS = {
         "implied_priors": {"draws": 40},
         "check_calibration": {"n": 1, "draws": 20, **QUICK},
         "update": {"formula": "~ . - x:f"},
+        "all_fit": {"optimisers": ["L-BFGS-B"]},
     },
     "fits": {
         "contest": {"L": [[0.0, 1.0, 0.0, 0.0]]},
@@ -296,7 +297,12 @@ NESTED = {
 def outcome(first, second):
     """The test of two models, or the first words of why there is none."""
     try:
-        return blm.lrt(first, second).drop(columns=["aic", "bic", "loglik"]).round(4).to_string()
+        return (
+            blm.lrt(first, second)
+            .drop(columns=["aic", "bic", "loglik", "deviance"])
+            .round(4)
+            .to_string()
+        )
     except ValueError as error:
         return "different data" if "different" in str(error) else str(error)
 

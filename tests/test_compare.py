@@ -577,9 +577,11 @@ def test_lrt():
         "aic",
         "bic",
         "loglik",
+        "deviance",
         "chisq",
         "df",
         "p_value",
+        "p_boundary",
     ]
     assert_allclose(table["aic"], [small.aic, middle.aic, large.aic])
     assert_allclose(table["chisq"].iloc[1:], [42.0754, 0.0639], atol=1e-3)

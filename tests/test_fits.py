@@ -31,14 +31,14 @@ BOTH = """
 """
 VERBS = {
     blm.LMM: """
-        X Z check_calibration design dropped effect_labels fit formula from_fit from_products
-        implied_priors map
+        X Z all_fit check_calibration design dropped effect_labels fit formula from_fit
+        from_products implied_priors map
         ml model nobs plot prior_predictive priors pymc reml system update with_source y
     """,
     blm.Estimate: BOTH
     + """
-        aic anova bic bootstrap confint contest converged criterion fit loglik n_parameters singular
-        vcov choice inference robust tried with_df
+        aic anova bic bootstrap confint contest converged criterion drop1 fit loglik n_parameters
+        ranova singular step tried vcov choice inference robust with_df
     """,
     blm.Posterior: BOTH
     + """

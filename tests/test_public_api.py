@@ -36,6 +36,8 @@ def test_the_public_names():
         "list_datasets",
         "load",
         "load_dataset",
+        "exact_lrt",
+        "lm_list",
         "lrt",
         "model_table",
         "parse_formula",

@@ -14,7 +14,7 @@ from bayeslmm.estimation.inference import DfMethod, Inference
 from bayeslmm.fits.effects import Effects
 
 if TYPE_CHECKING:
-    from bayeslmm.fits.step import Step
+    from bayeslmm.selection.step import Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +229,7 @@ class EstimateTests(Effects):
         Returns
         -------
         Step
-            Both tables, the estimate and the model that are left; prints as lmerTest's.
+            Both tables, and the estimate of the model that is left; prints as lmerTest's.
 
         Raises
         ------
@@ -251,13 +251,13 @@ class EstimateTests(Effects):
         >>> import bayeslmm as blm
         >>> oats = blm.load_dataset("Oats")
         >>> reml = blm.LMM("yield ~ nitro * Variety + (1 | Block/Variety)", oats).reml()
-        >>> reml.step().model.formula
+        >>> reml.step().formula
         'yield ~ nitro + (1 | Block/Variety)'
         """
-        from bayeslmm.fits.step import stepped
+        from bayeslmm.selection.step import stepped
 
         return stepped(
-            self,  # type: ignore[arg-type]
+            self,
             df=df,
             alphas=(alpha_random if reduce_random else 1.0, alpha_fixed if reduce_fixed else 1.0),
             keep=keep,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
@@ -15,10 +15,6 @@ from bayeslmm.selection.random_part import Fitted
 from bayeslmm.selection.stepwise import reduced_fixed, reduced_random
 from bayeslmm.storage.changes import updated_priors
 from bayeslmm.summaries.text import frame_text
-
-if TYPE_CHECKING:
-    from bayeslmm.fits.estimate import Estimate
-    from bayeslmm.fits.lmm import LMM
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,27 +36,30 @@ class Step:
 
     random: pd.DataFrame
     fixed: pd.DataFrame
-    fit: Estimate
+    fit: Any
 
     @property
-    def model(self) -> LMM:
-        """The model that is left."""
-        from bayeslmm.fits.lmm import LMM
+    def model(self) -> Model:
+        """Its design and priors; ``LMM.from_fit(step.fit)`` is the model to go on with."""
+        return self.fit.model
 
-        return LMM.from_fit(self.fit)
+    @property
+    def formula(self) -> str:
+        """The formula that is left."""
+        return self.fit.design.formula.source
 
     def __repr__(self) -> str:
         return "\n\n".join(
             [
                 f"Backward reduced random part:\n{frame_text(self.random)}",
                 f"Backward reduced fixed part:\n{frame_text(self.fixed)}",
-                f"Model found:\n{self.fit.design.formula.source}",
+                f"Model found:\n{self.formula}",
             ]
         )
 
 
 def stepped(
-    estimate: Estimate,
+    estimate: Any,
     *,
     df: DfMethod | None,
     alphas: tuple[float, float],
