@@ -188,9 +188,9 @@ pooled = pd.concat(
 pooled.round(3)
 
 # %% [markdown]
-# The more pessimistic the assumption, the smaller the difference. (Under MAR it is not quite that of
-# the MMRM: least squares at one visit adjust for the covariates as they matter there, the MMRM by
-# one coefficient for all visits.) The standard errors hardly shrink: Rubin's rules keep the
+# The more pessimistic the assumption, the smaller the difference. (Under MAR it is not quite that
+# of the MMRM: least squares at one visit adjust for the covariates as they matter there, the MMRM
+# by one coefficient for all visits.) The standard errors hardly shrink: Rubin's rules keep the
 # information lost at what it would be under MAR. The posterior of the same effects has no such
 # convention. Under jump to reference it multiplies the difference by the share of patients who
 # stayed, which is known well; its spread is that of the estimate over repeated trials.
