@@ -98,6 +98,22 @@ axis.legend(frameon=False, loc="upper center")
 plt.show()
 
 # %% [markdown]
+# Standard errors that hold whatever the covariances within patients are: `robust`, here with
+# structures that are as wrong as they get, independence, and as rich as they get.
+
+# %%
+plain = blm.LMM(formula, fev).reml()
+rich = model.reml()
+fits = {"independent": plain, "independent, robust": plain.robust(fev["USUBJID"])}
+fits |= {"unstructured": rich, "unstructured, robust": rich.robust("USUBJID")}
+pd.DataFrame(
+    {
+        name: fit.contrasts("ARMCD", "reference", by="AVISIT", adjust=None).table()["std_error"]
+        for name, fit in fits.items()
+    }
+).droplevel(1).round(3)
+
+# %% [markdown]
 # ## When the structure is too rich
 #
 # With few patients an unstructured matrix may have no estimate. A statistical analysis plan then
