@@ -119,8 +119,8 @@ def clda(
     ...     blm.load_dataset("fev"), response="FEV1", baseline="FEV1_BL", **columns
     ... )
     >>> trial = blm.LMM("FEV1 ~ AVISIT + AVISIT:ARMCD_cLDA", fev, residual="us(AVISIT | USUBJID)")
-    >>> trial.reml().beta.round(2).iloc[-1]
-    4.79
+    >>> print(trial.reml().beta.round(1).iloc[-1])
+    5.0
     """
     frame = to_frame(data).copy()
     _check(frame, [subject, visit, arm], [response, baseline])

@@ -83,7 +83,8 @@ class Imputations(Report):
         Yields
         ------
         pandas.DataFrame
-            The variables of the model, in the order of its data, without a missing response.
+            The variables of the model, in the order of its data, without a missing response. A
+            response that the formula transforms has the name that it has there, ``"log(y)"``.
         """
         for values in self.values:
             yield with_response(self.trial, values)

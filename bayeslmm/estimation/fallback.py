@@ -50,7 +50,7 @@ def first_converging(
                 return model, made, _notes(name_of(model), faults)
             reason = found
         faults.append(f"{name_of(model)}: {reason}.")
-        _log.warning("%s was not kept. %s.", name_of(model), reason)
+        _log.warning("%s was not kept: %s.", name_of(model), reason)
     raise SamplingError(f"None of {len(models)} models has converged. {' '.join(faults)}")
 
 

@@ -336,6 +336,12 @@ def _refuse_arms(shared: Sequence[RandomFactor], arms: tuple[str, ...]) -> None:
 
 
 def with_response(trial: Trial, y: Array) -> pd.DataFrame:
-    """The rows in the order of the data, with responses (N, T)."""
-    frame = trial.frame.assign(**{trial.design.response: y.ravel()})
+    """The rows in the order of the data, with responses (N, T) as the formula has them.
+
+    What the formula transforms is left out: it is known where the response was observed only.
+    """
+    response = trial.design.response
+    given = trial.design.formula.left.variables
+    frame = trial.frame.drop(columns=[name for name in given if name != response])
+    frame = frame.assign(**{response: y.ravel()})
     return frame.iloc[np.argsort(trial.positions)]
