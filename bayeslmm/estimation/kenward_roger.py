@@ -98,7 +98,8 @@ def scaled_f(count: int, first: float, second: float) -> tuple[float, float]:
     v0, v1, v2 = 1.0 + c[0] * b, 1.0 - c[1] * b, 1.0 - c[2] * b
     left = 1.0 - second / count
     ratio = 1.0 if abs(left) < 1e-14 and abs(v1) < 1e-14 else left / v1
-    rho = ratio**2 * (0.0 if abs(v0) < 1e-10 else v0 / v2) / count
+    with np.errstate(divide="ignore"):
+        rho = ratio**2 * (0.0 if abs(v0) < 1e-10 else v0 / v2) / count
     df = 4.0 + (count + 2) / (count * rho - 1.0)
     return df, 1.0 if abs(df - 2.0) < NEAR_TWO else df * left / (df - 2.0)
 

@@ -24,7 +24,11 @@ WHAT = "robust()"
 INSTEAD = "Take smaller clusters, or model-based standard errors."
 
 LOST = 1e-12
-"""Eigenvalue over the largest one of a cluster's residual covariance that counts as zero."""
+"""What counts as zero in a cluster's residual covariance, over what it is without estimation."""
+
+
+DETERMINED = 1e-10
+"""A cluster takes a direction of beta up where the others have less than this share of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,12 +61,15 @@ class Sandwich:
     spread : ndarray (J, p, p)
         E_j V_j E_j'.
     pull : ndarray (J, p, p)
-        E_j X_j L, with L L' the model's covariance matrix of beta.
+        E_j X_j L.
+    root : ndarray (p, p)
+        L, with L L' the model's covariance matrix of beta.
     """
 
     scores: Array
     spread: Array
     pull: Array
+    root: Array
 
     @property
     def vcov(self) -> Array:
@@ -75,9 +82,10 @@ class Sandwich:
         pull = np.einsum("mp,jpq->mjq", weights, self.pull)
         size = np.sum(pull**2, axis=2)
         gram = pull.swapaxes(1, 2) @ pull
-        total = np.sum(own - size, axis=1)
+        total, model = np.sum(own - size, axis=1), np.sum((weights @ self.root) ** 2, axis=1)
         squares = np.sum(own**2 - 2.0 * own * size, axis=1) + np.sum(gram**2, axis=(1, 2))
-        return np.asarray(total**2 / squares)
+        with np.errstate(divide="ignore", invalid="ignore"):  # NaN of what one cluster determines
+            return np.where(total > LOST * model, total**2 / squares, np.nan)
 
     def joint_df(self, rows: Array) -> float:
         """Degrees of freedom of Hotelling's T^2 of q combinations (q, p), HTZ in clubSandwich."""
@@ -215,8 +223,8 @@ def _columns(design: Design, names: Sequence[str]) -> list[NDArray[np.str_]]:
     if unknown:
         raise DataError(
             f"robust(): no variable {', '.join(map(repr, unknown))} in the model, which has "
-            f"{', '.join(map(repr, map(str, data.columns)))}. Give labels of the rows instead, such "
-            "as data['school']."
+            f"{', '.join(map(repr, map(str, data.columns)))}. Give labels of the rows instead, "
+            "such as data['school']."
         )
     return [data[name].astype(str).to_numpy(dtype=np.str_) for name in names]
 
@@ -280,7 +288,10 @@ def sandwich(design: Design, fit: Fit, clusters: Clusters) -> Sandwich:
         spread.append(estimator @ v @ estimator.swapaxes(1, 2))
         pull.append(estimator @ x @ root)
     return Sandwich(
-        scores=np.concatenate(scores), spread=np.concatenate(spread), pull=np.concatenate(pull)
+        scores=np.concatenate(scores),
+        spread=np.concatenate(spread),
+        pull=np.concatenate(pull),
+        root=root,
     )
 
 
@@ -292,21 +303,19 @@ def _corrections(kind: Kind, v: Array, x: Array, count: int) -> Array:
     if kind == "CR1":
         return np.sqrt(count / (count - 1.0)) * every
     if kind == "CR3":
-        left = every - x @ np.linalg.solve(v, x).swapaxes(1, 2)
-        try:
-            if np.linalg.cond(left).max() < 1.0 / LOST:
-                return np.linalg.inv(left)
-        except np.linalg.LinAlgError:
-            pass
-        raise DataError(
-            "robust(kind='CR3'): without some cluster a coefficient cannot be estimated. Take "
-            "kind='CR2', which is defined there too."
-        )
+        right = np.linalg.solve(v, x)
+        if np.linalg.eigvalsh(x.swapaxes(1, 2) @ right).max() > 1.0 - DETERMINED:
+            raise DataError(
+                "robust(kind='CR3'): without some cluster a coefficient cannot be estimated. Take "
+                "kind='CR2', which is defined there too."
+            )
+        return np.asarray(np.linalg.inv(every - x @ right.swapaxes(1, 2)))
     sizes, vectors = np.linalg.eigh(v)
     half = (vectors * np.sqrt(sizes)) @ vectors.T
     inner = half @ (v - x @ x.swapaxes(1, 2)) @ half
+    limit = LOST * sizes.max() ** 2
     sizes, vectors = np.linalg.eigh(inner)
-    good = sizes > LOST * sizes.max(axis=-1, keepdims=True)
+    good = sizes > limit
     powers = np.where(good, np.where(good, sizes, 1.0) ** -0.5, 0.0)
     return half @ ((vectors * powers[:, None, :]) @ vectors.swapaxes(1, 2)) @ half
 

@@ -185,6 +185,11 @@ class Estimate(EstimateTests):
         ValueError
             If an option is unknown, or the estimate is a MAP one.
 
+        Notes
+        -----
+        A combination of coefficients that does not vary between clusters has NaN degrees of freedom
+        and p-value. So has a joint test of more coefficients than the clusters tell apart.
+
         References
         ----------
         Bell, McCaffrey (2002), Survey Methodology 28, 169-181; Pustejovsky, Tipton (2018),
