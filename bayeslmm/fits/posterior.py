@@ -535,8 +535,9 @@ class Posterior(PosteriorDraws):
             What has one score: a row given the rows of the other folds; all rows of a level of `by`
             together; or all rows of a fold together.
         draws : int, optional
-            Draws of the covariance parameters that the scores of a fold are averaged over: 4,000 by
-            default, and 400 where residuals have a structure; fewer where many rows make them dear.
+            Draws of the covariance parameters that the scores of a fold are averaged over: 1,000 by
+            default for rows and 4,000 for several together, 400 where residuals have a structure;
+            fewer where many rows make them dear.
         random_seed : int or numpy.random.Generator, optional
             Seed of folds and refits. The same seed makes the same folds for all models of the same
             rows, which is what comparing them needs.
