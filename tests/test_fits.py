@@ -42,8 +42,8 @@ VERBS = {
     """,
     blm.Posterior: BOTH
     + """
-        compare_reml data diagnostics draw_u extend findings impute kfold log_evidence loo
-        reference_based_effect report save to_arviz
+        compare_reml data diagnostics draw_u draws extend findings impute kfold log_evidence loo
+        predict_draws reference_based_effect report save to_arviz
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
     EstimatePlots: """
