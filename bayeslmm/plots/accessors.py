@@ -539,7 +539,7 @@ class PosteriorPlots(Plots):
         labels : str or sequence of str, optional
             Parameters to draw, such as ``"sd[Subject, Days]"``; all by default.
         random_seed : int or numpy.random.Generator, optional
-            Seed of the draws from priors without a closed form, 20,000 of them.
+            Seed of the draws from priors without a closed form, 100,000 of them.
         backend, **pc_kwargs
             As in all pictures (see :class:`Plots`).
         visuals : mapping, optional

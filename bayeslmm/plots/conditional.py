@@ -46,6 +46,9 @@ PredictionTarget = Literal["average", "population"]
 GRID = 40
 """Values of a numeric variable at which curves are evaluated."""
 
+MOST_DRAWS = 2000
+"""Draws that bounds of new levels and responses are quantiles of, times what a mean averages over."""
+
 WIDER = {
     ("epred", "population"): "means of new levels",
     ("response", "average"): "responses of an average level",
@@ -280,7 +283,7 @@ def wider_bounds(
             f"weights={request.options['weights']!r}: predictions of new levels and responses "
             "average over factors with weights='equal'."
         )
-    design, joint = request.design, request.joint()
+    design, joint = request.design, request.joint().thin(MOST_DRAWS)
     cells = grid_values(variables_of(design), names, values)
     frame = grid_frame(cells, design.sample)
     shift = _offset_shift(design, frame, [*names, *values])

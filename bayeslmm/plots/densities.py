@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 Logpdf = Callable[[Array], Array]
 
 POINTS = 200
-PRIOR_DRAWS = 20_000
+PRIOR_DRAWS = 100_000
 """Draws of a prior that has no closed form in the user's coordinates."""
 
 CENTRE = 0.9

@@ -231,13 +231,16 @@ def _lines(
 
 
 def _sized(da: xr.DataArray, target: Any, *, sizes: Array, **style: Any) -> Any:
-    """Points each of a size of its own."""
+    """Points each of a size of its own; bokeh takes one size for all."""
     from arviz_plots.plot_collection import backend_from_object
 
     backend = backend_from_object(target)
-    return backend.scatter(
-        da.sel(plot_axis="x"), da.sel(plot_axis="y"), target, size=sizes, **style
-    )
+    x, y = (da.sel(plot_axis=axis).to_numpy() for axis in ("x", "y"))
+    if backend.__name__.endswith("bokeh"):
+        places = range(len(x))
+        found = [backend.scatter(x[[i]], y[[i]], target, size=sizes[i], **style) for i in places]
+        return found[0]
+    return backend.scatter(x, y, target, size=sizes, **style)
 
 
 def _diamond(mean: Spread) -> Any:
@@ -292,7 +295,7 @@ def _texts(
     from arviz_plots.plot_collection import backend_from_object
 
     backend, x = backend_from_object(target), float(da)
-    settings = {"horizontal_align": "left", "vertical_align": "center", **style}
+    settings = {"horizontal_align": "left", **style}
     found = [backend.text(x, y, text, target, **settings) for text, y in lines]
     return found[0]
 
