@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from bayeslmm.checks.kfold import Joint
     from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import Source
     from bayeslmm.effects.random_labels import Scope
+    from bayeslmm.effects.sources import Source
     from bayeslmm.effects.tidy_draws import Engine
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod
@@ -385,7 +385,7 @@ class Posterior(PosteriorDraws):
 
     @override
     def _source_by(self, df: DfMethod | None) -> Source:
-        from bayeslmm.effects.quantities import refuse_df, source_of_draws
+        from bayeslmm.effects.sources import refuse_df, source_of_draws
 
         refuse_df(df)
         return source_of_draws(self.design, self._joint)
