@@ -1,6 +1,6 @@
 """The page of idioms, theirs and ours, from the files in ``reference/idioms``.
 
-A file has a title, code that prepares its idioms (``setup``), tables ``[[idiom]]`` with ``from``,
+A file has code that prepares its idioms (``setup``), tables ``[[idiom]]`` with ``from``,
 ``theirs`` and ``ours``, and tables ``[[missing]]`` with ``from``, ``theirs`` and ``why``. The page
 that is made of them executes every ``ours``.
 """
@@ -9,8 +9,18 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-ORDER = ("core", "models", "kr", "emm", "trials", "meta", "power", "posttools", "pics")
-"""Stems of the files in the order of the page; others follow by name."""
+TITLES = {
+    "core": "Fits, parameters, predictions and comparisons",
+    "models": "Building models",
+    "kr": "Small samples and robust standard errors",
+    "emm": "Means, contrasts, slopes and tests",
+    "pics": "Pictures",
+    "trials": "Trials",
+    "meta": "Meta-analyses",
+    "power": "Power and design",
+    "posttools": "Draws, hypotheses and priors",
+}
+"""Files, by their stems, and headings in the order of the page."""
 
 HEAD = """---
 jupytext:
@@ -59,16 +69,15 @@ def read_idioms(folder: Path) -> list[dict[str, Any]]:
     ValueError
         If an entry lacks one of its words.
     """
-    stems = [path.stem for path in sorted(folder.glob("*.toml"))]
-    stems.sort(key=lambda stem: ORDER.index(stem) if stem in ORDER else len(ORDER))
-    areas = [tomllib.loads((folder / f"{stem}.toml").read_text(encoding="utf-8")) for stem in stems]
-    for stem, area in zip(stems, areas, strict=True):
+    areas = []
+    for stem, title in TITLES.items():
+        area = tomllib.loads((folder / f"{stem}.toml").read_text(encoding="utf-8"))
         for kind, last in (("idiom", "ours"), ("missing", "why")):
             for entry in area.get(kind, ()):
                 if set(entry) != {"from", "theirs", last}:
-                    raise ValueError(
-                        f"{stem}.toml: [[{kind}]] needs from, theirs and {last}: {entry}"
-                    )
+                    needs = f"[[{kind}]] needs from, theirs and {last}"
+                    raise ValueError(f"{stem}.toml: {needs}: {entry}")
+        areas.append({"title": title, **area})
     return areas
 
 

@@ -53,7 +53,11 @@ def test_the_page_executes_every_idiom(table):
                 assert line.replace("|", "\\|") in page
 
 
+def test_every_file_is_on_the_page(table):
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(table.TITLES)
+
+
 def test_an_entry_without_ours_is_refused(table, tmp_path):
-    (tmp_path / "x.toml").write_text('title = "X"\n[[idiom]]\nfrom = "lme4"\ntheirs = "lmer()"\n')
-    with pytest.raises(ValueError, match=r"x\.toml: \[\[idiom\]\] needs from, theirs and ours"):
+    (tmp_path / "core.toml").write_text('[[idiom]]\nfrom = "lme4"\ntheirs = "lmer()"\n')
+    with pytest.raises(ValueError, match=r"core\.toml: \[\[idiom\]\] needs from, theirs and ours"):
         table.idioms_page(tmp_path)

@@ -19,7 +19,7 @@ from bayeslmm.exceptions import DataError
 Array = NDArray[np.float64]
 
 
-class FixedEffects(ModelAbstract):  # type: ignore[misc]
+class FixedEffects(ModelAbstract):
     """Predictions of the fixed part, by its coefficients, for marginaleffects.
 
     Parameters

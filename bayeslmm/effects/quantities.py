@@ -470,10 +470,10 @@ class LinearQuantities:
         if bias_correct is True:
             sd = spread(self.source, "total")
             return float(sd[0]) if isinstance(self.source, EstimateSource) else sd
-        sd = float(bias_correct)
-        if not (np.isfinite(sd) and sd > 0):
+        given = float(bias_correct)
+        if not (np.isfinite(given) and given > 0):
             raise ValueError(f"bias_correct={bias_correct!r}: True, False or a positive number.")
-        return sd
+        return given
 
     def regrid(self) -> LinearQuantities:
         """Means on the response's scale as quantities of their own, to take differences of.

@@ -116,7 +116,8 @@ class Effects(Predictions):
         in `at`, or write ``C(x)`` in the formula. A factor that is nested in another one, in the
         data and in the formula, is told apart within the levels of that one. Rows count once in
         `weights`, whatever their precision weights. For a MAP estimate standard errors are
-        posterior standard deviations given the covariance parameters at the mode, and tests and intervals are normal.
+        posterior standard deviations given the covariance parameters at the mode, and tests and
+        intervals are normal.
 
         References
         ----------
