@@ -1,12 +1,13 @@
 """Kenward-Roger against pbkrtest, SAS and a dense computation from its definition."""
 
+import json
 from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
 import reference_checks
-from reference_data import FOLDER, list_fits, load_fit
+from reference_data import FOLDER, list_fits, load_fit, load_reference_data
 from reference_formulas import STANDS_FOR
 from slow_cases import one_in, slow
 from test_means_reference import LEFT_OUT
@@ -20,6 +21,7 @@ from bayeslmm.estimation.variance_forms import MOST_TIED, entry_forms
 from bayeslmm.exceptions import DataError
 
 SAS = pd.read_csv(FOLDER / "small_samples" / "kenward_roger_sas.csv")
+R = json.loads((FOLDER / "small_samples" / "small_samples.json").read_text())
 WITH_KR = [
     name
     for name in list_fits()
@@ -47,6 +49,19 @@ def test_standard_errors_df_and_f_tests_are_those_of_pbkrtest(name):
     found = table.loc[known, ["num_df", "den_df", "statistic"]].to_numpy()
     numbers = expected.loc[known, ["num_df", "den_df", "F"]].to_numpy(dtype=float)
     np.testing.assert_allclose(found, numbers, rtol=1e-4)
+
+
+def test_sums_of_squares_are_those_before_f_is_scaled():
+    lost = [0, 1, 2, 4, 21, 22, 23, 30, 44, 52]
+    data = load_reference_data("Machines").drop(index=lost)
+    reml = blm.LMM("score ~ Machine + (0 + Machine | Worker)", data).reml()
+    table = reml.anova(df="kenward-roger").loc["Machine"]
+    expected = R["machines"]
+    np.testing.assert_allclose(
+        table[["sum_sq", "statistic", "den_df"]].astype(float),
+        [expected["sum_sq"], expected["F"], expected["den_df"]],
+        rtol=1e-5,
+    )
 
 
 def test_degenerate_moments_are_treated_as_pbkrtest_does():
