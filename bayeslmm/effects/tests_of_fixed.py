@@ -47,13 +47,15 @@ def f_test(inference: Inference, matrix: Array, value: Array | None = None) -> d
     -------
     dict of str to float
         sum_sq and mean_sq, the sum of squares of the hypothesis on the scale of the residuals and
-        over num_df; num_df, den_df, statistic and p_value of F. NaN where the hypothesis is empty.
+        over num_df, before F is scaled (Kenward-Roger, cluster-robust); num_df, den_df, statistic
+        and p_value of F. NaN where the hypothesis is empty.
     """
     value = np.zeros(len(matrix)) if value is None else value
-    statistic, count, den_df = inference.f_test(matrix, value)
+    statistic, count, den_df, factor = inference.f_test(matrix, value)
     if count == 0:
         return dict.fromkeys(COLUMNS, np.nan) | {"num_df": 0}
-    mean_sq = statistic * inference.fit.sigma**2
+    with np.errstate(divide="ignore", invalid="ignore"):  # fewer clusters than rows
+        mean_sq = float(np.float64(statistic) / factor) * inference.fit.sigma**2
     numbers = (count * mean_sq, mean_sq, count, den_df, statistic, f_tail(statistic, count, den_df))
     return dict(zip(COLUMNS, numbers, strict=True))
 

@@ -28,11 +28,24 @@ EQUAL_DF = 1e-8
 
 
 class FTest(NamedTuple):
-    """An F statistic with its degrees of freedom; NaN where the hypothesis is empty."""
+    """An F statistic with its degrees of freedom; NaN where the hypothesis is empty.
+
+    Attributes
+    ----------
+    statistic : float
+        F.
+    num_df : int
+        Independent rows of the hypothesis.
+    den_df : float
+        Denominator degrees of freedom.
+    factor : float
+        What F was multiplied by, so that its distribution is one of F.
+    """
 
     statistic: float
     num_df: int
     den_df: float
+    factor: float = 1.0
 
 
 EMPTY = FTest(np.nan, 0, np.nan)

@@ -141,7 +141,7 @@ class KenwardRoger(Inference):
         if not len(rows):
             return EMPTY
         den_df, factor = scaled_f(len(rows), *self.adjustment.moments(rows))
-        return FTest(factor * float(np.mean(gap**2 / sizes)), len(rows), den_df)
+        return FTest(factor * float(np.mean(gap**2 / sizes)), len(rows), den_df, factor)
 
 
 @dataclass(frozen=True, eq=False)

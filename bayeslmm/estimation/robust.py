@@ -148,7 +148,8 @@ class Robust(Inference):
         if not len(rows):
             return EMPTY
         q, nu = len(gap), self.sandwich.joint_df(rows)
-        return FTest(max((nu - q + 1.0) / nu, 0.0) * statistic, q, nu - q + 1.0)
+        factor = max((nu - q + 1.0) / nu, 0.0)
+        return FTest(factor * statistic, q, nu - q + 1.0, factor)
 
     def _wald(self, matrix: Array, value: Array) -> tuple[Array, Array, float]:
         """Independent rows of a hypothesis, their gap, and its Wald statistic over their number.

@@ -33,7 +33,12 @@ hetero <- gls(distance ~ age * Sex, few, correlation = corCompSymm(form = ~ 1 | 
               control = glsControl(tolerance = 1e-11, msTol = 1e-13, msMaxIter = 500))
 D <- read.csv("singletons.csv")  # the last two groups have one row, one with a coefficient of its own
 single <- lmer(y ~ x + only + (1 | g), D, control = tight)
+M <- as.data.frame(Machines)[-c(1, 2, 3, 5, 22, 23, 24, 31, 45, 53), ]
+M$Worker <- factor(M$Worker, ordered = FALSE)
+machines <- lmerTest::lmer(score ~ Machine + (0 + Machine | Worker), M, control = tight)
+kr <- anova(machines, ddf = "Kenward-Roger")
 write(toJSON(list(
+  machines = list(sum_sq = kr[["Sum Sq"]], F = kr[["F value"]], den_df = kr$DenDF),
   singletons = list(data = as.list(D), tests = tests(single, constrain_zero(1:2))),
   sleepstudy = list(rows = as.integer(rownames(S)), tests = tests(slope, diag(2))),
   pastes = list(tests = tests(nested, constrain_zero(2:3), P$batch)),
