@@ -17,11 +17,11 @@ from bayeslmm.summaries import EstimateLike
 
 Array = NDArray[np.float64]
 
-GRID = np.linspace(-14.0, 14.0, 281)
+GRID = np.linspace(-14.0, 14.0, 141)
 """Logs of the ratio of variances over which the likelihood is maximised.
 
 In units in which the largest eigenvalue is one. A parabola through the best one and its neighbours
-gives the maximum to 1e-4 of the statistic.
+gives the maximum to 1e-3.
 """
 
 NO_EIGENVALUE = 1e-10

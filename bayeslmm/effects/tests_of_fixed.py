@@ -170,17 +170,21 @@ def deletion_hypotheses(design: Design) -> dict[str, Array]:
     Of the terms whose variables no other term has all of (R's ``drop.scope``).
     """
     part = fixed_part(design)
-    used = _used(part)
     pieces = {term.label: term.factors | term.covariates for term in part.terms}
-    found = {}
-    for term in part.terms:
+    rank, found = _rank_of(part.terms), {}
+    for i, term in enumerate(part.terms):
         own = pieces[term.label]
-        if own and not any(own < other for other in pieces.values()):
-            there = term in used
-            found[term.label] = (
-                _sequential(part, used, used.index(term), 2) if there else _nothing(part)
-            )
+        if not own or any(own < other for other in pieces.values()):
+            continue
+        others = [other for other in part.terms if other is not term]
+        spanned = bool(others) and _rank_of(others) == rank
+        found[term.label] = _nothing(part) if spanned else _sequential(part, part.terms, i, 2)
     return found
+
+
+def _rank_of(terms: list[Term]) -> int:
+    """Dimensions that terms span."""
+    return _range(np.hstack([_unit(term.columns) for term in terms])).shape[1]
 
 
 def _nothing(part: FixedPart) -> Array:

@@ -241,7 +241,7 @@ class LmList:
         self,
         coefs: str | Sequence[str] | None = None,
         *,
-        level: float = 0.95,
+        level: float | None = None,
         pool: bool = True,
         order: str = "estimate",
         backend: Any = None,
@@ -254,7 +254,9 @@ class LmList:
         ----------
         coefs : str or sequence of str, optional
             Coefficients to draw; all by default.
-        level, pool
+        level : float, optional
+            Coverage; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
+        pool : bool
             As in :meth:`intervals`.
         order : str
             Levels by the first coefficient drawn ("estimate"), by "label", or by a coefficient.
@@ -269,9 +271,10 @@ class LmList:
         -------
         arviz_plots.PlotCollection
         """
-        from bayeslmm.plots.common import Intervals, drawing
+        from bayeslmm.plots.common import Intervals, drawing, level_of_picture
         from bayeslmm.plots.effects import plot_level_coefs
 
+        level = level_of_picture(level)
         table = self.intervals(level, pool=pool)
         low, high = (
             table[name].to_numpy().reshape(self.fits.coef.shape)

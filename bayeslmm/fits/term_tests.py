@@ -195,7 +195,7 @@ class EstimateTests(Effects):
         >>> oats = blm.load_dataset("Oats")
         >>> reml = blm.LMM("yield ~ nitro * Variety + (1 | Block/Variety)", oats).reml()
         >>> reml.drop1()["p_value"].round(3).to_dict()
-        {'nitro:Variety': 0.79}
+        {'nitro:Variety': 0.61}
         """
         from bayeslmm.effects.tests_of_fixed import deletion_table
 

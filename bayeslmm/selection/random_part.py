@@ -14,7 +14,7 @@ from bayeslmm.comparison.boundary import boundary_p_value
 from bayeslmm.data.design import Design, require_random
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.deletions import random_deletions
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.storage.changes import updated_design
@@ -61,6 +61,11 @@ def ranova_table(fitted: Fitted, *, reduce_terms: bool) -> pd.DataFrame:
     """Test of each piece of the random part; see ``estimate.ranova()``."""
     likelihood_of(fitted.fit)
     require_random(fitted.design, "there is none to be taken out")
+    if known := [name for name in fitted.design.spec.known if name.startswith(("sd", "cor["))]:
+        raise DataError(
+            f"{listed(known)} are known (fixed=), and a model without the term has them not: fit "
+            "it by itself and compare with lrt()."
+        )
     formulas = random_deletions(
         fitted.design.formula, reduce_terms=reduce_terms, factors=_factors(fitted.design)
     )
