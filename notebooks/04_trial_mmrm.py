@@ -121,7 +121,7 @@ pd.DataFrame(
 # estimate says so.
 
 # %%
-few = fev[fev["USUBJID"].isin(fev["USUBJID"].cat.categories[:12])]
+few = fev[fev["USUBJID"].isin(fev["USUBJID"].cat.categories[:12])].dropna(subset="FEV1")
 small = blm.LMM("FEV1 ~ ARMCD + AVISIT", few, residual="us(AVISIT | USUBJID)")
 kept = small.reml(fallback=["toeph(AVISIT | USUBJID)", "cs(AVISIT | USUBJID)"])
 print("\n".join(kept.notes))

@@ -142,29 +142,54 @@ TRIAL = "FEV1 ~ ARMCD + AVISIT + ARMCD:AVISIT + RACE + SEX"
 
 
 @cache
-def trial():
-    return blm.LMM(TRIAL, fev(), residual=US).reml()
+def trial(weights=None):
+    return blm.LMM(TRIAL, fev(), residual=US, weights=weights).reml()
 
 
 @pytest.mark.parametrize(
-    ("visit", "df", "statistic", "p_value"),
-    [  # "Tests of Effect Slices" of SAS PROC MIXED, listing sas_log_reml of mmrm's repository
-        ("VIS1", 146, 12.35, 0.0006),
-        ("VIS2", 145, 18.89, 0.0000),
-        ("VIS3", 131, 19.96, 0.0000),
-        ("VIS4", 133, 6.85, 0.0099),
+    ("weights", "visit", "df", "statistic", "p_value"),
+    [  # "Tests of Effect Slices" of SAS PROC MIXED in mmrm's repository: sas_log_reml, sas_weighted
+        (None, "VIS1", 146, 12.35, 0.0006),
+        (None, "VIS2", 145, 18.89, 0.0000),
+        (None, "VIS3", 131, 19.96, 0.0000),
+        (None, "VIS4", 133, 6.85, 0.0099),
+        ("WEIGHT", "VIS1", None, 9.66, None),  # SAS has 345 df here, more than there are patients
+        ("WEIGHT", "VIS2", None, 16.14, None),
+        ("WEIGHT", "VIS3", None, 22.26, None),
+        ("WEIGHT", "VIS4", None, 6.36, None),
     ],
 )
-def test_slices_are_those_of_sas(visit, df, statistic, p_value):
-    difference = trial().contrasts("ARMCD", by="AVISIT", at={"AVISIT": [visit]})
+def test_slices_are_those_of_sas(weights, visit, df, statistic, p_value):
+    difference = trial(weights).contrasts("ARMCD", by="AVISIT", at={"AVISIT": [visit]})
     row = difference.joint_test().iloc[0]
     assert row["num_df"] == 1
     assert row["statistic"] == pytest.approx(statistic, abs=0.006)
-    assert row["den_df"] == pytest.approx(df, abs=0.6)
-    assert row["p_value"] == pytest.approx(p_value, abs=6e-5)
+    if df is not None:
+        assert row["den_df"] == pytest.approx(df, abs=0.6)
+        # printed to four decimals; those below 0.0001 as <.0001
+        assert row["p_value"] == pytest.approx(p_value, abs=6e-5 if p_value else 1e-4)
     single = difference.table().iloc[0]
     assert single["statistic"] ** 2 == pytest.approx(row["statistic"], rel=1e-10)
     assert single["p_value"] == pytest.approx(row["p_value"], rel=1e-6)
+
+
+def test_weighted_means_are_those_of_sas_with_the_df_of_mmrm():
+    """mmrm's tests/testthat/test-emmeans.R: means and errors from SAS, df from nlme's fit."""
+    table = trial("WEIGHT").means(["AVISIT", "ARMCD"]).table()
+    expected = {
+        ("VIS1", "PBO"): (33.37, 0.772, 147),
+        ("VIS1", "TRT"): (36.77, 0.776, 142),
+        ("VIS2", "PBO"): (38.24, 0.617, 144),
+        ("VIS2", "TRT"): (41.66, 0.585, 143),
+        ("VIS3", "PBO"): (43.42, 0.468, 128),
+        ("VIS3", "TRT"): (46.82, 0.543, 128),
+        ("VIS4", "PBO"): (48.17, 1.163, 134),
+        ("VIS4", "TRT"): (52.43, 1.226, 132),
+    }
+    for cell, (estimate, error, df) in expected.items():
+        assert table.loc[cell, "estimate"] == pytest.approx(estimate, abs=0.006)
+        assert table.loc[cell, "std_error"] == pytest.approx(error, abs=6e-4)
+        assert table.loc[cell, "df"] == pytest.approx(df, rel=0.01)
 
 
 # --- the baseline as a response --------------------------------------------------------

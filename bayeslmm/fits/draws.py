@@ -19,6 +19,7 @@ from bayeslmm.prediction.rows import Target
 from bayeslmm.sampling import tree
 from bayeslmm.sampling.joint_draws import JointDraws, posterior_draws
 from bayeslmm.summaries import posterior_tables
+from bayeslmm.summaries.parameters import whole_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -236,6 +237,7 @@ class PosteriorDraws(Effects):
         arm: Names,
         reference: Any,
         at: Any = None,
+        draws: int | None = None,
         visit: str | None = None,
         subject: str | None = None,
         random_seed: Seed = None,
@@ -252,6 +254,8 @@ class PosteriorDraws(Effects):
             As in :meth:`impute`.
         at : label or sequence of labels, optional
             Visits; by default all at which arms differ.
+        draws : int, optional
+            Use at most so many draws, equally spaced.
         random_seed : int or numpy.random.Generator, optional
             Seed of the weights of subjects.
 
@@ -292,7 +296,8 @@ class PosteriorDraws(Effects):
         from bayeslmm.effects.imputed import arm_effects
 
         trial = self._trial(arm, reference, visit, subject)
-        return arm_effects(trial, self._joint, strategy, at, np.random.default_rng(random_seed))
+        joint = self._joint if draws is None else self._joint.thin(whole_number(draws, "draws", 2))
+        return arm_effects(trial, joint, strategy, at, np.random.default_rng(random_seed))
 
     def _trial(self, arm: Names, reference: Any, visit: str | None, subject: str | None) -> Trial:
         from bayeslmm.prediction.trajectories import trial_of

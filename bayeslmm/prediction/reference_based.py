@@ -9,7 +9,7 @@ observed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.likelihood.blocks import batched_cholesky
-from bayeslmm.prediction.trajectories import Laws, Trial, laws_of
+from bayeslmm.prediction.trajectories import Laws, Trial, equal_rows, laws_of
 from bayeslmm.sampling.joint_draws import JointDraws
 
 Array = NDArray[np.float64]
@@ -128,24 +128,23 @@ def _given(covariance: Array, told: Array, lost: Flags) -> tuple[Array, Array]:
 
 def strategy_laws(
     trial: Trial, laws: Laws, strategies: NDArray[np.object_]
-) -> list[tuple[Indices, Array, Array]]:
+) -> Iterator[tuple[Indices, Array, Array]]:
     """Laws of the responses under the strategies, for subjects that have the same covariances.
 
-    Returns
-    -------
-    list of (subjects, mean, covariance)
+    Yields
+    ------
+    (subjects, mean, covariance)
         Places (n,) of subjects with the same responses missing; (S, n, T); (S, T, T).
     """
     numbers = np.array([STRATEGIES.index(name) for name in strategies])
-    found = []
-    for subjects in laws.alike([trial.missing.astype(float), numbers.astype(float)]):
-        one, strategy = int(subjects[0]), str(strategies[subjects[0]])
-        own, reference = (laws.covariances(which, one) for which in (0, 1))
-        means = [mean[:, subjects] for mean in laws.means]
-        late = trial.late[one]
-        mean = _mean(strategy, means[0], means[1], late)
-        found.append((subjects, mean, _covariance(strategy, own, reference, late)))
-    return found
+    for alike in laws.alike():
+        own, reference = (laws.covariances(which, int(alike[0])) for which in (0, 1))
+        for part in equal_rows(np.column_stack([trial.missing[alike], numbers[alike]])):
+            subjects = alike[part]
+            strategy, late = str(strategies[subjects[0]]), trial.late[subjects[0]]
+            means = [mean[:, subjects] for mean in laws.means]
+            mean = _mean(strategy, means[0], means[1], late)
+            yield subjects, mean, _covariance(strategy, own, reference, late)
 
 
 def _mean(strategy: str, own: Array, reference: Array, late: Flags) -> Array:

@@ -8,7 +8,7 @@ else as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -264,10 +264,10 @@ class Laws:
                 total = total + same * np.einsum("ti,sij,uj->stu", one.Z, sigma, two.Z)
         return np.asarray(total)
 
-    def alike(self, extra: Sequence[Array]) -> Iterator[Indices]:
-        """Sets of subjects with the same covariances, and the same of other values (N, ...)."""
+    def alike(self) -> list[Indices]:
+        """Sets of subjects with the same covariances."""
         n, visits = self.means[0].shape[1:]
-        columns = [np.asarray(values, dtype=np.float64).reshape(n, -1) for values in extra]
+        columns = [np.zeros((n, 1))]
         for design in self.designs:
             known = design.residual_rows
             if known is not None:
@@ -285,10 +285,15 @@ class Laws:
                 )
                 first = (codes[:, :, None] == codes[:, None, :]).argmax(axis=2)
                 columns.append(first.astype(np.float64))
-        _, group = np.unique(np.concatenate(columns, axis=1), axis=0, return_inverse=True)
-        group = group.ravel()
-        order = np.argsort(group, kind="stable")
-        yield from np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+        return equal_rows(np.concatenate(columns, axis=1))
+
+
+def equal_rows(values: Array) -> list[Indices]:
+    """Places of rows (n, m) that are equal, set by set."""
+    _, group = np.unique(values, axis=0, return_inverse=True)
+    group = group.ravel()
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def laws_of(trial: Trial, joint: JointDraws, rng: np.random.Generator | None) -> Laws:
