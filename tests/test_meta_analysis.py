@@ -75,6 +75,11 @@ def reml(gums, V):
 
 
 @pytest.fixture(scope="module")
+def heterogeneity(reml):
+    return reml.heterogeneity(df="asymptotic")
+
+
+@pytest.fixture(scope="module")
 def post(reml):
     return blm.LMM.from_fit(reml).fit(random_seed=1)
 
@@ -183,8 +188,8 @@ def test_heterogeneity_is_metafors(gums, V, bcg):
     np.testing.assert_allclose(limits, known["pi"], rtol=1e-5)
 
 
-def test_heterogeneity_of_outcomes_is_metafors(reml):
-    known, found = REFERENCE["gums.REML"], reml.heterogeneity(df="asymptotic")
+def test_heterogeneity_of_outcomes_is_metafors(heterogeneity):
+    known, found = REFERENCE["gums.REML"], heterogeneity
     np.testing.assert_allclose(shares(found)["estimate"], known["I2"], rtol=1e-5)
     np.testing.assert_allclose(found.sampling, known["typical"], rtol=1e-9)
     limits = found.prediction.loc[["AL", "PD"], ["pred_low", "pred_high"]]
@@ -319,9 +324,13 @@ def test_an_assumed_correlation_is_the_same_either_way(gums):
     ).reml()
     np.testing.assert_allclose(known.beta, assumed.beta, rtol=1e-6)
     assert known.loglik == pytest.approx(assumed.loglik, abs=1e-8)
-    one, two = known.heterogeneity(), assumed.heterogeneity()
-    np.testing.assert_allclose(one.sampling, two.sampling, rtol=1e-8)
-    assert one.test.loc["Q", "statistic"] == pytest.approx(two.test.loc["Q", "statistic"])
+    W, X = np.linalg.inv(V), assumed.model.design.X
+    P = W - W @ X @ np.linalg.solve(X.T @ W @ X, X.T @ W)
+    y, found = gums["difference"].to_numpy(), assumed.heterogeneity()
+    assert found.test.loc["Q", "statistic"] == pytest.approx(y @ P @ y, rel=1e-9)
+    rows = X.T == 1.0
+    expected = [np.diag(P @ V)[own].sum() / np.diag(P)[own].sum() for own in rows]
+    np.testing.assert_allclose(found.sampling, expected, rtol=1e-9)
 
 
 def test_the_posterior_moves_over_the_dense_density(gums, V):
@@ -358,8 +367,8 @@ def test_a_bayes_factor_is_that_of_the_evidence(bcg):
 # --- posteriors, files, updates ----------------------------------------------------------
 
 
-def test_a_posterior_has_what_an_estimate_has(reml, post):
-    found, estimate = post.heterogeneity(random_seed=1), reml.heterogeneity()
+def test_a_posterior_has_what_an_estimate_has(heterogeneity, post):
+    found, estimate = post.heterogeneity(random_seed=1), heterogeneity
     assert found.table.index.equals(estimate.table.index)
     pd.testing.assert_frame_equal(found.test, estimate.test)
     pd.testing.assert_series_equal(found.sampling, estimate.sampling)
