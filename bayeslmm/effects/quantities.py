@@ -21,10 +21,9 @@ from bayeslmm.effects.contrasts import (
     simultaneous_interval,
 )
 from bayeslmm.effects.tests_of_fixed import f_test, noted
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.inference import Inference
 from bayeslmm.formula.rank import RowSpace
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
 from bayeslmm.summaries.text import frame_text, html_page
@@ -97,9 +96,11 @@ MAP_NOTE = (
 )
 
 
-def fit_notes(fit: Fit) -> tuple[str, ...]:
+def fit_notes(inference: Inference) -> tuple[str, ...]:
     """What a reader of tests of an estimate should know."""
-    return (MAP_NOTE,) if fit.method == "MAP" else ()
+    if inference.fit.method == "MAP":
+        return (MAP_NOTE,)
+    return (inference.note,) if inference.note else ()
 
 
 def one_level(prob: float | None, level: float | None, default: float = LEVEL) -> float:
@@ -125,12 +126,21 @@ def refuse_level(level: float | None) -> None:
         )
 
 
+def refuse_df(df: str | None) -> None:
+    """Raise ValueError where a posterior is given degrees of freedom of an estimate's tests."""
+    if df is not None:
+        raise ValueError(
+            f"df={df!r} is for t tests of estimates. A posterior has draws, whose intervals need "
+            "no degrees of freedom: leave df= out, or take model.reml()."
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EstimateSource:
-    """An estimate: t statistics with Satterthwaite's degrees of freedom."""
+    """An estimate: t statistics of linear combinations."""
 
     space: RowSpace
-    fit: Fit
+    inference: Inference
 
     def table(
         self,
@@ -163,12 +173,11 @@ class EstimateSource:
     def moments(self, quantities: Combinations) -> tuple[Array, Array, Array]:
         """Estimates, standard errors and degrees of freedom (m,)."""
         weights = self.space.reduce(quantities.weights)
-        value = weights @ self.fit.beta + quantities.constant
-        variance = np.einsum("mi,ij,mj->m", weights, self.fit.vcov, weights)
+        value = weights @ self.inference.fit.beta + quantities.constant
+        variance = np.einsum("mi,ij,mj->m", weights, self.inference.vcov, weights)
         error = np.sqrt(np.maximum(variance, 0.0))
-        df = np.full(len(value), np.nan)
-        for i in np.flatnonzero(error > 0):
-            df[i] = satterthwaite(self.fit, weights[i])
+        df, known = np.full(len(value), np.nan), error > 0
+        df[known] = self.inference.df(weights[known])
         return value, error, df
 
 
@@ -210,9 +219,9 @@ def summarise_known(
 Source = EstimateSource | PosteriorSource
 
 
-def source_of_fit(design: Design, fit: Fit) -> EstimateSource:
+def source_of_estimate(design: Design, inference: Inference) -> EstimateSource:
     """What stands behind the combinations of an estimate."""
-    return EstimateSource(design.spec.fixed, fit)
+    return EstimateSource(design.spec.fixed, inference)
 
 
 def source_of_draws(design: Design, joint: JointDraws) -> PosteriorSource:
@@ -337,7 +346,7 @@ class LinearQuantities:
         Returns
         -------
         pandas.DataFrame
-            Estimate: estimate, std_error, df (Satterthwaite), statistic, p_value, conf_low,
+            Estimate: estimate, std_error, df, statistic, p_value, conf_low,
             conf_high. Posterior: mean, sd, median and interval. NaN where not estimable.
 
         Raises
@@ -462,7 +471,7 @@ class LinearQuantities:
 
         References
         ----------
-        R's ``emmeans::test(joint = TRUE)`` with the degrees of freedom of lmerTest.
+        R's ``emmeans::test(joint = TRUE)`` with the degrees of freedom of lmerTest by default.
         """
         if isinstance(self.source, PosteriorSource):
             raise TypeError("A joint test is for estimates; table(simultaneous=True) is its like.")
@@ -471,9 +480,9 @@ class LinearQuantities:
         if not known.any():
             raise ValueError("None of the quantities can be estimated.")
         value = -self.quantities.constant[known]
-        test = f_test(self.source.fit, weights[known], value)
+        test = f_test(self.source.inference, weights[known], value)
         table = pd.DataFrame([test], index=pd.Index(["joint"], name="test"))
-        return noted(self.source.fit, table)
+        return noted(self.source.inference, table)
 
     @property
     def _index(self) -> pd.Index:
@@ -499,7 +508,7 @@ class LinearQuantities:
     def _lines(self) -> list[str]:
         lines = list(self.notes)
         if isinstance(self.source, EstimateSource):
-            lines += fit_notes(self.source.fit)
+            lines += fit_notes(self.source.inference)
         if self._adjusts:
             lines.append(ADJUSTED.get(self.adjust, ADJUSTED_ALIKE.format(self.adjust)))
         lost = int((~self.estimable).sum())

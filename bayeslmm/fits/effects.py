@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.grid import Weights
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.quantities import LinearQuantities, Source
+    from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.sampling.joint_draws import JointDraws
 
 MeanTarget = Literal["average", "population"]
@@ -27,10 +28,14 @@ class Effects(Predictions):
 
     # --- what each of the two provides ------------------------------------------------
 
+    def _source_by(self, df: DfMethod | None) -> Source:
+        """The fixed effects with their uncertainty; of an estimate with these df."""
+        raise NotImplementedError
+
     @property
     def _source(self) -> Source:
         """The fixed effects with their uncertainty."""
-        raise NotImplementedError
+        return self._source_by(None)
 
     def _row_draws(self, target: str) -> JointDraws | None:
         """Draws whose random effects count in effects averaged over rows; None for none."""
@@ -46,6 +51,7 @@ class Effects(Predictions):
         weights: Weights = "equal",
         by: Names | None = None,
         target: MeanTarget = "average",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Marginal means (least-squares means) over a reference grid.
 
@@ -66,11 +72,14 @@ class Effects(Predictions):
             Variables told apart too, within whose values contrasts will be taken.
         target : {"average", "population"}
             With random effects of zero, or averaged over: the same in a linear model.
+        df : {"satterthwaite", "kenward-roger", "kenward-roger-linear", "residual", "asymptotic"}
+            Of an estimate: standard errors and degrees of freedom, as in
+            :meth:`bayeslmm.Estimate.with_df`; those of the estimate by default.
 
         Returns
         -------
         LinearQuantities
-            Of an estimate: estimates with standard errors, Satterthwaite df, tests against zero and
+            Of an estimate: estimates with standard errors, df, tests against zero and
             95 % intervals; of a posterior mean, sd, median and interval, and ``.draws`` for ArviZ.
             Both have ``.table()`` and ``.contrasts()``, an estimate ``.joint_test()`` too. NaN
             where the data cannot say (an empty cell). On the scale of the response as the formula
@@ -113,7 +122,13 @@ class Effects(Predictions):
         from bayeslmm.effects.grid import marginal_means
 
         return marginal_means(
-            self.design, self._source, variables, at=at, weights=weights, by=by, target=target
+            self.design,
+            self._source_by(df),
+            variables,
+            at=at,
+            weights=weights,
+            by=by,
+            target=target,
         )
 
     def contrasts(
@@ -125,12 +140,13 @@ class Effects(Predictions):
         weights: Weights = "equal",
         by: Names | None = None,
         adjust: Adjust | Literal["default"] | None = "default",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Contrasts of marginal means.
 
         Parameters
         ----------
-        variables, at, weights, by
+        variables, at, weights, by, df
             As in :meth:`means`.
         method, adjust
             As in :meth:`bayeslmm.effects.quantities.LinearQuantities.contrasts`: pairwise by
@@ -154,7 +170,7 @@ class Effects(Predictions):
         >>> model.reml().contrasts("Machine").table()["estimate"].round(2).to_dict()
         {'A - B': -7.97, 'A - C': -13.92, 'B - C': -5.95}
         """
-        means = self.means(variables, at=at, weights=weights, by=by)
+        means = self.means(variables, at=at, weights=weights, by=by, df=df)
         return means.contrasts(method, adjust=adjust)
 
     def slopes(
@@ -165,6 +181,7 @@ class Effects(Predictions):
         by: Names | None = None,
         new: Any = None,
         target: RowTarget = "average",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Average slopes of the linear predictor by a covariate.
 
@@ -182,6 +199,8 @@ class Effects(Predictions):
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random slopes of the
             levels in the rows.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
 
         Returns
         -------
@@ -211,7 +230,8 @@ class Effects(Predictions):
         from bayeslmm.effects.averages import slopes
 
         joint = self._row_draws(target)
-        return slopes(self.design, self._source, variable, at=at, by=by, new=new, joint=joint)
+        source = self._source_by(df)
+        return slopes(self.design, source, variable, at=at, by=by, new=new, joint=joint)
 
     def comparisons(
         self,
@@ -221,6 +241,7 @@ class Effects(Predictions):
         by: Names | None = None,
         new: Any = None,
         target: RowTarget = "average",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Average differences of predictions when one variable changes.
 
@@ -239,6 +260,8 @@ class Effects(Predictions):
             Rows to average over instead of those of the model; data beyond memory in batches.
         target : {"average", "population", "conditional"}
             As in :meth:`slopes`.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
 
         Returns
         -------
@@ -266,10 +289,16 @@ class Effects(Predictions):
         from bayeslmm.effects.averages import comparisons
 
         joint = self._row_draws(target)
-        return comparisons(self.design, self._source, variable, change, by=by, new=new, joint=joint)
+        source = self._source_by(df)
+        return comparisons(self.design, source, variable, change, by=by, new=new, joint=joint)
 
     def average_predictions(
-        self, by: Names | None = None, new: Any = None, *, target: RowTarget = "average"
+        self,
+        by: Names | None = None,
+        new: Any = None,
+        *,
+        target: RowTarget = "average",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Predictions of the mean (with offset), averaged over rows.
 
@@ -282,6 +311,8 @@ class Effects(Predictions):
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random effects of the
             levels in the rows.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
 
         Returns
         -------
@@ -304,7 +335,7 @@ class Effects(Predictions):
         from bayeslmm.effects.averages import average_predictions
 
         joint = self._row_draws(target)
-        return average_predictions(self.design, self._source, by=by, new=new, joint=joint)
+        return average_predictions(self.design, self._source_by(df), by=by, new=new, joint=joint)
 
     def hypothesis(self, *args: Any, **options: Any) -> Hypotheses:
         """Test or judge hypotheses, written as they are read.
@@ -322,6 +353,8 @@ class Effects(Predictions):
             that look like an operation stand in backticks: ``"`I(x ** 2)` < 0"``.
         level : float
             Of an estimate: coverage of the two-sided intervals.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
         rope : float or pair of float, optional
             Of a posterior: region in which left side less right side is practically zero; a number
             stands for that far on either side.
@@ -334,7 +367,7 @@ class Effects(Predictions):
         Returns
         -------
         Hypotheses
-            Of an estimate: left side less right side with its standard error, Satterthwaite df and
+            Of an estimate: left side less right side with its standard error, df and
             p-value: two-sided for ``=``; for ``>`` and ``<`` small where the data speak for it.
             Normal tests with posterior standard deviations for a MAP estimate.
 

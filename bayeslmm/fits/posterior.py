@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.random_labels import Scope
     from bayeslmm.effects.tidy_draws import Engine
     from bayeslmm.estimation.executor import Executor
+    from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
     from bayeslmm.sampling.diagnostics import Diagnostics
@@ -381,11 +382,11 @@ class Posterior(PosteriorDraws):
 
     # --- effects ----------------------------------------------------------------------
 
-    @property
     @override
-    def _source(self) -> Source:
-        from bayeslmm.effects.quantities import source_of_draws
+    def _source_by(self, df: DfMethod | None) -> Source:
+        from bayeslmm.effects.quantities import refuse_df, source_of_draws
 
+        refuse_df(df)
         return source_of_draws(self.design, self._joint)
 
     @override
