@@ -38,7 +38,7 @@ VERBS = {
     blm.Estimate: BOTH
     + """
         aic anova bic bootstrap confint contest converged criterion fit loglik n_parameters singular
-        vcov
+        vcov choice inference robust with_df
     """,
     blm.Posterior: BOTH
     + """
