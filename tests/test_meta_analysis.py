@@ -19,6 +19,8 @@ from bayeslmm.covariance.known import KnownCorrelation
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
+from bayeslmm.report.page import parameters_section
+from bayeslmm.summaries.posterior_tables import parameter_table
 
 HERE = Path(__file__).parent / "reference" / "meta"
 REFERENCE = json.loads((HERE / "meta.json").read_text(encoding="utf-8"))
@@ -389,6 +391,15 @@ def test_files_and_pickles_keep_the_matrix(post, tmp_path, V):
     assert again.nobs == 10
     other = loaded.predict(pd.DataFrame({"outcome": ["AL"], "trial": ["9"]}), target="new")
     assert len(other) == 1
+
+
+def test_parameters_that_are_known_are_reported_and_not_drawn(reml, post):
+    own = post.data["posterior"].to_dataset()
+    table = parameters_section(post, parameter_table(own, post.design), 0.9, "eti")["table"]
+    assert "–" in str(table)  # no R-hat of sigma
+    drawn = str(post.plot.reml(reml, backend="none").viz["dist"])
+    assert "sd[trial, outcome[AL]]" in drawn
+    assert "sigma" not in drawn
 
 
 def test_a_damaged_matrix_is_refused(post, tmp_path):
