@@ -47,7 +47,7 @@ GRID = 40
 """Values of a numeric variable at which curves are evaluated."""
 
 MOST_DRAWS = 2000
-"""Draws that bounds of new levels and responses are quantiles of, times what means average over."""
+"""Draws of the parameters that bounds of new levels and responses are made of."""
 
 WIDER = {
     ("epred", "population"): "means of new levels",
