@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from bayeslmm.fits.load import load
     from bayeslmm.fits.posterior import Posterior
     from bayeslmm.fits.products import CrossProducts
+    from bayeslmm.fits.study import Study
     from bayeslmm.formula.grammar import parse as parse_formula
+    from bayeslmm.planning.layouts import simulate_design
     from bayeslmm.report.model_table import model_table
 
     __version__: str
@@ -49,6 +51,7 @@ __all__ = [
     "Relationship",
     "SamplingError",
     "StorageError",
+    "Study",
     "__version__",
     "bayes_factor",
     "compare",
@@ -61,6 +64,7 @@ __all__ = [
     "model_table",
     "parse_formula",
     "pedigree",
+    "simulate_design",
 ]
 
 _SOURCES = {
@@ -77,6 +81,7 @@ _SOURCES = {
     "Relationship": ("bayeslmm.data.relationships", "Relationship"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
+    "Study": ("bayeslmm.fits.study", "Study"),
     "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),
     "compare": ("bayeslmm.comparison.models", "compare"),
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
@@ -88,6 +93,7 @@ _SOURCES = {
     "model_table": ("bayeslmm.report.model_table", "model_table"),
     "parse_formula": ("bayeslmm.formula.grammar", "parse"),
     "pedigree": ("bayeslmm.data.pedigree", "pedigree"),
+    "simulate_design": ("bayeslmm.planning.layouts", "simulate_design"),
 }
 
 if not TYPE_CHECKING:  # a type checker would take any attribute to exist

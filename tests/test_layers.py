@@ -30,6 +30,7 @@ ROOMS = [
     "plots",
     "report",
     "storage",
+    "planning",
     "fits",
     "__main__",
 ]

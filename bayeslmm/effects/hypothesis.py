@@ -229,7 +229,7 @@ def posterior_hypotheses(
         model=model,
         joint=joint,
         symbols=symbols_of(model.design),
-        rope=_checked_rope(rope),
+        rope=checked_rope(rope),
     )
     comparisons = read_hypotheses(expressions, evidence.symbols)
     draws = np.column_stack([evidence.differences(comparison) for comparison in comparisons])
@@ -239,7 +239,14 @@ def posterior_hypotheses(
     return Hypotheses(columns=columns, draws=draws, notes=tuple(notes))
 
 
-def _checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
+def checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
+    """Bounds of a region of practical equivalence, from a half-width or a pair.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
     if rope is None:
         return None
     try:
