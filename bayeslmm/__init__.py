@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from bayeslmm.fits.load import load
     from bayeslmm.fits.posterior import Posterior
     from bayeslmm.fits.products import CrossProducts
+    from bayeslmm.fits.study import Study
     from bayeslmm.formula.grammar import parse as parse_formula
+    from bayeslmm.planning.layouts import simulate_design
     from bayeslmm.report.model_table import model_table
 
     __version__: str
@@ -52,6 +54,7 @@ __all__ = [
     "Relationship",
     "SamplingError",
     "StorageError",
+    "Study",
     "__version__",
     "bayes_factor",
     "clda",
@@ -68,6 +71,7 @@ __all__ = [
     "model_table",
     "parse_formula",
     "pedigree",
+    "simulate_design",
 ]
 
 _SOURCES = {
@@ -84,6 +88,7 @@ _SOURCES = {
     "Relationship": ("bayeslmm.data.relationships", "Relationship"),
     "SamplingError": ("bayeslmm.exceptions", "SamplingError"),
     "StorageError": ("bayeslmm.exceptions", "StorageError"),
+    "Study": ("bayeslmm.fits.study", "Study"),
     "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),
     "clda": ("bayeslmm.data.trials", "clda"),
     "compare": ("bayeslmm.comparison.models", "compare"),
@@ -99,6 +104,7 @@ _SOURCES = {
     "model_table": ("bayeslmm.report.model_table", "model_table"),
     "parse_formula": ("bayeslmm.formula.grammar", "parse"),
     "pedigree": ("bayeslmm.data.pedigree", "pedigree"),
+    "simulate_design": ("bayeslmm.planning.layouts", "simulate_design"),
 }
 
 if not TYPE_CHECKING:  # a type checker would take any attribute to exist

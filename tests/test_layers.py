@@ -31,6 +31,7 @@ ROOMS = [
     "report",
     "storage",
     "selection",
+    "planning",
     "fits",
     "__main__",
 ]

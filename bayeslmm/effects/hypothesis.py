@@ -269,7 +269,7 @@ def posterior_hypotheses(
     -------
     Hypotheses
     """
-    symbols, checked_rope = symbols_of(model.design), _checked_rope(rope)
+    symbols, region = symbols_of(model.design), checked_rope(rope)
     check_choice(scope, SCOPES, "scope")
     if scope == "standard":
         if group is not None:
@@ -283,7 +283,7 @@ def posterior_hypotheses(
         model=model,
         joint=joint,
         symbols=symbols,
-        rope=checked_rope,
+        rope=region,
         effects=effect_values(model.design, joint, effects.values()),
     )
     require_memory(joint.size * len(hypotheses), "hypotheses")
@@ -332,7 +332,14 @@ def by_level(
     return found, likes, pd.MultiIndex.from_tuples(labels, names=["hypothesis", factor.name])
 
 
-def _checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
+def checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
+    """Bounds of a region of practical equivalence, from a half-width or a pair.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
     if rope is None:
         return None
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from itertools import batched
 from threading import Lock
 from typing import Any, Protocol
 from uuid import uuid4
+
+import numpy as np
 
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import BayesLMMError, SamplingError
@@ -135,6 +137,16 @@ def results[I, R](
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def streams(
+    random_seed: int | np.random.Generator | None, n: int
+) -> Sequence[np.random.SeedSequence]:
+    """Seeds of n independent streams, the first of which do not depend on n."""
+    if isinstance(random_seed, np.random.Generator):
+        entropy = [int(word) for word in random_seed.integers(2**32, size=4)]
+        return np.random.SeedSequence(entropy).spawn(n)
+    return np.random.SeedSequence(random_seed).spawn(n)
 
 
 def require_executor(executor: Any) -> None:

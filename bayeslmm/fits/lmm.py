@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.fits.posterior import Posterior
+    from bayeslmm.fits.study import Study
     from bayeslmm.sampling.engine import FitMethod
     from bayeslmm.selection.all_fit import AllFit
     from bayeslmm.storage.checkpoint import CheckpointFile
@@ -607,6 +608,77 @@ class LMM(Planning):
         if priors is None:
             return cls._of(fit.model)
         return cls._of(Model(fit.design, updated_priors(fit.priors, fit.design, priors)))
+
+    @classmethod
+    def planned(
+        cls,
+        formula: str,
+        data: Any,
+        truth: Mapping[str, Any],
+        *,
+        weights: str | ArrayLike | None = None,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        residual: str | None = None,
+        relationships: Mapping[str, pd.DataFrame | Pedigree | Relationship] | None = None,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> Study:
+        """A planned study: rows without a response, the model, and what is taken to be true.
+
+        Parameters
+        ----------
+        formula : str
+            The model that the data will be analysed by.
+        data : DataFrame
+            The rows, such as those of :func:`simulate_design`; the response need not be there.
+        truth : mapping of str to number, matrix or distribution
+            Parameters by the names that `priors` and `fixed` have: coefficients ("Days"), standard
+            deviations ("sd[Subject, Days]", "sd[Subject]" for all of them), correlations
+            ("cor[Subject]"), "sigma" and those of a residual structure. Coefficients that are not
+            named are zero, and so are correlations of random effects. PyMC distributions in place
+            of numbers make the truth draws: another for each data set.
+        weights, functions, residual, relationships, fixed
+            As for :class:`LMM`.
+
+        Returns
+        -------
+        Study
+            With power, power curves, sample sizes and assurance.
+
+        Raises
+        ------
+        FormulaError
+            If the formula is wrong.
+        DataError
+            If the rows cannot be used.
+        PriorError
+            If the truth has an unknown name, a value out of range, or lacks a standard deviation.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> design = blm.simulate_design(
+        ...     {"class": 20, "class/pupil": 15}, between={"class": {"arm": ["a", "b"]}}
+        ... )
+        >>> truth = {"arm[T.b]": 0.4, "sd[class]": 0.3, "sigma": 1.0}
+        >>> study = blm.LMM.planned("score ~ arm + (1 | class)", design, truth)
+        >>> study.design.coefs
+        ('Intercept', 'arm[T.b]')
+        """
+        from bayeslmm.fits.study import Study
+        from bayeslmm.planning.studies import Planned, with_placeholder
+        from bayeslmm.planning.truth import truth_of_values
+
+        read = parse(formula, own_functions(functions))
+        design = build_design(
+            read,
+            with_placeholder(read, data),
+            weights=weights,
+            functions=own_functions(functions),
+            residual=residual,
+            relationships=relationships_of(relationships),
+            fixed=fixed_mapping(fixed),
+        )
+        return Study(Planned(design, truth_of_values(design, truth)))
 
     @classmethod
     def from_products(

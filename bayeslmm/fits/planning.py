@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bayeslmm.checks.implied_priors import ImpliedPriors
     from bayeslmm.estimation.executor import Executor
+    from bayeslmm.fits.study import Study
     from bayeslmm.report.calibration import CalibrationCheck
     from bayeslmm.sampling.engine import FitMethod
 
@@ -184,3 +185,32 @@ class Planning:
             executor=executor,
             progressbar=progressbar,
         )
+
+    def study(self) -> Study:
+        """A study with the rows of this model whose truth is drawn from the priors.
+
+        Returns
+        -------
+        Study
+            Its power is the average over the priors: the assurance of a test.
+
+        Raises
+        ------
+        PriorError
+            If a prior is flat.
+        DataError
+            If the model keeps no rows, or its residuals do not let random effects be integrated
+            out.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("travel ~ 1 + (1 | Rail)", blm.load_dataset("Rail"))
+        >>> model.study().truth.columns.tolist()
+        ['mean', 'sd']
+        """
+        from bayeslmm.fits.study import Study
+        from bayeslmm.planning.studies import Planned
+        from bayeslmm.planning.truth import truth_of_priors
+
+        return Study(Planned(self.design, truth_of_priors(self.priors)))

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.tidy_draws import Engine
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod
+    from bayeslmm.fits.study import Study
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
     from bayeslmm.sampling.diagnostics import Diagnostics
@@ -380,6 +381,34 @@ class Posterior(PosteriorDraws):
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
         return predict.sampled(self._joint, n, rng)
+
+    def study(self, effects: Mapping[str, float] | None = None) -> Study:
+        """A study with the rows of this one, a pilot, whose truth is drawn from the posterior.
+
+        Parameters
+        ----------
+        effects : mapping of str to float, optional
+            True fixed effects that are known, by the labels of coefficients.
+
+        Returns
+        -------
+        Study
+            Its power is the average over the posterior: the assurance of a test.
+
+        Raises
+        ------
+        PriorError
+            If there is no such coefficient.
+        DataError
+            If the model keeps no rows, or its residuals do not let random effects be integrated
+            out.
+        """
+        from bayeslmm.fits.study import Study
+        from bayeslmm.planning.studies import Planned
+        from bayeslmm.planning.truth import truth_of_draws
+
+        found = Study(Planned(self.design, truth_of_draws(self._joint)))
+        return found.with_effects(effects) if effects else found
 
     # --- effects ----------------------------------------------------------------------
 

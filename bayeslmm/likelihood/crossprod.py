@@ -318,8 +318,7 @@ def cross_products(
         fixed=columns.T @ columns,
         random=tuple(map(_own_blocks, slots, sizes)),
         mixed=tuple(
-            _total(_sum_by_level(codes, z, columns, size) for codes, z, _ in own)
-            for own, size in zip(slots, sizes, strict=True)
+            sums_by_level(own, columns, size) for own, size in zip(slots, sizes, strict=True)
         ),
         couplings=tuple(
             coupling((i, j), _meetings(slots[i], slots[j], same=i == j), sizes[j])
@@ -368,6 +367,11 @@ def _qr(columns: Array) -> tuple[Array, Array]:
 
 def _solve_upper(r: Array, b: Array) -> Array:
     return np.asarray(solve_triangular(r, b)) if r.size else np.zeros(b.shape)
+
+
+def sums_by_level(slots: Sequence[Slot], columns: Array, n_levels: int) -> Array:
+    """Sums (J, k, m) over the rows of each level of its covariates times columns (n, m)."""
+    return _total(_sum_by_level(codes, z, columns, n_levels) for codes, z, _ in slots)
 
 
 def _total(parts: Iterable[Array]) -> Array:

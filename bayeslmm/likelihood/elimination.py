@@ -379,6 +379,26 @@ def make_plan(
     )
 
 
+def with_products(plan: Plan, products: WorkingProducts) -> Plan:
+    """The plan of products that differ from its own in the response alone.
+
+    Of independent residuals without a stack or a split.
+    """
+    width = products.n_fixed + 1
+    stages = tuple(
+        replace(
+            stage,
+            block=replace(
+                stage.block, columns=(*stage.block.columns[:-1], products.mixed[stage.factor])
+            ),
+        )
+        for stage in plan.stages
+    )
+    rows = [products.mixed[block.factor].reshape(-1, width) for block in plan.tail]
+    tail_mixed = np.vstack(rows or [np.zeros((0, width))])
+    return replace(plan, products=products, stages=stages, tail_mixed=tail_mixed)
+
+
 def _border(products: WorkingProducts) -> Border | None:
     """The border of the one related factor with one coefficient; None where there is more."""
     known = [f for f, related in enumerate(products.relationships) if related is not None]

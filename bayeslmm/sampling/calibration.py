@@ -14,7 +14,7 @@ Modrák, Moon, Kim, Bürkner, Huurre, Faltejsková, Gelman, Vehtari (2023), doi:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from scipy.stats import binom, poisson
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.estimation.executor import Executor, Tasks, results
+from bayeslmm.estimation.executor import Executor, Tasks, results, streams
 from bayeslmm.exceptions import DataError, SamplingError
 from bayeslmm.likelihood.simulated import noise_of, simulated_design
 from bayeslmm.priors.record import Priors
@@ -153,7 +153,7 @@ def run_simulations(
     tasks = Tasks(
         make=_simulator,
         parts=(design.without_data(), priors, engine, quantities),
-        items=_seeds(random_seed, n),
+        items=streams(random_seed, n),
         size=n,
         title="Calibration",
         label=lambda number: f"Simulation {number}",
@@ -280,15 +280,6 @@ def _spread(size: int, count: int) -> NDArray[np.intp]:
 
 def _scalars(values: Mapping[str, Array]) -> Array:
     return np.array([value.item() for value in values.values()])
-
-
-def _seeds(
-    random_seed: int | np.random.Generator | None, n: int
-) -> Sequence[np.random.SeedSequence]:
-    if isinstance(random_seed, np.random.Generator):
-        entropy = [int(word) for word in random_seed.integers(2**32, size=4)]
-        return np.random.SeedSequence(entropy).spawn(n)
-    return np.random.SeedSequence(random_seed).spawn(n)
 
 
 # --- exact simultaneous test of whether ranks are uniform on 0, ..., L ---

@@ -1,0 +1,1 @@
+"""Planned studies: their rows, what is taken to be true, and what data simulated from it show."""
