@@ -120,7 +120,7 @@ OWNERS = {
 }
 
 
-ROWS = {"R", "V", "predict_missing", "simulate"}
+ROWS = {"R", "V", "predict_missing", "simulate", "to_marginaleffects"}
 DRAWN = {"covariance", "fitted", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},

@@ -27,7 +27,7 @@ from bayeslmm.effects.expressions import (
     parse_comparison,
     symbols_of,
 )
-from bayeslmm.effects.quantities import (
+from bayeslmm.effects.sources import (
     LEVEL,
     Combinations,
     EstimateSource,

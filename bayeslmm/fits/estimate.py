@@ -28,7 +28,7 @@ from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, check_choic
 
 if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import Source
+    from bayeslmm.effects.sources import Source
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod, Inference
     from bayeslmm.estimation.robust import Kind as ClusterKind
@@ -545,7 +545,7 @@ class Estimate(EstimateTests):
 
     @override
     def _source_by(self, df: DfMethod | None) -> Source:
-        from bayeslmm.effects.quantities import source_of_estimate
+        from bayeslmm.effects.sources import source_of_estimate
 
         return source_of_estimate(self.design, self._judged(df))
 

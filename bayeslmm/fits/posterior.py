@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import Source
+    from bayeslmm.effects.sources import Source
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.report.broom import Column, Incomplete
@@ -302,7 +302,7 @@ class Posterior(PosteriorDraws):
 
     @override
     def _source_by(self, df: DfMethod | None) -> Source:
-        from bayeslmm.effects.quantities import refuse_df, source_of_draws
+        from bayeslmm.effects.sources import refuse_df, source_of_draws
 
         refuse_df(df)
         return source_of_draws(self.design, self._joint)
