@@ -26,7 +26,8 @@ BOTH = """
     G R V augment average_predictions beta check coef comparisons contrasts corrs design fitted
     fixef glance hypothesis icc joint_tests means method methods_paragraph model nobs notes plot
     predict predict_missing priors r2 ranef ranef_sd reference_grid residuals sds sigma simulate
-    slopes summary tidy to_marginaleffects to_html to_latex to_markdown varcorr variance_partition with_source
+    slopes summary tidy to_html to_latex to_marginaleffects to_markdown varcorr variance_partition
+    with_source
 """
 VERBS = {
     blm.LMM: """
