@@ -131,7 +131,7 @@ OWNERS = {
 }
 
 
-ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate"}
+ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate", "to_marginaleffects"}
 DRAWN = {"covariance", "fitted", "forest", "residuals"}
 REFUSED = {
     "LMM": {"X", "Z", "pymc", "y"},

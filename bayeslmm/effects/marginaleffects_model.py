@@ -47,6 +47,15 @@ class FixedEffects(ModelAbstract):
         self.design = design
         super().__init__(design, vault)
 
+    @override
+    def validation(self) -> None:
+        """Nothing is left to check; kinds of the variables, as marginaleffects calls them."""
+        self.coef = self.vault.coef
+        self.formula = self.vault.formula
+        self.response_name = self.find_response()
+        data = self.vault.modeldata
+        self.vault.variables_type = {name: _kind(data[name]) for name in data.columns}
+
     def _matrices(self, rows: Any) -> tuple[None, Array]:
         return None, self.get_exog(rows)
 
@@ -84,8 +93,8 @@ def marginaleffects_model(design: Design, source: Source) -> FixedEffects:
     """Make the model of a fit; see ``fit.to_marginaleffects()``."""
     if isinstance(design, SummarisedDesign):
         raise DataError(
-            "marginaleffects works on the rows of the model, which are not in memory: take "
-            "slopes(), comparisons() and average_predictions(), which read them in batches."
+            "marginaleffects works on the rows of the model: build it from a data frame in memory, "
+            "or take slopes(), comparisons() and average_predictions(), which read rows in batches."
         )
     if isinstance(source, EstimateSource):
         return FixedEffects(design, source.inference.fit.beta, source.inference.vcov)
@@ -93,6 +102,16 @@ def marginaleffects_model(design: Design, source: Source) -> FixedEffects:
     return FixedEffects(
         design, beta.mean(axis=0), np.cov(beta, rowvar=False).reshape((beta.shape[1],) * 2)
     )
+
+
+def _kind(column: pl.Series) -> str:
+    if column.dtype == pl.Boolean:
+        return "boolean"
+    if not column.dtype.is_numeric():
+        return "character"
+    if bool(((column == 0) | (column == 1)).all()):
+        return "binary"
+    return "integer" if column.dtype.is_integer() else "numeric"
 
 
 def _polars(design: Design, names: list[str]) -> pl.DataFrame:

@@ -76,7 +76,7 @@ def tail_of(statistic: Array, df: Array, side: Side) -> Array:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Tests:
+class Comparisons:
     """t tests that are adjusted together.
 
     Attributes

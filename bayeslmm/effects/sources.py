@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.effects.back_transform import BackTransform
-from bayeslmm.effects.multiplicity import Adjust, Side, Tests, simultaneous_interval
+from bayeslmm.effects.multiplicity import Adjust, Comparisons, Side, simultaneous_interval
 from bayeslmm.estimation.inference import Inference
 from bayeslmm.formula.rank import RowSpace
 from bayeslmm.sampling.joint_draws import JointDraws
@@ -207,7 +207,7 @@ class EstimateSource:
         covariance = self.covariance(quantities) if adjust in JOINT else None
         p_value, margin = np.full_like(value, np.nan), np.full_like(value, np.nan)
         for rows, means in families:
-            tests = Tests(
+            tests = Comparisons(
                 statistic=statistic[rows],
                 df=df[rows],
                 means=means,

@@ -220,7 +220,8 @@ class Effects(Predictions):
             "reference" with `ref`, "sequential", "polynomial", "effects", "others", "mean-change",
             "helmert" or weights of your own, ``{"late - early": {"9": 1, "0": -1}}``; contrasts of
             contrasts with ``interaction=("pairwise", "pairwise")``. In a posterior there is nothing
-            to adjust: for statements about all contrasts take ``.table(simultaneous=True)``.
+            to adjust: for statements about all contrasts at once take
+            ``.table(simultaneous=True)``.
 
         Returns
         -------
@@ -312,7 +313,8 @@ class Effects(Predictions):
             What ``marginaleffects.predictions()``, ``slopes()``, ``comparisons()``,
             ``hypotheses()`` and the ``avg_`` and ``plot_`` forms of them take. Its predictions are
             those of the fixed part; its tests are normal ones. Of a posterior: posterior means and
-            covariances of the fixed effects.
+            covariances of the fixed effects. Under Polars 2, marginaleffects 0.6 itself cannot
+            compare levels of factors (take :meth:`comparisons`); its other functions work.
 
         Raises
         ------
