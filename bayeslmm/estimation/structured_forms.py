@@ -154,7 +154,7 @@ def is_linear(residual: Residual) -> bool:
     law = residual.correlation
     if residual.powers:
         return False
-    if law is None:
+    if law is None or (not law.n_cors and len(residual.scales) == 1):
         return True
     if not isinstance(law, OverOccasions):
         return False
