@@ -16,10 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-from scipy import stats  # noqa: E402
+import numpy as np
+from scipy import stats
 
-import bayeslmm as blm  # noqa: E402
+import bayeslmm as blm
 
 CLAIM = 20.0
 """Seconds for 1,000 refits."""

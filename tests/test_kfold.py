@@ -15,6 +15,8 @@ from scipy.stats import multivariate_normal, norm, t
 import bayeslmm as blm
 from bayeslmm import LMM, DataError, SamplingError
 from bayeslmm.checks.integrated import predicted_densities, structured_predictions
+from bayeslmm.checks.kfold import posterior_kfold
+from bayeslmm.checks.resampled import Resampler
 from bayeslmm.estimation.model import Model
 from bayeslmm.sampling.joint_draws import posterior_draws
 from bayeslmm.summaries.parameters import random_covariance, residual_covariance
@@ -194,6 +196,12 @@ def test_executors_change_nothing(post):
     assert_allclose(post.kfold(3, draws=50, **QUIET).elpd_i, there.elpd_i, rtol=1e-12)
 
 
+def test_where_importance_weights_are_dear_chains_are_run(post, monkeypatch):
+    weighted = post.kfold(2, **QUIET)
+    monkeypatch.setattr(Resampler, "affordable", False)
+    assert_allclose(post.kfold(2, **QUIET).elpd_i, weighted.elpd_i, atol=2 * MONTE_CARLO)
+
+
 def test_compare_takes_scores(post, data):
     other = LMM("y ~ 1 + (1 | g)", data).fit(random_seed=1)
     scores = {"x": post.kfold(3, **QUIET), "1": other.kfold(3, **QUIET)}
@@ -228,6 +236,9 @@ def test_what_cannot_be_is_refused(post, data):
         post.kfold(by="z", **QUIET)
     with pytest.raises(DataError, match="stratify='half' is neither"):
         post.kfold(stratify="half", **QUIET)
+    student = LMM("y ~ x + (1 | g)", data, family="student").model
+    with pytest.raises(DataError, match="kfold\\(\\) integrates the random effects out"):
+        posterior_kfold(student, post.data, post._joint)
     flat = LMM("y ~ half + (1 | g)", data, priors="flat").fit(random_seed=1)
     with pytest.raises(SamplingError, match="flat"):
         flat.kfold(by="half", K=None, **QUIET)

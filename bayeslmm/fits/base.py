@@ -290,7 +290,7 @@ class FittedModel:
         >>> reml.ranef()["Batch"].shape
         (6, 1)
         >>> reml.ranef(interval=True)["Batch"].loc[("A", "Intercept")].round(1).tolist()
-        [-17.6, 24.0, -64.7, 29.4]
+        [-17.6, 24.8, -66.2, 30.9]
         """
         require_random(self.design, NO_EFFECTS)
         if self._wants_intervals(interval, prob, level):
@@ -362,7 +362,7 @@ class FittedModel:
         >>> sleep = blm.load_dataset("sleepstudy")
         >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
         >>> reml.coef(level=0.9)["Subject"].loc[("308", "Days")].round(1).tolist()
-        [19.7, 2.6, 15.5, 23.9]
+        [19.7, 2.3, 15.8, 23.5]
         """
         require_random(self.design, NO_EFFECTS)
         if self._wants_intervals(interval, prob, level):

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from bayeslmm.comparison.models import LogEvidence, log_evidence
 from bayeslmm.fits.effects import Effects
-from bayeslmm.fits.predictions import Names, Seed
+from bayeslmm.fits.predictions import Seed
 from bayeslmm.prediction import checks
 from bayeslmm.prediction.checks import Group
-from bayeslmm.prediction.rows import Target
+from bayeslmm.prediction.predict import Kind
+from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling import tree
 from bayeslmm.sampling.joint_draws import JointDraws, posterior_draws
 from bayeslmm.summaries import posterior_tables
-from bayeslmm.summaries.parameters import whole_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.tidy_draws import Engine, Format
     from bayeslmm.prediction.reference_based import Strategy
     from bayeslmm.prediction.trajectories import Trial
+    from bayeslmm.sampling.diagnostics import Diagnostics
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,26 @@ class PosteriorDraws(Effects):
     @cached_property
     def _joint(self) -> JointDraws:
         return posterior_draws(self.design, lambda: self.model.system, self._draws)
+
+    @cached_property
+    def diagnostics(self) -> Diagnostics:
+        """Convergence checks of the draws, with advice in words."""
+        from bayeslmm.sampling.diagnostics import check
+
+        return check(self.data)
+
+    @property
+    def log_evidence(self) -> LogEvidence:
+        """Log marginal likelihood with its Monte Carlo error (collapsed sampler only).
+
+        Raises
+        ------
+        PriorError
+            If a prior is improper.
+        SamplingError
+            If another method made the draws.
+        """
+        return log_evidence(self.data.attrs, self.priors)
 
     def draw_u(
         self,
@@ -151,6 +173,73 @@ class PosteriorDraws(Effects):
         from bayeslmm.effects.tidy_draws import tidy_draws
 
         return tidy_draws(self.design, self._joint, names, format, engine, regex=regex)
+
+    def predict_draws(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        draws: int | None = None,
+        random_seed: Seed = None,
+        engine: Engine = "pandas",
+    ) -> Any:
+        """Draws of predictions in a tidy frame, a row per row predicted and draw.
+
+        Parameters
+        ----------
+        new : data frame or mapping, optional
+            Rows to predict; those of the model by default.
+        target, kind, terms
+            As in :meth:`predict`.
+        draws : int, optional
+            Use at most so many draws, equally spaced.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of new levels and residuals.
+        engine : {"pandas", "polars"}
+            What the frame is.
+
+        Returns
+        -------
+        data frame
+            The columns of `new`, ``.row`` (its index), ``.chain``, ``.iteration`` and ``.draw``,
+            from 0, and ``.epred``, ``.linpred`` or (responses) ``.prediction``.
+
+        Raises
+        ------
+        DataError
+            As :meth:`predict`; or if the frame would not fit into memory.
+
+        References
+        ----------
+        R's ``tidybayes::add_epred_draws``, ``add_linpred_draws``, ``add_predicted_draws``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> frame = post.predict_draws({"Days": [0, 9], "Subject": ["308", "309"]}, draws=100)
+        >>> list(frame)
+        ['Days', 'Subject', '.row', '.chain', '.iteration', '.draw', '.epred']
+        >>> len(frame)
+        200
+        """
+        from bayeslmm.effects.tidy_draws import check_engine, prediction_draws
+
+        check_engine(engine)
+        found = self.predict(
+            new,
+            target=target,
+            kind=kind,
+            terms=terms,
+            draws=draws,
+            summary=False,
+            random_seed=random_seed,
+        )
+        rows = self.design.data if new is None else new
+        return prediction_draws(rows, found["predictions"].to_dataset(), kind, engine)
 
     # --- missing responses of trials ------------------------------------------------------
 

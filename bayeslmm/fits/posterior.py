@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bayeslmm.checks.accessors import PosteriorChecks
-from bayeslmm.comparison.models import LogEvidence, log_evidence
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
@@ -48,13 +47,11 @@ if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.random_labels import Scope
     from bayeslmm.effects.sources import Source
-    from bayeslmm.effects.tidy_draws import Engine
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.fits.study import Study
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
-    from bayeslmm.sampling.diagnostics import Diagnostics
 
 Array = NDArray[np.float64]
 
@@ -143,26 +140,6 @@ class Posterior(PosteriorDraws):
     @override
     def corrs(self) -> dict[str, pd.DataFrame]:
         return posterior_tables.correlations_mean(self._draws, self.design)
-
-    @cached_property
-    def diagnostics(self) -> Diagnostics:
-        """Convergence checks of the draws, with advice in words."""
-        from bayeslmm.sampling.diagnostics import check
-
-        return check(self.data)
-
-    @property
-    def log_evidence(self) -> LogEvidence:
-        """Log marginal likelihood with its Monte Carlo error (collapsed sampler only).
-
-        Raises
-        ------
-        PriorError
-            If a prior is improper.
-        SamplingError
-            If another method made the draws.
-        """
-        return log_evidence(self.data.attrs, self.priors)
 
     # --- tables -----------------------------------------------------------------------
 
@@ -310,73 +287,6 @@ class Posterior(PosteriorDraws):
             raise ValueError("out= is for summaries of predictions: leave summary=False out.")
         predict_to_file(self.design, source, out, weights, draws or self._joint.size, table)
         return None
-
-    def predict_draws(
-        self,
-        new: Any = None,
-        *,
-        target: Target = "conditional",
-        kind: Kind = "epred",
-        terms: Terms | None = None,
-        draws: int | None = None,
-        random_seed: Seed = None,
-        engine: Engine = "pandas",
-    ) -> Any:
-        """Draws of predictions in a tidy frame, a row per row predicted and draw.
-
-        Parameters
-        ----------
-        new : data frame or mapping, optional
-            Rows to predict; those of the model by default.
-        target, kind, terms
-            As in :meth:`predict`.
-        draws : int, optional
-            Use at most so many draws, equally spaced.
-        random_seed : int or numpy.random.Generator, optional
-            Seed of new levels and residuals.
-        engine : {"pandas", "polars"}
-            What the frame is.
-
-        Returns
-        -------
-        data frame
-            The columns of `new`, ``.row`` (its index), ``.chain``, ``.iteration`` and ``.draw``,
-            from 0, and ``.epred``, ``.linpred`` or (responses) ``.prediction``.
-
-        Raises
-        ------
-        DataError
-            As :meth:`predict`; or if the frame would not fit into memory.
-
-        References
-        ----------
-        R's ``tidybayes::add_epred_draws``, ``add_linpred_draws``, ``add_predicted_draws``.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> sleep = blm.load_dataset("sleepstudy")
-        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
-        >>> frame = post.predict_draws({"Days": [0, 9], "Subject": ["308", "309"]}, draws=100)
-        >>> list(frame)
-        ['Days', 'Subject', '.row', '.chain', '.iteration', '.draw', '.epred']
-        >>> len(frame)
-        200
-        """
-        from bayeslmm.effects.tidy_draws import check_engine, prediction_draws
-
-        check_engine(engine)
-        found = self.predict(
-            new,
-            target=target,
-            kind=kind,
-            terms=terms,
-            draws=draws,
-            summary=False,
-            random_seed=random_seed,
-        )
-        rows = self.design.data if new is None else new
-        return prediction_draws(rows, found["predictions"].to_dataset(), kind, engine)
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
