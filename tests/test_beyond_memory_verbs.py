@@ -87,6 +87,7 @@ ARGUMENTS = {
         "compare_reml": {"reml": "reml"},
         "with_source": {"source": "frame"},
         "predict": {"new": ROW},
+        "predict_draws": {"new": ROW},
     },
     "plots": {
         "fitted": {"group": "group", "backend": "none"},

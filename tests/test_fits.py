@@ -42,8 +42,8 @@ VERBS = {
     """,
     blm.Posterior: BOTH
     + """
-        compare_reml data diagnostics draw_u extend findings kfold log_evidence loo report save
-        to_arviz
+        compare_reml data diagnostics draw_u draws extend findings kfold log_evidence loo
+        predict_draws report save to_arviz
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
     EstimatePlots: """

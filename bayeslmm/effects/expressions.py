@@ -162,14 +162,24 @@ def parse_hypothesis(
     FormulaError
         Showing the place.
     """
+    return _parser(source, labels, effects).hypothesis()
+
+
+def parse_expression(
+    source: str, labels: Iterable[str], effects: EffectReader | None = None
+) -> Node:
+    """Read arithmetic on labels, without a comparison; as :func:`parse_hypothesis`."""
+    return _parser(source, labels, effects).expression()
+
+
+def _parser(source: str, labels: Iterable[str], effects: EffectReader | None) -> _Parser:
     if not isinstance(source, str):
         raise FormulaError(f"A hypothesis is text such as 'x > 0', got {source!r}.")
     if len(source) > LONGEST:
         raise FormulaError(
             f"The hypothesis has {len(source)} characters; at most {LONGEST} are allowed."
         )
-    tokens = _tokens(source, sorted(labels, key=len, reverse=True), effects)
-    return _Parser(source, tokens).hypothesis()
+    return _Parser(source, _tokens(source, sorted(labels, key=len, reverse=True), effects))
 
 
 def parse_comparison(source: str, labels: Iterable[str]) -> Comparison:
@@ -310,6 +320,13 @@ class _Parser:
         self.tokens = tokens
         self.at = 0
         self.depth = 0
+
+    def expression(self) -> Node:
+        """Arithmetic alone."""
+        node = self.sum()
+        if (token := self.peek()) is not None:
+            raise self.fault(f"The expression should end here, before '{token.text}'.", token)
+        return node
 
     def hypothesis(self) -> Hypothesis:
         """A comparison, a chain of them, or several of these joined by ``&``."""
@@ -566,13 +583,12 @@ class Symbols:
 
     def effects_in(self, hypotheses: Iterable[Hypothesis]) -> dict[str, LevelEffect]:
         """Random effects and coefficients of levels that hypotheses name, by label."""
-        names = {
-            node.value
-            for hypothesis in hypotheses
-            for part in hypothesis.parts
-            for node in labels_in(part.difference)
-        }
-        return {name: self.effect(name) for name in sorted(names) if self.is_effect(name)}
+        return self.effects_of(part.difference for h in hypotheses for part in h.parts)
+
+    def effects_of(self, nodes: Iterable[Node]) -> dict[str, LevelEffect]:
+        """The same of expressions."""
+        names = dict.fromkeys(label.value for node in nodes for label in labels_in(node))
+        return {name: self.effect(name) for name in names if self.is_effect(name)}
 
     def check(self, comparison: Comparison) -> None:
         """Raise FormulaError for a label that stands for two things."""
@@ -624,6 +640,16 @@ class Symbols:
         effects: Mapping[str, Array],
     ) -> Array:
         """Values (S,) of a difference at draws of the coefficients, parameters and effects."""
+        return self.node_values(comparison.difference, linear, parameter, effects)
+
+    def node_values(
+        self,
+        expression: Node,
+        linear: Callable[[LinearForm], Array],
+        parameter: Callable[[Parameter], Array],
+        effects: Mapping[str, Array],
+    ) -> Array:
+        """The same of an expression."""
 
         def lookup(label: Node) -> Array:
             if label.value in self.linear:
@@ -633,7 +659,7 @@ class Symbols:
             return effects[label.value]
 
         with np.errstate(all="ignore"):
-            return np.asarray(evaluate_node(comparison.difference, lookup))
+            return np.asarray(evaluate_node(expression, lookup))
 
 
 def symbols_of(design: Design) -> Symbols:

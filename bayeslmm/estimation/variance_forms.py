@@ -22,6 +22,8 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpstrf
 from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.covariance.structure import Structure
@@ -35,6 +37,9 @@ Indices = NDArray[np.intp]
 
 MOST_TIED = 4000
 """Random effects that may be tied to each other: their matrices take 0.13 GB each."""
+
+LARGE = 200
+"""Size from which a pivoted Cholesky factor is much faster than eigenvalues."""
 
 AT_ONCE = 1 << 23
 """Entries of the blocks that are held at once: 64 MB."""
@@ -165,13 +170,27 @@ def _block(
                 gram[:, rows] = lower.swapaxes(1, 2) @ gram[:, rows]
                 gram[:, :, rows] = gram[:, :, rows] @ lower
                 seen[:, rows] = lower.swapaxes(1, 2) @ seen[:, rows]
-    sizes, vectors = np.linalg.eigh(gram)
-    half = vectors * np.sqrt(np.maximum(sizes, 0.0))[:, None, :]  # gram = half half'
+    half = _roots(gram)
     scaled = np.empty_like(half)  # T'Z' of every level
     for t, at in zip(factors, places, strict=True):
         scaled[:, at] = t.T @ half[:, at]
-    inner = np.eye(half.shape[-1]) + scaled.swapaxes(1, 2) @ scaled
-    return half @ np.linalg.solve(inner, half.swapaxes(1, 2)), seen, places
+    lower = np.linalg.cholesky(np.eye(half.shape[-1]) + scaled.swapaxes(1, 2) @ scaled)
+    if len(lower) == 1:
+        left = solve_triangular(lower[0], half[0].T, lower=True, check_finite=False)[None]
+    else:
+        left = np.linalg.solve(lower, half.swapaxes(1, 2))
+    return left.swapaxes(1, 2) @ left, seen, places
+
+
+def _roots(gram: Array) -> Array:
+    """Roots H (C, q, r) of positive semidefinite matrices, H H' = gram."""
+    if len(gram) > 1 or gram.shape[1] < LARGE:
+        sizes, vectors = np.linalg.eigh(gram)
+        return np.asarray(vectors * np.sqrt(np.maximum(sizes, 0.0))[:, None, :])
+    factor, pivots, rank, _ = dpstrf(gram[0], lower=1)
+    half = np.empty((len(factor), rank))
+    half[pivots - 1] = np.tril(factor)[:, :rank]
+    return half[None]
 
 
 def _gram(products: WorkingProducts, levels: list[Indices]) -> tuple[Array, Places]:

@@ -150,8 +150,12 @@ class FittedModel:
         Parameters
         ----------
         level : float
-            Of an estimate: coverage of the intervals. Those of a posterior follow
-            ``arviz.rcParams``.
+            Of an estimate: coverage of the intervals.
+        prob : float, optional
+            Of a posterior: probability of the intervals.
+        direction : bool
+            Of a posterior: add `pd`, the probability of direction: that of the more probable sign,
+            of parameters that have both.
         df : str, optional
             Of an estimate: degrees of freedom of fixed effects, as in
             :meth:`bayeslmm.Estimate.with_df`.
@@ -165,6 +169,11 @@ class FittedModel:
             parameters come by the delta method from the log and inverse hyperbolic tangent scales,
             on which their Wald intervals are symmetric; NaN at a boundary (use profile intervals
             there). Of a posterior: the statistics and diagnostics of ``arviz.summary``.
+
+        References
+        ----------
+        Makowski, Ben-Shachar, Chen, Luedecke (2019), doi:10.3389/fpsyg.2019.02767, for the
+        probability of direction (``bayestestR::p_direction``).
 
         Examples
         --------
@@ -236,10 +245,43 @@ class FittedModel:
 
     # --- random effects, matrices -------------------------------------------------------
 
-    def ranef(self) -> dict[str, pd.DataFrame]:
+    def ranef(
+        self,
+        *,
+        interval: bool = False,
+        prob: float | None = None,
+        level: float | None = None,
+    ) -> dict[str, pd.DataFrame]:
         """Random effects: levels by coefficients, per grouping factor.
 
         Conditional modes of an estimate, means of a posterior.
+
+        Parameters
+        ----------
+        interval : bool
+            Give uncertainty too: a row per level and coefficient. So does `prob` or `level`.
+        prob : float, optional
+            Of a posterior: probability of the intervals.
+        level : float, optional
+            Of an estimate: coverage of the intervals; 0.95 by default.
+
+        Returns
+        -------
+        dict of str to pandas.DataFrame
+            Levels by coefficients. With intervals rows by level and term: of a posterior mean, sd,
+            median and interval; of an estimate estimate, std_error (of prediction: fixed effects
+            count as uncertain, as in :meth:`ranef_sd`), conf_low and conf_high, which are normal.
+
+        Raises
+        ------
+        DataError
+            If there are no random effects, or draws of all of them would not fit into memory.
+        ValueError
+            If the coverage is not between 0 and 1, or is the other kind of fit's word.
+
+        References
+        ----------
+        R's ``lme4::ranef(condVar = TRUE)``, ``brms::ranef``.
 
         Examples
         --------
@@ -247,9 +289,23 @@ class FittedModel:
         >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
         >>> reml.ranef()["Batch"].shape
         (6, 1)
+        >>> reml.ranef(interval=True)["Batch"].loc[("A", "Intercept")].round(1).tolist()
+        [-17.6, 24.0, -64.7, 29.4]
         """
         require_random(self.design, NO_EFFECTS)
+        if self._wants_intervals(interval, prob, level):
+            return self._level_tables(prob, level, with_fixed=False)
         return effects.effect_frames(self.design, self._u)
+
+    @staticmethod
+    def _wants_intervals(interval: bool, prob: float | None, level: float | None) -> bool:
+        return interval or prob is not None or level is not None
+
+    def _level_tables(
+        self, prob: float | None, level: float | None, *, with_fixed: bool
+    ) -> dict[str, pd.DataFrame]:
+        """Random effects or coefficients with intervals, a row per level and coefficient."""
+        raise NotImplementedError
 
     def ranef_sd(self, *args: Any, **options: Any) -> dict[str, pd.DataFrame]:
         """Standard deviations of the random effects: posterior ones, or of an estimate.
@@ -268,9 +324,49 @@ class FittedModel:
         """
         raise NotImplementedError
 
-    def coef(self) -> dict[str, pd.DataFrame]:
-        """Fixed plus random effects: levels by coefficients, per grouping factor."""
+    def coef(
+        self,
+        *,
+        interval: bool = False,
+        prob: float | None = None,
+        level: float | None = None,
+    ) -> dict[str, pd.DataFrame]:
+        """Fixed plus random effects: levels by coefficients, per grouping factor.
+
+        Parameters
+        ----------
+        interval, prob, level
+            As in :meth:`ranef`. Standard errors of an estimate are those of the sum, given the
+            covariance parameters: beta, u and their covariance count.
+
+        Returns
+        -------
+        dict of str to pandas.DataFrame
+            As of :meth:`ranef`, with every fixed effect among the coefficients.
+
+        Raises
+        ------
+        DataError
+            As :meth:`ranef`; and with intervals, of a MAP estimate whose fixed effects have other
+            than normal priors.
+        ValueError
+            As :meth:`ranef`.
+
+        References
+        ----------
+        R's ``lme4::coef``, ``brms::coef``; Henderson (1975), doi:10.2307/2529430.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> reml.coef(level=0.9)["Subject"].loc[("308", "Days")].round(1).tolist()
+        [19.7, 2.6, 15.5, 23.9]
+        """
         require_random(self.design, NO_EFFECTS)
+        if self._wants_intervals(interval, prob, level):
+            return self._level_tables(prob, level, with_fixed=True)
         return effects.coefficient_frames(self.design, self._beta, self._u)
 
     def G(self, *, sparse: bool = False) -> pd.DataFrame | sp.csr_array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -22,6 +22,8 @@ from bayeslmm.summaries import posterior_tables
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bayeslmm.effects.tidy_draws import Engine, Format
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,74 @@ class PosteriorDraws(Effects):
         rng = np.random.default_rng(random_seed)
         system = self.model.system
         return posterior_tables.drawn_effects(self.design, system, self._draws, group, levels, rng)
+
+    def draws(
+        self,
+        names: str | Sequence[str] | Mapping[str, str] | None = None,
+        *,
+        format: Format = "wide",
+        regex: bool = False,
+        engine: Engine = "pandas",
+    ) -> Any:
+        """Draws of parameters, and of functions of them, in a tidy frame.
+
+        Parameters
+        ----------
+        names : str, sequence of str or mapping, optional
+            Labels of :meth:`summary` (``"beta[Days]"``, ``"sd[Subject, Days]"``, ``"sigma"``);
+            random effects of a level ``"u[Subject, 308, Days]"``, or its coefficients
+            ``"coef[Subject, 308, Days]"``, fixed plus random; ``"u[Subject]"`` or ``"coef"`` for
+            those of all levels; and arithmetic on these as in :meth:`hypothesis`, best under a name
+            of its own: ``{"ratio": "sd[Subject, Days] / sigma"}``. By default all of
+            :meth:`summary`.
+        format : {"wide", "long", "levels"}
+            A column per quantity; a row per quantity and draw; or a row per level, coefficient and
+            draw, where one of the names is that of all levels, with the others in columns.
+        regex : bool
+            Whether names are regular expressions, searched for in the labels of parameters and
+            random effects.
+        engine : {"pandas", "polars"}
+            What the frame is.
+
+        Returns
+        -------
+        data frame
+            Columns ``.chain``, ``.iteration`` (draw within the chain) and ``.draw`` (among all),
+            from 0, as ArviZ counts. Then the quantities; or ``.variable`` and ``.value``; or, by
+            level, the grouping factor, ``term`` and ``u`` or ``coef``.
+
+        Raises
+        ------
+        FormulaError
+            If a name is no parameter or expression; shows the place.
+        DataError
+            If the draws would not fit into memory.
+        ValueError
+            If an option is unknown, or a regular expression matches nothing.
+        OptionalDependencyError
+            If Polars is not installed.
+
+        Notes
+        -----
+        Random effects that are not stored are drawn, exactly, given the draws of everything else.
+
+        References
+        ----------
+        R's ``tidybayes::spread_draws``, ``gather_draws``; ``posterior::as_draws_df``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> list(post.draws(["beta[Days]", "u[Subject, 308, Days]"]))
+        ['.chain', '.iteration', '.draw', 'beta[Days]', 'u[Subject, 308, Days]']
+        >>> list(post.draws(["beta[Days]", "u[Subject]"], format="levels"))[3:]
+        ['beta[Days]', 'Subject', 'term', 'u']
+        """
+        from bayeslmm.effects.tidy_draws import tidy_draws
+
+        return tidy_draws(self.design, self._joint, names, format, engine, regex=regex)
 
     # --- ArviZ ------------------------------------------------------------------------
 

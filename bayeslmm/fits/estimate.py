@@ -317,6 +317,17 @@ class Estimate(EstimateTests):
         return estimate_tables.variance_table(self.fit, self.design, level)
 
     @override
+    def _level_tables(
+        self, prob: float | None, level: float | None, *, with_fixed: bool
+    ) -> dict[str, pd.DataFrame]:
+        if prob is not None:
+            raise ValueError(
+                f"prob={prob!r} is of a posterior: an estimate's intervals have level=."
+            )
+        level = 0.95 if level is None else level
+        return estimate_tables.level_tables(self.fit, self.design, level, with_fixed=with_fixed)
+
+    @override
     def ranef_sd(self, *, given_beta: bool = False) -> dict[str, pd.DataFrame]:
         require_random(self.design, NO_EFFECTS)
         sds = estimate_tables.mode_sds(self.fit, given_beta=given_beta)

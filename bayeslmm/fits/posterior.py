@@ -28,6 +28,7 @@ from bayeslmm.prediction.predict import Kind
 from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text
+from bayeslmm.summaries.level_tables import posterior_level_tables
 from bayeslmm.summaries.nlme import nlme_quantity
 from bayeslmm.summaries.parameters import Effects, VarcorrStyle, check_choice
 from bayeslmm.summaries.variance_explained import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.hypothesis import Hypotheses
     from bayeslmm.effects.random_labels import Scope
     from bayeslmm.effects.sources import Source
+    from bayeslmm.effects.tidy_draws import Engine
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.report.broom import Column, Incomplete
@@ -164,8 +166,9 @@ class Posterior(PosteriorDraws):
     # --- tables -----------------------------------------------------------------------
 
     @override
-    def summary(self) -> pd.DataFrame:
-        return posterior_tables.summary_table(self._draws, self.design)
+    def summary(self, prob: float | None = None, *, direction: bool = False) -> pd.DataFrame:
+        table = posterior_tables.summary_table(self._draws, self.design, prob)
+        return posterior_tables.with_direction(table, self._draws, self.design, direction)
 
     @override
     def fixef(self, prob: float | None = None) -> pd.DataFrame:
@@ -179,6 +182,16 @@ class Posterior(PosteriorDraws):
         if style == "nlme":
             return posterior_table(nlme_quantity(self.design), self._joint, prob)
         return posterior_tables.variance_table(self._draws, self.design, self._covariances, prob)
+
+    @override
+    def _level_tables(
+        self, prob: float | None, level: float | None, *, with_fixed: bool
+    ) -> dict[str, pd.DataFrame]:
+        if level is not None:
+            raise ValueError(
+                f"level={level!r} is of an estimate: a posterior's intervals have prob=."
+            )
+        return posterior_level_tables(self.design, self._joint, prob, with_fixed=with_fixed)
 
     @override
     def ranef_sd(self) -> dict[str, pd.DataFrame]:
@@ -296,6 +309,73 @@ class Posterior(PosteriorDraws):
             raise ValueError("out= is for summaries of predictions: leave summary=False out.")
         predict_to_file(self.design, source, out, weights, draws or self._joint.size, table)
         return None
+
+    def predict_draws(
+        self,
+        new: Any = None,
+        *,
+        target: Target = "conditional",
+        kind: Kind = "epred",
+        terms: Terms | None = None,
+        draws: int | None = None,
+        random_seed: Seed = None,
+        engine: Engine = "pandas",
+    ) -> Any:
+        """Draws of predictions in a tidy frame, a row per row predicted and draw.
+
+        Parameters
+        ----------
+        new : data frame or mapping, optional
+            Rows to predict; those of the model by default.
+        target, kind, terms
+            As in :meth:`predict`.
+        draws : int, optional
+            Use at most so many draws, equally spaced.
+        random_seed : int or numpy.random.Generator, optional
+            Seed of new levels and residuals.
+        engine : {"pandas", "polars"}
+            What the frame is.
+
+        Returns
+        -------
+        data frame
+            The columns of `new`, ``.row`` (its index), ``.chain``, ``.iteration`` and ``.draw``,
+            from 0, and ``.epred``, ``.linpred`` or (responses) ``.prediction``.
+
+        Raises
+        ------
+        DataError
+            As :meth:`predict`; or if the frame would not fit into memory.
+
+        References
+        ----------
+        R's ``tidybayes::add_epred_draws``, ``add_linpred_draws``, ``add_predicted_draws``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> post = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).fit(random_seed=1)
+        >>> frame = post.predict_draws({"Days": [0, 9], "Subject": ["308", "309"]}, draws=100)
+        >>> list(frame)
+        ['Days', 'Subject', '.row', '.chain', '.iteration', '.draw', '.epred']
+        >>> len(frame)
+        200
+        """
+        from bayeslmm.effects.tidy_draws import check_engine, prediction_draws
+
+        check_engine(engine)
+        found = self.predict(
+            new,
+            target=target,
+            kind=kind,
+            terms=terms,
+            draws=draws,
+            summary=False,
+            random_seed=random_seed,
+        )
+        rows = self.design.data if new is None else new
+        return prediction_draws(rows, found["predictions"].to_dataset(), kind, engine)
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
@@ -467,8 +547,9 @@ class Posterior(PosteriorDraws):
             What has one score: a row given the rows of the other folds; all rows of a level of `by`
             together; or all rows of a fold together.
         draws : int, optional
-            Draws of the covariance parameters that the scores of a fold are averaged over: 4,000 by
-            default, and 400 where residuals have a structure; fewer where many rows make them dear.
+            Draws of the covariance parameters that the scores of a fold are averaged over: 1,000 by
+            default for rows and 4,000 for several together, 400 where residuals have a structure;
+            fewer where many rows make them dear.
         random_seed : int or numpy.random.Generator, optional
             Seed of folds and refits. The same seed makes the same folds for all models of the same
             rows, which is what comparing them needs.

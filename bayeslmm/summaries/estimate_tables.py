@@ -15,7 +15,13 @@ from bayeslmm.estimation.effects import coefficient_frames
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.executor import Executor
 from bayeslmm.estimation.inference import Inference
-from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
+from bayeslmm.exceptions import DataError
+from bayeslmm.likelihood.moments import (
+    conditional_covariances,
+    conditional_modes,
+    fixed_sensitivities,
+)
+from bayeslmm.summaries.level_tables import coefficients, estimate_level_table
 from bayeslmm.summaries.parameters import (
     KINDS,
     TIDY,
@@ -225,6 +231,67 @@ def mode_sds(fit: Fit, *, given_beta: bool = False) -> list[Array]:
         fit.sigma * np.sqrt(np.einsum("ki,jil,kl->jk", a, block, a))
         for block, a in zip(blocks, basis, strict=True)
     ]
+
+
+def coefficient_sds(fit: Fit, design: Design) -> list[Array]:
+    """Standard errors (J, m) of fixed plus random effects per grouping factor, by level.
+
+    Columns as :func:`bayeslmm.summaries.level_tables.coefficients` names them. The uncertainty of
+    beta, that of u, and their covariance -C X'V^-1 Z G count (Henderson 1975,
+    doi:10.2307/2529430).
+
+    Raises
+    ------
+    DataError
+        If beta was not integrated out.
+    """
+    if fit.given_beta:
+        raise DataError(
+            "Standard errors of coef() are not there for a posterior mode whose fixed effects have "
+            "other than normal priors: model.fit().coef(interval=True) has those of a posterior."
+        )
+    basis, sizes = fit.plan.products.basis, np.diag(fit.vcov)
+    found = []
+    parts = zip(design.random, mode_sds(fit), fixed_sensitivities(fit.factorisation), strict=True)
+    for f, (factor, sds, slopes) in enumerate(parts):
+        t, a = fit.factorisation.factors[f], basis.random[f]
+        if basis.levels is not None:
+            slopes = np.einsum("ij,jkp->ikp", basis.levels, slopes)
+        slopes = fit.plan.products.related(f, slopes)
+        cov = -(fit.sigma**2) * a @ (t @ t.T) @ slopes  # (J, k, p)
+        own, terms = factor.own(sds**2), coefficients(design, factor)
+        total = np.zeros((len(own), len(terms)))
+        total[:, : len(sizes)] = sizes
+        for place, coef in enumerate(factor.own_coefs):
+            at = terms.index(coef)
+            total[:, at] += own[:, place]
+            if at < len(sizes):
+                total[:, at] += 2.0 * factor.own(cov.transpose(2, 0, 1))[at, :, place]
+        found.append(np.sqrt(np.maximum(total, 0.0)))
+    return found
+
+
+def level_tables(
+    fit: Fit, design: Design, level: float, *, with_fixed: bool
+) -> dict[str, pd.DataFrame]:
+    """Random effects, or coefficients, with standard errors and normal intervals."""
+    margin = float(ndtri(0.5 + probability(level, "level") / 2.0))
+    modes = mode_arrays(fit)
+    if not with_fixed:
+        parts = zip(design.random, modes, mode_sds(fit), strict=True)
+        return {
+            factor.name: estimate_level_table(
+                factor, factor.own_coefs, factor.own(mode), factor.own(sd), margin
+            )
+            for factor, mode, sd in parts
+        }
+    frames = coefficient_frames(design, fit.beta, modes)
+    return {
+        factor.name: estimate_level_table(
+            factor, list(frames[factor.name]), frames[factor.name].to_numpy(), errors, margin
+        )
+        for factor, errors in zip(design.random, coefficient_sds(fit, design), strict=True)
+    }
 
 
 def information_criteria(fit: Fit) -> tuple[int, float, float]:

@@ -49,6 +49,9 @@ from bayeslmm.summaries.parameters import (
 if TYPE_CHECKING:
     import xarray as xr
 
+SIGNED = ("beta", "cor", "power_residual", "cor_residual", "beta_sigma", "cor_sigma")
+"""Kinds of parameters that may be of either sign."""
+
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -127,21 +130,41 @@ def as_estimates(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns=names)
 
 
-def summary_table(dataset: xr.Dataset, design: Design) -> pd.DataFrame:
+def summary_table(dataset: xr.Dataset, design: Design, prob: float | None = None) -> pd.DataFrame:
     """All parameters but the random effects, by label, with ArviZ's statistics and diagnostics."""
     import arviz_stats as az
     import xarray as xr
 
+    if prob is not None:
+        prob = probability(prob, "prob")
     rows, known = parameters(design), known_labels(design)
     drawn = [parameter_draws(dataset, design, row) for row in rows]
     free = [i for i, row in enumerate(rows) if row.label not in known]
     draws = xr.Dataset({f"p{i}": (("chain", "draw"), drawn[i]) for i in free})
-    table = pd.DataFrame(az.summary(draws, round_to="none")) if free else pd.DataFrame()
+    table = (
+        pd.DataFrame(az.summary(draws, ci_prob=prob, round_to="none")) if free else pd.DataFrame()
+    )
     table = table.set_axis(label_index([rows[i] for i in free]), axis=0)
     for i in set(range(len(rows))) - set(free):
         value = drawn[i].ravel()[0]
         table.loc[rows[i].label] = [_of_known(str(name), value) for name in table]
     return marked(table.loc[label_index(rows)], design)
+
+
+def with_direction(
+    table: pd.DataFrame, dataset: xr.Dataset, design: Design, wanted: bool
+) -> pd.DataFrame:
+    """A summary with the column `pd`, the probability of the more probable sign, if wanted.
+
+    NaN of parameters that are positive by definition. Draws of exactly zero count half.
+    """
+    if not wanted:
+        return table
+    rows = [row for row in parameters(design) if row.kind in SIGNED]
+    draws = parameter_matrix(dataset, design, rows)
+    above = np.mean(draws > 0, axis=0) + 0.5 * np.mean(draws == 0, axis=0)
+    found = pd.Series(np.maximum(above, 1.0 - above), index=label_index(rows))
+    return table.assign(pd=found.reindex(table.index))
 
 
 def _of_known(statistic: str, value: float) -> float:
