@@ -27,6 +27,7 @@ from bayeslmm.sampling.calibration import band as uniform_band
 from bayeslmm.sampling.calibration import counts_below
 from bayeslmm.sampling.tree import SAMPLE_DIMS
 from bayeslmm.summaries.parameters import (
+    free_parameters,
     parameter_draws,
     parameters,
 )
