@@ -342,7 +342,7 @@ def test_a_transformed_response_is_named(orthodont, growth_reml):
     for made in quantities:
         assert made.notes[0] == "On the scale of log(distance), the response of the model."
         assert made.notes[0] in repr(made)
-    assert growth_reml.means("Sex").notes == ()
+    assert not any(note.startswith("On the scale") for note in growth_reml.means("Sex").notes)
     assert blm.LMM("`my y` ~ age + (1 | Subject)", data).reml().means().notes == ()
     assert blm.LMM("Q('my y') ~ age + (1 | Subject)", data).reml().means().notes == ()
 

@@ -186,8 +186,8 @@ class Effects(Predictions):
         >>> blm.LMM("distance ~ age * Sex + (age | Subject)", orthodont).reml().reference_grid()
         Reference grid of 2 combinations, weights 'equal'
          variable      kind       values           use
-              age covariate           11          held
               Sex    factor Male, Female averaged over
+              age covariate           11          held
         """
         from bayeslmm.effects.grid import mean_combinations
 
@@ -292,7 +292,7 @@ class Effects(Predictions):
         >>> cake = blm.load_dataset("cake")
         >>> reml = blm.LMM("angle ~ recipe * temp + (1 | recipe:replicate)", cake).reml()
         >>> reml.joint_tests()["p_value"].round(3).to_dict()
-        {'recipe': 0.403, 'temp': 0.0, 'recipe:temp': 0.756}
+        {'recipe': 0.781, 'temp': 0.0, 'recipe:temp': 0.959}
         """
         from bayeslmm.effects.joint_tests import joint_tests
 
