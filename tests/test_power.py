@@ -70,9 +70,7 @@ def test_paired_design_has_its_closed_form():
 
 def test_slopes_of_repeated_measures_have_their_closed_form():
     # longpower's formula (Diggle et al.): the variance of a subject's slope is sd^2 + sigma^2 / Sxx
-    design = blm.simulate_design(
-        {"s": 30, "t": np.arange(5.0)}, between={"s": {"arm": ["a", "b"]}}
-    )
+    design = blm.simulate_design({"s": 30, "t": np.arange(5.0)}, between={"s": {"arm": ["a", "b"]}})
     truth = {"arm[T.b]:t": 0.8, "sd[s, Intercept]": 1, "sd[s, t]": 0.7, "cor[s]": 0.3, "sigma": 1}
     study = blm.LMM.planned("y ~ arm * t + (t | s)", design, truth)
     found = study.power("arm[T.b]:t", 400, **QUIET).power.iloc[0]

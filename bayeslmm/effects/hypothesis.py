@@ -164,7 +164,7 @@ def read_hypotheses(expressions: str | Sequence[str], symbols: Symbols) -> list[
     return found
 
 
-def _single(hypotheses: Sequence[Hypothesis]) -> list[Comparison]:
+def single_comparisons(hypotheses: Sequence[Hypothesis]) -> list[Comparison]:
     """Hypotheses about an estimate, each a single comparison."""
     for hypothesis in hypotheses:
         if isinstance(hypothesis, OrderConstraint):
@@ -203,7 +203,7 @@ def estimate_hypotheses(
     """
     level = probability(level, "level")
     symbols = symbols_of(design)
-    comparisons = _single(read_hypotheses(expressions, symbols))
+    comparisons = single_comparisons(read_hypotheses(expressions, symbols))
     forms = [_linear_form(symbols, comparison) for comparison in comparisons]
     quantities = Combinations(
         labels=pd.DataFrame(index=range(len(forms))),

@@ -13,7 +13,7 @@ import numpy as np
 
 from bayeslmm.comparison.models import LogEvidence, log_evidence
 from bayeslmm.fits.effects import Effects
-from bayeslmm.fits.predictions import Seed
+from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.prediction import checks
 from bayeslmm.prediction.checks import Group
 from bayeslmm.prediction.predict import Kind
@@ -21,6 +21,7 @@ from bayeslmm.prediction.rows import Target, Terms
 from bayeslmm.sampling import tree
 from bayeslmm.sampling.joint_draws import JointDraws, posterior_draws
 from bayeslmm.summaries import posterior_tables
+from bayeslmm.summaries.parameters import whole_number
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -38,7 +38,7 @@ def tests_of(setup: Setup, method: Literal["REML", "ML"], df: DfMethod) -> Analy
 def _tested(inference: Inference, target: Target) -> tuple[float, float, float, float]:
     if target.joint:
         test = inference.f_test(target.weights, np.zeros(len(target.weights)))
-        return np.nan, np.nan, test.den_df, f_tail(*test)
+        return np.nan, np.nan, test.den_df, f_tail(test.statistic, test.num_df, test.den_df)
     row = target.weights[0]
     estimate = float(row @ inference.fit.beta + target.constant)
     error = float(np.sqrt(row @ inference.vcov @ row))

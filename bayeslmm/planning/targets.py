@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.effects.expressions import NotLinearError, symbols_of
-from bayeslmm.effects.hypothesis import read_hypotheses
+from bayeslmm.effects.hypothesis import read_hypotheses, single_comparisons
 from bayeslmm.effects.tests_of_fixed import term_hypotheses
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.summaries.parameters import check_choice
@@ -102,7 +102,7 @@ def _target(design: Design, name: str, test: TestKind) -> Target:
 
 def _hypothesis(design: Design, source: str) -> Target:
     symbols = symbols_of(design)
-    comparison = read_hypotheses(source, symbols)[0]
+    (comparison,) = single_comparisons(read_hypotheses(source, symbols))
     try:
         form = symbols.form(comparison.difference)
     except NotLinearError as error:
