@@ -119,10 +119,10 @@ OWNERS = {
 }
 
 
-ROWS = {"R", "V", "predict_missing", "simulate"}
+ROWS = {"R", "V", "predict_missing", "simulate", "study"}
 DRAWN = {"covariance", "fitted", "residuals"}
 REFUSED = {
-    "LMM": {"X", "Z", "pymc", "y"},
+    "LMM": {"X", "Z", "pymc", "study", "y"},
     "Estimate": ROWS,
     "Posterior": ROWS | {"with_log_likelihood", "with_posterior_predictive"},
     "Estimate.check": set(),

@@ -25,14 +25,14 @@ MOST_BASES = 5
 BOTH = """
     G R V augment average_predictions beta check coef comparisons contrasts corrs design fitted
     fixef glance hypothesis icc means method methods_paragraph model nobs notes plot predict
-    predict_missing priors r2 ranef ranef_sd residuals sds sigma simulate slopes summary tidy
+    predict_missing priors r2 ranef ranef_sd residuals sds sigma simulate slopes study summary tidy
     to_html to_latex to_markdown varcorr variance_partition with_source
 """
 VERBS = {
     blm.LMM: """
         X Z check_calibration design dropped effect_labels fit formula from_fit from_products
         implied_priors map
-        ml model nobs prior_predictive priors pymc reml system update with_source y
+        ml model nobs planned prior_predictive priors pymc reml study system update with_source y
     """,
     blm.Estimate: BOTH
     + """
