@@ -68,7 +68,8 @@ def main() -> None:
         raise SystemExit(f"power {found:.3f}, closed form {expected:.3f}: no times are shown")
     print(f"bayeslmm {blm.__version__}, power {found:.3f}, closed form {expected:.3f}")
     print(f"{options.n} refits of 500 rows: {alone:.1f} s in one process, {shared:.1f} s in two")
-    print(f"claim: < {CLAIM:.0f} s per 1,000, {'met' if shared < CLAIM else 'not met'}")
+    verdict = "met" if shared * 1000.0 / options.n < CLAIM else "not met"
+    print(f"claim: < {CLAIM:.0f} s per 1,000 refits, {verdict}")
 
 
 if __name__ == "__main__":

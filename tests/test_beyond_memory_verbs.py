@@ -131,10 +131,10 @@ OWNERS = {
 }
 
 
-ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate", "to_marginaleffects"}
+ROWS = {"R", "V", "heterogeneity", "predict_missing", "simulate", "study", "to_marginaleffects"}
 DRAWN = {"covariance", "fitted", "forest", "residuals"}
 REFUSED = {
-    "LMM": {"X", "Z", "pymc", "y"},
+    "LMM": {"X", "Z", "pymc", "study", "y"},
     "Estimate": ROWS,
     "Posterior": ROWS
     | {"impute", "reference_based_effect"}

@@ -27,14 +27,15 @@ BOTH = """
     G R V augment average_predictions beta check coef comparisons contrasts corrs design fitted
     fixef glance heterogeneity hypothesis icc joint_tests means method methods_paragraph model nobs
     notes plot predict predict_missing priors r2 ranef ranef_sd reference_grid residuals sds sigma
-    simulate slopes summary tidy to_html to_latex to_marginaleffects to_markdown varcorr
+    simulate slopes study summary tidy to_html to_latex to_marginaleffects to_markdown varcorr
     variance_partition with_source
 """
 VERBS = {
     blm.LMM: """
         X Z all_fit check_calibration design dropped effect_labels fit formula from_fit
         from_products implied_priors map
-        ml model nobs plot prior_predictive priors pymc reml system update with_source y
+        ml model nobs planned plot prior_predictive priors pymc reml study system update
+        with_source y
     """,
     blm.Estimate: BOTH
     + """
