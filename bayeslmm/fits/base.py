@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from bayeslmm.summaries import parameters
 from bayeslmm.summaries.text import covariance_heading, html_page
 
 if TYPE_CHECKING:
+    from bayeslmm.fits.study import Study
+    from bayeslmm.planning.truth import Truth
     from bayeslmm.report.broom import Column
     from bayeslmm.report.tables import Markup
 
@@ -699,3 +702,48 @@ class FittedModel:
     def _repr_html_(self) -> str:
         heading = repr(self).split(f"\n{covariance_heading(self.design)}")[0]
         return html_page(heading, self.summary(), self.notes)
+
+    # --- plans ------------------------------------------------------------------------
+
+    @property
+    def _truth(self) -> Truth:
+        """What a planned study takes to be true."""
+        raise NotImplementedError
+
+    def study(self, effects: Mapping[str, float] | None = None) -> Study:
+        """A study with the rows of this one, a pilot, and what it found as the truth.
+
+        The truth is the estimate or, of a posterior, another draw for each data set: power is then
+        the average over them, the assurance of a test.
+
+        Parameters
+        ----------
+        effects : mapping of str to float, optional
+            True fixed effects in place of the estimated ones, by the labels of coefficients.
+
+        Returns
+        -------
+        Study
+            With power, power curves, sample sizes and assurance.
+
+        Raises
+        ------
+        PriorError
+            If there is no such coefficient.
+        DataError
+            If the model keeps no rows.
+
+        Notes
+        -----
+        The power of the estimated effect itself says no more than its p-value: put in the smallest
+        effect that matters.
+
+        References
+        ----------
+        ``simr``, ``fixef(fit)["x"] <- 0.5``.
+        """
+        from bayeslmm.fits.study import Study
+        from bayeslmm.planning.studies import Planned
+
+        found = Study(Planned(self.design, self._truth))
+        return found.with_effects(effects) if effects else found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod, Inference
     from bayeslmm.estimation.robust import Kind as ClusterKind
-    from bayeslmm.fits.study import Study
+    from bayeslmm.planning.truth import Truth
     from bayeslmm.prediction.past import ResidualsOf
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
@@ -550,41 +550,12 @@ class Estimate(EstimateTests):
             self.design, self.fit, n, random_seed, executor=executor, progressbar=progressbar
         )
 
-    def study(self, effects: Mapping[str, float] | None = None) -> Study:
-        """A study with the rows of this one, a pilot, whose truth is the estimate.
-
-        Parameters
-        ----------
-        effects : mapping of str to float, optional
-            True fixed effects in place of the estimated ones, by the labels of coefficients.
-
-        Returns
-        -------
-        Study
-            With power, power curves, sample sizes and assurance.
-
-        Raises
-        ------
-        PriorError
-            If there is no such coefficient.
-        DataError
-            If the model keeps no rows.
-
-        Notes
-        -----
-        The power of the estimated effect itself says no more than its p-value: put in the smallest
-        effect that matters.
-
-        References
-        ----------
-        ``simr``, ``fixef(fit)["x"] <- 0.5``.
-        """
-        from bayeslmm.fits.study import Study
-        from bayeslmm.planning.studies import Planned
+    @property
+    @override
+    def _truth(self) -> Truth:
         from bayeslmm.planning.truth import truth_of_fit
 
-        found = Study(Planned(self.design, truth_of_fit(self.fit)))
-        return found.with_effects(effects) if effects else found
+        return truth_of_fit(self.fit)
 
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from bayeslmm.effects.sources import Source
     from bayeslmm.estimation.executor import Executor
     from bayeslmm.estimation.inference import DfMethod
-    from bayeslmm.fits.study import Study
+    from bayeslmm.planning.truth import Truth
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
 
@@ -292,33 +292,12 @@ class Posterior(PosteriorDraws):
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
         return predict.sampled(self._joint, n, rng)
 
-    def study(self, effects: Mapping[str, float] | None = None) -> Study:
-        """A study with the rows of this one, a pilot, whose truth is drawn from the posterior.
-
-        Parameters
-        ----------
-        effects : mapping of str to float, optional
-            True fixed effects that are known, by the labels of coefficients.
-
-        Returns
-        -------
-        Study
-            Its power is the average over the posterior: the assurance of a test.
-
-        Raises
-        ------
-        PriorError
-            If there is no such coefficient.
-        DataError
-            If the model keeps no rows, or its residuals do not let random effects be integrated
-            out.
-        """
-        from bayeslmm.fits.study import Study
-        from bayeslmm.planning.studies import Planned
+    @property
+    @override
+    def _truth(self) -> Truth:
         from bayeslmm.planning.truth import truth_of_draws
 
-        found = Study(Planned(self.design, truth_of_draws(self._joint)))
-        return found.with_effects(effects) if effects else found
+        return truth_of_draws(self._joint)
 
     # --- effects ----------------------------------------------------------------------
 
