@@ -25,9 +25,10 @@ MOST_BASES = 5
 
 BOTH = """
     G R V augment average_predictions beta check coef comparisons contrasts corrs design fitted
-    fixef glance heterogeneity hypothesis icc means method methods_paragraph model nobs notes plot
-    predict predict_missing priors r2 ranef ranef_sd residuals sds sigma simulate slopes summary
-    tidy to_html to_latex to_markdown varcorr variance_partition with_source
+    fixef glance heterogeneity hypothesis icc joint_tests means method methods_paragraph model nobs
+    notes plot predict predict_missing priors r2 ranef ranef_sd reference_grid residuals sds sigma
+    simulate slopes summary tidy to_html to_latex to_marginaleffects to_markdown varcorr
+    variance_partition with_source
 """
 VERBS = {
     blm.LMM: """
@@ -38,7 +39,7 @@ VERBS = {
     blm.Estimate: BOTH
     + """
         aic anova bic bootstrap confint contest converged criterion fit loglik n_parameters singular
-        vcov
+        vcov choice inference robust with_df
     """,
     blm.Posterior: BOTH
     + """

@@ -32,6 +32,7 @@ from bayeslmm.checks.residuals import (
 from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import SOME_GROUPS, gathered
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
+from bayeslmm.estimation.inference import satterthwaite
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.residuals import require_normal_residuals
 from bayeslmm.exceptions import DataError
@@ -40,7 +41,6 @@ from bayeslmm.likelihood.log_posterior import beta_prior
 from bayeslmm.likelihood.marginal import marginal_system
 from bayeslmm.sampling.joint_draws import JointDraws, point_draws
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.parameters import whole_number
 from bayeslmm.summaries.text import Report, listed
 

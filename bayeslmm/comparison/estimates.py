@@ -32,6 +32,7 @@ from bayeslmm.comparison.names import (
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import to_frame
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.inference import default_inference
 from bayeslmm.exceptions import DataError
 from bayeslmm.summaries import is_estimate
 from bayeslmm.summaries.estimate_tables import summary_table, tidy_table
@@ -180,9 +181,10 @@ def _from_fit(fit: Fit, design: Design, model: _Model, prob: float) -> Reported:
             "A posterior mode is no estimate to compare a posterior with: pass model.reml() or "
             "model.ml()."
         )
-    table = summary_table(fit, design, prob)[COLUMNS]
+    judged = default_inference(fit)
+    table = summary_table(judged, design, prob)[COLUMNS]
     if list(table.index) != list(model.known):
-        tidy = tidy_table(fit, design, ("fixed", "ran_pars"), prob)
+        tidy = tidy_table(judged, design, ("fixed", "ran_pars"), prob)
         table = _from_table(tidy, model, prob, level=prob)
     source = f"bayeslmm {fit.method}"
     return Reported(table=table, source=source, method=fit.method, nobs=design.n)

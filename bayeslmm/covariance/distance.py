@@ -98,6 +98,13 @@ class OverDistance:
         with np.errstate(divide="ignore"):
             return np.asarray(self.unit * (-np.log(correlations)) ** -power)
 
+    def from_nlme(self, parameters: Array) -> Array:
+        """Inverse (S, n_cors) of :meth:`nlme`, for nonnegative correlations."""
+        if self.decay in ("ar1", "car1"):
+            return np.asarray(np.sign(parameters) * np.abs(parameters) ** self.unit)
+        power = 1.0 if self.decay == "exp" else 2.0
+        return np.asarray(np.exp(-((self.unit / parameters) ** power)))
+
     @property
     def separable(self) -> bool:
         """Whether each correlation is a function of one coordinate."""

@@ -112,6 +112,10 @@ class OverOccasions:
         """The correlations themselves."""
         return correlations
 
+    def from_nlme(self, parameters: Array) -> Array:
+        """Inverse of :meth:`nlme`."""
+        return parameters
+
     @property
     def separable(self) -> bool:
         """Whether each correlation is a function of one coordinate."""

@@ -223,6 +223,10 @@ class Correlation(Protocol):
         """Nlme's parameters (S, n_cors) from the correlations that determine all others."""
         ...
 
+    def from_nlme(self, parameters: Array) -> Array:
+        """Inverse (S, n_cors) of :meth:`nlme`."""
+        ...
+
     def log_jacobian(self, z: Array) -> Array:
         """Log Jacobian (S,) of what has the prior by the coordinates (S, n_cors)."""
         ...

@@ -30,14 +30,9 @@ from bayeslmm.effects.grid import (
     grid_frame,
     grid_values,
 )
-from bayeslmm.effects.quantities import (
-    Combinations,
-    LinearQuantities,
-    Source,
-    names_of,
-    scale_notes,
-    text_of,
-)
+from bayeslmm.effects.groups import text_of
+from bayeslmm.effects.quantities import LinearQuantities, names_of, scale_notes
+from bayeslmm.effects.sources import Combinations, Source
 from bayeslmm.effects.variables import is_factor, levels_of, variables_of
 from bayeslmm.exceptions import DataError
 from bayeslmm.formula.moments import Moments
@@ -393,7 +388,7 @@ def _grid_slopes(
     by: Sequence[str],
 ) -> Combinations:
     check_known(by, known.names, "by")
-    values = grid_values(known, by, at)
+    values = grid_values(known, by, at, design)
     frame = grid_frame(values, design.sample)
     each = sp.csr_array(sp.eye_array(len(frame)))
     sums, constant, _ = _averages(design, _differences(design, frame, variable), each, None)

@@ -1,19 +1,27 @@
-"""Contrasts of means: their weights, and adjustments for their number."""
+"""Weights of contrasts of means, by family or as given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from scipy.optimize import brentq
 
 Array = NDArray[np.float64]
-ContrastMethod = Literal["pairwise", "reference", "sequential", "polynomial", "effects"]
+ContrastMethod = Literal[
+    "pairwise",
+    "reference",
+    "sequential",
+    "polynomial",
+    "effects",
+    "others",
+    "mean-change",
+    "helmert",
+    "identity",
+]
 METHODS: tuple[ContrastMethod, ...] = get_args(ContrastMethod)
 
 _DEGREES = ("linear", "quadratic", "cubic", "quartic")
@@ -24,6 +32,9 @@ def contrast_weights(
     names: Sequence[str],
     levels: Sequence[Any],
     argument: str = "method",
+    *,
+    ref: Any = None,
+    reverse: bool = False,
 ) -> tuple[Array, list[str]]:
     """Weights and labels of the contrasts of k means.
 
@@ -38,6 +49,10 @@ def contrast_weights(
         Their levels, as a mapping may name them; a tuple for several variables.
     argument : str
         What the user calls `method`, for errors.
+    ref : optional
+        A level, or several whose average counts, that "reference" compares with.
+    reverse : bool
+        Differences in the other direction; for families of differences of two means.
 
     Returns
     -------
@@ -49,8 +64,12 @@ def contrast_weights(
     ValueError
         If the method is unknown or weights do not fit.
     """
+    if ref is not None and not (isinstance(method, str) and method == "reference"):
+        raise ValueError("ref= is for method='reference' only.")
     if isinstance(method, str):
-        return _named(method, list(names), argument)
+        return _named(method, list(names), levels, argument, ref, reverse)
+    if reverse:
+        raise ValueError("reverse=True is for contrasts by name; change the signs of your weights.")
     if isinstance(method, Mapping):
         rows = [_row(label, row, names, levels) for label, row in method.items()]
         if not rows:
@@ -63,30 +82,82 @@ def contrast_weights(
     return weights, [_text(row, names) for row in weights]
 
 
-def _named(method: str, names: list[str], argument: str) -> tuple[Array, list[str]]:
+def _named(
+    method: str, names: list[str], levels: Sequence[Any], argument: str, ref: Any, reverse: bool
+) -> tuple[Array, list[str]]:
     if method not in METHODS:
         allowed = ", ".join(map(repr, METHODS))
         raise ValueError(
             f"{argument}={method!r}: one of {allowed}, a mapping of labels to weights or an array "
             "of weights is expected."
         )
+    if method in UNORDERED and reverse:
+        raise ValueError(f"reverse=True is for differences of two means, not for {method!r}.")
+    if method in UNORDERED:
+        return UNORDERED[method](names)
+    if method == "reference":
+        return _against(names, levels, ref, reverse)
     k, eye = len(names), np.eye(len(names))
     if method == "pairwise":
         pairs = list(combinations(range(k), 2))
-    elif method == "reference":
-        pairs = [(i, 0) for i in range(1, k)]
-    elif method == "sequential":
-        pairs = [(i + 1, i) for i in range(k - 1)]
-    elif method == "effects":
-        return eye - 1.0 / k, [f"{name} effect" for name in names]
     else:
-        return _polynomial(k)
+        pairs = [(i + 1, i) for i in range(k - 1)]
+    if reverse:
+        pairs = [(j, i) for i, j in pairs]
     weights = np.array([eye[i] - eye[j] for i, j in pairs]).reshape(len(pairs), k)
     return weights, [f"{names[i]} - {names[j]}" for i, j in pairs]
 
 
-def _polynomial(k: int) -> tuple[Array, list[str]]:
+def _against(
+    names: list[str], levels: Sequence[Any], ref: Any, reverse: bool
+) -> tuple[Array, list[str]]:
+    """Each mean less that of a reference level, or less the average of several."""
+    several = isinstance(ref, list | tuple) and ref not in list(levels)
+    places = [0] if ref is None else [_place(r, names, levels) for r in (ref if several else [ref])]
+    if len(set(places)) == len(names):
+        raise ValueError("ref= names all levels, so that there is nothing to compare with them.")
+    k, base = len(names), np.zeros(len(names))
+    base[places] = 1.0 / len(places)
+    text = names[places[0]] if len(places) == 1 else f"avg({', '.join(names[i] for i in places)})"
+    rows = [i for i in range(k) if i not in places]
+    weights = (np.eye(k)[rows] - base) * (-1.0 if reverse else 1.0)
+    pairs = [(text, names[i]) if reverse else (names[i], text) for i in rows]
+    return weights, [f"{one} - {other}" for one, other in pairs]
+
+
+def _effects(names: list[str]) -> tuple[Array, list[str]]:
+    k = len(names)
+    return np.eye(k) - 1.0 / k, [f"{name} effect" for name in names]
+
+
+def _others(names: list[str]) -> tuple[Array, list[str]]:
+    """Each mean less the average of the others."""
+    k = len(names)
+    return (np.eye(k) * k - 1.0) / (k - 1), [f"{name} - others" for name in names]
+
+
+def _mean_change(names: list[str]) -> tuple[Array, list[str]]:
+    """The average of the means after a place less the average of those before it."""
+    k = len(names)
+    cuts = range(1, k)
+    rows = [np.repeat([-1.0 / i, 1.0 / (k - i)], [i, k - i]) for i in cuts]
+    return np.array(rows).reshape(k - 1, k), [f"{names[i - 1]} | {names[i]}" for i in cuts]
+
+
+def _helmert(names: list[str]) -> tuple[Array, list[str]]:
+    """Each mean less the average of the earlier ones, times their number."""
+    k = len(names)
+    rows = [np.repeat([-1.0, float(i), 0.0], [i, 1, k - i - 1]) for i in range(1, k)]
+    return np.array(rows).reshape(k - 1, k), [f"{name} vs earlier" for name in names[1:]]
+
+
+def _identity(names: list[str]) -> tuple[Array, list[str]]:
+    return np.eye(len(names)), list(names)
+
+
+def _polynomial(names: list[str]) -> tuple[Array, list[str]]:
     """Orthogonal polynomials of equally spaced levels in emmeans' units: whole numbers."""
+    k = len(names)
     degree = min(6, k - 1)
     basis = np.linalg.qr(np.vander(np.arange(k) - (k - 1) / 2.0, degree + 1, increasing=True))[0]
     rows = []
@@ -100,6 +171,17 @@ def _polynomial(k: int) -> tuple[Array, list[str]]:
         rows.append(np.round(column))
     labels = [*_DEGREES, *(f"degree {i}" for i in range(5, 7))][:degree]
     return np.array(rows).reshape(degree, k), labels
+
+
+UNORDERED: dict[str, Callable[[list[str]], tuple[Array, list[str]]]] = {
+    "polynomial": _polynomial,
+    "effects": _effects,
+    "others": _others,
+    "mean-change": _mean_change,
+    "helmert": _helmert,
+    "identity": _identity,
+}
+"""Families that are no differences of two means each."""
 
 
 def _row(label: str, row: Any, names: Sequence[str], levels: Sequence[Any]) -> Array:
@@ -143,129 +225,3 @@ def _text(row: Array, names: Sequence[str]) -> str:
             parts.append(f"{sign} {size}{name}")
     text = " ".join(parts) or "0"
     return text.removeprefix("+ ")
-
-
-# --- multiplicity -------------------------------------------------------------------
-
-Adjust = Literal["none", "tukey", "bonferroni", "holm", "sidak"]
-QUANTILE = 1e-8
-"""Relative accuracy of quantiles of the studentised range."""
-
-ADJUSTMENTS: tuple[Adjust, ...] = get_args(Adjust)
-
-
-def check_adjust(adjust: str | None) -> Adjust:
-    """Return the name of an adjustment, None being "none"; refuse anything else."""
-    for name in ADJUSTMENTS:
-        if adjust == name or (adjust is None and name == "none"):
-            return name
-    allowed = ", ".join(map(repr, ("default", *ADJUSTMENTS)))
-    raise ValueError(f"adjust={adjust!r}: one of {allowed} is expected.")
-
-
-def adjusted_p(statistic: Array, df: Array, adjust: Adjust, means: int) -> Array:
-    """Two-sided p-values of t statistics (m,), adjusted for their number.
-
-    Parameters
-    ----------
-    statistic, df : ndarray (m,)
-        t statistics with their degrees of freedom; NaN where a quantity is not estimable.
-    adjust : str
-        The adjustment.
-    means : int
-        Number of means whose pairwise differences are compared ("tukey" only).
-
-    Returns
-    -------
-    ndarray (m,)
-    """
-    size = np.abs(statistic)
-    raw = 2.0 * stats.t.sf(size, df)
-    count = int(np.sum(np.isfinite(raw)))
-    if adjust == "tukey" and means > 2:
-        return _tukey_tail(size, df, means, raw)
-    if adjust == "bonferroni":
-        return np.minimum(1.0, raw * count)
-    if adjust == "sidak":
-        return -np.expm1(count * np.log1p(-raw))
-    if adjust == "holm":
-        return _holm(raw)
-    return raw
-
-
-def critical_values(level: float, df: Array, adjust: Adjust, means: int, count: int) -> Array:
-    """Multiples of the standard error of intervals that cover simultaneously; Holm has none."""
-    if adjust == "tukey" and means > 2:
-        return _tukey_quantiles(level, df, means)
-    if adjust == "sidak":
-        level = level ** (1.0 / max(1, count))
-    elif adjust in ("bonferroni", "holm"):
-        level = 1.0 - (1.0 - level) / max(1, count)
-    return np.asarray(stats.t.ppf(0.5 + level / 2.0, df))
-
-
-def _tukey_tail(size: Array, df: Array, means: int, raw: Array) -> Array:
-    """Tail of the studentised range; Bonferroni's bound, its limit, where scipy loses all digits.
-
-    `raw` are the unadjusted p-values (m,), which no adjusted one can be below.
-    """
-    result = np.full(len(size), np.nan)
-    for i in np.flatnonzero(np.isfinite(size)):
-        result[i] = stats.studentized_range.sf(np.sqrt(2.0) * size[i], means, df[i])
-    bound = np.minimum(1.0, raw * (means * (means - 1) // 2))
-    return np.clip(np.where(result < raw, bound, result), 0.0, 1.0)
-
-
-def _tukey_quantiles(level: float, df: Array, means: int) -> Array:
-    """Quantiles of the studentised range over sqrt(2), once per number of degrees of freedom.
-
-    They lie between the quantiles of one t statistic and Bonferroni's; scipy's own inversion,
-    which does not know that, takes ten times as long.
-    """
-    root, pairs = np.sqrt(2.0), means * (means - 1) // 2
-    result = np.full(len(df), np.nan)
-    keys = np.array([float(f"{value:.7g}") for value in df])
-    for value in np.unique(keys[~np.isnan(keys)]):
-        low, high = stats.t.isf([(1.0 - level) / 2.0, (1.0 - level) / (2.0 * pairs)], value)
-        result[keys == value] = brentq(
-            lambda t, nu=value: stats.studentized_range.sf(root * t, means, nu) - (1.0 - level),
-            low,
-            high * (1.0 + 1e-6),
-            xtol=QUANTILE * high,
-        )
-    return result
-
-
-def _holm(raw: Array) -> Array:
-    result = np.full(len(raw), np.nan)
-    known = np.flatnonzero(np.isfinite(raw))
-    order = known[np.argsort(raw[known], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    result[order] = np.minimum(1.0, np.maximum.accumulate(raw[order] * factors))
-    return result
-
-
-def simultaneous_interval(draws: Array, prob: float) -> tuple[Array, Array]:
-    """Bounds (m,) between which all m quantities lie at once with a posterior probability.
-
-    Parameters
-    ----------
-    draws : ndarray (S, m)
-        Draws of the quantities.
-    prob : float
-        Joint probability.
-
-    Returns
-    -------
-    lower, upper : ndarray (m,)
-
-    References
-    ----------
-    Besag, Green, Higdon, Mengersen (1995), section 6.3, doi:10.1214/ss/1177010123.
-    """
-    ordered = np.sort(draws, axis=0)
-    ranks = stats.rankdata(draws, method="ordinal", axis=0)
-    size = len(draws)
-    extreme = np.sort(np.maximum(ranks, size + 1 - ranks).max(axis=1))
-    reach = int(extreme[min(size - 1, int(np.ceil(prob * size)) - 1)])
-    return ordered[size - reach], ordered[reach - 1]

@@ -662,8 +662,15 @@ def symbols_of(design: Design) -> Symbols:
 
 def _mean_form(design: Design, name: str) -> Callable[[int], LinearForm]:
     """Marginal mean of a level of a factor; those of all levels are computed when first needed."""
-    means = cache(partial(mean_combinations, design, name, at=None, weights="equal", by=None))
-    return lambda i: LinearForm(means().weights[i], float(means().constant[i]))
+    found = cache(partial(mean_combinations, design, name, at=None, weights="equal", by=None))
+    levels = variables_of(design).levels[name]
+
+    def form(i: int) -> LinearForm:
+        means, _ = found()
+        place = means.labels[name].tolist().index(levels[i])
+        return LinearForm(means.weights[place], float(means.constant[place]))
+
+    return form
 
 
 def _covariance_labels(design: Design) -> dict[str, Parameter]:

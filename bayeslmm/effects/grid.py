@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.inputs import nearest
-from bayeslmm.effects.quantities import (
-    Combinations,
-    LinearQuantities,
-    Source,
-    names_of,
-    scale_notes,
+from bayeslmm.data.summarised import SummarisedDesign
+from bayeslmm.effects.back_transform import back_transform
+from bayeslmm.effects.quantities import LinearQuantities, names_of, scale_notes
+from bayeslmm.effects.reference_grid import (
+    ReferenceGrid,
+    containers,
+    existing,
+    existing_labels,
+    nesting,
+    reference_grid,
 )
+from bayeslmm.effects.sources import Combinations, Source
 from bayeslmm.effects.variables import Variables, cell_counts, is_factor, variables_of
 from bayeslmm.exceptions import DataError
 
@@ -43,7 +48,10 @@ def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
 
 
 def grid_values(
-    variables: Variables, wanted: Sequence[str], at: Mapping[str, Any] | None
+    variables: Variables,
+    wanted: Sequence[str],
+    at: Mapping[str, Any] | None,
+    design: Design | None = None,
 ) -> dict[str, list[Any]]:
     """Values of every variable in the reference grid.
 
@@ -54,7 +62,10 @@ def grid_values(
     wanted : sequence of str
         Variables whose values are told apart, in the order in which they vary, slowest last.
     at : mapping, optional
-        Values of variables: those of covariates, or some of a factor's levels.
+        Values of variables: those of covariates, or some of a factor's levels; or functions of the
+        column, such as ``np.median``, which need `design`.
+    design : Design, optional
+        The design of the model.
 
     Returns
     -------
@@ -66,8 +77,8 @@ def grid_values(
     DataError
         If a variable is unknown, a level is, or the grid is too large.
     """
-    at = dict(at or {})
-    check_known([*wanted, *at], variables.names, "The reference grid")
+    check_known([*wanted, *(at or {})], variables.names, "The reference grid")
+    at = {name: _called(name, value, design) for name, value in (at or {}).items()}
     values: dict[str, list[Any]] = {}
     for name in (*wanted, *(n for n in variables.names if n not in wanted)):
         if name in variables.levels:
@@ -80,6 +91,18 @@ def grid_values(
             f"The reference grid has {size} rows, more than {LARGEST}. Fix variables with at=."
         )
     return values
+
+
+def _called(name: str, value: Any, design: Design | None) -> Any:
+    """A value of `at`, that of a function if it is one."""
+    if not callable(value):
+        return value
+    if design is None or isinstance(design, SummarisedDesign):
+        raise DataError(
+            f"at={{{name!r}: ...}} is a function of the column, whose rows are not kept: give "
+            "numbers instead."
+        )
+    return value(design.data[name])
 
 
 def _some_levels(name: str, levels: list[Any], chosen: Any) -> list[Any]:
@@ -245,9 +268,14 @@ def marginal_means(
     LinearQuantities
     """
     check_target(target, TARGETS)
-    means = mean_combinations(design, variables, at=at, weights=weights, by=by)
+    means, grid = mean_combinations(design, variables, at=at, weights=weights, by=by)
     return LinearQuantities(
-        title=_title(means), quantities=means, source=source, notes=scale_notes(design)
+        title=_title(means),
+        quantities=means,
+        source=source,
+        notes=(*scale_notes(design), *grid.notes),
+        transform=back_transform(design.formula.left),
+        grid=grid,
     )
 
 
@@ -265,17 +293,35 @@ def mean_combinations(
     at: Mapping[str, Any] | None,
     weights: Weights,
     by: str | Sequence[str] | None,
-) -> Combinations:
-    """Weights of the coefficients in marginal means."""
+) -> tuple[Combinations, ReferenceGrid]:
+    """Weights of the coefficients in marginal means, and the grid that they are averages over."""
     known = variables_of(design)
     groups = names_of(by)
     wanted = [n for n in names_of(variables) if n not in groups] + list(groups)
     check_known(wanted, known.names, "means()")
-    values = grid_values(known, wanted, at)
+    nests = nesting(design, known)
+    groups = (*groups, *(n for n in containers(nests, wanted) if n not in groups))
+    wanted = [n for n in wanted if n not in groups] + list(groups)
+    values = grid_values(known, wanted, at, design)
     frame = grid_frame(values, design.sample)
     cells = encode_grid(design, known, frame, [*wanted, *(at or {})])
     share = cell_weights(design, frame, list(known.levels), wanted, weights)
-    return average_over(cells, values, wanted, groups, share)
+    share = share * existing(design, nests, frame)
+    means = average_over(cells, values, wanted, groups, share)
+    if nests:
+        means = _without_cells(means, existing_labels(design, nests, means.labels))
+    grid = reference_grid(design, known, values, wanted, frame.assign(weight=share), weights, nests)
+    return means, grid
+
+
+def _without_cells(means: Combinations, kept: NDArray[np.bool_]) -> Combinations:
+    """The means of combinations of levels that are there."""
+    return Combinations(
+        labels=means.labels[kept].reset_index(drop=True),
+        weights=means.weights[kept],
+        constant=means.constant[..., kept],
+        by=means.by,
+    )
 
 
 def _title(means: Combinations) -> str:

@@ -29,7 +29,7 @@ from bayeslmm.effects.expressions import (
     parse_hypothesis,
     symbols_of,
 )
-from bayeslmm.effects.quantities import (
+from bayeslmm.effects.sources import (
     LEVEL,
     Combinations,
     EstimateSource,
@@ -47,7 +47,7 @@ from bayeslmm.effects.random_labels import (
     level_names,
     prior_values,
 )
-from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.inference import Inference
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import FormulaError, SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
@@ -182,7 +182,7 @@ def _single(hypotheses: Sequence[Hypothesis]) -> list[Comparison]:
 
 
 def estimate_hypotheses(
-    design: Design, fit: Fit, expressions: str | Sequence[str], level: float = LEVEL
+    design: Design, inference: Inference, expressions: str | Sequence[str], level: float = LEVEL
 ) -> Hypotheses:
     """Test hypotheses that are linear in the fixed effects.
 
@@ -190,8 +190,8 @@ def estimate_hypotheses(
     ----------
     design : Design
         The design of the model.
-    fit : Fit
-        Its estimate.
+    inference : Inference
+        Its estimate, and how fixed effects are judged.
     expressions : str or sequence of str
         Hypotheses.
     level : float
@@ -210,7 +210,7 @@ def estimate_hypotheses(
         weights=np.array([form.weights for form in forms]),
         constant=np.array([form.constant for form in forms]),
     )
-    source, families = EstimateSource(design.spec.fixed, fit), [(np.arange(len(forms)), 0)]
+    source, families = EstimateSource(design.spec.fixed, inference), [(np.arange(len(forms)), 0)]
     table = source.table(quantities, _index(comparisons), level, "none", families)
     relations = [comparison.relation for comparison in comparisons]
     above, below = (tail(table["statistic"], table["df"]) for tail in (stats.t.sf, stats.t.cdf))
@@ -218,7 +218,7 @@ def estimate_hypotheses(
     columns = table.drop(columns=["conf_low", "conf_high"]).assign(
         p_value=[p_value[relation][i] for i, relation in enumerate(relations)]
     )
-    return Hypotheses(columns=columns, level=level, notes=fit_notes(fit))
+    return Hypotheses(columns=columns, level=level, notes=fit_notes(inference))
 
 
 def _linear_form(symbols: Symbols, comparison: Comparison) -> LinearForm:

@@ -4,32 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.effects.contrasts import (
+from bayeslmm.effects.equivalence import checked_bounds, one_sided_tests, rope_columns
+from bayeslmm.effects.groups import groups_of, interaction_stacked, stacked
+from bayeslmm.effects.labelled import TUKEY, UNADJUSTED, LabelledQuantities
+from bayeslmm.effects.letters import NOTE as LETTERS_NOTE
+from bayeslmm.effects.letters import compact_letters
+from bayeslmm.effects.multiplicity import (
     Adjust,
-    adjusted_p,
+    Side,
     check_adjust,
-    contrast_weights,
-    critical_values,
-    simultaneous_interval,
+    check_side,
 )
+from bayeslmm.effects.sources import (
+    LEVEL,
+    EstimateSource,
+    PosteriorSource,
+    ResponseScale,
+    summarise_known,
+)
+from bayeslmm.effects.spreads import check_spread, residual_df, spread
 from bayeslmm.effects.tests_of_fixed import f_test, noted
-from bayeslmm.estimation.estimate import Fit
-from bayeslmm.formula.rank import RowSpace
-from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.estimate_tables import satterthwaite
 from bayeslmm.summaries.parameters import probability
-from bayeslmm.summaries.posterior_tables import interval_defaults, summarise
-from bayeslmm.summaries.text import frame_text, html_page
 
 Array = NDArray[np.float64]
+
+DEFAULT_ADJUST: dict[str, Adjust] = {
+    "pairwise": "tukey",
+    "reference": "holm",
+    "sequential": "holm",
+    "effects": "holm",
+    "others": "holm",
+    "mean-change": "holm",
+}
+
+SUM = 1e-9
+"""Sum of the weights of a contrast over that of their sizes which counts as zero."""
+
+SCALE_NOTE = "On the scale of "
 
 
 def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -40,208 +60,8 @@ def names_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name.strip("`") if isinstance(name, str) else name for name in names)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Combinations:
-    """m quantities that are linear in the fixed effects: ``weights @ beta + constant``.
-
-    Attributes
-    ----------
-    labels : pandas.DataFrame
-        m rows: what each quantity is.
-    weights : ndarray (m, p_full)
-        Weights of all columns of X, dropped ones included.
-    constant : ndarray (m,) or (S, m)
-        What is added: the offset and, on draws, random effects.
-    by : tuple of str
-        Columns of `labels` within whose values contrasts are taken.
-    """
-
-    labels: pd.DataFrame
-    weights: Array
-    constant: Array
-    by: tuple[str, ...] = ()
-
-    def combine(self, matrix: Array, labels: pd.DataFrame, by: tuple[str, ...]) -> Combinations:
-        """Linear combinations (k, m) of these quantities."""
-        return replace(
-            self,
-            labels=labels,
-            weights=_product(matrix, self.weights),
-            constant=_product(matrix, self.constant.T).T,
-            by=by,
-        )
-
-
-def _product(matrix: Array, rows: Array) -> Array:
-    """``matrix @ rows`` where rows that are not defined count only with a weight."""
-    lost = np.isnan(rows.reshape(len(rows), -1)).any(axis=1)
-    if not lost.any():
-        return matrix @ rows
-    result = matrix[:, ~lost] @ rows[~lost]
-    result[(matrix[:, lost] != 0).any(axis=1)] = np.nan
-    return result
-
-
-# --- where the uncertainty of linear combinations comes from ------------------------
-
-Family = tuple[NDArray[np.intp], int]
-"""Places of contrasts that are adjusted together, and the number of means they compare."""
-
-LEVEL = 0.95
-"""Coverage of the intervals of estimates where none is given."""
-
-
-MAP_NOTE = (
-    "A MAP estimate: std_error is the posterior standard deviation given the covariance parameters "
-    "at the mode; tests and intervals are normal (no t tests), the intervals credible ones."
-)
-
-
-def fit_notes(fit: Fit) -> tuple[str, ...]:
-    """What a reader of tests of an estimate should know."""
-    return (MAP_NOTE,) if fit.method == "MAP" else ()
-
-
-def one_level(prob: float | None, level: float | None, default: float = LEVEL) -> float:
-    """Coverage of the intervals of an estimate, which may be called `prob` or `level`.
-
-    Raises
-    ------
-    ValueError
-        If both are given, or the one given is not between 0 and 1.
-    """
-    if prob is not None and level is not None:
-        raise ValueError("prob= and level= are the same for an estimate; give one of them.")
-    if level is not None:
-        return probability(level, "level")
-    return default if prob is None else probability(prob, "prob")
-
-
-def refuse_level(level: float | None) -> None:
-    """Raise ValueError where a posterior is given the level of an estimate's intervals."""
-    if level is not None:
-        raise ValueError(
-            f"level={level!r} is for confidence intervals of estimates. A posterior takes prob=."
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EstimateSource:
-    """An estimate: t statistics with Satterthwaite's degrees of freedom."""
-
-    space: RowSpace
-    fit: Fit
-
-    def table(
-        self,
-        quantities: Combinations,
-        index: pd.Index,
-        level: float,
-        adjust: Adjust,
-        families: Sequence[Family],
-    ) -> pd.DataFrame:
-        """Estimates with tests and intervals, NaN where not estimable."""
-        value, error, df = self.moments(quantities)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            statistic = np.where(error > 0, value / error, np.nan)
-        p_value, margin = np.full_like(value, np.nan), np.full_like(value, np.nan)
-        for rows, means in families:
-            count = int(np.isfinite(statistic[rows]).sum())
-            p_value[rows] = adjusted_p(statistic[rows], df[rows], adjust, means)
-            margin[rows] = critical_values(level, df[rows], adjust, means, count) * error[rows]
-        columns = {
-            "estimate": value,
-            "std_error": error,
-            "df": df,
-            "statistic": statistic,
-            "p_value": p_value,
-            "conf_low": value - margin,
-            "conf_high": value + margin,
-        }
-        return pd.DataFrame(columns, index=index)
-
-    def moments(self, quantities: Combinations) -> tuple[Array, Array, Array]:
-        """Estimates, standard errors and degrees of freedom (m,)."""
-        weights = self.space.reduce(quantities.weights)
-        value = weights @ self.fit.beta + quantities.constant
-        variance = np.einsum("mi,ij,mj->m", weights, self.fit.vcov, weights)
-        error = np.sqrt(np.maximum(variance, 0.0))
-        df = np.full(len(value), np.nan)
-        for i in np.flatnonzero(error > 0):
-            df[i] = satterthwaite(self.fit, weights[i])
-        return value, error, df
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PosteriorSource:
-    """Posterior draws of the fixed effects (S, p), S = chains x draws."""
-
-    space: RowSpace
-    beta: Array
-    shape: tuple[int, int]
-
-    def values(self, quantities: Combinations) -> Array:
-        """Draws (S, m) of the quantities, NaN where not estimable."""
-        weights = self.space.reduce(quantities.weights)
-        return np.asarray(self.beta @ weights.T + quantities.constant)
-
-    def table(
-        self, quantities: Combinations, index: pd.Index, prob: float | None, *, joint: bool
-    ) -> pd.DataFrame:
-        """Summaries of the draws; with `joint`, intervals that hold all quantities at once."""
-        return summarise_known(self.values(quantities), index, prob, joint=joint)
-
-
-def summarise_known(
-    draws: Array, index: pd.Index, prob: float | None, *, joint: bool = False
-) -> pd.DataFrame:
-    """Summaries of draws (S, m), NaN where some are not finite; `joint` as in `PosteriorSource`."""
-    known = np.isfinite(draws).all(axis=0)
-    places = pd.RangeIndex(len(known))
-    table = summarise(draws[:, known], places[known], prob)
-    if joint and known.any():
-        chosen, _ = interval_defaults(prob)
-        lower, upper = simultaneous_interval(draws[:, known], chosen)
-        names = [f"joint{100 * chosen:g}_lb", f"joint{100 * chosen:g}_ub"]
-        table = table.iloc[:, :-2].assign(**dict(zip(names, (lower, upper), strict=True)))
-    return table.reindex(places).set_axis(index)
-
-
-Source = EstimateSource | PosteriorSource
-
-
-def source_of_fit(design: Design, fit: Fit) -> EstimateSource:
-    """What stands behind the combinations of an estimate."""
-    return EstimateSource(design.spec.fixed, fit)
-
-
-def source_of_draws(design: Design, joint: JointDraws) -> PosteriorSource:
-    """What stands behind the combinations of a posterior."""
-    return PosteriorSource(design.spec.fixed, joint.beta, joint.shape)
-
-
-# --- marginal means, contrasts, slopes and average predictions ----------------------
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-
-DEFAULT_ADJUST: dict[str, Adjust] = {
-    "pairwise": "tukey",
-    "reference": "holm",
-    "sequential": "holm",
-    "effects": "holm",
-}
-
-UNADJUSTED = ("default", "none", None)
-"""What a posterior takes for `adjust`: it is not adjusted."""
-
-ADJUSTED = {"holm": "p-values adjusted for multiplicity: holm; intervals: bonferroni."}
-ADJUSTED_ALIKE = "p-values and intervals adjusted for multiplicity: {}."
-
-
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
-class LinearQuantities:
+class LinearQuantities(LabelledQuantities):
     """Labelled quantities that are linear in the fixed effects, with their uncertainty.
 
     Made by ``fit.means()``, ``fit.contrasts()``, ``fit.slopes()``, ``fit.comparisons()`` and
@@ -261,117 +81,13 @@ class LinearQuantities:
         Contrasts that are adjusted together.
     notes : tuple of str
         What a reader should know, such as the scale of a transformed response.
+    transform : BackTransform or None
+        The way back from the scale of a transformed response, if it is known.
+    scale : ResponseScale or None
+        On which scale values are shown; None for that of the model.
+    grid : ReferenceGrid or None
+        Of marginal means, what they average over.
     """
-
-    title: str
-    quantities: Combinations
-    source: Source
-    adjust: Adjust = "none"
-    families: tuple[Family, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def labels(self) -> pd.DataFrame:
-        """What each quantity is, one row for each."""
-        return self.quantities.labels.copy()
-
-    @property
-    def weights(self) -> pd.DataFrame:
-        """Weights of the coefficients, quantities by coefficients; NaN where not estimable."""
-        weights = self.source.space.reduce(self.quantities.weights)
-        return pd.DataFrame(weights, index=self._index, columns=list(self.source.space.coefs))
-
-    @property
-    def estimable(self) -> pd.Series:
-        """Whether the data say anything about each quantity."""
-        flags = self.source.space.estimable(self.quantities.weights)
-        return pd.Series(flags, index=self._index, name="estimable")
-
-    @property
-    def draws(self) -> xr.DataArray:
-        """Posterior draws, dimensions chain, draw and quantity, for ArviZ and plots.
-
-        Raises
-        ------
-        TypeError
-            For an estimate, which has none.
-        """
-        import xarray as xr
-
-        if isinstance(self.source, EstimateSource):
-            raise TypeError("An estimate has no draws; fit a posterior with model.fit().")
-        values = self.source.values(self.quantities)
-        coords = {"quantity": _joined(self.quantities.labels)}
-        return xr.DataArray(
-            values.reshape(*self.source.shape, -1),
-            dims=("chain", "draw", "quantity"),
-            coords=coords,
-            name="value",
-        )
-
-    def table(
-        self,
-        prob: float | None = None,
-        *,
-        level: float | None = None,
-        adjust: Adjust | Literal["default"] | None = "default",
-        simultaneous: bool = False,
-    ) -> pd.DataFrame:
-        """Estimates with tests, or summaries of draws, one row per quantity.
-
-        Parameters
-        ----------
-        prob : float, optional
-            Coverage of the intervals; 0.95 for an estimate and ArviZ's
-            ``rcParams["stats.ci_prob"]`` for a posterior by default.
-        level : float, optional
-            For an estimate, another name of `prob`, as in its other methods.
-        adjust : {"default", "none", "tukey", "bonferroni", "holm", "sidak"} or None
-            For an estimate, the adjustment of p-values and intervals for the number of contrasts
-            in each family: what ``contrasts()`` was given by default; None and "none" adjust
-            nothing. Holm has no intervals of its own; they are Bonferroni's then.
-        simultaneous : bool
-            For a posterior, intervals in which all quantities lie at once with probability
-            `prob`. A posterior needs no other adjustment.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Estimate: estimate, std_error, df (Satterthwaite), statistic, p_value, conf_low,
-            conf_high. Posterior: mean, sd, median and interval. NaN where not estimable.
-
-        Raises
-        ------
-        ValueError
-            If an option does not fit the kind of fit or of contrasts.
-
-        References
-        ----------
-        R's ``summary.emmGrid(infer = TRUE)``; Besag et al. (1995), doi:10.1214/ss/1177010123, for
-        simultaneous intervals.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines"))
-        >>> model.reml().means("Machine").table()["estimate"].round(2).tolist()
-        [52.36, 60.32, 66.27]
-        """
-        if isinstance(self.source, PosteriorSource):
-            refuse_level(level)
-            if adjust not in UNADJUSTED:
-                raise ValueError(
-                    f"adjust={adjust!r} is for estimates. A posterior takes simultaneous=True."
-                )
-            return self.source.table(self.quantities, self._index, prob, joint=simultaneous)
-        if simultaneous:
-            raise ValueError("simultaneous=True is for posteriors; an estimate takes adjust=.")
-        chosen = self.adjust if adjust == "default" else check_adjust(adjust)
-        families = self._families
-        if chosen == "tukey" and any(means == 0 for _, means in families):
-            raise ValueError("adjust='tukey' is for pairwise contrasts; take 'holm' or 'sidak'.")
-        wanted = one_level(prob, level)
-        return self.source.table(self.quantities, self._index, wanted, chosen, families)
 
     def contrasts(
         self,
@@ -379,70 +95,454 @@ class LinearQuantities:
         *,
         by: str | Sequence[str] | None = None,
         adjust: Adjust | Literal["default"] | None = "default",
+        ref: Any = None,
+        reverse: bool = False,
+        interaction: Any = None,
     ) -> LinearQuantities:
         """Contrasts of these quantities.
 
         Parameters
         ----------
         method : str, mapping or array-like (c, k)
-            "pairwise" (each less each later one), "reference" (each less the first),
+            "pairwise" (each less each later one), "reference" (each less that of `ref`),
             "sequential" (each less the one before), "effects" (each less the mean of all),
-            "polynomial" (orthogonal, for equally spaced levels, in emmeans' whole numbers), or
-            weights by label: ``{"late - early": {"9": 1, "0": -1}}`` or
+            "others" (each less the mean of the others), "mean-change" (the mean of those after a
+            place less that of those before), "helmert" (each less the earlier ones), "polynomial"
+            (orthogonal, for equally spaced levels, in emmeans' whole numbers), "identity" (the
+            quantities themselves), or weights by label: ``{"late - early": {"9": 1, "0": -1}}`` or
             ``{"late - early": [-1, 0, 1]}``, or an array of weights.
         by : str or sequence of str, optional
             Columns of `labels` within whose values contrasts are taken; those that the quantities
             were made with by default.
-        adjust : {"default", "none", "tukey", "bonferroni", "holm", "sidak"} or None
-            For an estimate, within each value of `by`. The default is Tukey's for pairwise
-            contrasts, Holm's against a reference, sequential and of effects, and none for
-            polynomials and weights of your own. None and "none" adjust nothing.
+        adjust : str or None
+            For an estimate, within each value of `by`: "tukey" (pairwise contrasts only), "mvt"
+            (exact for any contrasts, by the multivariate t distribution), "dunnett" (the same, for
+            ``method="reference"``), "scheffe", "bonferroni", "sidak", "holm", "hochberg", "hommel",
+            "fdr" (Benjamini and Hochberg) or "by" (Benjamini and Yekutieli). The default is
+            Tukey's for pairwise contrasts, none for polynomials, Helmert's, interactions and
+            weights of your own, and Holm's for the others. None and "none" adjust nothing. "holm",
+            "hochberg", "hommel", "fdr" and "by" have no intervals of their own; these are
+            Bonferroni's then.
+        ref : optional
+            Level that "reference" compares with, or a list of levels whose average it does; the
+            first by default.
+        reverse : bool
+            Differences of "pairwise", "reference" and "sequential" in the other direction.
+        interaction : str, sequence or mapping, optional
+            Contrasts of contrasts instead of `method`: a method for all variables that are not in
+            `by`, one for each in their order (``("pairwise", "polynomial")``), or methods by
+            variable.
 
         Returns
         -------
         LinearQuantities
+            On the response's scale, contrasts of logarithms are ratios, and those of logits odds
+            ratios. Other contrasts are on the transformed scale: take those of :meth:`regrid` for
+            differences on the response's.
 
         Raises
         ------
         ValueError
             If the method, the adjustment or a column is unknown, or there is one mean only.
 
+        Notes
+        -----
+        "mvt" takes the joint distribution of all contrasts of a family and, for each, its own
+        degrees of freedom, as emmeans does; these need not be whole numbers. Its error is below
+        1e-4, and it is the same in each call. emmeans' "dunnettx" is an approximation of it.
+
         References
         ----------
-        R's ``emmeans::contrast``.
+        R's ``emmeans::contrast``; Genz, Bretz (2009), doi:10.1007/978-3-642-01689-9, for "mvt".
 
         Examples
         --------
         >>> import bayeslmm as blm
         >>> model = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines"))
         >>> means = model.reml().means("Machine")
-        >>> means.contrasts("reference").table()["estimate"].round(2).to_dict()
-        {'B - A': 7.97, 'C - A': 13.92}
+        >>> means.contrasts("reference", ref="B").table()["estimate"].round(2).to_dict()
+        {'A - B': -7.97, 'C - B': 5.95}
         """
         groups = self.quantities.by if by is None else names_of(by)
-        matrix, labels, families = _stacked(self.quantities.labels, groups, method)
-        pairwise = isinstance(method, str) and method == "pairwise"
+        labels = self.quantities.labels
+        if interaction is not None:
+            if method != "pairwise" or ref is not None or reverse:
+                raise ValueError("interaction= stands for method=, ref= and reverse=; leave them.")
+            found = interaction_stacked(labels, groups, interaction)
+        else:
+            found = stacked(labels, groups, method, ref=ref, reverse=reverse)
+        named = method if isinstance(method, str) and interaction is None else ""
+        pairwise = named == "pairwise"
+        scale, texts = self._contrasted(found.matrix, found.labels, groups)
+        notes = self.notes
+        if self.scale is not None and scale is None:
+            notes = (f"On the scale of {self.scale.transform.label}; see regrid().",)
+        return replace(
+            self,
+            title=f"Contrasts of {self.title[0].lower()}{self.title[1:]}",
+            quantities=self.quantities.combine(found.matrix, texts, ()),
+            adjust=self._chosen(adjust, named),
+            families=tuple((rows, size if pairwise else 0) for rows, size in found.families),
+            notes=notes,
+            scale=scale,
+            transform=None,
+        )
+
+    def _chosen(self, adjust: str | None, method: str) -> Adjust:
+        """The adjustment of contrasts by a method."""
         if isinstance(self.source, PosteriorSource):
             if adjust not in UNADJUSTED:
                 raise ValueError(
                     f"adjust={adjust!r} is for estimates. A posterior takes "
                     "table(simultaneous=True)."
                 )
-            chosen: Adjust = "none"
-        elif adjust == "default":
-            chosen = DEFAULT_ADJUST.get(method, "none") if isinstance(method, str) else "none"
+            return "none"
+        if adjust == "default":
+            return DEFAULT_ADJUST.get(method, "none")
+        chosen = check_adjust(adjust)
+        if chosen == "tukey" and method != "pairwise":
+            raise ValueError(TUKEY)
+        if chosen == "dunnett" and method != "reference":
+            raise ValueError(
+                "adjust='dunnett' is for method='reference'; 'mvt' is the same for any contrasts."
+            )
+        return chosen
+
+    def _contrasted(
+        self, matrix: Array, labels: pd.DataFrame, by: tuple[str, ...]
+    ) -> tuple[ResponseScale | None, pd.DataFrame]:
+        """The scale of contrasts of these quantities, and labels that say so."""
+        if self.scale is None:
+            return None, labels
+        size = np.abs(matrix).sum(axis=1)
+        sums_to_zero = np.all(np.abs(matrix.sum(axis=1)) <= SUM * np.maximum(size, 1.0))
+        if not self.scale.transform.ratio or not sums_to_zero:
+            return None, labels
+        others = labels.columns.difference(list(by))
+        labels = labels.copy()
+        labels[others] = labels[others].map(lambda text: text.replace(" - ", " / "))
+        return ResponseScale(transform=self.scale.transform.ratios), labels
+
+    # --- scales -------------------------------------------------------------------------
+
+    def response(self, bias_correct: bool | float = False) -> LinearQuantities:
+        """Show means of a transformed response on its own scale.
+
+        Parameters
+        ----------
+        bias_correct : bool or float
+            Whether to show the mean of the response, and not what is the median where the
+            transformed response is symmetric about its mean. True takes the standard deviation of
+            responses about their means, of residuals and random effects, averaged over the rows;
+            a number is that standard deviation (emmeans' `sigma`).
+
+        Returns
+        -------
+        LinearQuantities
+            Of an estimate: standard errors by the delta method, intervals with the transformed
+            ends of those of the transformed scale, and tests on that scale; corrections are
+            emmeans' second-order ones. Of a posterior: each draw exactly, and means by quadrature
+            with each draw's own standard deviation. Back-transformed are logarithms of any base,
+            also of ``y + c`` and ``log1p``, roots, powers, reciprocals, logits written ``log(y /
+            (1 - y))``, exponentials, the arcsine of the square root, and compositions.
+
+        Raises
+        ------
+        ValueError
+            If the response is not transformed, or not by a function with a known inverse.
+
+        References
+        ----------
+        R's ``emmeans::summary(type = "response", bias.adjust = TRUE)``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> pastes = blm.load_dataset("Pastes")
+        >>> reml = blm.LMM("log(strength) ~ 1 + (1 | batch / cask)", pastes).reml()
+        >>> reml.means().response().table()["estimate"].round(2).to_dict()
+        {'overall': 59.97}
+        """
+        if self.transform is None:
+            raise ValueError(
+                "The response is not transformed by a function with a known inverse, or these are "
+                "no means, so that there is nothing to transform back."
+            )
+        label, sd = self.transform.label, self._correction(bias_correct)
+        notes = [f"Transformed back from the scale of {label}, which tests are on."]
+        if sd is not None and isinstance(self.source, EstimateSource):
+            notes.append(f"Bias of the way back corrected for an sd of {float(sd):.4g}.")
+        elif sd is not None:
+            notes.append("Means over residuals and random effects, draw by draw.")
+        kept = [note for note in self.notes if not note.startswith(SCALE_NOTE)]
+        scale = ResponseScale(transform=self.transform, sd=sd)
+        return replace(self, scale=scale, notes=(*notes, *kept))
+
+    def _correction(self, bias_correct: bool | float) -> float | Array | None:
+        if bias_correct is False:
+            return None
+        if bias_correct is True:
+            total = spread(self.source, "total")
+            return float(total[0]) if isinstance(self.source, EstimateSource) else total
+        sd = float(bias_correct)
+        if not (np.isfinite(sd) and sd > 0):
+            raise ValueError(f"bias_correct={bias_correct!r}: True, False or a positive number.")
+        return sd
+
+    def regrid(self) -> LinearQuantities:
+        """Means on the response's scale as quantities of their own, to take differences of.
+
+        Returns
+        -------
+        LinearQuantities
+            Of an estimate: linear approximations about the estimate (the delta method), whose
+            tests and intervals are on the response's scale. Of a posterior: the draws of means on
+            the response's scale.
+
+        Raises
+        ------
+        ValueError
+            If there is no known way back, as in :meth:`response`.
+
+        References
+        ----------
+        R's ``emmeans::regrid``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> machines = blm.load_dataset("Machines")
+        >>> reml = blm.LMM("sqrt(score) ~ Machine + (1 | Worker)", machines).reml()
+        >>> means = reml.means("Machine").regrid()
+        >>> means.contrasts("reference").table()["estimate"].round(2).to_dict()
+        {'B - A': 7.75, 'C - A': 13.92}
+        """
+        shown = self if self.scale is not None else self.response()
+        assert shown.scale is not None
+        known = self.source.space.estimable(self.quantities.weights)
+        weights = self.quantities.weights
+        if isinstance(self.source, PosteriorSource):
+            constant = shown._draws(self.source)
+            weights = np.where(known[:, None], 0.0, weights)
         else:
-            chosen = check_adjust(adjust)
-        if chosen == "tukey" and not pairwise:
-            raise ValueError("adjust='tukey' is for pairwise contrasts; take 'holm' or 'sidak'.")
-        return LinearQuantities(
-            title=f"Contrasts of {self.title[0].lower()}{self.title[1:]}",
-            quantities=self.quantities.combine(matrix, labels, ()),
-            source=self.source,
-            adjust=chosen,
-            families=tuple((rows, size if pairwise else 0) for rows, size in families),
-            notes=self.notes,
-        )
+            value, _, _ = self.source.moments(self.quantities)
+            back, slope = shown.scale.linear(value)
+            weights = np.where(known[:, None], weights * slope[:, None], weights)
+            constant = back - slope * (value - self.quantities.constant)
+        moved = replace(self.quantities, weights=weights, constant=constant)
+        notes = tuple(note for note in shown.notes if not note.startswith("Transformed back"))
+        first = f"On the response's scale, from {shown.scale.transform.label}."
+        return replace(self, quantities=moved, notes=(first, *notes), scale=None, transform=None)
+
+    # --- judgements ---------------------------------------------------------------------
+
+    def letters(self, alpha: float = 0.05, *, adjust: Adjust | None = "tukey") -> pd.DataFrame:
+        """Compact letter display: means that share a letter do not differ significantly.
+
+        Parameters
+        ----------
+        alpha : float
+            Significance level; of a posterior, one less the probability with which the intervals of
+            all differences hold at once.
+        adjust : str or None
+            For an estimate, the adjustment of the pairwise differences, as in :meth:`contrasts`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            :meth:`table` with a column `letters`, from the smallest mean to the largest in each
+            group of `by`. ``attrs["note"]`` says what letters do not: that means are equal.
+
+        Raises
+        ------
+        ValueError
+            If there is one mean only, or some are not estimable.
+
+        References
+        ----------
+        Piepho (2004), doi:10.1198/1061860043515; R's ``multcomp::cld``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> cake = blm.load_dataset("cake")
+        >>> reml = blm.LMM("angle ~ recipe + (1 | recipe:replicate)", cake).reml()
+        >>> reml.means("recipe").letters()["letters"].to_dict()
+        {'C': 'a', 'B': 'a', 'A': 'a'}
+        """
+        alpha = probability(alpha, "alpha")
+        if not self.estimable.all():
+            raise ValueError("Some means cannot be estimated, so that they cannot have letters.")
+        different = self._different(alpha, adjust)
+        values, table = self._centres(), self.table()
+        order, letters = [], []
+        for _, members in groups_of(self.quantities.labels, self.quantities.by):
+            places = members[np.argsort(values[members], kind="stable")]
+            order += places.tolist()
+            letters += compact_letters(different[np.ix_(places, places)])
+        result = table.iloc[order].assign(letters=letters)
+        result.attrs["note"] = LETTERS_NOTE
+        return result
+
+    def _centres(self) -> Array:
+        """One value of each quantity to order them by."""
+        if isinstance(self.source, EstimateSource):
+            return self.source.moments(self.quantities)[0]
+        return np.asarray(np.median(self.source.values(self.quantities), axis=0))
+
+    def _different(self, alpha: float, adjust: Adjust | None) -> NDArray[np.bool_]:
+        """Which pairs (m, m) within groups differ."""
+        posterior = isinstance(self.source, PosteriorSource)
+        pairs = self.contrasts("pairwise", adjust="default" if posterior else adjust)
+        plain = replace(pairs, scale=None)
+        if posterior:
+            table = plain.table(1.0 - alpha, simultaneous=True)
+            low, high = table.iloc[:, -2], table.iloc[:, -1]
+            flags = ((low > 0) | (high < 0)).to_numpy()
+        else:
+            flags = (plain.table()["p_value"] < alpha).to_numpy()
+        different = np.zeros((len(self._index),) * 2, dtype=bool)
+        place = 0
+        for _, members in groups_of(self.quantities.labels, self.quantities.by):
+            first, second = np.triu_indices(len(members), 1)
+            one, other = members[first], members[second]
+            different[one, other] = different[other, one] = flags[place : place + len(first)]
+            place += len(first)
+        return different
+
+    def effect_sizes(
+        self, sigma: str | float = "residual", *, edf: float | None = None, prob: float = LEVEL
+    ) -> pd.DataFrame:
+        """Differences as multiples of a standard deviation of responses (Cohen's d).
+
+        Parameters
+        ----------
+        sigma : {"residual", "total"} or float
+            Standard deviation to divide by: that of the residuals; that of responses given the
+            fixed effects, of residuals and random effects, averaged over the rows; or a number.
+        edf : float, optional
+            For an estimate, degrees of freedom of `sigma`, whose uncertainty counts: its squared
+            relative error is ``1 / (2 edf)``. Found for "residual" unless residuals have a
+            structure; to be given otherwise.
+        prob : float
+            Coverage of the intervals.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Of an estimate: effect_size, std_error, df (of the difference) and conf_low, conf_high.
+            Of a posterior: mean, sd, median and interval of the difference over the standard
+            deviation draw by draw, so that no approximation is made. Means are compared pairwise;
+            contrasts are taken as they are.
+
+        Raises
+        ------
+        ValueError
+            If `sigma` is unknown, or `edf` is needed.
+
+        References
+        ----------
+        R's ``emmeans::eff_size``, whose standard errors these are; Cohen (1988), "Statistical Power
+        Analysis for the Behavioral Sciences".
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines")).reml()
+        >>> reml.means("Machine").effect_sizes("total")
+        Traceback (most recent call last):
+            ...
+        ValueError: edf=, the degrees of freedom of sigma='total', is needed here.
+        >>> reml.means("Machine").effect_sizes()["effect_size"].round(2).to_dict()
+        {'A - B': -2.52, 'A - C': -4.4, 'B - C': -1.88}
+        """
+        pairs = replace(self._differences(), scale=None)
+        given = None if isinstance(sigma, str) else float(sigma)
+        if given is None:
+            check_spread(str(sigma))
+        elif not (np.isfinite(given) and given > 0):
+            raise ValueError(f"sigma={sigma!r}: a positive number is expected.")
+        if isinstance(pairs.source, PosteriorSource):
+            sd = spread(pairs.source, str(sigma)) if given is None else np.array([given])
+            draws = pairs.source.values(pairs.quantities) / sd[:, None]
+            return summarise_known(draws, pairs._index, prob)
+        if edf is None and sigma == "residual":
+            edf = residual_df(pairs.source.inference.fit)
+        if edf is None or not edf > 0:
+            raise ValueError(f"edf=, the degrees of freedom of sigma={sigma!r}, is needed here.")
+        size = float(spread(pairs.source, str(sigma))[0]) if given is None else given
+        value, error, df = pairs.source.moments(pairs.quantities)
+        effect = value / size
+        spread_of = np.sqrt((error / size) ** 2 + effect**2 / (2.0 * edf))
+        margin = stats.t.isf((1.0 - probability(prob, "prob")) / 2.0, df) * spread_of
+        columns = {"effect_size": effect, "std_error": spread_of, "df": df}
+        columns |= {"conf_low": effect - margin, "conf_high": effect + margin}
+        return pd.DataFrame(columns, index=pairs._index)
+
+    def _differences(self) -> LinearQuantities:
+        """Themselves if they are contrasts, or their pairwise ones."""
+        return self if self.families else self.contrasts("pairwise")
+
+    def equivalence(
+        self,
+        bounds: float | Sequence[float],
+        *,
+        side: Side = "two-sided",
+        alpha: float = 0.05,
+        prob: float = LEVEL,
+    ) -> pd.DataFrame:
+        """Whether quantities are practically zero: tests, or a region of practical equivalence.
+
+        Parameters
+        ----------
+        bounds : float or pair of float
+            Region of what counts as equivalent, on the scale of the model; a number stands for that
+            far on either side of zero.
+        side : {"two-sided", "greater", "less"}
+            Equivalent: within the bounds; non-inferior: above the lower one; non-superior: below
+            the upper one.
+        alpha : float
+            For an estimate, level of each one-sided test; intervals have coverage ``1 - 2 alpha``.
+        prob : float
+            For a posterior, probability of its highest density interval.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Of an estimate: p-values of the test that the quantity is not above the lower bound
+            (p_above) and not below the upper one (p_below), and of equivalence, the larger of both;
+            the interval that lies within the bounds where both are significant. Not adjusted for
+            the number of quantities. Of a posterior: probabilities below, in and above the region,
+            the highest density interval, the share of its draws that are in the region, and the
+            decision by whether the interval is inside ("equivalent"), outside ("different") or
+            neither ("undecided").
+
+        Raises
+        ------
+        ValueError
+            If an option is not as said.
+
+        References
+        ----------
+        Schuirmann (1987), doi:10.1007/BF01068419; Kruschke (2018), doi:10.1177/2515245918771304;
+        R's ``emmeans::test(delta=, side=)`` and ``bayestestR::equivalence_test``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> cake = blm.load_dataset("cake")
+        >>> reml = blm.LMM("angle ~ recipe + (1 | recipe:replicate)", cake).reml()
+        >>> reml.contrasts("recipe").equivalence(8)["decision"].tolist()
+        ['equivalent', 'equivalent', 'equivalent']
+        """
+        region, side = checked_bounds(bounds), check_side(side)
+        if isinstance(self.source, PosteriorSource):
+            draws = self.source.values(self.quantities)
+            columns = rope_columns(draws, region, side, probability(prob, "prob"))
+        else:
+            moments = self.source.moments(self.quantities)
+            columns = one_sided_tests(*moments, region, side, probability(alpha, "alpha"))
+        return pd.DataFrame(columns, index=self._index)
 
     def joint_test(self) -> pd.DataFrame:
         """F test that all quantities are zero at once.
@@ -462,7 +562,7 @@ class LinearQuantities:
 
         References
         ----------
-        R's ``emmeans::test(joint = TRUE)`` with the degrees of freedom of lmerTest.
+        R's ``emmeans::test(joint = TRUE)`` with the degrees of freedom of lmerTest by default.
         """
         if isinstance(self.source, PosteriorSource):
             raise TypeError("A joint test is for estimates; table(simultaneous=True) is its like.")
@@ -471,57 +571,16 @@ class LinearQuantities:
         if not known.any():
             raise ValueError("None of the quantities can be estimated.")
         value = -self.quantities.constant[known]
-        test = f_test(self.source.fit, weights[known], value)
+        test = f_test(self.source.inference, weights[known], value)
         table = pd.DataFrame([test], index=pd.Index(["joint"], name="test"))
-        return noted(self.source.fit, table)
-
-    @property
-    def _index(self) -> pd.Index:
-        labels = self.quantities.labels
-        if labels.shape[1] == 1:
-            return pd.Index(labels.iloc[:, 0], name=labels.columns[0])
-        return pd.MultiIndex.from_frame(labels)
-
-    @property
-    def _families(self) -> tuple[Family, ...]:
-        return self.families or ((np.arange(len(self._index)), 0),)
-
-    @property
-    def _adjusts(self) -> bool:
-        """Whether the adjustment changes anything: there are several contrasts in a family."""
-        if self.adjust == "none" or isinstance(self.source, PosteriorSource):
-            return False
-        known = self.estimable.to_numpy()
-        if self.adjust == "tukey":
-            return any(means > 2 and known[rows].any() for rows, means in self._families)
-        return any(known[rows].sum() > 1 for rows, _ in self._families)
-
-    def _lines(self) -> list[str]:
-        lines = list(self.notes)
-        if isinstance(self.source, EstimateSource):
-            lines += fit_notes(self.source.fit)
-        if self._adjusts:
-            lines.append(ADJUSTED.get(self.adjust, ADJUSTED_ALIKE.format(self.adjust)))
-        lost = int((~self.estimable).sum())
-        if lost:
-            lines.append(f"{lost} of {len(self.estimable)} cannot be estimated from these data.")
-        return lines
-
-    def __repr__(self) -> str:
-        labels = self.quantities.labels.map(text_of)
-        table = pd.concat([labels, self.table().set_axis(labels.index)], axis=1)
-        text = frame_text(table.set_axis([""] * len(table), axis=0))
-        return "\n".join([self.title, text, *self._lines()])
-
-    def _repr_html_(self) -> str:
-        return html_page(self.title, self.table(), self._lines())
+        return noted(self.source.inference, table)
 
 
 def scale_notes(design: Design) -> tuple[str, ...]:
     """Say so where the response is not a variable of the data but a function of one."""
     name = design.response
     plain = [n for n in design.formula.left.variables if _is_column(design, n)]
-    return () if plain else (f"On the scale of {name}, the response of the model.",)
+    return () if plain else (f"{SCALE_NOTE}{name}, the response of the model.",)
 
 
 def _is_column(design: Design, name: str) -> bool:
@@ -531,54 +590,3 @@ def _is_column(design: Design, name: str) -> bool:
     return pd.api.types.is_numeric_dtype(column.dtype) and bool(
         np.array_equal(design.y, column.to_numpy(dtype=np.float64))
     )
-
-
-def text_of(value: Any) -> str:
-    """A level or a number as labels show it."""
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
-
-
-def _joined(labels: pd.DataFrame) -> list[str]:
-    return [" ".join(map(text_of, row)) for row in labels.itertuples(index=False)]
-
-
-def _stacked(
-    labels: pd.DataFrame, by: tuple[str, ...], method: Any
-) -> tuple[Array, pd.DataFrame, list[Family]]:
-    """Weights, labels and families of contrasts within groups."""
-    unknown = [name for name in by if name not in labels.columns]
-    if unknown:
-        raise ValueError(f"by={unknown}: columns among {', '.join(labels.columns)} are expected.")
-    others = labels.drop(columns=list(by))
-    if others.shape[1] == 0:
-        raise ValueError("Every variable is in by=, so that there is nothing to contrast.")
-    rows: list[Array] = []
-    records: list[dict[str, Any]] = []
-    families: list[Family] = []
-    for value, members in _groups(labels, by):
-        names = _joined(others.iloc[members])
-        levels = [row if len(row) > 1 else row[0] for row in others.iloc[members].values.tolist()]
-        levels = [tuple(level) if isinstance(level, list) else level for level in levels]
-        if len(members) < 2 and isinstance(method, str):
-            raise ValueError(
-                f"There is one mean only ({', '.join(names) or 'overall'}), and nothing to contrast"
-                " it with."
-            )
-        weights, texts = contrast_weights(method, names, levels)
-        block = np.zeros((len(weights), len(labels)))
-        block[:, members] = weights
-        families.append((np.arange(len(records), len(records) + len(texts)), len(members)))
-        rows.append(block)
-        records += [dict(zip(by, value, strict=True)) | {"contrast": text} for text in texts]
-    return np.vstack(rows), pd.DataFrame(records), families
-
-
-def _groups(
-    labels: pd.DataFrame, by: tuple[str, ...]
-) -> list[tuple[tuple[Any, ...], NDArray[np.intp]]]:
-    if not by:
-        return [((), np.arange(len(labels)))]
-    places: dict[tuple[Any, ...], list[int]] = {}
-    for i, key in enumerate(labels[list(by)].itertuples(index=False, name=None)):
-        places.setdefault(key, []).append(i)
-    return [(key, np.array(members)) for key, members in places.items()]

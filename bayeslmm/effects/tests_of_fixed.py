@@ -13,16 +13,12 @@ from scipy import stats
 
 from bayeslmm.data.design import Design
 from bayeslmm.effects.terms import FixedPart, Term, fixed_part
-from bayeslmm.estimation.estimate import Fit
-from bayeslmm.summaries.estimate_tables import satterthwaite
+from bayeslmm.estimation.inference import Inference
 from bayeslmm.summaries.text import listed
 
 Array = NDArray[np.float64]
 
 COLUMNS = ("sum_sq", "mean_sq", "num_df", "den_df", "statistic", "p_value")
-
-RANK = float(np.sqrt(np.finfo(np.float64).eps))
-"""Eigenvalue of the correlations over the largest one below which a row counts as repeated."""
 
 MAP_NOTE = (
     "A MAP estimate: the covariance matrix of the fixed effects is a posterior one, and the tests "
@@ -34,18 +30,14 @@ NO_SQUARES = (
     "they could be compared with."
 )
 
-EQUAL_DF = 1e-8
-"""Degrees of freedom that differ by less are one number."""
 
-
-def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> dict[str, float]:
+def f_test(inference: Inference, matrix: Array, value: Array | None = None) -> dict[str, float]:
     """Test the hypothesis ``matrix @ beta == value``.
 
     Parameters
     ----------
-    fit : Fit
-        A REML or ML fit. For "MAP", whose covariance matrix is a posterior one, the denominator
-        has infinite degrees of freedom.
+    inference : Inference
+        The estimate, and how its fixed effects are judged.
     matrix : ndarray (q, p)
         Weights of the coefficients; repeated rows count once.
     value : ndarray (q,), optional
@@ -56,50 +48,14 @@ def f_test(fit: Fit, matrix: Array, value: Array | None = None) -> dict[str, flo
     dict of str to float
         sum_sq and mean_sq, the sum of squares of the hypothesis on the scale of the residuals and
         over num_df; num_df, den_df, statistic and p_value of F. NaN where the hypothesis is empty.
-
-    References
-    ----------
-    Fai, Cornelius (1996), doi:10.1080/00949659608811740; Kuznetsova, Brockhoff, Christensen
-    (2017), doi:10.18637/jss.v082.i13 (``lmerTest::contestMD``).
     """
     value = np.zeros(len(matrix)) if value is None else value
-    covariance = matrix @ fit.vcov @ matrix.T
-    scale = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    count = _rank(covariance, scale)
+    statistic, count, den_df = inference.f_test(matrix, value)
     if count == 0:
         return dict.fromkeys(COLUMNS, np.nan) | {"num_df": 0}
-    sizes, vectors = np.linalg.eigh(covariance)
-    sizes, vectors = sizes[-count:], vectors[:, -count:]
-    directions = vectors.T
-    squares = (directions @ (matrix @ fit.beta - value)) ** 2 / sizes
-    statistic = float(squares.mean())
-    each = np.array([satterthwaite(fit, row) for row in directions @ matrix])
-    den_df = combined_df(each)
-    mean_sq = statistic * fit.sigma**2
+    mean_sq = statistic * inference.fit.sigma**2
     numbers = (count * mean_sq, mean_sq, count, den_df, statistic, f_tail(statistic, count, den_df))
     return dict(zip(COLUMNS, numbers, strict=True))
-
-
-def _rank(covariance: Array, scale: Array) -> int:
-    """Number of independent rows of a hypothesis, whatever their units."""
-    used = scale > 0
-    if not used.any():
-        return 0
-    correlation = covariance[np.ix_(used, used)] / np.outer(scale[used], scale[used])
-    sizes = np.linalg.eigvalsh(correlation)
-    return int(np.sum(sizes > RANK * sizes.max()))
-
-
-def combined_df(each: Array) -> float:
-    """Degrees of freedom of an F statistic from those of its independent t statistics (q,)."""
-    if np.isinf(each).all():
-        return float("inf")
-    if len(each) == 1 or np.all(np.abs(np.diff(each)) < EQUAL_DF):
-        return float(each.mean())
-    if np.any(each <= 2.0):
-        return 2.0
-    mean = float(np.sum(each / (each - 2.0)))
-    return 2.0 * mean / (mean - len(each))
 
 
 def f_tail(statistic: float, num_df: int, den_df: float) -> float:
@@ -109,12 +65,13 @@ def f_tail(statistic: float, num_df: int, den_df: float) -> float:
     return float(stats.f.sf(statistic, num_df, den_df))
 
 
-def noted(fit: Fit, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
-    """Put into ``attrs["note"]`` what a reader should know, and that of a MAP estimate's tests.
+def noted(inference: Inference, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
+    """Put into ``attrs["note"]`` what a reader should know, and what the tests use.
 
     Sums of squares on the scale of the residuals are left out where these have no one scale.
     """
-    notes = [MAP_NOTE] * (fit.method == "MAP") + [note] * bool(note)
+    fit = inference.fit
+    notes = [MAP_NOTE] * (fit.method == "MAP") + [text for text in (inference.note, note) if text]
     if not fit.plan.residual.plain:
         table = table.drop(columns=["sum_sq", "mean_sq"])
         notes.append(NO_SQUARES)
@@ -124,7 +81,7 @@ def noted(fit: Fit, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
 
 
 def contest_table(
-    fit: Fit, coefs: Sequence[str], weights: ArrayLike, value: ArrayLike | None
+    inference: Inference, coefs: Sequence[str], weights: ArrayLike, value: ArrayLike | None
 ) -> pd.DataFrame:
     """Joint F test of given weights; arguments as in ``estimate.contest()``."""
     if isinstance(weights, Mapping):
@@ -150,9 +107,9 @@ def contest_table(
     right = None if value is None else np.atleast_1d(np.asarray(value, dtype=np.float64))
     if right is not None and right.shape != (len(matrix),):
         raise ValueError(f"rhs has shape {right.shape}; L has {len(matrix)} rows.")
-    test = f_test(fit, matrix, right)
+    test = f_test(inference, matrix, right)
     table = pd.DataFrame([test], index=pd.Index(["contest"], name="test"))
-    return noted(fit, table)
+    return noted(inference, table)
 
 
 # --- hypotheses of the terms of the fixed part --------------------------------------
@@ -322,15 +279,15 @@ def _null(matrix: Array) -> Array:
     return right[rank:].T
 
 
-def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
+def anova_table(design: Design, inference: Inference, kind: AnovaType) -> pd.DataFrame:
     """F test of each term of the fixed part.
 
     Parameters
     ----------
     design : Design
         The design of the model.
-    fit : Fit
-        Its estimate.
+    inference : Inference
+        Its estimate, and how fixed effects are judged.
     kind : {1, 2, 3}
         As in :func:`term_hypotheses`.
 
@@ -350,13 +307,13 @@ def anova_table(design: Design, fit: Fit, kind: AnovaType) -> pd.DataFrame:
     if isinstance(kind, bool) or kind not in (1, 2, 3):
         raise ValueError(f"type={kind!r}: 1, 2 or 3 is expected.")
     part = fixed_part(design)
-    tests = {label: f_test(fit, rows) for label, rows in _hypotheses(part, kind).items()}
+    tests = {label: f_test(inference, rows) for label, rows in _hypotheses(part, kind).items()}
     index = pd.Index(list(tests), name="term")
     table = pd.DataFrame(list(tests.values()), index=index, columns=list(COLUMNS))
     note = empty_cells_note(part.terms) if kind == 3 else ""
     if note:
         _log.warning(note)
-    return noted(fit, table, note)
+    return noted(inference, table, note)
 
 
 def empty_cells_note(terms: Sequence[Term]) -> str:

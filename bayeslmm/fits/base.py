@@ -152,13 +152,16 @@ class FittedModel:
         level : float
             Of an estimate: coverage of the intervals. Those of a posterior follow
             ``arviz.rcParams``.
+        df : str, optional
+            Of an estimate: degrees of freedom of fixed effects, as in
+            :meth:`bayeslmm.Estimate.with_df`.
 
         Returns
         -------
         pandas.DataFrame
             Rows ``beta[Days]``, ``sd[Subject, Days]``, ``cor[Subject, Intercept, Days]``,
             ``sigma``. Of an estimate: columns estimate, std_error, conf_low, conf_high and, for
-            fixed effects, Satterthwaite df, t statistic and p-value. Standard errors of covariance
+            fixed effects, df, t statistic and p-value. Standard errors of covariance
             parameters come by the delta method from the log and inverse hyperbolic tangent scales,
             on which their Wald intervals are symmetric; NaN at a boundary (use profile intervals
             there). Of a posterior: the statistics and diagnostics of ``arviz.summary``.
@@ -181,12 +184,15 @@ class FittedModel:
             Of an estimate: coverage of the intervals.
         prob : float, optional
             Of a posterior: probability of the intervals.
+        df : str, optional
+            Of an estimate: as in :meth:`bayeslmm.Estimate.with_df`.
 
         Returns
         -------
         pandas.DataFrame
-            One row per coefficient. Of an estimate: estimate, std_error, Satterthwaite df,
-            statistic, p_value, conf_low, conf_high; of a posterior: mean, sd, median and interval.
+            One row per coefficient. Of an estimate: estimate, std_error, df (Satterthwaite's
+            unless chosen otherwise), statistic, p_value, conf_low, conf_high; of a posterior: mean,
+            sd, median and interval.
 
         References
         ----------
@@ -294,6 +300,8 @@ class FittedModel:
             Of an estimate: coverage of the intervals.
         prob : float, optional
             Of a posterior: probability of the intervals.
+        df : str, optional
+            Of an estimate: as in :meth:`bayeslmm.Estimate.with_df`.
 
         Returns
         -------

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import ArrayLike
 
 from bayeslmm.fits.predictions import Names, Predictions
+from bayeslmm.summaries.parameters import check_choice
 
 if TYPE_CHECKING:
-    from bayeslmm.effects.contrasts import Adjust
+    import pandas as pd
+    from marginaleffects.classes import ModelAbstract
+
     from bayeslmm.effects.grid import Weights
     from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import LinearQuantities, Source
+    from bayeslmm.effects.multiplicity import Adjust
+    from bayeslmm.effects.quantities import LinearQuantities
+    from bayeslmm.effects.reference_grid import ReferenceGrid
+    from bayeslmm.effects.sources import Source
+    from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.sampling.joint_draws import JointDraws
 
+MeanScale = Literal["link", "response"]
 MeanTarget = Literal["average", "population"]
 RowTarget = Literal["average", "population", "conditional"]
 
@@ -28,10 +36,14 @@ class Effects(Predictions):
 
     # --- what each of the two provides ------------------------------------------------
 
+    def _source_by(self, df: DfMethod | None) -> Source:
+        """The fixed effects with their uncertainty; of an estimate with these df."""
+        raise NotImplementedError
+
     @property
     def _source(self) -> Source:
         """The fixed effects with their uncertainty."""
-        raise NotImplementedError
+        return self._source_by(None)
 
     def _row_draws(self, target: str) -> JointDraws | None:
         """Draws whose random effects count in effects averaged over rows; None for none."""
@@ -47,6 +59,9 @@ class Effects(Predictions):
         weights: Weights = "equal",
         by: Names | None = None,
         target: MeanTarget = "average",
+        df: DfMethod | None = None,
+        type: MeanScale = "link",
+        bias_correct: bool | float = False,
     ) -> LinearQuantities:
         """Marginal means (least-squares means) over a reference grid.
 
@@ -58,8 +73,9 @@ class Effects(Predictions):
         variables : str or sequence of str
             Variables of the fixed part whose values are told apart; the overall mean without one.
         at : mapping, optional
-            Values of covariates, ``{"age": [8, 14]}``, or some of a factor's levels. Several values
-            of a covariate that is not told apart are averaged over.
+            Values of covariates, ``{"age": [8, 14]}``, some of a factor's levels, or functions of
+            the column, ``{"age": np.median}``. Several values of a covariate that is not told apart
+            are averaged over.
         weights : {"equal", "proportional", "outer", "cells"}
             How the levels of other factors count: equally, by the number of rows with their
             combination, by the product of their marginal frequencies, or by the rows of each cell.
@@ -67,15 +83,24 @@ class Effects(Predictions):
             Variables told apart too, within whose values contrasts will be taken.
         target : {"average", "population"}
             With random effects of zero, or averaged over: the same in a linear model.
+        df : {"satterthwaite", "kenward-roger", "kenward-roger-linear", "residual", "asymptotic"}
+            Of an estimate: standard errors and degrees of freedom, as in
+            :meth:`bayeslmm.Estimate.with_df`; those of the estimate by default.
+        type : {"link", "response"}
+            The scale of the model, or that of the response where the formula transforms it, as
+            :meth:`bayeslmm.effects.quantities.LinearQuantities.response` does.
+        bias_correct : bool or float
+            With ``type="response"``, as there.
 
         Returns
         -------
         LinearQuantities
-            Of an estimate: estimates with standard errors, Satterthwaite df, tests against zero and
+            Of an estimate: estimates with standard errors, df, tests against zero and
             95 % intervals; of a posterior mean, sd, median and interval, and ``.draws`` for ArviZ.
-            Both have ``.table()`` and ``.contrasts()``, an estimate ``.joint_test()`` too. NaN
-            where the data cannot say (an empty cell). On the scale of the response as the formula
-            transforms it, which `notes` name.
+            Both have ``.table()``, ``.contrasts()``, ``.letters()``, ``.effect_sizes()`` and
+            ``.equivalence()``, an estimate ``.joint_test()`` too, and ``.grid``, which says what is
+            averaged over. NaN where the data cannot say (an empty cell). `notes` name the scale of
+            a transformed response, and interactions with what is averaged over.
 
         Raises
         ------
@@ -88,9 +113,11 @@ class Effects(Predictions):
         -----
         The offset is held at its mean unless one of its variables is set. Numeric variables with
         two values are covariates all the same (emmeans makes factors of them); give their values
-        in `at`, or write ``C(x)`` in the formula. Rows count once in `weights`, whatever their
-        precision weights. For a MAP estimate standard errors are posterior standard deviations
-        given the covariance parameters at the mode, and tests and intervals are normal.
+        in `at`, or write ``C(x)`` in the formula. A factor that is nested in another one, in the
+        data and in the formula, is told apart within the levels of that one. Rows count once in
+        `weights`, whatever their precision weights. For a MAP estimate standard errors are
+        posterior standard deviations given the covariance parameters at the mode, and tests and
+        intervals are normal.
 
         References
         ----------
@@ -113,9 +140,58 @@ class Effects(Predictions):
         """
         from bayeslmm.effects.grid import marginal_means
 
-        return marginal_means(
-            self.design, self._source, variables, at=at, weights=weights, by=by, target=target
+        check_choice(type, get_args(MeanScale), "type")
+        if bias_correct is not False and type != "response":
+            raise ValueError("bias_correct= is for type='response'.")
+        means = marginal_means(
+            self.design,
+            self._source_by(df),
+            variables,
+            at=at,
+            weights=weights,
+            by=by,
+            target=target,
         )
+        return means.response(bias_correct) if type == "response" else means
+
+    def reference_grid(
+        self, *, at: Mapping[str, Any] | None = None, weights: Weights = "equal"
+    ) -> ReferenceGrid:
+        """The combinations of values that marginal means are averages of.
+
+        Parameters
+        ----------
+        at, weights
+            As in :meth:`means`, whose results have their own grid in ``.grid``.
+
+        Returns
+        -------
+        ReferenceGrid
+            Prints each variable with its values, and whether it is averaged over or held; has the
+            combinations with their weights in `frame`.
+
+        Raises
+        ------
+        DataError
+            If a variable or a level is unknown.
+
+        References
+        ----------
+        R's ``emmeans::ref_grid``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> orthodont = blm.load_dataset("Orthodont")
+        >>> blm.LMM("distance ~ age * Sex + (age | Subject)", orthodont).reml().reference_grid()
+        Reference grid of 2 combinations, weights 'equal'
+         variable      kind       values           use
+              Sex    factor Male, Female averaged over
+              age covariate           11          held
+        """
+        from bayeslmm.effects.grid import mean_combinations
+
+        return mean_combinations(self.design, (), at=at, weights=weights, by=None)[1]
 
     def contrasts(
         self,
@@ -126,19 +202,26 @@ class Effects(Predictions):
         weights: Weights = "equal",
         by: Names | None = None,
         adjust: Adjust | Literal["default"] | None = "default",
+        df: DfMethod | None = None,
+        ref: Any = None,
+        reverse: bool = False,
+        interaction: Any = None,
+        type: MeanScale = "link",
     ) -> LinearQuantities:
         """Contrasts of marginal means.
 
         Parameters
         ----------
-        variables, at, weights, by
-            As in :meth:`means`.
-        method, adjust
+        variables, at, weights, by, df, type
+            As in :meth:`means`; differences of logarithms are ratios with ``type="response"``.
+        method, adjust, ref, reverse, interaction
             As in :meth:`bayeslmm.effects.quantities.LinearQuantities.contrasts`: pairwise by
             default, with Tukey's adjustment for an estimate (none with ``adjust=None``);
-            "reference", "sequential", "polynomial", "effects" or weights of your own,
-            ``{"late - early": {"9": 1, "0": -1}}``. In a posterior there is nothing to adjust: for
-            statements about all contrasts at once take ``.table(simultaneous=True)``.
+            "reference" with `ref`, "sequential", "polynomial", "effects", "others", "mean-change",
+            "helmert" or weights of your own, ``{"late - early": {"9": 1, "0": -1}}``; contrasts of
+            contrasts with ``interaction=("pairwise", "pairwise")``. In a posterior there is nothing
+            to adjust: for statements about all contrasts at once take
+            ``.table(simultaneous=True)``.
 
         Returns
         -------
@@ -155,8 +238,107 @@ class Effects(Predictions):
         >>> model.reml().contrasts("Machine").table()["estimate"].round(2).to_dict()
         {'A - B': -7.97, 'A - C': -13.92, 'B - C': -5.95}
         """
-        means = self.means(variables, at=at, weights=weights, by=by)
-        return means.contrasts(method, adjust=adjust)
+        means = self.means(variables, at=at, weights=weights, by=by, df=df, type=type)
+        return means.contrasts(
+            method, adjust=adjust, ref=ref, reverse=reverse, interaction=interaction
+        )
+
+    def joint_tests(
+        self,
+        by: Names | None = None,
+        *,
+        at: Mapping[str, Any] | None = None,
+        weights: Weights = "equal",
+        df: DfMethod | None = None,
+    ) -> pd.DataFrame:
+        """Joint tests of all terms by contrasts of marginal means, also within values of others.
+
+        Parameters
+        ----------
+        by : str or sequence of str, optional
+            Variables within whose values the terms of the others are tested.
+        at, weights, df
+            As in :meth:`means`. Covariates take two values, one unit on either side of their mean,
+            unless `at` has others.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per term and values of `by`. Of an estimate F tests: num_df, den_df, statistic,
+            p_value and, where residuals have no structure, sum_sq and mean_sq. Without `by`, and
+            with balanced weights, those of factors are type III tests.
+
+            Of a posterior: rank, the number of independent contrasts; distance, how far zero is
+            from their posterior mean (Mahalanobis); contour_probability, the share of draws that
+            are farther away than zero. That is the posterior probability outside the contour of the
+            density through zero, if the posterior is about elliptical. It is small where zero lies
+            far out, and is no probability that there is no effect.
+
+        Raises
+        ------
+        DataError
+            If a variable or a level is unknown.
+        ValueError
+            If there is no term to test.
+
+        References
+        ----------
+        R's ``emmeans::joint_tests``; Box, Tiao (1973), "Bayesian Inference in Statistical
+        Analysis", section 2.8, and Held (2004), doi:10.1198/1061860043137, for posteriors.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> cake = blm.load_dataset("cake")
+        >>> reml = blm.LMM("angle ~ recipe * temp + (1 | recipe:replicate)", cake).reml()
+        >>> reml.joint_tests()["p_value"].round(3).to_dict()
+        {'recipe': 0.781, 'temp': 0.0, 'recipe:temp': 0.959}
+        """
+        from bayeslmm.effects.joint_tests import joint_tests
+
+        source = self._source_by(df)
+        return joint_tests(self.design, source, by=by, at=at, weights=weights)
+
+    def to_marginaleffects(self, df: DfMethod | None = None) -> ModelAbstract:
+        """The fixed effects as a model of the Python package marginaleffects.
+
+        Parameters
+        ----------
+        df : str, optional
+            Of an estimate: whose standard errors, as in :meth:`means`.
+
+        Returns
+        -------
+        marginaleffects.classes.ModelAbstract
+            What ``marginaleffects.predictions()``, ``slopes()``, ``comparisons()``,
+            ``hypotheses()`` and the ``avg_`` and ``plot_`` forms of them take. Its predictions are
+            those of the fixed part; its tests are normal ones. Of a posterior: posterior means and
+            covariances of the fixed effects. Under Polars 2, marginaleffects 0.6 itself cannot
+            compare levels of factors (take :meth:`comparisons`); its other functions work.
+
+        Raises
+        ------
+        ImportError
+            If marginaleffects is not installed.
+        DataError
+            If the rows of the model are not in memory.
+
+        References
+        ----------
+        Arel-Bundock, Greifer, Heiss (2024), doi:10.18637/jss.v111.i09.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm, marginaleffects as me
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> slopes = me.avg_slopes(reml.to_marginaleffects(), variables="Days")
+        >>> round(float(slopes["estimate"][0]), 2)
+        10.47
+        """
+        from bayeslmm.effects.marginaleffects_model import marginaleffects_model
+
+        return marginaleffects_model(self.design, self._source_by(df))
 
     def slopes(
         self,
@@ -166,6 +348,7 @@ class Effects(Predictions):
         by: Names | None = None,
         new: Any = None,
         target: RowTarget = "average",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Average slopes of the linear predictor by a covariate.
 
@@ -183,6 +366,8 @@ class Effects(Predictions):
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random slopes of the
             levels in the rows.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
 
         Returns
         -------
@@ -212,7 +397,8 @@ class Effects(Predictions):
         from bayeslmm.effects.averages import slopes
 
         joint = self._row_draws(target)
-        return slopes(self.design, self._source, variable, at=at, by=by, new=new, joint=joint)
+        source = self._source_by(df)
+        return slopes(self.design, source, variable, at=at, by=by, new=new, joint=joint)
 
     def comparisons(
         self,
@@ -222,6 +408,7 @@ class Effects(Predictions):
         by: Names | None = None,
         new: Any = None,
         target: RowTarget = "average",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Average differences of predictions when one variable changes.
 
@@ -240,6 +427,8 @@ class Effects(Predictions):
             Rows to average over instead of those of the model; data beyond memory in batches.
         target : {"average", "population", "conditional"}
             As in :meth:`slopes`.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
 
         Returns
         -------
@@ -267,10 +456,16 @@ class Effects(Predictions):
         from bayeslmm.effects.averages import comparisons
 
         joint = self._row_draws(target)
-        return comparisons(self.design, self._source, variable, change, by=by, new=new, joint=joint)
+        source = self._source_by(df)
+        return comparisons(self.design, source, variable, change, by=by, new=new, joint=joint)
 
     def average_predictions(
-        self, by: Names | None = None, new: Any = None, *, target: RowTarget = "average"
+        self,
+        by: Names | None = None,
+        new: Any = None,
+        *,
+        target: RowTarget = "average",
+        df: DfMethod | None = None,
     ) -> LinearQuantities:
         """Predictions of the mean (with offset), averaged over rows.
 
@@ -283,6 +478,8 @@ class Effects(Predictions):
         target : {"average", "population", "conditional"}
             The fixed part; or, of a posterior, with "conditional" also the random effects of the
             levels in the rows.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
 
         Returns
         -------
@@ -305,7 +502,7 @@ class Effects(Predictions):
         from bayeslmm.effects.averages import average_predictions
 
         joint = self._row_draws(target)
-        return average_predictions(self.design, self._source, by=by, new=new, joint=joint)
+        return average_predictions(self.design, self._source_by(df), by=by, new=new, joint=joint)
 
     def heterogeneity(self, *args: Any, **options: Any) -> Heterogeneity:
         """How far estimates differ by more than their known sampling errors: a meta-analysis.
@@ -390,6 +587,8 @@ class Effects(Predictions):
             that look like an operation stand in backticks: ``"`I(x ** 2)` < 0"``.
         level : float
             Of an estimate: coverage of the two-sided intervals.
+        df : str, optional
+            Of an estimate, as in :meth:`means`.
         rope : float or pair of float, optional
             Of a posterior: region in which left side less right side is practically zero; a number
             stands for that far on either side.
@@ -402,7 +601,7 @@ class Effects(Predictions):
         Returns
         -------
         Hypotheses
-            Of an estimate: left side less right side with its standard error, Satterthwaite df and
+            Of an estimate: left side less right side with its standard error, df and
             p-value: two-sided for ``=``; for ``>`` and ``<`` small where the data speak for it.
             Normal tests with posterior standard deviations for a MAP estimate.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload, override
@@ -17,6 +17,8 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import points_of_fits
+from bayeslmm.estimation.judging import DEFAULT, Choice, inference_of
+from bayeslmm.estimation.robust import clusters_of
 from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.fits.term_tests import EstimateTests
@@ -27,8 +29,10 @@ from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, check_choic
 if TYPE_CHECKING:
     from bayeslmm.effects.heterogeneity import Df, Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import Source
+    from bayeslmm.effects.sources import Source
     from bayeslmm.estimation.executor import Executor
+    from bayeslmm.estimation.inference import DfMethod, Inference
+    from bayeslmm.estimation.robust import Kind as ClusterKind
     from bayeslmm.prediction.past import ResidualsOf
     from bayeslmm.prediction.predict import Kind as PredictionKind
     from bayeslmm.prediction.rows import Target, Terms
@@ -53,6 +57,8 @@ class Estimate(EstimateTests):
         Design and priors, shared by all fits of the model.
     fit : Fit
         Parameters and their uncertainty as arrays.
+    choice : Choice
+        How fixed effects are judged, which :meth:`with_df` changes.
 
     Examples
     --------
@@ -61,6 +67,8 @@ class Estimate(EstimateTests):
     >>> round(reml.sigma, 2)
     49.51
     """
+
+    choice: Choice = DEFAULT
 
     @property
     def plot(self) -> EstimatePlots:
@@ -71,6 +79,137 @@ class Estimate(EstimateTests):
     def check(self) -> EstimateChecks:
         """Checks: ``check.influence()``, ``residuals``, ``singularity``."""
         return EstimateChecks(self)
+
+    # --- how fixed effects are judged ---------------------------------------------------
+
+    @cached_property
+    def inference(self) -> Inference:
+        """Standard errors and tests of the fixed effects, which all tables and verbs go through."""
+        return inference_of(self.choice, self.design, self.fit)
+
+    @override
+    def _judged(self, df: DfMethod | None) -> Inference:
+        if df is None:
+            return self.inference
+        return inference_of(replace(self.choice, df=df), self.design, self.fit)
+
+    def with_df(self, df: DfMethod) -> Estimate:
+        """Judge the fixed effects by other degrees of freedom and what goes along with them.
+
+        Parameters
+        ----------
+        df : {"satterthwaite", "kenward-roger", "kenward-roger-linear", "residual", "asymptotic"}
+            "satterthwaite": the default. "residual": rows less fixed effects, as in least squares.
+            "asymptotic": infinite, so that tests are normal and chi-square tests.
+            "kenward-roger": Kenward and Roger's, with their standard errors and scaled F tests, for
+            REML. "kenward-roger-linear": the same without second derivatives of the covariance
+            matrix, which differs where residuals have a pattern (SAS' ``FIRSTORDER``).
+
+        Returns
+        -------
+        Estimate
+            The same estimate, whose tables, tests, means, contrasts, slopes, prints and methods
+            paragraph follow. Each of these verbs also takes `df` for itself alone.
+
+        Raises
+        ------
+        ValueError
+            If `df` is unknown, the estimate is a MAP one, or Kenward and Roger's method is asked
+            for and it is not a REML one or a pattern is at the boundary of its parameters.
+        DataError
+            If Kenward and Roger's method is asked for and random effects or rows that are tied to
+            each other are too many for a dense matrix (4,000), or parameters other than sigma are
+            known.
+
+        Notes
+        -----
+        Where residuals are independent with one variance, Kenward and Roger's method is that of
+        pbkrtest: the expected information about the variances and covariances, also where they are
+        estimated at zero. It needs sums over the rows only. Where residuals have a structure, or
+        variances differ, it is that of SAS: the observed information, and in the full form second
+        derivatives by SAS' parameters (variances and covariances of ``us``, ``cs`` and ``toep``,
+        else variances and correlations, ranges of exponential fields).
+
+        References
+        ----------
+        Kenward, Roger (1997), doi:10.2307/2533558; Halekoh, Hojsgaard (2014),
+        doi:10.18637/jss.v059.i09 (pbkrtest).
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> reml.with_df("residual").fixef()["df"].tolist()
+        [178.0, 178.0]
+        >>> reml.fixef(df="satterthwaite")["df"].round(3).tolist()
+        [17.0, 17.0]
+        """
+        return self._with_choice(replace(self.choice, df=df))
+
+    def robust(
+        self, cluster: Any, kind: ClusterKind = "CR2", *, df: DfMethod | None = None
+    ) -> Estimate:
+        """Judge the fixed effects by cluster-robust ("sandwich") standard errors.
+
+        They hold whatever the covariances of rows within clusters are; the model's own, the
+        working covariance matrix, decides how efficient the estimates are.
+
+        Parameters
+        ----------
+        cluster : str, sequence of str, or array-like of labels
+            A variable of the model, several whose combinations are the clusters, or a label for
+            each row of the data. Clusters contain the levels of every grouping factor and the
+            groups of correlated residuals.
+        kind : {"CR0", "CR1", "CR2", "CR3"}
+            Correction of the residuals: none (SAS' ``EMPIRICAL``, mmrm's "Empirical"); times J / (J
+            - 1) for J clusters; such that variances are unbiased if the model is right
+            ("Empirical-Bias-Reduced"); those of the fit without the cluster
+            ("Empirical-Jackknife").
+        df : {"satterthwaite", "residual", "asymptotic"}, optional
+            Degrees of freedom: those of Bell and McCaffrey, with approximate Hotelling's T^2 tests
+            of several coefficients (HTZ), by default.
+
+        Returns
+        -------
+        Estimate
+            The same estimate, whose tables, tests, means, contrasts, slopes, prints and methods
+            paragraph follow.
+
+        Raises
+        ------
+        DataError
+            If clusters are unknown, missing, all one, do not contain what the model ties together,
+            or are larger than 4,000 rows; if the rows are beyond memory and more than a batch; or
+            if "CR3" is not defined.
+        ValueError
+            If an option is unknown, or the estimate is a MAP one.
+
+        Notes
+        -----
+        A combination of coefficients that does not vary between clusters has NaN degrees of freedom
+        and p-value. So has a joint test of more coefficients than the clusters tell apart.
+
+        References
+        ----------
+        Bell, McCaffrey (2002), Survey Methodology 28, 169-181; Pustejovsky, Tipton (2018),
+        doi:10.1080/07350015.2016.1247004 (``clubSandwich::coef_test``, ``Wald_test``).
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> sleep = blm.load_dataset("sleepstudy")
+        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
+        >>> reml.robust("Subject").fixef()["std_error"].round(3).tolist()
+        [6.825, 1.546]
+        """
+        clusters = clusters_of(self.design, cluster, kind)
+        return self._with_choice(Choice(df=df, clusters=clusters))
+
+    def _with_choice(self, choice: Choice) -> Estimate:
+        other = replace(self, choice=choice)
+        other.inference  # noqa: B018 - refuses what cannot be, before any use
+        return other
 
     # --- values -----------------------------------------------------------------------
 
@@ -102,7 +241,8 @@ class Estimate(EstimateTests):
     @property
     @override
     def notes(self) -> tuple[str, ...]:
-        return text.estimate_notes(self.fit, self.design)
+        notes = text.estimate_notes(self.fit, self.design)
+        return (*notes, self.inference.note) if self.inference.note else notes
 
     @property
     @override
@@ -116,9 +256,9 @@ class Estimate(EstimateTests):
 
     @property
     def vcov(self) -> pd.DataFrame:
-        """Covariance matrix of the fixed effects."""
+        """Covariance matrix of the fixed effects, as they are judged."""
         labels = list(self.design.coefs)
-        return pd.DataFrame(self.fit.vcov, index=labels, columns=labels)
+        return pd.DataFrame(self.inference.vcov, index=labels, columns=labels)
 
     @property
     def criterion(self) -> float:
@@ -158,12 +298,12 @@ class Estimate(EstimateTests):
     # --- tables -----------------------------------------------------------------------
 
     @override
-    def summary(self, level: float = 0.95) -> pd.DataFrame:
-        return estimate_tables.summary_table(self.fit, self.design, level)
+    def summary(self, level: float = 0.95, *, df: DfMethod | None = None) -> pd.DataFrame:
+        return estimate_tables.summary_table(self._judged(df), self.design, level)
 
     @override
-    def fixef(self, level: float = 0.95) -> pd.DataFrame:
-        return estimate_tables.fixed_table(self.fit, self.design, level)
+    def fixef(self, level: float = 0.95, *, df: DfMethod | None = None) -> pd.DataFrame:
+        return estimate_tables.fixed_table(self._judged(df), self.design, level)
 
     @override
     def varcorr(self, level: float = 0.95, *, style: VarcorrStyle = "default") -> pd.DataFrame:
@@ -184,9 +324,13 @@ class Estimate(EstimateTests):
 
     @override
     def tidy(
-        self, effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"), level: float = 0.95
+        self,
+        effects: Effects | Sequence[Effects] = ("fixed", "ran_pars"),
+        level: float = 0.95,
+        *,
+        df: DfMethod | None = None,
     ) -> pd.DataFrame:
-        return estimate_tables.tidy_table(self.fit, self.design, effects, level)
+        return estimate_tables.tidy_table(self._judged(df), self.design, effects, level)
 
     @override
     def icc(
@@ -240,6 +384,7 @@ class Estimate(EstimateTests):
         level: float = 0.95,
         *,
         kinds: Sequence[Kind] = KINDS,
+        df: DfMethod | None = None,
         draws: int = 500,
         random_seed: Seed = None,
         executor: Executor | None = None,
@@ -250,13 +395,15 @@ class Estimate(EstimateTests):
         Parameters
         ----------
         method : {"wald", "profile", "bootstrap"}
-            Wald intervals (Satterthwaite t for fixed effects, symmetric on the unconstrained scale
+            Wald intervals (t intervals for fixed effects, symmetric on the unconstrained scale
             for covariance parameters), profile likelihood intervals, or percentiles of a parametric
             bootstrap.
         level : float
             Coverage.
         kinds : sequence of {"beta", "sd", "cor", "sigma", "power_residual", "cor_residual"}
             Which parameters; all by default.
+        df : str, optional
+            Of "wald", as in :meth:`with_df`.
         draws, random_seed, progressbar
             Of "bootstrap", as in :meth:`bootstrap`.
         executor : concurrent.futures.Executor or the like, optional
@@ -281,7 +428,7 @@ class Estimate(EstimateTests):
 
         return predict.confidence_intervals(
             self.design,
-            self.fit,
+            self._judged(df),
             method,
             level,
             kinds,
@@ -321,7 +468,7 @@ class Estimate(EstimateTests):
         def table(rows: Any) -> pd.DataFrame:
             return predict.estimate_predictions(
                 self.design,
-                self.fit,
+                self.inference,
                 self._u,
                 rows,
                 options,
@@ -397,12 +544,11 @@ class Estimate(EstimateTests):
 
     # --- effects ----------------------------------------------------------------------
 
-    @property
     @override
-    def _source(self) -> Source:
-        from bayeslmm.effects.quantities import source_of_fit
+    def _source_by(self, df: DfMethod | None) -> Source:
+        from bayeslmm.effects.sources import source_of_estimate
 
-        return source_of_fit(self.design, self.fit)
+        return source_of_estimate(self.design, self._judged(df))
 
     @override
     def _row_draws(self, target: str) -> None:
@@ -419,10 +565,12 @@ class Estimate(EstimateTests):
         return estimate_heterogeneity(self.design, self.fit, self._u, level=level, at=at, df=df)
 
     @override
-    def hypothesis(self, expressions: Names, *, level: float = 0.95) -> Hypotheses:
+    def hypothesis(
+        self, expressions: Names, *, level: float = 0.95, df: DfMethod | None = None
+    ) -> Hypotheses:
         from bayeslmm.effects.hypothesis import estimate_hypotheses
 
-        return estimate_hypotheses(self.design, self.fit, expressions, level)
+        return estimate_hypotheses(self.design, self._judged(df), expressions, level)
 
     # --- papers and prints ------------------------------------------------------------
 
@@ -430,7 +578,7 @@ class Estimate(EstimateTests):
     def _column(self, level: float) -> Column:
         from bayeslmm.report.broom import estimate_column
 
-        return estimate_column(self.fit, self.design, self._u, level)
+        return estimate_column(self.inference, self.design, self._u, level)
 
     @override
     def glance(self) -> pd.DataFrame:
@@ -482,7 +630,11 @@ class Estimate(EstimateTests):
         from bayeslmm.report.methods import estimate_paragraph
 
         return estimate_paragraph(
-            self.fit, self.design, self.priors, self.notes, references=references
+            self.inference,
+            self.design,
+            self.priors,
+            text.estimate_notes(self.fit, self.design),
+            references=references,
         )
 
     def __repr__(self) -> str:

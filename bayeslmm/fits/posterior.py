@@ -45,9 +45,10 @@ if TYPE_CHECKING:
     from bayeslmm.checks.kfold import Joint
     from bayeslmm.effects.heterogeneity import Heterogeneity
     from bayeslmm.effects.hypothesis import Hypotheses
-    from bayeslmm.effects.quantities import Source
     from bayeslmm.effects.random_labels import Scope
+    from bayeslmm.effects.sources import Source
     from bayeslmm.estimation.executor import Executor
+    from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.report.broom import Column, Incomplete
     from bayeslmm.report.findings import Findings
     from bayeslmm.sampling.diagnostics import Diagnostics
@@ -302,11 +303,11 @@ class Posterior(PosteriorDraws):
 
     # --- effects ----------------------------------------------------------------------
 
-    @property
     @override
-    def _source(self) -> Source:
-        from bayeslmm.effects.quantities import source_of_draws
+    def _source_by(self, df: DfMethod | None) -> Source:
+        from bayeslmm.effects.sources import refuse_df, source_of_draws
 
+        refuse_df(df)
         return source_of_draws(self.design, self._joint)
 
     @override

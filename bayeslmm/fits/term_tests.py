@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.inference import DfMethod, Inference
 from bayeslmm.fits.effects import Effects
 
 
@@ -18,14 +19,21 @@ class EstimateTests(Effects):
 
     fit: Fit
 
-    def anova(self, type: Literal[1, 2, 3] = 3) -> pd.DataFrame:
-        """F test of each term of the fixed part with Satterthwaite's degrees of freedom.
+    def _judged(self, df: DfMethod | None) -> Inference:
+        """How fixed effects are judged: as chosen for the estimate, or by these df."""
+        raise NotImplementedError
+
+    def anova(self, type: Literal[1, 2, 3] = 3, *, df: DfMethod | None = None) -> pd.DataFrame:
+        """F test of each term of the fixed part.
 
         Parameters
         ----------
         type : {1, 2, 3}
             1: each term given those before it. 2: given all terms that do not contain it. 3: SAS'
             type III, which does not depend on the coding of factors or on how many rows a cell has.
+        df : str, optional
+            As in :meth:`bayeslmm.Estimate.with_df`; that of the estimate by default, which is
+            Satterthwaite's unless changed.
 
         Returns
         -------
@@ -56,9 +64,11 @@ class EstimateTests(Effects):
         """
         from bayeslmm.effects.tests_of_fixed import anova_table
 
-        return anova_table(self.design, self.fit, type)
+        return anova_table(self.design, self._judged(df), type)
 
-    def contest(self, L: ArrayLike, rhs: ArrayLike | None = None) -> pd.DataFrame:
+    def contest(
+        self, L: ArrayLike, rhs: ArrayLike | None = None, *, df: DfMethod | None = None
+    ) -> pd.DataFrame:
         """F test that several linear combinations of the fixed effects hold at once.
 
         Parameters
@@ -68,11 +78,13 @@ class EstimateTests(Effects):
             coefficients, and those not named have weight zero.
         rhs : array-like (q,), optional
             Values under the hypothesis; zeros by default.
+        df : str, optional
+            As in :meth:`anova`.
 
         Returns
         -------
         pandas.DataFrame
-            One row: sum_sq, mean_sq, num_df, den_df (Satterthwaite), statistic, p_value; a
+            One row: sum_sq, mean_sq, num_df, den_df, statistic, p_value; a
             chi-square test for a MAP estimate, whose covariance matrix is a posterior one.
 
         Raises
@@ -93,4 +105,4 @@ class EstimateTests(Effects):
         """
         from bayeslmm.effects.tests_of_fixed import contest_table
 
-        return contest_table(self.fit, self.design.coefs, L, rhs)
+        return contest_table(self._judged(df), self.design.coefs, L, rhs)

@@ -62,16 +62,20 @@ def conditional_modes(
 
 def fixed_sensitivities(fact: Factorisation) -> list[Array]:
     """Z_j'V^-1 X C per factor (J, k, p), with C = (X'V^-1 X)^-1, Z in the working basis."""
+    return [part @ fact.beta_root.T for part in whitened_sensitivities(fact)]
+
+
+def whitened_sensitivities(fact: Factorisation) -> list[Array]:
+    """Z_j'V^-1 X L per factor (J, k, p), with L L' = (X'V^-1 X)^-1, Z in the working basis."""
     plan, products = fact.plan, fact.plan.products
-    root = fact.beta_root
     if fact.shrinkage is not None:
-        return [part @ root.T for part in _split_sensitivities(fact)]
+        return _split_sensitivities(fact)
     result: list[Array] = [np.zeros(0)] * len(products.random)
     for stage, pivot, cross in zip(plan.stages, fact.pivots, _stage_crosses(fact), strict=True):
-        result[stage.factor] = _kept(pivot) @ cross @ root.T
-    rest = _tail_fixed(fact) @ root.T if plan.n_tail else np.zeros((0, len(root)))
+        result[stage.factor] = _kept(pivot) @ cross
+    rest = _tail_fixed(fact) if plan.n_tail else np.zeros((0, products.n_fixed))
     for block in plan.tail:
-        shape = (block.n_levels, block.n_coefs, len(root))
+        shape = (block.n_levels, block.n_coefs, products.n_fixed)
         result[block.factor] = rest[block.columns].reshape(shape)
     return result
 

@@ -17,6 +17,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.executor import Executor, require_executor
+from bayeslmm.estimation.inference import Asymptotic, Inference
 from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.prediction.observed import (
     check_observed,
@@ -53,7 +54,6 @@ from bayeslmm.summaries.estimate_tables import (
     covariances,
     percentile_table,
     profile_table,
-    satterthwaite,
     summary_table,
 )
 from bayeslmm.summaries.parameters import Kind as ParameterKind
@@ -354,7 +354,7 @@ def sampled(joint: JointDraws, n: Any, rng: np.random.Generator) -> JointDraws:
 
 def estimate_predictions(
     design: Design,
-    fit: Fit,
+    inference: Inference,
     modes: Sequence[Array],
     new: Any,
     options: Options,
@@ -371,7 +371,7 @@ def estimate_predictions(
     These are exact too where a closed form has them, and from draws elsewhere.
     """
     require_executor(executor)
-    size = whole_number(draws, "draws", least=2)
+    fit, size = inference.fit, whole_number(draws, "draws", least=2)
     tail = (1.0 - probability(level, "level")) / 2.0
     check_choice(options["kind"], get_args(Kind), "kind")
     given = conditions(
@@ -389,7 +389,8 @@ def estimate_predictions(
     estimate = point_predictions(design, fit, modes, rows, past, options, given=given)
     if has_closed_form(rows, past, options, uncertainty):
         report_undetermined(design, rows)
-        return _exact_predictions(fit, rows, past, estimate, options["kind"], uncertainty, tail)
+        judged = inference if uncertainty == "laplace" else Asymptotic(fit)
+        return _exact_predictions(judged, rows, past, estimate, options["kind"], tail)
     joint = estimate_draws(
         design, fit, uncertainty, size, rng, executor=executor, progressbar=progressbar
     )
@@ -415,7 +416,7 @@ def has_closed_form(
     """Whether predictions are normal given the covariance parameters, in closed form.
 
     They are where no level of the data counts and these parameters are held; the fixed part has
-    Satterthwaite's t for their being estimated.
+    t intervals for their being estimated.
     """
     if past is not None and options["observed"] is None:
         return uncertainty == "plugin" and not past.seen.members
@@ -426,20 +427,20 @@ def has_closed_form(
 
 
 def _exact_predictions(
-    fit: Fit,
+    inference: Inference,
     rows: Rows,
     past: Past | None,
     estimate: Array,
     kind: Kind,
-    uncertainty: Uncertainty,
     tail: float,
 ) -> pd.DataFrame:
+    fit = inference.fit
     design, points = rows.design, points_of_fits([fit])
     X = design.X
     if past is not None:  # the observed residuals have their part of X beta too
         each = points_of_fits([fit] * design.p)
         X = X - conditional_residuals(past, each, past.seen.design.X.T).T
-    variance = np.einsum("ni,ij,nj->n", X, fit.vcov, X)
+    variance = np.einsum("ni,ij,nj->n", X, inference.vcov, X)
     pairs = zip(rows.members, covariances(fit), strict=True) if rows.members else ()
     for member, covariance in pairs:
         variance = variance + member.variance(covariance)
@@ -448,10 +449,8 @@ def _exact_predictions(
     elif kind == "response":
         variance = variance + residual_sds(design, points)[0] ** 2
     error = np.sqrt(np.maximum(variance, 0.0))
-    df = np.full(design.n, np.inf)
-    if uncertainty == "laplace":
-        known = error > 0.0
-        df[known] = [satterthwaite(fit, row) for row in design.X[known]]
+    df, known = np.full(design.n, np.inf), error > 0.0
+    df[known] = inference.df(design.X[known])
     margin = -stdtrit(df, tail) * error
     columns = {
         "estimate": estimate,
@@ -519,7 +518,7 @@ def simulations(
 
 def confidence_intervals(
     design: Design,
-    fit: Fit,
+    inference: Inference,
     method: str,
     level: float,
     kinds: Sequence[ParameterKind],
@@ -532,10 +531,10 @@ def confidence_intervals(
     """Wald, profile or bootstrap intervals: see :meth:`bayeslmm.Estimate.confint`."""
     require_executor(executor)
     probability(level, "level")
-    kinds = check_kinds(kinds)
+    fit, kinds = inference.fit, check_kinds(kinds)
     labels = [p.label for p in parameters(design) if p.kind in kinds]
     if method == "wald":
-        return summary_table(fit, design, level).loc[labels, ["conf_low", "conf_high"]]
+        return summary_table(inference, design, level).loc[labels, ["conf_low", "conf_high"]]
     if method == "bootstrap":
         frame = bootstrap_table(
             design, fit, draws, random_seed, executor=executor, progressbar=progressbar

@@ -20,6 +20,7 @@ from bayeslmm.data.row_tables import Out, row_table
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, points_of_fits
+from bayeslmm.estimation.inference import Inference
 from bayeslmm.estimation.residuals import residual_sds
 from bayeslmm.exceptions import DataError, PriorError, SamplingError
 from bayeslmm.priors.record import Priors
@@ -97,9 +98,11 @@ class Column:
         return bool(self.parameters["conf_low"].isna().any())
 
 
-def estimate_column(fit: Fit, design: Design, modes: Sequence[Array], level: float) -> Column:
+def estimate_column(
+    inference: Inference, design: Design, modes: Sequence[Array], level: float
+) -> Column:
     """Column of a REML, ML or MAP fit with random effects `modes`."""
-    table = parameter_table(fit, design, level)
+    fit, table = inference.fit, parameter_table(inference, design, level)
     _, aic, bic = information_criteria(fit)
     rows = _sizes(design)
     uncertainty = Uncertainty(method=None, level=level, draws=2, random_seed=None)

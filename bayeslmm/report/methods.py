@@ -15,6 +15,7 @@ import xarray as xr
 from bayeslmm.covariance.kinds import describe, structure_of
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.inference import Inference
 from bayeslmm.priors.families import LKJ, Fixed
 from bayeslmm.priors.keys import INTERCEPT
 from bayeslmm.priors.pymc_priors import PymcPrior
@@ -159,7 +160,7 @@ def versions_sentence(versions: Mapping[str, str]) -> str:
 
 
 def estimate_paragraph(
-    fit: Fit,
+    inference: Inference,
     design: Design,
     priors: Priors,
     notes: Sequence[str],
@@ -170,8 +171,8 @@ def estimate_paragraph(
 
     Parameters
     ----------
-    fit : Fit
-        The fit.
+    inference : Inference
+        The fit, and how its fixed effects are judged.
     design : Design
         Its design.
     priors : Priors
@@ -181,7 +182,7 @@ def estimate_paragraph(
     references : bool
         Whether the literature follows.
     """
-    sentences = model_sentences(design)
+    fit, sentences = inference.fit, model_sentences(design)
     if fit.method == "MAP":
         sentences += prior_sentences(priors)
     sentences += _sentences(
@@ -190,12 +191,16 @@ def estimate_paragraph(
         design=design,
         scales=wald_scales(design),
         effects=_integrated(design, fixed=bool(design.p) and not fit.given_beta),
-        exact=_is_least_squares(fit, design),
+        words=_words(inference, design),
     )
     sentences += [note for note in notes if not note.startswith("Fixed-effects columns dropped")]
     sentences.append(versions_sentence(estimate_versions()))
     paragraph = " ".join(sentences)
-    return with_references(paragraph, _estimate_citations(fit, design)) if references else paragraph
+    return (
+        with_references(paragraph, _estimate_citations(inference, design))
+        if references
+        else paragraph
+    )
 
 
 def _is_least_squares(fit: Fit, design: Design) -> bool:
@@ -204,12 +209,23 @@ def _is_least_squares(fit: Fit, design: Design) -> bool:
     return fit.method == "REML" and plain and fit.plan.held is None
 
 
-def _estimate_citations(fit: Fit, design: Design) -> list[str]:
+def _words(inference: Inference, design: Design) -> str:
+    """What tests of fixed effects use."""
+    if inference.name == "satterthwaite" and _is_least_squares(inference.fit, design):
+        return f"t distributions with {design.n - design.p} degrees of freedom"
+    return inference.words
+
+
+def _estimate_citations(inference: Inference, design: Design) -> list[str]:
+    fit = inference.fit
     keys = ["lmm"] if design.random else []
     if fit.method == "REML":
         keys.append("reml")
-    exact = fit.method == "MAP" or not len(fit.beta) or _is_least_squares(fit, design)
-    return keys if exact else [*keys, "satterthwaite"]
+    if not len(fit.beta) or not inference.citation:
+        return keys
+    if inference.name == "satterthwaite" and _is_least_squares(fit, design):
+        return keys
+    return [*keys, inference.citation]
 
 
 # --- posteriors ------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.estimation.effects import coefficient_frames
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.executor import Executor
+from bayeslmm.estimation.inference import Inference
 from bayeslmm.likelihood.moments import conditional_covariances, conditional_modes
 from bayeslmm.summaries.parameters import (
     KINDS,
@@ -42,9 +43,6 @@ Array = NDArray[np.float64]
 
 NUMBERS = ("estimate", "std_error", "df", "statistic", "p_value", "conf_low", "conf_high")
 
-CERTAIN = 1e-12
-"""Squared relative error of a variance up to which the variance is known, but for rounding."""
-
 BOUNDARY_SLOPE = 1e-12
 """A correlation this close to one is at its boundary."""
 
@@ -54,47 +52,20 @@ def covariances(fit: Fit) -> list[Array]:
     return [fit.sigma**2 * t @ t.T for t in fit.factors]
 
 
-def satterthwaite(fit: Fit, contrast: Array) -> float:
-    """Satterthwaite's denominator degrees of freedom of a linear combination of beta.
-
-    Infinite for "MAP", whose covariance matrix is a posterior one, and where the variance is known:
-    all variances are fixed, or those that are not are estimated at zero.
-
-    Parameters
-    ----------
-    fit : Fit
-        A REML or ML fit.
-    contrast : ndarray (p,)
-        Weights of the coefficients.
-
-    References
-    ----------
-    Kuznetsova, Brockhoff, Christensen (2017), doi:10.18637/jss.v082.i13.
-    """
-    if fit.method == "MAP":
-        return float("inf")
-    variance = contrast @ fit.vcov @ contrast
-    slopes = np.einsum("i,mij,j->m", contrast, fit.vcov_gradient, contrast)
-    relative = slopes / variance  # variances may be too small or large to be squared
-    spread = float(relative @ fit.internal_cov @ relative)
-    return 2.0 / spread if spread > CERTAIN else float("inf")
-
-
 def parameter_table(
-    fit: Fit, design: Design, level: float, kinds: Sequence[Kind] = KINDS
+    inference: Inference, design: Design, level: float, kinds: Sequence[Kind] = KINDS
 ) -> pd.DataFrame:
     """Estimates with standard errors and intervals, and tests of fixed effects.
 
     Parameters
     ----------
-    fit : Fit
-        The fit.
+    inference : Inference
+        The estimate, and how its fixed effects are judged.
     design : Design
         Its design.
     level : float
-        Coverage of the intervals: t intervals of fixed effects with Satterthwaite's degrees of
-        freedom, else Wald intervals, symmetric for the log of an sd and the inverse hyperbolic
-        tangent of a correlation.
+        Coverage of the intervals: t intervals of fixed effects, else Wald intervals, symmetric for
+        the log of an sd and the inverse hyperbolic tangent of a correlation.
     kinds : sequence of {"beta", "sd", "cor", "sigma"}
         Which parameters.
 
@@ -106,22 +77,24 @@ def parameter_table(
     """
     level = probability(level, "level")
     rows = [p for p in parameters(design) if p.kind in kinds]
-    parts = [_fixed_numbers(fit, level)] if "beta" in kinds else []
+    parts = [_fixed_numbers(inference, level)] if "beta" in kinds else []
     if set(kinds) != {"beta"}:
         of_fit = [p.kind in kinds for p in covariance_parameters(design)]
-        parts.append(_covariance_numbers(fit, design, level)[of_fit])
+        parts.append(_covariance_numbers(inference.fit, design, level)[of_fit])
     return labelled(rows, pd.concat(parts))
 
 
-def fixed_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
-    """Fixed effects with standard errors, Satterthwaite t tests and intervals, by coefficient."""
-    table = parameter_table(fit, design, level, ("beta",))
+def fixed_table(inference: Inference, design: Design, level: float) -> pd.DataFrame:
+    """Fixed effects with standard errors, t tests and intervals, by coefficient."""
+    table = parameter_table(inference, design, level, ("beta",))
     return table.set_index(pd.Index(design.coefs, name="term"))[list(NUMBERS)]
 
 
 def covariance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     """Standard deviations, correlations and sigma with standard errors and Wald intervals."""
-    return parameter_table(fit, design, level, KINDS[1:])
+    numbers = _covariance_numbers(fit, design, level)
+    rows = [p for p in parameters(design) if p.kind != "beta"]
+    return labelled(rows, numbers)
 
 
 def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
@@ -133,19 +106,20 @@ def variance_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
     return pd.concat([frame, numbers], axis=1)
 
 
-def summary_table(fit: Fit, design: Design, level: float) -> pd.DataFrame:
+def summary_table(inference: Inference, design: Design, level: float) -> pd.DataFrame:
     """All parameters by label: estimate, standard error, interval, and t tests where they apply."""
     columns = ["estimate", "std_error", "conf_low", "conf_high", "df", "statistic", "p_value"]
-    return marked(parameter_table(fit, design, level)[columns], design)
+    return marked(parameter_table(inference, design, level)[columns], design)
 
 
-def _fixed_numbers(fit: Fit, level: float) -> pd.DataFrame:
-    errors = np.sqrt(np.diag(fit.vcov))
-    df = np.array([satterthwaite(fit, row) for row in np.eye(len(fit.beta))])
-    statistic = fit.beta / errors
+def _fixed_numbers(inference: Inference, level: float) -> pd.DataFrame:
+    beta = inference.fit.beta
+    errors = np.sqrt(np.diag(inference.vcov))
+    df = inference.df(np.eye(len(beta)))
+    statistic = beta / errors
     margin = stdtrit(df, 0.5 + level / 2.0) * errors
     p_value = 2.0 * stdtr(df, -np.abs(statistic))
-    columns = (fit.beta, errors, df, statistic, p_value, fit.beta - margin, fit.beta + margin)
+    columns = (beta, errors, df, statistic, p_value, beta - margin, beta + margin)
     return pd.DataFrame(dict(zip(NUMBERS, columns, strict=True)))
 
 
@@ -194,13 +168,13 @@ def percentile_table(replicates: pd.DataFrame, level: float) -> pd.DataFrame:
 
 
 def tidy_table(
-    fit: Fit, design: Design, effects: Effects | Sequence[Effects], level: float
+    inference: Inference, design: Design, effects: Effects | Sequence[Effects], level: float
 ) -> pd.DataFrame:
     """Tidy table of a point estimate; fixed effects also have df, statistic and p_value."""
-    chosen = check_effects(effects)
+    fit, chosen = inference.fit, check_effects(effects)
     parts = []
     if kinds := kinds_of(chosen):
-        parts.append(broom(parameter_table(fit, design, level, kinds)))
+        parts.append(broom(parameter_table(inference, design, level, kinds)))
     if {"ran_vals", "ran_coefs"} & set(chosen):
         modes = mode_arrays(fit)
     if "ran_vals" in chosen:
