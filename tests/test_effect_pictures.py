@@ -244,6 +244,21 @@ def test_the_response_is_that_of_the_model(crossed):
     np.testing.assert_allclose(np.sort(drawn(collection, "data")["y"]), own)
 
 
+def test_means_on_the_scale_of_the_response():
+    frame = load_dataset("Machines")
+    reml = LMM("log(score) ~ Machine + (1 | Worker)", frame).reml()
+    collection = reml.plot.means("Machine", type="response", level=0.9, backend="none")
+    means = reml.means("Machine", type="response")
+    check_points(collection, means.table(0.9), means.table(0.5), "y")
+    np.testing.assert_allclose(np.sort(drawn(collection, "data")["y"]), np.sort(frame["score"]))
+    ratios = reml.plot.contrasts("Machine", type="response", backend="none")
+    table = reml.contrasts("Machine", type="response").table()
+    np.testing.assert_allclose(drawn(ratios, "point")["x"], table["estimate"], rtol=EXACT)
+    assert drawn(ratios, "zero")["x"] == 1.0
+    plot = ratios.viz["plot"].dataset[ONLY].item()
+    assert any(e.get("string") == "ratio of score" for e in plot)
+
+
 def test_nothing_to_estimate(crossed):
     collection = crossed["reml"].plot.means("b", at={"a": "no", "c": "mid"}, backend="none")
     assert "1 of 3 cannot be estimated" in title(collection)

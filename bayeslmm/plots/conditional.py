@@ -24,8 +24,10 @@ from bayeslmm.plots.quantities import (
     Spread,
     cloud_of,
     label_of,
+    on_scale,
     panels_of,
     plan_of,
+    response_of,
     shown_draws,
     spread_of,
     title_of,
@@ -154,7 +156,7 @@ def plot_predictions(
             plan,
             quantities,
             spread,
-            cloud,
+            on_scale(cloud, quantities),
             wider,
             curve=curve,
             joined=plan.ordered,
@@ -173,9 +175,10 @@ def _style(
     cloud: Any,
 ) -> Style:
     one = len(terms) == 1
-    title = f"{request.design.response} by the terms of the fixed effects"
+    name = response_of(request.design, first[0])
+    title = f"{name} by the terms of the fixed effects"
     if one:
-        title = f"{request.design.response} by {' and '.join(terms[0])}"
+        title = f"{name} by {' and '.join(terms[0])}"
         lost = title_of(first[0]).removeprefix(first[0].title)
         title += lost
     wider = ""
@@ -183,7 +186,7 @@ def _style(
         words = WIDER[request.kind, request.target] if request.design.random else "new responses"
         wider = f"{words}: {coverage(chance_of(request)[0])} interval"
     return Style(
-        value=request.design.response,
+        value=name,
         title=title,
         label=label_of(*first),
         data=cloud.label if cloud else "",
@@ -301,6 +304,9 @@ def wider_bounds(
         drawn = prediction.draws() + shift[place::count]
         bounds.append(interval(drawn.reshape(-1, 1), *chance_of(request)))
     lower, upper = np.concatenate(bounds, axis=1)
+    if quantities.scale is not None:
+        back = quantities.scale.transform.values
+        lower, upper = np.sort([back(lower), back(upper)], axis=0)
     lost = ~quantities.estimable.to_numpy()
     lower[lost], upper[lost] = np.nan, np.nan
     return lower, upper
@@ -371,7 +377,7 @@ def plot_slopes_along(
         value=f"slope of {design.response} by {variable}",
         title=f"Slope by {variable} along {along}",
         label=label_of(quantities, spread),
-        zero=True,
+        zero=0.0,
         titled=bool(plan.faceted),
     )
     return plot_panels(panels, style, how)

@@ -190,7 +190,7 @@ def plot_tests(
         title="Hypotheses",
         label=spread.label,
         upright=False,
-        zero=True,
+        zero=0.0,
         titled=False,
     )
     return plot_panels([panel], style, how)

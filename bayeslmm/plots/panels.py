@@ -133,8 +133,8 @@ class Style:
         What points or curves and their intervals are, in the legend.
     upright : bool
         Whether values are on the y axis; or on the x axis, with places above each other.
-    zero : bool
-        Whether to draw a line at zero.
+    zero : float, optional
+        Where a reference line is: zero for differences, one for ratios.
     data : str
         Entry of the data in the legend; "" for none.
     wider : str
@@ -147,7 +147,7 @@ class Style:
     title: str
     label: str
     upright: bool = True
-    zero: bool = False
+    zero: float | None = None
     data: str = ""
     wider: str = ""
     titled: bool = True
@@ -341,9 +341,9 @@ def _drawn(panels: Sequence[Panel], labels: Sequence[str], style: Style) -> Visu
 def _zero(panels: Sequence[Panel], style: Style) -> tuple[Any, dict[str, Any]] | None:
     import arviz_plots as azp
 
-    if not style.zero:
+    if style.zero is None:
         return None
-    zero = xr.Dataset({variable_name(panel.label): 0.0 for panel in panels})
+    zero = xr.Dataset({variable_name(panel.label): style.zero for panel in panels})
     function = azp.visuals.hline if style.upright else azp.visuals.vline
     return function, {"data": zero, "color": QUIET, "width": 0.9}
 

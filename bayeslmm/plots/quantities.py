@@ -256,6 +256,19 @@ def cloud_of(
     return Cloud(frame=frame.loc[places, known].reset_index(drop=True), y=y[places], label=label)
 
 
+def on_scale(cloud: Cloud | None, quantities: LinearQuantities) -> Cloud | None:
+    """The data on the scale that quantities are shown on."""
+    if cloud is None or quantities.scale is None:
+        return cloud
+    return replace(cloud, y=quantities.scale.transform.values(cloud.y))
+
+
+def response_of(design: Design, quantities: LinearQuantities) -> str:
+    """Name of the response on the scale that quantities are shown on."""
+    scale = quantities.scale
+    return design.response if scale is None else scale.transform.variable
+
+
 def _cloud_labels(plan: Plan, cloud: Cloud, labels: pd.DataFrame) -> pd.DataFrame:
     """Rows of the data with numbers that colours or panels tell apart set to the nearest shown."""
     frame = cloud.frame.copy()
@@ -476,13 +489,13 @@ def plot_means(
     plan = plan_of(design, labels, str(labels.columns[0]))
     joined = len(plan.values) > 1 and (plan.ordered if lines is None else lines)
     shown = shown_draws(draws, spread, plan, default=True)
-    cloud = cloud_of(design, data, at, list(labels))
+    cloud = on_scale(cloud_of(design, data, at, list(labels)), quantities)
     facets = len(in_order(design, labels, plan.faceted))
     texts = [text_of(value) for value in plan.values]
     upright = plan.numeric or joined or fits_across(texts, facets)
     panels = panels_of(plan, quantities, spread, cloud, joined=joined, draws=shown, upright=upright)
     style = Style(
-        value=design.response,
+        value=response_of(design, quantities),
         title=title_of(quantities),
         label=label_of(quantities, spread),
         upright=upright,
@@ -528,12 +541,13 @@ def plot_differences(
     spread = spread_of(quantities, prob, source)
     plan = plan_of(design, labels, main or str(labels.columns[0]))
     plan = replace(plan, numeric=False)
+    ratio = "" if quantities.scale is None else quantities.scale.transform.ratio
     style = Style(
-        value=value,
+        value=f"{ratio} of {response_of(design, quantities)}" if ratio else value,
         title=title_of(quantities),
         label=label_of(quantities, spread),
         upright=False,
-        zero=True,
+        zero=1.0 if ratio else 0.0,
         titled=bool(plan.faceted),
     )
     shown = shown_draws(draws, spread, plan, default=True)
