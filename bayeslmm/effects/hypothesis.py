@@ -29,15 +29,6 @@ from bayeslmm.effects.expressions import (
     parse_hypothesis,
     symbols_of,
 )
-from bayeslmm.effects.sources import (
-    LEVEL,
-    Combinations,
-    EstimateSource,
-    fit_notes,
-    one_level,
-    refuse_level,
-    summarise_known,
-)
 from bayeslmm.effects.random_labels import (
     SCOPES,
     Scope,
@@ -46,6 +37,15 @@ from bayeslmm.effects.random_labels import (
     effect_values,
     level_names,
     prior_values,
+)
+from bayeslmm.effects.sources import (
+    LEVEL,
+    Combinations,
+    EstimateSource,
+    fit_notes,
+    one_level,
+    refuse_level,
+    summarise_known,
 )
 from bayeslmm.estimation.inference import Inference
 from bayeslmm.estimation.model import Model

@@ -322,7 +322,7 @@ class EstimatePlots(Plots):
 
     @override
     def _coverage(self, prob: float | None, level: float | None) -> float | None:
-        from bayeslmm.effects.quantities import one_level
+        from bayeslmm.effects.sources import one_level
 
         return one_level(prob, level, level_of_picture(None))
 
@@ -413,7 +413,7 @@ class PosteriorPlots(Plots):
 
     @override
     def _coverage(self, prob: float | None, level: float | None) -> float | None:
-        from bayeslmm.effects.quantities import refuse_level
+        from bayeslmm.effects.sources import refuse_level
 
         refuse_level(level)
         return prob

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bayeslmm.checks.implied_priors import implied_draws, prior_joint
 from bayeslmm.data.design import Design
 from bayeslmm.effects.grid import marginal_means
-from bayeslmm.effects.quantities import source_of_draws
+from bayeslmm.effects.sources import source_of_draws
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.residuals import with_scale_effects
 from bayeslmm.plots.common import Drawing

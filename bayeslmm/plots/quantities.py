@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import gathered
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.effects.quantities import EstimateSource, LinearQuantities, text_of
+from bayeslmm.effects.groups import text_of
+from bayeslmm.effects.quantities import LinearQuantities
+from bayeslmm.effects.sources import EstimateSource
 from bayeslmm.effects.variables import variables_of
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
