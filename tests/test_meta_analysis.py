@@ -19,6 +19,8 @@ from bayeslmm.covariance.known import KnownCorrelation
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
+from bayeslmm.report.page import parameters_section
+from bayeslmm.summaries.posterior_tables import parameter_table
 
 HERE = Path(__file__).parent / "reference" / "meta"
 REFERENCE = json.loads((HERE / "meta.json").read_text(encoding="utf-8"))
@@ -70,6 +72,11 @@ def two_outcomes(frame, matrix, formula=OUTCOMES, **options):
 @pytest.fixture(scope="module")
 def reml(gums, V):
     return two_outcomes(gums, V).reml()
+
+
+@pytest.fixture(scope="module")
+def heterogeneity(reml):
+    return reml.heterogeneity(df="asymptotic")
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +188,8 @@ def test_heterogeneity_is_metafors(gums, V, bcg):
     np.testing.assert_allclose(limits, known["pi"], rtol=1e-5)
 
 
-def test_heterogeneity_of_outcomes_is_metafors(reml):
-    known, found = REFERENCE["gums.REML"], reml.heterogeneity(df="asymptotic")
+def test_heterogeneity_of_outcomes_is_metafors(heterogeneity):
+    known, found = REFERENCE["gums.REML"], heterogeneity
     np.testing.assert_allclose(shares(found)["estimate"], known["I2"], rtol=1e-5)
     np.testing.assert_allclose(found.sampling, known["typical"], rtol=1e-9)
     limits = found.prediction.loc[["AL", "PD"], ["pred_low", "pred_high"]]
@@ -317,9 +324,13 @@ def test_an_assumed_correlation_is_the_same_either_way(gums):
     ).reml()
     np.testing.assert_allclose(known.beta, assumed.beta, rtol=1e-6)
     assert known.loglik == pytest.approx(assumed.loglik, abs=1e-8)
-    one, two = known.heterogeneity(), assumed.heterogeneity()
-    np.testing.assert_allclose(one.sampling, two.sampling, rtol=1e-8)
-    assert one.test.loc["Q", "statistic"] == pytest.approx(two.test.loc["Q", "statistic"])
+    W, X = np.linalg.inv(V), assumed.model.design.X
+    P = W - W @ X @ np.linalg.solve(X.T @ W @ X, X.T @ W)
+    y, found = gums["difference"].to_numpy(), assumed.heterogeneity()
+    assert found.test.loc["Q", "statistic"] == pytest.approx(y @ P @ y, rel=1e-9)
+    rows = X.T == 1.0
+    expected = [np.diag(P @ V)[own].sum() / np.diag(P)[own].sum() for own in rows]
+    np.testing.assert_allclose(found.sampling, expected, rtol=1e-9)
 
 
 def test_the_posterior_moves_over_the_dense_density(gums, V):
@@ -356,8 +367,8 @@ def test_a_bayes_factor_is_that_of_the_evidence(bcg):
 # --- posteriors, files, updates ----------------------------------------------------------
 
 
-def test_a_posterior_has_what_an_estimate_has(reml, post):
-    found, estimate = post.heterogeneity(random_seed=1), reml.heterogeneity()
+def test_a_posterior_has_what_an_estimate_has(heterogeneity, post):
+    found, estimate = post.heterogeneity(random_seed=1), heterogeneity
     assert found.table.index.equals(estimate.table.index)
     pd.testing.assert_frame_equal(found.test, estimate.test)
     pd.testing.assert_series_equal(found.sampling, estimate.sampling)
@@ -389,6 +400,15 @@ def test_files_and_pickles_keep_the_matrix(post, tmp_path, V):
     assert again.nobs == 10
     other = loaded.predict(pd.DataFrame({"outcome": ["AL"], "trial": ["9"]}), target="new")
     assert len(other) == 1
+
+
+def test_parameters_that_are_known_are_reported_and_not_drawn(reml, post):
+    own = post.data["posterior"].to_dataset()
+    table = parameters_section(post, parameter_table(own, post.design), 0.9, "eti")["table"]
+    assert "–" in str(table)  # no R-hat of sigma
+    drawn = str(post.plot.reml(reml, backend="none").viz["dist"])
+    assert "sd[trial, outcome[AL]]" in drawn
+    assert "sigma" not in drawn
 
 
 def test_a_damaged_matrix_is_refused(post, tmp_path):

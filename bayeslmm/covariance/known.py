@@ -95,6 +95,10 @@ class KnownCorrelation:
         """None (S, 0)."""
         return correlations
 
+    def from_nlme(self, parameters: Array) -> Array:
+        """None (S, 0)."""
+        return parameters
+
     def log_jacobian(self, z: Array) -> Array:
         """Zero (S,)."""
         return np.zeros(z.shape[:-1])

@@ -190,7 +190,7 @@ class Plan:
 
     def at(self, shape: Array) -> Plan:
         """The plan at other parameters of the residuals; itself where there are none."""
-        if self.stack is None:
+        if self.stack is None or not len(shape):
             return self
         products = self.stack.products(shape)
         sparse = self.sparse or False

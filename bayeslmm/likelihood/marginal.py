@@ -397,7 +397,7 @@ def _shape_score(
 ) -> Array:
     """Derivatives (r,) by the shape of the residuals; see :func:`score`."""
     stack, shape = fact.plan.stack, fact.plan.shape
-    if stack is None:
+    if stack is None or not len(shape):
         return shape
     slopes = product_slopes(
         fact,

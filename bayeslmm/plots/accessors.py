@@ -537,7 +537,7 @@ class PosteriorPlots(Plots):
         Parameters
         ----------
         labels : str or sequence of str, optional
-            Parameters to draw, such as ``"sd[Subject, Days]"``; all by default.
+            Parameters to draw, such as ``"sd[Subject, Days]"``; all that are not known by default.
         random_seed : int or numpy.random.Generator, optional
             Seed of the draws from priors without a closed form, 100,000 of them.
         backend, **pc_kwargs
@@ -678,7 +678,7 @@ class PosteriorPlots(Plots):
         reml : Estimate, statsmodels MixedLMResults, DataFrame, str or path
             The estimate, as :func:`bayeslmm.compare_reml` takes it.
         labels : str or sequence of str, optional
-            Parameters to draw, such as ``"sd[Subject, Days]"``; all by default.
+            Parameters to draw, such as ``"sd[Subject, Days]"``; all that are not known by default.
         prob : float, optional
             Probability of both intervals; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
         names : mapping of str to str, optional

@@ -70,7 +70,9 @@ def plot_compared(
     import arviz_plots as azp
 
     refusal = "The posterior has no {}. Its parameters are: {}."
-    table = table.loc[chosen(labels, list(table.index), refusal)]
+    free = [parameter.label for parameter in free_parameters(design)]
+    wanted = [label for label in table.index if label in free] if labels is None else labels
+    table = table.loc[chosen(wanted, list(table.index), refusal)]
     shown = how.of_arviz(point_estimate_text=False)
     line, band = shown.pop("estimate", {}), shown.pop("confidence_interval", {})
     constrained = {"layout": "constrained"} if how.backend == "matplotlib" else {}

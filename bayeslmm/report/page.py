@@ -301,14 +301,20 @@ def _sizes(counts: np.ndarray[Any, Any]) -> str:
     return f"{low:,} to {high:,} (median {np.median(counts):,.0f})"
 
 
+def _figure(value: float, form: str) -> str:
+    if not np.isfinite(value):
+        return "–"
+    return format(int(value) if form == "d" else value, form)
+
+
 def parameters_section(source: Any, table: pd.DataFrame, prob: float, kind: str) -> Context:
     """Posterior of the fixed effects and covariance parameters."""
     approximate = source.diagnostics.approximate
     checks = {} if approximate else {RHAT: "r_hat", "ESS bulk": "ess_bulk", "ESS tail": "ess_tail"}
     frame = pd.concat([table, source.summary()[list(checks.values())]], axis=1)
-    frame = frame.astype({name: int for name in ("ess_bulk", "ess_tail") if name in frame})
-    if "r_hat" in frame:
-        frame["r_hat"] = [f"{value:.3f}" if np.isfinite(value) else "–" for value in frame["r_hat"]]
+    for name, form in (("r_hat", ".3f"), ("ess_bulk", "d"), ("ess_tail", "d")):
+        if name in frame:  # not of parameters that are known
+            frame[name] = [_figure(value, form) for value in frame[name]]
     notes = ["Standard deviations and correlations, not variances; sigma is that of the residuals."]
     if not approximate:
         notes.append("R-hat should be below 1.01; ESS is the effective sample size.")
