@@ -46,6 +46,9 @@ Given = Mapping[Slot, Prior | LKJ]
 WIDTH = 2.5
 DEGREES_OF_FREEDOM = 3.0
 
+ROUNDING = 1e-12
+"""Share of a column along another one that is rounding."""
+
 
 def default_priors(design: Design) -> Priors:
     """Weakly informative priors on the linear predictor.
@@ -425,8 +428,9 @@ def _places(
     constant, the random effect at their means.
     """
     follow = np.linalg.inv(mixing)
+    part = np.abs(follow) / np.linalg.norm(follow, axis=0)  # of a column along each working column
     for i, column in enumerate(columns):
-        others = [j for j in range(len(columns)) if j != i and follow[i, j] != 0.0]
+        others = [j for j in range(len(columns)) if j != i and part[i, j] > ROUNDING]
         if not others:
             continue
         constant = factor.moments([column]).constant[0]
