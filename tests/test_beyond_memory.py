@@ -29,6 +29,7 @@ DRAWS = 1e-8
 """Of draws with one seed, relative: searches end within rounding of each other."""
 
 MODELS = {
+    "bcg": "log_rr ~ latitude + (1 | allocation)",
     "cake": "angle ~ recipe * temperature + (1 | recipe:replicate)",
     "Dyestuff": "Yield ~ 1 + (1 | Batch)",
     "Dyestuff2": "Yield ~ 1 + (1 | Batch)",
@@ -41,7 +42,9 @@ MODELS = {
     "Orthodont": "distance ~ age * Sex + (age | Subject)",
     "Pastes": "strength ~ 1 + (1 | batch / cask)",
     "Penicillin": "diameter ~ 1 + (1 | plate) + (1 | sample)",
+    "periodontal": "difference ~ outcome + (1 | trial)",
     "Pixel": "pixel ~ day + I(day**2) + (day | Dog) + (1 | Dog:Side)",
+    "school_calendar": "d ~ year + (1 | district)",
     "Rail": "travel ~ 1 + (1 | Rail)",
     "sleepstudy": "Reaction ~ Days + (Days | Subject)",
 }

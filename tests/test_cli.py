@@ -207,7 +207,7 @@ def test_a_bundled_name_wins_over_a_file_of_that_name(run, tmp_path):
     ("name", "content", "message"),
     [
         ("absent.csv", None, "There is no file 'absent.csv' and no bundled data set"),
-        ("Sleepstudy", None, "Bundled are: cake, Dyestuff"),
+        ("Sleepstudy", None, "Bundled are: bcg, cake, Dyestuff"),
         ("data.xlsx", b"", "in no known format"),
         ("empty.csv", b"", "empty.csv cannot be read: No columns"),
         ("broken.csv", b'a,b\n1,2\n3,4,5,6\n"', "broken.csv cannot be read"),

@@ -201,7 +201,7 @@ class Study:
         >>> sleep = blm.load_dataset("sleepstudy")
         >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
         >>> power = reml.study({"Days": 5.0}).power("Days", 50, random_seed=1, progressbar=False)
-        >>> 0.5 < power.power["Days"] < 1.0
+        >>> bool(0.5 < power.power["Days"] < 1.0)
         True
         """
         tests = Tests(alpha=alpha, df=df, test=test, method=method)
