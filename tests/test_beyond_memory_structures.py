@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference_data import load_reference_data
-from slow_cases import one_in
+from slow_cases import one_in, slow
 from test_beyond_memory import CRITERION, DRAWS, assert_same_model, batches, both
 from test_residual_structures import NLME, SAS, TRIAL, fev
 
@@ -209,7 +209,9 @@ def test_what_needs_rows_says_so(ask, pair):
 NEW = {"x": [1.0, 2.0], "f": ["u", "v"], "t": [0, 3], "w": [1.0, 1.0]}
 
 
-@pytest.mark.parametrize("residual", ["us(t | g)", "ar1(1 | g) * strata(f)", "gau(time | g)"])
+@pytest.mark.parametrize(
+    "residual", ["us(t | g)", slow("ar1(1 | g) * strata(f)"), slow("gau(time | g)")]
+)
 def test_draws_files_and_predictions(residual, trees, tmp_path):
     memory, streamed = (
         model.fit(draws=40, chains=2, random_seed=1)

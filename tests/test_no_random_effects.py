@@ -358,6 +358,7 @@ def test_groups_of_a_posterior(post, tmp_path):
         assert loaded.extend(10, random_seed=2).data["posterior"].sizes["draw"] == 1010
 
 
+@pytest.mark.slow
 def test_report(post, tmp_path):
     text = post.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Linear model of Reaction" in text

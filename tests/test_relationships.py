@@ -19,7 +19,7 @@ from dense import (
 from pytensor.compile.mode import Mode
 from reference_data import FOLDER, load_reference_data
 from scipy.stats import multivariate_normal
-from slow_cases import some, whole
+from slow_cases import one_in, slow, some, whole
 
 import bayeslmm as blm
 from bayeslmm.checks.integrated import leave_out
@@ -274,7 +274,8 @@ BY_SUMS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "iterative"), [*((name, False) for name in FORMS), *((name, True) for name in BY_SUMS)]
+    ("name", "iterative"),
+    one_in(2, [*((name, False) for name in FORMS), *((name, True) for name in BY_SUMS)]),
 )
 def test_draws_at_many_points_have_the_exact_moments(name, iterative):
     case, plan = plan_of(name)
@@ -611,6 +612,7 @@ def test_update_keeps_replaces_and_takes_away():
     assert not model.update("~ . - (1 | animal) + (1 | gen)").design.spec.relationships
 
 
+@pytest.mark.slow
 def test_maternal_effects_by_one_matrix_for_two_factors():
     frame = pd.read_csv(RELATIONSHIPS / "sim_pedigree_ped.csv").iloc[:100]
     rows = data().merge(frame[["animal", "dam"]]).dropna(subset=["dam"])
@@ -705,7 +707,7 @@ def test_left_out_rows_and_groups_equal_dense_algebra(k):
                 assert found[s, g] == pytest.approx(expected, abs=1e-7)
 
 
-@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("k", [1, slow(2)])
 def test_simulated_responses_have_the_covariance_of_the_model(k):
     model = small_model(k)
     fit = model.reml()
