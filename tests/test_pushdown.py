@@ -128,9 +128,17 @@ def assert_same_summary(a, b):
 # --- the same model --------------------------------------------------------------------
 
 
+def with_responses(frame):
+    """Rows of levels with a complete row: engines know no others, pandas what is declared."""
+    for name in frame.select_dtypes("category"):
+        frame = frame[frame[name].isin(frame.dropna()[name])]
+        frame = frame.assign(**{name: frame[name].cat.remove_unused_categories()})
+    return frame
+
+
 @engines_and("name", MODELS)
 def test_all_datasets(name, engine, log):
-    batches, pushed = both(MODELS[name], engine(blm.load_dataset(name)))
+    batches, pushed = both(MODELS[name], engine(with_responses(blm.load_dataset(name))))
     assert why(log) is None
     assert_same_model(batches, pushed)
 
