@@ -183,3 +183,19 @@ def test_rows_beyond_memory_are_read_again_if_they_are_few(monkeypatch):
     structured = blm.LMM("Reaction ~ Days", parts, residual="ar1(Days | Subject)").reml()
     with pytest.raises(DataError, match="with a residual structure"):
         structured.fixef(df="kenward-roger")
+
+
+def test_joint_tests_do_not_depend_on_units():
+    sleep = blm.load_dataset("sleepstudy")
+    found = []
+    for unit in (1.0, 1e9):
+        rows = sleep.assign(Days=sleep["Days"] * unit)
+        fit = blm.LMM("Reaction ~ Days + (Days | Subject)", rows).reml().robust("Subject")
+        found.append(fit.contest([[1, 0], [0, 1]])[["statistic", "den_df"]].to_numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)  # of two searches
+
+
+def test_missing_labels_are_refused():
+    labels = pd.array(["a", pd.NA] * 90, dtype="string")
+    with pytest.raises(DataError, match="labels of clusters are missing"):
+        blm.LMM("Reaction ~ Days", blm.load_dataset("sleepstudy")).reml().robust(labels)

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 import bayeslmm as blm
+from bayeslmm.estimation.inference import combined_df
 
 FORMULA = "Reaction ~ Days + (Days | Subject)"
 
@@ -95,3 +96,8 @@ def test_choices_that_cannot_be_are_refused_in_words(reml, post):
     ):
         with pytest.raises(ValueError, match="A posterior has draws"):
             verb()
+
+
+def test_rows_with_a_known_variance_count_among_the_others():
+    # of two t statistics, one with known variance: E(t^2) is 1, and df / (df - 2) of the other
+    np.testing.assert_allclose(combined_df(np.array([np.inf, 10.0])), 2 * 2.25 / (2.25 - 2))

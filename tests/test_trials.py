@@ -315,3 +315,20 @@ def test_rows_are_added_with_what_is_constant():
     assert small["time"].tolist() == [0, 2, 0, 2]
     assert small["a"].tolist() == ["u"] * 4
     assert np.isnan(small["y"][2])
+
+
+def test_visits_may_be_dates():
+    visits = pd.Timestamp("2020-01-01") + pd.to_timedelta([7, 28], unit="D")
+    frame = pd.DataFrame(
+        {
+            "id": [1, 1, 2, 2],
+            "arm": ["a", "a", "b", "b"],
+            "day": [*visits, *visits],
+            "y": [1.0, 2.0, 3.0, 4.0],
+            "y0": [0.5, 0.5, 0.7, 0.7],
+        }
+    )
+    columns = {"response": "y", "baseline": "y0", "visit": "day", "subject": "id", "arm": "arm"}
+    made = blm.clda(frame, **columns, reference="a")
+    assert made["day"].notna().all()
+    assert made["y"].tolist() == [0.5, 1.0, 2.0, 0.7, 3.0, 4.0]

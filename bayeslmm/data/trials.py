@@ -149,7 +149,7 @@ def clda(
     first[response] = first[baseline]
     labels = [baseline_visit, *map(str, visits)]
     first[visit] = pd.Categorical([baseline_visit] * len(first), categories=labels)
-    frame[visit] = pd.Categorical(frame[visit].astype(str), categories=labels)
+    frame[visit] = pd.Categorical(frame[visit].map(str), categories=labels)
     both = pd.concat([first, frame], ignore_index=True)
     constrained = both[arm].astype(object).where(both[visit] != baseline_visit, reference)
     both[f"{arm}_cLDA"] = constrained.astype(arms.dtype)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bayeslmm.covariance.autoregressive import Autoregressive
 from bayeslmm.covariance.structure import Structure, sd_leaders
 from bayeslmm.estimation.variance_forms import Entry
+from bayeslmm.exceptions import DataError
 
 Array = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ def directions(
 
     Raises
     ------
-    ValueError
+    DataError
         If a pattern is at the boundary of its parameters.
     """
     parts = []
@@ -105,7 +106,7 @@ def pattern_directions(part: Structure, covariance: Array) -> tuple[Array, Array
     n_sds, variances = part.n_sds, point[: part.n_sds]
     scale = variances[0] if _by_covariance(part) else 1.0
     if not np.all(np.abs(point[n_sds:]) < (1.0 - STEP) * scale):
-        raise ValueError(BOUNDARY.format(name=part.name))
+        raise DataError(BOUNDARY.format(name=part.name))
     steps = STEP * np.concatenate([variances, np.full(len(point) - n_sds, scale)])
 
     def at(x: Array) -> Array:

@@ -142,7 +142,8 @@ def combined_df(each: Array) -> float:
         return float(each.mean())
     if np.any(each <= 2.0):
         return 2.0
-    mean = float(np.sum(each / (each - 2.0)))
+    finite = each[np.isfinite(each)]
+    mean = float(np.sum(finite / (finite - 2.0))) + len(each) - len(finite)
     return 2.0 * mean / (mean - len(each))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args, override
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
@@ -156,7 +157,10 @@ class Robust(Inference):
 
         NaN where there are too few clusters for so many rows.
         """
-        rows, gap, _ = independent_rows(self.fit.vcov, matrix, matrix @ self.fit.beta - value)
+        size = np.sqrt(np.einsum("qi,ij,qj->q", matrix, self.fit.vcov, matrix))
+        matrix, value = matrix[size > 0] / size[size > 0, None], value[size > 0] / size[size > 0]
+        rows, gap, sizes = independent_rows(self.fit.vcov, matrix, matrix @ self.fit.beta - value)
+        rows, gap = rows / np.sqrt(sizes)[:, None], gap / np.sqrt(sizes)
         covariance = rows @ self.vcov @ rows.T
         if np.linalg.matrix_rank(covariance) < len(rows):
             return rows, gap, np.nan
@@ -240,7 +244,7 @@ def _labels(design: Design, given: object) -> NDArray[np.str_]:
         )
     if len(values) == rows:
         values = np.delete(values, design.dropped)
-    if np.any(values != values) or any(value is None for value in values.tolist()):
+    if pd.isna(values).any():
         raise DataError("robust(): labels of clusters are missing in some rows.")
     return values.astype(np.str_)
 

@@ -33,6 +33,7 @@ from bayeslmm.estimation.row_blocks import (
     row_blocks,
     rows_by_block,
 )
+from bayeslmm.exceptions import DataError
 
 Array = NDArray[np.float64]
 
@@ -195,7 +196,7 @@ def _residual_bends(fit: Fit, moves: Moves) -> tuple[Points, Array]:
     with np.errstate(invalid="ignore"):
         sigma, shapes = residual.from_natural(np.sqrt(x[:, :m]), x[:, m : m + q], own)
     if not np.isfinite(shapes).all() or not np.isfinite(weights).all():
-        raise ValueError(BOUNDARY)
+        raise DataError(BOUNDARY)
     none = np.empty((len(x), 0))
     points = replace(
         moves.points, sds=(), chols=(), sigma=sigma, shapes=shapes, beta=none, residual=residual

@@ -159,7 +159,7 @@ def _worker(
         y = simulate_response(setup.design, points, rng)
         try:
             return truth, analyse(replace(setup.design, y=y), system(y), rng)
-        except (DataError, SamplingError) as error:
+        except (DataError, SamplingError, np.linalg.LinAlgError) as error:
             return truth, f"{type(error).__name__}: {error}"
 
     return run
