@@ -331,3 +331,13 @@ def test_prints_tell_what_was_simulated(clusters):
     assert "5 simulated data sets of 200 rows" in repr(found)
     assert "Planned study of 200 rows" in repr(clusters)
     assert "<table" in found._repr_html_()
+
+
+def test_studies_of_estimates_are_tested_as_the_estimate_is():
+    pilot = blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy")).reml()
+    for df in ("kenward-roger", "asymptotic"):
+        followed = pilot.with_df(df).study({"Days": 4.0}).power("Days", 20, **QUIET)
+        asked = pilot.study({"Days": 4.0}).power("Days", 20, df=df, **QUIET)
+        pd.testing.assert_frame_equal(followed.table(), asked.table())
+    with pytest.raises(DataError, match="not of robust"):
+        pilot.robust("Subject").study()

@@ -199,3 +199,14 @@ def test_missing_labels_are_refused():
     labels = pd.array(["a", pd.NA] * 90, dtype="string")
     with pytest.raises(DataError, match="labels of clusters are missing"):
         blm.LMM("Reaction ~ Days", blm.load_dataset("sleepstudy")).reml().robust(labels)
+
+
+def test_series_of_labels_are_taken_by_index():
+    data = load_reference_data("Orthodont").reset_index(drop=True)
+    fit = blm.LMM("distance ~ age * Sex", data).reml()
+    expected = fit.robust(data["Subject"]).fixef()
+    shuffled = data["Subject"].sample(frac=1.0, random_state=1)
+    pd.testing.assert_frame_equal(fit.robust(shuffled).fixef(), expected)
+    pd.testing.assert_frame_equal(fit.robust(data["Subject"].to_numpy()).fixef(), expected)
+    with pytest.raises(DataError, match="index of the labels"):
+        fit.robust(data["Subject"].set_axis(range(5, 113)))

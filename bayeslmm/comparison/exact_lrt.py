@@ -127,13 +127,13 @@ def _table(
 ) -> pd.DataFrame:
     draws = len(values)
     as_large = draws if statistic <= NO_STATISTIC else int(np.sum(values >= statistic))
-    share = as_large / draws
+    p_value = (as_large + 1) / (draws + 1)
     df = large.n_parameters - small.n_parameters
     interior = not small.fit.singular
     row = {
         "chisq": statistic,
-        "p_value": (as_large + 1) / (draws + 1),
-        "mc_error": float(np.sqrt(share * (1.0 - share) / draws)),
+        "p_value": p_value,
+        "mc_error": float(np.sqrt(p_value * (1.0 - p_value) / draws)),
         "p_zero": float(np.mean(values <= NO_STATISTIC)),
         "p_boundary": boundary_p_value(
             small.design, large.design, statistic, df, interior=interior

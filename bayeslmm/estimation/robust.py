@@ -235,8 +235,10 @@ def _columns(design: Design, names: Sequence[str]) -> list[NDArray[np.str_]]:
 
 
 def _labels(design: Design, given: object) -> NDArray[np.str_]:
-    values = np.asarray(given)
     rows = design.n + len(design.dropped)
+    if isinstance(given, pd.Series):
+        given = _in_order(design, given)
+    values = np.asarray(given)
     if values.ndim != 1 or len(values) not in (design.n, rows):
         raise DataError(
             f"robust(): labels of clusters have shape {values.shape}; a variable of the model, or "
@@ -247,6 +249,18 @@ def _labels(design: Design, given: object) -> NDArray[np.str_]:
     if pd.isna(values).any():
         raise DataError("robust(): labels of clusters are missing in some rows.")
     return values.astype(np.str_)
+
+
+def _in_order(design: Design, given: pd.Series) -> pd.Series:
+    """Labels by the index of the rows of the model."""
+    if given.index.equals(design.index):
+        return given
+    if not (given.index.is_unique and design.index.isin(given.index).all()):
+        raise DataError(
+            "robust(): the index of the labels of clusters is not that of the rows of the model. "
+            "Give an array, for labels in the order of the rows."
+        )
+    return given.loc[design.index]
 
 
 def _check_nested(design: Design, codes: Indices, label: str) -> None:

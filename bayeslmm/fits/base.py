@@ -22,6 +22,7 @@ from bayeslmm.summaries import parameters
 from bayeslmm.summaries.text import covariance_heading, html_page
 
 if TYPE_CHECKING:
+    from bayeslmm.estimation.inference import DfMethod
     from bayeslmm.fits.study import Study
     from bayeslmm.planning.truth import Truth
     from bayeslmm.report.broom import Column
@@ -710,6 +711,11 @@ class FittedModel:
         """What a planned study takes to be true."""
         raise NotImplementedError
 
+    @property
+    def _tests_by(self) -> DfMethod:
+        """Degrees of freedom by which a planned study is tested."""
+        return "satterthwaite"
+
     def study(self, effects: Mapping[str, float] | None = None) -> Study:
         """A study with the rows of this one, a pilot, and what it found as the truth.
 
@@ -745,5 +751,5 @@ class FittedModel:
         from bayeslmm.fits.study import Study
         from bayeslmm.planning.studies import Planned
 
-        found = Study(Planned(self.design, self._truth))
+        found = Study(Planned(self.design, self._truth, self._tests_by))
         return found.with_effects(effects) if effects else found

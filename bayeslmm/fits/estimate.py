@@ -19,6 +19,7 @@ from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import points_of_fits
 from bayeslmm.estimation.judging import DEFAULT, Choice, inference_of
 from bayeslmm.estimation.robust import clusters_of
+from bayeslmm.exceptions import DataError
 from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.fits.term_tests import EstimateTests
@@ -557,6 +558,16 @@ class Estimate(EstimateTests):
 
         return truth_of_fit(self.fit)
 
+    @property
+    @override
+    def _tests_by(self) -> DfMethod:
+        if self.choice.clusters is not None:
+            raise DataError(
+                "Planned studies are tested with model-based standard errors: take study() of the "
+                "estimate itself, not of robust()."
+            )
+        return self.choice.df or "satterthwaite"
+
     @override
     def _simulation_draws(self, n: Any, rng: np.random.Generator) -> JointDraws:
         from bayeslmm.sampling.joint_draws import point_draws
@@ -584,6 +595,11 @@ class Estimate(EstimateTests):
     ) -> Heterogeneity:
         from bayeslmm.effects.heterogeneity import estimate_heterogeneity
 
+        if self.choice.clusters is not None or str(self.choice.df).startswith("kenward"):
+            raise DataError(
+                "heterogeneity() has model-based standard errors: take it of the estimate itself, "
+                "without with_df() and robust()."
+            )
         return estimate_heterogeneity(self.design, self.fit, self._u, level=level, at=at, df=df)
 
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -87,7 +87,7 @@ class Study:
             If there is no such coefficient.
         """
         truth = truth_at(self.planned.truth, effects, self.design)
-        return Study(Planned(self.design, truth))
+        return Study(replace(self.planned, truth=truth))
 
     def extend(self, *, along: str | None = None, within: str | None = None, size: int) -> Study:
         """The study with more or fewer levels, or rows of each level.
@@ -145,7 +145,7 @@ class Study:
         n: int = 1000,
         *,
         alpha: float = 0.05,
-        df: DfMethod = "satterthwaite",
+        df: DfMethod | None = None,
         test: TestKind = "auto",
         method: Estimator = "REML",
         random_seed: Seed = None,
@@ -164,8 +164,9 @@ class Study:
             Number of simulated data sets.
         alpha : float
             Level of the tests.
-        df : {"satterthwaite", "kenward-roger", "residual", "asymptotic"}
-            Degrees of freedom, as in :meth:`Estimate.with_df`.
+        df : {"satterthwaite", "kenward-roger", "residual", "asymptotic"}, optional
+            Degrees of freedom, as in :meth:`Estimate.with_df`; by default those of the pilot
+            estimate, else Satterthwaite's.
         test : {"auto", "t", "F"}
             "F": names are those of terms, also where a coefficient has the name.
         method : {"REML", "ML"}
@@ -204,7 +205,7 @@ class Study:
         >>> bool(0.5 < power.power["Days"] < 1.0)
         True
         """
-        tests = Tests(alpha=alpha, df=df, test=test, method=method)
+        tests = Tests(alpha=alpha, df=df or self.planned.df, test=test, method=method)
         runs = Runs(n=n, random_seed=random_seed, executor=executor, progressbar=progressbar)
         return power_of(self.planned.sized(None, None, None), effects, tests, runs)
 
@@ -217,7 +218,7 @@ class Study:
         within: str | None = None,
         n: int = 1000,
         alpha: float = 0.05,
-        df: DfMethod = "satterthwaite",
+        df: DfMethod | None = None,
         test: TestKind = "auto",
         method: Estimator = "REML",
         random_seed: Seed = None,
@@ -253,7 +254,7 @@ class Study:
         ----------
         ``simr::powerCurve``.
         """
-        tests = Tests(alpha=alpha, df=df, test=test, method=method)
+        tests = Tests(alpha=alpha, df=df or self.planned.df, test=test, method=method)
         runs = Runs(n=n, random_seed=random_seed, executor=executor, progressbar=progressbar)
         return power_of(self.planned.sized(sizes, along, within), effects, tests, runs)
 
@@ -267,7 +268,7 @@ class Study:
         largest: int = 1000,
         n: int = 500,
         alpha: float = 0.05,
-        df: DfMethod = "satterthwaite",
+        df: DfMethod | None = None,
         test: TestKind = "auto",
         method: Estimator = "REML",
         random_seed: Seed = None,
@@ -301,7 +302,7 @@ class Study:
         DataError
             If the largest size has less power, or power does not rise with the size.
         """
-        tests = Tests(alpha=alpha, df=df, test=test, method=method)
+        tests = Tests(alpha=alpha, df=df or self.planned.df, test=test, method=method)
         runs = Runs(n=n, random_seed=random_seed, executor=executor, progressbar=progressbar)
         return size_of(
             self.planned,

@@ -66,10 +66,13 @@ class Planned:
         Rows and model; the response is not used.
     truth : Truth
         What data are simulated from.
+    df : str
+        Degrees of freedom of the tests, where a test names none: those of the pilot study.
     """
 
     design: Design
     truth: Truth
+    df: DfMethod = "satterthwaite"
 
     def __post_init__(self) -> None:
         if isinstance(self.design, SummarisedDesign):
@@ -96,7 +99,7 @@ class Planned:
             given = weights[rows]
         other = updated_design(self.design, data=frame, weights=given)
         check_same_columns(self.design, other, rows)
-        return Planned(other, Truth(self._points_for(other)))
+        return Planned(other, Truth(self._points_for(other)), self.df)
 
     def _points_for(self, other: Design) -> Points:
         mine, theirs = ([p.label for p in parameters(d)] for d in (self.design, other))
