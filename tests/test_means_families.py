@@ -8,9 +8,11 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.effects.contrasts import contrast_weights
+from bayeslmm.effects.joint_tests import _terms
 from bayeslmm.effects.letters import compact_letters
 from bayeslmm.effects.multiplicity import Comparisons
 from bayeslmm.effects.spherical import largest_t
+from bayeslmm.effects.variables import variables_of
 from bayeslmm.exceptions import DataError
 
 EXACT = 1e-9
@@ -256,6 +258,37 @@ def test_joint_tests_are_type_three_tests(oats):
     assert got.index.tolist() == ["Variety", "nitro", "Variety:nitro"]
     for column in ("num_df", "den_df", "statistic", "p_value"):
         np.testing.assert_allclose(got[column], wanted[column], rtol=1e-6)
+
+
+def test_joint_tests_of_many_terms_are_listed_at_once():
+    names = [f"x{k:02d}" for k in range(24)]  # 2 ** 24 sets of variables
+    design = model_of(names, f"y ~ {' + '.join(names)} + x00:x02:x05").design
+    chosen = _terms(design, variables_of(design), ["x03"])
+    singles = [(name,) for name in names if name != "x03"]
+    assert chosen == [
+        *singles,
+        ("x00", "x02"),
+        ("x00", "x05"),
+        ("x02", "x05"),
+        ("x00", "x02", "x05"),
+    ]
+
+
+def model_of(names, formula):
+    rng = np.random.default_rng(5)
+    columns = {name: rng.uniform(0.1, 0.9, 80) for name in names}
+    return blm.LMM(formula, pd.DataFrame(columns).assign(y=rng.standard_normal(80)))
+
+
+def test_joint_tests_stay_in_the_range_of_a_covariate():
+    fit = model_of(["u"], "y ~ log(u)").reml()  # the mean of u is below 1
+    found, wanted = fit.joint_tests(), fit.anova()
+    assert found.loc["u", "statistic"] == pytest.approx(wanted.loc["log(u)", "statistic"])
+
+
+def test_adjustments_that_are_no_names_are_refused(reml):
+    with pytest.raises(ValueError, match=r"adjust=\['holm'\]: one of"):
+        reml.contrasts("Machine", adjust=["holm"]).table()
 
 
 def test_joint_tests_within_levels(oats):

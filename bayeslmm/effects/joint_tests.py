@@ -17,6 +17,7 @@ from bayeslmm.effects.quantities import names_of
 from bayeslmm.effects.sources import Combinations, EstimateSource, PosteriorSource, Source
 from bayeslmm.effects.tests_of_fixed import f_test, noted
 from bayeslmm.effects.variables import Variables, variables_of
+from bayeslmm.exceptions import DataError
 
 Array = NDArray[np.float64]
 
@@ -41,8 +42,9 @@ def joint_tests(
     """
     known, groups = variables_of(design), names_of(by)
     check_known([*groups, *(at or {})], known.names, "joint_tests()")
-    spread = {name: [c - 1.0, c + 1.0] for name, c in known.centres.items() if name not in groups}
-    values = spread | dict(at or {})
+    chosen = dict(at or {})
+    centres = {name: c for name, c in known.centres.items() if name not in {*groups, *chosen}}
+    values = {name: _two_values(design, name, c) for name, c in centres.items()} | chosen
     rows: list[dict[str, Any]] = []
     lost: list[str] = []
     for names in _terms(design, known, groups):
@@ -70,13 +72,25 @@ def _terms(design: Design, known: Variables, groups: Sequence[str]) -> list[tupl
     reads = {part.label: part.variables for part in right.operands}
     terms = [frozenset[str]().union(*(reads[label] for label in term)) for term in right.terms]
     names = [name for name in known.names if name not in groups]
-    found = [
+    within = [[name for name in names if name in term] for term in dict.fromkeys(terms)]
+    found = {
         chosen
-        for size in range(1, len(names) + 1)
-        for chosen in combinations(names, size)
-        if any(set(chosen) <= term for term in terms)
-    ]
-    return [chosen for chosen in found if len(chosen) <= max(map(len, terms), default=0)]
+        for term in within
+        for size in range(1, len(term) + 1)
+        for chosen in combinations(term, size)
+    }
+    return sorted(found, key=lambda chosen: (len(chosen), *map(names.index, chosen)))
+
+
+def _two_values(design: Design, name: str, centre: float) -> list[float]:
+    """One unit on either side of the mean of a covariate, or less to stay in its range."""
+    try:
+        low, high = design.range_of(name)
+    except DataError:  # withheld
+        return [centre - 1.0, centre + 1.0]
+    away = min(1.0, centre - low, high - centre)
+    away = away if away > 0.0 else 1.0
+    return [centre - away, centre + away]
 
 
 def _noted(source: Source, table: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:
