@@ -35,6 +35,11 @@ for statement in {STATEMENTS}:
     assert result.returncode == 0, result.stderr
 
 
+def test_planning_loads_no_pictures():
+    code = "import bayeslmm.planning.studies, sys; assert 'bayeslmm.plots' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_the_package_loads_no_data_frame_library():
     code = "import bayeslmm, sys; assert not ({'numpy', 'pandas', 'scipy'} & set(sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -546,6 +546,8 @@ def test_arms_that_are_numbers_and_times_that_are_continuous():
     assert completed.trial.visits.tolist() == [1, 2, 3, 4]
     pooled = completed.analyse("FEV1 ~ trt", at=4).pool()
     assert pooled.index.tolist() == [(4, 0), (4, 1), (4, "1 - 0")]
+    with pytest.raises(DataError, match="`99` is no visit"):
+        completed.analyse("FEV1 ~ trt", at=99)
 
 
 def test_transformed_responses_keep_their_scale():

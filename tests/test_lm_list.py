@@ -107,12 +107,23 @@ def test_many_levels():
         ("Reaction ~ Days + (Days | Subject)", "one bar"),
         ("Reaction ~ Days | Subject / Days", "one grouping factor"),
         ("Reaction ~ Days |", "one grouping factor"),
+        ("Reaction ~ Days + (1 | half) | Subject", r"no random effects: take \(1 \| half\) out"),
+        ("Reaction ~ Days | mm(Subject, half)", "one grouping factor"),
+        ("Reaction ~ Days | Subject, by=half", "one grouping factor"),
         ("Reaction ~ Days | Subjct", "Did you mean `Subject`"),
     ],
 )
 def test_formulas_that_make_no_sense(sleepstudy, formula, message):
     with pytest.raises(blm.FormulaError, match=message):
-        blm.lm_list(formula, sleepstudy)
+        blm.lm_list(formula, sleepstudy.assign(half=["a", "b"] * 90))
+
+
+def test_the_place_of_random_effects_is_shown(sleepstudy):
+    with pytest.raises(blm.FormulaError) as caught:
+        blm.lm_list("Reaction ~ Days + (1 | Days) | Subject", sleepstudy)
+    line, carets = str(caught.value).splitlines()[-2:]
+    start = carets.index("^")
+    assert line[start : start + carets.count("^")] == "(1 | Days)"
 
 
 def test_data_that_tell_nothing(sleepstudy):
@@ -121,8 +132,9 @@ def test_data_that_tell_nothing(sleepstudy):
     two = sleepstudy[sleepstudy["Days"] < 2]
     with pytest.raises(blm.DataError, match="No level of Subject has more rows than coefficients"):
         blm.lm_list("Reaction ~ Days | Subject", two)
-    with pytest.raises(ValueError, match="level=95"):
-        blm.lm_list("Reaction ~ Days | Subject", sleepstudy).intervals(95)
+    for level in (95, "a"):
+        with pytest.raises(ValueError, match=f"level={level!r}"):
+            blm.lm_list("Reaction ~ Days | Subject", sleepstudy).intervals(level)
 
 
 def test_the_picture(sleepstudy):

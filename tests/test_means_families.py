@@ -258,6 +258,35 @@ def test_joint_tests_are_type_three_tests(oats):
         np.testing.assert_allclose(got[column], wanted[column], rtol=1e-6)
 
 
+def test_joint_tests_of_many_covariates():
+    names = [f"x{k:02d}" for k in range(24)]  # 2 ** 24 sets of variables, and rows of all at once
+    fit = model_of(names, f"y ~ {' + '.join(names)} + x00:x02:x05").reml()
+    table = fit.joint_tests(by="x03")
+    singles = [name for name in names if name != "x03"]
+    higher = ["x00:x02", "x00:x05", "x02:x05", "x00:x02:x05"]
+    assert table.index.get_level_values("term").tolist() == [*singles, *higher]
+    wanted = fit.anova()["statistic"]
+    np.testing.assert_allclose(table.loc["x07", "statistic"], wanted["x07"])
+    np.testing.assert_allclose(table.loc["x00:x02:x05", "statistic"], wanted["x00:x02:x05"])
+
+
+def model_of(names, formula):
+    rng = np.random.default_rng(5)
+    columns = {name: rng.uniform(0.1, 0.9, 80) for name in names}
+    return blm.LMM(formula, pd.DataFrame(columns).assign(y=rng.standard_normal(80)))
+
+
+def test_joint_tests_stay_in_the_range_of_a_covariate():
+    fit = model_of(["u"], "y ~ log(u)").reml()  # the mean of u is below 1
+    found, wanted = fit.joint_tests(), fit.anova()
+    assert found.loc["u", "statistic"] == pytest.approx(wanted.loc["log(u)", "statistic"])
+
+
+def test_adjustments_that_are_no_names_are_refused(reml):
+    with pytest.raises(ValueError, match=r"adjust=\['holm'\]: one of"):
+        reml.contrasts("Machine", adjust=["holm"]).table()
+
+
 def test_joint_tests_within_levels(oats):
     table = oats.joint_tests(by="Variety")
     contrasts = oats.contrasts("nitro", "sequential", by="Variety")

@@ -186,6 +186,13 @@ def test_curve_rises_and_tells_the_size_of_its_closed_form(clusters):
     assert found.curve.plot(backend="none") is not None
 
 
+def test_no_size_is_above_the_largest(clusters):
+    found = clusters.sample_size("arm[T.b]", 0.4, along="class", largest=14, n=30, **QUIET)
+    assert max(found.curve.plans.sizes) == 14
+    with pytest.raises(ValueError, match="largest=2"):
+        clusters.sample_size("arm[T.b]", along="class", largest=2, **QUIET)
+
+
 def test_columns_that_depend_on_all_rows_are_refused_in_other_sizes():
     design = blm.simulate_design({"g": 6, "x": range(4)})
     truth = {"sd": 1.0, "sigma": 1.0}
@@ -208,6 +215,15 @@ def test_truths_of_pilots_and_priors():
     assert changed.loc["beta[Intercept]"].tolist() == [5.0, 0.0]
     assert changed.loc["sigma", "sd"] > 0.0
     assert model.study().truth.loc["sigma", "sd"] > 0.0
+
+
+def test_truths_are_read_in_the_words_of_priors():
+    design = blm.simulate_design({"g": 6, "x": range(3)})
+    given = {"x": "normal(0.5, 0.1)", "sd": "exponential(2)", "sigma": 1.0}
+    table = blm.LMM.planned("y ~ x + (1 | g)", design, given).truth
+    assert table.loc["beta[x]"].tolist() == pytest.approx([0.5, 0.1], rel=0.05)
+    assert table.loc["sd[g, Intercept]"].tolist() == pytest.approx([0.5, 0.5], rel=0.1)
+    assert table.loc["sigma"].tolist() == [1.0, 0.0]
 
 
 def test_power_under_an_uncertain_truth_is_its_average():
@@ -285,6 +301,9 @@ def test_bad_designs_are_refused(factors, between, match):
         ({"sigma": 1.0}, "lacks `sd"),
         ({"sd": 1.0, "sigma": 1.0, "z": 1.0}, "'z'"),
         ({"sd": 1.0, "sigma": 1.0, "x": np.inf}, "finite"),
+        ({"sd": 1.0, "sigma": 1.0, "x": "normal(0.5"}, "comma or a closing parenthesis"),
+        ({"sd": 1.0, "sigma": 1.0, "x": "nromal(0.5, 1)"}, "`nromal` is no distribution"),
+        ({"sd": 1.0, "sigma": 1.0, "x": "flat"}, "x.*cannot be drawn from"),
         (3, "mapping"),
     ],
 )

@@ -151,8 +151,9 @@ def test_step_keeps_what_it_is_told_to():
     ]
     with pytest.raises(ValueError, match=r"keep= names `q`; the terms .* `recipe`"):
         fit.step(keep="q")
-    with pytest.raises(ValueError, match=r"alpha_fixed=2"):
-        fit.step(alpha_fixed=2)
+    for alpha in (2, "a", True):
+        with pytest.raises(ValueError, match=f"alpha_fixed={alpha!r}"):
+            fit.step(alpha_fixed=alpha)
 
 
 def test_df_reach_the_steps():
@@ -404,8 +405,9 @@ def test_what_has_no_exact_test(sleepstudy):
         blm.exact_lrt(*fits("1", "Days + (1 | Subject)"))
     with pytest.raises(blm.DataError, match="independent residuals"):
         blm.exact_lrt(*fits("Days", "Days + (1 | Subject)", residual="ar1(Days | Subject)"))
-    with pytest.raises(ValueError, match="draws=0"):
-        blm.exact_lrt(*fits("Days", "Days + (1 | Subject)"), draws=0)
+    for draws in (0, "a", 10.5):
+        with pytest.raises(ValueError, match=f"draws={draws!r}"):
+            blm.exact_lrt(*fits("Days", "Days + (1 | Subject)"), draws=draws)
     streamed = [
         blm.LMM(f, [sleepstudy]).reml()
         for f in ("Reaction ~ Days", "Reaction ~ Days + (1 | Subject)")

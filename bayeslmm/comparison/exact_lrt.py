@@ -14,6 +14,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import DataError
 from bayeslmm.summaries import EstimateLike
+from bayeslmm.summaries.parameters import whole_number
 
 Array = NDArray[np.float64]
 
@@ -108,8 +109,7 @@ def exact_lrt(
     >>> blm.exact_lrt(plain.reml(), mixed.reml(), random_seed=1)["p_value"].round(4).tolist()
     [0.0001]
     """
-    if draws < 1:
-        raise ValueError(f"draws={draws!r}: a positive number is expected.")
+    draws = whole_number(draws, "draws")
     small, large = in_order((null, alternative))
     check_same_data(small.design, large.design)
     if small.method == "REML":

@@ -319,7 +319,7 @@ def _visits(trial: Trial, at: Any) -> list[int]:
     if at is None:
         arm = trial.frame[trial.names[2]].to_numpy(dtype=object).reshape(trial.y.shape)
         return [t for t in range(len(labels)) if len(pd.unique(arm[:, t])) > 1]
-    wanted = [at] if at in labels else list(at) if not isinstance(at, str) else [at]
+    wanted = list(at) if pd.api.types.is_list_like(at) else [at]
     if lost := [label for label in wanted if label not in labels]:
         raise DataError(f"at: {listed(lost)} is no visit; there are {listed(labels)}.")
     return [labels.index(label) for label in wanted]

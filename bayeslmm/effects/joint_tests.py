@@ -16,7 +16,8 @@ from bayeslmm.effects.groups import groups_of, interaction_stacked
 from bayeslmm.effects.quantities import names_of
 from bayeslmm.effects.sources import Combinations, EstimateSource, PosteriorSource, Source
 from bayeslmm.effects.tests_of_fixed import f_test, noted
-from bayeslmm.effects.variables import Variables, variables_of
+from bayeslmm.effects.variables import variables_of
+from bayeslmm.exceptions import DataError
 
 Array = NDArray[np.float64]
 
@@ -41,11 +42,15 @@ def joint_tests(
     """
     known, groups = variables_of(design), names_of(by)
     check_known([*groups, *(at or {})], known.names, "joint_tests()")
-    spread = {name: [c - 1.0, c + 1.0] for name, c in known.centres.items() if name not in groups}
-    values = spread | dict(at or {})
+    chosen = dict(at or {})
+    centres = {name: c for name, c in known.centres.items() if name not in {*groups, *chosen}}
+    spread = {name: _two_values(design, name, c) for name, c in centres.items()}
     rows: list[dict[str, Any]] = []
     lost: list[str] = []
-    for names in _terms(design, known, groups):
+    terms = _variables_of_terms(design)
+    for names in _terms(terms, [name for name in known.names if name not in groups]):
+        beside = _beside(design, terms, names)
+        values = {name: two for name, two in spread.items() if name in beside} | chosen
         means, _ = mean_combinations(design, names, at=values, weights=weights, by=groups)
         found = interaction_stacked(means.labels, means.by, "sequential")
         contrasts = means.combine(found.matrix, found.labels, ())
@@ -64,19 +69,39 @@ def joint_tests(
     return _noted(source, table, lost)
 
 
-def _terms(design: Design, known: Variables, groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """Sets of variables that some term of the model has all of, few first, without those of by."""
+def _variables_of_terms(design: Design) -> list[frozenset[str]]:
     right = design.formula.right
     reads = {part.label: part.variables for part in right.operands}
-    terms = [frozenset[str]().union(*(reads[label] for label in term)) for term in right.terms]
-    names = [name for name in known.names if name not in groups]
-    found = [
+    return [frozenset[str]().union(*(reads[label] for label in term)) for term in right.terms]
+
+
+def _beside(design: Design, terms: Sequence[frozenset[str]], names: Sequence[str]) -> set[str]:
+    """Variables that share a term or an offset with these; all others cancel in their contrasts."""
+    sums = [*terms, *(frozenset(shift.variables) for shift in design.formula.shifts)]
+    return set[str]().union(names, *(one for one in sums if not one.isdisjoint(names)))
+
+
+def _terms(terms: Sequence[frozenset[str]], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Sets of these variables that some term of the model has all of, few first."""
+    within = [[name for name in names if name in term] for term in dict.fromkeys(terms)]
+    found = {
         chosen
-        for size in range(1, len(names) + 1)
-        for chosen in combinations(names, size)
-        if any(set(chosen) <= term for term in terms)
-    ]
-    return [chosen for chosen in found if len(chosen) <= max(map(len, terms), default=0)]
+        for term in within
+        for size in range(1, len(term) + 1)
+        for chosen in combinations(term, size)
+    }
+    return sorted(found, key=lambda chosen: (len(chosen), *map(names.index, chosen)))
+
+
+def _two_values(design: Design, name: str, centre: float) -> list[float]:
+    """One unit on either side of the mean of a covariate, or less to stay in its range."""
+    try:
+        low, high = design.range_of(name)
+    except DataError:  # withheld
+        return [centre - 1.0, centre + 1.0]
+    away = min(1.0, centre - low, high - centre)
+    away = away if away > 0.0 else 1.0
+    return [centre - away, centre + away]
 
 
 def _noted(source: Source, table: pd.DataFrame, lost: Sequence[str]) -> pd.DataFrame:

@@ -47,9 +47,10 @@ def check_adjust(adjust: str | None) -> Adjust:
     """Return the name of an adjustment, None being "none"; refuse anything else."""
     if adjust is None:
         return "none"
-    for name in ADJUSTMENTS:
-        if ALIASES.get(adjust, adjust) == name:
-            return name
+    if isinstance(adjust, str):
+        for name in ADJUSTMENTS:
+            if ALIASES.get(adjust, adjust) == name:
+                return name
     allowed = ", ".join(map(repr, ("default", *ADJUSTMENTS)))
     raise ValueError(f"adjust={adjust!r}: one of {allowed} is expected.")
 

@@ -259,7 +259,7 @@ class Effects(Predictions):
             Variables within whose values the terms of the others are tested.
         at, weights, df
             As in :meth:`means`. Covariates take two values, one unit on either side of their mean,
-            unless `at` has others.
+            or less to stay within their range, unless `at` has others.
 
         Returns
         -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ from bayeslmm.data.sources import open_source
 from bayeslmm.estimation.level_fits import LevelFits, fit_levels
 from bayeslmm.exceptions import DataError, FormulaError
 from bayeslmm.formula.evaluation import own_functions
-from bayeslmm.formula.grammar import parse
+from bayeslmm.formula.grammar import Formula, parse
 from bayeslmm.formula.syntax import is_operator, nest, tokens
+from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.text import frame_text
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def lm_list(
     Raises
     ------
     FormulaError
-        If the formula has no bar, or something else than a grouping factor after it.
+        If the formula has no bar, something else than a grouping factor after it, or random
+        effects before it.
     DataError
         If the data are not in memory, or no level has more rows than coefficients.
 
@@ -81,7 +83,7 @@ def lm_list(
             "lm_list() takes a data frame in memory: read the rows, or those of some levels."
         )
     functions = own_functions(functions)
-    read = parse(_mixed(formula), functions)
+    read = _read(formula, functions)
     design = build_design(read, data, weights=weights, functions=functions)
     factor = design.random[0]
     roots = np.sqrt(design.row_weights)
@@ -100,8 +102,27 @@ def lm_list(
     return LmList(formula, tuple(design.coefs), levels, found)
 
 
-def _mixed(formula: str) -> str:
-    """A formula with the bar as that of a mixed model, for its parts to be read."""
+def _read(formula: str, functions: Collection[str]) -> Formula:
+    """The formula as that of a mixed model with one plain grouping factor."""
+    mixed, place = _mixed(formula)
+    read = parse(mixed, functions)
+    *others, term = read.random
+    if others:
+        raise FormulaError(
+            f"A regression in each level is by least squares and has no random effects: take "
+            f"{others[0].source} out, or fit the whole with LMM.",
+            formula,
+            *others[0].span,
+        )
+    if term.members is not None or term.by is not None:
+        raise FormulaError(
+            "After the bar stands one grouping factor, g or g:h.", formula, place, len(formula)
+        )
+    return read
+
+
+def _mixed(formula: str) -> tuple[str, int]:
+    """A formula with the bar as that of a mixed model, and the place of the bar."""
     found = tokens(formula)
     bars = [item for item in nest(formula, found) if is_operator(item, "|", "||")]
     if len(bars) != 1 or is_operator(bars[0], "||"):
@@ -118,7 +139,7 @@ def _mixed(formula: str) -> str:
         raise FormulaError(
             "After the bar stands one grouping factor, g or g:h.", formula, place, len(formula)
         )
-    return f"{formula[:place]} + (1 | {formula[place + 1 :].strip()})"
+    return f"{formula[:place]} + (1 | {formula[place + 1 :].strip()})", place
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -219,8 +240,7 @@ class LmList:
         >>> fits.intervals().loc[("M01", "age")].round(2).tolist()
         [0.95, 0.29, 54.0, 0.36, 1.54]
         """
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"level={level!r}: a number between 0 and 1 is expected.")
+        level = probability(level, "level")
         errors = self.std_errors(pool=pool).to_numpy()
         df = np.full(len(self.levels), self.df) if pool else self.fits.df
         with np.errstate(invalid="ignore"):

@@ -286,7 +286,7 @@ class Study:
         along, within : str, optional
             What is counted, one of the two: see :meth:`extend`.
         largest : int
-            Largest size that is tried.
+            Largest size that is tried, at least 3.
         n : int
             Number of simulated data sets of each size tried, of which there are some six.
         alpha, df, test, method, random_seed, executor, progressbar

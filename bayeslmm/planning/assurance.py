@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from bayeslmm.exceptions import DataError
 from bayeslmm.planning.outcomes import Plans, proportion
 from bayeslmm.planning.posteriors import FIGURES
-from bayeslmm.plots.common import drawing
-from bayeslmm.plots.power import plot_curve
 from bayeslmm.summaries import text
 from bayeslmm.summaries.parameters import probability
 
@@ -135,6 +133,9 @@ class Assurance:
         DataError
             If there is one size only.
         """
+        from bayeslmm.plots.common import drawing
+        from bayeslmm.plots.power import plot_curve
+
         if not self.plans.sizes:
             raise DataError("There is one size only: give sizes= to Study.assurance.")
         how = drawing(backend, visuals, pc_kwargs)

@@ -14,8 +14,6 @@ from scipy import stats
 from bayeslmm.exceptions import DataError
 from bayeslmm.planning.outcomes import Plans, proportion
 from bayeslmm.planning.refits import FIGURES
-from bayeslmm.plots.common import drawing
-from bayeslmm.plots.power import plot_curve
 from bayeslmm.summaries import text
 from bayeslmm.summaries.parameters import probability
 
@@ -182,6 +180,9 @@ class Power:
         DataError
             If there is one size only.
         """
+        from bayeslmm.plots.common import drawing
+        from bayeslmm.plots.power import plot_curve
+
         if not self.plans.sizes:
             raise DataError("There is one size only: Study.power_curve makes a curve.")
         how = drawing(backend, visuals, pc_kwargs)

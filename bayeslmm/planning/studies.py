@@ -281,7 +281,7 @@ def size_of(
     root of the size from its value without an effect.
     """
     power = probability(power, "power")
-    largest = whole_number(largest, "largest", least=2)
+    largest = whole_number(largest, "largest", least=3)
     rng = np.random.default_rng(runs.random_seed)
     size, tried = min(study.count(along, within), largest), set[int]()
     for _ in range(MOST_STEPS):
@@ -297,7 +297,9 @@ def size_of(
             f"{largest} {found.plans.counted} have a power of {share:.2f} only, and more were not "
             "tried: raise largest=."
         )
-    sizes = sorted({max(2, round(factor * new)) for factor in AROUND} | {max(2, new) + 1})
+    centre = min(float(new), largest / AROUND[-1])
+    around = {max(2, round(factor * centre)) for factor in AROUND}
+    sizes = sorted(around | {min(max(2, new) + 1, largest)})
     curve = power_of(study.sized(sizes, along, within), effect, tests, runs.seeded(rng))
     return curve.sample_size(power, effect)
 

@@ -109,7 +109,8 @@ def truth_of_values(design: Design, given: Mapping[str, Any]) -> Truth:
     design : Design
         The design.
     given : mapping of str to number, matrix or distribution
-        By the names that ``priors=`` and ``fixed=`` have. Coefficients that are not named are zero,
+        By the names that ``priors=`` and ``fixed=`` have; distributions also in Stan's words, as
+        ``priors=`` reads them. Coefficients that are not named are zero,
         and so are correlations of random effects.
 
     Raises
@@ -160,7 +161,7 @@ def truth_at(truth: Truth, changes: Mapping[str, Any], design: Design) -> Truth:
 
 def _is_value(value: Any) -> bool:
     """Whether something is a number or a matrix, and not a distribution."""
-    return isinstance(value, str | bool | Real | list | tuple | np.ndarray | pd.DataFrame | None)
+    return isinstance(value, bool | Real | list | tuple | np.ndarray | pd.DataFrame | None)
 
 
 def _coefficient(design: Design, key: str) -> int | None:

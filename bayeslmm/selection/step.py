@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -67,8 +68,7 @@ def stepped(
 ) -> Step:
     """Reduce the random part, then the fixed part; arguments as of ``estimate.step()``."""
     for name, alpha in zip(("alpha_random", "alpha_fixed"), alphas, strict=True):
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"{name}={alpha!r}: a number from 0 to 1 is expected.")
+        _check_alpha(alpha, name)
     if isinstance(keep, str):
         keep = (keep,)
     choice = estimate.choice if df is None else replace(estimate.choice, df=df)
@@ -82,3 +82,9 @@ def stepped(
     if left is not first:
         model = Model(left.design, updated_priors(estimate.priors, left.design))
     return Step(random.table, fixed.table, replace(estimate, model=model, fit=left.fit))
+
+
+def _check_alpha(value: object, name: str) -> None:
+    """Refuse what is no number from 0 to 1, both of which a reduction may have."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+        raise ValueError(f"{name}={value!r}: a number from 0 to 1 is expected.")
