@@ -11,7 +11,7 @@ from scipy import stats
 
 import bayeslmm as blm
 from bayeslmm.effects.contrasts import contrast_weights
-from bayeslmm.effects.expressions import evaluate_node, parse_comparison
+from bayeslmm.effects.expressions import evaluate_node, parse_hypothesis
 from bayeslmm.effects.hypothesis import conditional_moments
 from bayeslmm.effects.multiplicity import Comparisons, simultaneous_interval
 from bayeslmm.exceptions import DataError, FormulaError
@@ -600,7 +600,7 @@ def test_estimates_test_one_and_two_sides(growth_reml):
 )
 def test_expressions(text, value):
     names = {"a": 3.0, "a:b[T.x]": 17.0, "I(x > 2)": 10.0}
-    comparison = parse_comparison(text, names)
+    comparison = parse_hypothesis(text, names)
     assert evaluate_node(comparison.difference, lambda n: names[n.value]) == pytest.approx(value)
 
 

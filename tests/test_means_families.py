@@ -1,5 +1,6 @@
 """Families of contrasts, adjustments, letters, effect sizes, equivalence and joint tests."""
 
+import arviz_base as az
 import marginaleffects as me
 import numpy as np
 import pandas as pd
@@ -244,11 +245,32 @@ def test_equivalence_is_two_one_sided_tests(reml, post):
     assert better.loc["A - C", "decision"] == "not shown"
     np.testing.assert_allclose(better["p_value"], above)
     draws = post.contrasts("Machine").draws.to_numpy().reshape(-1, 3)
-    rope = post.contrasts("Machine").equivalence(10.0)
+    rope = post.contrasts("Machine").equivalence(10.0, prob=0.95)
     np.testing.assert_allclose(rope["p_rope"], (np.abs(draws) <= 10.0).mean(axis=0))
     assert rope["decision"].tolist() == ["undecided", "different", "equivalent"]
     with pytest.raises(ValueError, match="bounds="):
         contrasts.equivalence((1.0, -1.0))
+
+
+def test_equivalence_has_one_sided_levels_and_one_coverage(reml, post):
+    contrasts, draws = reml.contrasts("Machine"), post.contrasts("Machine")
+    for alpha in (0.7, 0.5, 0.0):
+        with pytest.raises(ValueError, match=f"alpha={alpha}: .* between 0 and 0.5"):
+            contrasts.equivalence(10.0, alpha=alpha)
+    at = contrasts.equivalence(10.0, alpha=0.1)
+    pd.testing.assert_frame_equal(contrasts.equivalence(10.0, level=0.8), at)
+    with pytest.raises(ValueError, match="give one of alpha=, prob= and level="):
+        contrasts.equivalence(10.0, alpha=0.1, level=0.8)
+    with pytest.raises(ValueError, match="A posterior takes prob="):
+        draws.equivalence(10.0, alpha=0.1)
+    for verb in (lambda **o: draws.equivalence(10.0, **o), draws.effect_sizes):
+        with pytest.raises(ValueError, match="A posterior takes prob="):
+            verb(level=0.9)
+        with az.rc_context({"stats.ci_prob": 0.5}):
+            pd.testing.assert_frame_equal(verb(), verb(prob=0.5))
+    sizes = contrasts.effect_sizes(level=0.8)
+    pd.testing.assert_frame_equal(sizes, contrasts.effect_sizes(prob=0.8))
+    assert (sizes["conf_low"] > contrasts.effect_sizes()["conf_low"]).all()
 
 
 def test_joint_tests_are_type_three_tests(oats):

@@ -1,5 +1,7 @@
 """Hypotheses at the edge: odds that no draw tells, ambiguous labels, options of tables."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pymc as pm
@@ -9,6 +11,7 @@ from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.exceptions import FormulaError
+from bayeslmm.planning.assurance import Assurance
 
 EXACT = 1e-9
 """Relative error of the same sums."""
@@ -154,6 +157,16 @@ def test_a_rope_is_any_pair_or_a_number(post, rope):
     inside = np.abs(result.draws[:, 0]) < 1.0
     assert 0.0 < inside.mean() < 1.0
     assert result.table()["rope_probability"].iloc[0] == inside.mean()
+
+
+def test_a_rope_includes_its_bounds(post):
+    draws = post.hypothesis("Days = 10").draws[:, 0]
+    rope = (draws.min(), draws.max())
+    assert post.hypothesis("Days = 10", rope=rope).table()["rope_probability"].iloc[0] == 1.0
+    plans = SimpleNamespace()  # not looked at here
+    found = Assurance(plans=plans, threshold=0.9, prob=0.95, rope=(-1.0, 1.0))
+    row = found._intervals(np.array([[0.0, 0.5, 0.5, -1.0, 1.0]]), np.zeros(1), 1)
+    assert (row["rope_inside"], row["rope_outside"]) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("rope", [[1, -1], [0, 1, 2], "wide", (0, np.inf), [[0, 1]], -1, 0])

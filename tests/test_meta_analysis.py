@@ -552,10 +552,23 @@ def test_heterogeneity_needs_known_errors(gums):
         blm.LMM("difference ~ outcome + (1 | trial)", gums).reml().heterogeneity()
     fit = blm.LMM("difference ~ outcome + (1 | trial)", gums, residual="se(se)").reml()
     for df in ("kenward", 0.0, True):
-        with pytest.raises(ValueError, match="'residual', 'asymptotic' or a positive number"):
+        with pytest.raises(
+            ValueError, match=r"'residual', 'asymptotic' or a positive number is expected\."
+        ):
             fit.heterogeneity(df=df)
     with pytest.raises(ValueError, match="level"):
         fit.heterogeneity(level=95)
+
+
+def test_totals_of_terms_in_different_rows_do_not_depend_on_their_order(gums):
+    frame = gums.assign(lab=pd.Series(["a", "b", "c"])[np.arange(len(gums)) // 2 % 3].to_numpy())
+    terms = "(0 + outcome | trial)", "(1 | lab)"
+    forms = [f"difference ~ 0 + outcome + {' + '.join(t)}" for t in (terms, terms[::-1])]
+    both = [blm.LMM(form, frame, residual="se(se)").reml().heterogeneity().table for form in forms]
+    totals = [t["estimate"].filter(regex="^(I2 total|H)").sort_index() for t in both]
+    assert len(totals[0]) == 6
+    pd.testing.assert_series_equal(*totals, rtol=1e-5)
+    assert {"I2 total[all rows]", "H[all rows]"} < set(totals[0].index)
 
 
 def test_new_units_of_many_moderators_are_named(bcg):

@@ -14,8 +14,15 @@ Array = NDArray[np.float64]
 Bounds = tuple[float, float]
 
 
-def checked_bounds(bounds: float | Sequence[float]) -> Bounds:
-    """A pair (low, high); a number stands for that far on either side of zero.
+def checked_region(bounds: float | Sequence[float], name: str = "rope") -> Bounds:
+    """Region of equivalence (low, high), its bounds included, from a half-width or a pair.
+
+    Parameters
+    ----------
+    bounds : float or pair of float
+        A number stands for that far on either side of zero.
+    name : str
+        What the argument is called.
 
     Raises
     ------
@@ -29,7 +36,7 @@ def checked_bounds(bounds: float | Sequence[float]) -> Bounds:
     if ends.ndim == 0:
         ends = np.array([-ends, ends])
     if ends.shape != (2,) or not np.isfinite(ends).all() or ends[0] >= ends[1]:
-        raise ValueError(f"bounds={bounds!r}: a positive number or a pair (low, high) is expected.")
+        raise ValueError(f"{name}={bounds!r}: a positive number or a pair (low, high) is expected.")
     return float(ends[0]), float(ends[1])
 
 

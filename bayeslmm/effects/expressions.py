@@ -182,20 +182,6 @@ def _parser(source: str, labels: Iterable[str], effects: EffectReader | None) ->
     return _Parser(source, _tokens(source, sorted(labels, key=len, reverse=True), effects))
 
 
-def parse_comparison(source: str, labels: Iterable[str]) -> Comparison:
-    """Read a hypothesis that is a single comparison.
-
-    Raises
-    ------
-    FormulaError
-        Showing the place.
-    """
-    found = parse_hypothesis(source, labels)
-    if isinstance(found, Comparison):
-        return found
-    raise FormulaError("A single comparison is expected here.", source, 0, len(source))
-
-
 def evaluate_node(node: Node, lookup: Callable[[Node], Any]) -> Any:
     """Value of an expression, given those of its labels."""
     if node.kind == "number":

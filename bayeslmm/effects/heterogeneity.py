@@ -58,8 +58,11 @@ class Heterogeneity(Report):
         heterogeneity (beside moderators).
     table : pandas.DataFrame
         ``tau[group, term]``, the standard deviation of the effects; ``I2[group, term]`` in percent;
-        ``I2 total`` where several terms vary in the same rows; ``H``. Of an estimate the columns
-        `estimate`, `conf_low`, `conf_high`; of a posterior mean, sd, median and interval.
+        ``H[group, term]`` of a term that varies alone in its rows. Where several terms vary in the
+        same rows, ``I2 total`` and ``H`` of their sum; these have the coefficient behind them
+        (``I2 total[term]``), or ``[all rows]``, where terms differ in the rows that have them. Of
+        an estimate the columns `estimate`, `conf_low`, `conf_high`; of a posterior mean, sd, median
+        and interval.
     sampling : pandas.Series
         Typical sampling variance of the rows that each tau is of.
     prediction : pandas.DataFrame
@@ -187,13 +190,19 @@ def _precision(design: Design, points: Points) -> sp.csr_array:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Source:
+class _Varying:
     """Effects that vary: one coefficient on the rows that have it, or a whole grouping factor."""
 
     factor: int
     coef: int | None
-    label: str
+    group: str
+    name: str
     rows: Indices
+
+    @property
+    def label(self) -> str:
+        """Its place in the names of quantities."""
+        return f"{self.group}, {self.name}"
 
     def variances(self, design: Design, joint: JointDraws) -> tuple[Array, Array]:
         """Variances (S,) of these effects and of all effects, means over the rows."""
@@ -204,16 +213,16 @@ class _Source:
         return own, every.sum(axis=1)
 
 
-def _sources(design: Design) -> list[_Source]:
+def _sources(design: Design) -> list[_Varying]:
     found = []
     for f, factor in enumerate(design.random):
         if _is_indicator(factor):
             for c, name in enumerate(factor.coefs):
                 rows = np.flatnonzero(factor.Z[:, c])
-                found.append(_Source(f, c, f"{factor.name}, {name}", rows))
+                found.append(_Varying(f, c, factor.name, name, rows))
         else:
-            label = f"{factor.name}, mean of {' + '.join(factor.coefs)}"
-            found.append(_Source(f, None, label, np.arange(design.n)))
+            name = f"mean of {' + '.join(factor.coefs)}"
+            found.append(_Varying(f, None, factor.name, name, np.arange(design.n)))
     return found
 
 
@@ -243,31 +252,45 @@ class _Shares:
 
 
 def _shares(
-    design: Design, joint: JointDraws, sources: Sequence[_Source], sampling: _Sampling
+    design: Design, joint: JointDraws, sources: Sequence[_Varying], sampling: _Sampling
 ) -> _Shares:
     if not sources:
         ratio = sampling.statistic / sampling.df if sampling.df else np.nan
         values = [100.0 * max(0.0, 1.0 - 1.0 / ratio), np.sqrt(ratio)]
         return _Shares(_index(["I2", "H"]), np.tile(values, (joint.size, 1)), [])
-    taus, shares, totals, alone = {}, {}, {}, []
-    for source in sources:
+    taus, shares, totals = {}, {}, {}
+    varying = np.bincount(np.concatenate([source.rows for source in sources]), minlength=design.n)
+    alone = [bool(np.all(varying[source.rows] == 1)) for source in sources]
+    places = _places_of_rows(sources, design.n)
+    for source, single, place in zip(sources, alone, places, strict=True):
         own, every = source.variances(design, joint)
         typical = sampling.typical(source.rows)
         taus[f"tau[{source.label}]"] = np.sqrt(own)
         shares[f"I2[{source.label}]"] = 100.0 * own / (every + typical)
-        alone.append(bool(np.allclose(own, every, rtol=1e-10)))
-        if not alone[-1]:
-            totals["I2 total"] = 100.0 * every / (every + typical)
-        totals[f"H[{source.label}]" if alone[-1] else "H"] = np.sqrt((every + typical) / typical)
+        if not single:
+            totals[f"I2 total{place}"] = 100.0 * every / (every + typical)
+        named = f"H[{source.label}]" if single else f"H{place}"
+        totals[named] = np.sqrt((every + typical) / typical)
     columns = taus | shares | totals
     return _Shares(_index(list(columns)), np.stack([*columns.values()], axis=1), alone)
+
+
+def _places_of_rows(sources: Sequence[_Varying], n: int) -> list[str]:
+    """What tells the rows of each source from those of others: nothing if all have the same."""
+    keys = [source.rows.tobytes() for source in sources]
+    if len(set(keys)) == 1:
+        return [""] * len(sources)
+    names: dict[bytes, set[str]] = {}
+    for key, source in zip(keys, sources, strict=True):
+        names.setdefault(key, set()).add("all rows" if len(source.rows) == n else source.name)
+    return [f"[{' = '.join(sorted(names[key]))}]" for key in keys]
 
 
 def _index(labels: Sequence[str]) -> pd.Index:
     return pd.Index(labels, name="quantity")
 
 
-def _typical(sources: Sequence[_Source], sampling: _Sampling, n: int) -> pd.Series:
+def _typical(sources: Sequence[_Varying], sampling: _Sampling, n: int) -> pd.Series:
     if not sources:
         labels, values = ["all rows"], [sampling.typical(np.arange(n))]
     else:
@@ -400,22 +423,23 @@ def _degrees(df: Df | float, residual: int) -> float:
     if isinstance(df, str) and df in named:
         return named[df]
     if isinstance(df, str | bool) or not df > 0:
-        raise ValueError(f"df={df!r}: 'residual', 'asymptotic' or a positive number is expected")
+        raise ValueError(f"df={df!r}: 'residual', 'asymptotic' or a positive number is expected.")
     return float(df)
 
 
 def _tau_limits(
     design: Design, fit: Fit, level: float
-) -> dict[tuple[int | None, int | None], tuple[float, float]]:
+) -> dict[tuple[int, int | None], tuple[float, float]]:
     """Profile limits of the standard deviations that are free, by grouping factor and coefficient.
 
     None of a MAP estimate, whose criterion is no likelihood.
     """
     if fit.method == "MAP":
         return {}
-    found: dict[tuple[int | None, int | None], tuple[float, float]] = {}
+    found: dict[tuple[int, int | None], tuple[float, float]] = {}
     for one in profile_intervals(fit, level=level, kinds=["sd"]):
-        places = structure_of(design.random[one.factor or 0]).sd_places
+        assert one.factor is not None
+        places = structure_of(design.random[one.factor]).sd_places
         for coef in np.flatnonzero(places == places[one.coefs[0]]).tolist():
             found[one.factor, coef] = (one.lower, one.upper)
     return found

@@ -17,6 +17,7 @@ from scipy.stats import norm
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
+from bayeslmm.effects.equivalence import Bounds, checked_region
 from bayeslmm.effects.expressions import (
     Comparison,
     Hypothesis,
@@ -269,7 +270,8 @@ def posterior_hypotheses(
     -------
     Hypotheses
     """
-    symbols, region = symbols_of(model.design), checked_rope(rope)
+    symbols = symbols_of(model.design)
+    region = None if rope is None else checked_region(rope)
     check_choice(scope, SCOPES, "scope")
     if scope == "standard":
         if group is not None:
@@ -330,27 +332,6 @@ def by_level(
             likes.append(found[first if alike else -1])
             labels.append((hypothesis.source, factor.levels[level]))
     return found, likes, pd.MultiIndex.from_tuples(labels, names=["hypothesis", factor.name])
-
-
-def checked_rope(rope: float | Sequence[float] | None) -> Rope | None:
-    """Bounds of a region of practical equivalence, from a half-width or a pair.
-
-    Raises
-    ------
-    ValueError
-        If it is neither.
-    """
-    if rope is None:
-        return None
-    try:
-        bounds = np.asarray(rope, dtype=np.float64)
-    except (TypeError, ValueError):
-        bounds = np.empty(0)
-    if bounds.ndim == 0:
-        bounds = np.array([-bounds, bounds])
-    if bounds.shape != (2,) or not np.isfinite(bounds).all() or bounds[0] >= bounds[1]:
-        raise ValueError(f"rope={rope!r}: a positive number or a pair (low, high) is expected.")
-    return float(bounds[0]), float(bounds[1])
 
 
 def _index(comparisons: Sequence[Hypothesis]) -> pd.Index:
@@ -428,7 +409,6 @@ def effective_size(values: Array, shape: tuple[int, int]) -> float:
 
 # --- probabilities, odds and evidence ratios of hypotheses, by draws and by exact densities ---
 
-Rope = tuple[float, float]
 
 PRIOR_DRAWS = 20_000
 """Draws from the prior for the prior odds of what is not linear in the fixed effects."""
@@ -478,7 +458,7 @@ class PosteriorEvidence:
     model: Model
     joint: JointDraws
     symbols: Symbols
-    rope: Rope | None
+    rope: Bounds | None
     effects: Mapping[str, Array]
 
     def differences(self, hypothesis: Hypothesis) -> Array:
@@ -505,7 +485,7 @@ class PosteriorEvidence:
         row |= dict.fromkeys(OF_CONSTRAINTS, np.nan)
         defined = bool(np.isfinite(draws).all())
         if self.rope is not None:
-            inside = (draws > self.rope[0]) & (draws < self.rope[1])
+            inside = (draws >= self.rope[0]) & (draws <= self.rope[1])
             row["rope_probability"] = inside.mean() if defined else np.nan
         if not defined:
             return Judgement(row, _undefined(draws))

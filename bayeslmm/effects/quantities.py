@@ -13,7 +13,7 @@ from scipy import stats
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.effects.equivalence import checked_bounds, one_sided_tests, rope_columns
+from bayeslmm.effects.equivalence import checked_region, one_sided_tests, rope_columns
 from bayeslmm.effects.groups import groups_of, interaction_stacked, stacked
 from bayeslmm.effects.labelled import TUKEY, UNADJUSTED, LabelledQuantities
 from bayeslmm.effects.letters import NOTE as LETTERS_NOTE
@@ -25,15 +25,17 @@ from bayeslmm.effects.multiplicity import (
     check_side,
 )
 from bayeslmm.effects.sources import (
-    LEVEL,
     EstimateSource,
     PosteriorSource,
     ResponseScale,
+    one_level,
+    refuse_level,
     summarise_known,
 )
 from bayeslmm.effects.spreads import check_spread, residual_df, spread
 from bayeslmm.effects.tests_of_fixed import f_test, noted
 from bayeslmm.summaries.parameters import probability
+from bayeslmm.summaries.posterior_tables import interval_defaults
 
 Array = NDArray[np.float64]
 
@@ -48,6 +50,9 @@ DEFAULT_ADJUST: dict[str, Adjust] = {
 
 SUM = 1e-9
 """Sum of the weights of a contrast over that of their sizes which counts as zero."""
+
+ONE_SIDED_SIZE = 0.05
+"""Level of the one-sided tests of equivalence where none is given."""
 
 SCALE_NOTE = "On the scale of "
 
@@ -411,7 +416,12 @@ class LinearQuantities(LabelledQuantities):
         return different
 
     def effect_sizes(
-        self, sigma: str | float = "residual", *, edf: float | None = None, prob: float = LEVEL
+        self,
+        sigma: str | float = "residual",
+        *,
+        edf: float | None = None,
+        prob: float | None = None,
+        level: float | None = None,
     ) -> pd.DataFrame:
         """Differences as multiples of a standard deviation of responses (Cohen's d).
 
@@ -424,8 +434,11 @@ class LinearQuantities(LabelledQuantities):
             For an estimate, degrees of freedom of `sigma`, whose uncertainty counts: its squared
             relative error is ``1 / (2 edf)``. Found for "residual" unless residuals have a
             structure; to be given otherwise.
-        prob : float
-            Coverage of the intervals.
+        prob : float, optional
+            Coverage of the intervals; ArviZ's rcParams for a posterior by default, 0.95 for an
+            estimate.
+        level : float, optional
+            For an estimate, another name of `prob`, as in its other methods.
 
         Returns
         -------
@@ -438,7 +451,7 @@ class LinearQuantities(LabelledQuantities):
         Raises
         ------
         ValueError
-            If `sigma` is unknown, or `edf` is needed.
+            If `sigma` or a coverage is not as said, or `edf` is needed.
 
         References
         ----------
@@ -463,9 +476,11 @@ class LinearQuantities(LabelledQuantities):
         elif not (np.isfinite(given) and given > 0):
             raise ValueError(f"sigma={sigma!r}: a positive number is expected.")
         if isinstance(pairs.source, PosteriorSource):
+            refuse_level(level)
             sd = spread(pairs.source, str(sigma)) if given is None else np.array([given])
             draws = pairs.source.values(pairs.quantities) / sd[:, None]
             return summarise_known(draws, pairs._index, prob)
+        wanted = one_level(prob, level)
         if edf is None and sigma == "residual":
             edf = residual_df(pairs.source.inference.fit)
         if edf is None or not edf > 0:
@@ -474,7 +489,7 @@ class LinearQuantities(LabelledQuantities):
         value, error, df = pairs.source.moments(pairs.quantities)
         effect = value / size
         spread_of = np.sqrt((error / size) ** 2 + effect**2 / (2.0 * edf))
-        margin = stats.t.isf((1.0 - probability(prob, "prob")) / 2.0, df) * spread_of
+        margin = stats.t.isf((1.0 - wanted) / 2.0, df) * spread_of
         columns = {"effect_size": effect, "std_error": spread_of, "df": df}
         columns |= {"conf_low": effect - margin, "conf_high": effect + margin}
         return pd.DataFrame(columns, index=pairs._index)
@@ -488,8 +503,9 @@ class LinearQuantities(LabelledQuantities):
         bounds: float | Sequence[float],
         *,
         side: Side = "two-sided",
-        alpha: float = 0.05,
-        prob: float = LEVEL,
+        alpha: float | None = None,
+        prob: float | None = None,
+        level: float | None = None,
     ) -> pd.DataFrame:
         """Whether quantities are practically zero: tests, or a region of practical equivalence.
 
@@ -501,10 +517,13 @@ class LinearQuantities(LabelledQuantities):
         side : {"two-sided", "greater", "less"}
             Equivalent: within the bounds; non-inferior: above the lower one; non-superior: below
             the upper one.
-        alpha : float
-            For an estimate, level of each one-sided test; intervals have coverage ``1 - 2 alpha``.
-        prob : float
-            For a posterior, probability of its highest density interval.
+        alpha : float, optional
+            For an estimate, level of each one-sided test, below 0.5; 0.05 by default.
+        prob : float, optional
+            For a posterior, probability of its highest density interval, ArviZ's rcParams by
+            default. For an estimate, coverage of the interval, ``1 - 2 alpha``; give one of both.
+        level : float, optional
+            For an estimate, another name of `prob`, as in its other methods.
 
         Returns
         -------
@@ -535,13 +554,18 @@ class LinearQuantities(LabelledQuantities):
         >>> reml.contrasts("recipe").equivalence(8)["decision"].tolist()
         ['equivalent', 'equivalent', 'equivalent']
         """
-        region, side = checked_bounds(bounds), check_side(side)
+        region, side = checked_region(bounds, "bounds"), check_side(side)
         if isinstance(self.source, PosteriorSource):
-            draws = self.source.values(self.quantities)
-            columns = rope_columns(draws, region, side, probability(prob, "prob"))
+            refuse_level(level)
+            if alpha is not None:
+                raise ValueError(
+                    f"alpha={alpha!r} is for tests of estimates. A posterior takes prob=."
+                )
+            chosen, _ = interval_defaults(prob)
+            columns = rope_columns(self.source.values(self.quantities), region, side, chosen)
         else:
-            moments = self.source.moments(self.quantities)
-            columns = one_sided_tests(*moments, region, side, probability(alpha, "alpha"))
+            size = one_sided_size(alpha, prob, level)
+            columns = one_sided_tests(*self.source.moments(self.quantities), region, side, size)
         return pd.DataFrame(columns, index=self._index)
 
     def joint_test(self) -> pd.DataFrame:
@@ -574,6 +598,26 @@ class LinearQuantities(LabelledQuantities):
         test = f_test(self.source.inference, weights[known], value)
         table = pd.DataFrame([test], index=pd.Index(["joint"], name="test"))
         return noted(self.source.inference, table)
+
+
+def one_sided_size(alpha: float | None, prob: float | None, level: float | None) -> float:
+    """Level of one-sided tests: `alpha`, or what is on either side of an interval's coverage.
+
+    Raises
+    ------
+    ValueError
+        If more than one is given, or the one given is out of range.
+    """
+    if alpha is None:
+        given = prob is not None or level is not None
+        return (1.0 - one_level(prob, level)) / 2.0 if given else ONE_SIDED_SIZE
+    if prob is not None or level is not None:
+        raise ValueError("The interval covers 1 - 2 alpha; give one of alpha=, prob= and level=.")
+    if not 0.0 < alpha < 0.5:
+        raise ValueError(
+            f"alpha={alpha!r}: the level of a one-sided test is between 0 and 0.5, such as 0.05."
+        )
+    return float(alpha)
 
 
 def scale_notes(design: Design) -> tuple[str, ...]:

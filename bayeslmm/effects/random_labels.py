@@ -125,7 +125,7 @@ def _coefficient(
 
 
 def _level(factor: RandomFactor, level: str, text: str) -> int:
-    labels = [str(label) for label in factor.levels]
+    labels = level_names(factor)
     if level not in labels:
         raise DataError(
             f"`{text}`: {factor.name} has no level `{level}`.{nearest(level, labels)} See "

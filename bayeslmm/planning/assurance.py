@@ -108,7 +108,7 @@ class Assurance:
             "coverage": float(np.mean((low <= truth) & (truth <= high))),
         }
         if self.rope is not None:
-            inside = (low > self.rope[0]) & (high < self.rope[1])
+            inside = (low >= self.rope[0]) & (high <= self.rope[1])
             outside = (low > self.rope[1]) | (high < self.rope[0])
             found |= {"rope_inside": inside.sum() / size, "rope_outside": outside.sum() / size}
         return found

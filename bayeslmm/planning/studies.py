@@ -15,7 +15,7 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.data.frames import column_names, to_frame
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.effects.hypothesis import checked_rope
+from bayeslmm.effects.equivalence import checked_region
 from bayeslmm.estimation.executor import Executor
 from bayeslmm.estimation.inference import DfMethod
 from bayeslmm.estimation.judging import MAKERS
@@ -245,7 +245,7 @@ def assurance_of(
 ) -> Assurance:
     """Assurance; see :meth:`Study.assurance`."""
     threshold, prob = probability(threshold, "threshold"), probability(prob, "prob")
-    region = checked_rope(rope)
+    region = None if rope is None else checked_region(rope)
     analysis = partial(posteriors_of, priors=priors, prob=prob)
     plans = runs.plans(sized, partial(targets_of, effects=effects, test="t"), analysis)
     return Assurance(plans=plans, threshold=threshold, prob=prob, rope=region)

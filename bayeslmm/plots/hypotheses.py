@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from bayeslmm.effects.equivalence import checked_region
 from bayeslmm.effects.expressions import symbols_of
 from bayeslmm.effects.hypothesis import Hypotheses, PosteriorEvidence, read_hypotheses
 from bayeslmm.estimation.model import Model
@@ -92,10 +93,7 @@ def plot_judged(
             f"There are {len(labels)} hypotheses; a picture has at most {MOST_PANELS} panels. Draw "
             "some of them."
         )
-    region = None
-    if rope is not None:
-        ends = np.asarray(rope, dtype=float)
-        region = (-float(ends), float(ends)) if ends.ndim == 0 else (float(ends[0]), float(ends[1]))
+    region = None if rope is None else checked_region(rope)
     panels = []
     for i, label in enumerate(labels):
         draws = found.draws[:, i]
