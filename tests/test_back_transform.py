@@ -143,3 +143,27 @@ def test_untransformed_responses_have_no_other_scale():
     reml = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines")).reml()
     with pytest.raises(ValueError, match="known inverse"):
         reml.means("Machine", type="response")
+
+
+def test_bounds_and_nulls_are_on_the_scale_shown():
+    reml = blm.LMM("log(score) ~ Machine + (1 | Worker)", blm.load_dataset("Machines")).reml()
+    plain, ratios = reml.contrasts("Machine"), reml.contrasts("Machine", type="response")
+    expected = plain.equivalence((np.log(0.8), np.log(1.25)))
+    found = ratios.equivalence((0.8, 1.25))
+    np.testing.assert_allclose(found["p_value"], expected["p_value"])
+    np.testing.assert_allclose(found["conf_low"], np.exp(expected["conf_low"]))
+    np.testing.assert_allclose(ratios.table(null=1)["p_value"], plain.table()["p_value"])
+    means = reml.means("Machine", type="response").table(null=50)["statistic"]
+    np.testing.assert_allclose(means, reml.means("Machine").table(null=np.log(50))["statistic"])
+    with pytest.raises(ValueError, match="range"):
+        ratios.table(null=-1)
+    with pytest.raises(ValueError, match="range"):
+        ratios.equivalence(0.2)
+
+
+def test_contrasts_within_an_interacting_variable_have_no_note_of_it():
+    data = blm.load_dataset("Machines").assign(x=lambda d: np.arange(len(d)) % 5.0)
+    data["g"] = np.where(np.arange(len(data)) % 2, "a", "b")
+    reml = blm.LMM("score ~ g + x * Machine + (1 | Worker)", data).reml()
+    assert not any("mislead" in n for n in reml.contrasts("g", by="Machine").notes)
+    assert any("mislead" in n for n in reml.contrasts("Machine", by="g").notes)

@@ -175,6 +175,10 @@ class LinearQuantities(LabelledQuantities):
         pairwise = named == "pairwise"
         scale, texts = self._contrasted(found.matrix, found.labels, groups)
         notes = self.notes
+        if np.allclose(found.matrix.sum(axis=1), 0.0):
+            # what is compared has a note of its own where it interacts with what is held
+            starts = tuple(f"{name} interacts with " for name in groups)
+            notes = tuple(note for note in notes if not (starts and note.startswith(starts)))
         if self.scale is not None and scale is None:
             notes = (f"On the scale of {self.scale.transform.label}; see regrid().",)
         return replace(
@@ -269,7 +273,8 @@ class LinearQuantities(LabelledQuantities):
                 "no means, so that there is nothing to transform back."
             )
         label, sd = self.transform.label, self._correction(bias_correct)
-        notes = [f"Transformed back from the scale of {label}, which tests are on."]
+        tests = ", which tests are on" if isinstance(self.source, EstimateSource) else ""
+        notes = [f"Transformed back from the scale of {label}{tests}."]
         if sd is not None and isinstance(self.source, EstimateSource):
             notes.append(f"Bias of the way back corrected for an sd of {float(sd):.4g}.")
         elif sd is not None:
@@ -496,7 +501,7 @@ class LinearQuantities(LabelledQuantities):
         Parameters
         ----------
         bounds : float or pair of float
-            Region of what counts as equivalent, on the scale of the model; a number stands for that
+            Region of what counts as equivalent, on the scale shown; a number stands for that
             far on either side of zero.
         side : {"two-sided", "greater", "less"}
             Equivalent: within the bounds; non-inferior: above the lower one; non-superior: below
@@ -537,12 +542,25 @@ class LinearQuantities(LabelledQuantities):
         """
         region, side = checked_bounds(bounds), check_side(side)
         if isinstance(self.source, PosteriorSource):
-            draws = self.source.values(self.quantities)
+            draws = self._draws(self.source)
             columns = rope_columns(draws, region, side, probability(prob, "prob"))
         else:
             moments = self.source.moments(self.quantities)
+            region = self._inner_region(bounds, region)
             columns = one_sided_tests(*moments, region, side, probability(alpha, "alpha"))
+            if self.scale is not None:
+                ends = self.scale.of_bounds(columns["conf_low"], columns["conf_high"])
+                columns["conf_low"], columns["conf_high"] = ends
+                shown_values = self.scale.of_estimates(*moments[:2])
+                columns["estimate"], columns["std_error"] = shown_values
         return pd.DataFrame(columns, index=self._index)
+
+    def _inner_region(self, bounds: Any, region: tuple[float, float]) -> tuple[float, float]:
+        """Bounds of equivalence on the scale of the model."""
+        low, high = (float(self._inner(end, f"bounds={bounds!r}")) for end in region)
+        if low >= high:
+            raise ValueError("bounds= on a scale that reverses the order: take those of regrid().")
+        return low, high
 
     def joint_test(self) -> pd.DataFrame:
         """F test that all quantities are zero at once.
