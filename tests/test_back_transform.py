@@ -167,3 +167,13 @@ def test_contrasts_within_an_interacting_variable_have_no_note_of_it():
     reml = blm.LMM("score ~ g + x * Machine + (1 | Worker)", data).reml()
     assert not any("mislead" in n for n in reml.contrasts("g", by="Machine").notes)
     assert any("mislead" in n for n in reml.contrasts("Machine", by="g").notes)
+
+
+def test_effect_sizes_refuse_known_sampling_errors():
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"s": np.arange(12), "g": ["a", "b"] * 6, "y": rng.normal(size=12)})
+    data["se"] = 0.5
+    reml = blm.LMM("y ~ g + (1 | s)", data, residual="se(se)").reml()
+    with pytest.raises(ValueError, match="give a number"):
+        reml.means("g").effect_sizes("total", edf=10)
+    assert len(reml.means("g").effect_sizes(1.0, edf=10)) == 1

@@ -31,7 +31,7 @@ from bayeslmm.effects.sources import (
     ResponseScale,
     summarise_known,
 )
-from bayeslmm.effects.spreads import check_spread, residual_df, spread
+from bayeslmm.effects.spreads import check_spread, refuse_known, residual_df, spread
 from bayeslmm.effects.tests_of_fixed import f_test, noted
 from bayeslmm.summaries.parameters import probability
 
@@ -465,6 +465,7 @@ class LinearQuantities(LabelledQuantities):
         given = None if isinstance(sigma, str) else float(sigma)
         if given is None:
             check_spread(str(sigma))
+            refuse_known(pairs.source)
         elif not (np.isfinite(given) and given > 0):
             raise ValueError(f"sigma={sigma!r}: a positive number is expected.")
         if isinstance(pairs.source, PosteriorSource):
