@@ -143,3 +143,37 @@ def test_untransformed_responses_have_no_other_scale():
     reml = blm.LMM("score ~ Machine + (1 | Worker)", blm.load_dataset("Machines")).reml()
     with pytest.raises(ValueError, match="known inverse"):
         reml.means("Machine", type="response")
+
+
+def test_bounds_and_nulls_are_on_the_scale_shown():
+    reml = blm.LMM("log(score) ~ Machine + (1 | Worker)", blm.load_dataset("Machines")).reml()
+    plain, ratios = reml.contrasts("Machine"), reml.contrasts("Machine", type="response")
+    expected = plain.equivalence((np.log(0.8), np.log(1.25)))
+    found = ratios.equivalence((0.8, 1.25))
+    np.testing.assert_allclose(found["p_value"], expected["p_value"])
+    np.testing.assert_allclose(found["conf_low"], np.exp(expected["conf_low"]))
+    np.testing.assert_allclose(ratios.table(null=1)["p_value"], plain.table()["p_value"])
+    means = reml.means("Machine", type="response").table(null=50)["statistic"]
+    np.testing.assert_allclose(means, reml.means("Machine").table(null=np.log(50))["statistic"])
+    with pytest.raises(ValueError, match="range"):
+        ratios.table(null=-1)
+    with pytest.raises(ValueError, match="range"):
+        ratios.equivalence(0.2)
+
+
+def test_contrasts_within_an_interacting_variable_have_no_note_of_it():
+    data = blm.load_dataset("Machines").assign(x=lambda d: np.arange(len(d)) % 5.0)
+    data["g"] = np.where(np.arange(len(data)) % 2, "a", "b")
+    reml = blm.LMM("score ~ g + x * Machine + (1 | Worker)", data).reml()
+    assert not any("mislead" in n for n in reml.contrasts("g", by="Machine").notes)
+    assert any("mislead" in n for n in reml.contrasts("Machine", by="g").notes)
+
+
+def test_effect_sizes_refuse_known_sampling_errors():
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"s": np.arange(12), "g": ["a", "b"] * 6, "y": rng.normal(size=12)})
+    data["se"] = 0.5
+    reml = blm.LMM("y ~ g + (1 | s)", data, residual="se(se)").reml()
+    with pytest.raises(ValueError, match="give a number"):
+        reml.means("g").effect_sizes("total", edf=10)
+    assert len(reml.means("g").effect_sizes(1.0, edf=10)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ class BackTransform:
         What the ratios are of, such as ``"y + 1"``.
     base : float
         Base of the logarithm.
+    tree : ast.expr or None
+        The response as an expression; None for ratios.
     """
 
     label: str
@@ -52,6 +55,23 @@ class BackTransform:
     ratio: str = ""
     of: str = ""
     base: float = np.e
+    tree: ast.expr | None = None
+
+    def forward(self, values: Array, what: str) -> Array:
+        """Values on the transformed scale; ValueError, naming `what`, outside of the range."""
+        with np.errstate(all="ignore"):
+            if self.tree is None:
+                found = np.log(values) / np.log(self.base)
+            else:
+                found = np.asarray(_evaluated(self.tree, values), dtype=np.float64)
+            back = self.values(found)
+        if not (np.isfinite(found).all() and np.allclose(back, values)):
+            kind = f"{self.ratio}s" if self.tree is None else "the response"
+            raise ValueError(
+                f"{what}: on the scale shown, that of {kind}, it must be in the range of the way "
+                f"back from {self.label}."
+            )
+        return found
 
     def jet(self, eta: Array) -> Jet:
         """Values on the response's scale with derivatives by those on the transformed scale."""
@@ -226,8 +246,42 @@ def back_transform(response: Operand) -> BackTransform | None:
         return None
     ratio, of, base = _ratio(response.reading.tree)
     return BackTransform(
-        label=response.label, variable=variable, steps=steps, ratio=ratio, of=of, base=base
+        label=response.label,
+        variable=variable,
+        steps=steps,
+        ratio=ratio,
+        of=of,
+        base=base,
+        tree=response.reading.tree,
     )
+
+
+OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.divide,
+    ast.Pow: np.float_power,
+}
+
+
+def _evaluated(node: ast.expr, values: Array) -> Any:
+    """An invertible response at values of its column."""
+    if isinstance(node, ast.Name):
+        return values
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.UnaryOp):
+        return -_evaluated(node.operand, values)
+    if isinstance(node, ast.BinOp):
+        left, right = _evaluated(node.left, values), _evaluated(node.right, values)
+        return OPERATORS[type(node.op)](left, right)
+    name, argument = _called(node)
+    assert name is not None and argument is not None
+    inner = _evaluated(argument, values)
+    if name == "I":
+        return inner
+    return getattr(np, {"asin": "arcsin"}.get(name, name))(inner)
 
 
 def _steps(node: ast.expr) -> Sequence[Step]:

@@ -155,7 +155,8 @@ class LabelledQuantities:
             For a posterior, intervals in which all quantities lie at once with probability
             `prob`. A posterior needs no other adjustment.
         null : float or array-like (m,), optional
-            Value that quantities are compared with, on the scale of the model; zero by default.
+            Value that quantities are compared with, on the scale shown; by default zero
+            on the scale of the model, which is a ratio of 1.
         side : {"two-sided", "greater", "less"}
             The alternative. Intervals are one-sided too. Of a posterior, "greater" and "less" add
             the `probability` of lying on that side of `null`.
@@ -190,7 +191,9 @@ class LabelledQuantities:
                 raise ValueError(
                     f"adjust={adjust!r} is for estimates. A posterior takes simultaneous=True."
                 )
-            return self._summary(self.source, prob, simultaneous, values, check_side(side))
+            return self._summary(
+                self.source, prob, simultaneous, None if null is None else values, check_side(side)
+            )
         if simultaneous:
             raise ValueError("simultaneous=True is for posteriors; an estimate takes adjust=.")
         chosen = self.adjust if adjust == "default" else check_adjust(adjust)
@@ -199,6 +202,7 @@ class LabelledQuantities:
             raise ValueError(TUKEY)
         if adjust == "default" and side != "two-sided" and chosen in ONE_SIDED:
             chosen = ONE_SIDED[chosen]
+        values = self._inner(values, f"null={null!r}") if null is not None else values
         question = Question(null=values, side=check_side(side, chosen), scale=self.scale)
         wanted = one_level(prob, level)
         return self.source.table(self.quantities, self._index, wanted, chosen, families, question)
@@ -215,6 +219,14 @@ class LabelledQuantities:
             )
         return values
 
+    def _inner(self, values: float | Array, what: str) -> float | Array:
+        """Values on the scale shown, on that of the model."""
+        if self.scale is None:
+            return values
+        if self.scale.sd is not None:
+            raise ValueError(f"{what} cannot be compared with means corrected for bias.")
+        return self.scale.transform.forward(np.asarray(values, dtype=np.float64), what)
+
     def _draws(self, source: PosteriorSource) -> Array:
         """Draws (S, m) on the scale that is shown."""
         draws = source.values(self.quantities)
@@ -225,13 +237,14 @@ class LabelledQuantities:
         source: PosteriorSource,
         prob: float | None,
         simultaneous: bool,
-        null: float | Array,
+        null: float | Array | None,
         side: Side,
     ) -> pd.DataFrame:
         table = summarise_known(self._draws(source), self._index, prob, joint=simultaneous)
         if side == "two-sided":
             return table
-        draws = source.values(self.quantities)
+        draws = source.values(self.quantities) if null is None else self._draws(source)
+        null = 0.0 if null is None else null
         beyond = draws > null if side == "greater" else draws < null
         known = np.isfinite(draws).all(axis=0)
         return table.assign(probability=np.where(known, beyond.mean(axis=0), np.nan))

@@ -32,7 +32,7 @@ from bayeslmm.effects.sources import (
     refuse_level,
     summarise_known,
 )
-from bayeslmm.effects.spreads import check_spread, residual_df, spread
+from bayeslmm.effects.spreads import check_spread, refuse_known, residual_df, spread
 from bayeslmm.effects.tests_of_fixed import f_test, noted
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
@@ -180,6 +180,10 @@ class LinearQuantities(LabelledQuantities):
         pairwise = named == "pairwise"
         scale, texts = self._contrasted(found.matrix, found.labels, groups)
         notes = self.notes
+        if np.allclose(found.matrix.sum(axis=1), 0.0):
+            # what is compared has a note of its own where it interacts with what is held
+            starts = tuple(f"{name} interacts with " for name in groups)
+            notes = tuple(note for note in notes if not (starts and note.startswith(starts)))
         if self.scale is not None and scale is None:
             notes = (f"On the scale of {self.scale.transform.label}; see regrid().",)
         return replace(
@@ -274,7 +278,8 @@ class LinearQuantities(LabelledQuantities):
                 "no means, so that there is nothing to transform back."
             )
         label, sd = self.transform.label, self._correction(bias_correct)
-        notes = [f"Transformed back from the scale of {label}, which tests are on."]
+        tests = ", which tests are on" if isinstance(self.source, EstimateSource) else ""
+        notes = [f"Transformed back from the scale of {label}{tests}."]
         if sd is not None and isinstance(self.source, EstimateSource):
             notes.append(f"Bias of the way back corrected for an sd of {float(sd):.4g}.")
         elif sd is not None:
@@ -473,6 +478,7 @@ class LinearQuantities(LabelledQuantities):
         given = None if isinstance(sigma, str) else float(sigma)
         if given is None:
             check_spread(str(sigma))
+            refuse_known(pairs.source)
         elif not (np.isfinite(given) and given > 0):
             raise ValueError(f"sigma={sigma!r}: a positive number is expected.")
         if isinstance(pairs.source, PosteriorSource):
@@ -512,7 +518,7 @@ class LinearQuantities(LabelledQuantities):
         Parameters
         ----------
         bounds : float or pair of float
-            Region of what counts as equivalent, on the scale of the model; a number stands for that
+            Region of what counts as equivalent, on the scale shown; a number stands for that
             far on either side of zero.
         side : {"two-sided", "greater", "less"}
             Equivalent: within the bounds; non-inferior: above the lower one; non-superior: below
@@ -562,11 +568,23 @@ class LinearQuantities(LabelledQuantities):
                     f"alpha={alpha!r} is for tests of estimates. A posterior takes prob=."
                 )
             chosen, _ = interval_defaults(prob)
-            columns = rope_columns(self.source.values(self.quantities), region, side, chosen)
+            columns = rope_columns(self._draws(self.source), region, side, chosen)
         else:
             size = one_sided_size(alpha, prob, level)
-            columns = one_sided_tests(*self.source.moments(self.quantities), region, side, size)
+            moments = self.source.moments(self.quantities)
+            columns = one_sided_tests(*moments, self._inner_region(bounds, region), side, size)
+            if self.scale is not None:
+                ends = self.scale.of_bounds(columns["conf_low"], columns["conf_high"])
+                columns["conf_low"], columns["conf_high"] = ends
+                columns["estimate"], columns["std_error"] = self.scale.of_estimates(*moments[:2])
         return pd.DataFrame(columns, index=self._index)
+
+    def _inner_region(self, bounds: Any, region: tuple[float, float]) -> tuple[float, float]:
+        """Bounds of equivalence on the scale of the model."""
+        low, high = (float(self._inner(end, f"bounds={bounds!r}")) for end in region)
+        if low >= high:
+            raise ValueError("bounds= on a scale that reverses the order: take those of regrid().")
+        return low, high
 
     def joint_test(self) -> pd.DataFrame:
         """F test that all quantities are zero at once.

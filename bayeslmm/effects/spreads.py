@@ -24,6 +24,17 @@ def check_spread(sigma: str) -> None:
         raise ValueError(f"sigma={sigma!r}: {allowed} or a positive number is expected.")
 
 
+def refuse_known(source: Source) -> None:
+    """Raise ValueError where residuals are sampling errors that are known."""
+    assert source.design is not None
+    spec = source.design.spec.residual
+    if spec is not None and spec.formula.known:
+        raise ValueError(
+            "The residual standard deviations of this model are known sampling errors, not those "
+            "of responses: give a number as sigma=, with edf= for an estimate."
+        )
+
+
 def spread(source: Source, kind: str) -> Array:
     """Standard deviations of responses given the fixed effects: (1,) of an estimate, (S,) of draws.
 
