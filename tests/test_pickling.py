@@ -30,7 +30,9 @@ ARGUMENTS = {
     "contest": ([[0.0, 1.0]],),
     "contrasts": ("Days",),
     "hypothesis": ("Days > 0",),
+    "robust": ("Subject",),
     "slopes": ("Days",),
+    "with_df": ("kenward-roger",),
 }
 OPTIONS = {
     "contrasts": {"at": {"Days": [0, 9]}},
@@ -39,8 +41,11 @@ OPTIONS = {
     "predict": {"random_seed": 1},
     "residuals": {"draws": 20, "random_seed": 1},
 }
-ELSEWHERE = {"save", "report", "compare_reml", "reml", "predict_missing", "with_source"}
-"""They need a file, another fit or rows; the first four are called below."""
+ELSEWHERE = {
+    *("save", "report", "compare_reml", "reml", "predict_missing", "with_source"),
+    *("heterogeneity", "forest", "impute", "reference_based_effect"),
+}
+"""They need a file, another fit, rows or another model; the first four are called below."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,10 @@ def use(fit):
             used += use(value)
         elif callable(value):
             known = inspect.signature(value).parameters
-            options = {k: v for k, v in OPTIONS.get(name, {}).items() if k in known}
+            options = OPTIONS.get(name, {})
+            if name != "contrasts":  # its picture passes on what the table takes
+                options = {k: v for k, v in options.items() if k in known}
+            options = dict(options)
             if "backend" in known:
                 options["backend"] = "none"
             if "progressbar" in known:

@@ -138,7 +138,7 @@ def varied_rows(
         cells = list(product(*(known.levels[name] for name in names))) * times
         columns = {name: [cell[i] for cell in cells] for i, name in enumerate(names)}
         columns = made_up_values(design, others, size, rng, makers) | columns
-        parts.append(pd.DataFrame(columns))
+        parts.append(pd.DataFrame(columns, index=range(size)))
     frame = pd.concat(parts, ignore_index=True)
     return frame.astype({name: design.sample[name].dtype for name in known.levels})
 

@@ -357,7 +357,7 @@ def _legend_columns(texts: Sequence[str], letters: float) -> int:
     """Most columns of a legend that fit into a width in letters, filled from top to bottom."""
     for columns in range(len(texts), 1, -1):
         parts = np.array_split(np.array([len(text) for text in texts]), columns)
-        if sum(part.max() + 8 for part in parts) <= letters:
+        if sum(part.max() + 9 for part in parts) <= letters:
             return columns
     return 1
 
