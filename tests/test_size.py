@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
 MOST_FILES = 320
-MOST_LINES = 60_000
+MOST_LINES = 56_000
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 780
