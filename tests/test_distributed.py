@@ -318,7 +318,7 @@ def test_a_worker_that_dies_loses_nothing(folder, frame, tmp_path, state):
     assert_same_bits(plain(folder, checkpoint=tmp_path / "other"), found)
 
 
-@pytest.mark.parametrize("what", ["partitions", slow("pieces")])
+@pytest.mark.parametrize("what", [slow("partitions"), slow("pieces")])
 def test_dask_reads_the_rows_of_a_dead_worker_elsewhere(what, folder, frame, tmp_path, state):
     import dask.dataframe as dd
     import distributed

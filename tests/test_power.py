@@ -176,6 +176,7 @@ def test_levels_are_taken_in_turn_from_arms_and_copied_under_new_names():
     assert (fewer["s"].value_counts() == 3).all()
 
 
+@pytest.mark.slow
 def test_curve_rises_and_tells_the_size_of_its_closed_form(clusters):
     found = clusters.sample_size("arm[T.b]", 0.8, along="class", n=100, **QUIET)
     error = np.sqrt((0.36 + 0.1) * 4.0)  # over the square root of the number of classes
