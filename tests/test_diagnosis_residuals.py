@@ -15,7 +15,8 @@ from bayeslmm.checks.residual_checks import (
     spread_across,
     spread_against_fitted,
 )
-from bayeslmm.checks.residuals import independent_parts, marginal_residuals
+from bayeslmm.checks.residuals import marginal_residuals
+from bayeslmm.data.connected import independent_parts
 from bayeslmm.sampling.joint_draws import point_draws
 
 FOLDER = Path(__file__).parent / "reference" / "influence"

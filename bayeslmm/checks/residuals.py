@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.checks.row_forms import RowForms, leverages, row_forms, row_plan, row_system
 from bayeslmm.checks.structured_rows import structured_rows
+from bayeslmm.data.connected import independent_parts
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import (
@@ -178,31 +178,6 @@ def whiten(design: Design, joint: JointDraws, columns: Array) -> Array:
                     cov += (half @ half.transpose(0, 2, 1)) * factor.similarity(rows[:, None], rows)
                 result[draws, rows] = np.linalg.solve(np.linalg.cholesky(cov), columns[draws, rows])
     return result
-
-
-def independent_parts(design: Design) -> list[NDArray[np.intp]]:
-    """Rows of each part of the data that shares no level, nor related or correlated ones."""
-    rows, columns, start = [], [], 0
-    for factor in design.random:
-        known = factor.relationship
-        for member in factor.members:
-            rows.append(np.arange(design.n))
-            own = member.codes if known is None else known.families[member.codes]
-            columns.append(start + own)
-        start += factor.n_levels
-    tied = None if design.residual_rows is None else design.residual_rows.group
-    if tied is not None:
-        rows.append(np.arange(design.n))
-        columns.append(start + tied)
-        start += int(tied.max()) + 1
-    if not rows:
-        return list(np.arange(design.n)[:, None])
-    index = (np.concatenate(rows), design.n + np.concatenate(columns))
-    size = design.n + start
-    graph = sp.coo_array((np.ones(len(index[0])), index), shape=(size, size))
-    labels = connected_components(graph.tocsr(), directed=False)[1][: design.n]
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 # --- residuals and random effects in standard units, of the data and of replicates of them ---

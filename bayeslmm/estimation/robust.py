@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.data.connected import by_part
 from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import gathered
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.inference import EMPTY, FTest, Inference, independent_rows
-from bayeslmm.estimation.row_blocks import alike_blocks, check_blocks, rows_by_block
+from bayeslmm.estimation.row_blocks import alike_blocks, check_blocks
 from bayeslmm.exceptions import DataError
 
 Array = NDArray[np.float64]
@@ -294,7 +295,7 @@ def sandwich(design: Design, fit: Fit, clusters: Clusters) -> Sandwich:
     doi:10.1080/07350015.2016.1247004 (clubSandwich).
     """
     design = gathered(design, WHAT, INSTEAD)
-    blocks = rows_by_block(clusters.codes)
+    blocks = by_part(clusters.codes)
     check_blocks(blocks, WHAT, INSTEAD)
     root = fit.vcov_root
     residual = design.y - design.offset - design.X @ fit.beta

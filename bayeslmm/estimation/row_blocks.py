@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design, RandomFactor
@@ -35,39 +33,6 @@ class Alike(NamedTuple):
 
     rows: Indices
     covariances: Array
-
-
-def row_blocks(design: Design) -> Indices:
-    """Block (n,) of each row: rows of one block are tied by random effects or residuals."""
-    n, edges, width = design.n, [], design.n
-    known = design.residual_rows
-    if known is not None and known.group is not None:
-        edges.append((np.arange(n), width + known.group))
-        width += int(known.group.max()) + 1
-    for factor in design.random:
-        for slot in factor.slots:
-            edges.append((np.arange(n), width + _families(factor)[slot.codes]))
-        width += factor.n_levels
-    none = np.zeros(0, dtype=np.intp)
-    rows, cols = (np.concatenate([none, *(edge[i] for edge in edges)]) for i in range(2))
-    graph = sp.coo_array((np.ones(len(rows)), (rows, cols)), shape=(width, width))
-    return np.asarray(connected_components(graph, directed=False)[1][:n], dtype=np.intp)
-
-
-def _families(factor: RandomFactor) -> Indices:
-    """A level (J,) of the family of each."""
-    if factor.relationship is None:
-        return np.arange(factor.n_levels)
-    _, first, place = np.unique(
-        factor.relationship.families, return_index=True, return_inverse=True
-    )
-    return first[place.ravel()]
-
-
-def rows_by_block(block: Indices) -> list[Indices]:
-    """Rows of each block, in order."""
-    order = np.argsort(block, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(block[order])) + 1)
 
 
 def check_blocks(blocks: Sequence[Indices], what: str, instead: str) -> None:

@@ -13,6 +13,7 @@ from bayeslmm.covariance.coordinates import Points
 from bayeslmm.covariance.occasions import OverOccasions
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.toeplitz import Toeplitz
+from bayeslmm.data.connected import independent_parts
 from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import gathered
 from bayeslmm.estimation.directions import (
@@ -30,8 +31,6 @@ from bayeslmm.estimation.row_blocks import (
     alike_blocks,
     check_blocks,
     random_part,
-    row_blocks,
-    rows_by_block,
 )
 from bayeslmm.exceptions import DataError
 
@@ -85,7 +84,7 @@ def from_rows(design: Design, fit: Fit, *, full: bool) -> Adjustment:
     exponential and Gaussian fields; powers of variance covariates.
     """
     design = gathered(design, WHAT, INSTEAD)
-    blocks = rows_by_block(row_blocks(design))
+    blocks = independent_parts(design)
     check_blocks(blocks, WHAT, INSTEAD)
     moves, root = moves_of(fit), fit.vcov_root
     m, p = len(fit.internal_cov), len(fit.beta)

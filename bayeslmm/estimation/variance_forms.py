@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.lapack import dpstrf
-from scipy.sparse.csgraph import connected_components
 
 from bayeslmm.covariance.structure import Structure
+from bayeslmm.data.connected import connected
 from bayeslmm.exceptions import DataError
 from bayeslmm.likelihood.crossprod import WorkingProducts
 from bayeslmm.likelihood.factorise import Factorisation
@@ -46,8 +45,7 @@ AT_ONCE = 1 << 23
 
 TIED = (
     "{what} needs a dense matrix of all random effects that rows tie to each other, here {count:,} "
-    "of them; it is done for up to {most:,}. Take df='satterthwaite', which differs little with so "
-    "many levels."
+    "of them; it is done for up to {most:,}. Take df='satterthwaite'."
 )
 
 
@@ -279,12 +277,9 @@ def _components(products: WorkingProducts, starts: Array) -> Indices:
         (starts[c.factors[0]] + c.first, starts[c.factors[1]] + c.second)
         for c in products.couplings
     ]
+    size = int(starts[-1])
     for f, related in enumerate(products.relationships):
         if related is not None:
-            kin = np.unique(related.families, return_index=True, return_inverse=True)
-            edges.append((starts[f] + np.arange(len(related)), starts[f] + kin[1][kin[2].ravel()]))
-    none = np.zeros(0, dtype=np.intp)
-    rows, cols = (np.concatenate([none, *(edge[i] for edge in edges)]) for i in range(2))
-    n = int(starts[-1])
-    graph = sp.coo_array((np.ones(len(rows)), (rows, cols)), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+            edges.append((starts[f] + np.arange(len(related)), size + related.families))
+            size += len(related)
+    return connected(edges, size)[: starts[-1]]

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 
+from bayeslmm.data.connected import by_part, connected
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.strata import Strata, divided_levels
 from bayeslmm.estimation.estimate import Fit
@@ -204,22 +203,16 @@ def observed_residuals(
 def _row_sets(rows: Rows) -> list[Indices]:
     """Rows that new levels, and groups of correlated residuals, connect, set by set."""
     n, known = rows.design.n, rows.design.residual_rows
-    row, column, start = [], [], n
+    edges, size = [], n
     if known is not None and known.group is not None:
-        row.append(np.arange(n))
-        column.append(start + known.group)
-        start += int(known.group.max()) + 1
+        edges.append((np.arange(n), size + known.group))
+        size += int(known.group.max()) + 1
     for member in rows.members:
         for level in member.levels:
             at = np.flatnonzero(level.fresh >= 0)
-            row.append(at)
-            column.append(start + level.fresh[at])
-        start += member.n_fresh
-    edges = (np.concatenate(row), np.concatenate(column))
-    graph = sp.coo_array((np.ones(len(edges[0])), edges), shape=(start, start))
-    _, labels = connected_components(graph, directed=False)
-    order = np.argsort(labels[:n], kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[:n][order])) + 1)
+            edges.append((at, size + level.fresh[at]))
+        size += member.n_fresh
+    return by_part(connected(edges, size)[:n])
 
 
 def _condition(levels: tuple[Indices, ...], white: Array, residual: Array) -> Cluster:
