@@ -30,6 +30,7 @@ from bayeslmm.effects.expressions import (
     parse_hypothesis,
     symbols_of,
 )
+from bayeslmm.effects.multiplicity import SIDE_OF, tail_of
 from bayeslmm.effects.random_labels import (
     SCOPES,
     Scope,
@@ -213,11 +214,9 @@ def estimate_hypotheses(
     )
     source, families = EstimateSource(design.spec.fixed, inference), [(np.arange(len(forms)), 0)]
     table = source.table(quantities, _index(comparisons), level, "none", families)
-    relations = [comparison.relation for comparison in comparisons]
-    above, below = (tail(table["statistic"], table["df"]) for tail in (stats.t.sf, stats.t.cdf))
-    p_value = {"=": table["p_value"].to_numpy(), ">": above, "<": below}
+    tests = zip(table["statistic"], table["df"], comparisons, strict=True)
     columns = table.drop(columns=["conf_low", "conf_high"]).assign(
-        p_value=[p_value[relation][i] for i, relation in enumerate(relations)]
+        p_value=[float(tail_of(t, df, SIDE_OF[one.relation])) for t, df, one in tests]
     )
     return Hypotheses(columns=columns, level=level, notes=fit_notes(inference))
 

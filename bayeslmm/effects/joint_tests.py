@@ -71,8 +71,7 @@ def joint_tests(
 
 def _variables_of_terms(design: Design) -> list[frozenset[str]]:
     right = design.formula.right
-    reads = {part.label: part.variables for part in right.operands}
-    return [frozenset[str]().union(*(reads[label] for label in term)) for term in right.terms]
+    return [right.product(term).variables for term in right.terms]
 
 
 def _beside(design: Design, terms: Sequence[frozenset[str]], names: Sequence[str]) -> set[str]:

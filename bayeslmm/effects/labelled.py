@@ -55,29 +55,7 @@ ADJUSTED_ALIKE = "p-values and intervals adjusted for multiplicity: {}."
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class LabelledQuantities:
-    """Quantities with their uncertainty; what :class:`LinearQuantities` are, without verbs.
-
-    Attributes
-    ----------
-    title : str
-        What the quantities are.
-    quantities : Combinations
-        Labels, weights of the coefficients, and constants.
-    source : EstimateSource or PosteriorSource
-        The uncertainty of the coefficients.
-    adjust : str
-        Adjustment of p-values and intervals of an estimate for the number of contrasts.
-    families : tuple
-        Contrasts that are adjusted together.
-    notes : tuple of str
-        What a reader should know, such as the scale of a transformed response.
-    transform : BackTransform or None
-        The way back from the scale of a transformed response, if it is known.
-    scale : ResponseScale or None
-        On which scale values are shown; None for that of the model.
-    grid : ReferenceGrid or None
-        Of marginal means, what they average over.
-    """
+    """Quantities with their uncertainty: the attributes and tables of `LinearQuantities`."""
 
     title: str
     quantities: Combinations

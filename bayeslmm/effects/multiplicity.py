@@ -17,6 +17,9 @@ Array = NDArray[np.float64]
 Side = Literal["two-sided", "greater", "less"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
+SIDE_OF: dict[str, Side] = {"=": "two-sided", ">": "greater", "<": "less"}
+"""Side of the test of a hypothesis, by its relation."""
+
 Adjust = Literal[
     "none",
     "tukey",
@@ -69,7 +72,7 @@ def check_side(side: str, adjust: Adjust = "none") -> Side:
     raise ValueError(f"side={side!r}: one of {allowed} is expected.")
 
 
-def tail_of(statistic: Array, df: Array, side: Side) -> Array:
+def tail_of(statistic: Array | float, df: Array | float, side: Side) -> Array:
     """Unadjusted p-values of t statistics."""
     if side == "two-sided":
         return np.asarray(2.0 * stats.t.sf(np.abs(statistic), df))

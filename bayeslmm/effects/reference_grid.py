@@ -124,10 +124,9 @@ def _interactions(
 ) -> list[str]:
     """Say so where a variable that is told apart interacts with one that is not."""
     right = design.formula.right
-    reads = {part.label: part.variables for part in right.operands}
     partners: dict[str, list[str]] = {}
     for term in right.terms:
-        names = frozenset[str]().union(*(reads[label] for label in term))
+        names = right.product(term).variables
         for name in [n for n in wanted if n in names]:
             others = [n for n in values if n in names and n not in wanted]
             others = [n for n in others if name not in nests.get(n, ())]
@@ -157,8 +156,7 @@ def nesting(design: Design, known: Variables) -> Nests:
     if isinstance(design, SummarisedDesign) or len(known.levels) < 2:
         return {}
     right = design.formula.right
-    reads = {part.label: part.variables for part in right.operands}
-    terms = [frozenset[str]().union(*(reads[label] for label in term)) for term in right.terms]
+    terms = [right.product(term).variables for term in right.terms]
     found: Nests = {}
     for inner, outer in permutations(known.levels, 2):
         together = [outer in names for names in terms if inner in names]

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bayeslmm.data.design import Design
+from bayeslmm.effects.multiplicity import SIDE_OF, tail_of
 from bayeslmm.effects.tests_of_fixed import f_tail
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.estimation.inference import DfMethod, Inference
@@ -43,11 +43,4 @@ def _tested(inference: Inference, target: Target) -> tuple[float, float, float, 
     estimate = float(row @ inference.fit.beta + target.constant)
     error = float(np.sqrt(row @ inference.vcov @ row))
     df = float(inference.df(target.weights)[0])
-    return estimate, error, df, p_value(estimate / error, df, target.relation)
-
-
-def p_value(statistic: float, df: float, relation: str) -> float:
-    """P-value of a t statistic for a difference, or for one of a sign."""
-    if relation == "=":
-        return float(2.0 * stats.t.sf(abs(statistic), df))
-    return float(stats.t.sf(statistic if relation == ">" else -statistic, df))
+    return estimate, error, df, float(tail_of(estimate / error, df, SIDE_OF[target.relation]))

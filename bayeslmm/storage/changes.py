@@ -17,7 +17,7 @@ from bayeslmm.data.building import build_design
 from bayeslmm.data.design import Design, Spec
 from bayeslmm.data.frames import column_names, plain_frame, read_only
 from bayeslmm.data.inputs import fixed_mapping
-from bayeslmm.data.known_covariance import known_covariances
+from bayeslmm.data.known_covariance import KnownCovariance, known_covariances
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
@@ -331,11 +331,7 @@ def updated_design(
     FormulaError
         If the formula is wrong.
     """
-    number = not isinstance(weights, str) and np.ndim(weights) == 0
-    if number and weights is not None and weights is not False:
-        raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
-    if residual is not None and residual is not False and not isinstance(residual, str):
-        raise ValueError(f"residual={residual!r}: a structure or False is expected.")
+    _check_kinds(weights, residual)
     changes = (data, formula, weights, contrasts, residual, fixed, missing, family, sigma)
     given = functions or relationships or covariances
     if all(change is None for change in changes) and not given:
@@ -343,16 +339,13 @@ def updated_design(
     held = {**design.spec.known, **fixed_mapping(fixed)}
     held = {key: value for key, value in held.items() if value is not None}
     own = {**design.spec.functions, **own_functions(functions)}
-    changed = design.formula if formula is None else _changed_formula(design.formula, formula, own)
+    changed = _changed_formula(design.formula, formula, contrasts, own)
     if contrasts is not None:
-        changed = parse(coded_formula(changed, contrasts), own)
         new = data is not None and open_source(data) is None
         check_coded(plain_frame(data, list(contrasts)) if new else design.sample, contrasts)
     known = _changed_relationships(design.spec, changed, relationships or {})
     law = _changed_residual(design.spec, residual)
-    kept = {} if law is None else {law.matrix: design.spec.covariances.get(str(law.matrix))}
-    matrices = {str(name): value for name, value in kept.items() if value is not None}
-    matrices |= known_covariances(covariances)
+    matrices = _changed_covariances(design.spec, law, covariances)
     scale = sigma or None
     if sigma is None and design.spec.scale is not None:
         scale = design.spec.scale.formula.source
@@ -360,7 +353,7 @@ def updated_design(
     if isinstance(design, SummarisedDesign) and data is None:
         others = (formula, weights, contrasts, residual, family, sigma)
         same = missing == "drop" and all(change is None for change in others)
-        if same and not functions and not relationships:
+        if same and not given:
             spec = replace(design.spec, known=held)
             return SummarisedDesign(spec, design.summary, design.products, design.source)
         if design.source is None:
@@ -397,11 +390,27 @@ def updated_design(
     return _on_own_data(design, variables, weights, missing, build)
 
 
+def _check_kinds(weights: Any, residual: Any) -> None:
+    number = not isinstance(weights, str) and np.ndim(weights) == 0
+    if number and weights is not None and weights is not False:
+        raise ValueError(f"weights={weights!r}: a column, an array or False is expected")
+    if residual is not None and residual is not False and not isinstance(residual, str):
+        raise ValueError(f"residual={residual!r}: a structure or False is expected.")
+
+
 def _changed_residual(spec: Spec, given: str | Literal[False] | None) -> ResidualFormula | None:
     """The structure of the residuals that is given, or stays."""
     if given is None:
         return None if spec.residual is None else spec.residual.formula
     return parse_residual(given) if given else None
+
+
+def _changed_covariances(
+    spec: Spec, law: ResidualFormula | None, given: Mapping[str, Any] | None
+) -> dict[str, KnownCovariance]:
+    """The known covariance matrix that the structure of the residuals names, and those given."""
+    kept = {name: one for name, one in spec.covariances.items() if law and name == law.matrix}
+    return kept | known_covariances(given)
 
 
 def _changed_relationships(
@@ -414,10 +423,18 @@ def _changed_relationships(
     return {name: known for name, known in kept.items() if name not in given} | new
 
 
-def _changed_formula(old: Formula, formula: str, functions: UserFunctions) -> Formula:
-    if not isinstance(formula, str):
+def _changed_formula(
+    old: Formula,
+    formula: str | None,
+    contrasts: Mapping[str, Any] | None,
+    functions: UserFunctions,
+) -> Formula:
+    if formula is not None and not isinstance(formula, str):
         raise TypeError(f"formula must be text such as '~ . - x', got {type(formula).__name__}")
-    return parse(update_formula(old, coded_change(old, formula)), functions)
+    new = old
+    if formula is not None:
+        new = parse(update_formula(old, coded_change(old, formula)), functions)
+    return new if contrasts is None else parse(coded_formula(new, contrasts), functions)
 
 
 def _new_weights(design: Design, names: Callable[[], list[str]], weights: Any) -> Any:
