@@ -1,4 +1,4 @@
-"""Exceptions raised by bayeslmm, how they list names, and the import that raises one of them."""
+"""Exceptions raised by bayeslmm, how they list names, and checks that raise one of them."""
 
 import importlib
 import re
@@ -130,3 +130,10 @@ def require(module: str, extra: str) -> ModuleType:
             f'Install it with: pip install "bayeslmm[{extra}]"',
             name=top,
         ) from error
+
+
+def check_choice(value: Any, allowed: Sequence[Any], name: str) -> None:
+    """Raise ValueError, which says what is allowed, unless a value is one of these."""
+    if value not in allowed:
+        known = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name}={value!r}: one of {known} is expected.")

@@ -32,13 +32,13 @@ from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import SOME_GROUPS
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
-from bayeslmm.exceptions import BayesLMMError, DataError, SamplingError
+from bayeslmm.exceptions import BayesLMMError, DataError, SamplingError, check_choice
 from bayeslmm.sampling.collapsed import fit_collapsed
 from bayeslmm.sampling.joint_draws import JointDraws, posterior_draws
 from bayeslmm.sampling.pareto import log_sums
 from bayeslmm.sampling.tree import obs_coord
 from bayeslmm.schema import OBS_DIM, level_dim
-from bayeslmm.summaries.parameters import check_choice, whole_number
+from bayeslmm.summaries.parameters import whole_number
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData

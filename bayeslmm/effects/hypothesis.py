@@ -51,7 +51,7 @@ from bayeslmm.effects.sources import (
 )
 from bayeslmm.estimation.inference import Inference
 from bayeslmm.estimation.model import Model
-from bayeslmm.exceptions import FormulaError, SamplingError
+from bayeslmm.exceptions import FormulaError, SamplingError, check_choice
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import beta_prior, fixed_cholesky, fixed_effects_at
@@ -60,12 +60,7 @@ from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.importance import MAX_PARETO_K
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.pareto import smooth_weights
-from bayeslmm.summaries.parameters import (
-    Parameter,
-    check_choice,
-    joint_parameter,
-    probability,
-)
+from bayeslmm.summaries.parameters import Parameter, joint_parameter, probability
 from bayeslmm.summaries.posterior_tables import locate_levels
 from bayeslmm.summaries.text import frame_text, html_page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from bayeslmm.effects.spherical import QUANTILE, LargestT, largest_t
+from bayeslmm.exceptions import check_choice
 
 Array = NDArray[np.float64]
 Side = Literal["two-sided", "greater", "less"]
@@ -60,16 +61,13 @@ def check_adjust(adjust: str | None) -> Adjust:
 
 def check_side(side: str, adjust: Adjust = "none") -> Side:
     """Return the side of a test; refuse an unknown one, and what `adjust` is not for."""
-    for name in SIDES:
-        if side == name:
-            if name != "two-sided" and adjust in TWO_SIDED:
-                raise ValueError(
-                    f"adjust={adjust!r} is for two-sided tests. With side={side!r} take 'mvt', "
-                    "which is exact, 'holm' or another."
-                )
-            return name
-    allowed = ", ".join(map(repr, SIDES))
-    raise ValueError(f"side={side!r}: one of {allowed} is expected.")
+    check_choice(side, SIDES, "side")
+    if side != "two-sided" and adjust in TWO_SIDED:
+        raise ValueError(
+            f"adjust={adjust!r} is for two-sided tests. With side={side!r} take 'mvt', which is "
+            "exact, 'holm' or another."
+        )
+    return cast(Side, side)
 
 
 def tail_of(statistic: Array | float, df: Array | float, side: Side) -> Array:

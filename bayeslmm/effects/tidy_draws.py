@@ -22,11 +22,11 @@ from bayeslmm.effects.random_labels import (
     effect_values,
     level_names,
 )
-from bayeslmm.exceptions import DataError, require
+from bayeslmm.exceptions import DataError, check_choice, require
 from bayeslmm.prediction.predict import PREDICTION_DIM, Kind
 from bayeslmm.prediction.rows import require_memory
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import check_choice, joint_parameter, parameters
+from bayeslmm.summaries.parameters import joint_parameter, parameters
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,6 +18,7 @@ from bayeslmm.estimation.inference import (
     default_inference,
 )
 from bayeslmm.estimation.robust import Clusters, robust_inference
+from bayeslmm.exceptions import check_choice
 
 MODE = (
     "{} is for REML and ML estimates. The covariance matrix of a MAP estimate is a posterior "
@@ -63,9 +64,8 @@ def inference_of(choice: Choice, design: Design, fit: Fit) -> Inference:
     """
     if choice.clusters is None and choice.df is None:
         return default_inference(fit)
-    if choice.df not in (None, *MAKERS):
-        allowed = ", ".join(map(repr, MAKERS))
-        raise ValueError(f"df={choice.df!r}: one of {allowed} is expected.")
+    if choice.df is not None:
+        check_choice(choice.df, tuple(MAKERS), "df")
     if fit.method == "MAP":
         raise ValueError(
             MODE.format(f"df={choice.df!r}" if choice.clusters is None else "robust()")

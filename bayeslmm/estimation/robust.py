@@ -16,7 +16,7 @@ from bayeslmm.data.second_pass import gathered
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.inference import EMPTY, FTest, Inference, independent_rows
 from bayeslmm.estimation.row_blocks import alike_blocks, check_blocks
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -203,10 +203,7 @@ def clusters_of(design: Design, cluster: object, kind: str) -> Clusters:
     ValueError
         If the kind is unknown.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(
-            f"kind={kind!r}: one of {', '.join(map(repr, get_args(Kind)))} is expected."
-        )
+    check_choice(kind, get_args(Kind), "kind")
     design = gathered(design, WHAT, INSTEAD)
     names = [cluster] if isinstance(cluster, str) else cluster
     if isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import ArrayLike
 
+from bayeslmm.exceptions import check_choice
 from bayeslmm.fits.predictions import Names, Predictions
-from bayeslmm.summaries.parameters import check_choice
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,13 +19,13 @@ from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import points_of_fits
 from bayeslmm.estimation.judging import DEFAULT, Choice, inference_of
 from bayeslmm.estimation.robust import clusters_of
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.fits.term_tests import EstimateTests
 from bayeslmm.plots.accessors import EstimatePlots
 from bayeslmm.summaries import estimate_tables, text
-from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, check_choice, whole_number
+from bayeslmm.summaries.parameters import KINDS, Kind, VarcorrStyle, whole_number
 
 if TYPE_CHECKING:
     from bayeslmm.effects.heterogeneity import Df, Heterogeneity

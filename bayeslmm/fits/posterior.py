@@ -17,6 +17,7 @@ from bayeslmm.checks.accessors import PosteriorChecks
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
 from bayeslmm.estimation import effects as random_effects
+from bayeslmm.exceptions import check_choice
 from bayeslmm.fits.base import NO_EFFECTS
 from bayeslmm.fits.draws import PosteriorDraws
 from bayeslmm.fits.predictions import Names, Seed
@@ -29,7 +30,7 @@ from bayeslmm.sampling.joint_draws import JointDraws, points_of
 from bayeslmm.summaries import posterior_tables, text
 from bayeslmm.summaries.level_tables import posterior_level_tables
 from bayeslmm.summaries.nlme import nlme_quantity
-from bayeslmm.summaries.parameters import Effects, VarcorrStyle, check_choice
+from bayeslmm.summaries.parameters import Effects, VarcorrStyle
 from bayeslmm.summaries.variance_explained import (
     R2Method,
     icc_quantity,

@@ -15,6 +15,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.data.row_tables import Out, row_table
 from bayeslmm.estimation import effects
 from bayeslmm.estimation.residuals import ResidualKind, scaled_residuals
+from bayeslmm.exceptions import check_choice
 from bayeslmm.fits.base import FittedModel
 from bayeslmm.summaries import parameters
 
@@ -118,7 +119,7 @@ class RowValues(FittedModel):
         >>> print(round(float(fit.residuals("normalised").std()), 1))
         1.0
         """
-        parameters.check_choice(kind, get_args(ResidualKind), "kind")
+        check_choice(kind, get_args(ResidualKind), "kind")
 
         def values(rows: Design) -> Array:
             own = rows is self.design

@@ -19,7 +19,7 @@ from bayeslmm.effects.equivalence import checked_region
 from bayeslmm.estimation.executor import Executor
 from bayeslmm.estimation.inference import DfMethod
 from bayeslmm.estimation.judging import MAKERS
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.formula.grammar import Formula
 from bayeslmm.planning.assurance import Assurance
 from bayeslmm.planning.outcomes import Plans
@@ -31,7 +31,7 @@ from bayeslmm.planning.sizes import check_same_columns, resized
 from bayeslmm.planning.targets import Target, TestKind, targets_of
 from bayeslmm.planning.truth import Truth
 from bayeslmm.storage.changes import updated_design
-from bayeslmm.summaries.parameters import check_choice, parameters, probability, whole_number
+from bayeslmm.summaries.parameters import parameters, probability, whole_number
 
 Effects = str | Sequence[str] | None
 Estimator = Literal["REML", "ML"]

@@ -13,8 +13,7 @@ from bayeslmm.data.design import Design
 from bayeslmm.effects.expressions import NotLinearError, symbols_of
 from bayeslmm.effects.hypothesis import read_hypotheses, single_comparisons
 from bayeslmm.effects.tests_of_fixed import term_hypotheses
-from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.summaries.parameters import check_choice
+from bayeslmm.exceptions import DataError, FormulaError, check_choice
 
 Array = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from bayeslmm.effects.averages import mean_and_sd
 from bayeslmm.effects.grid import check_known, encode_grid, grid_frame, grid_values
 from bayeslmm.effects.quantities import LinearQuantities, names_of
 from bayeslmm.effects.variables import Variables, is_factor, variables_of
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.plots.common import Drawing, level_of_picture
 from bayeslmm.plots.panels import Panel, Style, plot_panels
 from bayeslmm.plots.quantities import (
@@ -34,7 +34,6 @@ from bayeslmm.plots.quantities import (
 )
 from bayeslmm.prediction.predict import predict
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import check_choice
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults
 from bayeslmm.summaries.text import coverage
 

@@ -18,7 +18,7 @@ from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.residuals import require_normal_residuals, residual_blocks
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.likelihood.sums import separate_coefficients
 from bayeslmm.plots.common import (
     CIRCLE,
@@ -46,7 +46,6 @@ from bayeslmm.plots.common import (
 )
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds
-from bayeslmm.summaries.parameters import check_choice
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults
 from bayeslmm.summaries.text import coverage
 

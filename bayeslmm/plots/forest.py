@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from bayeslmm.data.design import Design
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.plots.common import (
     CIRCLE,
     DASHED,
@@ -35,7 +35,6 @@ from bayeslmm.plots.common import (
 )
 from bayeslmm.plots.panels import WIDTH
 from bayeslmm.plots.quantities import Spread
-from bayeslmm.summaries.parameters import check_choice
 from bayeslmm.summaries.posterior_tables import locate_levels
 from bayeslmm.summaries.text import coverage
 

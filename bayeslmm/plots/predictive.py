@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
-from bayeslmm.exceptions import DataError, SamplingError
+from bayeslmm.exceptions import DataError, SamplingError, check_choice
 from bayeslmm.plots.common import (
     CIRCLE,
     DIAMOND,
@@ -49,7 +49,6 @@ from bayeslmm.prediction.checks import (
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.tree import RESPONSE, with_groups
 from bayeslmm.schema import OBS_DIM
-from bayeslmm.summaries.parameters import check_choice
 from bayeslmm.summaries.posterior_tables import interval_defaults
 from bayeslmm.summaries.text import coverage
 

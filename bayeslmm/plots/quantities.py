@@ -17,7 +17,7 @@ from bayeslmm.effects.groups import text_of
 from bayeslmm.effects.quantities import LinearQuantities
 from bayeslmm.effects.sources import EstimateSource
 from bayeslmm.effects.variables import variables_of
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.plots.common import (
     Drawing,
     inner_probability,
@@ -25,7 +25,6 @@ from bayeslmm.plots.common import (
     value_order,
 )
 from bayeslmm.plots.panels import Panel, Series, Style, fits_across, plot_panels, spread_out
-from bayeslmm.summaries.parameters import check_choice
 from bayeslmm.summaries.posterior_tables import interval_defaults
 from bayeslmm.summaries.text import coverage
 

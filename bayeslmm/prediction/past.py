@@ -21,12 +21,11 @@ from bayeslmm.covariance.residual import ResidualRows
 from bayeslmm.data.design import Design
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.residuals import AT_ONCE, draw_residuals, residual_sds
-from bayeslmm.exceptions import DataError
+from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.likelihood.blocks import batched_cholesky
 from bayeslmm.prediction.observed import observed_residuals
 from bayeslmm.prediction.rows import Rows, prediction_rows, take_rows
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import check_choice
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

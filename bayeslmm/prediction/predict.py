@@ -19,6 +19,7 @@ from bayeslmm.estimation.estimate import Fit, points_of_fits
 from bayeslmm.estimation.executor import Executor, require_executor
 from bayeslmm.estimation.inference import Asymptotic, Inference
 from bayeslmm.estimation.residuals import residual_sds
+from bayeslmm.exceptions import check_choice
 from bayeslmm.prediction.observed import (
     check_observed,
     observe,
@@ -58,7 +59,6 @@ from bayeslmm.summaries.estimate_tables import (
 )
 from bayeslmm.summaries.parameters import Kind as ParameterKind
 from bayeslmm.summaries.parameters import (
-    check_choice,
     check_kinds,
     natural,
     parameters,

@@ -26,10 +26,9 @@ from bayeslmm.estimation.residuals import (
     with_new_levels,
     with_scale_effects,
 )
-from bayeslmm.exceptions import DataError, listed
+from bayeslmm.exceptions import DataError, check_choice, listed
 from bayeslmm.likelihood.draws import normal_draws
 from bayeslmm.sampling.joint_draws import JointDraws
-from bayeslmm.summaries.parameters import check_choice
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

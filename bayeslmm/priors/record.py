@@ -16,7 +16,7 @@ from bayeslmm.covariance.kinds import blocked
 from bayeslmm.covariance.pattern import Pattern
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.structure import Structure, sd_leaders
-from bayeslmm.exceptions import PriorError
+from bayeslmm.exceptions import PriorError, check_choice
 from bayeslmm.priors.brms_table import brms_table
 from bayeslmm.priors.families import LKJ, Fixed, Normal, Prior, Uniform
 from bayeslmm.priors.residual import ResidualPriors
@@ -195,8 +195,7 @@ class Priors(Labels):
         ['normal(0, 10)', 'b', 'Days', '']
         """
         records = self.records()
-        if style not in get_args(TableStyle):
-            raise ValueError(f"style={style!r}: one of 'default', 'brms' is expected.")
+        check_choice(style, get_args(TableStyle), "style")
         if style == "brms":
             of_scale = () if self.scale_labels is None else self.scale_labels.factors
             factors = [*self.factors, *of_scale]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bayeslmm.comparison.models import check_same_data, check_same_fixed
 from bayeslmm.data.design import Design
+from bayeslmm.exceptions import check_choice
 from bayeslmm.report.broom import GOODNESS, Column, Key
 from bayeslmm.report.tables import (
     Format,
@@ -23,7 +24,7 @@ from bayeslmm.report.tables import (
     significant,
 )
 from bayeslmm.summaries import is_posterior
-from bayeslmm.summaries.parameters import check_choice, probability
+from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults
 
 LEVEL = 0.95

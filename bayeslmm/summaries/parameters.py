@@ -107,13 +107,6 @@ def whole_number(value: Any, name: str, least: int = 1, why: str = "") -> int:
     return int(value)
 
 
-def check_choice(value: Any, allowed: Sequence[Any], name: str) -> None:
-    """Raise ValueError, which says what is allowed, unless a value is one of these."""
-    if value not in allowed:
-        known = ", ".join(map(repr, allowed))
-        raise ValueError(f"{name}={value!r}: one of {known} is expected.")
-
-
 def check_kinds(kinds: Kind | Sequence[Kind]) -> tuple[Kind, ...]:
     """Kinds of parameters as a tuple.
 
