@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.estimation.estimate import fit_likelihood
@@ -46,9 +47,10 @@ def clusters():
 # --- closed forms ----------------------------------------------------------------------
 
 
-def test_cluster_randomised_design_has_its_closed_form(clusters):
+@pytest.mark.parametrize("n", [200, slow(2000)])
+def test_cluster_randomised_design_has_its_closed_form(clusters, n):
     # Donner, Klar (2000): t test of cluster means, 2 (k - 1) df, variance with the design effect
-    k, m, n = 10, 10, 200
+    k, m = 10, 10
     effects = ["arm[T.b]", "arm[b] > arm[a]", "arm"]
     found = clusters.power(effects, n, **QUIET).power
     total = 0.6**2 + 1.0
@@ -60,57 +62,63 @@ def test_cluster_randomised_design_has_its_closed_form(clusters):
     assert found["arm"] == found["arm[T.b]"]  # an F test of one degree of freedom is the t test
 
 
-def test_paired_design_has_its_closed_form():
+@pytest.mark.parametrize("n", [200, slow(2000)])
+def test_paired_design_has_its_closed_form(n):
     design = blm.simulate_design({"s": 15, "x": ["before", "after"]})
     truth = {"x[T.before]": 0.7, "sd[s]": 2.0, "sigma": 0.8}
     study = blm.LMM.planned("y ~ x + (1 | s)", design, truth)
-    found = study.power("x[T.before]", 200, **QUIET).power.iloc[0]
-    assert_share(found, t_power(0.7, np.sqrt(2.0 / 15.0) * 0.8, 14), 200)
+    found = study.power("x[T.before]", n, **QUIET).power.iloc[0]
+    assert_share(found, t_power(0.7, np.sqrt(2.0 / 15.0) * 0.8, 14), n)
 
 
-def test_slopes_of_repeated_measures_have_their_closed_form():
+@pytest.mark.parametrize("n", [150, slow(2000)])
+def test_slopes_of_repeated_measures_have_their_closed_form(n):
     # longpower's formula (Diggle et al.): the variance of a subject's slope is sd^2 + sigma^2 / Sxx
     design = blm.simulate_design({"s": 30, "t": np.arange(5.0)}, between={"s": {"arm": ["a", "b"]}})
     truth = {"arm[T.b]:t": 0.8, "sd[s, Intercept]": 1, "sd[s, t]": 0.7, "cor[s]": 0.3, "sigma": 1}
     study = blm.LMM.planned("y ~ arm * t + (t | s)", design, truth)
-    found = study.power("arm[T.b]:t", 150, **QUIET).power.iloc[0]
+    found = study.power("arm[T.b]:t", n, **QUIET).power.iloc[0]
     error = np.sqrt(2.0 / 15.0 * (0.7**2 + 1.0 / 10.0))
-    assert_share(found, t_power(0.8, error, 28), 150)
+    assert_share(found, t_power(0.8, error, 28), n)
 
 
-def test_one_way_random_design_has_its_f_test():
+@pytest.mark.parametrize("n", [200, slow(2000)])
+def test_one_way_random_design_has_its_f_test(n):
     # means of groups: F with 2 and 12 - 3 degrees of freedom, noncentral
     design = blm.simulate_design({"g": 12, "row": 4}, between={"g": {"f": ["a", "b", "c"]}})
     truth = {"f[T.b]": 1.0, "f[T.c]": 2.0, "sd[g]": 0.8, "sigma": 1.0}
     study = blm.LMM.planned("y ~ f + (1 | g)", design, truth)
-    found = study.power("f", 200, **QUIET).power.iloc[0]
+    found = study.power("f", n, **QUIET).power.iloc[0]
     centre = 4 * 2.0 / (0.8**2 + 1.0 / 4.0)
-    assert_share(found, stats.ncf.sf(stats.f.ppf(0.95, 2, 9), 2, 9, centre), 200)
+    assert_share(found, stats.ncf.sf(stats.f.ppf(0.95, 2, 9), 2, 9, centre), n)
 
 
-def test_no_effect_gives_alpha_and_coverage_its_level(clusters):
-    found = clusters.with_effects({"arm[T.b]": 0.0}).power("arm[T.b]", 200, alpha=0.1, **QUIET)
+@pytest.mark.parametrize("n", [200, slow(2000)])
+def test_no_effect_gives_alpha_and_coverage_its_level(clusters, n):
+    found = clusters.with_effects({"arm[T.b]": 0.0}).power("arm[T.b]", n, alpha=0.1, **QUIET)
     row = found.table().loc["arm[T.b]"]
-    assert_share(row["power"], 0.1, 200)
-    assert_share(row["coverage"], 0.9, 200)
+    assert_share(row["power"], 0.1, n)
+    assert_share(row["coverage"], 0.9, n)
     assert np.isnan(row["type_s"])  # no sign is wrong where there is none
 
 
-def test_structured_residuals_have_the_closed_form_of_their_contrast():
+@pytest.mark.parametrize("n", [60, slow(600)])
+def test_structured_residuals_have_the_closed_form_of_their_contrast(n):
     # compound symmetry by residuals: the difference of arms as that of clusters
     design = blm.simulate_design({"s": 16, "visit": ["1", "2", "3"]}, between={"s": {"a": [0, 1]}})
     truth = {"a": 1.2, "sigma": 1.0, "cor_residual": 0.5}
     study = blm.LMM.planned("y ~ a + visit", design, truth, residual="cs(visit | s)")
-    found = study.power("a", 60, **QUIET)
-    assert_share(found.power["a"], t_power(1.2, np.sqrt(2 / 8 * (1 + 2 * 0.5) / 3), 14), 60)
+    found = study.power("a", n, **QUIET)
+    assert_share(found.power["a"], t_power(1.2, np.sqrt(2 / 8 * (1 + 2 * 0.5) / 3), 14), n)
     assert not found.plans.outcomes[0].failures
 
 
-def test_weights_are_those_of_the_design():
+@pytest.mark.parametrize("n", [150, slow(2000)])
+def test_weights_are_those_of_the_design(n):
     design = blm.simulate_design({"x": [0, 1], "row": 15}).assign(w=4.0)
     study = blm.LMM.planned("y ~ x", design, {"x": 0.4, "sigma": 1.0}, weights="w")
-    found = study.power("x", 150, **QUIET).power["x"]
-    assert_share(found, t_power(0.4, np.sqrt(2 / 15) / 2.0, 28), 150)
+    found = study.power("x", n, **QUIET).power["x"]
+    assert_share(found, t_power(0.4, np.sqrt(2 / 15) / 2.0, 28), n)
 
 
 # --- how it is computed ----------------------------------------------------------------
@@ -227,16 +235,17 @@ def test_truths_are_read_in_the_words_of_priors():
     assert table.loc["sigma"].tolist() == [1.0, 0.0]
 
 
-def test_power_under_an_uncertain_truth_is_its_average():
+@pytest.mark.parametrize("n", [200, slow(2000)])
+def test_power_under_an_uncertain_truth_is_its_average(n):
     import pymc as pm
 
     design = blm.simulate_design({"x": [0, 1], "row": 20})
     truth = {"x": pm.Normal.dist(0.6, 0.4), "sigma": 1.0}
-    found = blm.LMM.planned("y ~ x", design, truth).power("x", 200, **QUIET)
+    found = blm.LMM.planned("y ~ x", design, truth).power("x", n, **QUIET)
     at = np.linspace(-0.6, 1.8, 300)
     weights = stats.norm.pdf(at, 0.6, 0.4)
     powers = t_power(at, np.sqrt(2 / 20), 38)
-    assert_share(found.power["x"], weights @ powers / weights.sum(), 200)
+    assert_share(found.power["x"], weights @ powers / weights.sum(), n)
     assert found.runs()["truth"].std() == pytest.approx(0.4, abs=0.05)
 
 
