@@ -543,6 +543,8 @@ def test_rows_beyond_memory_have_no_matrix(gums, V):
     with pytest.raises(DataError, match="needs the matrix"):
         blm.LMM(OUTCOMES, batches, residual="known(V | trial)")
     streamed = blm.LMM(OUTCOMES, batches, residual="cs(outcome | trial) * se(se)")
+    with pytest.raises(DataError, match="covariances"):
+        streamed.update(covariances={"V": V})
     with pytest.raises(DataError, match="data frame in memory"):
         streamed.reml().heterogeneity()
 

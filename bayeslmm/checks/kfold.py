@@ -54,7 +54,7 @@ DRAWS = {"obs": 1000, "group": 4000, "fold": 4000}
 """Draws by default: densities of many rows together differ more from draw to draw."""
 
 STRUCTURED_DRAWS = 400
-"""The same where residuals have a structure, when each takes milliseconds per fold."""
+"""The same where residuals have a structure, when each is dear."""
 
 FROM = 4000
 """Most posterior draws that refits start from."""

@@ -198,7 +198,7 @@ def _tukey_quantiles(level: float, df: Array, means: int) -> Array:
     """Quantiles of the studentised range over sqrt(2), once per number of degrees of freedom.
 
     They lie between the quantiles of one t statistic and Bonferroni's; scipy's own inversion,
-    which does not know that, takes ten times as long.
+    which does not know that, takes longer.
     """
     root, pairs = np.sqrt(2.0), means * (means - 1) // 2
 

@@ -38,7 +38,7 @@ MOST_TIED = 4000
 """Random effects that may be tied to each other: their matrices take 0.13 GB each."""
 
 LARGE = 200
-"""Size from which a pivoted Cholesky factor is much faster than eigenvalues."""
+"""Size from which a pivoted Cholesky factor is taken in place of eigenvalues."""
 
 AT_ONCE = 1 << 23
 """Entries of the blocks that are held at once: 64 MB."""

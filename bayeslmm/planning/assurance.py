@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.exceptions import DataError
 from bayeslmm.planning.outcomes import Plans, proportion
 from bayeslmm.planning.posteriors import FIGURES
 from bayeslmm.summaries import text
@@ -134,13 +133,9 @@ class Assurance:
             If there is one size only.
         """
         from bayeslmm.plots.common import drawing
-        from bayeslmm.plots.power import plot_curve
 
-        if not self.plans.sizes:
-            raise DataError("There is one size only: give sizes= to Study.assurance.")
         how = drawing(backend, visuals, pc_kwargs)
-        table = self.table(level).rename(columns={"assurance": "share"})
-        return plot_curve(table, self.plans.counted, "assurance", how, target, None)
+        return self.plans.curve(self.table(level), "assurance", how, target)
 
     @property
     def notes(self) -> tuple[str, ...]:

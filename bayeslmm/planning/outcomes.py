@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from bayeslmm.exceptions import DataError
 from bayeslmm.planning.simulations import Outcome
 from bayeslmm.planning.targets import Target
+
+if TYPE_CHECKING:
+    from arviz_plots import PlotCollection
+
+    from bayeslmm.plots.common import Drawing
 
 Array = NDArray[np.float64]
 
@@ -71,6 +77,25 @@ class Plans:
                 part |= dict(zip(figures, outcome.values[:, place].T, strict=True))
                 parts.append(pd.DataFrame(part))
         return pd.concat(parts, ignore_index=True)
+
+    def curve(
+        self,
+        table: pd.DataFrame,
+        share: str,
+        how: Drawing,
+        target: float | None,
+        alpha: float | None = None,
+    ) -> PlotCollection:
+        """Draw a share of the data sets by size; `table` has it under its name."""
+        from bayeslmm.plots.power import plot_curve
+
+        if not self.sizes:
+            raise DataError(
+                "There is one size only: power_curve() and assurance(sizes=) of a study make a "
+                "curve."
+            )
+        shares = table.rename(columns={share: "share"})
+        return plot_curve(shares, self.counted, share, how, target, alpha)
 
     @property
     def heading(self) -> str:

@@ -181,13 +181,9 @@ class Power:
             If there is one size only.
         """
         from bayeslmm.plots.common import drawing
-        from bayeslmm.plots.power import plot_curve
 
-        if not self.plans.sizes:
-            raise DataError("There is one size only: Study.power_curve makes a curve.")
         how = drawing(backend, visuals, pc_kwargs)
-        table = self.table(level).rename(columns={"power": "share"})
-        return plot_curve(table, self.plans.counted, "power", how, target, self.alpha)
+        return self.plans.curve(self.table(level), "power", how, target, self.alpha)
 
     @property
     def notes(self) -> tuple[str, ...]:

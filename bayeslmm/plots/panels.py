@@ -311,15 +311,7 @@ def _drawn(panels: Sequence[Panel], labels: Sequence[str], style: Style) -> Visu
         return None if one.wider is None else turn(_pieces(one.wider[0], one.wider[1], one.places))
 
     dashed = {"linestyle": DASHED, "width": 1.0, "alpha": 0.8}
-    count = max(one.data.shape[1] for panel in panels for one in panel.series)
-    dots: dict[str, Any] = {
-        "size": 9 if count <= 300 else 4,
-        "alpha": 0.45 if count <= 300 else 0.25,
-    }
-    if len(labels) == 1:
-        dots["color"] = QUIET
-    slots = max(len(one.places) * len(panel.series) for panel in panels for one in panel.series)
-    small = 1.0 if slots * (_columns(len(panels)) if style.upright else 1) <= CROWDED else 0.5
+    dots, small = _dots(panels, labels), _shrunk(panels, style)
     return {
         "zero": _zero(panels, style),
         "data": layer(lambda _, one: turn(one.data), scatter, curve=None, marker=CIRCLE, **dots),
@@ -336,6 +328,19 @@ def _drawn(panels: Sequence[Panel], labels: Sequence[str], style: Style) -> Visu
         "inner_interval": layer(bars("inner"), line, curve=False, width=3.6 * small),
         "point": layer(centre, scatter, curve=False, size=34 * small),
     }
+
+
+def _dots(panels: Sequence[Panel], labels: Sequence[str]) -> dict[str, Any]:
+    """Settings of the data, which are smaller and fainter where they are many."""
+    few = max(one.data.shape[1] for panel in panels for one in panel.series) <= 300
+    color = {"color": QUIET} if len(labels) == 1 else {}
+    return {"size": 9 if few else 4, "alpha": 0.45 if few else 0.25} | color
+
+
+def _shrunk(panels: Sequence[Panel], style: Style) -> float:
+    """Factor of widths and sizes of marks, where they would stand too close."""
+    slots = max(len(one.places) * len(panel.series) for panel in panels for one in panel.series)
+    return 1.0 if slots * (_columns(len(panels)) if style.upright else 1) <= CROWDED else 0.5
 
 
 def _zero(panels: Sequence[Panel], style: Style) -> tuple[Any, dict[str, Any]] | None:
