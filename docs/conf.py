@@ -99,5 +99,7 @@ def write_idioms(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> None:
     """Register what is put beside the pages before they are read."""
+    # It copies files once all is built, but does not declare that `-j 2` is safe.
+    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
     app.connect("config-inited", copy_notebooks)
     app.connect("config-inited", write_idioms)
