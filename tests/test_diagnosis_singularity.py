@@ -70,6 +70,16 @@ def test_perfect_correlation_is_at_the_boundary():
     assert table["at_boundary"].tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("shift", [100.0, 1e6])
+def test_a_fit_is_not_singular_for_the_origin_of_a_covariate(shift):
+    data = blm.load_dataset("sleepstudy").assign(Days=lambda d: d["Days"] + shift)
+    reml = blm.LMM(FORMULAS["sleepstudy"], data).reml()
+    assert reml.corrs["Subject"].iloc[0, 1] < -0.99  # of the subjects at day zero, long before
+    assert not reml.singular
+    assert not reml.notes
+    assert not reml.check.singularity().table["at_boundary"].any()
+
+
 def test_posterior_at_a_perfect_correlation():
     data = pd.read_csv(FOLDER / "data" / "sim_corr_pos.csv")
     found = blm.LMM(_slope_formula(), data).fit(random_seed=1).check.singularity()

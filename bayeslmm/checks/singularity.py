@@ -264,10 +264,13 @@ def _point_values(design: Design, fit: Fit) -> list[float]:
 
 
 def _at_boundary(fit: Fit, row: Parameter, value: float) -> bool:
-    """Whether an sd is zero or a correlation at an end of its range, to lme4's tolerance."""
+    """Whether an sd is zero or a correlation at an end of its range, to lme4's tolerance.
+
+    A correlation near one is none where a covariate's origin alone makes it so.
+    """
     if row.kind == "cor":
         low, high = _ends(fit.plan.products.structures[row.factor], row)
-        return bool((value - low) * (high - value) < SINGULAR**2)
+        return fit.singular and bool((value - low) * (high - value) < SINGULAR**2)
     basis, factor = fit.plan.products.basis.random[row.factor], fit.factors[row.factor]
     return bool(np.linalg.norm(np.linalg.solve(basis, factor)[row.index[0]]) < SINGULAR)
 

@@ -213,20 +213,27 @@ def sds_and_correlation(factor: Array) -> tuple[Array, Array]:
     return sds, corr
 
 
-def is_singular(working: Array, factor: Array, tolerance: float) -> bool:
-    """Whether a relative factor has lost rank: lme4's ``isSingular``, made free of units.
+def is_singular(working: Array, tolerance: float) -> bool:
+    """Whether a relative factor has lost rank: lme4's ``isSingular``, free of units and origins.
 
     Parameters
     ----------
     working : ndarray (k, k)
-        The factor in the working basis, where every covariate has unit length: a row of length
-        below `tolerance` is a standard deviation of zero.
-    factor : ndarray (k, k)
-        The factor in the user's coordinates: a diagonal entry below `tolerance` times the length
-        of its row is a correlation of one.
+        The factor in the working basis, where covariates are orthogonal and have unit length. A row
+        of length below `tolerance` is a standard deviation of zero; one that the rows before it
+        explain up to `tolerance` times its length, a correlation of one.
     tolerance : float
         lme4 has 1e-4.
     """
-    sds = np.sqrt(np.sum(factor**2, axis=1))
-    small = np.sqrt(np.sum(working**2, axis=1)) < tolerance
-    return bool(np.any(small) or np.any(np.abs(np.diag(factor)) < tolerance * sds))
+    return bool(np.any(zero_sds(working, tolerance)) or np.any(explained(working, tolerance)))
+
+
+def zero_sds(working: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Which coefficients (k,) of a factor in the working basis have no standard deviation."""
+    return np.linalg.norm(working, axis=1) < tolerance
+
+
+def explained(working: Array, tolerance: float) -> NDArray[np.bool_]:
+    """Which coefficients (k,) of a factor in the working basis those before them determine."""
+    own = np.abs(np.diag(np.linalg.qr(working.T, mode="r")))
+    return own < tolerance * np.linalg.norm(working, axis=1)

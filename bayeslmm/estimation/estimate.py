@@ -233,7 +233,7 @@ def _describe_held(search: HeldSearch, optimum: Optimum, method: Literal["REML",
         parameter_cov=jacobian @ cov @ jacobian.T,
         vcov_gradient=search.slopes(search.vcov, optimum.x),
         internal_cov=cov,
-        singular=any_singular(fact.factors, factors),
+        singular=any_singular(fact.factors),
         optimum=optimum,
     )
 
@@ -454,14 +454,14 @@ def _describe(plan: Plan, optimum: Optimum, reml: bool) -> Fit:
         parameter_cov=_parameter_covariance(plan, jacobian, internal_cov, optimum),
         vcov_gradient=_vcov_gradient(plan, optimum.x, fact, sigma),
         internal_cov=internal_cov,
-        singular=any_singular(working, factors),
+        singular=any_singular(working),
         optimum=optimum,
     )
 
 
-def any_singular(working: Sequence[Array], factors: Sequence[Array]) -> bool:
+def any_singular(working: Sequence[Array]) -> bool:
     """Whether a covariance matrix of random effects has lost rank."""
-    return any(is_singular(w, t, SINGULAR) for w, t in zip(working, factors, strict=True))
+    return any(is_singular(factor, SINGULAR) for factor in working)
 
 
 def _internal_covariance(

@@ -147,7 +147,7 @@ def _describe(plan: Plan, priors: Priors, search: SignedSearch, optimum: Optimum
         parameter_cov=jacobian @ cov[:d, :d] @ jacobian.T,
         vcov_gradient=np.zeros((0, len(beta), len(beta))),
         internal_cov=np.zeros((0, 0)),
-        singular=any_singular(fact.factors, factors),
+        singular=any_singular(fact.factors),
         optimum=optimum,
         prior=prior,
         given_beta=priors.beta_sampled,

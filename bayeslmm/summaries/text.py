@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.covariance.kinds import structure_of
-from bayeslmm.covariance.structure import sds_and_correlation
+from bayeslmm.covariance.structure import explained, sds_and_correlation, zero_sds
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.estimate import SINGULAR, Fit
 from bayeslmm.priors.defaults import labels_of
@@ -142,15 +142,16 @@ def singular_notes(fit: Fit, design: Design) -> list[str]:
     for factor, structure, t, a in zip(
         design.random, products.structures, fit.factors, products.basis.random, strict=True
     ):
-        sds, corr = sds_and_correlation(t)
-        working = np.linalg.norm(np.linalg.solve(a, t), axis=1)
-        zero = [i for i in range(factor.n_coefs) if working[i] < SINGULAR]
+        corr = sds_and_correlation(t)[1]
+        working = np.linalg.solve(a, t)
+        zero = np.flatnonzero(zero_sds(working, SINGULAR)).tolist()
+        dependent = explained(working, SINGULAR)
         names = sd_labels(factor.name, factor.coefs, structure)
         for place in dict.fromkeys(structure.sd_places[zero].tolist()):
             notes.append(f"{names[place]} is estimated at zero.")
         for block in factor.blocks:
             kept = [i for i in block if i not in zero]
-            if any(abs(t[i, i]) < SINGULAR * sds[i] for i in kept):
+            if dependent[kept].any():
                 notes.append(
                     _dependence(
                         factor.name, [factor.coefs[i] for i in kept], corr[np.ix_(kept, kept)]
