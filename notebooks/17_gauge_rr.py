@@ -75,7 +75,7 @@ for place, operator in enumerate("ABC"):
     x = rows["part"].cat.codes + 1 + 0.2 * (place - 1)
     axis.plot(x, rows["y"], "o", markersize=3.5, label=operator)
 axis.set(xlabel="part", ylabel="measured", xticks=range(1, 11))
-axis.legend(frameon=False, ncols=3, title="operator")
+axis.legend(frameon=False, title="operator", loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
@@ -115,7 +115,7 @@ plt.show()
 # %%
 model = blm.LMM("y ~ 1 + (1 | part) + (1 | operator) + (1 | part:operator)", gauge)
 print("X", model.X.shape, " Z", model.Z.shape)
-model.effect_labels.to_frame()["group"].value_counts(sort=False).rename("columns of Z")
+model.effect_labels.to_frame()["group"].value_counts(sort=False).to_frame("columns of Z").T
 
 # %% [markdown]
 # ## By analysis of variance
@@ -174,7 +174,7 @@ components = pd.Series(
     },
     name="variance",
 )
-components.round(6)
+components.round(6).to_frame().T
 
 # %% [markdown]
 # ## By REML
@@ -223,8 +223,8 @@ table.round(4)
 #
 # ## How sure is that?
 #
-# The manual stops here, and so does most software. But `sd[operator]` is a standard deviation
-# estimated from three operators, two degrees of freedom. Its profile interval, from the likelihood
+# The verdict rests on this one number. But `sd[operator]` is a standard deviation estimated from
+# three operators, two degrees of freedom. Its profile interval, from the likelihood
 # alone:
 
 # %%
@@ -397,7 +397,7 @@ reading.round(2)
 # %%
 only_these = blm.LMM("y ~ operator + (1 | part) + (1 | part:operator)", gauge)
 own = only_these.fit(random_seed=1, **DRAWS)
-own.contrasts("operator").table().iloc[:, :4].round(3)
+own.contrasts("operator").table()[["mean", "sd", "eti89_lb", "eti89_ub"]].round(3)
 
 # %% [markdown]
 # Three operators tell the differences between these three well, and the differences between all
@@ -414,5 +414,4 @@ own.contrasts("operator").table().iloc[:, :4].round(3)
 # - [Two procedures, five teams](04_teams_fixed_or_random.py): when the interaction with a random
 #   factor is forgotten.
 # - [Default priors](../../explanation/default_priors.md): what they are and how to change them.
-# - [Cross-validation](../../how_to/cross_validate.md) and
-#   [power](../../how_to/power.md): how many operators the next study needs.
+# - [Power](../../how_to/power.md): planning the next study, with more operators.
