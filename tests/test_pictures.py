@@ -759,6 +759,17 @@ def test_long_labels_leave_room_for_a_heat_map(oats, canvas, tmp_path):
         assert not heading.overlaps(axes.title.get_window_extent(renderer))
 
 
+def test_numbers_of_ten_rows_stand_within_their_cells(canvas, tmp_path):
+    reml = model_of("height ~ moisture + (1 | pot)", load_dataset("lecture_plants")).reml()
+    collection = reml.plot.covariance("V", backend="matplotlib")
+    collection.savefig(tmp_path / "plot.png")
+    figure = collection.viz["figure"].item()
+    axes, renderer = figure.axes[0], figure.canvas.get_renderer()
+    width = axes.get_window_extent(renderer).width / 10
+    assert len(axes.texts) == 100
+    assert max(text.get_window_extent(renderer).width for text in axes.texts) < 0.9 * width
+
+
 def test_labels_of_many_levels_do_not_overlap(many, canvas, tmp_path):
     collection = many.plot.caterpillar(backend="matplotlib")
     collection.savefig(tmp_path / "plot.png")

@@ -37,7 +37,7 @@ MAX_ORDER = 1000
 MOST_LABELS = 30
 LONGEST_BELOW = 16
 """Letters of the longest label that is written below columns too, which are those of the rows."""
-LETTERS_ACROSS = 44
+LETTERS_ACROSS = 52
 """Letters that fit across a heat map."""
 
 ABOVE_ZERO, AROUND_ZERO = "Blues", "RdBu_r"
