@@ -15,9 +15,9 @@
 #
 # A mixed model is fitted with one line, and the line returns numbers. This notebook computes
 # every one of these numbers again, for ten seedlings in four pots: with matrices that fit on a
-# sheet of paper, with NumPy and nothing else. Each step has three parts. The formula is derived
-# line by line, with a reason for each line. A few lines of code compute it. A check compares the
-# result with the package, to eight decimals, and stops if they differ.
+# sheet of paper, in plain NumPy. Each step has three parts. The formula is derived line by line,
+# with a reason for each line. A few lines of code compute it. A check compares the result with
+# the package, to eight decimals, and stops if they differ.
 #
 # **What you will know at the end:** what BLUP, GLS, ML and REML are and how they hang together;
 # why nobody inverts an $n \times n$ matrix; what it means that a likelihood is *profiled*; and
@@ -64,7 +64,8 @@ q = Z.shape[1]
 columns = pd.MultiIndex.from_tuples(
     [("y", "height"), ("X", "β₁"), ("X", "β₂"), *(("Z", pot) for pot in pots)]
 )
-pd.DataFrame(np.column_stack([y, X, Z]), index=seedlings, columns=columns)
+matrices = pd.DataFrame(np.column_stack([y, X, Z]), index=seedlings, columns=columns)
+matrices.astype(dict.fromkeys(columns[1:], int))
 
 # %% [markdown]
 # | symbol | size | what it is |
@@ -79,7 +80,7 @@ pd.DataFrame(np.column_stack([y, X, Z]), index=seedlings, columns=columns)
 # | $\sigma_e$ | a number | standard deviation of seedlings within a pot, `sigma` in the package |
 # | $\theta = \sigma_p / \sigma_e$ | a number | how different pots are, in units of the seedlings |
 #
-# In words: $y = X\beta + Zu + e$, where $u$ and $e$ are independent of each other,
+# Together, $y = X\beta + Zu + e$, where $u$ and $e$ are independent of each other,
 # $u \sim N(0, \sigma_p^2 I_4)$ and $e \sim N(0, \sigma_e^2 I_{10})$. A prime is a transpose,
 # $I_k$ is the unit matrix with $k$ rows, $|A|$ is a determinant, and $a'a$ is the sum of the
 # squares of $a$.
@@ -112,7 +113,7 @@ sigma_p, sigma_e = 2.0, 1.2
 theta = sigma_p / sigma_e
 known = blm.LMM(formula, plants, fixed={"sd[pot]": sigma_p, "sigma": sigma_e})
 known_ml, known_reml = known.ml(), known.reml()
-known_reml
+print(known_reml)
 
 
 # %% [markdown]
@@ -145,8 +146,10 @@ def same(what, by_hand, package, within=1e-8):
 # 1, with $|\sigma^2 I_k| = \sigma^{2k}$,
 #
 # $$
-# -2\log p(y, u) = n\log 2\pi\sigma_e^2 + q\log 2\pi\sigma_p^2
-# + \frac{(y - X\beta - Zu)'(y - X\beta - Zu)}{\sigma_e^2} + \frac{u'u}{\sigma_p^2}.
+# \begin{aligned}
+# -2\log p(y, u) ={}& n\log 2\pi\sigma_e^2 + q\log 2\pi\sigma_p^2 \\
+# &+ \frac{(y - X\beta - Zu)'(y - X\beta - Zu)}{\sigma_e^2} + \frac{u'u}{\sigma_p^2} .
+# \end{aligned}
 # $$
 
 
@@ -181,8 +184,8 @@ for name, share in [("none", 0.0), ("full", 1.0), ("85 %", 0.85)]:
 pd.DataFrame(rows).T.rename_axis("differences of pots").round(2)
 
 # %% [markdown]
-# Full differences fit best, and a little less than full gives the smallest sum: this is where
-# shrinkage comes from. Multiply the sum by $\sigma_e^2$ and it reads
+# Full differences fit best, but of the three a little less than full has the smallest sum: this
+# is where shrinkage comes from. Multiply the sum by $\sigma_e^2$ and it reads
 #
 # $$
 # (y - X\beta - Zu)'(y - X\beta - Zu) + \frac{1}{\theta^2}\, u'u ,
@@ -248,8 +251,7 @@ same("effects of pots", u_tilde, package_u)
 # - $\operatorname{cov}(u, y) = \operatorname{cov}(u, Zu + e) = GZ'$, since $u$ and $e$ are
 #   independent.
 #
-# Now split $u$ into a part that is a multiple of $y$ and a rest $w$ that has nothing to do with
-# $y$:
+# Now split $u$ into a linear function of $y$ and a rest $w$ that has nothing to do with $y$:
 #
 # - Let $w = u - Hy$ with some $4 \times 10$ matrix $H$. Then
 #   $\operatorname{cov}(w, y) = GZ' - HV$.
@@ -285,10 +287,15 @@ same("conditional sd of u", np.sqrt(np.diag(conditional)), sd_given_beta)
 # $\tilde u = (Z'Z + \tfrac{1}{\theta^2}I)^{-1} Z'(y - X\beta)$. So it must be shown that
 # $(Z'Z + \tfrac{1}{\theta^2}I)^{-1}Z' = GZ'V^{-1}$. Here $G = \sigma_p^2 I$:
 #
-# - $(Z'Z + \tfrac{1}{\theta^2}I)\;GZ' = Z'ZGZ' + \tfrac{1}{\theta^2}\sigma_p^2 Z'$ (multiplied
-#   out)
-# - $\phantom{(Z'Z)} = Z'ZGZ' + \sigma_e^2 Z'$ (since $\theta^2 = \sigma_p^2/\sigma_e^2$)
-# - $\phantom{(Z'Z)} = Z'(ZGZ' + \sigma_e^2 I) = Z'V$ ($Z'$ taken out on the left).
+# $$
+# \begin{aligned}
+# (Z'Z + \tfrac{1}{\theta^2}I)\,GZ'
+# &= Z'ZGZ' + \tfrac{1}{\theta^2}\sigma_p^2 Z' && \text{multiplied out} \\
+# &= Z'ZGZ' + \sigma_e^2 Z' && \text{since } \theta^2 = \sigma_p^2/\sigma_e^2 \\
+# &= Z'(ZGZ' + \sigma_e^2 I) && Z' \text{ taken out on the left} \\
+# &= Z'V && \text{what } V \text{ is.}
+# \end{aligned}
+# $$
 #
 # Multiply by $(Z'Z + \frac{1}{\theta^2}I)^{-1}$ from the left and by $V^{-1}$ from the right, and
 # that is it. This identity is used once more in step 4.
@@ -329,7 +336,7 @@ by_pot.round(4)
 # prediction*: among all linear combinations of the heights that are right on average, this one
 # has the smallest expected squared error (Robinson 1991).
 
-# %%
+# %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(6.4, 3.6))
 fixed_part = X @ beta_hat
 for j, colour in enumerate(["C0", "C0", "C1", "C1"]):
@@ -344,16 +351,16 @@ for j, colour in enumerate(["C0", "C0", "C1", "C1"]):
     ]:
         label = label if j == 0 else None
         axis.hlines(value, j - 0.32, j + 0.32, colour, style, label=label)
-axis.set(xticks=range(q), xlabel="pot", ylabel="height", xlim=(-0.6, q + 0.9))
+axis.set(xticks=range(q), xlabel="pot", ylabel="height", ylim=(19, 28))
 axis.set_xticklabels(pots)
-axis.legend(frameon=False, loc="lower right")
+axis.legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% [markdown]
 # ## 4. The fixed effects are generalised least squares (GLS)
 #
-# Without looking at the pots, the heights have mean $X\beta$ and covariance matrix $V$, so by
-# fact 1 the density of $y$ is highest where $(y - X\beta)'V^{-1}(y - X\beta)$ is smallest.
+# Averaged over the pots, the heights have mean $X\beta$ and covariance matrix $V$, so by fact 1
+# the density of $y$ is highest where $(y - X\beta)'V^{-1}(y - X\beta)$ is smallest.
 #
 # - Derivative by $\beta$ (fact 4 with $W = V^{-1}$): $\ -2X'V^{-1}(y - X\beta) = 0$.
 # - Solved for $\beta$: $\ \hat\beta = (X'V^{-1}X)^{-1}X'V^{-1}y$.
@@ -420,8 +427,10 @@ print(f"if the ten seedlings were independent, it would be {as_independent[1]:.2
 # $V_0 = I_{10} + \theta^2 ZZ'$, so that $|V| = \sigma_e^{2n}|V_0|$. By fact 1
 #
 # $$
-# -2\log p(y) = n \log 2\pi\sigma_e^2 + \log|V_0|
-# + \frac{1}{\sigma_e^2}(y - X\beta)'V_0^{-1}(y - X\beta).
+# \begin{aligned}
+# -2\log p(y) ={}& n \log 2\pi\sigma_e^2 + \log|V_0| \\
+# &+ \frac{1}{\sigma_e^2}(y - X\beta)'V_0^{-1}(y - X\beta).
+# \end{aligned}
 # $$
 #
 # **The second way: complete the square.** For fixed $\beta$, call the penalised sum of squares of
@@ -436,32 +445,40 @@ print(f"if the ten seedlings were independent, it would be {as_independent[1]:.2
 # with $Q = M/\sigma_e^2$,
 #
 # $$
+# \begin{aligned}
 # \int \exp\left\{-\frac{\operatorname{PSS}(u)}{2\sigma_e^2}\right\}du
-# = \exp\left\{-\frac{\operatorname{PSS}(\tilde u)}{2\sigma_e^2}\right\}\,
-# (2\pi\sigma_e^2)^{q/2}\,|M|^{-1/2} .
+# ={}& \exp\left\{-\frac{\operatorname{PSS}(\tilde u)}{2\sigma_e^2}\right\} \\
+# &\times (2\pi\sigma_e^2)^{q/2}\,|M|^{-1/2} .
+# \end{aligned}
 # $$
 #
 # Take minus twice the logarithm, and add the constants of step 1:
 #
 # $$
-# -2\log p(y) = n\log 2\pi\sigma_e^2 + q\log 2\pi\sigma_p^2
-# + \frac{\operatorname{PSS}(\tilde u)}{\sigma_e^2} - q\log 2\pi\sigma_e^2 + \log|M| .
+# \begin{aligned}
+# -2\log p(y) ={}& n\log 2\pi\sigma_e^2 + q\log 2\pi\sigma_p^2 \\
+# &+ \frac{\operatorname{PSS}(\tilde u)}{\sigma_e^2} - q\log 2\pi\sigma_e^2 + \log|M| .
+# \end{aligned}
 # $$
 #
 # The two terms with $q$ are together $q\log\theta^2 = \log|\theta^2 I_4|$, and
 # $|\theta^2 I_4|\,|M| = |I_4 + \theta^2 Z'Z|$. So
 #
 # $$
-# -2\log p(y) = n\log 2\pi\sigma_e^2 + \log|I_4 + \theta^2 Z'Z|
-# + \frac{1}{\sigma_e^2}\operatorname{PSS}(\tilde u).
+# \begin{aligned}
+# -2\log p(y) ={}& n\log 2\pi\sigma_e^2 + \log|I_4 + \theta^2 Z'Z| \\
+# &+ \frac{1}{\sigma_e^2}\operatorname{PSS}(\tilde u).
+# \end{aligned}
 # $$
 #
-# Both hold for all $y$. At $y = X\beta$ the last terms are zero (then $\tilde u = 0$), so the
-# determinants must be equal, and then the last terms too:
+# Both formulas hold for every $y$. At $y = X\beta$ the last terms are zero (then $\tilde u = 0$),
+# so the determinants must be equal, and then the last terms too:
 #
 # $$
-# |I_{10} + \theta^2 ZZ'| = |I_4 + \theta^2 Z'Z| \qquad\text{and}\qquad
-# (y - X\beta)'V_0^{-1}(y - X\beta) = \operatorname{PSS}(\tilde u).
+# \begin{aligned}
+# |I_{10} + \theta^2 ZZ'| &= |I_4 + \theta^2 Z'Z| , \\
+# (y - X\beta)'V_0^{-1}(y - X\beta) &= \operatorname{PSS}(\tilde u).
+# \end{aligned}
 # $$
 #
 # The left sides need a $10 \times 10$ matrix, the right sides a $4 \times 4$ one, here even a
@@ -473,15 +490,25 @@ print(f"if the ten seedlings were independent, it would be {as_independent[1]:.2
 # block by the first rows, or the upper right block by the last rows:
 #
 # $$
+# \begin{aligned}
 # \begin{vmatrix} I_{10} & B \\ -B' & I_4 \end{vmatrix}
-# = \begin{vmatrix} I_{10} & B \\ 0 & I_4 + B'B \end{vmatrix} = |I_4 + B'B|
-# \quad\text{and}\quad
-# = \begin{vmatrix} I_{10} + BB' & 0 \\ -B' & I_4 \end{vmatrix} = |I_{10} + BB'| .
+# &= \begin{vmatrix} I_{10} & B \\ 0 & I_4 + B'B \end{vmatrix} = |I_4 + B'B| , \\[1ex]
+# \begin{vmatrix} I_{10} & B \\ -B' & I_4 \end{vmatrix}
+# &= \begin{vmatrix} I_{10} + BB' & 0 \\ -B' & I_4 \end{vmatrix} = |I_{10} + BB'| .
+# \end{aligned}
 # $$
 #
 # **Woodbury's formula.** $V_0^{-1} = I_{10} - B(I_4 + B'B)^{-1}B'$. To see it, multiply by
-# $V_0 = I_{10} + BB'$: since $B'(I_{10} + BB') = (I_4 + B'B)B'$, the product is
-# $I_{10} + BB' - B(I_4 + B'B)^{-1}(I_4 + B'B)B' = I_{10}$.
+# $V_0 = I_{10} + BB'$:
+#
+# $$
+# \begin{aligned}
+# &\left[I_{10} - B(I_4 + B'B)^{-1}B'\right](I_{10} + BB') \\
+# &\quad= I_{10} + BB' - B(I_4 + B'B)^{-1}(B' + B'BB') && \text{multiplied out} \\
+# &\quad= I_{10} + BB' - B(I_4 + B'B)^{-1}(I_4 + B'B)B' && B' \text{ taken out} \\
+# &\quad= I_{10} && \text{the last two cancel.}
+# \end{aligned}
+# $$
 
 # %%
 V0 = np.eye(n) + theta**2 * Z @ Z.T
@@ -555,8 +582,10 @@ same("joint over conditional density", from_joint, -2 * known_ml.loglik)
 # 5's,
 #
 # $$
-# D(\beta, \sigma_e, \theta) = n\log 2\pi\sigma_e^2 + \log|I_4 + \theta^2 Z'Z|
-# + \frac{1}{\sigma_e^2}(y - X\beta)'V_0(\theta)^{-1}(y - X\beta) ,
+# \begin{aligned}
+# D(\beta, \sigma_e, \theta) ={}& n\log 2\pi\sigma_e^2 + \log|I_4 + \theta^2 Z'Z| \\
+# &+ \frac{1}{\sigma_e^2}(y - X\beta)'V_0(\theta)^{-1}(y - X\beta) ,
+# \end{aligned}
 # $$
 #
 # to be made as small as possible over $\beta$ (two numbers), $\sigma_e$ and $\theta$. One could
@@ -620,32 +649,29 @@ sigma_p_ml = theta_ml * sigma_e_ml
 print(f"θ = {theta_ml:.4f}, σ_e = {sigma_e_ml:.4f}, σ_p = θ σ_e = {sigma_p_ml:.4f}")
 
 # %% [markdown]
-# In the picture to the left, the criterion before $\sigma_e$ is profiled out, as contours over
-# $\theta$ and $\sigma_e$: small in the dark valley. The line is $\hat\sigma_e(\theta)$, the
-# lowest point above each $\theta$. Walk along it and write down the height: this is the profile,
-# to the right.
+# In the picture to the left, the criterion before $\sigma_e$ is profiled out, as a map: lines of
+# equal height over $\theta$ and $\sigma_e$, with the height above the lowest point written on
+# them. The thick line is $\hat\sigma_e(\theta)$, the lowest point above each $\theta$. Walk along
+# it from left to right and write down the height: this is the profile, to the right.
 
-# %%
+# %% tags=["hide-input"]
 thetas, sigmas = np.linspace(0, 3, 121), np.linspace(0.9, 3.2, 121)
 surface = np.array([[full_ml(t, s) for t in thetas] for s in sigmas])
 profile = np.array([profiled_ml(t) for t in thetas])
 ridge = np.array([np.sqrt(at(t)[1] / n) for t in thetas])
 
-figure, axes = plt.subplots(1, 2, figsize=(7, 3.3))
-depths = best.fun + np.array([0.05, 0.25, 0.5, 1, 2, 4, 8, 16, 32])
-filled = axes[0].contourf(
-    thetas, sigmas, surface, [best.fun - 0.1, *depths], cmap="Blues_r", extend="max"
-)
-axes[0].contour(thetas, sigmas, surface, depths, colors="0.4", linewidths=0.6)
+figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
+depths = [0.1, 0.5, 1, 2, 4, 8, 16]
+lines = axes[0].contour(thetas, sigmas, surface - best.fun, depths, colors="C0", linewidths=1)
+axes[0].clabel(lines, depths[2:], fontsize=9, fmt="%g")
 axes[0].plot(thetas, ridge, color="C1", linewidth=2)
 axes[0].plot(theta_ml, sigma_e_ml, "o", color="C1")
-axes[0].annotate("best σ for each θ", (1.75, 1.33), (1.45, 2.15), color="C1")
-axes[0].set(xlabel="θ", ylabel="σ_e", title="before profiling σ", ylim=(0.9, 3.2))
+axes[0].set(xlabel="θ", ylabel="σ_e", title="criterion − its minimum", ylim=(0.9, 3.2))
 axes[1].plot(thetas, profile, color="C1", linewidth=2)
 axes[1].plot(theta_ml, best.fun, "o", color="C1")
 near = {"textcoords": "offset points", "color": "C1"}
 axes[1].annotate("ML", (theta_ml, best.fun), (6, -16), **near)
-axes[1].set(xlabel="θ", ylabel="ML criterion", title="after: the profile")
+axes[1].set(xlabel="θ", ylabel="ML criterion", title="along the line")
 axes[1].set_ylim(best.fun - 1, None)
 plt.show()
 
@@ -726,16 +752,18 @@ def of_contrasts(K, V):
 # ML puts in the best $\beta$. Instead, integrate $\beta$ out, as $u$ was in step 5, with every
 # value of $\beta$ counting the same (a *flat prior*).
 #
-# - The exponent is again its minimum, plus the quadratic part measured from there. With
-#   $Q(\beta) = (y - X\beta)'V^{-1}(y - X\beta)$:
-#   $\ Q(\beta) = Q(\hat\beta) + (\beta - \hat\beta)'X'V^{-1}X(\beta - \hat\beta)$.
+# - Let $f(\beta) = (y - X\beta)'V^{-1}(y - X\beta)$. Again it is its minimum, plus the quadratic
+#   part measured from there:
+#   $f(\beta) = f(\hat\beta) + (\beta - \hat\beta)'X'V^{-1}X(\beta - \hat\beta)$.
 # - $\int p(y \mid \beta)\,d\beta = p(y \mid \hat\beta) \times (2\pi)^{p/2}\,|X'V^{-1}X|^{-1/2}$,
 #   by fact 5 with $Q = X'V^{-1}X$.
 # - Minus twice the logarithm:
 #
 # $$
-# -2\log p(y \mid \theta, \sigma_e) = (n - p)\log 2\pi + \log|V| + \log|X'V^{-1}X|
-# + (y - X\hat\beta)'V^{-1}(y - X\hat\beta) .
+# \begin{aligned}
+# -2\log p(y \mid \theta, \sigma_e) ={}& (n - p)\log 2\pi + \log|V| + \log|X'V^{-1}X| \\
+# &+ (y - X\hat\beta)'V^{-1}(y - X\hat\beta) .
+# \end{aligned}
 # $$
 #
 # The new term is the price for not knowing $\beta$. By numerical integration over a grid of
@@ -743,7 +771,7 @@ def of_contrasts(K, V):
 
 # %%
 by_formula = (n - p) * np.log(2 * np.pi) + np.linalg.slogdet(V)[1]
-by_formula += np.linalg.slogdet(information := X.T @ V_inverse @ X)[1]
+by_formula += np.linalg.slogdet(X.T @ V_inverse @ X)[1]
 by_formula += (y - X @ beta_hat) @ V_inverse @ (y - X @ beta_hat)
 
 reach = 10 * np.sqrt(np.diag(covariance))
@@ -782,13 +810,13 @@ same("difference of the two, at three places", differences, np.full(3, constant_
 #   $\ (y - X\hat\beta)'V^{-1}(y - X\hat\beta) = y'K(K'VK)^{-1}K'y$.
 #
 # **The determinants.** Let $X_1 = X(X'X)^{-1/2}$. Its columns are orthogonal and of length one,
-# so $Q = [K, X_1]$ is an orthogonal matrix, $Q'Q = I$.
+# so $W = [K, X_1]$ is an orthogonal matrix, $W'W = I$.
 #
-# - $|V| = |Q'VQ|$, since $|Q|^2 = 1$. The upper left block of $Q'VQ$ is $K'VK$; clearing what
-#   stands below it, as in step 5, leaves a matrix $E$ in the lower right, and
-#   $|Q'VQ| = |K'VK|\,|E|$.
-# - $E^{-1}$ is the lower right block of the inverse of $Q'VQ$, and this inverse is $Q'V^{-1}Q$.
-#   So $E^{-1} = X_1'V^{-1}X_1$.
+# - $|V| = |W'VW|$, since $|W|^2 = 1$. The upper left block of $W'VW$ is $K'VK$. Clear what stands
+#   below it, as in step 5, and call what is then in the lower right $\Delta$:
+#   $|W'VW| = |K'VK|\,|\Delta|$.
+# - $\Delta^{-1}$ is the lower right block of the inverse of $W'VW$, and this inverse is
+#   $W'V^{-1}W$. So $\Delta^{-1} = X_1'V^{-1}X_1$.
 # - So $\log|K'VK| = \log|V| + \log|X_1'V^{-1}X_1|$, and the last term is
 #   $\log|X'V^{-1}X| - \log|X'X|$.
 #
@@ -815,8 +843,10 @@ same("change, against log 10²", change, np.log(10.0**2))
 # they are smallest at $\hat\sigma_e^2 = r^2/(n - p)$, and
 #
 # $$
-# d_R(\theta) = (n - p)\left[1 + \log\frac{2\pi\, r^2(\theta)}{n - p}\right]
-# + \log|I_4 + \theta^2 Z'Z| + \log|X'V_0^{-1}X| .
+# \begin{aligned}
+# d_R(\theta) ={}& (n - p)\left[1 + \log\frac{2\pi\, r^2(\theta)}{n - p}\right] \\
+# &+ \log|I_4 + \theta^2 Z'Z| + \log|X'V_0^{-1}X| .
+# \end{aligned}
 # $$
 
 
@@ -857,17 +887,17 @@ for name, values in by_hand.items():
     same(f"{name}, estimates", values[1:], lme4[name].iloc[1:], within=1e-6)
 pd.concat({"lme4": lme4, "by hand": pd.DataFrame(by_hand, lme4.index)}, axis=1).round(6)
 
-# %%
+# %% tags=["hide-input"]
 wide = np.linspace(0, 3, 201)
 figure, axis = plt.subplots(figsize=(6.4, 3.2))
-for name, function, optimum, colour in [
-    ("ML", profiled_ml, best, "C1"),
-    ("REML", profiled_reml, best_reml, "C0"),
+for name, function, optimum, colour, at_theta in [
+    ("ML", profiled_ml, best, "C1", 1.2),
+    ("REML", profiled_reml, best_reml, "C0", 2.4),
 ]:
     heights = np.array([function(t) for t in wide]) - optimum.fun
     axis.plot(wide, heights, color=colour, linewidth=2)
     axis.plot(optimum.x, 0, "o", color=colour)
-    place = (2.4, np.interp(2.4, wide, heights))
+    place = (at_theta, np.interp(at_theta, wide, heights))
     style = {"textcoords": "offset points", "color": colour, "ha": "right"}
     axis.annotate(name, place, (0, 6), **style)
 axis.axvline(theta, color="0.5", linestyle=":")
@@ -924,9 +954,9 @@ simulated.map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
 
 # %% [markdown]
 # ML finds about half of the variance between pots: it has four pots, spends two of them on the
-# means of the moistures, and divides by four all the same. REML is right on average here, up to
-# the error of the simulation and a little excess, since an estimate cannot be negative. Where
-# there are hundreds of pots and few fixed effects, the difference does not matter.
+# means of the moistures, and divides by four all the same. REML's mean differs from the truth by
+# hardly more than the error of the simulation. Where there are hundreds of pots and few fixed
+# effects, ML and REML are nearly the same.
 #
 # ## 8. One factorisation that holds it all: the blocked Cholesky
 #
@@ -1098,6 +1128,11 @@ for name, sample in [("by hand", by_hand), ("package", by_package)]:
 pd.DataFrame(rows).T.rename_axis("largest difference in Monte Carlo errors").round(2)
 
 # %% [markdown]
+# The means of the package's draws are closer to the formula than those of independent draws can
+# be. Its $\varepsilon$ are not independent from draw to draw, but spread evenly over the normal
+# distribution; each single draw is what it would be otherwise.
+
+# %% [markdown]
 # ## 9. Why not maximise over everything at once?
 #
 # Step 2 minimised over $\beta$ and $u$ together, for known standard deviations. It is tempting to
@@ -1118,7 +1153,7 @@ pd.DataFrame(rows).T.rename_axis("largest difference in Monte Carlo errors").rou
 # Only the integral has the determinant, which counts how many values of $u$ go with a $\sigma_p$
 # and not just how good the best one is.
 
-# %%
+# %% tags=["hide-input"]
 sds = np.geomspace(0.01, 30, 200)
 found = [at(sd / sigma_e) for sd in sds]
 fit = np.array([r2 for _, r2, *_ in found]) / sigma_e**2
@@ -1226,31 +1261,37 @@ for kind in ("mean", "sd"):
     print(f"{kind}: largest difference {errors.max():.1f} Monte Carlo errors")
 table.round(3)
 
-# %%
+# %% tags=["hide-input"]
 draws_p = post.data["posterior"]["sd_pot"].to_numpy().ravel()
 draws_e = post.data["posterior"]["sigma"].to_numpy().ravel()
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.3))
 density = probability / cell
-heights = density.max() * np.array([0.02, 0.1, 0.25, 0.5, 0.75, 1])
-axes[0].contourf(log_p, log_e, density.T, heights, cmap="Blues")
-axes[0].plot(np.log(draws_p), np.log(draws_e), ".", color="0.2", ms=1.2, alpha=0.4)
+heights = density.max() * np.array([0.02, 0.1, 0.25, 0.5, 0.75])
+axes[0].plot(np.log(draws_p), np.log(draws_e), ".", color="0.6", ms=1.5)
+axes[0].contour(log_p, log_e, density.T, heights, colors="C0", linewidths=1.2)
 axes[0].plot(np.log(sigma_p), np.log(sigma_e), "o", color="C1")
-axes[0].annotate("REML", (np.log(sigma_p), np.log(sigma_e)), (5, 6), **near)
+axes[0].annotate(
+    "REML",
+    (np.log(sigma_p), np.log(sigma_e)),
+    (-3.6, 1.4),
+    color="C1",
+    arrowprops={"arrowstyle": "-", "color": "C1"},
+)
 axes[0].set(xlim=(-4, 3), ylim=(-0.4, 1.8), xlabel="log σ_p", ylabel="log σ_e")
-axes[0].set_title("grid and draws")
 axes[1].hist(draws_p, np.linspace(0, 8, 41), density=True, color="C0", alpha=0.35)
 of_p = probability.sum(axis=1) / (log_p[1] - log_p[0]) / np.exp(log_p)
 axes[1].plot(np.exp(log_p), of_p, color="C0", linewidth=2)
 axes[1].axvline(sigma_p, color="C1")
 axes[1].annotate("REML", (sigma_p, 0), (5, 6), **near)
-axes[1].set(xlim=(0, 8), xlabel="σ_p", yticks=[], title="grid (line) and draws (bars)")
+axes[1].set(xlim=(0, 8), xlabel="σ_p", yticks=[])
 axes[1].spines["left"].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# The right picture is what step 6 could not show: given ten seedlings, the standard deviation of
-# pots may be nearly zero or may be four. The posterior mean lies above REML's estimate, which is
-# near the peak, because the right tail is long.
+# Lines are the grid; dots and bars are the draws. The right picture is what step 6 could not
+# show: given ten seedlings, the standard deviation of pots may be nearly zero or may be four. The
+# posterior mean lies above REML's estimate, which is near the peak, because the right tail is
+# long.
 #
 # The divisor of the grid is worth keeping. It is the *evidence*, the density of the heights under
 # the whole model, priors included, and the fit has it too:
@@ -1271,18 +1312,29 @@ assert abs(evidence - post.log_evidence.value) < 5 * post.log_evidence.error
 #
 # ## The steps at a glance
 #
-# | step | formula | in the package |
-# |---|---|---|
-# | 1 joint density | fit and size of $u$ | `model.y`, `model.X`, `model.Z` |
-# | 2 Henderson's equations | $[X\ Z]'[X\ Z]$ + penalty | `fit.beta`, `fit.ranef()` |
-# | 3 BLUP | $GZ'V^{-1}(y - X\hat\beta)$ | `fit.ranef()`, `fit.ranef_sd(given_beta=True)` |
-# | 4 GLS | $(X'V^{-1}X)^{-1}X'V^{-1}y$ | `fit.fixef()`, `fit.vcov`, `fit.V()` |
-# | 5 marginal density | $N(X\beta, V)$ | `fit.loglik`, `fixed={...}` |
-# | 6 profile | $d(\theta)$ | `model.ml()`: `criterion`, `sds`, `sigma` |
-# | 7 REML | $+\log\lvert X'V^{-1}X\rvert$ | `model.reml()` |
-# | 8 Cholesky | $A = LL'$ | `fit.vcov`, `fit.ranef_sd()`, draws of `fit()` |
-# | 9 joint modes | do not exist | none, on purpose |
-# | 10 posterior | likelihood × prior | `model.fit()`, `fit.log_evidence` |
+# | step, formula | in the package |
+# |---|---|
+# | [1][step 1] joint density: fit, size of $u$ | `model.y`, `model.X`, `model.Z` |
+# | [2][step 2] Henderson's equations | `fit.beta`, `fit.ranef()` |
+# | [3][step 3] BLUP: $GZ'V^{-1}(y - X\hat\beta)$ | `fit.ranef()`, `fit.ranef_sd()` |
+# | [4][step 4] GLS: $(X'V^{-1}X)^{-1}X'V^{-1}y$ | `fit.fixef()`, `fit.vcov`, `fit.V()` |
+# | [5][step 5] marginal density: $N(X\beta, V)$ | `fit.loglik`, `fixed={...}` |
+# | [6][step 6] profile: $d(\theta)$ | `model.ml()` |
+# | [7][step 7] REML: $d_R(\theta)$ | `model.reml()` |
+# | [8][step 8] Cholesky: $A = LL'$ | `fit.criterion`, `fit.vcov` |
+# | [9][step 9] joint modes: there are none | nothing, on purpose |
+# | [10][step 10] posterior: likelihood × prior | `model.fit()`, `post.log_evidence` |
+#
+# [step 1]: #the-joint-density-of-heights-and-pot-effects
+# [step 2]: #the-smallest-value-over-and-u-together-henderson-s-equations
+# [step 3]: #the-effects-of-pots-are-a-conditional-expectation-blup
+# [step 4]: #the-fixed-effects-are-generalised-least-squares-gls
+# [step 5]: #integrating-out-u-and-why-no-n-n-matrix-is-needed
+# [step 6]: #profiling-from-four-unknowns-to-one
+# [step 7]: #ml-against-reml
+# [step 8]: #one-factorisation-that-holds-it-all-the-blocked-cholesky
+# [step 9]: #why-not-maximise-over-everything-at-once
+# [step 10]: #from-here-to-the-posterior
 #
 # ## Next
 #
