@@ -141,7 +141,7 @@ def same(what, by_hand, package, within=1e-8):
 # p(y, u) = p(y \mid u)\; p(u).
 # $$
 #
-# Both factors are in the model. Given $u$, only $e$ is random, so
+# Both factors are in the model, for any given $\beta$. Given $u$, only $e$ is random, so
 # $y \mid u \sim N(X\beta + Zu,\ \sigma_e^2 I_{10})$; and $u \sim N(0, \sigma_p^2 I_4)$. By fact
 # 1, with $|\sigma^2 I_k| = \sigma^{2k}$,
 #
@@ -203,7 +203,9 @@ pd.DataFrame(rows).T.rename_axis("differences of pots").round(2)
 #   penalty.
 # - By $u$ (fact 4 with $T = Z$, and the derivative $2u$ of $u'u$):
 #   $\ -2Z'(y - X\beta - Zu) + \tfrac{2}{\theta^2} u = 0$.
-# - Divide both by $-2$ and bring what contains $y$ to the right:
+# - Divide both by $-2$, multiply out, and bring what contains $y$ to the right. The first becomes
+#   $X'X\beta + X'Zu = X'y$, the second $Z'X\beta + (Z'Z + \tfrac{1}{\theta^2}I_4)u = Z'y$. As one
+#   matrix equation:
 #
 # $$
 # \begin{bmatrix} X'X & X'Z \\ Z'X & Z'Z + \tfrac{1}{\theta^2} I_4 \end{bmatrix}
@@ -239,7 +241,8 @@ same("effects of pots", u_tilde, package_u)
 
 # %% [markdown]
 # So one linear system of six equations gives what the package calls `beta` and `ranef`. The next
-# two steps say what the two halves of its solution are.
+# two steps say what the two halves of its solution are. (As long as the standard deviations are
+# known, ML and REML have the same estimates. Their criteria differ; step 7 says why.)
 #
 # ## 3. The effects of pots are a conditional expectation (BLUP)
 #
@@ -254,7 +257,7 @@ same("effects of pots", u_tilde, package_u)
 # Now split $u$ into a linear function of $y$ and a rest $w$ that has nothing to do with $y$:
 #
 # - Let $w = u - Hy$ with some $4 \times 10$ matrix $H$. Then
-#   $\operatorname{cov}(w, y) = GZ' - HV$.
+#   $\operatorname{cov}(w, y) = \operatorname{cov}(u, y) - H\operatorname{var}(y) = GZ' - HV$.
 # - Choose $H = GZ'V^{-1}$, so that this is zero. By fact 3, $w$ is independent of $y$.
 # - So $E(u \mid y) = E(w \mid y) + Hy = E(w) + Hy$, and $E(w) = E(u) - H\,E(y) = -HX\beta$.
 #   Together
@@ -263,9 +266,16 @@ same("effects of pots", u_tilde, package_u)
 # E(u \mid y) = GZ'V^{-1}(y - X\beta).
 # $$
 #
-# - In the same way
-#   $\operatorname{var}(u \mid y) = \operatorname{var}(w) = G - HVH' = G - GZ'V^{-1}ZG$: what is
-#   not yet known of the pots once the heights are seen.
+# What is not yet known of the pots once the heights are seen is their conditional covariance
+# matrix:
+#
+# $$
+# \begin{aligned}
+# \operatorname{var}(u \mid y) &= \operatorname{var}(w) && w \text{ is independent of } y \\
+# &= G - HZG - GZ'H' + HVH' && \text{variance of } u - Hy \\
+# &= G - GZ'V^{-1}ZG && \text{each of the three is } \pm GZ'V^{-1}ZG .
+# \end{aligned}
+# $$
 
 # %%
 G = sigma_p**2 * np.eye(q)
@@ -310,7 +320,8 @@ same("conditional sd of u", np.sqrt(np.diag(conditional)), sd_given_beta)
 # $$
 #
 # where the sums go over the seedlings $k$ of pot $j$, and $x_{jk}'$ is the row of $X$ of such a
-# seedling.
+# seedling. (The second form is the first, with numerator and denominator multiplied by
+# $n_j\sigma_p^2$, since $\sigma_p^2/\theta^2 = \sigma_e^2$.)
 
 # %%
 n_j = Z.sum(axis=0)
@@ -388,8 +399,9 @@ same("standard errors", np.sqrt(np.diag(covariance)), known_reml.fixef()["std_er
 #   of GLS.
 #
 # **By hand.** The mean of pot $j$ has variance $\sigma_p^2 + \sigma_e^2/n_j$. The best mean of
-# two independent measurements weights each by one over its variance. So each moisture is a
-# weighted mean of its two pots, and variances of differences add:
+# two independent measurements weights each by one over its variance. So GLS must make of each
+# moisture a weighted mean of its two pots; and the variance of a difference is the sum of the
+# variances:
 
 # %%
 weight = 1 / (sigma_p**2 + sigma_e**2 / n_j)
@@ -729,8 +741,10 @@ same("σ_e at the package's θ", np.sqrt(r2_there / n), ml.sigma)
 # one pot, or between the pots of one moisture. They are called *error contrasts*. Since
 # $K'y = K'X\beta + K'(Zu + e) = K'(Zu + e)$, their distribution does not depend on $\beta$: by
 # fact 2, $K'y \sim N(0, K'VK)$. There are $n - p = 8$ of them that do not repeat each other. In
-# the simplest case these are $n - 1$ differences between members of the sample, and ML applied to
-# them gives the divisor $n - 1$.
+# the simplest case, with $V = \sigma^2 I$ and the columns of $K$ orthogonal and of length one,
+# the $n - 1$ contrasts are independent with variance $\sigma^2$ and mean zero, and the sum of
+# their squares is $\sum(y_i - \bar y)^2$. ML applied to them divides this by their number,
+# $n - 1$.
 #
 # The last eight columns of an orthogonal matrix whose first two span the columns of $X$ will do:
 
@@ -920,6 +934,7 @@ rng = np.random.default_rng(7)
 effects = sigma_p * rng.standard_normal((repeats, q)) @ Z.T
 data_sets = X @ [20.0, 4.0] + effects + sigma_e * rng.standard_normal((repeats, n))
 
+# %%
 candidates = np.concatenate([[0.0], np.geomspace(0.03, 60, 300)])
 r2s, dets, dets_fixed = [], [], []
 for t in candidates:
@@ -932,6 +947,7 @@ for t in candidates:
 r2s = np.array(r2s)
 dets, dets_fixed = np.array(dets)[:, None], np.array(dets_fixed)[:, None]
 
+# %%
 rows = {}
 for name, divisor, determinants in [
     ("ML", n, dets),
@@ -1045,8 +1061,9 @@ same("σ_e", r / np.sqrt(dof), reml.sigma)
 # %% [markdown]
 # **The estimates by back substitution.** Henderson's equations for $(v, \beta)$ have the first
 # six rows and columns of $A$ as their matrix. With their Cholesky factor known, two triangular
-# systems are left, and the first of them has been solved along with the factorisation: its
-# solution is the last row, $(\ell_{yZ}, \ell_{yX})$. The second is solved from its end:
+# systems are left, and the first of them has been solved along with the factorisation: the last
+# row of $A = LL'$ says $L_1\,(\ell_{yZ}', \ell_{yX}')' = (\Lambda'Z'y;\ X'y)$, where $L_1$ is $L$
+# without its last row and column. The second system, with $L_1'$, is solved from its end:
 #
 # - $L_{XX}'\,\hat\beta = \ell_{yX}$;
 # - $L_{ZZ}'\,\tilde v = \ell_{yZ} - L_{XZ}'\hat\beta$;
@@ -1063,9 +1080,9 @@ same("u", u_tilde, reml.ranef()["pot"]["Intercept"])
 # **Standard errors.**
 # $\operatorname{var}(\hat\beta) = (X'V^{-1}X)^{-1} = \sigma_e^2(L_{XX}L_{XX}')^{-1}$. For the
 # pots there are two. Given $\beta$, step 3's, from $L_{ZZ}$ alone. And with the uncertainty of
-# $\hat\beta$ in it, from the inverse of all of Henderson's matrix: write $L_1$ for the first six
-# rows and columns of $L$; then $\sigma_e^2(L_1L_1')^{-1}$ is the covariance matrix of
-# $(\tilde v - v, \hat\beta - \beta)$, as the draws below will show.
+# $\hat\beta$ in it, from the inverse of all of Henderson's matrix, $\sigma_e^2(L_1L_1')^{-1}$.
+# This is the covariance matrix of $(\tilde v - v, \hat\beta - \beta)$; the next paragraph derives
+# it.
 
 # %%
 L_1 = L[: q + p, : q + p]
@@ -1101,10 +1118,12 @@ centre = np.concatenate([l_yZ, l_yX])
 by_hand = np.linalg.solve(L_1.T, centre[:, None] + sigma_e * noise)
 by_hand[:q] *= theta
 
+# %%
 scale = np.array([theta] * q + [1.0] * p)
 closed_mean = np.concatenate([u_tilde, beta_hat])
 closed_cov = scale[:, None] * inverse * scale
 
+# %%
 as_known = {"sd[pot]": sigma_p, "sigma": sigma_e}
 flat = blm.LMM(formula, plants, priors="flat", fixed=as_known).fit(random_seed=1)
 posterior = flat.data["posterior"]
@@ -1115,6 +1134,7 @@ by_package = np.vstack(
     ]
 )
 
+# %%
 closed_sd = np.sqrt(np.diag(closed_cov))
 # the sd of a product of two normal variables with mean zero
 products = np.sqrt(np.outer(closed_sd, closed_sd) ** 2 + closed_cov**2)
@@ -1142,8 +1162,8 @@ pd.DataFrame(rows).T.rename_axis("largest difference in Monte Carlo errors").rou
 #
 # | | minus twice the log density along $\sigma_p$ |
 # |---|---|
-# | joint in $(y, u)$, *centred* | $r^2(\theta)/\sigma_e^2 + q\log\sigma_p^2$ |
-# | joint in $(y, z)$ with $u = \sigma_p z$, *noncentred* | $r^2(\theta)/\sigma_e^2$ |
+# | joint in $(y, u)$, *centered* | $r^2(\theta)/\sigma_e^2 + q\log\sigma_p^2$ |
+# | joint in $(y, z)$ with $u = \sigma_p z$, *noncentered* | $r^2(\theta)/\sigma_e^2$ |
 # | $u$ integrated out (ML) | $r^2(\theta)/\sigma_e^2 + \log\lvert I_4 + \theta^2 Z'Z\rvert$ |
 #
 # All three have the same fit. The first has $q\log\sigma_p^2$ from the density of $u$, which goes
@@ -1158,8 +1178,8 @@ sds = np.geomspace(0.01, 30, 200)
 found = [at(sd / sigma_e) for sd in sds]
 fit = np.array([r2 for _, r2, *_ in found]) / sigma_e**2
 curves = {
-    "joint, centred": fit + q * np.log(sds**2),
-    "joint, noncentred": fit,
+    "joint, centered": fit + q * np.log(sds**2),
+    "joint, noncentered": fit,
     "u integrated out": fit + np.array([log_det for *_, log_det, _ in found]),
 }
 figure, axis = plt.subplots(figsize=(6.4, 3.4))
@@ -1194,13 +1214,6 @@ model.priors.table()
 # $$
 # y \sim N(X_c m,\ V + X_c S X_c') .
 # $$
-#
-# The posterior of $(\log\sigma_p, \log\sigma_e)$ on a grid is this density times the two priors,
-# times $\sigma_p\sigma_e$. The last factor is there because a density per unit of $\log\sigma$ is
-# $\sigma$ times a density per unit of $\sigma$: $d\sigma = \sigma\, d\log\sigma$. Divide by the
-# sum over the grid, and it is a probability for each cell. Given the cell, $\beta_c$ is normal,
-# with the precision $S^{-1} + X_c'V^{-1}X_c$: the quadratic part of the exponent, as in step 7,
-# with the prior's added.
 
 # %%
 records = model.priors.records()
@@ -1208,6 +1221,13 @@ m = np.array([records["Intercept"].mu, 0.0])
 S = np.diag([records["Intercept"].sigma, records["moisture[T.2]"].sigma]) ** 2.0
 X_c = X - [0.0, X[:, 1].mean()]
 
+# %% [markdown]
+# The posterior density of $(\log\sigma_p, \log\sigma_e)$ is, up to its integral, this density
+# times the two priors, times $\sigma_p\sigma_e$. The last factor is there because the density per
+# unit of $\log\sigma$ is $\sigma$ times the density per unit of $\sigma$: a step $d\log\sigma$ is
+# a step $d\sigma = \sigma\, d\log\sigma$. On a grid:
+
+# %%
 log_p, log_e = np.linspace(-9, 5, 281), np.linspace(-1, 3, 101)
 cell = (log_p[1] - log_p[0]) * (log_e[1] - log_e[0])
 grid_p, grid_e = np.meshgrid(np.exp(log_p), np.exp(log_e), indexing="ij")
@@ -1220,14 +1240,29 @@ log_posterior -= 0.5 * n * np.log(2 * np.pi)
 log_posterior += records["sd[pot, Intercept]"].logpdf(grid_p)
 log_posterior += records["sigma"].logpdf(grid_e)
 log_posterior += np.log(grid_p) + np.log(grid_e)
+
+# %% [markdown]
+# Add up over the grid and divide by the sum: what is left is a probability for each cell. The sum
+# itself, times the size of a cell, is kept for later. (The largest value is taken out before the
+# exponential, and put back after the logarithm, so that no number is too small for the computer.)
+
+# %%
 highest = log_posterior.max()
 evidence = np.log(np.sum(np.exp(log_posterior - highest)) * cell) + highest
 probability = np.exp(log_posterior - evidence) * cell
 
+# %% [markdown]
+# In each cell $\beta_c$ is normal given the heights. The exponent now has two parts with
+# $\beta_c$, the fit $(y - X_c\beta_c)'V^{-1}(y - X_c\beta_c)$ and the prior's
+# $(\beta_c - m)'S^{-1}(\beta_c - m)$. Together their quadratic part has the matrix
+# $X_c'V^{-1}X_c + S^{-1}$, whose inverse is the covariance matrix; and the derivative is zero at
+# $m + (X_c'V^{-1}X_c + S^{-1})^{-1}X_c'V^{-1}(y - X_cm)$.
+
+# %%
 half = np.linalg.solve(Vs, np.broadcast_to(X_c, (*Vs.shape[:2], n, p)))
-precision = np.linalg.inv(S) + np.swapaxes(half, -1, -2) @ X_c
-beta_var = np.linalg.inv(precision)
-beta_mean = m + (beta_var @ (np.swapaxes(half, -1, -2) @ centred)[..., None])[..., 0]
+half = np.swapaxes(half, -1, -2)
+beta_var = np.linalg.inv(half @ X_c + np.linalg.inv(S))
+beta_mean = m + (beta_var @ (half @ centred)[..., None])[..., 0]
 
 
 # %% [markdown]
@@ -1325,16 +1360,14 @@ assert abs(evidence - post.log_evidence.value) < 5 * post.log_evidence.error
 # | [9][step 9] joint modes: there are none | nothing, on purpose |
 # | [10][step 10] posterior: likelihood × prior | `model.fit()`, `post.log_evidence` |
 #
-# [step 1]: #the-joint-density-of-heights-and-pot-effects
-# [step 2]: #the-smallest-value-over-and-u-together-henderson-s-equations
-# [step 3]: #the-effects-of-pots-are-a-conditional-expectation-blup
-# [step 4]: #the-fixed-effects-are-generalised-least-squares-gls
-# [step 5]: #integrating-out-u-and-why-no-n-n-matrix-is-needed
-# [step 6]: #profiling-from-four-unknowns-to-one
-# [step 7]: #ml-against-reml
-# [step 8]: #one-factorisation-that-holds-it-all-the-blocked-cholesky
-# [step 9]: #why-not-maximise-over-everything-at-once
-# [step 10]: #from-here-to-the-posterior
+# [step 1]: #the-joint-density-of-heights-and-pot-effects [step 2]:
+# #the-smallest-value-over-and-u-together-henderson-s-equations [step 3]:
+# #the-effects-of-pots-are-a-conditional-expectation-blup [step 4]:
+# #the-fixed-effects-are-generalised-least-squares-gls [step 5]:
+# #integrating-out-u-and-why-no-n-n-matrix-is-needed [step 6]:
+# #profiling-from-four-unknowns-to-one [step 7]: #ml-against-reml [step 8]:
+# #one-factorisation-that-holds-it-all-the-blocked-cholesky [step 9]:
+# #why-not-maximise-over-everything-at-once [step 10]: #from-here-to-the-posterior
 #
 # ## Next
 #
