@@ -341,7 +341,7 @@ pd.concat(predicted, axis=1).round(2)
 # %% [markdown]
 # ### Do batches vary at all?
 #
-# REML's standard deviation of batches is 1.29, but its profile interval begins at zero, and the
+# REML has a standard deviation of batches, but its profile interval begins at zero, and the
 # likelihood-ratio test would drop the term:
 
 # %%

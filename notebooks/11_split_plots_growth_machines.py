@@ -82,8 +82,8 @@ figure.legend(
 plt.show()
 
 # %% [markdown]
-# Each line is a plot. Within a block lines lie above each other over their whole length: plots have
-# a level of their own. So there are three sizes of units, and three sources of variation:
+# Each line is a plot. Within a block a line often lies above another over its whole length: plots
+# have a level of their own. So there are three sizes of units, and three sources of variation:
 #
 # | unit | number | what was applied to it | its effect |
 # |---|---|---|---|
@@ -243,7 +243,7 @@ oats_reml.contrasts("nitro", "polynomial").table().round(3)
 # %% [markdown]
 # Now the standard errors. A difference of nitrogen is free of plots; one of varieties is not; and
 # one of varieties at the same nitrogen is a mixture of both, for which there is no exact
-# distribution and Satterthwaite's 30 degrees of freedom lie between 10 and 45:
+# distribution and Satterthwaite's degrees of freedom lie between those of the two strata:
 
 # %%
 shown = {
@@ -329,10 +329,10 @@ assert np.allclose(reml.fitted(), at_middle.fitted(), atol=1e-5)
 pd.DataFrame(compared).round(3)
 
 # %% [markdown]
-# The correlation of -0.67 is not about growth. It says that lines which cross at some age are far
-# apart, in opposite order, at birth. At eleven years the correlation is small and positive. The
-# effect of Sex changes its sign: at birth, where no one was measured, the girls' line lies above
-# the boys'. Centre, and the numbers answer questions that someone asked. (The sampler and the
+# The strong negative correlation is not about growth. It says that lines which cross at some age
+# are far apart, in opposite order, at birth. At eleven years the correlation is small and positive.
+# The effect of Sex changes its sign: at birth, where no one was measured, the girls' line lies
+# above the boys'. Centre, and the numbers answer questions that someone asked. (The sampler and the
 # default priors do not need it: they are about centred columns anyway.) What the two fits agree
 # about is how children differ at each age:
 
@@ -452,8 +452,8 @@ axis.legend(title="worker", frameon=False, loc="center left", bbox_to_anchor=(1,
 plt.show()
 
 # %% [markdown]
-# The lines are not parallel; worker 6 is as bad on machine B as on A. Three scores of a pair hardly
-# differ. So workers differ by more than a level. There are two ways to say that:
+# The lines are not parallel; worker 6 is even worse on machine B than on A. Three scores of a pair
+# hardly differ. So workers differ by more than a level. There are two ways to say that:
 #
 # - **an interaction**: `(1 | Worker) + (1 | Worker:Machine)`, a level of the worker and an
 #   independent deviation for each machine, of one variance;
@@ -543,17 +543,12 @@ plt.show()
 
 # %% [markdown]
 # And what the model without an interaction says: it takes the three scores of a pair as independent
-# evidence about machines, so that standard errors are half as large, with 46 degrees of freedom
-# from six workers.
+# evidence about machines, so that standard errors are too small, and there are many degrees of
+# freedom from six workers.
 
 # %%
 rows = {name: fits[name].contrasts("Machine", adjust=None).table() for name in chosen}
-pd.concat(
-    {
-        name: table.set_index("contrast") if "contrast" in table else table
-        for name, table in rows.items()
-    }
-)[["estimate", "std_error", "df", "p_value"]].round(3)
+pd.concat(rows)[["estimate", "std_error", "df", "p_value"]].round(3)
 
 # %%
 most = posteriors["cs"].contrasts("Machine").draws
