@@ -118,7 +118,7 @@ def _average_slope(name: str, bmb: Any, model: Any, tree: Any, post: blm.Posteri
     of_rows = found["Days|Subject"].mean(
         [d for d in found["Days|Subject"].dims if d not in ("chain", "draw")]
     )
-    ours = post.slopes("Days", prob=0.89).table.iloc[0]
+    ours = post.slopes("Days").table().iloc[0]
     return Row(
         "average slope of Days, 89 % interval",
         name,
