@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bayeslmm.comparison.exact_lrt import exact_lrt
     from bayeslmm.comparison.models import bayes_factor, compare, lrt
     from bayeslmm.comparison.reml import compare_reml
+    from bayeslmm.comparison.two_estimates import compare_estimates
     from bayeslmm.data.pedigree import pedigree
     from bayeslmm.data.relationships import Relationship
     from bayeslmm.data.trials import clda, expand_visits
@@ -59,6 +60,7 @@ __all__ = [
     "bayes_factor",
     "clda",
     "compare",
+    "compare_estimates",
     "compare_reml",
     "describe_dataset",
     "exact_lrt",
@@ -92,6 +94,7 @@ _SOURCES = {
     "bayes_factor": ("bayeslmm.comparison.models", "bayes_factor"),
     "clda": ("bayeslmm.data.trials", "clda"),
     "compare": ("bayeslmm.comparison.models", "compare"),
+    "compare_estimates": ("bayeslmm.comparison.two_estimates", "compare_estimates"),
     "compare_reml": ("bayeslmm.comparison.reml", "compare_reml"),
     "describe_dataset": ("bayeslmm.datasets", "describe_dataset"),
     "exact_lrt": ("bayeslmm.comparison.exact_lrt", "exact_lrt"),

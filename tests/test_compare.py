@@ -319,6 +319,15 @@ def test_equal_models_written_differently():
     assert_allclose(table["conf_low"], other.summary(0.89)["conf_low"])
 
 
+def test_standard_errors_as_the_estimate_has_them():
+    growth = load_dataset("Orthodont")
+    model = LMM("distance ~ age * Sex + (age | Subject)", growth)
+    robust = model.reml().robust("Subject", "CR0")
+    table = compare_reml(laplace(model), robust, prob=0.9)
+    assert_allclose(table["std_error"].iloc[:4], robust.fixef()["std_error"])
+    assert_allclose(table["conf_low"].iloc[:4], robust.fixef(0.9)["conf_low"])
+
+
 def test_what_cannot_be_compared(sleepstudy_model, post, sleepstudy_reml):
     with pytest.raises(TypeError, match="The posterior comes first"):
         compare_reml(sleepstudy_reml, post)
@@ -337,7 +346,7 @@ def test_another_model(post):
     with pytest.raises(DataError) as error:
         compare_reml(post, other)
     assert "only in the estimate: none" in str(error.value)
-    assert "only in the posterior: beta[Days], sd[Subject, Days], cor[" in str(error.value)
+    assert "only in the model: beta[Days], sd[Subject, Days], cor[" in str(error.value)
 
 
 # --- tables from R ---------------------------------------------------------------------
@@ -422,7 +431,7 @@ def test_names(post):
     with pytest.raises(DataError) as error:
         compare_reml(post, renamed, names={"t": "Days"})
     assert "only in the estimate: id sd__(Intercept), id sd__t, id cor__" in str(error.value)
-    assert "only in the posterior: sd[Subject, Intercept], sd[Subject, Days]" in str(error.value)
+    assert "only in the model: sd[Subject, Intercept], sd[Subject, Days]" in str(error.value)
     assert "names={" in str(error.value)
 
 

@@ -167,4 +167,4 @@ def test_groups():
 def test_message_lists_both_sides():
     message = unmatched_message(["SexF"], ["beta[Sex[T.Female]]"])
     assert "only in the estimate: SexF\n" in message
-    assert "only in the posterior: beta[Sex[T.Female]]\n" in message
+    assert "only in the model: beta[Sex[T.Female]]\n" in message

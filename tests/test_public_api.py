@@ -31,6 +31,7 @@ def test_the_public_names():
         "bayes_factor",
         "clda",
         "compare",
+        "compare_estimates",
         "compare_reml",
         "describe_dataset",
         "expand_visits",

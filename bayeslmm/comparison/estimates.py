@@ -32,7 +32,7 @@ from bayeslmm.comparison.names import (
 from bayeslmm.data.design import Design
 from bayeslmm.data.frames import to_frame
 from bayeslmm.estimation.estimate import Fit
-from bayeslmm.estimation.inference import default_inference
+from bayeslmm.estimation.inference import Inference, default_inference
 from bayeslmm.exceptions import DataError
 from bayeslmm.summaries import is_estimate
 from bayeslmm.summaries.estimate_tables import summary_table, tidy_table
@@ -98,9 +98,9 @@ def read_estimate(reml: Any, design: Design, prob: float, names: Names | None = 
     """
     model = _Model(design, _checked_names(names or NO_NAMES, design))
     if isinstance(reml, Fit):
-        return _from_fit(reml, design, model, prob)
+        return _from_fit(default_inference(reml), design, model, prob)
     if is_estimate(reml):
-        return _from_fit(reml.fit, reml.design, model, prob)
+        return _from_fit(reml.inference, reml.design, model, prob)
     if is_mixedlm(reml):
         table = _from_table(_with_factors(tidy_mixedlm(reml), model), model, prob)
         method, nobs = ("REML" if reml.model.reml else "ML"), int(reml.model.n_totobs)
@@ -175,13 +175,13 @@ def own_fit(reml: Any, design: Design) -> Fit | None:
     return reml.fit if is_estimate(reml) and reml.design is design else None
 
 
-def _from_fit(fit: Fit, design: Design, model: _Model, prob: float) -> Reported:
+def _from_fit(judged: Inference, design: Design, model: _Model, prob: float) -> Reported:
+    fit = judged.fit
     if fit.method == "MAP":
         raise ValueError(
             "A posterior mode is no estimate to compare a posterior with: pass model.reml() or "
             "model.ml()."
         )
-    judged = default_inference(fit)
     table = summary_table(judged, design, prob)[COLUMNS]
     if list(table.index) != list(model.known):
         tidy = tidy_table(judged, design, ("fixed", "ran_pars"), prob)

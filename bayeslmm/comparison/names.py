@@ -235,9 +235,9 @@ def unmatched_message(theirs: Iterable[str], ours: Iterable[str]) -> str:
     """Say which names of two models have no counterpart, and what to do."""
     theirs, ours = list(theirs), list(ours)
     return (
-        "The estimate and the posterior do not have the same parameters.\n"
+        "The estimate and the model do not have the same parameters.\n"
         f"  only in the estimate: {', '.join(theirs) or 'none'}\n"
-        f"  only in the posterior: {', '.join(ours) or 'none'}\n"
+        f"  only in the model: {', '.join(ours) or 'none'}\n"
         "Where only the names differ, say which is which with names={'their name': 'our name'}; "
         "otherwise compare fits of the same formula with the same contrasts."
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
 from bayeslmm.estimation.estimate import Fit
+from bayeslmm.estimation.inference import Inference
 from bayeslmm.estimation.model import Model
 from bayeslmm.priors.record import Priors
 
@@ -87,6 +88,10 @@ class EstimateLike(FitLike, Protocol):
     @property
     def fit(self) -> Fit:
         """Parameters and their uncertainty as arrays."""
+
+    @property
+    def inference(self) -> Inference:
+        """Standard errors and tests of the fixed effects."""
 
     @property
     def n_parameters(self) -> int:
