@@ -170,8 +170,8 @@ def statsmodels_row(sleep: pd.DataFrame, reml: blm.Estimate) -> Row:
     import statsmodels.formula.api as smf
 
     fit = smf.mixedlm("Reaction ~ Days", sleep, groups="Subject", re_formula="~Days").fit()
-    printed = float(fit.summary().tables[1].loc["Group Var", "Std.Err."])
-    own = float(fit.bse["Group Var"] * fit.scale)
+    printed = float(fit.summary().tables[1].loc["Subject Var", "Std.Err."])
+    own = float(fit.bse["Subject Var"] * fit.scale)
     first = reml.varcorr().iloc[0]  # its standard error is that of the standard deviation
     return Row(
         "standard error of the variance of intercepts",

@@ -31,7 +31,7 @@ extensions = [
     "myst_nb",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "conf.py", "idiom_table.py", "jupyter_execute"]
+exclude_patterns = ["_build", "*.py", "jupyter_execute"]
 nitpicky = False
 default_role = "code"  # single backticks in docstrings
 
