@@ -13,9 +13,13 @@
 # %% [markdown]
 # # Sleep study: the posterior beside REML
 #
-# Eighteen people slept little, and their reaction time was measured on ten days in a row. This
-# notebook fits the model that everybody fits to these data in six ways, and looks at where they
-# differ.
+# Eighteen people slept little, and their reaction time was measured on ten days in a row (Belenky
+# and others, 2003, doi:10.1046/j.1365-2869.2003.00337.x). This notebook fits the model that
+# everybody fits to these data in six ways, and looks at where they differ.
+#
+# **You will learn** what REML, ML, MAP, the default sampler, NUTS and the Laplace approximation
+# have in common, how to set a posterior beside REML, and what shrinkage does to a line. **You
+# need** random intercepts, as in [the lecture on seedlings](01_lecture_seedlings.py).
 
 # %%
 import os
@@ -37,23 +41,17 @@ plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 sleep = blm.load_dataset("sleepstudy")
 sleep.describe().round(1)
 
+# %% [markdown]
+# First each person alone: a least squares line through ten points, eighteen times. `lm_list` is
+# R's `lmList`.
+
 # %%
-subjects = sleep["Subject"].cat.categories
-figure, axes = plt.subplots(2, 9, figsize=(10, 3.6), sharex=True, sharey=True, layout="constrained")
-for subject, axis in zip(subjects, axes.flat, strict=True):
-    part = sleep[sleep["Subject"] == subject]
-    axis.plot(part["Days"], part["Reaction"], ".", color="C0", markersize=4)
-    slope, start = np.polyfit(part["Days"], part["Reaction"], 1)
-    axis.plot([0, 9], [start, start + 9 * slope], color="0.5", linewidth=1)
-    axis.set_title(subject, fontsize=8)
-    axis.tick_params(labelsize=7)
-figure.supxlabel("days", fontsize=9)
-figure.supylabel("reaction time, ms", fontsize=9)
+alone = blm.lm_list("Reaction ~ Days | Subject", sleep)
+alone.plot()
 plt.show()
 
 # %% [markdown]
-# Most people get slower, by very different amounts, and they start from different values. The
-# lines are least squares fits to ten points each.
+# Most people get slower, by very different amounts, and they start from different values.
 #
 # ## Model and priors
 #
@@ -82,6 +80,13 @@ print(reml)
 
 # %%
 pd.DataFrame({fit.method: fit.summary()["estimate"] for fit in (reml, ml, mode)}).round(3)
+
+# %% [markdown]
+# The fitted lines, with the data. The dashed line is that of the fixed effects, the same for all:
+
+# %%
+reml.plot.fitted()
+plt.show()
 
 # %% [markdown]
 # ML's standard deviations of the subjects are smaller than REML's, because ML does not count what
@@ -166,7 +171,7 @@ table = blm.compare_reml(posterior, reml)
 table[["estimate", "std_error", "mean", "sd", "shift", "prior_shift", "flag"]].round(2)
 
 # %%
-posterior.plot.reml(reml, col_wrap=3, figure_kwargs={"figsize": (9, 4.5)})
+posterior.plot.reml(reml, col_wrap=3, figure_kwargs={"figsize": (8, 4.6)})
 plt.show()
 
 # %% [markdown]
@@ -177,37 +182,21 @@ plt.show()
 #
 # ## What shrinkage does to each subject
 #
-# Two estimates of each subject's line: from their own ten points alone (no pooling), and from the
-# model, which also knows the other subjects.
+# Two estimates of each subject's line: from their own ten points alone (no pooling, the lines of
+# `alone`), and from the model, which also knows the other subjects.
 
 # %%
-own = pd.DataFrame(
-    {
-        subject: np.polyfit(part["Days"], part["Reaction"], 1)[::-1]
-        for subject, part in sleep.groupby("Subject", observed=True)
-    },
-    index=["Intercept", "Days"],
-).T
-shrunk = posterior.coef()["Subject"]
-uncertainty = posterior.ranef_sd()["Subject"]
-parts = {"own points": own, "posterior mean": shrunk, "sd of the random effect": uncertainty}
-pd.concat(parts, axis=1).round(1)
-
-# %%
-figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
-axis.plot(own["Intercept"], own["Days"], "o", markersize=4, color="C0", label="own points")
-axis.plot(shrunk["Intercept"], shrunk["Days"], "o", markersize=4, color="C1", label="model")
-for subject in subjects:
-    start, end = own.loc[subject], shrunk.loc[subject]
-    arrow = {"arrowstyle": "->", "color": "0.6", "shrinkA": 3, "shrinkB": 3}
-    axis.annotate("", tuple(end), tuple(start), arrowprops=arrow)
-    axis.annotate(
-        subject, tuple(start), (6, 0), textcoords="offset points", va="center", fontsize=7
-    )
-axis.plot(*posterior.beta, "x", color="black", label="fixed effects")
-axis.set(xlabel="intercept, ms", ylabel="slope, ms per day")
-axis.legend(frameon=False, fontsize=8)
+posterior.plot.shrinkage()
 plt.show()
+
+# %%
+parts = {
+    "own points": alone.coef,
+    "posterior mean": posterior.coef()["Subject"],
+    "sd of the random effect": posterior.ranef_sd()["Subject"],
+}
+lines = pd.concat(parts, axis=1)
+lines.loc[["309", "310", "335", "337"]].round(1)
 
 # %% [markdown]
 # The model moves every line towards the average one, the farther out the more, but not coordinate
@@ -222,16 +211,14 @@ plt.show()
 # that a random subject's slope is negative? Both are averages over draws.
 
 # %%
-draws = posterior.data["posterior"]
-slopes = draws["beta"].sel(coef="Days") + draws["u_Subject"].sel(Subject_coef="Days")
-steep = (slopes > 15).mean(("chain", "draw")).to_series().sort_values(ascending=False)
-steep[steep > 0.05].round(2).rename("P(slope > 15)").to_frame().T
+steep = posterior.hypothesis("Days > 15", scope="coef", group="Subject").table()["probability"]
+steep.sort_values(ascending=False).head(6).round(2).to_frame().T
 
 # %%
 rng = np.random.default_rng(1)
-spread = draws["sd_Subject"].sel(Subject_coef="Days")
-new = draws["beta"].sel(coef="Days") + spread * rng.standard_normal(spread.shape)
-print(f"P(slope of a new subject < 0) = {float((new < 0).mean()):.3f}")
+draws = posterior.draws(["beta[Days]", "sd[Subject, Days]"])
+new = draws["beta[Days]"] + draws["sd[Subject, Days]"] * rng.standard_normal(len(draws))
+print(f"P(slope of a new subject < 0) = {(new < 0).mean():.3f}")
 
 # %% [markdown]
 # ## Tables for elsewhere
@@ -249,3 +236,13 @@ with tempfile.TemporaryDirectory() as folder:
     both = pd.concat({"posterior": tidy, "REML": reml.tidy()}, names=["fit"])
     both.reset_index("fit").to_csv(path, index=False)
     print(pd.read_csv(path)[["fit", "group", "term", "estimate", "std_error"]].round(3))
+
+# %% [markdown]
+# ## Next
+#
+# - [Two procedures, five teams](04_teams_fixed_or_random.py): fixed or random, and what it does to
+#   standard errors.
+# - [The marginal likelihood](../../explanation/marginal_likelihood.md): the one function behind all
+#   six.
+# - [The collapsed sampler](../../explanation/collapsed_sampler.md): how the default draws are made.
+# - [Coming from lme4, brms, statsmodels or Bambi](../../how_to/coming_from.md).
