@@ -12,6 +12,9 @@ from sphinx.config import Config
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import outside_names  # noqa: E402
+from api_tables import Verbs, listed_classes, page_groups  # noqa: E402
+
 # Read by the kernels that execute the pages.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -24,6 +27,7 @@ version = ".".join(release.split(".")[:2])
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx-mathjax-offline",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
@@ -32,18 +36,36 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "*.py", "jupyter_execute"]
-nitpicky = False
+nitpicky = True
 default_role = "code"  # single backticks in docstrings
 
 # --- API reference -----------------------------------------------------------------------
 
 autosummary_generate = True
+autosummary_context = {"page_groups": page_groups()}
 autodoc_default_options = {"member-order": "bysource"}
 autodoc_typehints = "none"  # numpydoc's Parameters say it
 autodoc_preserve_defaults = True
 toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the class template lists them
 numpydoc_class_members_toctree = False
+
+# --- links ---------------------------------------------------------------------------------
+
+intersphinx_mapping = outside_names.mapping()
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"  # but what is listed here: types in docstrings are half prose
+numpydoc_xref_aliases = {
+    **outside_names.links(),
+    **listed_classes(),
+    "DataFrame": "pandas.DataFrame",
+    "Executor": "concurrent.futures.Executor",
+    "LinAlgError": "numpy.linalg.LinAlgError",
+    "MixedLMResults": "statsmodels.regression.mixed_linear_model.MixedLMResults",
+    "Series": "pandas.Series",
+    "mapping": ":term:`python:mapping`",
+    "path": ":class:`path <os.PathLike>`",
+}
 
 # --- executed pages ----------------------------------------------------------------------
 
@@ -101,5 +123,7 @@ def setup(app: Sphinx) -> None:
     """Register what is put beside the pages before they are read."""
     # It copies files once all is built, but does not declare that `-j 2` is safe.
     app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
+    outside_names.write_inventories()
+    app.add_directive("verbs", Verbs)
     app.connect("config-inited", copy_notebooks)
     app.connect("config-inited", write_idioms)

@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+import bayeslmm as blm
 from bayeslmm.data.frames import (
     check_infinite,
     column_names,
@@ -247,3 +248,8 @@ def test_long_lists_of_columns_are_cut():
 def test_single_values_are_no_columns():
     with pytest.raises(DataError, match="The columns are single values; give a list for each"):
         to_frame({"x": 1.0, "g": "a"})
+
+
+def test_records_are_no_frames_of_columns():
+    with pytest.raises(DataError, match=r"`x` is 1\.0\. Make a data frame of records first"):
+        blm.LMM("x ~ 1 + (1 | g)", [{"x": 1.0, "g": "a"}, {"x": 2.0, "g": "b"}])

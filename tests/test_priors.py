@@ -30,6 +30,7 @@ from bayeslmm.priors.families import (
     LogNormal,
     Normal,
     Prior,
+    Uniform,
 )
 from bayeslmm.priors.pymc_priors import PymcPrior
 
@@ -126,6 +127,25 @@ def test_flat_densities():
 def test_parameters_are_checked(make):
     with pytest.raises(PriorError, match="needs a positive, finite"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Normal(np.nan, 1.0), "mu"),
+        (lambda: Normal([0.0, 1.0], 1.0), "mu"),
+        (lambda: LogNormal("a", 1.0), "mu"),
+        (lambda: Uniform(-np.inf, 1.0), "lower"),
+        (lambda: Normal(0.0, [1.0, 2.0]), "sigma"),
+    ],
+)
+def test_each_parameter_is_one_number(make, name):
+    with pytest.raises(PriorError, match=rf"finite (number for )?{name}; got "):
+        make()
+
+
+def test_parameters_may_be_numbers_of_numpy():
+    assert Normal(np.float64(0), np.int64(2)).sigma == 2
 
 
 @pytest.mark.parametrize("record", [HalfStudentT(3.0, 56.3), Normal(1527.5, 158.0), LKJ(2.0)])

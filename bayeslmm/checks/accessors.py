@@ -47,7 +47,7 @@ class Checks:
         by : str, optional
             A grouping factor of the model or a variable of its formula; single rows by default.
         executor : concurrent.futures.Executor or the like, optional
-            Of an estimate: where the refits run, as in :meth:`LMM.check_calibration`.
+            Of an estimate: where the refits run, as in :meth:`bayeslmm.LMM.check_calibration`.
         progressbar : bool
             Whether to show one.
 

@@ -41,7 +41,7 @@ class Points:
     sigma : ndarray (S,)
         Residual standard deviations.
     shapes : ndarray (S, r)
-        Parameters of the residuals beside sigma: see :mod:`bayeslmm.covariance.residual`.
+        Parameters of the residuals beside sigma: see ``covariance.residual``.
     residual : Residual
         Structure of the residuals.
     beta : ndarray (S, p)

@@ -56,7 +56,7 @@ LARGEST_DENSE = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Pedigree:
-    """Individuals and their parents, made by :func:`pedigree`.
+    """Individuals and their parents, made by :func:`bayeslmm.pedigree`.
 
     Attributes
     ----------

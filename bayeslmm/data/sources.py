@@ -227,6 +227,12 @@ def _as_table(frame: Any) -> Any:
 def row_count(frame: Any) -> int:
     """Number of rows of a data frame of any kind."""
     if isinstance(frame, Mapping):
+        for name, column in frame.items():
+            if not hasattr(column, "__len__"):
+                raise DataError(
+                    f"A mapping gives the values of a column, but `{name}` is {column!r}. Make a "
+                    "data frame of records first, as pandas.DataFrame.from_records does."
+                )
         return max((len(column) for column in frame.values()), default=0)
     return int(frame.shape[0]) if hasattr(frame, "shape") else len(frame)
 

@@ -79,7 +79,7 @@ class Model:
         return other
 
     def gathered(self, what: str, instead: str) -> Model:
-        """The same model with its rows in memory; see :func:`bayeslmm.data.second_pass.gathered`.
+        """The same model with its rows in memory; see ``data.second_pass``.
 
         Itself where they are.
         """

@@ -519,7 +519,8 @@ class Estimate(EstimateTests):
         random_seed : int or numpy.random.Generator, optional
             Seed.
         executor : concurrent.futures.Executor or the like, optional
-            Where the refits run, as in :meth:`LMM.check_calibration`; they are the same everywhere.
+            Where the refits run, as in :meth:`bayeslmm.LMM.check_calibration`; they are the same
+            everywhere.
         progressbar : bool
             Whether to show one.
 

@@ -146,7 +146,7 @@ def _mixed(formula: str) -> tuple[str, int]:
 class LmList:
     """Regressions in the levels of a grouping factor, with one residual variance or one each.
 
-    Made by :func:`lm_list`.
+    Made by :func:`bayeslmm.lm_list`.
 
     Attributes
     ----------

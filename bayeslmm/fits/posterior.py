@@ -373,7 +373,8 @@ class Posterior(PosteriorDraws):
         draws : int, optional
             Use at most so many draws; by default all that memory and time allow.
         executor : concurrent.futures.Executor or the like, optional
-            Where posteriors without some rows are sampled, as in :meth:`LMM.check_calibration`.
+            Where posteriors without some rows are sampled, as in
+            :meth:`bayeslmm.LMM.check_calibration`.
         progressbar : bool
             Whether to show one, on a terminal.
         out : str or path, optional
@@ -473,7 +474,7 @@ class Posterior(PosteriorDraws):
             Seed of folds and refits. The same seed makes the same folds for all models of the same
             rows, which is what comparing them needs.
         executor : concurrent.futures.Executor or the like, optional
-            Where refits run, as in :meth:`LMM.check_calibration`.
+            Where refits run, as in :meth:`bayeslmm.LMM.check_calibration`.
         progressbar : bool
             Whether to show one.
 

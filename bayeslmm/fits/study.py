@@ -165,8 +165,8 @@ class Study:
         alpha : float
             Level of the tests.
         df : {"satterthwaite", "kenward-roger", "residual", "asymptotic"}, optional
-            Degrees of freedom, as in :meth:`Estimate.with_df`; by default those of the pilot
-            estimate, else Satterthwaite's.
+            Degrees of freedom, as in :meth:`bayeslmm.Estimate.with_df`; by default those of the
+            pilot estimate, else Satterthwaite's.
         test : {"auto", "t", "F"}
             "F": names are those of terms, also where a coefficient has the name.
         method : {"REML", "ML"}

@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 class Assurance:
     """Chances that the posterior of a planned study shows something; prints as a table.
 
-    Made by :meth:`Study.assurance`.
+    Made by :meth:`bayeslmm.Study.assurance`.
 
     Attributes
     ----------
@@ -125,7 +125,9 @@ class Assurance:
         visuals: Mapping[str, Any] | None = None,
         **pc_kwargs: Any,
     ) -> PlotCollection:
-        """Draw assurance by size, a panel per effect; arguments as in :meth:`Power.plot`.
+        """Draw assurance by size, a panel per effect.
+
+        Arguments are those of :meth:`bayeslmm.planning.power.Power.plot`.
 
         Raises
         ------

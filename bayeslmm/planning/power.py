@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 class Power:
     """Power of tests in a planned study, by simulation; prints as a table.
 
-    Made by :meth:`Study.power` and :meth:`Study.power_curve`.
+    Made by :meth:`bayeslmm.Study.power` and :meth:`bayeslmm.Study.power_curve`.
 
     Attributes
     ----------

@@ -227,7 +227,7 @@ class Tests:
 
 
 def power_of(sized: Sized, effects: Effects, tests: Tests, runs: Runs) -> Power:
-    """Power of tests; see :meth:`Study.power` and :meth:`Study.power_curve`."""
+    """Power of tests; see :meth:`bayeslmm.Study.power` and :meth:`bayeslmm.Study.power_curve`."""
     analysis = partial(tests_of, method=tests.method, df=tests.df)
     plans = runs.plans(sized, partial(targets_of, effects=effects, test=tests.test), analysis)
     return Power(plans=plans, alpha=tests.alpha)
@@ -243,7 +243,7 @@ def assurance_of(
     rope: Any,
     priors: Any,
 ) -> Assurance:
-    """Assurance; see :meth:`Study.assurance`."""
+    """Assurance; see :meth:`bayeslmm.Study.assurance`."""
     threshold, prob = probability(threshold, "threshold"), probability(prob, "prob")
     region = None if rope is None else checked_region(rope)
     analysis = partial(posteriors_of, priors=priors, prob=prob)

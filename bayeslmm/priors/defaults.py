@@ -74,7 +74,7 @@ def default_priors(design: Design) -> Priors:
 
     - degrees of freedom of Student-t residuals are Gamma(2, 0.1); where the residual scale has
       predictors, sigma is that at their column means, and what changes its log has the priors of
-      :mod:`bayeslmm.priors.scale`.
+      ``bayeslmm.priors.scale``.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar, Protocol, override, runtime_checkable
 
 import numpy as np
@@ -60,11 +61,20 @@ class Record:
         """Return the parameters by the names that PyMC gives them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
-    def require_positive(self, *names: str) -> None:
-        """Raise unless the parameters `names` are positive and finite."""
+    def require_finite(self, *names: str) -> None:
+        """Raise unless the parameters `names` are one finite number each."""
         for name in names:
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
+            if not (isinstance(value, Real) and np.isfinite(value)):
+                raise PriorError(
+                    f"{type(self).__name__} needs one finite number for {name}; got {value!r}."
+                )
+
+    def require_positive(self, *names: str) -> None:
+        """Raise unless the parameters `names` are one positive, finite number each."""
+        for name in names:
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
                 raise PriorError(
                     f"{type(self).__name__} needs a positive, finite {name}; got {value!r}."
                 )
@@ -181,6 +191,7 @@ class Normal(_Family):
     positive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        self.require_finite("mu")
         self.require_positive("sigma")
 
     def _logpdf(self, x: Array) -> Array:
@@ -382,6 +393,7 @@ class LogNormal(_Family):
     sigma: float
 
     def __post_init__(self) -> None:
+        self.require_finite("mu")
         self.require_positive("sigma")
 
     def _logpdf(self, x: Array) -> Array:
@@ -419,8 +431,9 @@ class Uniform(_Family):
     positive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (np.isfinite([self.lower, self.upper]).all() and self.lower < self.upper):
-            raise PriorError(f"Uniform needs finite ends in order; got {self.lower}, {self.upper}.")
+        self.require_finite("lower", "upper")
+        if not self.lower < self.upper:
+            raise PriorError(f"Uniform needs ends in order; got {self.lower}, {self.upper}.")
 
     def _logpdf(self, x: Array) -> Array:
         inside = (self.lower <= x) & (x <= self.upper)

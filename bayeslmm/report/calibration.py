@@ -40,7 +40,7 @@ OK, MISCALIBRATED = "ok", "miscalibrated"
 class CalibrationCheck:
     """Whether a sampler recovers parameters drawn from the prior, by simulation.
 
-    Made by :meth:`LMM.check_calibration`.
+    Made by :meth:`bayeslmm.LMM.check_calibration`.
 
     Attributes
     ----------
@@ -228,7 +228,7 @@ def check_calibration(
     executor: Executor | None = None,
     progressbar: bool = False,
 ) -> CalibrationCheck:
-    """Check a sampler by simulation: see :meth:`LMM.check_calibration`.
+    """Check a sampler by simulation: see :meth:`bayeslmm.LMM.check_calibration`.
 
     Parameters
     ----------

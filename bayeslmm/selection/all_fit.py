@@ -30,7 +30,7 @@ APART = 0.1
 class AllFit:
     """One model fitted by several optimisers; prints as a table with a verdict.
 
-    Made by :meth:`LMM.all_fit`.
+    Made by :meth:`bayeslmm.LMM.all_fit`.
 
     Attributes
     ----------

@@ -22,15 +22,15 @@ from bayeslmm.summaries.text import frame_text
 class Step:
     """The steps of backward elimination, and the model that is left.
 
-    Made by :meth:`Estimate.step`.
+    Made by :meth:`bayeslmm.Estimate.step`.
 
     Attributes
     ----------
     random : DataFrame
-        Tests of the random part as of :meth:`Estimate.ranova`; `eliminated` numbers the terms that
-        were taken out in turn, and is 0 for those that stay.
+        Tests of the random part as of :meth:`bayeslmm.Estimate.ranova`; `eliminated` numbers the
+        terms that were taken out in turn, and is 0 for those that stay.
     fixed : DataFrame
-        Tests of the fixed part as of :meth:`Estimate.drop1`, with the same column.
+        Tests of the fixed part as of :meth:`bayeslmm.Estimate.drop1`, with the same column.
     fit : Estimate
         The estimate of the model that is left, by the criterion of the first one.
     """
