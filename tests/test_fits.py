@@ -189,4 +189,4 @@ def test_what_only_the_other_has_is_refused(model):
 
 def test_accessors_print_what_they_offer(model):
     assert repr(model.reml().check) == "fit.check: influence, residuals, singularity"
-    assert repr(model.reml().plot).endswith("predictions, residuals, slopes")
+    assert repr(model.reml().plot).endswith("profile, residuals, slopes, variance")

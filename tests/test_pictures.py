@@ -800,10 +800,11 @@ def test_pieces():
 def test_outer_panels(sleep):
     collection = sleep[0].plot.residuals(backend="none")
     below, left = outer(collection, collection.data)
-    assert [str(name)[:12] for name in below] == ["Q-Q of resid", "Q-Q of Subje", "Q-Q of Subje"]
+    assert [str(name) for name in below] == ["Q-Q of Subject: Intercept", "Q-Q of Subject: Days"]
     assert [str(name) for name in left] == [
         "residuals and fitted values",
-        "Q-Q of Subject: Intercept",
+        "Q-Q of residuals",
+        "Q-Q of Subject: Days",
     ]
 
 
