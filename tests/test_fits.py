@@ -49,12 +49,13 @@ VERBS = {
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
     EstimatePlots: """
-        caterpillar comparisons contrasts covariance fitted forest hypothesis means predictions
-        residuals slopes
+        caterpillar comparisons contrasts covariance fitted forest hypothesis influence means
+        new_level predictions profile residuals slopes variance
     """,
     PosteriorPlots: """
-        caterpillar comparisons contrasts covariance fitted forest hypothesis means predictions
-        predictive prior_posterior reml residuals shrinkage slopes
+        caterpillar comparisons contrasts covariance fitted forest hypothesis influence means
+        new_level pareto_k predictions predictive prior_posterior reml residuals sensitivity
+        shrinkage slopes variance
     """,
     ModelPlots: "implied_priors prior_predictions prior_predictive priors",
     EstimateChecks: "influence residuals singularity",
@@ -188,4 +189,4 @@ def test_what_only_the_other_has_is_refused(model):
 
 def test_accessors_print_what_they_offer(model):
     assert repr(model.reml().check) == "fit.check: influence, residuals, singularity"
-    assert repr(model.reml().plot).endswith("predictions, residuals, slopes")
+    assert repr(model.reml().plot).endswith("profile, residuals, slopes, variance")

@@ -15,7 +15,9 @@ from slow_cases import one_in
 
 from bayeslmm import LMM, load_dataset
 from bayeslmm.exceptions import DataError, PriorError
-from bayeslmm.plots.common import outer, segments, thinned
+from bayeslmm.plots.common import drawing, outer, segments, thinned
+from bayeslmm.plots.parameters import plot_uniformity
+from bayeslmm.plots.residuals import trend
 
 EXACT = 1e-10
 """Relative to the scale of the response: the same numbers by another route."""
@@ -118,6 +120,8 @@ def test_caterpillar_of_a_posterior(sleep):
         np.testing.assert_allclose(x[:, 0], np.quantile(u[:, order, c], 0.1, axis=0), rtol=EXACT)
         np.testing.assert_allclose(x[:, 1], np.quantile(u[:, order, c], 0.9, axis=0), rtol=EXACT)
         np.testing.assert_array_equal(y[:, :2], np.arange(18)[:, None].repeat(2, axis=1))
+        x, _ = ends(drawn(collection, "inner_interval", coef))
+        np.testing.assert_allclose(x[:, 0], np.quantile(u[:, order, c], 0.25, axis=0), rtol=EXACT)
     assert "80" in collection.viz["figure_title"].item()["string"]
 
 
@@ -128,6 +132,8 @@ def test_caterpillar_of_an_estimate(sleep):
     np.testing.assert_allclose(drawn(collection, "point")["x"], modes[::-1], rtol=EXACT)
     x, _ = ends(drawn(collection, "interval"))
     np.testing.assert_allclose(x[:, 1] - x[:, 0], 2 * 1.6448536 * sds[::-1], rtol=1e-6)
+    x, _ = ends(drawn(collection, "inner_interval"))
+    np.testing.assert_allclose(x[:, 1] - x[:, 0], 2 * 0.6744898 * sds[::-1], rtol=1e-6)
     assert texts(collection, "yticks") == [list(modes.index[::-1])]
 
 
@@ -477,6 +483,10 @@ def test_covariance_matrices(sleep):
         )
     assert texts(collection, "yticks", "V") == [["310", "335"]]
     assert texts(collection, "yticks", "G")[0][1] == "310: Days"
+    corners = drawn(collection, "blocks", "V")["x"].reshape(-1, 6)
+    np.testing.assert_array_equal(corners[:, :2], [[-0.5, 9.5], [9.5, 19.5]])
+    crowded = fit.plot.covariance("G", backend="none")
+    assert texts(crowded, "yticks")[0] == [str(v) for v in fit.ranef()["Subject"].index]
 
 
 def test_rows_are_ordered_by_level():
@@ -544,14 +554,49 @@ def test_residuals(sleep, which):
     assert list(collection.viz["points"].data_vars) == names
     mark = drawn(collection, "points", names[0])
     np.testing.assert_allclose(mark["x"], fit.fitted(), rtol=1e-9)
-    np.testing.assert_allclose(mark["y"], fit.residuals(), rtol=1e-6, atol=1e-9)
+    standardised = fit.residuals("pearson")
+    np.testing.assert_allclose(mark["y"], standardised, rtol=1e-6, atol=1e-9)
+    assert texts(collection, "ylabel", names[0]) == ["standardised residual"]
+    assert "over their standard deviation" in collection.viz["figure_title"].item()["string"]
     np.testing.assert_allclose(
         drawn(collection, "points", names[4])["y"], np.sort(fit.ranef()["Subject"]["Days"])
     )
     groups = load_dataset("sleepstudy")["Subject"]
-    means = fit.residuals().groupby(groups, observed=True).mean()
+    means = standardised.groupby(groups, observed=True).mean()
     _, y = ends(drawn(collection, "level_mean"))
     np.testing.assert_allclose(y[:, 0], means, rtol=1e-6, atol=1e-9)
+    raw = drawn(fit.plot.residuals(kind="response", backend="none"), "points", names[0])
+    np.testing.assert_allclose(raw["y"], fit.residuals(), rtol=1e-6, atol=1e-9)
+
+
+def test_residuals_have_a_smooth_trend_with_bands(sleep):
+    collection = sleep[1].plot.residuals(backend="none")
+    line, band = drawn(collection, "trend"), drawn(collection, "trend_band")
+    inner = drawn(collection, "inner_trend_band")
+    assert (band["y_bottom"] < inner["y_bottom"]).all()
+    assert (inner["y_bottom"] < line["y"]).all()
+    assert (line["y"] < inner["y_top"]).all()
+    with pytest.raises(ValueError, match="kind='raw'"):
+        sleep[1].plot.residuals(kind="raw", backend="none")
+
+
+def test_the_trend_is_a_local_line():
+    """Exact on a line; on a curve against weighted least squares at one place; none of few."""
+    x = np.linspace(0.0, 4.0, 41)
+    straight = trend(x, 2.0 - 3.0 * x)
+    np.testing.assert_allclose(straight.mean, 2.0 - 3.0 * straight.x, atol=1e-9)
+    y = np.sin(x)
+    found = trend(x, y)
+    gap = np.abs(x - found.x[20])
+    reach = np.sort(gap)[int(np.ceil(0.75 * 41))]
+    root = np.sqrt(np.clip(1 - (gap / reach) ** 3, 0, None) ** 3)
+    columns = np.column_stack([np.ones(41), x - found.x[20]])
+    fit = np.linalg.lstsq(columns * root[:, None], y * root, rcond=None)[0]
+    assert found.mean[20] == pytest.approx(fit[0], rel=1e-9)
+    noise = np.random.default_rng(1).normal(size=(400, 41))
+    spread = np.std([trend(x, e).mean[20] for e in noise])
+    assert np.mean([trend(x, e).error[20] for e in noise]) == pytest.approx(spread, rel=0.12)
+    assert trend(np.repeat([1.0, 2.0, 3.0], 20), np.ones(60)) is None
 
 
 def test_quantiles_of_the_normal_distribution(sleep):
@@ -573,11 +618,11 @@ def test_weighted_residuals_of_a_chosen_factor():
     formula = "diameter ~ 1 + (1 | plate) + (1 | sample)"
     reml = model_of(formula, data, weights="w").reml()
     collection = reml.plot.residuals("sample", backend="none")
-    expected = reml.residuals() * np.sqrt(data["w"])
+    expected = reml.residuals() * np.sqrt(data["w"]) / reml.sigma
     panel = "residuals by sample"
     np.testing.assert_allclose(drawn(collection, "points", panel)["y"], expected, rtol=1e-6)
     assert texts(collection, "xticks", panel) == [list("ABCDEF")]
-    assert texts(collection, "ylabel", panel) == ["residual of diameter × √weight"]
+    assert texts(collection, "ylabel", panel) == ["standardised residual"]
     with pytest.raises(DataError, match="group='dish' is no grouping factor"):
         reml.plot.residuals("dish", backend="none")
 
@@ -605,6 +650,8 @@ def test_a_statistic_by_level(sleep):
         values = replicates(post)[:, rows].std(axis=1, ddof=1)
         assert drawn(collection, "replicated")["x"][place] == pytest.approx(values.mean())
         assert x[place, :2] == pytest.approx(np.quantile(values, [0.1, 0.9]))
+        inner, _ = ends(drawn(collection, "inner_interval"))
+        assert inner[place, :2] == pytest.approx(np.quantile(values, [0.25, 0.75]))
     assert texts(collection, "xlabel") == ["standard deviation of Reaction"]
 
 
@@ -653,21 +700,67 @@ def test_intervals(sleep):
     post, _ = sleep
     with az.rc_context({"stats.ci_kind": "eti"}):
         collection = post.plot.predictive("interval", prob=0.6, backend="none")
-    trunk = [drawn(collection, "trunk"), drawn(collection, "twig")]
-    widest = max(trunk, key=lambda e: np.mean(e["y_top"] - e["y_bottom"]))
+    order = np.argsort(replicates(post).mean(axis=0), kind="stable")
+    for visual, tails in (("interval", [0.2, 0.8]), ("inner_interval", [0.25, 0.75])):
+        band = drawn(collection, visual)
+        low, high = np.quantile(replicates(post), tails, axis=0)[:, order]
+        np.testing.assert_allclose(band["y_bottom"], low, rtol=1e-9)
+        np.testing.assert_allclose(band["y_top"], high, rtol=1e-9)
+    y = load_dataset("sleepstudy")["Reaction"].to_numpy()
     low, high = np.quantile(replicates(post), [0.2, 0.8], axis=0)
-    np.testing.assert_allclose(widest["y_bottom"], low, rtol=1e-9)
-    np.testing.assert_allclose(widest["y_top"], high, rtol=1e-9)
+    beyond = (y < low) | (y > high)
+    assert sorted(drawn(collection, "outside")["y"]) == pytest.approx(sorted(y[beyond]))
+    assert any(f"{beyond.sum()} of 180" in e for e in drawn(collection, "legend")["labels"])
     assert texts(collection, "ylabel") == ["Reaction"]
+
+
+def test_intervals_by_level_run_along_a_covariate(sleep):
+    post, _ = sleep
+    collection = post.plot.predictive("interval", by="Subject", prob=0.6, backend="none")
+    rows = (load_dataset("sleepstudy")["Subject"] == "309").to_numpy()
+    x, y = ends(drawn(collection, "interval", "309"))
+    np.testing.assert_array_equal(x[:, 0], np.arange(10))
+    low, high = np.quantile(replicates(post)[:, rows], [0.2, 0.8], axis=0)
+    np.testing.assert_allclose(y[:, :2], np.column_stack([low, high]), rtol=1e-9)
+    assert texts(collection, "xlabel", "372") == ["Days"]
+    with pytest.raises(ValueError, match="x='Days' goes with kind 'interval' and by="):
+        post.plot.predictive("interval", x="Days", backend="none")
+
+
+def test_intervals_of_few_rows_are_bars():
+    post = model_of("Yield ~ 1 + (1 | Batch)", "Dyestuff").fit(random_seed=1)
+    collection = post.plot.predictive("interval", by="Batch", random_seed=1, backend="none")
+    assert texts(collection, "xlabel", "F") == ["row of the level"]
+    x, _ = ends(drawn(collection, "interval", "F"))
+    np.testing.assert_array_equal(x[:, 0], np.arange(1, 6))
+    collection = post.plot.predictive("interval", random_seed=1, backend="none")
+    x, _ = ends(drawn(collection, "interval"))
+    assert sorted(x[:, 0]) == list(range(1, 31))
 
 
 def test_integral_transforms(sleep):
     post, _ = sleep
     collection = post.plot.predictive("loo_pit", backend="none")
-    values = np.sort(post.check.loo_pit())
-    np.testing.assert_allclose(np.unique(collection.data["y"]), np.unique(values), rtol=EXACT)
+    values = np.asarray(post.check.loo_pit())
+    line = drawn(collection, "ecdf")
+    below = (values[:, None] < line["x"][1:-1]).mean(axis=0) - line["x"][1:-1]
+    np.testing.assert_allclose(line["y"][1:-1], below, atol=1e-12)
     assert texts(collection, "xlabel") == ["LOO-PIT"]
+    written = [texts(collection, name) for name in ("text", "xlabel", "ylabel", "title")]
+    assert not any("p=" in str(text) for text in written)
     assert texts(post.plot.predictive("pit", backend="none"), "xlabel") == ["PIT"]
+
+
+def test_the_band_of_integral_transforms_has_its_probability():
+    """Of uniform values; beyond 1,000 of them the band narrows as the root of their number."""
+    rng, n, inside, none = np.random.default_rng(5), 2000, 0, drawing("none", {}, {})
+    for _ in range(100):
+        collection = plot_uniformity(rng.uniform(size=n), "u", "U", 0.8, none)
+        line, band = drawn(collection, "ecdf"), drawn(collection, "band")
+        kept = slice(1, -1)
+        above = line["y"][kept] >= band["y_bottom"][kept] - 1e-12
+        inside += bool((above & (line["y"][kept] <= band["y_top"][kept] + 1e-12)).all())
+    assert 68 <= inside <= 92  # three standard errors about 80
 
 
 def test_replicates_are_made_where_there_are_none(penicillin):
@@ -684,12 +777,12 @@ def test_predictive_refuses(sleep, penicillin, many):
     post, _ = sleep
     with pytest.raises(ValueError, match="kind='hist': one of 'dist', 'interval'"):
         post.plot.predictive("hist", backend="none")
-    with pytest.raises(ValueError, match="by='Subject' goes with kind 'dist' or 'tstat'"):
+    with pytest.raises(ValueError, match="by='Subject' goes with kind 'dist', 'interval' or"):
         post.plot.predictive("pit", by="Subject", backend="none")
     with pytest.raises(ValueError, match="statistic='mode': one of"):
         post.plot.predictive("tstat", by="Subject", statistic="mode", backend="none")
     crowd = many.with_posterior_predictive(random_seed=1)
-    with pytest.raises(DataError, match="g has 300 levels; a picture shows at most 24 densities"):
+    with pytest.raises(DataError, match="g has 300 levels; a picture shows at most 24 panels"):
         crowd.plot.predictive("dist", by="g", backend="none")
 
 
@@ -707,10 +800,11 @@ def test_pieces():
 def test_outer_panels(sleep):
     collection = sleep[0].plot.residuals(backend="none")
     below, left = outer(collection, collection.data)
-    assert [str(name)[:12] for name in below] == ["Q-Q of resid", "Q-Q of Subje", "Q-Q of Subje"]
+    assert [str(name) for name in below] == ["Q-Q of Subject: Intercept", "Q-Q of Subject: Days"]
     assert [str(name) for name in left] == [
         "residuals and fitted values",
-        "Q-Q of Subject: Intercept",
+        "Q-Q of residuals",
+        "Q-Q of Subject: Days",
     ]
 
 

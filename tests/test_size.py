@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
-MOST_FILES = 320
-MOST_LINES = 56_000
+MOST_FILES = 324
+MOST_LINES = 56_900
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 780

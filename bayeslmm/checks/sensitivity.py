@@ -20,6 +20,7 @@ from bayeslmm.likelihood.factorise import single_threaded
 from bayeslmm.likelihood.log_posterior import log_likelihood_batch
 from bayeslmm.priors.record import Priors
 from bayeslmm.sampling.joint_draws import JointDraws
+from bayeslmm.sampling.pareto import smooth_weights
 from bayeslmm.summaries.parameters import (
     Kind,
     free_parameters,
@@ -33,6 +34,9 @@ Indices = NDArray[np.intp]
 
 THRESHOLD = 0.05
 """Sensitivity from which Kallioinen et al. (2024) speak of one."""
+
+POWERS = (0.8, 1.25)
+"""Powers of prior and likelihood whose posteriors are shown."""
 
 NORMAL_IQR = 1.3489795003921634
 """Interquartile range of the standard normal distribution."""
@@ -67,12 +71,17 @@ class Sensitivity(Report):
         Sensitivity from which a parameter counts as sensitive.
     unbounded : mapping
         Parameters that too few levels leave to their priors, each with the reason in words.
+    scaled : pandas.DataFrame
+        Rows by `component` ("prior" or "likelihood"), its `power` (0.8 or 1.25) and parameter:
+        `mean_shift`, change of the posterior mean in posterior standard deviations, and
+        `sd_change`, relative change of the posterior standard deviation.
     """
 
     table: pd.DataFrame
     by_prior: pd.DataFrame
     threshold: float
     unbounded: Mapping[str, str]
+    scaled: pd.DataFrame
 
     @property
     def heading(self) -> str:
@@ -225,7 +234,26 @@ def power_scaling(model: Model, joint: JointDraws, threshold: float = THRESHOLD)
         by_prior=by_prior,
         threshold=threshold,
         unbounded=unbounded_parameters(model.design),
+        scaled=_scaled(
+            {"likelihood": likelihood, "prior": np.sum(list(log_priors.values()), axis=0)},
+            draws,
+            labels,
+        ),
     )
+
+
+def _scaled(log_densities: Mapping[str, Array], draws: Array, labels: pd.Index) -> pd.DataFrame:
+    """What a power of each density does to posterior means and standard deviations."""
+    mean, sd = draws.mean(axis=0), draws.std(axis=0)
+    tables = {}
+    for component, log_density in log_densities.items():
+        for power in POWERS:
+            weights = np.exp(smooth_weights((power - 1.0) * log_density)[0])
+            moved = weights @ draws
+            spread = np.sqrt(weights @ (draws - moved) ** 2)
+            values = {"mean_shift": (moved - mean) / sd, "sd_change": spread / sd - 1.0}
+            tables[component, power] = pd.DataFrame(values, index=labels)
+    return pd.concat(tables, names=["component", "power"])
 
 
 def prior_contraction(

@@ -283,24 +283,34 @@ class LmList:
         backend : {"matplotlib", "bokeh", "plotly", "none"}, optional
             ArviZ's ``rcParams["plot.backend"]`` by default.
         visuals : mapping, optional
-            Settings of "interval", "point", "title" and "xlabel"; False leaves one out.
+            Settings of "interval", "inner_interval", "point", "title", "xlabel", "ylabel",
+            "yticks" and "figure_title"; False leaves one out.
         **pc_kwargs
             Passed on to ``arviz_plots.PlotCollection.wrap``.
 
         Returns
         -------
         arviz_plots.PlotCollection
+            Thick lines are 50 % intervals, thin ones those of `level`.
         """
-        from bayeslmm.plots.common import Intervals, drawing, level_of_picture
+        from bayeslmm.plots.common import (
+            Intervals,
+            drawing,
+            inner_probability,
+            level_of_picture,
+            two_widths,
+        )
         from bayeslmm.plots.effects import plot_level_coefs
 
         level = level_of_picture(level)
-        table = self.intervals(level, pool=pool)
-        low, high = (
-            table[name].to_numpy().reshape(self.fits.coef.shape)
-            for name in ("conf_low", "conf_high")
+        tables = [self.intervals(p, pool=pool) for p in (inner_probability(level), level)]
+        shape = self.fits.coef.shape
+        inner, outer = (
+            (t["conf_low"].to_numpy().reshape(shape), t["conf_high"].to_numpy().reshape(shape))
+            for t in tables
         )
-        intervals = Intervals(self.fits.coef, low, high, f"{100 * level:g} % intervals")
+        label = f"{two_widths(level)} confidence intervals"
+        intervals = Intervals(self.fits.coef, inner, outer, label)
         how = drawing(backend, visuals, pc_kwargs)
         title = f"{self.formula}: {intervals.label}"
         return plot_level_coefs(self.levels, self.coefs, intervals, how, title, coefs, order)

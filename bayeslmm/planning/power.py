@@ -166,8 +166,8 @@ class Power:
         backend : {"matplotlib", "bokeh", "plotly", "none"}, optional
             ArviZ's ``rcParams["plot.backend"]`` by default.
         visuals : mapping, optional
-            Settings of "interval", "line", "points", "target", "alpha", "title", "xlabel" and
-            "ylabel"; False leaves one out.
+            Settings of "interval", "line", "points", "target", "alpha", "title", "xlabel",
+            "ylabel" and "legend"; False leaves one out.
         **pc_kwargs
             Passed on to ``arviz_plots.PlotCollection.wrap``.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, override
 import numpy as np
 import pandas as pd
 
+from bayeslmm.plots.check_accessors import CheckPlots
 from bayeslmm.plots.common import Backend, Drawing, drawing, level_of_picture
 from bayeslmm.plots.effect_accessors import EffectPlots
 from bayeslmm.summaries import EstimateLike, PosteriorLike, verbs
@@ -17,6 +18,8 @@ from bayeslmm.summaries import EstimateLike, PosteriorLike, verbs
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
+    from bayeslmm.checks.sensitivity import Sensitivity
+    from bayeslmm.estimation.executor import Executor
     from bayeslmm.plots.panels import Bounds
     from bayeslmm.plots.predictive import Kind
     from bayeslmm.plots.quantities import Spread
@@ -30,7 +33,7 @@ Seed = int | np.random.Generator | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Plots(EffectPlots):
+class Plots(EffectPlots, CheckPlots):
     """Pictures that an estimate and a posterior both have.
 
     All are drawn by ArviZ and returned as its ``PlotCollection``. Three arguments are the same in
@@ -43,7 +46,7 @@ class Plots(EffectPlots):
         return f"fit.plot: {verbs(self)}"
 
     def caterpillar(self, *args: Any, **options: Any) -> PlotCollection:
-        """Random effects by level with intervals, a panel per coefficient.
+        """Random effects by level with two intervals, a panel per coefficient.
 
         Posterior means with posterior intervals, or conditional modes with normal prediction
         intervals, whose standard errors are those of ``ranef_sd()``.
@@ -66,8 +69,8 @@ class Plots(EffectPlots):
         backend, **pc_kwargs
             As in all pictures (see :class:`Plots`).
         visuals : mapping, optional
-            Settings of "interval", "point", "ref_line", "title", "xlabel", "ylabel", "yticks" and
-            "figure_title".
+            Settings of "interval", "inner_interval", "point", "ref_line", "title", "xlabel",
+            "ylabel", "yticks" and "figure_title".
 
         Returns
         -------
@@ -86,188 +89,17 @@ class Plots(EffectPlots):
         >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
         >>> pc = model.fit(random_seed=1).plot.caterpillar(backend="none")
         >>> sorted(pc.viz.children)[:3]
-        ['col_index', 'interval', 'plot']
+        ['col_index', 'inner_interval', 'interval']
         >>> pc = model.reml().plot.caterpillar(backend="none")
         >>> pc.get_viz("point")["y"].tolist()
         [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
         """
         raise NotImplementedError
 
-    def fitted(self, *args: Any, **options: Any) -> PlotCollection:
-        """Data and fitted lines by level of a grouping factor, and the population's line.
-
-        Each panel has the data of one level, its conditional mean X beta + Z u with an interval,
-        and X beta alone. Where the model has other covariates or grouping factors, both lines are
-        averages over the rows of the level, with `x` set to one value after another. A model
-        without random effects has one panel, of all rows.
-
-        Parameters
-        ----------
-        x : str, optional
-            Variable of the x axis, numeric or a factor; the first numeric one among the fixed
-            effects by default.
-        group : str, optional
-            Grouping factor as in the formula; needed where there are several.
-        levels : sequence, optional
-            Levels; all by default, or 30 evenly spaced ones where there are more.
-        prob, level : float, optional
-            Probability of the intervals of a posterior, coverage of those of an estimate, as in
-            :meth:`caterpillar`.
-        uncertainty : {"laplace", "bootstrap", "plugin"}
-            Of an estimate: where the uncertainty of the covariance parameters comes from, as in
-            :meth:`bayeslmm.Estimate.predict`.
-        draws : int
-            Of an estimate: draws for the intervals.
-        random_seed : int or numpy.random.Generator, optional
-            Of an estimate: seed of these draws.
-        backend, **pc_kwargs
-            As in all pictures (see :class:`Plots`).
-        visuals : mapping, optional
-            Settings of "data", "fitted", "interval", "population", "title", "xlabel", "ylabel",
-            "xticks", "legend" and "figure_title".
-
-        Returns
-        -------
-        arviz_plots.PlotCollection
-
-        Raises
-        ------
-        DataError
-            If there is no such variable, grouping factor or level, or a combination of `x` and
-            levels has not been seen.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> sleep = blm.load_dataset("sleepstudy")
-        >>> reml = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep).reml()
-        >>> pc = reml.plot.fitted(levels=["308", "309"], backend="none")
-        >>> list(pc.viz["fitted"].data_vars)
-        ['308', '309']
-        """
-        raise NotImplementedError
-
-    def covariance(
-        self,
-        which: str | Sequence[str] = "V",
-        *,
-        group: str | None = None,
-        levels: Levels = None,
-        rows: Sequence[Any] | None = None,
-        correlation: bool = False,
-        backend: Backend | None = None,
-        visuals: Visuals = None,
-        **pc_kwargs: Any,
-    ) -> PlotCollection:
-        """Heat maps of the covariance matrices G, R and V = ZGZ' + R, or their posterior means.
-
-        Parameters
-        ----------
-        which : {"V", "G", "R"} or sequence of them
-            Covariance matrix of the response, the random effects or the residuals; a panel each.
-        group : str, optional
-            Grouping factor by whose levels the rows of V and R are ordered, so that its blocks
-            show; the first by default.
-        levels : sequence, optional
-            Levels of it whose rows and random effects are drawn; all by default.
-        rows : sequence, optional
-            Labels of the rows of the data (of V and R) to draw, instead of levels.
-        correlation : bool
-            Whether to draw correlations.
-        backend, **pc_kwargs
-            As in all pictures (see :class:`Plots`), but "matplotlib" or "none": ArviZ has no visual
-            for images, so that other backends cannot draw this one.
-        visuals : mapping, optional
-            Settings of "heatmap", "numbers" (where they fit), "title", "ylabel", "xticks", "yticks"
-            and "figure_title".
-
-        Returns
-        -------
-        arviz_plots.PlotCollection
-
-        Raises
-        ------
-        DataError
-            If there are more than 1,000 rows to draw, or no such level or row.
-        ValueError
-            If there is no such matrix, or the backend cannot draw it.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
-        >>> pc = reml.plot.covariance(levels=["A", "B"], backend="none")
-        >>> pc.get_viz("heatmap")["values"].shape
-        (10, 10)
-        """
-        from bayeslmm.plots.covariance import plot_matrices
-
-        return plot_matrices(
-            self._fit.design,
-            which,
-            self._fit._covariances,
-            self._fit._residual,
-            drawing(backend, visuals, pc_kwargs),
-            label=self._source(),
-            group=group,
-            levels=levels,
-            rows=rows,
-            correlation=correlation,
-        )
-
-    def residuals(
-        self,
-        group: str | None = None,
-        *,
-        backend: Backend | None = None,
-        visuals: Visuals = None,
-        **pc_kwargs: Any,
-    ) -> PlotCollection:
-        """Residuals and random effects against what the model assumes of them.
-
-        Both are those of an estimate (conditional modes), or at posterior means. Panels: residuals
-        against fitted values, against normal quantiles and by level of a grouping factor, with
-        their mean in each; random effects of every coefficient against normal quantiles. Lines go
-        through the quartiles. With precision weights, residuals are multiplied by their roots; with
-        a residual structure, they are "normalised" ones (see :meth:`~bayeslmm.Estimate.residuals`).
-
-        Parameters
-        ----------
-        group : str, optional
-            Grouping factor of the panel by level; the first by default.
-        backend, **pc_kwargs
-            As in all pictures (see :class:`Plots`).
-        visuals : mapping, optional
-            Settings of "points", "zero", "qq_line", "level_mean", "title", "xlabel", "ylabel",
-            "xticks" and "figure_title".
-
-        Returns
-        -------
-        arviz_plots.PlotCollection
-
-        Raises
-        ------
-        DataError
-            If there is no such grouping factor.
-
-        Examples
-        --------
-        >>> import bayeslmm as blm
-        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
-        >>> list(reml.plot.residuals(backend="none").viz["qq_line"].data_vars)
-        ['Q-Q of residuals', 'Q-Q of Batch: Intercept']
-        """
-        from bayeslmm.plots.residuals import plot_residuals
-
-        fit, how = self._fit, drawing(backend, visuals, pc_kwargs)
-        label = self._source(several=True)
-        covariance = fit._residual
-        return plot_residuals(fit.design, group, fit._beta, fit._u, covariance, how, label=label)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EstimatePlots(Plots):
-    """Pictures of an estimate: those that a posterior has too."""
+    """Pictures of an estimate: those that a posterior has too, and profiles."""
 
     _fit: EstimateLike
 
@@ -333,6 +165,20 @@ class EstimatePlots(Plots):
         return estimate_draws(self._fit.design, self._fit.fit, random_seed=rng)
 
     @override
+    def _around(self, random_seed: Seed) -> tuple[JointDraws, JointDraws | None]:
+        from bayeslmm.sampling.joint_draws import estimate_draws, point_draws
+
+        fit = self._fit.fit
+        around = estimate_draws(self._fit.design, fit, random_seed=random_seed)
+        return around, point_draws(fit, self._fit._u)
+
+    @override
+    def _influence(self, by: str | None) -> object:
+        from bayeslmm.checks.row_extremes import influence
+
+        return influence(self._fit.design, self._fit.fit, by)
+
+    @override
     def _expected(self, prob: float | None) -> Spread:
         from bayeslmm.plots.quantities import spread_of_tables
 
@@ -359,13 +205,80 @@ class EstimatePlots(Plots):
             else (table["pred_low"].to_numpy(), table["pred_high"].to_numpy())
         )
 
+    def profile(
+        self,
+        labels: Names = None,
+        *,
+        level: float | None = None,
+        executor: Executor | None = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """Profile likelihoods: the signed root of the deviance along each parameter.
+
+        Zeta is the root of twice the log-likelihood lost where the parameter is held at a value,
+        below zero on the left of its maximum. A straight line is a normal likelihood, for which
+        Wald intervals are right; a curved one is a skewed likelihood. Confidence limits are where
+        zeta reaches normal quantiles. A line that ends inside the panel ends at a bound of the
+        parameter, such as a standard deviation of zero.
+
+        Parameters
+        ----------
+        labels : str or sequence of str, optional
+            Parameters, such as ``"sd[Subject, Days]"``; all that have a profile by default.
+        level : float, optional
+            Coverage of the outer limits; ArviZ's ``rcParams["stats.ci_prob"]`` by default.
+        executor : concurrent.futures.Executor or the like, optional
+            Where profiles are computed, as in ``fit.confint("profile")``.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of "profile", "normal", "limits", "zero", "title", "ylabel", "ticks", "legend"
+            and "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If none of the parameters has a profile.
+        ValueError
+            If a label is unknown, or the fit is a MAP estimate.
+
+        Notes
+        -----
+        Covariance parameters are profiled on the criterion of the fit, fixed effects always on the
+        full likelihood around its own maximum. Profiles are found at ten roots, from -2.6 to 2.6,
+        and joined by a monotone spline.
+
+        References
+        ----------
+        Bates, Mächler, Bolker, Walker (2015), doi:10.18637/jss.v067.i01, section 5.1;
+        ``xyplot(profile(fit))`` of lme4.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> pc = reml.plot.profile("sigma", backend="none")
+        >>> list(pc.viz["profile"].data_vars)
+        ['sigma']
+        """
+        from bayeslmm.plots.profiles import plot_profile
+
+        fit, how = self._fit.fit, drawing(backend, visuals, pc_kwargs)
+        return plot_profile(fit, self._fit.design, level, how, labels=labels, executor=executor)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PosteriorPlots(Plots):
     """Pictures of a posterior.
 
-    Those of an estimate, shrinkage, prior beside posterior, predictive checks and densities with
-    an estimate.
+    Those of an estimate but profiles; shrinkage, prior beside posterior, predictive checks,
+    sensitivity, Pareto k and densities with an estimate.
     """
 
     _fit: PosteriorLike
@@ -421,6 +334,16 @@ class PosteriorPlots(Plots):
     @override
     def _prediction_draws(self, rng: np.random.Generator) -> JointDraws:
         return self._fit._joint
+
+    @override
+    def _around(self, random_seed: Seed) -> tuple[JointDraws, JointDraws | None]:
+        return self._fit._joint, None
+
+    @override
+    def _influence(self, by: str | None) -> object:
+        from bayeslmm.checks.influence import posterior_influence
+
+        return posterior_influence(self._fit.model, self._fit._joint, by)
 
     @override
     def _expected(self, prob: float | None) -> Spread:
@@ -587,6 +510,7 @@ class PosteriorPlots(Plots):
         kind: Kind = "dist",
         *,
         by: str | None = None,
+        x: str | None = None,
         statistic: str | Statistic = "mean",
         prob: float | None = None,
         random_seed: Seed = None,
@@ -603,26 +527,32 @@ class PosteriorPlots(Plots):
         Parameters
         ----------
         kind : {"dist", "interval", "tstat", "pit", "loo_pit"}
-            Densities, an interval per row, a statistic, or the probability integral transform:
-            ArviZ's ``plot_ppc_dist``, ``plot_ppc_interval``, ``plot_ppc_tstat`` and
-            ``plot_ppc_pit``; or the exact leave-one-out transform of ``post.check.loo_pit()``, as
-            ArviZ's ``plot_loo_pit`` draws one.
+            Densities or a statistic, by ArviZ's ``plot_ppc_dist`` and ``plot_ppc_tstat``; two
+            intervals of each row, of which more than 60 make bands, ordered by predicted mean; the
+            probability integral transform, or the exact leave-one-out transform of
+            ``post.check.loo_pit()``: their distribution function less the uniform one, in a
+            simultaneous band.
         by : str, optional
-            Grouping factor or variable, for "dist" (a panel per level) and "tstat" (the statistic
-            of each level, as ``post.check.predictive()`` computes it).
+            Grouping factor or variable, for "dist" and "interval" (a panel per level) and "tstat"
+            (the statistic of each level, as ``post.check.predictive()`` computes it).
+        x : str, optional
+            Covariate along which panels of "interval" by level run; the first numeric one among the
+            fixed effects by default.
         statistic : {"mean", "sd", "min", "max", "median"} or callable
             For "tstat".
         prob : float, optional
-            Probability of intervals; ArviZ's rcParams by default.
+            Probability of intervals and bands; ArviZ's rcParams by default.
         random_seed : int or numpy.random.Generator, optional
             Seed of replicates made for the picture.
         backend
             As in all pictures (see :class:`Plots`).
         visuals : mapping, optional
-            Settings of ArviZ's function (by level: "observed", "replicated", "interval", "xlabel",
-            "ylabel", "yticks"), "legend" and "figure_title".
+            Settings of ArviZ's function ("tstat" by level: "observed", "replicated", "interval",
+            "inner_interval", "xlabel", "ylabel", "yticks"; "interval": "interval",
+            "inner_interval", "observed", "outside", "title", "xlabel", "ylabel", "ticks"; "pit":
+            "ecdf", "band", "ref_line", "xlabel", "ylabel"), "legend" and "figure_title".
         **kwargs
-            Passed on to ArviZ's function.
+            Passed on to ArviZ's function, or to ``PlotCollection.wrap``.
 
         Returns
         -------
@@ -656,6 +586,7 @@ class PosteriorPlots(Plots):
             lambda: loo_pit_series(model, data, joint, progressbar=True).to_numpy(),
             how,
             by=by,
+            x=x,
             statistic=statistic,
             prob=prob,
         )
@@ -716,3 +647,114 @@ class PosteriorPlots(Plots):
         how = drawing(backend, visuals, pc_kwargs)
         table = compare_reml(self._fit, reml, prob=prob, names=names)
         return plot_compared(self._fit.design, self._fit._draws, table, how, labels=labels)
+
+    def sensitivity(
+        self,
+        found: Sensitivity | None = None,
+        *,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """How posterior means and standard deviations move with powers of prior and likelihood.
+
+        A line goes from where the prior (or the likelihood) is weaker, at the power of 0.8, to
+        where it is stronger, at 1.25. What a parameter's likelihood moves and its prior does not is
+        learned from the data.
+
+        Parameters
+        ----------
+        found : Sensitivity, optional
+            What ``post.check.sensitivity()`` returned; made for the picture by default.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of "point", "interval", "zero", "title", "ylabel", "yticks", "legend" and
+            "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        PriorError
+            If every prior is flat.
+
+        References
+        ----------
+        Kallioinen, Paananen, Bürkner, Vehtari (2024), doi:10.1007/s11222-023-10366-5.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> pc = model.fit(random_seed=1).plot.sensitivity(backend="none")
+        >>> list(pc.viz["point"].data_vars)
+        ['shift of the mean (sd)', 'relative change of the sd']
+        """
+        from bayeslmm.checks.sensitivity import power_scaling
+        from bayeslmm.plots.judged import plot_sensitivity
+
+        how = drawing(backend, visuals, pc_kwargs)
+        return plot_sensitivity(found or power_scaling(self._fit.model, self._fit._joint), how)
+
+    def pareto_k(
+        self,
+        by: str | None = None,
+        *,
+        conditional: bool = False,
+        scores: Any = None,
+        backend: Backend | None = None,
+        visuals: Visuals = None,
+        **pc_kwargs: Any,
+    ) -> PlotCollection:
+        """Pareto k of leave-one-out scores: which rows or levels the posterior depends on.
+
+        Rows above 0.3 are sampled anew by ``post.loo()``, which leaves them at zero; they are the
+        ones whose removal changes the covariance parameters. ``conditional=True`` shows what the
+        weights would be given draws of the random effects, as ``arviz.plot_khat`` does.
+
+        Parameters
+        ----------
+        by : str, optional
+            Grouping factor or variable whose levels are left out; single rows by default.
+        conditional : bool
+            As in :meth:`bayeslmm.Posterior.loo`.
+        scores : arviz_stats.ELPDData, optional
+            What ``post.loo()`` returned; computed for the picture by default.
+        backend, **pc_kwargs
+            As in all pictures (see :class:`Plots`).
+        visuals : mapping, optional
+            Settings of "points", "again" (sampled anew), "poor" (unreliable), "limit",
+            "again_limit", "named", "xlabel", "ylabel", "legend" and "figure_title".
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+
+        Raises
+        ------
+        DataError
+            If the model has no grouping factor or variable `by`, or scores have no values by row.
+
+        References
+        ----------
+        Vehtari, Simpson, Gelman, Yao, Gabry (2024), arXiv:1507.02646.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> pc = model.fit(random_seed=1).plot.pareto_k(backend="none")
+        >>> pc.get_viz("points")["y"].shape
+        (30,)
+        """
+        from bayeslmm.checks.loo import posterior_loo
+        from bayeslmm.plots.judged import plot_pareto_k
+
+        model, data, joint = self._fit.model, self._fit.data, self._fit._joint
+        found = scores or posterior_loo(model, data, joint, by, conditional=conditional)
+        what = "row" if by is None else f"level of {by}"
+        title = f"Pareto k of each {what} left out" + (", given the random effects" * conditional)
+        return plot_pareto_k(found, by, title, drawing(backend, visuals, pc_kwargs))

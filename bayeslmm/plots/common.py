@@ -19,6 +19,7 @@ from bayeslmm.data.row_groups import row_groups
 from bayeslmm.exceptions import require
 from bayeslmm.summaries.parameters import probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, locate_levels
+from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,7 +42,7 @@ OWN = ("legend", "figure_title")
 """Visuals of this package, of which ArviZ's functions know nothing."""
 
 LIMITS = ("xlim", "ylim")
-UNSTORED = ("xticks", "yticks", "ticklabels", *LIMITS)
+UNSTORED = ("xticks", "yticks", "ticks", "ticklabels", "named", *LIMITS)
 BAND_ALPHA = 0.2
 TITLE_SIZE = 12
 PANEL_TITLE_SIZE = 10
@@ -58,27 +59,28 @@ SLASH = "\N{DIVISION SLASH}"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Intervals:
-    """Points and their intervals.
+    """Points and two intervals of each.
 
     Attributes
     ----------
-    centre, lower, upper : ndarray
-        Arrays of one shape.
+    centre : ndarray
+        The points.
+    inner, outer : tuple of ndarray
+        Lower and upper bounds, arrays of the same shape.
     label : str
-        What they are: "posterior mean and 94 % ETI".
+        What they are: "posterior mean, 50 % and 94 % ETI".
     """
 
     centre: Array
-    lower: Array
-    upper: Array
+    inner: tuple[Array, Array]
+    outer: tuple[Array, Array]
     label: str
 
     def own(self, factor: RandomFactor, levels: NDArray[np.intp]) -> Intervals:
         """Those (m, own) of random effects (m, k) of levels that the levels have."""
-        centre, lower, upper = (
-            factor.own(values, levels) for values in (self.centre, self.lower, self.upper)
-        )
-        return Intervals(centre, lower, upper, self.label)
+        bounds = [[factor.own(b, levels) for b in pair] for pair in (self.inner, self.outer)]
+        (a, b), (c, d) = bounds
+        return Intervals(factor.own(self.centre, levels), (a, b), (c, d), self.label)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +153,11 @@ def plain(text: str) -> str:
 def inner_probability(prob: float) -> float:
     """Probability of the inner interval beside an outer one."""
     return 0.5 if prob > 0.5 else prob / 2.0
+
+
+def two_widths(prob: float) -> str:
+    """Both probabilities of intervals in words: "50 % and 94 %"."""
+    return f"{coverage(inner_probability(prob))} and {coverage(prob)}"
 
 
 def level_of_picture(level: float | None) -> float:
@@ -456,6 +463,36 @@ def own_xlabel(
 
     kept = {k: v for k, v in settings.items() if k not in ("sel", "isel")}
     return azp.visuals.labelled_x(da, target, text=plain(texts[var_name]), **kept)
+
+
+def own_ylabel(
+    da: xr.DataArray, target: Any, *, texts: Mapping[str, str], var_name: str, **settings: Any
+) -> Any:
+    """Name the y axis of each panel."""
+    import arviz_plots as azp
+
+    kept = {k: v for k, v in settings.items() if k not in ("sel", "isel")}
+    return azp.visuals.labelled_y(da, target, text=plain(texts[var_name]), **kept)
+
+
+def texts_at(
+    da: xr.DataArray,
+    target: Any,
+    *,
+    lines: Mapping[str, Sequence[tuple[float, float, str]]],
+    var_name: str,
+    **settings: Any,
+) -> Any:
+    """Texts right of places (x, y) of each panel; those that end in a space go to the left."""
+    from arviz_plots.plot_collection import backend_from_object
+
+    backend = backend_from_object(target)
+    kept = {"color": STRONG} | {k: v for k, v in settings.items() if k not in ("sel", "isel")}
+    found = None
+    for x, y, text in lines[var_name]:
+        side = "right" if text.endswith(" ") else "left"
+        found = backend.text(x, y, text, target, **{"horizontal_align": side, **kept})
+    return found
 
 
 def set_yticks(da: xr.DataArray, target: Any, *, values: Any, labels: Any, **kwargs: Any) -> Any:

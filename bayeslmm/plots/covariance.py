@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +15,20 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design, require_random
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
+    LEGEND_SIZE,
     PANEL_TITLE_SIZE,
+    QUIET,
     TICK_SIZE,
     Drawing,
     Visuals,
+    dataset,
     level_order,
     picture,
+    points,
     set_yticks,
     shown_levels,
 )
+from bayeslmm.plots.panels import WIDTH
 from bayeslmm.summaries.parameters import random_covariance
 
 if TYPE_CHECKING:
@@ -34,11 +40,13 @@ Indices = NDArray[np.intp]
 MAX_ORDER = 1000
 """Largest matrix drawn."""
 
-MOST_LABELS = 30
+MOST_OUTLINED = 60
+"""Blocks of the diagonal up to which each is outlined."""
+
 LONGEST_BELOW = 16
 """Letters of the longest label that is written below columns too, which are those of the rows."""
-LETTERS_ACROSS = 52
-"""Letters that fit across a heat map."""
+LETTERS_ACROSS = 60
+"""Letters that fit across a heat map of the width of a page, with the labels of its rows."""
 
 ABOVE_ZERO, AROUND_ZERO = "Blues", "RdBu_r"
 MEANINGS = {
@@ -59,11 +67,21 @@ class LabelledMatrix:
         Rows of G: level and coefficient; rows of V and R: level.
     axis : str
         What the labels are.
+    owners : list of str, length m
+        The level of each row.
     """
 
     values: Array
     labels: list[str]
     axis: str
+    owners: list[str]
+
+    @property
+    def starts(self) -> list[int]:
+        """Where blocks start that are outlined, and the number of rows; empty for none."""
+        starts = _runs(self.owners)
+        blocks = len(starts) - 1
+        return starts if blocks <= MOST_OUTLINED and blocks < len(self.labels) else []
 
 
 def covariance_matrix(
@@ -89,6 +107,7 @@ def covariance_matrix(
     if which == "G":
         require_random(design, "there is no G to draw")
         matrix, labels, axis = _of_effects(design, covariances, place, positions)
+        owners = [label.rsplit(": ", 1)[0] for label in labels]
     else:
         kept = _rows(design, which, place, positions, rows)
         values = sp.csr_array(residual[kept][:, kept])
@@ -98,11 +117,12 @@ def covariance_matrix(
             values = sp.csr_array(z @ g @ z.T + values)
         matrix = values.toarray()
         labels, axis = _row_labels(design, place, kept)
+        owners = labels
     if correlation:
         sds = np.sqrt(np.diag(matrix))
         safe = np.where(sds > 0.0, sds, 1.0)
         matrix = matrix / safe / safe[:, None]
-    return LabelledMatrix(values=matrix, labels=labels, axis=axis)
+    return LabelledMatrix(values=matrix, labels=labels, axis=axis, owners=owners)
 
 
 def _row_labels(design: Design, place: int | None, kept: Indices) -> tuple[list[str], str]:
@@ -206,7 +226,7 @@ def plot_matrices(
     label : str
         Where they come from.
     group, levels, rows, correlation
-        As in :meth:`bayeslmm.plots.accessors.Plots.covariance`.
+        As in :meth:`bayeslmm.plots.check_accessors.CheckPlots.covariance`.
 
     Returns
     -------
@@ -242,14 +262,20 @@ def plot_matrices(
         }
     )
     unit = "correlation" if correlation else "covariance"
+    columns = min(len(names), 2)
+    longest = max(len(text) for matrix in matrices.values() for text in matrix.labels)
+    letters = LETTERS_ACROSS - min(longest, LETTERS_ACROSS // 2)
     plural = "matrices" if len(names) > 1 else "matrix"
     return picture(
         how,
         data,
-        *(_visuals(data[[name]], matrix, name, unit) for name, matrix in matrices.items()),
-        size=(5.2, 4.6),
+        *(
+            _visuals(data[[name]], matrix, name, unit, letters // columns)
+            for name, matrix in matrices.items()
+        ),
+        size=(WIDTH / columns, 5.4 if columns == 1 else 3.0),
         title=f"{unit.capitalize()} {plural} for {design.response}, {label}",
-        columns=3,
+        columns=columns,
     )
 
 
@@ -260,18 +286,28 @@ def _names(which: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _visuals(data: xr.Dataset, matrix: LabelledMatrix, name: str, unit: str) -> Visuals:
+def _visuals(
+    data: xr.Dataset, matrix: LabelledMatrix, name: str, unit: str, letters: int
+) -> Visuals:
+    """What is drawn of a matrix in whose width so many letters fit."""
     import arviz_plots as azp
 
-    places, labels = _ticks(matrix.labels)
+    most = letters // 2
+    single = len(_runs(matrix.labels)) - 1 <= most
+    places, labels = _ticks(matrix.labels if single else matrix.owners, most)
     ticks = {"data": data, "values": places, "labels": labels, "size": TICK_SIZE}
-    below = labels if max(map(len, labels)) <= LONGEST_BELOW else [""] * len(labels)
-    rotation = 90 if max(map(len, labels)) * len(labels) > 40 else 0
+    longest = max(map(len, labels))
+    below = labels if longest <= LONGEST_BELOW else [""] * len(labels)
+    rotation = 90 if (longest + 1) * len(labels) > letters else 0
+    blocks = dataset({name: _outlines(matrix)}) if matrix.starts else None
     title = {"data": data, "text": MEANINGS[name], "size": PANEL_TITLE_SIZE}
     written = (numbers, {"data": data, "size": TICK_SIZE})
     return {
         "heatmap": (heatmap, {"data": data, "label": unit}),
-        "numbers": written if _fits(data[name]) else None,
+        "blocks": blocks
+        if blocks is None
+        else (azp.visuals.line_xy, {"data": blocks, "color": QUIET, "width": 0.6}),
+        "numbers": written if _fits(data[name], letters) else None,
         "title": (azp.visuals.labelled_title, title),
         "ylabel": (azp.visuals.labelled_y, {"data": data, "text": matrix.axis}),
         "xticks": (azp.visuals.set_xticks, {**ticks, "labels": below, "rotation": rotation}),
@@ -284,21 +320,34 @@ def _written(value: float) -> str:
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _fits(da: xr.DataArray) -> bool:
+def _fits(da: xr.DataArray, letters: int) -> bool:
     """Whether the numbers of a matrix fit into its cells."""
     values = da.to_numpy()
-    if len(values) > LETTERS_ACROSS:
+    if len(values) > letters:
         return False
-    return len(values) * (1 + max(len(_written(v)) for v in values.ravel())) <= LETTERS_ACROSS
+    return len(values) * (1 + max(len(_written(v)) for v in values.ravel())) <= letters
 
 
-def _ticks(labels: Sequence[str]) -> tuple[Array, list[str]]:
-    """Middle and label of each run of equal labels, thinned where there are many."""
+def _runs(labels: Sequence[str]) -> list[int]:
+    """Where runs of equal labels start, and where the last one ends."""
     starts = [i for i in range(len(labels)) if i == 0 or labels[i] != labels[i - 1]]
-    ends = [*starts[1:], len(labels)]
-    middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
-    step = -(-len(starts) // MOST_LABELS)
-    return np.array(middles[::step]), [labels[start] for start in starts[::step]]
+    return [*starts, len(labels)]
+
+
+def _ticks(labels: Sequence[str], most: int) -> tuple[Array, list[str]]:
+    """Middle and label of each run of equal labels, thinned where there are many."""
+    runs = _runs(labels)
+    middles = [(start + end - 1) / 2 for start, end in pairwise(runs)]
+    step = -(-len(middles) // most)
+    return np.array(middles[::step]), [labels[start] for start in runs[:-1:step]]
+
+
+def _outlines(matrix: LabelledMatrix) -> xr.DataArray:
+    """A square around each block of the diagonal."""
+    corners = [(a - 0.5, b - 0.5) for a, b in pairwise(matrix.starts)]
+    x = [v for a, b in corners for v in (a, b, b, a, a, np.nan)]
+    y = [v for a, b in corners for v in (a, a, b, b, a, np.nan)]
+    return points(x, y)
 
 
 def _scale(values: Array) -> tuple[float, float, str]:
@@ -319,7 +368,9 @@ def heatmap(da: xr.DataArray, target: Any, *, label: str, **kwargs: Any) -> Any:
         target.append(element)
         return element
     image = target.imshow(values, interpolation="nearest", **settings)
-    target.figure.colorbar(image, ax=target, label=label, shrink=0.8)
+    bar = target.figure.colorbar(image, ax=target, shrink=0.8)
+    bar.set_label(label, size=LEGEND_SIZE)
+    bar.ax.tick_params(labelsize=TICK_SIZE)
     return image
 
 

@@ -48,6 +48,9 @@ CENTRE = 0.9
 DRAWN = 0.999
 """Central probability of draws that the density of draws is of: the rest is far out."""
 
+HIGHEST = 2.0
+"""Height of a prior, in those of the posterior's top, at which the picture ends."""
+
 HEIGHT = 2.0
 LETTERS_PER_INCH = 12
 """Of titles of panels."""
@@ -89,8 +92,12 @@ class Densities:
 # --- densities -------------------------------------------------------------------------
 
 
-def curve_of_draws(draws: Array) -> Curve:
-    """Density of draws, which ends where they do (at a bound), without what is far out."""
+def curve_of_draws(draws: Array, bandwidth: str = "experimental") -> Curve:
+    """Density of draws, which ends where they do (at a bound), without what is far out.
+
+    Priors want the bandwidth "silverman": they have one hump and long tails, in which ArviZ's
+    bandwidth, made for posteriors of any form, shows each draw.
+    """
     from arviz_stats.base import array_stats
 
     draws = draws[np.isfinite(draws)]
@@ -98,7 +105,7 @@ def curve_of_draws(draws: Array) -> Curve:
     if not low < high:
         return Curve(np.array([low, high]), np.zeros(2))
     inside = draws[(draws >= low) & (draws <= high)]
-    x, height, _ = array_stats.kde(inside, bound_correction=True)
+    x, height, _ = array_stats.kde(inside, bound_correction=True, bw=bandwidth)
     return Curve(np.asarray(x), np.asarray(height) * len(inside) / len(draws))
 
 
@@ -216,7 +223,7 @@ def prior_curves(
         if logpdf is not None:
             curves[parameter.label] = curve_of(logpdf, low, high)
             continue
-        curve = curve_of_draws(draws)
+        curve = curve_of_draws(draws, "silverman")
         x = np.linspace(max(low, curve.x[0]), min(high, curve.x[-1]), POINTS)
         curves[parameter.label] = Curve(x, np.interp(x, curve.x, curve.height))
     return curves
@@ -317,12 +324,43 @@ def plot_densities(
     }
     if drawn["region"] is not None:
         legend[region] = {"color": QUIET, "linewidth": 6.0, "alpha": 0.4}
-    longest = max(len(line) for p in panels for line in (p.label, *p.below.splitlines()))
-    across = 2 if len(panels) == 4 else min(len(panels), 3)
-    across = min(across, max(1, int(LETTERS_PER_INCH * WIDTH / (longest + 2))))
+    across = columns_for(
+        [line for p in panels for line in (p.label, *p.below.splitlines())], len(panels)
+    )
     width = WIDTH / across
+    if tops := _tops(panels):
+        drawn["ylim"] = (_set_top, {"data": data[list(tops)], "tops": tops, "subset_info": True})
     size = (width, HEIGHT if across > 1 else 2.8)
     return picture(how, data, drawn, size=size, title=title, legend=legend, columns=across)
+
+
+def columns_for(texts: Sequence[str], count: int) -> int:
+    """Panels beside each other, of so many, that leave room for texts above and below them."""
+    longest = max(map(len, texts))
+    across = 2 if count == 4 else min(count, 3)
+    return min(across, max(1, int(LETTERS_PER_INCH * WIDTH / (longest + 2))))
+
+
+def _tops(panels: Sequence[Densities]) -> dict[str, float]:
+    """Heights at which priors are cut that are far higher than the posterior."""
+    tops = {}
+    for panel in panels:
+        if panel.prior is None or panel.posterior is None:
+            continue
+        highest = HIGHEST * float(panel.posterior.height.max())
+        if float(panel.prior.height.max()) > highest > 0.0:
+            tops[variable_name(panel.label)] = highest
+    return tops
+
+
+def _set_top(
+    da: xr.DataArray, target: Any, *, tops: Mapping[str, float], var_name: str, **kwargs: Any
+) -> Any:
+    """End the y axis of a panel at its own height."""
+    from arviz_plots.plot_collection import backend_from_object
+
+    top = tops[var_name]
+    return backend_from_object(target).ylim((-0.03 * top, top), target)
 
 
 def _curves(panels: Sequence[Densities], kind: str, color: str) -> Visuals:

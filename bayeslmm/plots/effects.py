@@ -36,6 +36,7 @@ from bayeslmm.plots.common import (
     chosen,
     dataset,
     height_of,
+    inner_probability,
     level_of_picture,
     levels_upwards,
     picture,
@@ -43,7 +44,9 @@ from bayeslmm.plots.common import (
     segments,
     shown_levels,
     titles,
+    two_widths,
 )
+from bayeslmm.plots.panels import WIDTH
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays, mode_sds
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults
@@ -57,7 +60,6 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 MAX_LEVELS = 2000
-PANEL_WIDTH, SINGLE_WIDTH = 3.2, 5.0
 
 
 def plot_caterpillar(
@@ -98,24 +100,25 @@ def plot_caterpillar(
             f"{factor.name} has {len(positions):,} levels; a picture shows at most "
             f"{MAX_LEVELS:,}. Name those to draw with levels=."
         )
+    import arviz_plots as azp
+
     effects = intervals(place, positions).own(factor, positions)
     names = chosen(coefs, factor.own_coefs, "coefs names {}; the coefficients are: {}.")
     columns = [factor.own_coefs.index(name) for name in names]
     rows = _order(order, factor.own_coefs, effects, columns)
-    y = np.arange(len(rows), dtype=float)
-    lower, upper = effects.lower[rows], effects.upper[rows]
-    picked = list(zip(names, columns, strict=True))
-    marks = dataset({n: points(effects.centre[rows, c], y) for n, c in picked})
-    bars = dataset({n: segments((lower[:, c], upper[:, c]), (y, y)) for n, c in picked})
     labels = [factor.levels[positions[row]] for row in rows]
-    width = PANEL_WIDTH if len(columns) > 1 else SINGLE_WIDTH
+    picked = list(zip(names, columns, strict=True))
+    drawn = _caterpillar(effects, rows, picked, labels, factor.name)
+    marks = drawn["point"][1]["data"]
+    text = {"data": marks, "text": f"effect on {design.response}"}
+    zero = {"data": xr.Dataset(dict.fromkeys(marks, 0.0)), "color": QUIET, "width": 0.8}
     return picture(
         how,
         marks,
-        _caterpillar(marks, bars, labels, factor.name, design.response),
-        size=(width, 0.7 + min(max(0.19 * len(rows), 1.2), 8.5)),
+        {"ref_line": (azp.visuals.vline, zero)},
+        {**drawn, "xlabel": (azp.visuals.labelled_x, text)},
         title=f"Random effects of {factor.name} on {design.response}: {effects.label}",
-        sharey=True,
+        **_layout(len(names), len(rows)),
     )
 
 
@@ -134,37 +137,51 @@ def plot_level_coefs(
     """
     if len(levels) > MAX_LEVELS:
         raise DataError(f"A picture shows at most {MAX_LEVELS:,} levels; here are {len(levels):,}.")
+    import arviz_plots as azp
+
     names = chosen(coefs, known, "coefs names {}; the coefficients are: {}.")
     columns = [list(known).index(name) for name in names]
     rows = _order(order, known, intervals, columns)
-    y = np.arange(len(rows), dtype=float)
-    picked = list(zip(names, columns, strict=True))
-    lower, upper = intervals.lower[rows], intervals.upper[rows]
-    marks = dataset({n: points(intervals.centre[rows, c], y) for n, c in picked})
-    bars = dataset({n: segments((lower[:, c], upper[:, c]), (y, y)) for n, c in picked})
     labels, group = [levels[row] for row in rows], str(getattr(levels, "name", ""))
-    drawn = _caterpillar(marks, bars, labels, group, "")
-    kept = {name: one for name, one in drawn.items() if name not in ("ref_line", "xlabel")}
-    width = PANEL_WIDTH if len(columns) > 1 else SINGLE_WIDTH
-    size = (width, 0.7 + min(max(0.19 * len(rows), 1.2), 8.5))
-    return picture(how, marks, kept, size=size, title=title, sharey=True)
+    drawn = _caterpillar(intervals, rows, list(zip(names, columns, strict=True)), labels, group)
+    marks, layout = drawn["point"][1]["data"], _layout(len(names), len(rows))
+    text = {"data": marks, "text": "coefficient"}
+    drawn["xlabel"] = (azp.visuals.labelled_x, text)
+    return picture(how, marks, drawn, title=title, **layout)
+
+
+def _layout(panels: int, rows: int) -> dict[str, Any]:
+    """Sizes of panels of levels above each other, all in the width of a page."""
+    columns = min(panels, 4)
+    height = 0.7 + min(max(0.19 * rows, 1.2), 8.5)
+    return {"size": (WIDTH / columns, height), "columns": columns, "sharey": True}
 
 
 def _caterpillar(
-    marks: xr.Dataset, bars: xr.Dataset, labels: list[Any], group: str, response: str
-) -> Visuals:
+    effects: Intervals,
+    rows: Indices,
+    picked: Sequence[tuple[str, int]],
+    labels: list[Any],
+    group: str,
+) -> dict[str, Any]:
+    """Two intervals and a point of each coefficient in each level."""
     import arviz_plots as azp
 
-    dense = len(labels) > MOST_LABELS
-    zero = xr.Dataset({name: 0.0 for name in marks.data_vars})
-    bar = {"data": bars, "color": MAIN, "width": 0.8 if dense else 1.6}
+    y, dense = np.arange(len(rows), dtype=float), len(labels) > MOST_LABELS
+
+    def bars(bounds: tuple[Array, Array]) -> xr.Dataset:
+        low, high = (bound[rows] for bound in bounds)
+        return dataset({n: segments((low[:, c], high[:, c]), (y, y)) for n, c in picked})
+
+    marks = dataset({n: points(effects.centre[rows, c], y) for n, c in picked})
+    style = {"color": MAIN, "width": 0.7 if dense else 1.3}
+    inner = {"color": MAIN, "width": 1.5 if dense else 3.2}
     mark = {"data": marks, "color": MAIN, "size": 6 if dense else 20}
     return {
-        "ref_line": (azp.visuals.vline, {"data": zero, "color": QUIET, "width": 0.8}),
-        "interval": (azp.visuals.line_xy, bar),
+        "interval": (azp.visuals.line_xy, {"data": bars(effects.outer), **style}),
+        "inner_interval": (azp.visuals.line_xy, {"data": bars(effects.inner), **inner}),
         "point": (azp.visuals.scatter_xy, mark),
         "title": titles(marks),
-        "xlabel": (azp.visuals.labelled_x, {"data": marks, "text": f"effect on {response}"}),
         **levels_upwards(marks, group, labels),
     }
 
@@ -192,18 +209,20 @@ def effects_of_draws(
     wanted = [np.empty(0, dtype=np.intp)] * len(joint.points.sds)
     wanted[place] = positions
     draws = joint.effects(wanted)[place]
-    lower, upper = interval(draws, prob, kind)
-    label = f"posterior mean and {coverage(prob)} {kind.upper()}"
-    return Intervals(draws.mean(axis=0), lower, upper, label)
+    inner, outer = (interval(draws, p, kind) for p in (inner_probability(prob), prob))
+    label = f"posterior mean, {two_widths(prob)} {kind.upper()}"
+    return Intervals(draws.mean(axis=0), inner, outer, label)
 
 
 def effects_of_fit(fit: Fit, level: float | None, place: int, positions: Indices) -> Intervals:
     """Conditional modes and normal intervals (m, k) of random effects of a grouping factor."""
     level = level_of_picture(level)
-    z = stats.norm.ppf(0.5 + level / 2.0)
     centre, sd = mode_arrays(fit)[place][positions], mode_sds(fit)[place][positions]
-    label = f"{fit.method} conditional mode and {coverage(level)} prediction interval"
-    return Intervals(centre, centre - z * sd, centre + z * sd, label)
+    inner, outer = (stats.norm.ppf(0.5 + p / 2.0) * sd for p in (inner_probability(level), level))
+    label = f"{fit.method} conditional mode, {two_widths(level)} prediction intervals"
+    return Intervals(
+        centre, (centre - inner, centre + inner), (centre - outer, centre + outer), label
+    )
 
 
 # --- shrinkage ---------------------------------------------------------------------------
@@ -292,7 +311,7 @@ def plot_shrinkage(
         legend["population"] |= {"linestyle": "none", "marker": SQUARE}
     missing = int(alone.any(axis=1).sum())
     note = f"; {missing} levels have too few rows of their own" if missing else ""
-    size = (7.0, 5.6) if plane else (6.0, height_of(len(rows)))
+    size = (WIDTH, 5.6) if plane else (WIDTH, height_of(len(rows)))
     title = f"Shrinkage of {factor.name} effects{note}"
     data = xr.Dataset({f"{factor.key} ": 0.0})
     return picture(how, data, drawn, size=size, title=title, legend=legend)
@@ -446,7 +465,7 @@ def shrinkage(
         each level by itself.
     """
     factor = design.random[place]
-    population = _matched(design, place, beta)
+    population = matched_effects(design, place, beta)
     if isinstance(design, SummarisedDesign):
         no_pooling = population + separate_coefficients(design, place, beta, u)
     else:
@@ -457,14 +476,16 @@ def shrinkage(
         population=population,
         no_pooling=no_pooling,
         partial=population + factor.own(u[place]),
-        reml=_matched(design, place, reml[0]) + factor.own(reml[1]),
+        reml=matched_effects(design, place, reml[0]) + factor.own(reml[1]),
     )
 
 
-def _matched(design: Design, place: int, beta: Array) -> Array:
-    """Fixed effects of the factor's coefficients, by label; zero where there is none."""
-    fixed = dict(zip(design.coefs, beta, strict=True))
-    return np.array([fixed.get(coef, 0.0) for coef in design.random[place].own_coefs])
+def matched_effects(design: Design, place: int, beta: Array) -> Array:
+    """Fixed effects (..., m) of the factor's coefficients, by label; zero where there is none."""
+    known = {coef: i for i, coef in enumerate(design.coefs)}
+    own = design.random[place].own_coefs
+    parts = [beta[..., known[c]] if c in known else np.zeros(beta.shape[:-1]) for c in own]
+    return np.stack(parts, axis=-1)
 
 
 def own_covariates(factor: RandomFactor) -> Array:

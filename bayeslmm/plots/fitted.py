@@ -24,10 +24,12 @@ from bayeslmm.plots.common import (
     MAIN,
     SECOND,
     STRONG,
+    TICK_SIZE,
     Drawing,
     Visuals,
     band,
     dataset,
+    inner_probability,
     level_of_picture,
     levels_across,
     outer,
@@ -36,12 +38,13 @@ from bayeslmm.plots.common import (
     segments,
     shown_levels,
     titles,
+    two_widths,
     value_order,
 )
+from bayeslmm.plots.panels import HEIGHT, WIDTH
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.summaries.estimate_tables import mode_arrays
 from bayeslmm.summaries.posterior_tables import interval, interval_defaults
-from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -49,8 +52,10 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Effects = Callable[[Sequence[Indices]], Sequence[Array]]
-Lines = Sequence[tuple[Array, Array, Array, Array]]
-"""Fitted line, its bounds and the population's line (G,) of each level."""
+Bounds = tuple[Array, Array]
+Line = tuple[Array, Bounds, Bounds, Array]
+Lines = Sequence[Line]
+"""Fitted line, its inner and outer bounds and the population's line (G,) of each level."""
 
 GRID = 40
 """Values of a numeric variable at which lines are evaluated."""
@@ -291,8 +296,8 @@ def plot_fitted(
     levels : sequence, optional
         Its levels; all that fit by default.
     lines_at : callable
-        Takes data and mean rows per level; returns fitted line, its lower and upper bounds and the
-        population's line (G,) per level, and what line and band are.
+        Takes data and mean rows per level; returns fitted line, its inner and outer bounds and the
+        population's line (G,) per level, and what line and bands are.
     how : Drawing
         How to draw it.
 
@@ -308,6 +313,8 @@ def plot_fitted(
     if not along.numeric:
         line, average = {**dot, **line}, {"linestyle": "none", "marker": DIAMOND, "color": SECOND}
     legend = {"data": {"color": STRONG, **dot}, label: line}
+    columns = _per_row(len(grids))
+    width = WIDTH / columns
     title = f"{design.response} by {along.name}"
     if factor is None:  # the population's line is the fitted one
         drawn["population"] = None
@@ -320,17 +327,18 @@ def plot_fitted(
         how,
         data,
         {**drawn, **_axes(design, along, data)},
-        size=(2.2, 2.0) if factor is not None else (4.4, 3.2),
+        size=(width, max(1.5, 0.8 * width)) if factor is not None else (WIDTH, HEIGHT),
         title=title,
         legend=legend,
-        columns=_per_row(len(grids)),
+        columns=columns,
         sharex=True,
         sharey=True,
     )
 
 
 def _per_row(count: int) -> int:
-    return count if count <= 4 else min(6, int(np.ceil(np.sqrt(count * 1.5))))
+    """Panels beside each other: no more than a page has room for."""
+    return min(count, 3) if count <= 6 else 5 if count > 20 else 4
 
 
 def _visuals(along: Axis, grids: Sequence[LevelGrid], lines: Lines) -> tuple[xr.Dataset, Visuals]:
@@ -340,7 +348,7 @@ def _visuals(along: Axis, grids: Sequence[LevelGrid], lines: Lines) -> tuple[xr.
     names = [grid.label for grid in grids]
     at = along.places
 
-    def each(make: Callable[[tuple[Array, Array, Array, Array]], Any]) -> Any:
+    def each(make: Callable[[Line], Any]) -> Any:
         return dataset(dict(zip(names, map(make, lines), strict=True)))
 
     aside = 0.0 if along.numeric else BESIDE
@@ -348,22 +356,24 @@ def _visuals(along: Axis, grids: Sequence[LevelGrid], lines: Lines) -> tuple[xr.
         {name: points(grid.x - aside, grid.y) for name, grid in zip(names, grids, strict=True)}
     )
     fitted, population = each(lambda v: points(at, v[0])), each(lambda v: points(at + aside, v[3]))
-    bands = each(lambda v: band(at, v[1], v[2]))
+    bands = [each(lambda v: band(at, *v[2])), each(lambda v: band(at, *v[1]))]
     if along.numeric:
         spread = {"color": MAIN, "alpha": BAND_ALPHA}
         average = {"color": SECOND, "linestyle": DASHED, "width": 1.2}
         main: Visuals = {
-            "interval": (azp.visuals.fill_between_y, {"data": bands, **spread}),
+            "interval": (azp.visuals.fill_between_y, {"data": bands[0], **spread}),
+            "inner_interval": (azp.visuals.fill_between_y, {"data": bands[1], **spread}),
             "population": (azp.visuals.line_xy, {"data": population, **average}),
             "fitted": (azp.visuals.line_xy, {"data": fitted, "color": MAIN, "width": 1.6}),
         }
     else:
-        bars = each(lambda v: segments((at, at), (v[1], v[2])))
+        bars = [each(lambda v: segments((at, at), v[2])), each(lambda v: segments((at, at), v[1]))]
         average = {"color": SECOND, "marker": DIAMOND, "size": 22}
         main = {
-            "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 2.5}),
+            "interval": (azp.visuals.line_xy, {"data": bars[0], "color": MAIN, "width": 1.3}),
+            "inner_interval": (azp.visuals.line_xy, {"data": bars[1], "color": MAIN, "width": 3.2}),
             "population": (azp.visuals.scatter_xy, {"data": population, **average}),
-            "fitted": (azp.visuals.scatter_xy, {"data": fitted, "color": MAIN, "size": 34}),
+            "fitted": (azp.visuals.scatter_xy, {"data": fitted, "color": MAIN, "size": 20}),
         }
     mark = {"data": data, "color": STRONG, "size": 10, "alpha": 0.7}
     return data, {**main, "data": (azp.visuals.scatter_xy, mark)}
@@ -386,6 +396,7 @@ def _axes(design: Design, along: Axis, data: xr.Dataset) -> Visuals:
         "ylabel": (azp.visuals.labelled_y, {"data": left, "text": design.response}),
         "xticks": None,
         "xlim": None,
+        "ticks": (azp.visuals.ticklabel_props, {"data": data, "axis": "both", "size": TICK_SIZE}),
     }
     if not along.numeric:
         axes |= levels_across(data, [str(value) for value in along.values], len(along.values))
@@ -400,9 +411,9 @@ def lines_of_draws(
     lines = []
     for grid in grids:
         draws = grid.conditional(joint.beta, joint.effects)
-        lower, upper = interval(draws, prob, kind)
-        lines.append((draws.mean(axis=0), lower, upper, grid.average(joint.beta.mean(axis=0))))
-    return lines, f"conditional mean: posterior mean and {coverage(prob)} {kind.upper()}"
+        inner, outer = (interval(draws, p, kind) for p in (inner_probability(prob), prob))
+        lines.append((draws.mean(axis=0), inner, outer, grid.average(joint.beta.mean(axis=0))))
+    return lines, f"conditional mean: posterior mean, {two_widths(prob)} {kind.upper()}"
 
 
 def lines_of_fit(
@@ -413,9 +424,9 @@ def lines_of_fit(
     lines = []
     for grid in grids:
         draws = grid.conditional(joint.beta, joint.effects)
-        lower, upper = interval(draws, level, "eti")
+        inner, outer = (interval(draws, p, "eti") for p in (inner_probability(level), level))
         centre = grid.conditional(
             fit.beta, lambda wanted: [u[w] for u, w in zip(modes, wanted, strict=True)]
         )
-        lines.append((centre, lower, upper, grid.average(fit.beta)))
-    return lines, f"conditional mean: {fit.method} and {coverage(level)} interval"
+        lines.append((centre, inner, outer, grid.average(fit.beta)))
+    return lines, f"conditional mean: {fit.method}, {two_widths(level)} intervals"

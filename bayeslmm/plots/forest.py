@@ -32,6 +32,7 @@ from bayeslmm.plots.common import (
     points,
     segments,
     set_yticks,
+    texts_at,
 )
 from bayeslmm.plots.panels import WIDTH
 from bayeslmm.plots.quantities import Spread
@@ -260,15 +261,15 @@ def _numbers(
     """Estimates and intervals in figures, at the right of their lines."""
     y, error = forest.reported[rows], forest.error[rows]
     own = zip(y, y - z * error, y + z * error, heights, strict=True)
-    lines = [(_figures((a, b, c), exp=exp), float(at)) for a, b, c, at in own]
+    lines = [(x, float(at), _figures((a, b, c), exp=exp)) for a, b, c, at in own]
     mean = (forest.mean.centre[0], forest.mean.outer[0][0], forest.mean.outer[1][0])
-    lines.append((_figures(mean, exp=exp), 1.2))
+    lines.append((x, 1.2, _figures(mean, exp=exp)))
     if forest.new is not None:
         low, high = (_two(bound[0], exp=exp) for bound in forest.new)
-        lines.append((f"[{low}, {high}]", 0.0))
-    lines.append((f"reported [{coverage(forest.prob)}]", float(heights[0] + 1.0)))
+        lines.append((x, 0.0, f"[{low}, {high}]"))
+    lines.append((x, float(heights[0] + 1.0), f"reported [{coverage(forest.prob)}]"))
     data = xr.Dataset({PANEL: x})
-    return _texts, {"data": data, "lines": lines, "size": TICK_SIZE, "color": STRONG}
+    return texts_at, {"data": data, "lines": {PANEL: lines}, "size": TICK_SIZE, "subset_info": True}
 
 
 def _figures(values: Sequence[float], *, exp: bool) -> str:
@@ -285,18 +286,6 @@ def _two(value: float, *, exp: bool) -> str:
 
 def _short(value: float) -> str:
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _texts(
-    da: xr.DataArray, target: Any, *, lines: Sequence[tuple[str, float]], **style: Any
-) -> Any:
-    """Texts below each other."""
-    from arviz_plots.plot_collection import backend_from_object
-
-    backend, x = backend_from_object(target), float(da)
-    settings = {"horizontal_align": "left", **style}
-    found = [backend.text(x, y, text, target, **settings) for text, y in lines]
-    return found[0]
 
 
 def _axes(

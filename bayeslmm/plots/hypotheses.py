@@ -124,7 +124,7 @@ def _prior_curve(prior: Prior, low: float, high: float) -> Curve | None:
     if isinstance(prior, tuple):
         mean, sd = prior
         return curve_of(lambda x: np.asarray(norm.logpdf(x, mean, sd)), low, high) if sd else None
-    curve = curve_of_draws(prior)
+    curve = curve_of_draws(prior, "silverman")
     inside = (curve.x >= low) & (curve.x <= high)
     return Curve(curve.x[inside], curve.height[inside])
 

@@ -141,6 +141,10 @@ class Style:
         That of the bounds of new levels or responses.
     titled : bool
         Whether panels have titles.
+    apart : bool
+        Whether each panel has values of its own kind, with places above each other.
+    overlaid : bool
+        Whether series share their places, or have one each.
     """
 
     value: str
@@ -151,6 +155,8 @@ class Style:
     data: str = ""
     wider: str = ""
     titled: bool = True
+    apart: bool = False
+    overlaid: bool = False
 
 
 def plot_panels(panels: Sequence[Panel], style: Style, how: Drawing) -> PlotCollection:
@@ -196,7 +202,7 @@ def plot_panels(panels: Sequence[Panel], style: Style, how: Drawing) -> PlotColl
         legend=_legend(panels, labels, style, colors, marks),
         columns=_columns(len(panels)),
         aes=aes,
-        sharex=together or not style.upright,
+        sharex=(together or not style.upright) and not style.apart,
         sharey=style.upright or together,
     )
 
@@ -222,7 +228,7 @@ def _size(panels: Sequence[Panel], style: Style) -> tuple[float, float]:
     if style.upright:
         return width, HEIGHT if len(panels) == 1 else max(2.3, 0.8 * width)
     ticks = max(len(panel.ticks or ()) for panel in panels)
-    series = max(len(panel.series) for panel in panels)
+    series = 1 if style.overlaid else max(len(panel.series) for panel in panels)
     return width, height_of(int(np.ceil(ticks * max(1.0, 0.8 * series))))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,23 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.plots.common import (
     BAND_ALPHA,
+    MAIN,
+    PANEL_TITLE_SIZE,
     SECOND,
+    TICK_SIZE,
     Drawing,
     Visuals,
     add_title,
     arviz_plots,
     chosen,
+    draw,
+    outer,
     picture,
     titles,
     variable_name,
 )
+from bayeslmm.plots.densities import columns_for
+from bayeslmm.plots.panels import HEIGHT, WIDTH
 from bayeslmm.sampling.calibration import band as uniform_band
 from bayeslmm.sampling.calibration import counts_below
 from bayeslmm.sampling.tree import SAMPLE_DIMS
@@ -31,6 +39,7 @@ from bayeslmm.summaries.parameters import (
     parameter_draws,
     parameters,
 )
+from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -74,10 +83,9 @@ def plot_compared(
     free = [parameter.label for parameter in free_parameters(design)]
     wanted = [label for label in table.index if label in free] if labels is None else labels
     table = table.loc[chosen(wanted, list(table.index), refusal)]
-    shown = how.of_arviz(point_estimate_text=False)
+    shown = how.of_arviz(point_estimate_text=False, title={"size": PANEL_TITLE_SIZE})
     line, band = shown.pop("estimate", {}), shown.pop("confidence_interval", {})
-    constrained = {"layout": "constrained"} if how.backend == "matplotlib" else {}
-    figure = {**constrained, **how.pc_kwargs.get("figure_kwargs", {})}
+    across = columns_for(list(table.index), len(table))
     known = {p.label: p for p in parameters(design)}
     collection: PlotCollection = arviz_plots().plot_dist(
         xr.Dataset(
@@ -91,7 +99,7 @@ def plot_compared(
         ci_kind=table.attrs["ci_kind"],
         backend=how.backend,
         visuals=shown,
-        **{**how.pc_kwargs, "figure_kwargs": figure},
+        **how.layout(len(table), (WIDTH / across, 1.7), across),
     )
     bounded = table.dropna(subset=["conf_low", "conf_high"])
     if band is not False and len(bounded):
@@ -101,15 +109,17 @@ def plot_compared(
     if line is not False:
         estimates = _by_label(table[["estimate"]].dropna())
         collection.map(azp.visuals.vline, "estimate", data=estimates, **{"color": SECOND, **line})
+    axes = {"data": collection.data, "axis": "x", "size": TICK_SIZE}
+    draw(collection, {"ticks": (azp.visuals.ticklabel_props, axes)})
     add_title(collection, _title(table), how.visuals)
     return collection
 
 
 def _title(table: pd.DataFrame) -> str:
-    source, percent = table.attrs["estimate"], 100.0 * table.attrs["prob"]
+    source, percent = table.attrs["estimate"], coverage(table.attrs["prob"])
     return (
-        f"Posterior density and {percent:g} % interval; line and band: {source} estimate and "
-        f"{percent:g} % confidence interval"
+        f"Posterior density and {percent} interval; line and band: "
+        f"{source.removeprefix('bayeslmm ')} estimate and {percent} confidence interval"
     )
 
 
@@ -121,7 +131,9 @@ def _by_label(table: pd.DataFrame, *dims: str) -> xr.Dataset:
 
 # --- ranks of simulations ----------------------------------------------------------------
 
-RANK_PANEL = (2.6, 2.0)
+RANK_HEIGHT = 2.0
+EXACT_BAND = 1000
+"""Values up to which the band is exact; beyond, it narrows with the root of their number."""
 
 
 def plot_calibration(
@@ -161,15 +173,69 @@ def plot_calibration(
     refusal = "No ranks of {}. There are ranks of: {}."
     ranks = ranks[chosen(labels, list(ranks.columns), refusal)]
     lines = _differences(ranks, out_of)
+    across = columns_for(list(ranks.columns), ranks.shape[1])
     return picture(
         how,
         lines,
         _rank_visuals(lines, uniform_band(len(ranks), out_of, level)),
-        size=RANK_PANEL,
+        size=(WIDTH / across, RANK_HEIGHT),
         title=f"Δ ECDF of the ranks of {len(ranks)} simulations",
+        legend=_rank_legend(1.0 - level),
+        columns=across,
         sharex=True,
         sharey=True,
     )
+
+
+def plot_uniformity(
+    values: Array, name: str, title: str, prob: float, how: Drawing
+) -> PlotCollection:
+    """Draw the ECDF difference of values (n,) that are uniform on 0 to 1 where a model is right.
+
+    Parameters
+    ----------
+    values : ndarray (n,)
+        Probability integral transforms.
+    name : str
+        What they are, on the axis.
+    title : str
+        Title of the figure.
+    prob : float
+        Probability with which independent uniform values stay inside the band.
+    how : Drawing
+        How to draw it.
+    """
+    out_of = min(len(values), 100)
+    ranks = np.minimum((values * (out_of + 1)).astype(int), out_of)
+    lines = _differences(pd.DataFrame({f"{name} ": ranks}), out_of)
+    visuals = _rank_visuals(lines, _band(len(values), out_of, prob)) | {"title": None}
+    label = {"data": lines, "text": name}
+    visuals["xlabel"] = (arviz_plots().visuals.labelled_x, label)
+    return picture(
+        how,
+        lines,
+        visuals,
+        size=(WIDTH, HEIGHT),
+        title=title,
+        legend=_rank_legend(prob),
+    )
+
+
+@cache
+def _band(n: int, out_of: int, prob: float) -> tuple[Array, Array]:
+    """Simultaneous band for n uniform values at `out_of` places."""
+    few = min(n, EXACT_BAND)
+    low, high = uniform_band(few, out_of, 1.0 - prob)
+    centre, narrower = np.arange(1, out_of + 1) / (out_of + 1), np.sqrt(few / n)
+    return centre + narrower * (low - centre), centre + narrower * (high - centre)
+
+
+def _rank_legend(prob: float) -> dict[str, dict[str, Any]]:
+    shaded = {"color": MAIN, "linewidth": 6.0, "alpha": 0.4}
+    return {
+        "observed less uniform": {"color": SECOND},
+        f"holds all of the line in {100.0 * prob:.4g} % of cases if uniform": shaded,
+    }
 
 
 def _rank_visuals(lines: xr.Dataset, bounds: tuple[Array, Array]) -> Visuals:
@@ -186,7 +252,19 @@ def _rank_visuals(lines: xr.Dataset, bounds: tuple[Array, Array]) -> Visuals:
         "ref_line": (azp.visuals.line_xy, {"data": across, **axis}),
         "ecdf": (azp.visuals.line_xy, {"data": lines, "color": "C1"}),
         "title": titles(lines),
-        "xlabel": (azp.visuals.labelled_x, {"data": lines, "text": "rank / draws"}),
+        "xlabel": (
+            azp.visuals.labelled_x,
+            {"data": lambda c: outer(c, lines)[0], "text": "rank / draws"},
+        ),
+        "ylabel": (
+            azp.visuals.labelled_y,
+            {"data": lambda c: outer(c, lines)[1], "text": "Δ ECDF"},
+        ),
+        "ticks": (azp.visuals.ticklabel_props, {"data": lines, "axis": "both", "size": TICK_SIZE}),
+        "ticklabels": (
+            azp.visuals.set_ticklabel_visibility,
+            {"data": lambda c: outer(c, lines)[0], "axis": "x", "visible": True},
+        ),
     }
 
 

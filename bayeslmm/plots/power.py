@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.plots.common import (
+    CIRCLE,
     DASHED,
     MAIN,
     QUIET,
@@ -19,11 +20,12 @@ from bayeslmm.plots.common import (
     segments,
     titles,
 )
+from bayeslmm.plots.panels import WIDTH
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
-PANEL = (4.2, 3.2)
+HEIGHT = 3.0
 
 
 def plot_curve(
@@ -83,4 +85,21 @@ def plot_curve(
         "ylabel": (azp.visuals.labelled_y, {"data": across, "text": name}),
     }
     title = f"{name.capitalize()} by {counted}"
-    return picture(how, lines, visuals, size=PANEL, title=title, sharex=True, sharey=True)
+    marks: dict[str, object] = {"color": MAIN, "marker": CIRCLE}
+    legend: dict[str, dict[str, object]] = {f"{name} and its Monte Carlo interval": marks}
+    if target is not None:
+        legend[f"{target:g}, the {name} wanted"] = {"color": QUIET, "linestyle": DASHED}
+    if alpha is not None:
+        legend[f"{alpha:g}, without an effect"] = {"color": QUIET, "linestyle": "C2"}
+    columns = min(len(parts), 2)
+    return picture(
+        how,
+        lines,
+        visuals,
+        size=(WIDTH / columns, HEIGHT),
+        title=title,
+        legend=legend,
+        columns=columns,
+        sharex=True,
+        sharey=True,
+    )

@@ -18,13 +18,16 @@ from bayeslmm.plots.common import (
     DIAMOND,
     MAIN,
     PANEL_TITLE_SIZE,
+    SECOND,
     STRONG,
+    TICK_SIZE,
     TRIANGLE,
     Drawing,
     Visuals,
     add_legend,
     add_title,
     arviz_plots,
+    band,
     dataset,
     draw,
     group_order,
@@ -36,8 +39,13 @@ from bayeslmm.plots.common import (
     plain,
     points,
     segments,
+    titles,
+    two_widths,
     variable_name,
 )
+from bayeslmm.plots.fitted import axis
+from bayeslmm.plots.panels import HEIGHT, WIDTH
+from bayeslmm.plots.parameters import plot_uniformity
 from bayeslmm.prediction.checks import (
     STATISTICS,
     Statistic,
@@ -49,7 +57,7 @@ from bayeslmm.prediction.checks import (
 from bayeslmm.sampling.joint_draws import JointDraws
 from bayeslmm.sampling.tree import RESPONSE, with_groups
 from bayeslmm.schema import OBS_DIM
-from bayeslmm.summaries.posterior_tables import interval_defaults
+from bayeslmm.summaries.posterior_tables import interval, interval_defaults
 from bayeslmm.summaries.text import coverage
 
 if TYPE_CHECKING:
@@ -57,6 +65,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Kind = Literal["dist", "interval", "tstat", "pit", "loo_pit"]
+
+NAMES = {"pit": "PIT", "loo_pit": "LOO-PIT"}
+MOST_BARS = 60
+"""Rows up to which each has an interval of its own; of more, intervals make bands."""
 
 GROUP, PRIOR = "posterior_predictive", "prior_predictive"
 MOST_PANELS = 24
@@ -79,6 +91,7 @@ def plot_predictive(
     how: Drawing,
     *,
     by: str | None = None,
+    x: str | None = None,
     statistic: str | Statistic = "mean",
     prob: float | None = None,
 ) -> PlotCollection:
@@ -94,7 +107,7 @@ def plot_predictive(
         Returns the probability integral transform (n,) of each row left out.
     how : Drawing
         How to draw it.
-    kind, by, statistic, prob
+    kind, by, x, statistic, prob
         As in :meth:`bayeslmm.plots.accessors.PosteriorPlots.predictive`.
 
     Returns
@@ -108,27 +121,30 @@ def plot_predictive(
     SamplingError
         If the group is missing.
     """
-    _check(data, kind, by, statistic)
+    _check(data, kind, by, x, statistic)
     if kind == "tstat" and by is not None:
-        table = check_table(design, replicated(data), statistic, by, prob)
-        return _by_level(design, table, _statistic_name(statistic), prob, how)
+        chance, values = interval_defaults(prob)[0], replicated(data)
+        wide, narrow = (
+            check_table(design, values, statistic, by, p)
+            for p in (chance, inner_probability(chance))
+        )
+        return _by_level(design, wide, narrow, _statistic_name(statistic), prob, how)
     if kind == "dist":
         data = _few(data, how.pc_kwargs.get("num_samples", REPLICATES))
     if kind == "dist" and by is not None:
         title = f"Replicated and observed {design.response} by {by}"
         return _densities(design, data, by, how, title)
-    if kind == "loo_pit":
-        collection = _uniformity(loo_pit(), how)
-    else:
-        collection = _by_arviz(design, data, kind, statistic, prob, how)
-    widest, _ = interval_defaults(prob)
+    if kind == "interval":
+        return _intervals(design, replicated(data), by, x, prob, how)
+    if kind in ("pit", "loo_pit"):
+        values = loo_pit() if kind == "loo_pit" else _transforms(design, replicated(data))
+        name = f"{'Leave-one-out p' if kind == 'loo_pit' else 'P'}robability integral transform"
+        short, (chance, _) = NAMES[kind], interval_defaults(prob)
+        return plot_uniformity(values, short, f"{name} of {design.response}", chance, how)
+    collection = _by_arviz(design, data, kind, statistic, how)
     titles = {
         "dist": f"Replicated and observed {design.response}",
-        "interval": f"{coverage(inner_probability(widest))} and {coverage(widest)} predictive "
-        f"intervals of {design.response}",
         "tstat": f"Replicated and observed {_statistic_name(statistic)} of {design.response}",
-        "pit": f"Probability integral transform of {design.response}",
-        "loo_pit": f"Leave-one-out probability integral transform of {design.response}",
     }
     add_title(collection, titles[kind], how.visuals)
     return collection
@@ -149,12 +165,16 @@ def with_replicates(
     return with_groups(data, posterior_predictive=replicates)
 
 
-def _check(data: xr.DataTree, kind: str, by: str | None, statistic: str | Statistic) -> None:
+def _check(
+    data: xr.DataTree, kind: str, by: str | None, x: str | None, statistic: str | Statistic
+) -> None:
     check_choice(kind, get_args(Kind), "kind")
     if kind == "tstat":
         check_statistic(statistic)
-    if by is not None and kind not in ("dist", "tstat"):
-        raise ValueError(f"by={by!r} goes with kind 'dist' or 'tstat', not {kind!r}.")
+    if by is not None and kind not in ("dist", "interval", "tstat"):
+        raise ValueError(f"by={by!r} goes with kind 'dist', 'interval' or 'tstat', not {kind!r}.")
+    if x is not None and (kind != "interval" or by is None):
+        raise ValueError(f"x={x!r} goes with kind 'interval' and by=, whose panels it runs along.")
     if kind != "loo_pit" and GROUP not in data.children:
         raise SamplingError(
             f"The posterior has no group {GROUP}. Add it first: "
@@ -194,7 +214,6 @@ def _by_arviz(
     data: xr.DataTree,
     kind: str,
     statistic: str | Statistic,
-    prob: float | None,
     how: Drawing,
 ) -> PlotCollection:
     """One panel by ArviZ, with the response named on its axis."""
@@ -203,16 +222,7 @@ def _by_arviz(
     if kind == "dist":
         observed, shown = {}, how.of_arviz(title=False, **DENSITIES)
         collection = azp.plot_ppc_dist(data, visuals=shown, **common)
-    elif kind == "interval":
-        widest, ci_kind = interval_defaults(prob)
-        mark = {"color": STRONG, "marker": CIRCLE, "size": 12}
-        shown = how.of_arviz(title=False, ylabel=False, observed_markers=mark)
-        probs = inner_probability(widest), widest
-        collection = azp.plot_ppc_interval(
-            data, ci_kind=ci_kind, ci_probs=probs, visuals=shown, **common
-        )
-        observed["marker"] = CIRCLE
-    elif kind == "tstat":
+    else:
         mark = {"color": STRONG, "size": 60, "marker": TRIANGLE}
         shown = how.of_arviz(title=False, observed_tstat=mark, dist={"color": MAIN})
         function = STATISTICS[statistic] if isinstance(statistic, str) else statistic
@@ -222,26 +232,19 @@ def _by_arviz(
 
         collection = azp.plot_ppc_tstat(data, t_stat=of_one_response, visuals=shown, **common)
         observed["marker"] = TRIANGLE
-    else:
-        return azp.plot_ppc_pit(data, visuals=how.of_arviz(title=False), **common)
     _name_response(collection, design, kind, statistic)
     add_legend(collection, {**ENTRIES, "observed": ENTRIES["observed"] | observed}, how.visuals)
     return collection
 
 
-def _uniformity(pit: Array, how: Drawing) -> PlotCollection:
-    """What ``arviz.plot_loo_pit`` draws, of exact transforms."""
-    label = {"text": "LOO-PIT"}
-    shown = how.of_arviz(title=False, xlabel=label, ylabel={}, remove_axis=False)
-    tree = xr.DataTree.from_dict({"loo_pit": xr.Dataset({RESPONSE: (OBS_DIM, pit)})})
-    return arviz_plots().plot_ecdf_pit(
-        tree, group="loo_pit", sample_dims=[OBS_DIM], visuals=shown, **_settings(how)
-    )
+def _transforms(design: Design, values: Array) -> Array:
+    """Share (n,) of replicates (S, n) below each response; ties count half."""
+    return np.asarray((values < design.y).mean(axis=0) + 0.5 * (values == design.y).mean(axis=0))
 
 
 def _settings(how: Drawing) -> dict[str, Any]:
     """Arguments of ArviZ's functions for one wide panel."""
-    return {"backend": how.backend, **how.pc_kwargs, "figure_kwargs": how.figure(7.0, 3.6)}
+    return {"backend": how.backend, **how.pc_kwargs, "figure_kwargs": how.figure(WIDTH, 3.6)}
 
 
 def _name_response(
@@ -253,13 +256,12 @@ def _name_response(
     text = plain(design.response)
     if kind == "tstat":
         text = f"{_statistic_name(statistic)} of {text}"
-    function = azp.visuals.labelled_y if kind == "interval" else azp.visuals.labelled_x
     data = xr.Dataset({RESPONSE: 0.0})
-    collection.map(function, "response", data=data, text=text, ignore_aes="all")
+    collection.map(azp.visuals.labelled_x, "response", data=data, text=text, ignore_aes="all")
 
 
-def _density_panels(design: Design, by: str) -> dict[str, NDArray[np.intp]]:
-    """Rows of each panel of densities.
+def _panel_rows(design: Design, by: str, fewest: int = 1) -> dict[str, NDArray[np.intp]]:
+    """Rows of each panel.
 
     Raises
     ------
@@ -269,10 +271,10 @@ def _density_panels(design: Design, by: str) -> dict[str, NDArray[np.intp]]:
     groups = row_groups(design, by)
     if len(groups) > MOST_PANELS:
         raise DataError(
-            f"{by} has {len(groups)} levels; a picture shows at most {MOST_PANELS} densities. "
+            f"{by} has {len(groups)} levels; a picture shows at most {MOST_PANELS} panels. "
             "kind='tstat' shows a statistic of each."
         )
-    if small := [str(label) for label, rows in groups.items() if len(rows) < 3]:
+    if small := [str(label) for label, rows in groups.items() if len(rows) < fewest]:
         raise DataError(
             f"{by} has levels with fewer than three rows ({', '.join(small[:5])}), which have no "
             "density. kind='tstat' shows a statistic of each."
@@ -305,13 +307,13 @@ def _densities(
 ) -> PlotCollection:
     """Densities of the response by level: one variable, and so one panel, per level."""
     azp = arviz_plots()
-    names = _density_panels(design, by)
+    names = _panel_rows(design, by, fewest=3)
     collection = azp.plot_ppc_dist(
         _by_panel(data, names, group),
         group=group,
         backend=how.backend,
         visuals=how.of_arviz(title={"size": PANEL_TITLE_SIZE}, **DENSITIES),
-        **how.layout(len(names), (2.6, 2.0), sharex=True),
+        **how.layout(len(names), (WIDTH / min(len(names), 4), 1.5), sharex=True),
     )
     bottom, _ = outer(collection, xr.Dataset(dict.fromkeys(names, 0.0)))
     label = {"data": bottom, "text": design.response}
@@ -365,8 +367,111 @@ def plot_prior_predictive(
     return collection
 
 
+# --- intervals of rows -----------------------------------------------------------------
+
+
+def _intervals(
+    design: Design, values: Array, by: str | None, x: str | None, prob: float | None, how: Drawing
+) -> PlotCollection:
+    """Two predictive intervals of each row, by predicted mean or by covariate and group."""
+    import arviz_plots as azp
+
+    chance, kind = interval_defaults(prob)
+    inner, wide = (interval(values, p, kind) for p in (inner_probability(chance), chance))
+    mean, y = values.mean(axis=0), design.y
+    outside = (y < wide[0]) | (y > wide[1])
+    if by is None:
+        rows_of, along = {"rows": np.argsort(mean, kind="stable")}, "rows by predicted mean"
+        at = np.empty(design.n)
+        at[rows_of["rows"]] = np.arange(1.0, design.n + 1.0)
+    else:
+        rows_of = _panel_rows(design, by)
+        along, at = _covariate(design, by, x, rows_of)
+    smooth = by is None and design.n > MOST_BARS
+
+    def each(make: Callable[[NDArray[np.intp]], xr.DataArray]) -> xr.Dataset:
+        return dataset({label: make(rows) for label, rows in rows_of.items()})
+
+    def region(bounds: tuple[Array, Array], width: float) -> Any:
+        low, high = bounds
+        if smooth:
+            shaded = each(lambda r: band(at[r], low[r], high[r]))
+            return azp.visuals.fill_between_y, {"data": shaded, "color": MAIN, "alpha": 0.25}
+        bars = each(lambda r: segments((at[r], at[r]), (low[r], high[r])))
+        return azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": width}
+
+    def marks(shown: NDArray[np.bool_], color: str, size: float) -> Any:
+        data = each(lambda r: points(at[r][shown[r]], y[r][shown[r]]))
+        return azp.visuals.scatter_xy, {"data": data, "color": color, "size": size}
+
+    data = each(lambda r: points(at[r], y[r]))
+    size = 6.0 if design.n > 500 else 10.0
+    columns = min(len(rows_of), 3) if len(rows_of) <= 6 else 4
+    drawn: Visuals = {
+        "interval": region(wide, 1.2),
+        "inner_interval": region(inner, 2.8),
+        "observed": marks(~outside, STRONG, size),
+        "outside": marks(outside, SECOND, 1.6 * size) if outside.any() else None,
+        "title": titles(data) if by is not None else None,
+        "xlabel": (azp.visuals.labelled_x, {"data": lambda c: outer(c, data)[0], "text": along}),
+        "ylabel": (
+            azp.visuals.labelled_y,
+            {"data": lambda c: outer(c, data)[1], "text": design.response},
+        ),
+        "ticks": (azp.visuals.ticklabel_props, {"data": data, "axis": "both", "size": TICK_SIZE}),
+    }
+    if by is not None:
+        visible = {"data": lambda c: outer(c, data)[0], "axis": "x", "visible": True}
+        drawn["ticklabels"] = (azp.visuals.set_ticklabel_visibility, visible)
+    share = f"outside {coverage(chance)}: {outside.sum():,} of {design.n:,} rows"
+    dot = {"marker": CIRCLE, "linestyle": "none"}
+    return picture(
+        how,
+        data,
+        drawn,
+        size=(WIDTH / columns, HEIGHT if by is None else 1.5 if columns == 4 else 2.0),
+        title=f"{two_widths(chance)} predictive intervals of {design.response}",
+        legend={
+            f"{two_widths(chance)} {kind.upper()}": {"color": MAIN},
+            "observed": {"color": STRONG, **dot},
+            **({share: {"color": SECOND, **dot}} if outside.any() else {}),
+        },
+        columns=columns,
+        sharex=by is not None,
+        sharey=by is not None,
+    )
+
+
+def _covariate(
+    design: Design, by: str, x: str | None, rows_of: Mapping[str, NDArray[np.intp]]
+) -> tuple[str, Array]:
+    """What panels by level run along, and its value in each row: without a covariate, a number."""
+    try:
+        along = axis(design, x, (by,))
+    except DataError:
+        if x is not None:
+            raise
+        at = np.empty(design.n)
+        for rows in rows_of.values():
+            at[rows] = np.arange(1.0, len(rows) + 1.0)
+        return "row of the level", at
+    column = design.data[along.name]
+    if along.numeric:
+        return along.name, column.to_numpy(dtype=float)
+    place = {value: float(position) for position, value in enumerate(along.values)}
+    return along.name, np.array([place[value] for value in column])
+
+
+# --- statistics of levels ----------------------------------------------------------------
+
+
 def _by_level(
-    design: Design, table: pd.DataFrame, name: str, prob: float | None, how: Drawing
+    design: Design,
+    table: pd.DataFrame,
+    inside: pd.DataFrame,
+    name: str,
+    prob: float | None,
+    how: Drawing,
 ) -> PlotCollection:
     """Intervals of a statistic of replicates by level, with the observed one."""
     import arviz_plots as azp
@@ -376,24 +481,28 @@ def _by_level(
     y = np.arange(len(ordered), dtype=float)
     chance, kind = interval_defaults(prob)
     low, high = (ordered[c] for c in ordered if str(c).endswith(("_lb", "_ub")))
+    inner = inside.loc[ordered.index]
+    narrow = tuple(inner[c] for c in inner if str(c).endswith(("_lb", "_ub")))
     key = f"{name} "
     marks = dataset({key: points(ordered["mean"], y)})
     bars = dataset({key: segments((low, high), (y, y))})
+    within = dataset({key: segments((narrow[0], narrow[1]), (y, y))})
     observed = dataset({key: points(ordered["observed"], y)})
     seen = {"data": observed, "color": STRONG, "size": 24, "marker": DIAMOND}
     drawn: Visuals = {
-        "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 1.6}),
+        "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 1.3}),
+        "inner_interval": (azp.visuals.line_xy, {"data": within, "color": MAIN, "width": 3.2}),
         "replicated": (azp.visuals.scatter_xy, {"data": marks, "color": MAIN, "size": 20}),
         "observed": (azp.visuals.scatter_xy, seen),
         "xlabel": (azp.visuals.labelled_x, {"data": marks, "text": f"{name} of {design.response}"}),
         **levels_upwards(marks, by, list(ordered.index)),
     }
-    replicates = f"replicated: mean and {coverage(chance)} {kind.upper()}"
+    replicates = f"replicated: mean, {two_widths(chance)} {kind.upper()}"
     return picture(
         how,
         marks,
         drawn,
-        size=(6.0, height_of(len(ordered))),
+        size=(WIDTH, height_of(len(ordered))),
         title=f"{_upper(name)} of {design.response} by {by}",
         legend={
             "observed": {"color": STRONG, "marker": DIAMOND, "linestyle": "none"},

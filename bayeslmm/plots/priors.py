@@ -64,7 +64,7 @@ def plot_implied(
     for name, values in rows.items():
         if name == LEFT_OUT:
             continue
-        curve = curve_of_draws(values)
+        curve = curve_of_draws(values, "silverman" if name in seen else "experimental")
         if name in seen:
             end = max(float(np.quantile(values, TAIL)), 1.1 * seen[name])
             inside = curve.x <= end

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,24 +14,32 @@ from scipy import stats
 
 from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.estimation.effects import linear_predictor
-from bayeslmm.estimation.residuals import scaled_residuals
+from bayeslmm.estimation.residuals import ResidualKind, scaled_residuals
+from bayeslmm.exceptions import check_choice
 from bayeslmm.plots.common import (
+    BAND_ALPHA,
     MAIN,
     QUIET,
     SECOND,
     TICK_SIZE,
     Drawing,
     Visuals,
+    band,
     dataset,
+    inner_probability,
+    own_xlabel,
+    own_ylabel,
     picture,
-    plain,
     points,
     segments,
     shown_levels,
     thinned,
     titles,
+    two_widths,
     variable_name,
 )
+from bayeslmm.plots.panels import WIDTH
+from bayeslmm.summaries.posterior_tables import interval_defaults
 
 if TYPE_CHECKING:
     from arviz_plots import PlotCollection
@@ -39,6 +47,12 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 MOST_LABELS = 20
+SCALES = {
+    "pearson": ("standardised residual", "over their standard deviation"),
+    "normalised": ("normalised residual", "whitened by their covariance matrix"),
+}
+"""Label of the axis, and what it means, of residuals that have no unit."""
+
 FITTED, QUANTILES, BY_LEVEL = "residuals and fitted values", "Q-Q of residuals", "residuals by {}"
 
 
@@ -51,6 +65,7 @@ def plot_residuals(
     how: Drawing,
     *,
     label: str,
+    kind: ResidualKind | None = None,
 ) -> PlotCollection:
     """Draw residuals and random effects against what the model assumes of them.
 
@@ -70,18 +85,18 @@ def plot_residuals(
         How to draw it.
     label : str
         What both are.
+    kind : {"response", "pearson", "normalised"}, optional
+        Which residuals; "normalised" with a residual structure and "pearson" else by default.
 
     Returns
     -------
     arviz_plots.PlotCollection
     """
     fitted = linear_predictor(design, beta, u)
-    residuals, unit = design.y - fitted, f"residual of {design.response}"
-    if design.spec.structured:
-        residuals = scaled_residuals(design, residuals, covariance, "normalised")
-        unit = f"normalised {unit}"
-    elif design.weights is not None:
-        residuals, unit = residuals * np.sqrt(design.weights), f"{unit} × √weight"
+    chosen: ResidualKind = kind or ("normalised" if design.spec.structured else "pearson")
+    check_choice(chosen, get_args(ResidualKind), "kind")
+    residuals = scaled_residuals(design, design.y - fitted, covariance, chosen)
+    unit = f"residual of {design.response}" if chosen == "response" else SCALES[chosen][0]
     levels = _levels(design, group, residuals) if design.random or group else None
     quantiles = {QUANTILES: residuals, **_effects(design, u)}
     marks = dataset(
@@ -92,15 +107,90 @@ def plot_residuals(
         }
     )
     lines = dataset({name: _quartile_line(values) for name, values in quantiles.items()})
-    what = "Residuals and random effects" if design.random else "Residuals"
+    scale = f" ({SCALES[chosen][1]})" if chosen in SCALES else ""
+    what = f"Residuals{scale}{' and random effects' if design.random else ''}"
+    prob, _ = interval_defaults(None)
+    smooth = trend(fitted, residuals)
     return picture(
         how,
         marks,
         _visuals(design, levels, marks, lines, unit),
-        size=(3.2, 2.8),
+        _trend(smooth, prob),
+        size=(WIDTH / 2, 2.6),
         title=f"{what} of {design.response}: {label}",
-        columns=3,
+        legend=None
+        if smooth is None
+        else {f"smooth trend, {two_widths(prob)} pointwise bands": {"color": SECOND}},
+        columns=2,
     )
+
+
+# --- a smooth trend --------------------------------------------------------------------
+
+SPAN = 0.75
+"""Share of the rows that a local line is fitted to, as R's ``loess`` has by default."""
+
+TREND_POINTS = 60
+FEWEST = 10
+"""Different fitted values from which on there is a trend to show."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trend:
+    """A local mean with its standard errors, at increasing places."""
+
+    x: Array
+    mean: Array
+    error: Array
+
+
+def trend(x: Array, y: Array) -> Trend | None:
+    """Local lines with tricube weights over the nearest rows, and their pointwise errors.
+
+    Errors are those of a linear smoother of independent values with one variance, that of `y` about
+    zero. None where there are too few different places.
+
+    References
+    ----------
+    Cleveland (1979), doi:10.1080/01621459.1979.10481038; without its robust iterations.
+    """
+    if len(np.unique(np.round((x - x.mean()) / (np.ptp(x) or 1.0), 6))) < FEWEST:
+        return None
+    at = np.linspace(x.min(), x.max(), TREND_POINTS)
+    nearest = min(len(x) - 1, int(np.ceil(SPAN * len(x))))
+    mean, error = np.empty(len(at)), np.empty(len(at))
+    for i, place in enumerate(at):
+        gap = x - place
+        reach = max(float(np.partition(np.abs(gap), nearest)[nearest]), 1e-9 * np.ptp(x))
+        weights = np.clip(1.0 - np.abs(gap / reach) ** 3, 0.0, None) ** 3
+        total, first = weights.sum(), weights @ gap
+        second = weights @ gap**2
+        share = weights * (second - first * gap) / (total * second - first**2)
+        mean[i], error[i] = share @ y, np.sqrt(share @ share)
+    return Trend(at, mean, error * float(np.sqrt(np.mean(y**2))))
+
+
+def _trend(smooth: Trend | None, prob: float) -> Visuals:
+    """The trend with two bands, in the panel of fitted values."""
+    import arviz_plots as azp
+
+    if smooth is None:
+        return {"trend_band": None, "inner_trend_band": None, "trend": None}
+
+    def region(chance: float) -> Any:
+        half = float(stats.norm.ppf(0.5 + chance / 2.0)) * smooth.error
+        data = dataset({FITTED: band(smooth.x, smooth.mean - half, smooth.mean + half)})
+        return azp.visuals.fill_between_y, {"data": data, "color": SECOND, "alpha": BAND_ALPHA}
+
+    line = {"data": dataset({FITTED: points(smooth.x, smooth.mean)}), "color": SECOND, "width": 1.6}
+    return {
+        "trend_band": region(prob),
+        "inner_trend_band": region(inner_probability(prob)),
+        "trend": (azp.visuals.line_xy, line),
+    }
+
+
+# --- panels ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,8 +260,8 @@ def _visuals(
 
     by_level = [] if levels is None else [variable_name(levels.panel)]
     zero = xr.Dataset({name: 0.0 for name in (FITTED, *by_level)})
-    size = 8 if design.n > 500 else 14
-    dots = {"data": marks, "color": MAIN, "size": size, "alpha": 0.7}
+    size = 5 if design.n > 500 else 10
+    dots = {"data": marks, "color": MAIN, "size": size, "alpha": 0.55}
     visuals: Visuals = {
         "zero": (azp.visuals.hline, {"data": zero, "color": QUIET, "width": 0.8}),
         "qq_line": (azp.visuals.line_xy, {"data": lines, "color": QUIET, "width": 1.0}),
@@ -185,7 +275,7 @@ def _visuals(
         return visuals
     means = {"data": dataset({levels.panel: levels.means}), "color": SECOND, "width": 1.8}
     places, labels = thinned(levels.labels, MOST_LABELS)
-    upright = 90 if sum(map(len, labels)) > 26 else 0
+    upright = 90 if sum(len(text) + 1 for text in labels) > 36 else 0
     ticks = {"values": places, "labels": labels, "size": TICK_SIZE, "rotation": upright}
     return {
         **visuals,
@@ -214,24 +304,6 @@ def _axis_labels(design: Design, levels: _Levels | None, marks: xr.Dataset, unit
     text_y = dict.fromkeys(names, "random effect")
     text_y |= dict.fromkeys((*across, QUANTILES), unit)
     return {
-        "xlabel": (_label, {"data": marks, "axis": "x", "texts": text_x, "subset_info": True}),
-        "ylabel": (_label, {"data": marks, "axis": "y", "texts": text_y, "subset_info": True}),
+        "xlabel": (own_xlabel, {"data": marks, "texts": text_x, "subset_info": True}),
+        "ylabel": (own_ylabel, {"data": marks, "texts": text_y, "subset_info": True}),
     }
-
-
-def _label(
-    da: xr.DataArray,
-    target: Any,
-    *,
-    axis: str,
-    texts: Mapping[str, str],
-    var_name: str,
-    sel: Any,
-    isel: Any,
-    **kwargs: Any,
-) -> Any:
-    """Text of an axis by the name of the panel."""
-    import arviz_plots as azp
-
-    function = azp.visuals.labelled_x if axis == "x" else azp.visuals.labelled_y
-    return function(da, target, text=plain(texts[var_name]), **kwargs)
