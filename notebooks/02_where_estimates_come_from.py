@@ -1360,14 +1360,16 @@ assert abs(evidence - post.log_evidence.value) < 5 * post.log_evidence.error
 # | [9][step 9] joint modes: there are none | nothing, on purpose |
 # | [10][step 10] posterior: likelihood × prior | `model.fit()`, `post.log_evidence` |
 #
-# [step 1]: #the-joint-density-of-heights-and-pot-effects [step 2]:
-# #the-smallest-value-over-and-u-together-henderson-s-equations [step 3]:
-# #the-effects-of-pots-are-a-conditional-expectation-blup [step 4]:
-# #the-fixed-effects-are-generalised-least-squares-gls [step 5]:
-# #integrating-out-u-and-why-no-n-n-matrix-is-needed [step 6]:
-# #profiling-from-four-unknowns-to-one [step 7]: #ml-against-reml [step 8]:
-# #one-factorisation-that-holds-it-all-the-blocked-cholesky [step 9]:
-# #why-not-maximise-over-everything-at-once [step 10]: #from-here-to-the-posterior
+# [step 1]: #the-joint-density-of-heights-and-pot-effects
+# [step 2]: #the-smallest-value-over-and-u-together-henderson-s-equations
+# [step 3]: #the-effects-of-pots-are-a-conditional-expectation-blup
+# [step 4]: #the-fixed-effects-are-generalised-least-squares-gls
+# [step 5]: #integrating-out-u-and-why-no-n-n-matrix-is-needed
+# [step 6]: #profiling-from-four-unknowns-to-one
+# [step 7]: #ml-against-reml
+# [step 8]: #one-factorisation-that-holds-it-all-the-blocked-cholesky
+# [step 9]: #why-not-maximise-over-everything-at-once
+# [step 10]: #from-here-to-the-posterior
 #
 # ## Next
 #
