@@ -123,5 +123,6 @@ def setup(app: Sphinx) -> None:
     """Register what is put beside the pages before they are read."""
     outside_names.write_inventories()
     app.add_directive("verbs", Verbs)
+    app.add_css_file("reference.css")
     app.connect("config-inited", copy_notebooks)
     app.connect("config-inited", write_idioms)
