@@ -125,5 +125,6 @@ def setup(app: Sphinx) -> None:
     app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
     outside_names.write_inventories()
     app.add_directive("verbs", Verbs)
+    app.add_css_file("reference.css")
     app.connect("config-inited", copy_notebooks)
     app.connect("config-inited", write_idioms)
