@@ -400,8 +400,11 @@ matched[["estimate", "other", "in_std_errors", "flag"]].round(5)
 # %% [markdown]
 # ## Next
 #
-# - [Sleepstudy beside REML](03_sleepstudy_beside_reml.py) reads one posterior beside REML from beginning to end.
-# - [When REML says zero](09_when_reml_says_zero.py): what to report where an estimate lies at the boundary.
-# - [Coming from](../../how_to/coming_from.md) lme4, nlme, brms and others: what the functions of R are called
-#   here.
-# - [Tables and reports](../../how_to/tables_and_reports.md) has `tidy()` tables, for the way back to R.
+# - [Sleepstudy beside REML](03_sleepstudy_beside_reml.py) reads one posterior beside REML from
+#   beginning to end.
+# - [When REML says zero](09_when_reml_says_zero.py): what to report where an estimate lies at the
+#   boundary.
+# - [Coming from](../../how_to/coming_from.md) lme4, nlme, brms and others: what the functions of R
+#   are called here.
+# - [Tables and reports](../../how_to/tables_and_reports.md) has `tidy()` tables, for the way back
+#   to R.
