@@ -16,7 +16,7 @@ def draw(path: Path = PICTURE) -> None:
     sleep = blm.load_dataset("sleepstudy")
     model = blm.LMM("Reaction ~ Days + (Days | Subject)", sleep)
     post = model.fit(random_seed=1)
-    picture = post.plot.reml(model.reml(), col_wrap=3, figure_kwargs={"figsize": (9, 4.5)})
+    picture = post.plot.reml(model.reml(), col_wrap=3, figure_kwargs={"figsize": (8, 4.4)})
     picture.savefig(path, dpi=100, facecolor="white")
 
 

@@ -89,6 +89,14 @@ def test_citations_of_the_paper_are_in_its_bibliography():
     assert len(entries) == len(set(entries))
 
 
+def test_the_source_distribution_has_all_that_the_readme_speaks_of():
+    built = tomllib.loads(text("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["sdist"]
+    included = [pattern.removeprefix("/") for pattern in built["include"]]
+    assert all(list(ROOT.glob(pattern)) for pattern in included)
+    for folder in ("bayeslmm", "benchmarks", "docs", "notebooks", "tests", "*.md", "CITATION.cff"):
+        assert folder in included
+
+
 # --- figures -----------------------------------------------------------------------------
 
 
