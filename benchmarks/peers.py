@@ -187,7 +187,8 @@ def joint_mode_row(model: blm.LMM, reml: blm.Estimate) -> Row:
     """The mode of random effects and standard deviations together, as `pm.find_MAP` has it."""
     import pymc as pm
 
-    with model.pymc("noncentered"):
+    with model.pymc("noncentered"), warnings.catch_warnings():  # of changes to come
+        warnings.simplefilter("ignore")
         mode = pm.find_MAP(progressbar=False)
     sds = np.asarray(mode["sd_Subject"])
     return Row(
@@ -211,8 +212,8 @@ if (requireNamespace("lme4", quietly = TRUE)) {
   out$lme4 <- list(version = as.character(packageVersion("lme4")), reml = of(m), ml = of(ml))
 }
 if (requireNamespace("rstanarm", quietly = TRUE)) {
-  f <- suppressMessages(rstanarm::stan_lmer(Reaction ~ Days + (Days | Subject), frame, seed = 1,
-                                            refresh = 0))
+  suppressMessages(library(rstanarm))  # it looks for itself among the attached
+  f <- suppressMessages(stan_lmer(Reaction ~ Days + (Days | Subject), frame, seed = 1, refresh = 0))
   new <- data.frame(Days = 10, Subject = c("new 1", "new 2"))
   p <- rstanarm::posterior_linpred(f, newdata = new)
   s <- as.matrix(f)
@@ -306,9 +307,8 @@ def main() -> None:
         *bambi_rows(sleep, post, options.draws),
         statsmodels_row(sleep, reml),
         joint_mode_row(model, reml),
-        *r_rows(sleep, model, post, reml),
     ]
-    for row in rows:
+    for row in [*rows, *r_rows(sleep, model, post, reml)]:
         print(f"\n{row.question}\n  {row.peer}: {row.theirs}")
         print(f"  right: {row.right} ({row.known})\n  ours: {row.ours}")
 
