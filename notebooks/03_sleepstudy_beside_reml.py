@@ -82,13 +82,6 @@ print(reml)
 pd.DataFrame({fit.method: fit.summary()["estimate"] for fit in (reml, ml, mode)}).round(3)
 
 # %% [markdown]
-# The fitted lines, with the data. The dashed line is that of the fixed effects, the same for all:
-
-# %%
-reml.plot.fitted()
-plt.show()
-
-# %% [markdown]
 # ML's standard deviations of the subjects are smaller than REML's, because ML does not count what
 # estimating the fixed effects uses up. MAP is close to REML: with 180 rows and 18 subjects, wide
 # priors have little to say.
@@ -98,6 +91,13 @@ plt.show()
 
 # %%
 reml.confint(method="profile")[["conf_low", "conf_high"]].round(2)
+
+# %% [markdown]
+# The fitted lines, with the data. The dashed line is that of the fixed effects, the same for all:
+
+# %%
+reml.plot.fitted(figure_kwargs={"figsize": (9, 5.4)})
+plt.show()
 
 # %% [markdown]
 # ## The posterior, in three ways
@@ -125,7 +125,7 @@ columns = ["mean", "eti89_ub"]
 pd.concat({name: fit.summary()[columns] for name, fit in fits.items()}, axis=1).round(2)
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout="constrained")
 for name, fit in fits.items():
     draws = fit.data["posterior"]
     sds = draws["sd_Subject"].to_numpy().reshape(-1, 2)
@@ -211,8 +211,8 @@ lines.loc[["309", "310", "335", "337"]].round(1)
 # that a random subject's slope is negative? Both are averages over draws.
 
 # %%
-steep = posterior.hypothesis("Days > 15", scope="coef", group="Subject").table()["probability"]
-steep.sort_values(ascending=False).head(6).round(2).to_frame().T
+steep = posterior.hypothesis("Days > 15", scope="coef", group="Subject").table()
+steep["probability"].sort_values(ascending=False).head(6).round(2).to_frame().T
 
 # %%
 rng = np.random.default_rng(1)
