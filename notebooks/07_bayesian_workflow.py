@@ -31,6 +31,7 @@
 # %%
 import os
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -215,7 +216,7 @@ found.table
 # comes back below. Of the residuals:
 
 # %%
-print(*found["residuals"].details, sep="\n")
+print(*(textwrap.fill(detail, 88) for detail in found["residuals"].details), sep="\n")
 
 # %% [markdown]
 # Some of this is about a thing that the pictures did not show: the spread of the residuals across
@@ -421,9 +422,9 @@ shifts["shift in sd"] = (shifts["mean"] - shifts["mean"].iloc[0]) / shifts["sd"]
 shifts.round(2)
 
 # %% [markdown]
-# Taking out a dog shifts the peak by less than the width of its interval, and that is what the
-# interval is for: other dogs would have been other dogs. No dog was removed from the analysis.
-# There was no reason to but its influence, which is none.
+# Taking out any one dog shifts the peak by less than its standard deviation, and that is what the
+# interval is for: other dogs would have been other dogs. Dog 4, which is noisy and has many rows,
+# moves it most. No dog was removed from the analysis: influence alone is no reason to.
 #
 # ## The answer
 #
@@ -494,17 +495,20 @@ with tempfile.TemporaryDirectory() as folder:
     print(f"{written.name}: {written.stat().st_size / 1e6:.1f} MB")
 
 # %%
-print(post_noise.methods_paragraph())
+print(textwrap.fill(post_noise.methods_paragraph(), 88))
 
 # %% [markdown]
 # The paragraph says what was fitted. It cannot say what was tried before. Say it yourself:
 
 # %%
 print(
-    f"{len(fits)} models were fitted in turn: "
-    + "; ".join(f"{name}, {fit.design.formula.source}" for name, fit in list(fits.items())[:3])
-    + "; and the last with a residual standard deviation for each dog. The first expansion followed "
-    "a predictive check of means by day, the third one of standard deviations by dog."
+    textwrap.fill(
+        f"{len(fits)} models were fitted in turn: "
+        + "; ".join(f"{name}, {fit.design.formula.source}" for name, fit in list(fits.items())[:3])
+        + "; and the last with a residual standard deviation for each dog. The first expansion "
+        "followed a predictive check of means by day, the third one of standard deviations by dog.",
+        88,
+    )
 )
 
 # %% [markdown]
