@@ -42,7 +42,7 @@ import pandas as pd
 import bayeslmm as blm
 
 SMOKE = os.environ.get("BAYESLMM_SMOKE") == "1"  # a short run, to see that it works
-DRAWS, LAPLACE = ({"draws": 100}, 100) if SMOKE else ({}, 1000)
+DRAWS, LAPLACE = ({"draws": 100}, 50) if SMOKE else ({"draws": 250}, 300)
 plt.rcParams.update({"figure.dpi": 110})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
@@ -110,7 +110,7 @@ pd.DataFrame(inverse, small.labels, small.labels).round(2)
 
 # %%
 rng = np.random.default_rng(8)
-size, generations = 90, 6
+size, generations = 110, 6
 genetic, permanent, rest = 0.4, 0.2, 0.4
 feed = 0.15  # what a better year adds
 
