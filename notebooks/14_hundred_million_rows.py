@@ -22,7 +22,7 @@
 # You need to know what `y ~ x + (x | g)` means. Everything is made here, in a temporary folder, and
 # removed at the end.
 #
-# The number of rows is ten million; set `BAYESLMM_ROWS=1e8` for the number in the title (about 2.5
+# The number of rows is ten million; set `BAYESLMM_ROWS=1e8` for the number in the title (about 1.2
 # GB on disk and some minutes).
 
 # %%
