@@ -355,9 +355,9 @@ posterior.plot.prior_posterior(names[1:], col_wrap=3, figure_kwargs={"figsize": 
 plt.show()
 
 # %% [markdown]
-# The last two are the data's alone; in the first the prior has its part. The interaction is a case for not
-# testing and pooling: its posterior lies close to zero, and there is no need to decide whether it
-# is zero. `check.singularity` says so in words:
+# The last two are the data's alone; in the first the prior has its part. The interaction is a case
+# for not testing and pooling: its posterior lies close to zero, and there is no need to decide
+# whether it is zero. `check.singularity` says so in words:
 
 # %%
 print(posterior.check.singularity())
