@@ -180,7 +180,7 @@ components.round(6).to_frame().T
 # ## By REML
 #
 # REML needs no table and no pooling by a test. It looks for the most likely variances that are not
-# negative. In a balanced design with one negative estimate that is the same answer:
+# negative. Here that is the pooled answer:
 
 # %%
 reml = model.reml()
@@ -355,9 +355,9 @@ posterior.plot.prior_posterior(names[1:], col_wrap=3, figure_kwargs={"figsize": 
 plt.show()
 
 # %% [markdown]
-# The last two are the data's alone; the first one is shared. The interaction is a case for not
-# testing and pooling: its posterior lies close to zero, and there is no need to decide whether it
-# is zero. `check.singularity` says so in words:
+# The last two are the data's alone; in the first the prior has its part. The interaction is a case
+# for not testing and pooling: its posterior lies close to zero, and there is no need to decide
+# whether it is zero. `check.singularity` says so in words:
 
 # %%
 print(posterior.check.singularity())
