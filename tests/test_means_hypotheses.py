@@ -38,6 +38,7 @@ def figures(result):
         ("1e5 < sd[Subject, Days]", "at none of 20000"),
         ("Days > 1e6", "surely false under the priors"),
         ("Days < 1e6", "surely true under the priors"),
+        ("100 * sqrt(4) > 3", "does not depend on the parameters"),
         ("Days - Days > -1", "does not depend on the parameters"),
         ("Days - Days = 0", "does not depend on the parameters"),
         ("sqrt(sigma - 20) > 0", "not defined at every prior draw"),

@@ -419,6 +419,8 @@ LARGEST_ERROR = 0.1
 HELD = 1e7
 """Posterior variance of a linear form over the variance that is left to it where it is held."""
 
+CONSTANT = "it does not depend on the parameters."
+
 FAR_OUT = "because hardly a draw comes near equality"
 
 LARGEST_LOG = 650.0
@@ -521,14 +523,17 @@ class PosteriorEvidence:
         if not self.model.priors.proper:
             names = ", ".join(self.model.priors.improper())
             return Known(np.nan, f"no prior odds, the priors of {names} being improper.")
+        differences = self._prior_differences(hypothesis)
+        if np.ndim(differences) == 0:
+            return Known(np.nan, CONSTANT)
         below = isinstance(hypothesis, Comparison) and hypothesis.relation == "<"
-        return _log_odds((-1.0 if below else 1.0) * self._prior_differences(hypothesis))
+        return _log_odds((-1.0 if below else 1.0) * differences)
 
     def _exact_odds(self, comparison: Comparison, form: LinearForm) -> Known:
         sign = 1.0 if comparison.relation == ">" else -1.0
         mean, sd = self._prior_moments(form)
         if sd == 0.0:
-            return Known(np.nan, "it does not depend on the parameters.")
+            return Known(np.nan, CONSTANT)
         odds = sign * float(stats.norm.logcdf(mean / sd) - stats.norm.logsf(mean / sd))
         if abs(odds) > LARGEST_LOG:
             side = "surely false" if odds < 0 else "surely true"
@@ -557,7 +562,7 @@ class PosteriorEvidence:
                 why = "the priors of the fixed effects are flat"
             return Known(np.nan, f"no evidence ratio, because {why}.")
         if not np.any(form.weights):
-            return Known(np.nan, "it does not depend on the parameters.")
+            return Known(np.nan, CONSTANT)
         mean, sd = conditional_moments(self.model, self.joint.points, form.weights)
         posterior, error = mixture_density(-form.constant, mean, sd, self.joint.shape)
         if not error < LARGEST_ERROR:
