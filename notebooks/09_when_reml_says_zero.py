@@ -330,7 +330,8 @@ print(
 print(f"restricted log likelihood {cs.loglik:.3f}; with a variance held at zero {reml.loglik:.3f}")
 within_batches = symmetric.fit(random_seed=1, **DRAWS).hypothesis("cor_residual < 0")
 print(
-    f"posterior probability of a negative correlation {within_batches.table()['probability'].iloc[0]:.2f}"
+    "posterior probability of a negative correlation "
+    f"{within_batches.table()['probability'].iloc[0]:.2f}"
 )
 
 # %% [markdown]
@@ -437,13 +438,13 @@ PRIORS = {
     "HalfNormal(10)": "normal(0, 10)",
     "gamma(2, 0.1), avoids zero": "gamma(2, 0.1)",
 }
+none = pooled.fit(random_seed=1, **DRAWS)
 rows = {}
 for name, prior in PRIORS.items():
     own = {} if prior is None else {"sd[Batch]": prior}
     fit = post if prior is None else model.update(priors=own).fit(random_seed=1, **DRAWS)
     of_sd = fit.draws({"sd": "sd[Batch]"})["sd"]
     of_mean = fit.fixef(prob=0.95).iloc[0]
-    none = pooled.fit(random_seed=1, **DRAWS) if not rows else none
     rows[name] = {
         "sd: median": of_sd.median(),
         "sd: 97.5 %": of_sd.quantile(0.975),
