@@ -63,6 +63,8 @@ VERBS = {
         contraction influence loo_pit predictive residuals sensitivity singularity
     """,
 }
+AS_ANOTHER = {"R", "V", "to_latex", "to_markdown"}
+"""Verbs whose one line names the verb that they are like."""
 PAIRS = [
     (blm.Estimate, blm.Posterior),
     (EstimatePlots, PosteriorPlots),
@@ -127,6 +129,16 @@ def test_every_option_is_described(cls):
         for option in inspect.signature(value).parameters.values():
             if option.name not in ("self", "cls"):
                 assert re.search(rf"\b{option.name}\b", said), f"{name}({option.name})"
+
+
+@pytest.mark.parametrize("cls", VERBS, ids=lambda cls: cls.__name__)
+def test_every_verb_says_what_it_returns_and_shows_it(cls):
+    for name in public(cls) - set(getattr(cls, "__dataclass_fields__", ())):
+        doc = inspect.getdoc(getattr(cls, name)) or ""
+        if callable(getattr(cls, name)) and name not in AS_ANOTHER:
+            # rows beyond memory need files: with_source of a model sends to that of a fit
+            assert "Examples\n--------\n" in doc or (cls, name) == (blm.LMM, "with_source"), name
+            assert "Returns\n-------\n" in doc or name == "save", name
 
 
 def test_classes_have_few_bases():

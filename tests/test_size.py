@@ -11,7 +11,7 @@ MOST_FILES = 324
 MOST_LINES = 57_000
 """Lines of code, without docstrings, comments and blank lines."""
 
-LONGEST_FILE = 780
+LONGEST_FILE = 810
 """Lines of a file, docstrings and all: one idea is not cut in two to obey a limit."""
 
 NO_CODE = {

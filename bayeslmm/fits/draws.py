@@ -449,6 +449,19 @@ class PosteriorDraws(Effects):
         ----------
         **groups : xarray.Dataset
             Groups by name.
+
+        Returns
+        -------
+        Posterior
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> thinned = post.data["posterior"].to_dataset().isel(draw=slice(None, None, 10))
+        >>> post.with_groups(posterior=thinned).data["posterior"].sizes["draw"]
+        100
         """
         return replace(self, data=tree.with_groups(self.data, **groups))
 
@@ -458,12 +471,34 @@ class PosteriorDraws(Effects):
         Returns
         -------
         Posterior
-            A new one; its `data` has the group, which ``arviz.loo`` reads.
+            A new one; its `data` has the group, which :func:`arviz.loo <arviz_stats.loo>` reads.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> post.with_log_likelihood().data["log_likelihood"]["y"].dims
+        ('chain', 'draw', 'obs_id')
         """
         return self.with_groups(log_likelihood=checks.log_likelihood_group(self.data, self.design))
 
     def with_log_prior(self) -> Self:
-        """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads."""
+        """Add group log_prior, which ArviZ's power-scaling sensitivity (psense) reads.
+
+        Returns
+        -------
+        Posterior
+            A new one.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> sorted(post.with_log_prior().data["log_prior"].data_vars)
+        ['beta', 'sd_Batch', 'sigma']
+        """
         return self.with_groups(log_prior=checks.log_prior(self.data, self.priors))
 
     def with_prior(self, draws: int = 500, *, random_seed: Seed = None) -> Self:
@@ -484,6 +519,14 @@ class PosteriorDraws(Effects):
         ------
         PriorError
             If a prior is flat.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> post.with_prior(100, random_seed=2).data["prior"].sizes["draw"]
+        100
         """
         found = checks.prior_groups(self.design, self.priors, draws, random_seed)
         return self.with_groups(**found)

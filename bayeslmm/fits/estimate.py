@@ -439,6 +439,16 @@ class Estimate(EstimateTests):
             If the method or a kind is unknown, or a profile of a "MAP" fit is asked for.
         SamplingError
             If a bootstrap of a "MAP" fit is asked for.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> reml.confint().loc["sd[Batch, Intercept]"].round(1).tolist()
+        [18.9, 93.1]
+        >>> profile = reml.confint("profile")[["conf_low", "conf_high"]]
+        >>> profile.loc["sd[Batch, Intercept]"].round(1).tolist()
+        [15.7, 101.1]
         """
         from bayeslmm.prediction import predict
 

@@ -302,6 +302,17 @@ class LMM(Planning):
         ----------
         fallback : sequence of str or LMM, optional
             As in :meth:`reml`.
+
+        Returns
+        -------
+        Estimate
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> model.ml().sds["Batch"].round(2).to_dict(), model.reml().sds["Batch"].round(2).to_dict()
+        ({'Intercept': 37.26}, {'Intercept': 42.0})
         """
         return self._estimate("ml()", lambda model: fit_likelihood(model.system, "ML"), fallback)
 
@@ -330,10 +341,21 @@ class LMM(Planning):
         The random effects (and beta, under normal or flat priors) are integrated out and no
         Jacobian is added, so that under flat priors this is the REML estimate.
 
+        Returns
+        -------
+        Estimate
+
         Raises
         ------
         SamplingError
             If the density still rises where the support of a prior ends, so that it has no mode.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> model.map().sds["Batch"].round(1).to_dict()
+        {'Intercept': 39.1}
         """
         from bayeslmm.estimation.map_estimate import fit_map
 
@@ -403,6 +425,13 @@ class LMM(Planning):
         ------
         DataError
             If the form needs rows that the model does not keep.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> [variable.name for variable in model.pymc("marginal").free_RVs]
+        ['sd_Batch', 'sigma']
         """
         from bayeslmm.sampling.model import build_model
 

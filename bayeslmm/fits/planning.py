@@ -65,6 +65,13 @@ class Planning:
         ------
         PriorError
             If a prior is flat.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> model.prior_predictive(10, random_seed=1)["prior_predictive"]["y"].shape
+        (1, 10, 30)
         """
         from bayeslmm.sampling.groups import prior_predictive
 

@@ -535,7 +535,26 @@ class Posterior(PosteriorDraws):
     def compare_reml(
         self, reml: Any, *, prob: float | None = None, names: Mapping[str, str] | None = None
     ) -> pd.DataFrame:
-        """Put the posterior beside an estimate: see :func:`bayeslmm.compare_reml`."""
+        """Put the posterior beside an estimate: see :func:`bayeslmm.compare_reml`.
+
+        Parameters
+        ----------
+        reml, prob, names
+            As of :func:`bayeslmm.compare_reml`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per parameter.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(method="laplace", random_seed=1)
+        >>> post.compare_reml(model.reml()).shape
+        (3, 12)
+        """
         from bayeslmm.comparison.reml import compare_reml
 
         return compare_reml(self, reml, prob=prob, names=names)

@@ -57,6 +57,13 @@ class RowValues(FittedModel):
             If there is such a file.
         ValueError
             If its name does not end in ``.parquet``.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff")).reml()
+        >>> reml.fitted().iloc[:2].round(1).tolist()
+        [1509.9, 1509.9]
         """
         return self._by_row("fitted", partial(self._fitted, random_effects=random_effects), out)
 

@@ -65,7 +65,7 @@ class Record:
         """Raise unless the parameters `names` are one finite number each."""
         for name in names:
             value = getattr(self, name)
-            if not (isinstance(value, Real) and np.isfinite(value)):
+            if not (isinstance(value, Real) and np.isfinite(float(value))):
                 raise PriorError(
                     f"{type(self).__name__} needs one finite number for {name}; got {value!r}."
                 )
@@ -74,7 +74,7 @@ class Record:
         """Raise unless the parameters `names` are one positive, finite number each."""
         for name in names:
             value = getattr(self, name)
-            if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
+            if not (isinstance(value, Real) and np.isfinite(float(value)) and float(value) > 0):
                 raise PriorError(
                     f"{type(self).__name__} needs a positive, finite {name}; got {value!r}."
                 )
