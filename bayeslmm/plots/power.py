@@ -92,7 +92,7 @@ def plot_curve(
     }
     title = f"{name.capitalize()} by {counted}"
     marks: dict[str, object] = {"color": MAIN, "marker": CIRCLE}
-    legend: dict[str, dict[str, object]] = {f"{name} and its Monte Carlo interval": marks}
+    legend: dict[str, dict[str, object]] = {f"{name}, Monte Carlo interval": marks}
     if target is not None:
         legend[f"{target:g}, the {name} wanted"] = {"color": QUIET, "linestyle": DASHED}
     if alpha is not None:
