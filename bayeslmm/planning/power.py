@@ -167,7 +167,7 @@ class Power:
             ArviZ's ``rcParams["plot.backend"]`` by default.
         visuals : mapping, optional
             Settings of "interval", "line", "points", "target", "alpha", "title", "xlabel",
-            "ylabel" and "legend"; False leaves one out.
+            "xticks", "ylabel" and "legend"; False leaves one out.
         **pc_kwargs
             Passed on to ``arviz_plots.PlotCollection.wrap``.
 

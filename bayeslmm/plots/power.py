@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from arviz_plots import PlotCollection
 
 HEIGHT = 3.0
+MOST_SIZES = 10
+"""Sizes that are named on the axis."""
 
 
 def plot_curve(
@@ -65,6 +67,9 @@ def plot_curve(
         }
     )
     across = lines.sel(plot_axis="x")
+    at = np.unique([size for part in parts.values() for size in part.index])
+    sizes = at[:: -(-len(at) // MOST_SIZES)]
+    shown = [f"{size:,}" for size in sizes]
     wide = {k: np.array([min(v.index), max(v.index)], float) for k, v in parts.items()}
 
     def level(at: float | None, style: str) -> tuple[object, dict[str, object]] | None:
@@ -79,6 +84,7 @@ def plot_curve(
         "interval": (azp.visuals.line_xy, {"data": bars, "color": MAIN, "width": 1.4}),
         "line": (azp.visuals.line_xy, {"data": lines, "color": MAIN, "alpha": 0.5}),
         "points": (azp.visuals.scatter_xy, {"data": lines, "color": MAIN}),
+        "xticks": (azp.visuals.set_xticks, {"data": across, "values": sizes, "labels": shown}),
         "ylim": (azp.visuals.set_ylim, {"data": across, "limits": (-0.03, 1.03)}),
         "title": titles(lines),
         "xlabel": (azp.visuals.labelled_x, {"data": across, "text": counted}),
@@ -86,7 +92,7 @@ def plot_curve(
     }
     title = f"{name.capitalize()} by {counted}"
     marks: dict[str, object] = {"color": MAIN, "marker": CIRCLE}
-    legend: dict[str, dict[str, object]] = {f"{name} and its Monte Carlo interval": marks}
+    legend: dict[str, dict[str, object]] = {f"{name}, Monte Carlo interval": marks}
     if target is not None:
         legend[f"{target:g}, the {name} wanted"] = {"color": QUIET, "linestyle": DASHED}
     if alpha is not None:
