@@ -720,6 +720,18 @@ def test_options_of_the_other_kind_are_refused(growth, growth_reml):
         growth_reml.contest([[0, 1, 0, 0]], rhs=[1, 2])
 
 
+def test_anova_of_another_model_points_to_lrt(growth_reml):
+    for other in (growth_reml, growth_reml.model):
+        with pytest.raises(TypeError) as caught:
+            growth_reml.anova(other)
+        assert "blm.lrt(fit, other)" in str(caught.value)
+        assert len(str(caught.value)) < 200
+    with pytest.raises(TypeError, match="a DataFrame: 1, 2 or 3"):
+        growth_reml.anova(growth_reml.fixef())
+    with pytest.raises(ValueError, match="'III'"):
+        growth_reml.anova("III")
+
+
 def test_contest_takes_names_and_values(growth_reml):
     named = growth_reml.contest(pd.DataFrame({"age": [1.0]}), rhs=[0.5]).iloc[0]
     row = growth_reml.hypothesis("age = 0.5").table().iloc[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -334,11 +335,12 @@ def anova_table(design: Design, inference: Inference, kind: AnovaType) -> pd.Dat
 
     Raises
     ------
+    TypeError
+        If another fit is given.
     ValueError
         If the kind is unknown.
     """
-    if isinstance(kind, bool) or kind not in (1, 2, 3):
-        raise ValueError(f"type={kind!r}: 1, 2 or 3 is expected.")
+    _check_kind(kind)
     part = fixed_part(design)
     tests = {label: f_test(inference, rows) for label, rows in _hypotheses(part, kind).items()}
     index = pd.Index(list(tests), name="term")
@@ -347,6 +349,19 @@ def anova_table(design: Design, inference: Inference, kind: AnovaType) -> pd.Dat
     if note:
         _log.warning(note)
     return noted(inference, table, note)
+
+
+def _check_kind(kind: object) -> None:
+    """Refuse what is no type of tests, another fit above all: R's ``anova`` compares fits."""
+    if hasattr(kind, "design"):
+        raise TypeError(
+            "anova() tests the terms of one model, and type= is 1, 2 or 3. To compare two models, "
+            "as R's anova(fit, other) does, call blm.lrt(fit, other)."
+        )
+    if not isinstance(kind, Real | str):
+        raise TypeError(f"type= is a {type(kind).__name__}: 1, 2 or 3 is expected.")
+    if isinstance(kind, bool) or kind not in (1, 2, 3):
+        raise ValueError(f"type={kind!r}: 1, 2 or 3 is expected.")
 
 
 def deletion_table(
