@@ -347,8 +347,8 @@ wide = questions["a measurement of another rail"].iloc[0].filter(like="95")
 
 print(
     textwrap.fill(
-        f"Likelihood: The mean travel time was {fixed['estimate']:.0f} ns (95 % confidence interval "
-        f"{fixed['conf_low']:.0f} to {fixed['conf_high']:.0f}; REML, Kenward-Roger, "
+        f"Likelihood: The mean travel time was {fixed['estimate']:.0f} ns (95 % confidence "
+        f"interval {fixed['conf_low']:.0f} to {fixed['conf_high']:.0f}; REML, Kenward-Roger, "
         f"{fixed['df']:.0f} degrees of freedom). Rails differed with a standard deviation of "
         f"{reml.sds['Rail']['Intercept']:.0f} ns (95 % profile interval {profile.iloc[0]:.0f} to "
         f"{profile.iloc[1]:.0f}), measurements of one rail with {reml.sigma:.1f} ns.",
