@@ -76,7 +76,8 @@ intervals = {
 }
 summary = post.summary(prob=0.95)
 intervals["posterior"] = summary.filter(like="eti95").set_axis(ends, axis=1)
-side = pd.concat(intervals).swaplevel().sort_index(level=0, sort_remaining=False).astype(float)
+side = pd.concat(intervals).swaplevel().astype(float)
+side = side.sort_index(level=0, sort_remaining=False)
 side["width"] = side["conf_high"] - side["conf_low"]
 side.round(2)
 
@@ -96,7 +97,7 @@ plt.show()
 # Wald interval is a verb:
 
 # %%
-post.plot.reml(reml, prob=0.95)
+post.plot.reml(reml, labels="sd[Rail, Intercept]", prob=0.95)
 plt.show()
 
 # %% [markdown]
@@ -323,7 +324,7 @@ check.round(3)
 # %%
 kr = reml.with_df("kenward-roger")
 blm.model_table(
-    {"REML": kr, "Posterior": post},
+    {"REML": reml, "Posterior": post},
     level=0.95,
     format="html",
     labels={"Intercept": "Mean travel time"},

@@ -486,10 +486,10 @@ print()
 wide, narrow = sensitivity["sd: median"].max(), sensitivity["sd: median"].min()
 print(
     textwrap.fill(
-        f"Bayesian: the posterior median of the standard deviation between batches is "
+        "Bayesian: the posterior median of the standard deviation between batches is "
         f"{sd['sd'].median():.1f} (95 % interval {low:.2f} to {high:.1f}); under "
-        f"{len(PRIORS) - 1} other priors the median was between {narrow:.1f} and {wide:.1f}. The mean "
-        f"yield is {summary['mean']:.1f} ({summary.filter(like='lb').iloc[0]:.1f} to "
+        f"{len(PRIORS) - 1} other priors the median was between {narrow:.1f} and {wide:.1f}. "
+        f"The mean yield is {summary['mean']:.1f} ({summary.filter(like='lb').iloc[0]:.1f} to "
         f"{summary.filter(like='ub').iloc[0]:.1f}).",
         88,
     )
