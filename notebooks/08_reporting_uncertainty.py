@@ -236,6 +236,10 @@ for key in all_intervals[0]:
         "no interval": int((~exists).sum()),
     }
 coverage = pd.DataFrame(rows).T
+if not SMOKE:
+    assert (coverage.loc["mean", "coverage"][["Satterthwaite", "Kenward-Roger"]] > 0.92).all()
+    assert coverage.loc[("mean", "normal, bootstrap"), "coverage"] < 0.93
+    assert coverage.loc[("sd", "bootstrap percentiles"), "truth above"] > 0.08
 print(f"{N} data sets of {GROUPS} groups of {ROWS} rows")
 coverage.round(3)
 
@@ -310,10 +314,8 @@ table.round(1)
 
 # %%
 check = summary[["mean", "sd", "mcse_mean"]].copy()
-check["decimals of the sd"] = [max(0, 1 - int(np.floor(np.log10(s)))) for s in check["sd"]]
-check["decimals the draws support"] = [
-    max(0, -int(np.ceil(np.log10(2 * error)))) for error in check["mcse_mean"]
-]
+check["of the sd"] = [max(0, 1 - int(np.floor(np.log10(s)))) for s in check["sd"]]
+check["supported"] = [max(0, -int(np.ceil(np.log10(2 * error)))) for error in check["mcse_mean"]]
 check.round(3)
 
 # %% [markdown]
