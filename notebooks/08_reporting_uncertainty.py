@@ -307,10 +307,11 @@ table.round(1)
 #
 # ## How many digits
 #
-# Digits beyond the uncertainty are noise. `model_table` keeps `digits=2` significant digits of the
+# Digits beyond the uncertainty are noise. `model_table` keeps `digits=` significant digits of the
 # standard error, and gives all numbers of a row the same decimals. Do not round before you
 # compute. A posterior has also Monte Carlo error, the column `mcse_mean`, and a last digit that it
-# does not support should go:
+# does not support should go. Decimals for two digits of the sd, and decimals that the draws
+# support:
 
 # %%
 check = summary[["mean", "sd", "mcse_mean"]].copy()

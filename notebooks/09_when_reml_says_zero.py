@@ -477,7 +477,8 @@ print(
     textwrap.fill(
         f"The REML estimate of the standard deviation between the {len(reml.ranef()['Batch'])} "
         f"batches is zero (singular fit; 95 % profile interval 0 to {upper:.1f}), against a "
-        f"residual standard deviation of {reml.sigma:.1f}. The mean yield is {kr['estimate']:.1f} (95 % CI "
+        f"residual standard deviation of {reml.sigma:.1f}. "
+        f"The mean yield is {kr['estimate']:.1f} (95 % CI "
         f"{kr['conf_low']:.1f} to {kr['conf_high']:.1f}, Kenward-Roger, {kr['df']:.0f} df).",
         88,
     )
