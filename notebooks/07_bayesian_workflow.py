@@ -136,17 +136,19 @@ post_line.plot.predictive(random_seed=1)
 plt.show()
 
 # %% [markdown]
-# Nothing is wrong in this picture. Now the mean of each dog:
+# The data have a bump on the left that replicates lack: a hint, which does not say where to look.
+# Now the mean of each dog:
 
 # %%
 post_line.plot.predictive("tstat", by="Dog", random_seed=1)
 plt.show()
 
 # %% [markdown]
-# Nothing is wrong either, and that was to be expected: the model has an intercept for each dog, so
+# Nothing is wrong here, and that was to be expected: the model has an intercept for each dog, so
 # these means are fitted. **A check of what the model was fitted to passes whatever is wrong
 # elsewhere.** A check has to look where the model was not told to look. Here that is time: by day,
-# the model has one slope for nine means.
+# the model has one slope for nine means (the picture orders days by the observed mean, the table
+# below by time).
 
 # %%
 post_line.plot.predictive("tstat", by="day", random_seed=1)
@@ -186,8 +188,8 @@ post_curve.plot.fitted(group="Dog")
 plt.show()
 
 # %% [markdown]
-# No. Dog 10 rises where others have turned. The model moves the whole curve up or down for a dog,
-# and cannot tilt it.
+# No. Dog 4 starts far below its curve and ends above it; dog 7 begins above and ends below. The
+# model moves the whole curve up or down for a dog, and cannot tilt it.
 #
 # ## Second expansion: each dog has its own slope
 
@@ -198,10 +200,8 @@ post_slopes.plot.fitted(group="Dog")
 plt.show()
 
 # %%
-sigmas = pd.Series(
-    {"line": post_line.sigma, "curve": post_curve.sigma, "slopes": post_slopes.sigma}, name="sigma"
-)
-sigmas.round(1).to_frame().T
+so_far = {"line": post_line, "curve": post_curve, "slopes": post_slopes}
+pd.DataFrame({name: {"sigma": fit.sigma} for name, fit in so_far.items()}).round(1)
 
 # %% [markdown]
 # The residual standard deviation falls with each step: what was called noise had structure. All
@@ -209,7 +209,8 @@ sigmas.round(1).to_frame().T
 
 # %%
 found = post_slopes.findings(["residuals", "convergence"] if SMOKE else None)
-found.table
+for topic in found.table.index[found.table["run"]]:
+    print(textwrap.fill(f"{topic} ({found[topic].severity}): {found[topic].verdict}", 88))
 
 # %% [markdown]
 # An alarm asks to be looked at, and a note is what a right model shows now and then. Influence

@@ -76,7 +76,8 @@ intervals = {
 }
 summary = post.summary(prob=0.95)
 intervals["posterior"] = summary.filter(like="eti95").set_axis(ends, axis=1)
-side = pd.concat(intervals).swaplevel().sort_index(level=0, sort_remaining=False).astype(float)
+side = pd.concat(intervals).swaplevel().astype(float)
+side = side.sort_index(level=0, sort_remaining=False)
 side["width"] = side["conf_high"] - side["conf_low"]
 side.round(2)
 
@@ -96,7 +97,7 @@ plt.show()
 # Wald interval is a verb:
 
 # %%
-post.plot.reml(reml, prob=0.95)
+post.plot.reml(reml, labels="sd[Rail, Intercept]", prob=0.95)
 plt.show()
 
 # %% [markdown]
@@ -235,6 +236,10 @@ for key in all_intervals[0]:
         "no interval": int((~exists).sum()),
     }
 coverage = pd.DataFrame(rows).T
+if not SMOKE:
+    assert (coverage.loc["mean", "coverage"][["Satterthwaite", "Kenward-Roger"]] > 0.92).all()
+    assert coverage.loc[("mean", "normal, bootstrap"), "coverage"] < 0.93
+    assert coverage.loc[("sd", "bootstrap percentiles"), "truth above"] > 0.08
 print(f"{N} data sets of {GROUPS} groups of {ROWS} rows")
 coverage.round(3)
 
@@ -302,17 +307,16 @@ table.round(1)
 #
 # ## How many digits
 #
-# Digits beyond the uncertainty are noise. `model_table` keeps `digits=2` significant digits of the
+# Digits beyond the uncertainty are noise. `model_table` keeps `digits=` significant digits of the
 # standard error, and gives all numbers of a row the same decimals. Do not round before you
 # compute. A posterior has also Monte Carlo error, the column `mcse_mean`, and a last digit that it
-# does not support should go:
+# does not support should go. Decimals for two digits of the sd, and decimals that the draws
+# support:
 
 # %%
 check = summary[["mean", "sd", "mcse_mean"]].copy()
-check["decimals of the sd"] = [max(0, 1 - int(np.floor(np.log10(s)))) for s in check["sd"]]
-check["decimals the draws support"] = [
-    max(0, -int(np.ceil(np.log10(2 * error)))) for error in check["mcse_mean"]
-]
+check["of the sd"] = [max(0, 1 - int(np.floor(np.log10(s)))) for s in check["sd"]]
+check["supported"] = [max(0, -int(np.ceil(np.log10(2 * error)))) for error in check["mcse_mean"]]
 check.round(3)
 
 # %% [markdown]
@@ -323,7 +327,7 @@ check.round(3)
 # %%
 kr = reml.with_df("kenward-roger")
 blm.model_table(
-    {"REML": kr, "Posterior": post},
+    {"REML": reml, "Posterior": post},
     level=0.95,
     format="html",
     labels={"Intercept": "Mean travel time"},
@@ -347,8 +351,8 @@ wide = questions["a measurement of another rail"].iloc[0].filter(like="95")
 
 print(
     textwrap.fill(
-        f"Likelihood: The mean travel time was {fixed['estimate']:.0f} ns (95 % confidence interval "
-        f"{fixed['conf_low']:.0f} to {fixed['conf_high']:.0f}; REML, Kenward-Roger, "
+        f"Likelihood: The mean travel time was {fixed['estimate']:.0f} ns (95 % confidence "
+        f"interval {fixed['conf_low']:.0f} to {fixed['conf_high']:.0f}; REML, Kenward-Roger, "
         f"{fixed['df']:.0f} degrees of freedom). Rails differed with a standard deviation of "
         f"{reml.sds['Rail']['Intercept']:.0f} ns (95 % profile interval {profile.iloc[0]:.0f} to "
         f"{profile.iloc[1]:.0f}), measurements of one rail with {reml.sigma:.1f} ns.",

@@ -475,9 +475,10 @@ upper = intervals.loc["sd[Batch, Intercept]", "conf_high"]
 kr = reml.with_df("kenward-roger").fixef().iloc[0]
 print(
     textwrap.fill(
-        f"The REML estimate of the standard deviation between the {len(reml.ranef()['Batch'])} batches "
-        f"is zero (singular fit; 95 % profile interval 0 to {upper:.1f}), against a residual standard "
-        f"deviation of {reml.sigma:.1f}. The mean yield is {kr['estimate']:.1f} (95 % CI "
+        f"The REML estimate of the standard deviation between the {len(reml.ranef()['Batch'])} "
+        f"batches is zero (singular fit; 95 % profile interval 0 to {upper:.1f}), against a "
+        f"residual standard deviation of {reml.sigma:.1f}. "
+        f"The mean yield is {kr['estimate']:.1f} (95 % CI "
         f"{kr['conf_low']:.1f} to {kr['conf_high']:.1f}, Kenward-Roger, {kr['df']:.0f} df).",
         88,
     )
@@ -486,10 +487,10 @@ print()
 wide, narrow = sensitivity["sd: median"].max(), sensitivity["sd: median"].min()
 print(
     textwrap.fill(
-        f"Bayesian: the posterior median of the standard deviation between batches is "
+        "Bayesian: the posterior median of the standard deviation between batches is "
         f"{sd['sd'].median():.1f} (95 % interval {low:.2f} to {high:.1f}); under "
-        f"{len(PRIORS) - 1} other priors the median was between {narrow:.1f} and {wide:.1f}. The mean "
-        f"yield is {summary['mean']:.1f} ({summary.filter(like='lb').iloc[0]:.1f} to "
+        f"{len(PRIORS) - 1} other priors the median was between {narrow:.1f} and {wide:.1f}. "
+        f"The mean yield is {summary['mean']:.1f} ({summary.filter(like='lb').iloc[0]:.1f} to "
         f"{summary.filter(like='ub').iloc[0]:.1f}).",
         88,
     )
