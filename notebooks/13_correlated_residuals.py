@@ -83,9 +83,9 @@ print(f"ratio of the standard deviations: {ratio.mean():.2f}", end=", ")
 print(f"90 % interval {low:.2f} to {high:.2f}")
 
 # %% [markdown]
-# Pinheiro and Bates (2000, section 4.3, doi:10.1007/b98882) found the same. Is it worth a
-# parameter? By the likelihood, and by how well each model predicts a measurement that it has not
-# seen:
+# Pinheiro and Bates (2000, section 4.3, doi:10.1007/b98882) found the same, with random slopes. Is
+# it worth a parameter? By the likelihood, and by how well each model predicts a measurement that it
+# has not seen:
 
 # %%
 test = blm.lrt(equal, unequal).set_axis(["one sigma", "strata(Sex)"])
