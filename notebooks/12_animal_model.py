@@ -220,7 +220,8 @@ print(f"true:      {genetic / (genetic + permanent + rest):.2f}")
 # higher than the formula.)
 
 # %%
-post.plot.reml(reml, labels=["sd[animal, Intercept]", "sd[own, Intercept]", "sigma"])
+labels = ["sd[animal, Intercept]", "sd[own, Intercept]", "sigma"]
+post.plot.reml(reml, labels=labels, figure_kwargs={"figsize": (8, 2.6)})
 plt.show()
 
 # %% [markdown]
