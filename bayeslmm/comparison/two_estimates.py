@@ -94,9 +94,10 @@ def compare_estimates(
       other fit is one of other data or of another model, or one of the two did not converge.
       Where we have no standard error, at a boundary, an sd differs by a hundredth of the residual
       sd in units of its covariate, and a correlation that is not within a hundredth of ours.
-    - "standard errors differ": those of a fixed effect are half a percent or more apart. The
-      estimate is the same, its standard error was made in another way: by Kenward and Roger's
-      correction, robust to clusters, or multiplied by sqrt(n / (n - p)), as nlme has it for ML.
+    - "standard errors differ": those of a fixed effect are half a percent or more apart, although
+      the estimate is the same. Where the standard deviations differ, that is why. Else they were
+      made in another way: by Kenward and Roger's correction, robust to clusters, or multiplied by
+      sqrt(n / (n - p)), as nlme has it for ML.
     - "at the boundary": both have an sd of zero, or a correlation of one or of such an sd.
     - "agrees": none of these.
 
