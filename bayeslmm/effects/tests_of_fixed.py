@@ -358,9 +358,9 @@ def _check_kind(kind: object) -> None:
             "anova() tests the terms of one model, and type= is 1, 2 or 3. To compare two models, "
             "as R's anova(fit, other) does, call blm.lrt(fit, other)."
         )
-    if not isinstance(kind, Real | str):
+    if isinstance(kind, bool) or not isinstance(kind, Real | str):
         raise TypeError(f"type= is a {type(kind).__name__}: 1, 2 or 3 is expected.")
-    if isinstance(kind, bool) or kind not in (1, 2, 3):
+    if kind not in (1, 2, 3):
         raise ValueError(f"type={kind!r}: 1, 2 or 3 is expected.")
 
 
