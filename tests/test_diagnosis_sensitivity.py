@@ -139,6 +139,15 @@ def test_overlap_of_known_distributions():
     assert overlap(first, second + 10.0) == 0.0
 
 
+def test_contraction_of_a_correlation_is_that_of_the_columns_of_its_prior(sleepstudy_fit):
+    found = sleepstudy_fit.check.contraction(random_seed=1)
+    uniform = 1.0 / (2.0 * stats.norm.ppf(0.75))  # of interquartile range one, on (-1, 1)
+    assert found.table.loc["cor[Subject, Intercept, Days]", "prior_scale"] == pytest.approx(
+        uniform, rel=2 * DRAWN
+    )
+    assert "The data narrow every parameter" in " ".join(found.messages)  # no alarm
+
+
 def test_contraction_measures_prior_scales_that_have_no_variance():
     priors = {"sd[Batch]": pm.HalfCauchy.dist(30.0)}
     model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"), priors=priors)

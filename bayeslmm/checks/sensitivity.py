@@ -110,7 +110,9 @@ class Contraction(Report):
         `prior_scale` and `posterior_scale`, robust standard deviations (interquartile range over
         1.349); `contraction`, ``1 - (posterior_scale / prior_scale)**2``; `overlap` of the two
         densities, between 0 and 1; `z_score`, posterior less prior median over `posterior_scale`;
-        `prior_quantile`, the prior probability of values below the posterior median.
+        `prior_quantile`, the prior probability of values below the posterior median. Correlations
+        of random effects are those of the columns that their prior is about, which for an
+        intercept and a slope are the levels' values at the mean of the covariate and their slopes.
     unbounded : mapping
         Parameters that too few levels leave to their priors, each with the reason in words.
     """
@@ -289,10 +291,13 @@ def prior_contraction(
     """
     prior = priors.sample(np.random.default_rng(random_seed), draws)
     rows = free_parameters(design)
+    seen = (prior, joint)
+    to_working = priors.coordinates.to_working  # what the priors of correlations are about
+    working = (to_working(prior), to_working(replace(joint.points, beta=joint.beta)))
     records = []
     for row in rows:
-        before = joint_parameter(prior, row)
-        records.append(compare_draws(before, joint_parameter(joint, row)))
+        pair = working if row.kind == "cor" else seen
+        records.append(compare_draws(*(joint_parameter(draws, row) for draws in pair)))
     return Contraction(
         table=pd.DataFrame(records, index=pd.Index([r.label for r in rows], name="parameter")),
         unbounded=unbounded_parameters(design),
