@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from bayeslmm import LMM, load_dataset
+from bayeslmm.checks.row_extremes import RowExtremes
 from bayeslmm.exceptions import DataError
 
 SLOPE = "Reaction ~ Days + (Days | Subject)"
@@ -133,8 +134,16 @@ def test_influence_of_rows(sleep):
     np.testing.assert_allclose(
         drawn(post.plot.influence(**NONE), "points", "divergence by row")["y"], kl
     )
+
+
+def test_influence_refuses_what_is_none(dyes):
+    _, reml = dyes
+    extremes = RowExtremes(table=reml.check.influence().table, n=30, counts={})
     with pytest.raises(DataError, match="only the most extreme ones are known"):
-        reml.plot.influence(object(), **NONE)
+        reml.plot.influence(extremes, **NONE)
+    for by in (["Batch"], reml.fixef()):
+        with pytest.raises(TypeError, match=f"returned; got {type(by).__name__}"):
+            reml.plot.influence(by, **NONE)
 
 
 # --- sensitivity and Pareto k ----------------------------------------------------------
@@ -180,18 +189,44 @@ def test_pareto_k_of_rows_and_levels(sleep):
 # --- profiles --------------------------------------------------------------------------
 
 
-def test_profiles_pass_through_the_limits(dyes):
+@pytest.mark.parametrize("level", [0.3, 0.8, 0.999])
+def test_profiles_pass_through_the_limits(dyes, level):
     _, reml = dyes
-    collection = reml.plot.profile(level=0.8, **NONE)
-    limits = reml.confint("profile", level=0.8)
+    collection = reml.plot.profile(level=level, **NONE)
+    limits = reml.confint("profile", level=level)
+    tail = 0.5 - level / 2
     for label in ("sigma", "sd[Batch, Intercept]", "beta[Intercept]"):
         places = bounds(drawn(collection, "limits", label))[2:, 0]
         expected = limits.loc[label, ["conf_low", "conf_high"]].to_numpy(dtype=float)
-        np.testing.assert_allclose(places, expected, rtol=2e-3)
+        if label.startswith("sd") and level == 0.999:  # the lower limit is the bound
+            assert expected[0] == 0.0
+            assert np.isnan(places[0])
+            places, expected = places[1:], expected[1:]
+        np.testing.assert_allclose(places, expected, rtol=1e-6)
         line = drawn(collection, "profile", label)
         assert (np.diff(line["x"]) > 0).all()
         at = np.interp(expected, line["x"], line["y"])
-        np.testing.assert_allclose(at, norm.ppf([0.1, 0.9]), atol=5e-3)
+        np.testing.assert_allclose(at, norm.ppf([tail, 1 - tail])[-len(at) :], atol=5e-3)
+
+
+def test_the_title_says_which_criterion_is_profiled(dyes):
+    _, reml = dyes
+    for labels, criteria in (
+        (None, "(REML, fixed effects ML)"),
+        ("sigma", "(REML)"),
+        ("beta[Intercept]", "(ML)"),
+    ):
+        title = reml.plot.profile(labels, **NONE).viz["figure_title"].item()["string"]
+        assert criteria in title
+
+
+def test_a_parameter_without_a_profile_is_named():
+    data = load_dataset("Dyestuff")
+    reml = LMM("Yield ~ 1 + (1 | Batch)", data, fixed={"sigma": 50.0}).reml()
+    assert "sigma" not in reml.plot.profile(**NONE).viz["profile"].dataset
+    for labels in ("sigma", ["sigma", "sd[Batch, Intercept]"]):
+        with pytest.raises(DataError, match="No profile can be drawn of sigma: the value is known"):
+            reml.plot.profile(labels, **NONE)
 
 
 def test_a_profile_ends_at_a_bound():

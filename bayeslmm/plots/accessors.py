@@ -220,8 +220,8 @@ class EstimatePlots(Plots):
         Zeta is the root of twice the log-likelihood lost where the parameter is held at a value,
         below zero on the left of its maximum. A straight line is a normal likelihood, for which
         Wald intervals are right; a curved one is a skewed likelihood. Confidence limits are where
-        zeta reaches normal quantiles. A line that ends inside the panel ends at a bound of the
-        parameter, such as a standard deviation of zero.
+        zeta reaches normal quantiles. A line that ends inside the panel ends at the last root that
+        is found before a bound of the parameter, such as a standard deviation of zero.
 
         Parameters
         ----------
@@ -244,15 +244,15 @@ class EstimatePlots(Plots):
         Raises
         ------
         DataError
-            If none of the parameters has a profile.
+            If one of `labels` has no profile, or no parameter has.
         ValueError
             If a label is unknown, or the fit is a MAP estimate.
 
         Notes
         -----
         Covariance parameters are profiled on the criterion of the fit, fixed effects always on the
-        full likelihood around its own maximum. Profiles are found at ten roots, from -2.6 to 2.6,
-        and joined by a monotone spline.
+        full likelihood around its own maximum. Profiles are found at ten roots, those of the limits
+        among them, and joined by a monotone spline.
 
         References
         ----------
