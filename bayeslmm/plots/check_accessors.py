@@ -389,6 +389,8 @@ class CheckPlots:
         ------
         DataError
             If there is no such variable, or only the most extreme of many rows are known.
+        TypeError
+            If `by` is neither a name nor an influence.
 
         Examples
         --------

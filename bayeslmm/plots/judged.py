@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.checks.influence import GroupInfluence, PosteriorInfluence, RowInfluence
 from bayeslmm.checks.resampled import RESAMPLE_K
+from bayeslmm.checks.row_extremes import RowExtremes
 from bayeslmm.checks.sensitivity import POWERS, Sensitivity
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
@@ -77,6 +78,8 @@ def plot_influence(found: object, how: Drawing) -> PlotCollection:
     ------
     DataError
         If only the most extreme of many rows are known.
+    TypeError
+        If this is no influence.
     """
     if isinstance(found, GroupInfluence):
         return _of_groups(found, how)
@@ -106,9 +109,14 @@ def plot_influence(found: object, how: Drawing) -> PlotCollection:
             cook = (_rows_of(table), table["cooks_distance"], "row", COOK)
             panels = {"Cook's distance by row": cook, **panels}
         return _of_rows(panels, "Influence of rows on the fixed effects", how)
-    raise DataError(
-        "A picture of influence shows every row, and of more than about a million rows only the "
-        "most extreme ones are known. check.influence(by=...) is of levels."
+    if isinstance(found, RowExtremes):
+        raise DataError(
+            "A picture of influence shows every row, and of more than about a million rows only "
+            "the most extreme ones are known. check.influence(by=...) is of levels."
+        )
+    raise TypeError(
+        "by= is the name of a grouping factor or variable, or what fit.check.influence() returned; "
+        f"got {type(found).__name__}."
     )
 
 
