@@ -1,5 +1,7 @@
 """Pictures of variances, new levels and checks: what is drawn equals the tables."""
 
+import copy
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -181,9 +183,23 @@ def test_pareto_k_of_rows_and_levels(sleep):
     assert (drawn(collection, "again")["y"] == 0.0).all()
     assert texts(collection, "xlabel", "k ") == ["level of Subject"]
     assert texts(collection, "xticks", "k ")[0][0] == "308"
+    given = post.plot.pareto_k(scores=scores, **NONE)  # the scores say what was left out
+    assert texts(given, "xlabel", "k ") == ["level of Subject"]
+    assert "level of Subject" in given.viz["figure_title"].item()["string"]
     rows = post.plot.pareto_k(conditional=True, **NONE)
+    assert "again_limit" not in rows.viz  # nothing is sampled anew
+    assert "sampled anew" not in str(drawn(rows, "legend")["labels"])
     assert texts(rows, "xlabel", "k ") == ["row"]
     assert "given the random effects" in rows.viz["figure_title"].item()["string"]
+
+
+def test_an_infinite_pareto_k_is_unreliable(dyes):
+    scores = copy.deepcopy(dyes[0].loo())
+    scores.pareto_k[[3, 8]] = [np.inf, np.nan]
+    collection = dyes[0].plot.pareto_k(scores=scores, **NONE)
+    np.testing.assert_array_equal(drawn(collection, "poor")["x"], [4, 9])
+    np.testing.assert_array_equal(drawn(collection, "poor")["y"], [1, 1])
+    assert "unreliable: 2" in drawn(collection, "legend")["labels"]
 
 
 # --- profiles --------------------------------------------------------------------------

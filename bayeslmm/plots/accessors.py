@@ -722,7 +722,8 @@ class PosteriorPlots(Plots):
         conditional : bool
             As in :meth:`bayeslmm.Posterior.loo`.
         scores : arviz_stats.ELPDData, optional
-            What ``post.loo()`` returned; computed for the picture by default.
+            What ``post.loo()`` returned, by whatever `by` it was; computed for the picture by
+            default.
         backend, **pc_kwargs
             As in all pictures (see :class:`Plots`).
         visuals : mapping, optional
@@ -754,7 +755,8 @@ class PosteriorPlots(Plots):
         from bayeslmm.plots.judged import plot_pareto_k
 
         model, data, joint = self._fit.model, self._fit.data, self._fit._joint
-        found = scores or posterior_loo(model, data, joint, by, conditional=conditional)
-        what = "row" if by is None else f"level of {by}"
-        title = f"Pareto k of each {what} left out" + (", given the random effects" * conditional)
-        return plot_pareto_k(found, by, title, drawing(backend, visuals, pc_kwargs))
+        how = drawing(backend, visuals, pc_kwargs)
+        if scores is None:
+            scores = posterior_loo(model, data, joint, by, conditional=conditional)
+        by = getattr(scores, "by", None)
+        return plot_pareto_k(scores, by, how, conditional=conditional)

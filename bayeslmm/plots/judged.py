@@ -287,7 +287,9 @@ def plot_sensitivity(found: Sensitivity, how: Drawing) -> PlotCollection:
 # --- Pareto k --------------------------------------------------------------------------
 
 
-def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) -> PlotCollection:
+def plot_pareto_k(
+    scores: ELPDData, by: str | None, how: Drawing, *, conditional: bool = False
+) -> PlotCollection:
     """Draw the Pareto k of scores, rows or levels side by side, with the limits that matter.
 
     Parameters
@@ -296,10 +298,10 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
         What ``post.loo()`` returned.
     by : str, optional
         Grouping variable of the levels left out; None for rows.
-    title : str
-        Title of the figure.
     how : Drawing
         How to draw it.
+    conditional : bool
+        Whether they are given the random effects, so that none is sampled anew.
 
     Returns
     -------
@@ -324,9 +326,10 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
     )
     again, limit = k == 0.0, float(scores.good_k)
     x = np.arange(len(k)) + (1.0 if by is None else 0.0)
-    shown: Array = np.where(np.isfinite(k), k, 0.0)
+    poor = ~(k <= limit)  # also where it is infinite: drawn at the top
+    top = max(1.0, float(np.max(k, initial=0.0, where=np.isfinite(k))))
+    shown: Array = np.where(np.isfinite(k), k, top)
     above_zero: Array = np.maximum(shown, 0.0)
-    poor = shown > limit
     name = "k "
 
     def dots(kept: Any, color: str, size: float) -> Any:
@@ -348,7 +351,7 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
     else:
         x_text = "row"
     drawn: Visuals = {
-        "again_limit": line(RESAMPLE_K, "C2"),
+        "again_limit": None if conditional else line(RESAMPLE_K, "C2"),
         "limit": line(limit, DASHED),
         "points": dots(~again & ~poor, MAIN, 12),
         "again": dots(again, SECOND, 20),
@@ -369,6 +372,8 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
         legend[f"sampled anew: {int(again.sum()):,}"] = {"color": SECOND, **dot}
     if poor.any():
         legend[f"unreliable: {int(poor.sum()):,}"] = {"color": STRONG, **dot}
-    legend[f"{RESAMPLE_K:g}, above which is sampled anew"] = {"color": QUIET, "linestyle": "C2"}
+    if not conditional:
+        legend[f"{RESAMPLE_K:g}, above which is sampled anew"] = {"color": QUIET, "linestyle": "C2"}
     legend[f"{limit:.2g}, above which weights fail"] = {"color": QUIET, "linestyle": DASHED}
+    title = f"Pareto k of each {x_text} left out" + ", given the random effects" * conditional
     return picture(how, data, drawn, size=(WIDTH, HEIGHT), title=title, legend=legend)
