@@ -224,6 +224,13 @@ def test_a_correlation_of_one():
     assert compare_estimates(reml, moved).loc[cor, "flag"] == DIFFERS
 
 
+def test_a_correlation_of_one_by_a_far_origin_is_at_no_boundary():
+    data = load_dataset("sleepstudy").assign(Days=lambda d: d["Days"] + 1e6)
+    reml = LMM(SLOPE, data).reml()
+    assert reml.corrs["Subject"].iloc[0, 1] < -1 + 1e-9
+    assert set(compare_estimates(reml, reml.tidy())["flag"]) == {AGREES}
+
+
 def test_held_values():
     sleep = load_dataset("sleepstudy")
     reml = LMM("Reaction ~ Days + (1 | Subject)", sleep, fixed={"sigma": 30.0}).reml()

@@ -181,7 +181,7 @@ def _flags(table: pd.DataFrame, rows: Sequence[Parameter], fit: Fit, design: Des
     apart = np.abs(table["difference"].to_numpy())
     errors = table["std_error"].to_numpy()
     measured = np.isfinite(errors)
-    boundary = at_boundary(on_scale(estimates, rows), rows)
+    boundary = at_boundary(on_scale(estimates, rows), rows) & ~measured
     unit = [_size(p, estimates[i], fit, design, boundary[i]) for i, p in enumerate(rows)]
     limit = np.where(measured, MAX_DIFFERENCE * errors, unit)
     undefined = np.array([_undefined(p, table["estimate"]) for p in rows], dtype=bool)
