@@ -364,16 +364,20 @@ def plot_pareto_k(
         "ylabel": (azp.visuals.labelled_y, {"data": data, "text": "Pareto k"}),
         **across,
     }
-    dot = {"marker": CIRCLE, "linestyle": "none"}
-    legend: dict[str, dict[str, Any]] = {
-        f"reweighted: {int((~again & ~poor).sum()):,}": {"color": MAIN, **dot}
-    }
-    if again.any():
-        legend[f"sampled anew: {int(again.sum()):,}"] = {"color": SECOND, **dot}
-    if poor.any():
-        legend[f"unreliable: {int(poor.sum()):,}"] = {"color": STRONG, **dot}
+    legend = _pareto_legend(int(again.sum()), int(poor.sum()), len(k), limit)
     if not conditional:
         legend[f"{RESAMPLE_K:g}, above which is sampled anew"] = {"color": QUIET, "linestyle": "C2"}
-    legend[f"{limit:.2g}, above which weights fail"] = {"color": QUIET, "linestyle": DASHED}
     title = f"Pareto k of each {x_text} left out" + ", given the random effects" * conditional
     return picture(how, data, drawn, size=(WIDTH, HEIGHT), title=title, legend=legend)
+
+
+def _pareto_legend(again: int, poor: int, n: int, limit: float) -> dict[str, dict[str, Any]]:
+    """How many there are of each kind, and the limit of the poor ones."""
+    dot = {"marker": CIRCLE, "linestyle": "none"}
+    legend = {f"reweighted: {n - again - poor:,}": {"color": MAIN, **dot}}
+    if again:
+        legend[f"sampled anew: {again:,}"] = {"color": SECOND, **dot}
+    if poor:
+        legend[f"unreliable: {poor:,}"] = {"color": STRONG, **dot}
+    legend[f"{limit:.2g}, above which weights fail"] = {"color": QUIET, "linestyle": DASHED}
+    return legend

@@ -71,6 +71,18 @@ class Profile:
         zeta = np.linspace(self.zeta[0], self.zeta[-1], DENSE)
         return np.asarray(PchipInterpolator(self.zeta, self.x)(zeta)), zeta
 
+    def straight(self) -> tuple[Array, Array]:
+        """Ends of the line of a normal likelihood: NaN where the profile ends near its middle."""
+        slope = 2.0 / (self.at(1.0) - self.at(-1.0))
+        ends = np.array([self.x[0], self.x[-1]])
+        return ends, slope * (ends - self.at(0.0))
+
+    def limits(self, z: Sequence[float]) -> xr.DataArray:
+        """Lines from zero to the curve at the confidence limits of normal quantiles."""
+        heights = np.array([sign * root for root in z for sign in (-1.0, 1.0)])
+        places = np.array([self.at(height) for height in heights])
+        return segments((places, places), (np.zeros(len(heights)), heights))
+
 
 def roots_through(limits: Sequence[float]) -> list[float]:
     """Roots of `ROOTS`, of which the nearest are moved to those of confidence limits."""
@@ -168,23 +180,14 @@ def plot_profile(
     found = profiles(fit, design, labels, roots, executor)
     across = columns_for(list(found), len(found))
     curves = dataset({name: points(*one.dense()) for name, one in found.items()})
-    straight, limits = {}, {}
-    for name, one in found.items():
-        slope = 2.0 / (one.at(1.0) - one.at(-1.0))
-        ends = np.array([one.x[0], one.x[-1]])
-        straight[name] = points(ends, slope * (ends - one.at(0.0)))
-        places = np.array([one.at(sign * root) for root in z for sign in (-1.0, 1.0)])
-        heights = np.array([sign * root for root in z for sign in (-1.0, 1.0)])
-        limits[name] = segments((places, places), (np.zeros(4), heights))
+    straight = dataset({name: points(*one.straight()) for name, one in found.items()})
+    limits = dataset({name: one.limits(z) for name, one in found.items()})
     zero, top = xr.Dataset(dict.fromkeys(curves, 0.0)), roots[-1] + 0.3
-    line = {"data": dataset(straight), "color": QUIET, "linestyle": DASHED, "width": 0.9}
+    line = {"data": straight, "color": QUIET, "linestyle": DASHED, "width": 0.9}
     drawn: Visuals = {
         "zero": (azp.visuals.hline, {"data": zero, "color": QUIET, "width": 0.8}),
         "normal": (azp.visuals.line_xy, line),
-        "limits": (
-            azp.visuals.line_xy,
-            {"data": dataset(limits), "color": SECOND, "width": 1.2},
-        ),
+        "limits": (azp.visuals.line_xy, {"data": limits, "color": SECOND, "width": 1.2}),
         "profile": (azp.visuals.line_xy, {"data": curves, "color": MAIN, "width": 1.6}),
         "title": titles(curves),
         "ylabel": (azp.visuals.labelled_y, {"data": lambda c: outer(c, curves)[1], "text": "ζ"}),
