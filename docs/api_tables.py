@@ -11,8 +11,6 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-import bayeslmm
-
 HERE = Path(__file__).parent / "reference"
 TASKS = tomllib.loads((HERE / "api.toml").read_text(encoding="utf-8"))["task"]
 FITS = ("bayeslmm.Estimate", "bayeslmm.Posterior")
@@ -28,7 +26,9 @@ OWNERS = {
 
 
 def loaded(path: str) -> Any:
-    """An object by its path."""
+    """An object by its path, or the package."""
+    if "." not in path:
+        return import_module(path)
     module, name = path.rsplit(".", 1)
     if module.startswith("bayeslmm") and not module.rsplit(".", 1)[-1][0].isupper():
         return getattr(import_module(module), name)
@@ -47,19 +47,18 @@ def owners(verb: str) -> tuple[tuple[str, ...], str]:
 
 def has(owner: str, name: str) -> bool:
     """Whether a class, with the fields of a dataclass, or the package has a name."""
-    found = bayeslmm if owner == "bayeslmm" else loaded(owner)
+    found = loaded(owner)
     return hasattr(found, name) or name in getattr(found, "__dataclass_fields__", ())
 
 
 def is_method(owner: str, name: str) -> bool:
     """Whether it is called."""
-    found = bayeslmm if owner == "bayeslmm" else loaded(owner)
-    return callable(getattr(found, name, None))
+    return callable(getattr(loaded(owner), name, None))
 
 
 def words(owner: str, name: str) -> str:
     """First paragraph of the docstring in one line, without links."""
-    found = bayeslmm if owner == "bayeslmm" else loaded(owner)
+    found = loaded(owner)
     value = getattr(found, name, None)
     text = inspect.getdoc(value) if value is not None else None
     if owner != "bayeslmm" and (value is None or name in getattr(found, "__annotations__", ())):

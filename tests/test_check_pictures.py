@@ -1,10 +1,13 @@
 """Pictures of variances, new levels and checks: what is drawn equals the tables."""
 
+import copy
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from bayeslmm import LMM, load_dataset
+from bayeslmm.checks.row_extremes import RowExtremes
 from bayeslmm.exceptions import DataError
 
 SLOPE = "Reaction ~ Days + (Days | Subject)"
@@ -133,8 +136,16 @@ def test_influence_of_rows(sleep):
     np.testing.assert_allclose(
         drawn(post.plot.influence(**NONE), "points", "divergence by row")["y"], kl
     )
+
+
+def test_influence_refuses_what_is_none(dyes):
+    _, reml = dyes
+    extremes = RowExtremes(table=reml.check.influence().table, n=30, counts={})
     with pytest.raises(DataError, match="only the most extreme ones are known"):
-        reml.plot.influence(object(), **NONE)
+        reml.plot.influence(extremes, **NONE)
+    for by in (["Batch"], reml.fixef()):
+        with pytest.raises(TypeError, match=f"returned; got {type(by).__name__}"):
+            reml.plot.influence(by, **NONE)
 
 
 # --- sensitivity and Pareto k ----------------------------------------------------------
@@ -172,26 +183,66 @@ def test_pareto_k_of_rows_and_levels(sleep):
     assert (drawn(collection, "again")["y"] == 0.0).all()
     assert texts(collection, "xlabel", "k ") == ["level of Subject"]
     assert texts(collection, "xticks", "k ")[0][0] == "308"
+    given = post.plot.pareto_k(scores=scores, **NONE)  # the scores say what was left out
+    assert texts(given, "xlabel", "k ") == ["level of Subject"]
+    assert "level of Subject" in given.viz["figure_title"].item()["string"]
     rows = post.plot.pareto_k(conditional=True, **NONE)
+    assert "again_limit" not in rows.viz  # nothing is sampled anew
+    assert "sampled anew" not in str(drawn(rows, "legend")["labels"])
     assert texts(rows, "xlabel", "k ") == ["row"]
     assert "given the random effects" in rows.viz["figure_title"].item()["string"]
+
+
+def test_an_infinite_pareto_k_is_unreliable(dyes):
+    scores = copy.deepcopy(dyes[0].loo())
+    scores.pareto_k[[3, 8]] = [np.inf, np.nan]
+    collection = dyes[0].plot.pareto_k(scores=scores, **NONE)
+    np.testing.assert_array_equal(drawn(collection, "poor")["x"], [4, 9])
+    np.testing.assert_array_equal(drawn(collection, "poor")["y"], [1, 1])
+    assert "unreliable: 2" in drawn(collection, "legend")["labels"]
 
 
 # --- profiles --------------------------------------------------------------------------
 
 
-def test_profiles_pass_through_the_limits(dyes):
+@pytest.mark.parametrize("level", [0.3, 0.8, 0.999])
+def test_profiles_pass_through_the_limits(dyes, level):
     _, reml = dyes
-    collection = reml.plot.profile(level=0.8, **NONE)
-    limits = reml.confint("profile", level=0.8)
+    collection = reml.plot.profile(level=level, **NONE)
+    limits = reml.confint("profile", level=level)
+    tail = 0.5 - level / 2
     for label in ("sigma", "sd[Batch, Intercept]", "beta[Intercept]"):
         places = bounds(drawn(collection, "limits", label))[2:, 0]
         expected = limits.loc[label, ["conf_low", "conf_high"]].to_numpy(dtype=float)
-        np.testing.assert_allclose(places, expected, rtol=2e-3)
+        if label.startswith("sd") and level == 0.999:  # the lower limit is the bound
+            assert expected[0] == 0.0
+            assert np.isnan(places[0])
+            places, expected = places[1:], expected[1:]
+        np.testing.assert_allclose(places, expected, rtol=1e-6)
         line = drawn(collection, "profile", label)
         assert (np.diff(line["x"]) > 0).all()
         at = np.interp(expected, line["x"], line["y"])
-        np.testing.assert_allclose(at, norm.ppf([0.1, 0.9]), atol=5e-3)
+        np.testing.assert_allclose(at, norm.ppf([tail, 1 - tail])[-len(at) :], atol=5e-3)
+
+
+def test_the_title_says_which_criterion_is_profiled(dyes):
+    _, reml = dyes
+    for labels, criteria in (
+        (None, "(REML, fixed effects ML)"),
+        ("sigma", "(REML)"),
+        ("beta[Intercept]", "(ML)"),
+    ):
+        title = reml.plot.profile(labels, **NONE).viz["figure_title"].item()["string"]
+        assert criteria in title
+
+
+def test_a_parameter_without_a_profile_is_named():
+    data = load_dataset("Dyestuff")
+    reml = LMM("Yield ~ 1 + (1 | Batch)", data, fixed={"sigma": 50.0}).reml()
+    assert "sigma" not in reml.plot.profile(**NONE).viz["profile"].dataset
+    for labels in ("sigma", ["sigma", "sd[Batch, Intercept]"]):
+        with pytest.raises(DataError, match="No profile can be drawn of sigma: the value is known"):
+            reml.plot.profile(labels, **NONE)
 
 
 def test_a_profile_ends_at_a_bound():

@@ -80,6 +80,16 @@ def test_a_fit_is_not_singular_for_the_origin_of_a_covariate(shift):
     assert not reml.check.singularity().table["at_boundary"].any()
 
 
+def test_a_zero_of_another_factor_leaves_the_correlation_where_it_is():
+    data = blm.load_dataset("sleepstudy").assign(
+        Days=lambda d: d["Days"] + 1e6, odd=lambda d: d["Subject"].astype(int) % 2
+    )
+    reml = blm.LMM("Reaction ~ Days + (Days | Subject) + (1 | odd)", data).reml()
+    assert reml.sds["odd"].iloc[0] == 0.0
+    table = reml.check.singularity().table
+    assert list(table.index[table["at_boundary"]]) == ["sd[odd, Intercept]"]
+
+
 def test_posterior_at_a_perfect_correlation():
     data = pd.read_csv(FOLDER / "data" / "sim_corr_pos.csv")
     found = blm.LMM(_slope_formula(), data).fit(random_seed=1).check.singularity()

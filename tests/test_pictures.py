@@ -599,6 +599,13 @@ def test_the_trend_is_a_local_line():
     assert trend(np.repeat([1.0, 2.0, 3.0], 20), np.ones(60)) is None
 
 
+def test_the_trend_passes_a_value_that_most_rows_share():
+    x = np.concatenate([np.zeros(80), np.linspace(1.0, 2.0, 20)])
+    straight = trend(x, 2.0 - 3.0 * x)
+    np.testing.assert_allclose(straight.mean, 2.0 - 3.0 * straight.x, atol=1e-9)
+    assert np.isfinite(straight.error).all()
+
+
 def test_quantiles_of_the_normal_distribution(sleep):
     """Against R: ppoints(18) and qqline's line through the quartiles."""
     collection = sleep[1].plot.residuals(backend="none")

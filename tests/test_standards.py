@@ -16,13 +16,13 @@ PAGE = ROOT / "docs" / "reference" / "standards.md"
 SLEEP = "Reaction ~ Days + (Days | Subject)"
 
 
-def numbers(prefix, *counts, letters=()):
+def numbers(prefix, *counts):
     """Numbers of standards: those of section i run from 0 to counts[i], or from a pair."""
     result = []
     for section, count in enumerate(counts, start=1):
         first, last = count if isinstance(count, tuple) else (0, count)
         result += [f"{prefix}{section}.{i}" for i in range(first, last + 1)]
-    return result + [prefix + letter for letter in letters]
+    return result
 
 
 STANDARDS = [
@@ -63,7 +63,7 @@ def test_what_rows_name_exists(page):
     named = re.findall(r"`(tests/\w+\.py)` \(\*([^*]+)\*\)", page)
     assert len(named) > 90
     for file, words in named:
-        name = f"test_{words.replace(' ', '_')}"
+        name = f"test_{'_'.join(words.split())}"
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), (file, name)
 
 

@@ -91,6 +91,20 @@ def test_a_value_that_hardly_differs(reml, sleep_table):
     assert table.loc["beta[Days]", "in_std_errors"] == pytest.approx(0.09, abs=1e-4)
 
 
+def test_an_estimate_without_values(reml, sleep_table):
+    """Each differs, without a warning of NumPy and without a word on the criterion."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = compare_estimates(reml, sleep_table.assign(estimate=np.nan))
+    assert set(table["flag"]) == {DIFFERS}
+    assert table.attrs["closest"] == "REML"
+
+
+def test_no_standard_errors(reml, sleep_table):
+    table = compare_estimates(reml, sleep_table.assign(**{"std.error": np.nan}))
+    assert set(table["flag"]) == {AGREES}
+
+
 def test_columns_and_attributes(reml):
     table = compare_estimates(reml, TIDY / "sleepstudy_profile.csv")
     assert list(table.columns) == [
@@ -208,6 +222,13 @@ def test_a_correlation_of_one():
     moved = broom(fit)
     moved.loc[moved["term"].str.startswith("cor__"), "estimate"] = 0.9
     assert compare_estimates(reml, moved).loc[cor, "flag"] == DIFFERS
+
+
+def test_a_correlation_of_one_by_a_far_origin_is_at_no_boundary():
+    data = load_dataset("sleepstudy").assign(Days=lambda d: d["Days"] + 1e6)
+    reml = LMM(SLOPE, data).reml()
+    assert reml.corrs["Subject"].iloc[0, 1] < -1 + 1e-9
+    assert set(compare_estimates(reml, reml.tidy())["flag"]) == {AGREES}
 
 
 def test_held_values():

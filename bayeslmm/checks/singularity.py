@@ -12,7 +12,12 @@ from scipy.special import logsumexp
 
 from bayeslmm.covariance.coordinates import WorkingPoints
 from bayeslmm.covariance.pattern import Pattern
-from bayeslmm.covariance.structure import Structure, sds_and_correlation
+from bayeslmm.covariance.structure import (
+    Structure,
+    is_singular,
+    sds_and_correlation,
+    zero_sds,
+)
 from bayeslmm.data.design import Design, coefficient_sets, require_random
 from bayeslmm.estimation.estimate import SINGULAR, Fit, points_of_fits
 from bayeslmm.estimation.model import Model
@@ -268,11 +273,12 @@ def _at_boundary(fit: Fit, row: Parameter, value: float) -> bool:
 
     A correlation near one is none where a covariate's origin alone makes it so.
     """
+    working = np.linalg.solve(fit.plan.products.basis.random[row.factor], fit.factors[row.factor])
     if row.kind == "cor":
         low, high = _ends(fit.plan.products.structures[row.factor], row)
-        return fit.singular and bool((value - low) * (high - value) < SINGULAR**2)
-    basis, factor = fit.plan.products.basis.random[row.factor], fit.factors[row.factor]
-    return bool(np.linalg.norm(np.linalg.solve(basis, factor)[row.index[0]]) < SINGULAR)
+        near = bool((value - low) * (high - value) < SINGULAR**2)
+        return near and is_singular(working, SINGULAR)
+    return bool(zero_sds(working, SINGULAR)[row.index[0]])
 
 
 def _has_boundary(structure: Structure, row: Parameter) -> bool:

@@ -179,8 +179,7 @@ def _from_fit(judged: Inference, design: Design, model: _Model, prob: float) -> 
     fit = judged.fit
     if fit.method == "MAP":
         raise ValueError(
-            "A posterior mode is no estimate to compare a posterior with: pass model.reml() or "
-            "model.ml()."
+            "A posterior mode is no estimate to compare with: pass model.reml() or model.ml()."
         )
     table = summary_table(judged, design, prob)[COLUMNS]
     if list(table.index) != list(model.known):

@@ -84,6 +84,8 @@ def compare_estimates(
         If the parameters are not the same; both lists are shown.
     TypeError
         If `estimate` or `other` is no estimate.
+    ValueError
+        If one of them is a posterior mode.
 
     Notes
     -----
@@ -160,10 +162,10 @@ def _closest(fit: Fit, theirs: Reported, rows: Sequence[Parameter], table: pd.Da
     values = np.array([natural(p.kind, v) for p, v in zip(rows, free, strict=True)])
     errors = table["std_error"].to_numpy()
     others = theirs.table["estimate"].to_numpy()
-    with np.errstate(invalid="ignore"):
-        here = np.nanmax(np.abs(others - table["estimate"].to_numpy()) / errors)
-        there = np.nanmax(np.abs(others - values) / errors)
-    if not there < min(here, MAX_DIFFERENCE):
+    here = np.abs(others - table["estimate"].to_numpy()) / errors
+    there = np.abs(others - values) / errors
+    measured = np.isfinite(here) & np.isfinite(there)
+    if not measured.any() or not there[measured].max() < min(here[measured].max(), MAX_DIFFERENCE):
         return fit.method
     _log.warning(
         "The other estimate has the values of %s, this one is by %s: compare with model.%s().",
@@ -175,11 +177,11 @@ def _closest(fit: Fit, theirs: Reported, rows: Sequence[Parameter], table: pd.Da
 
 
 def _flags(table: pd.DataFrame, rows: Sequence[Parameter], fit: Fit, design: Design) -> Array:
-    estimates, others = table["estimate"].to_numpy(), table["other"].to_numpy()
+    estimates = table["estimate"].to_numpy()
     apart = np.abs(table["difference"].to_numpy())
     errors = table["std_error"].to_numpy()
     measured = np.isfinite(errors)
-    boundary = at_boundary(on_scale(estimates, rows), rows)
+    boundary = at_boundary(on_scale(estimates, rows), rows) & ~measured
     unit = [_size(p, estimates[i], fit, design, boundary[i]) for i, p in enumerate(rows)]
     limit = np.where(measured, MAX_DIFFERENCE * errors, unit)
     undefined = np.array([_undefined(p, table["estimate"]) for p in rows], dtype=bool)
@@ -189,7 +191,7 @@ def _flags(table: pd.DataFrame, rows: Sequence[Parameter], fit: Fit, design: Des
         conditions = {
             DIFFERS: ~undefined & ~(apart < limit),  # also where the other has no value
             ERRORS_DIFFER: fixed & (ratio >= MAX_RATIO),
-            BOUNDARY: undefined | boundary | (np.isnan(others) & ~measured),
+            BOUNDARY: undefined | boundary,
         }
     return np.select(list(conditions.values()), list(conditions), AGREES)
 

@@ -220,8 +220,8 @@ class EstimatePlots(Plots):
         Zeta is the root of twice the log-likelihood lost where the parameter is held at a value,
         below zero on the left of its maximum. A straight line is a normal likelihood, for which
         Wald intervals are right; a curved one is a skewed likelihood. Confidence limits are where
-        zeta reaches normal quantiles. A line that ends inside the panel ends at a bound of the
-        parameter, such as a standard deviation of zero.
+        zeta reaches normal quantiles. A line that ends inside the panel ends at the last root that
+        is found before a bound of the parameter, such as a standard deviation of zero.
 
         Parameters
         ----------
@@ -244,15 +244,15 @@ class EstimatePlots(Plots):
         Raises
         ------
         DataError
-            If none of the parameters has a profile.
+            If one of `labels` has no profile, or no parameter has.
         ValueError
             If a label is unknown, or the fit is a MAP estimate.
 
         Notes
         -----
         Covariance parameters are profiled on the criterion of the fit, fixed effects always on the
-        full likelihood around its own maximum. Profiles are found at ten roots, from -2.6 to 2.6,
-        and joined by a monotone spline.
+        full likelihood around its own maximum. Profiles are found at ten roots, those of the limits
+        among them, and joined by a monotone spline.
 
         References
         ----------
@@ -722,7 +722,8 @@ class PosteriorPlots(Plots):
         conditional : bool
             As in :meth:`bayeslmm.Posterior.loo`.
         scores : arviz_stats.ELPDData, optional
-            What ``post.loo()`` returned; computed for the picture by default.
+            What ``post.loo()`` returned, by whatever `by` it was; computed for the picture by
+            default.
         backend, **pc_kwargs
             As in all pictures (see :class:`Plots`).
         visuals : mapping, optional
@@ -754,7 +755,8 @@ class PosteriorPlots(Plots):
         from bayeslmm.plots.judged import plot_pareto_k
 
         model, data, joint = self._fit.model, self._fit.data, self._fit._joint
-        found = scores or posterior_loo(model, data, joint, by, conditional=conditional)
-        what = "row" if by is None else f"level of {by}"
-        title = f"Pareto k of each {what} left out" + (", given the random effects" * conditional)
-        return plot_pareto_k(found, by, title, drawing(backend, visuals, pc_kwargs))
+        how = drawing(backend, visuals, pc_kwargs)
+        if scores is None:
+            scores = posterior_loo(model, data, joint, by, conditional=conditional)
+        by = getattr(scores, "by", None)
+        return plot_pareto_k(scores, by, how, conditional=conditional)

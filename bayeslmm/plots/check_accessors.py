@@ -338,7 +338,8 @@ class CheckPlots:
         """
         from bayeslmm.plots.variance import plot_new_level
 
-        joint, point = self._around(random_seed)
+        rng = np.random.default_rng(random_seed)
+        joint, point = self._around(rng)
         return plot_new_level(
             self._fit.design,
             joint,
@@ -350,7 +351,7 @@ class CheckPlots:
             drawing(backend, visuals, pc_kwargs),
             coefs=coefs,
             order=order,
-            random_seed=random_seed,
+            rng=rng,
         )
 
     def influence(
@@ -389,6 +390,8 @@ class CheckPlots:
         ------
         DataError
             If there is no such variable, or only the most extreme of many rows are known.
+        TypeError
+            If `by` is neither a name nor an influence.
 
         Examples
         --------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.checks.influence import GroupInfluence, PosteriorInfluence, RowInfluence
 from bayeslmm.checks.resampled import RESAMPLE_K
+from bayeslmm.checks.row_extremes import RowExtremes
 from bayeslmm.checks.sensitivity import POWERS, Sensitivity
 from bayeslmm.exceptions import DataError
 from bayeslmm.plots.common import (
@@ -77,6 +78,8 @@ def plot_influence(found: object, how: Drawing) -> PlotCollection:
     ------
     DataError
         If only the most extreme of many rows are known.
+    TypeError
+        If this is no influence.
     """
     if isinstance(found, GroupInfluence):
         return _of_groups(found, how)
@@ -106,9 +109,14 @@ def plot_influence(found: object, how: Drawing) -> PlotCollection:
             cook = (_rows_of(table), table["cooks_distance"], "row", COOK)
             panels = {"Cook's distance by row": cook, **panels}
         return _of_rows(panels, "Influence of rows on the fixed effects", how)
-    raise DataError(
-        "A picture of influence shows every row, and of more than about a million rows only the "
-        "most extreme ones are known. check.influence(by=...) is of levels."
+    if isinstance(found, RowExtremes):
+        raise DataError(
+            "A picture of influence shows every row, and of more than about a million rows only "
+            "the most extreme ones are known. check.influence(by=...) is of levels."
+        )
+    raise TypeError(
+        "by= is the name of a grouping factor or variable, or what fit.check.influence() returned; "
+        f"got {type(found).__name__}."
     )
 
 
@@ -279,7 +287,9 @@ def plot_sensitivity(found: Sensitivity, how: Drawing) -> PlotCollection:
 # --- Pareto k --------------------------------------------------------------------------
 
 
-def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) -> PlotCollection:
+def plot_pareto_k(
+    scores: ELPDData, by: str | None, how: Drawing, *, conditional: bool = False
+) -> PlotCollection:
     """Draw the Pareto k of scores, rows or levels side by side, with the limits that matter.
 
     Parameters
@@ -288,10 +298,10 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
         What ``post.loo()`` returned.
     by : str, optional
         Grouping variable of the levels left out; None for rows.
-    title : str
-        Title of the figure.
     how : Drawing
         How to draw it.
+    conditional : bool
+        Whether they are given the random effects, so that none is sampled anew.
 
     Returns
     -------
@@ -316,9 +326,10 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
     )
     again, limit = k == 0.0, float(scores.good_k)
     x = np.arange(len(k)) + (1.0 if by is None else 0.0)
-    shown: Array = np.where(np.isfinite(k), k, 0.0)
+    poor = ~(k <= limit)  # also where it is infinite: drawn at the top
+    top = max(1.0, float(np.max(k, initial=0.0, where=np.isfinite(k))))
+    shown: Array = np.where(np.isfinite(k), k, top)
     above_zero: Array = np.maximum(shown, 0.0)
-    poor = shown > limit
     name = "k "
 
     def dots(kept: Any, color: str, size: float) -> Any:
@@ -340,7 +351,7 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
     else:
         x_text = "row"
     drawn: Visuals = {
-        "again_limit": line(RESAMPLE_K, "C2"),
+        "again_limit": None if conditional else line(RESAMPLE_K, "C2"),
         "limit": line(limit, DASHED),
         "points": dots(~again & ~poor, MAIN, 12),
         "again": dots(again, SECOND, 20),
@@ -353,14 +364,20 @@ def plot_pareto_k(scores: ELPDData, by: str | None, title: str, how: Drawing) ->
         "ylabel": (azp.visuals.labelled_y, {"data": data, "text": "Pareto k"}),
         **across,
     }
-    dot = {"marker": CIRCLE, "linestyle": "none"}
-    legend: dict[str, dict[str, Any]] = {
-        f"reweighted: {int((~again & ~poor).sum()):,}": {"color": MAIN, **dot}
-    }
-    if again.any():
-        legend[f"sampled anew: {int(again.sum()):,}"] = {"color": SECOND, **dot}
-    if poor.any():
-        legend[f"unreliable: {int(poor.sum()):,}"] = {"color": STRONG, **dot}
-    legend[f"{RESAMPLE_K:g}, above which is sampled anew"] = {"color": QUIET, "linestyle": "C2"}
-    legend[f"{limit:.2g}, above which weights fail"] = {"color": QUIET, "linestyle": DASHED}
+    legend = _pareto_legend(int(again.sum()), int(poor.sum()), len(k), limit)
+    if not conditional:
+        legend[f"{RESAMPLE_K:g}, above which is sampled anew"] = {"color": QUIET, "linestyle": "C2"}
+    title = f"Pareto k of each {x_text} left out" + ", given the random effects" * conditional
     return picture(how, data, drawn, size=(WIDTH, HEIGHT), title=title, legend=legend)
+
+
+def _pareto_legend(again: int, poor: int, n: int, limit: float) -> dict[str, dict[str, Any]]:
+    """How many there are of each kind, and the limit of the poor ones."""
+    dot = {"marker": CIRCLE, "linestyle": "none"}
+    legend = {f"reweighted: {n - again - poor:,}": {"color": MAIN, **dot}}
+    if again:
+        legend[f"sampled anew: {again:,}"] = {"color": SECOND, **dot}
+    if poor:
+        legend[f"unreliable: {poor:,}"] = {"color": STRONG, **dot}
+    legend[f"{limit:.2g}, above which weights fail"] = {"color": QUIET, "linestyle": DASHED}
+    return legend

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 ROOTS = (0.5, 1.0, 1.5, 2.0, 2.6)
-"""Signed roots of the deviance at which each profile is found."""
+"""Signed roots of the deviance at which each profile is found, the nearest ones at its limits."""
 
 DENSE = 60
 
@@ -71,16 +71,41 @@ class Profile:
         zeta = np.linspace(self.zeta[0], self.zeta[-1], DENSE)
         return np.asarray(PchipInterpolator(self.zeta, self.x)(zeta)), zeta
 
+    def straight(self) -> tuple[Array, Array]:
+        """Ends of the line of a normal likelihood: NaN where the profile ends near its middle."""
+        slope = 2.0 / (self.at(1.0) - self.at(-1.0))
+        ends = np.array([self.x[0], self.x[-1]])
+        return ends, slope * (ends - self.at(0.0))
+
+    def limits(self, z: Sequence[float]) -> xr.DataArray:
+        """Lines from zero to the curve at the confidence limits of normal quantiles."""
+        heights = np.array([sign * root for root in z for sign in (-1.0, 1.0)])
+        places = np.array([self.at(height) for height in heights])
+        return segments((places, places), (np.zeros(len(heights)), heights))
+
+
+def roots_through(limits: Sequence[float]) -> list[float]:
+    """Roots of `ROOTS`, of which the nearest are moved to those of confidence limits."""
+    kept = list(ROOTS)
+    for z in limits:
+        kept.remove(min(kept, key=lambda root: abs(root - z)))
+    return sorted([*kept, *limits])
+
 
 def profiles(
-    fit: Fit, design: Design, labels: Sequence[str] | str | None, executor: Executor | None
+    fit: Fit,
+    design: Design,
+    labels: Sequence[str] | str | None,
+    roots: Sequence[float],
+    executor: Executor | None,
 ) -> dict[str, Profile]:
-    """Profiles of parameters, where these have one.
+    """Profiles of parameters through signed roots; by default of those that have one.
 
     Raises
     ------
     DataError
-        If none has one: all are known, or at a boundary from which nothing can be seen.
+        If one that is named has none, or none has: it is known, or at a boundary from which nothing
+        can be seen.
     ValueError
         If a label is unknown, or the fit is a MAP estimate.
     """
@@ -88,25 +113,26 @@ def profiles(
     names = chosen(labels, list(known), "The model has no {}. Its parameters are: {}.")
     kinds = list(dict.fromkeys(known[name].kind for name in names))
     tables = [
-        profile_table(fit, design, float(chdtr(1, root**2)), kinds, executor) for root in ROOTS
+        profile_table(fit, design, float(chdtr(1, root**2)), kinds, executor) for root in roots
     ]
     found = {}
     for name in names:
-        x, zeta = _ends([table.loc[name] for table in tables])
+        x, zeta = _ends(roots, [table.loc[name] for table in tables])
         if len(x) > 2 and (np.diff(x) > 0).all():
             found[name] = Profile(x, zeta)
-    if not found:
+    missing = [name for name in names if name not in found]
+    if missing and (labels is not None or not found):
         raise DataError(
-            "None of these parameters has a profile to draw: they are known, or the likelihood "
-            "hardly changes along them."
+            f"No profile can be drawn of {', '.join(missing)}: the value is known, or the "
+            "likelihood hardly changes along it."
         )
     return found
 
 
-def _ends(rows: Sequence[pd.Series]) -> tuple[Array, Array]:
+def _ends(roots: Sequence[float], rows: Sequence[pd.Series]) -> tuple[Array, Array]:
     """Limits at each root that are no bound of the parameter, in increasing order."""
     pairs = []
-    for root, row in zip(ROOTS, rows, strict=True):
+    for root, row in zip(roots, rows, strict=True):
         for sign, end, bound in (
             (-1.0, "conf_low", "lower_at_bound"),
             (1.0, "conf_high", "upper_at_bound"),
@@ -148,46 +174,32 @@ def plot_profile(
     """
     import arviz_plots as azp
 
-    found = profiles(fit, design, labels, executor)
     level = level_of_picture(level)
+    z = [float(norm.ppf(0.5 + p / 2.0)) for p in (inner_probability(level), level)]
+    roots = roots_through(z)
+    found = profiles(fit, design, labels, roots, executor)
     across = columns_for(list(found), len(found))
     curves = dataset({name: points(*one.dense()) for name, one in found.items()})
-    straight, limits = {}, {}
-    for name, one in found.items():
-        middle = one.at(0.0)
-        slope = (
-            2.0 / (one.at(1.0) - one.at(-1.0))
-            if np.isfinite(one.at(1.0) - one.at(-1.0))
-            else np.nan
-        )
-        ends = np.array([one.x[0], one.x[-1]])
-        straight[name] = points(ends, slope * (ends - middle))
-        z = [float(norm.ppf(0.5 + p / 2.0)) for p in (inner_probability(level), level)]
-        places = np.array([one.at(sign * root) for root in z for sign in (-1.0, 1.0)])
-        heights = np.array([sign * root for root in z for sign in (-1.0, 1.0)])
-        limits[name] = segments((places, places), (np.zeros(4), heights))
-    zero = xr.Dataset(dict.fromkeys(curves, 0.0))
-    line = {"data": dataset(straight), "color": QUIET, "linestyle": DASHED, "width": 0.9}
+    straight = dataset({name: points(*one.straight()) for name, one in found.items()})
+    limits = dataset({name: one.limits(z) for name, one in found.items()})
+    zero, top = xr.Dataset(dict.fromkeys(curves, 0.0)), roots[-1] + 0.3
+    line = {"data": straight, "color": QUIET, "linestyle": DASHED, "width": 0.9}
     drawn: Visuals = {
         "zero": (azp.visuals.hline, {"data": zero, "color": QUIET, "width": 0.8}),
         "normal": (azp.visuals.line_xy, line),
-        "limits": (
-            azp.visuals.line_xy,
-            {"data": dataset(limits), "color": SECOND, "width": 1.2},
-        ),
+        "limits": (azp.visuals.line_xy, {"data": limits, "color": SECOND, "width": 1.2}),
         "profile": (azp.visuals.line_xy, {"data": curves, "color": MAIN, "width": 1.6}),
         "title": titles(curves),
         "ylabel": (azp.visuals.labelled_y, {"data": lambda c: outer(c, curves)[1], "text": "ζ"}),
         "ticks": (azp.visuals.ticklabel_props, {"data": curves, "axis": "both", "size": TICK_SIZE}),
-        "ylim": (azp.visuals.set_ylim, {"data": curves, "limits": (-2.9, 2.9)}),
+        "ylim": (azp.visuals.set_ylim, {"data": curves, "limits": (-top, top)}),
     }
-    criterion = "REML" if fit.method == "REML" else "ML"
     return picture(
         how,
         curves,
         drawn,
         size=(WIDTH / across, 1.9),
-        title=f"Profiles of the {criterion} criterion: signed root ζ of the deviance",
+        title=f"Profiles ({_criteria(fit, list(found))}): signed root ζ of the deviance",
         legend={
             "profile": {"color": MAIN},
             f"{two_widths(level)} confidence limits": {"color": SECOND},
@@ -196,3 +208,11 @@ def plot_profile(
         columns=across,
         sharey=True,
     )
+
+
+def _criteria(fit: Fit, names: Sequence[str]) -> str:
+    """What is profiled: fixed effects have the full likelihood, also those of a REML fit."""
+    fixed = [name.startswith("beta[") for name in names]
+    if fit.method == "ML" or all(fixed):
+        return "ML"
+    return "REML, fixed effects ML" if any(fixed) else "REML"

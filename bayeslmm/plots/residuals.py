@@ -134,6 +134,9 @@ TREND_POINTS = 60
 FEWEST = 10
 """Different fitted values from which on there is a trend to show."""
 
+FEWEST_NEAR = 3
+"""Different fitted values that each local line goes through, however many rows share one."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trend:
@@ -154,14 +157,19 @@ def trend(x: Array, y: Array) -> Trend | None:
     ----------
     Cleveland (1979), doi:10.1080/01621459.1979.10481038; without its robust iterations.
     """
-    if len(np.unique(np.round((x - x.mean()) / (np.ptp(x) or 1.0), 6))) < FEWEST:
+    scale = float(np.ptp(x)) or 1.0
+    different = np.unique(np.round((x - x.mean()) / scale, 6)) * scale + x.mean()
+    if len(different) < FEWEST:
         return None
     at = np.linspace(x.min(), x.max(), TREND_POINTS)
     nearest = min(len(x) - 1, int(np.ceil(SPAN * len(x))))
     mean, error = np.empty(len(at)), np.empty(len(at))
     for i, place in enumerate(at):
         gap = x - place
-        reach = max(float(np.partition(np.abs(gap), nearest)[nearest]), 1e-9 * np.ptp(x))
+        reach = max(
+            float(np.partition(np.abs(gap), nearest)[nearest]),
+            float(np.partition(np.abs(different - place), FEWEST_NEAR)[FEWEST_NEAR]),
+        )
         weights = np.clip(1.0 - np.abs(gap / reach) ** 3, 0.0, None) ** 3
         total, first = weights.sum(), weights @ gap
         second = weights @ gap**2

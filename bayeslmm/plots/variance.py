@@ -168,7 +168,7 @@ def plot_new_level(
     *,
     coefs: str | Sequence[str] | None = None,
     order: str = "estimate",
-    random_seed: int | np.random.Generator | None = 0,
+    rng: np.random.Generator,
 ) -> PlotCollection:
     """Draw coefficients of levels and the distribution of those of a new level below them.
 
@@ -180,8 +180,10 @@ def plot_new_level(
         Draws of the posterior, or around an estimate.
     point : JointDraws, optional
         The estimate; None for a posterior.
-    group, levels, coefs, order, random_seed
+    group, levels, coefs, order
         As in ``fit.plot.new_level()``.
+    rng : numpy.random.Generator
+        Random numbers of the new level.
     prob, source, how
         As in :func:`spread_of_draws`.
 
@@ -218,7 +220,7 @@ def plot_new_level(
 
     fixed, known = values(joint)
     at = None if point is None else values(point)
-    new = fixed + new_effects(joint, place, np.random.default_rng(random_seed))
+    new = fixed + new_effects(joint, place, rng)
     first = (known.mean(axis=0) if at is None else at[1][0])[:, columns[0]]
     rows = np.argsort(-first, kind="stable") if order == "estimate" else np.arange(len(first))
     ticks = [*(str(factor.levels[positions[row]]) for row in rows), f"new {factor.name}"]
