@@ -700,3 +700,11 @@ def test_nested_models(crossed, small, large):
 def test_models_that_are_not_nested(crossed, small, large, part):
     with pytest.raises(ValueError, match=f"not nested: the {part} effects"):
         lrt(*(LMM(f"y ~ {formula}", crossed).ml() for formula in (small, large)))
+
+
+def test_a_correlation_is_not_at_the_boundary_for_the_origin_of_a_covariate():
+    data = load_dataset("sleepstudy").assign(Days=lambda d: d["Days"] + 1e6)
+    model = LMM("Reaction ~ Days + (Days | Subject)", data)
+    table = compare_reml(model.fit(random_seed=1), model.reml())
+    assert not table["flag"].str.contains("boundary").any()
+    assert np.isfinite(table.loc["cor[Subject, Intercept, Days]", "std_error"])

@@ -112,9 +112,14 @@ def on_scale(values: Array, rows: Sequence[Parameter]) -> Array:
     return np.array([unconstrained(p.kind, v) for p, v in zip(rows, values, strict=True)])
 
 
-def at_boundary(values: Array, rows: Sequence[Parameter]) -> NDArray[np.bool_]:
-    """Whether values (m,) on the unconstrained scale mean an sd of zero or a correlation of one."""
-    correlation = np.array([p.kind == "cor" for p in rows])
+def at_boundary(
+    values: Array, rows: Sequence[Parameter], singular: bool | NDArray[np.bool_] = True
+) -> NDArray[np.bool_]:
+    """Whether values (m,) on the unconstrained scale mean an sd of zero or a correlation of one.
+
+    A correlation is only near one, by the origin of a covariate, where the fit is not `singular`.
+    """
+    correlation = np.array([p.kind == "cor" for p in rows]) & singular
     return ~np.isfinite(values) | (correlation & (np.abs(values) > MAX_ATANH))
 
 
@@ -139,7 +144,7 @@ def _unconstrained(fit: Fit, rows: Sequence[Parameter]) -> tuple[Array, Array]:
     variances = np.concatenate([np.diag(fit.vcov), np.diag(fit.parameter_cov)])[: len(rows)]
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(variances)
-    return values, np.where(at_boundary(values, rows), np.nan, errors)
+    return values, np.where(at_boundary(values, rows, fit.singular), np.nan, errors)
 
 
 # --- a posterior beside a REML estimate; likelihood-ratio tests between estimates ---
@@ -327,7 +332,8 @@ def _flags(
         unit = reference.errors / slopes
     unit = np.where(np.isfinite(unit), unit, table["sd"])  # at a boundary the posterior's sd
     shift, prior = table["shift"].to_numpy(), reference.prior_shift
-    boundary = at_boundary(on_scale(estimates, rows), rows) | np.isnan(reference.errors)
+    unmeasured = np.isnan(reference.errors)
+    boundary = unmeasured | at_boundary(on_scale(estimates, rows), rows, unmeasured)
     with np.errstate(invalid="ignore"):
         conditions = {
             POORLY_SAMPLED: sampled.loc[table.index].to_numpy(),
