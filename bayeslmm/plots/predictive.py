@@ -465,6 +465,13 @@ def _covariate(
 # --- statistics of levels ----------------------------------------------------------------
 
 
+def _numeric(design: Design, by: str) -> bool:
+    """Whether levels are numbers that mean something: those of a variable, no grouping factor."""
+    if by in {factor.name for factor in design.random} or by not in design.data:
+        return False
+    return pd.api.types.is_numeric_dtype(design.data[by])
+
+
 def _by_level(
     design: Design,
     table: pd.DataFrame,
@@ -477,7 +484,9 @@ def _by_level(
     import arviz_plots as azp
 
     by = str(table.index.name)
-    ordered = table.sort_values("observed", kind="stable")
+    ordered = (
+        table.sort_index() if _numeric(design, by) else table.sort_values("observed", kind="stable")
+    )
     y = np.arange(len(ordered), dtype=float)
     chance, kind = interval_defaults(prob)
     low, high = (ordered[c] for c in ordered if str(c).endswith(("_lb", "_ub")))
