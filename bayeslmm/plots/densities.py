@@ -21,7 +21,7 @@ from bayeslmm.plots.common import (
     TICK_SIZE,
     Drawing,
     Visuals,
-    chosen,
+    chosen_parameters,
     own_xlabel,
     picture,
     titles,
@@ -268,7 +268,8 @@ def plot_parameters(
         If a label is unknown.
     """
     known = {parameter.label: parameter for parameter in free_parameters(design)}
-    names = chosen(labels, list(known), "The model has no {}. Its parameters are: {}.")
+    refusal = "The model has no {}. Its parameters are: {}."
+    names = chosen_parameters(labels, list(known), design, refusal)
     wanted = [known[name] for name in names]
     after: dict[str, Curve] = {}
     if posterior is not None:
