@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.plots.common import (
     BAND_ALPHA,
     MAIN,
@@ -209,7 +210,7 @@ def prior_curves(
     PriorError
         If a prior is flat.
     """
-    points = priors.sample(np.random.default_rng(random_seed), PRIOR_DRAWS)
+    points = priors.sample(seeded(random_seed), PRIOR_DRAWS)
     tail, curves = (1.0 - CENTRE) / 2.0, {}
     for parameter in wanted:
         draws = joint_parameter(points, parameter)

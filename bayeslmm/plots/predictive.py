@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.exceptions import DataError, SamplingError, check_choice
 from bayeslmm.plots.common import (
     CIRCLE,
@@ -160,7 +161,7 @@ def with_replicates(
     """Draws with conditional replicates of the response where a picture needs them and has none."""
     if GROUP in data.children or kind == "loo_pit":
         return data
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     replicates = predictive_dataset(design, joint, "conditional", rng)
     return with_groups(data, posterior_predictive=replicates)
 

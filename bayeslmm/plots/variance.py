@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation.residuals import require_variance
 from bayeslmm.exceptions import DataError, check_choice
 from bayeslmm.plots.common import (
@@ -218,7 +219,7 @@ def plot_new_level(
 
     fixed, known = values(joint)
     at = None if point is None else values(point)
-    new = fixed + new_effects(joint, place, np.random.default_rng(random_seed))
+    new = fixed + new_effects(joint, place, seeded(random_seed))
     first = (known.mean(axis=0) if at is None else at[1][0])[:, columns[0]]
     rows = np.argsort(-first, kind="stable") if order == "estimate" else np.arange(len(first))
     ticks = [*(str(factor.levels[positions[row]]) for row in rows), f"new {factor.name}"]
