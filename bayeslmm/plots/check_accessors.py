@@ -336,9 +336,10 @@ class CheckPlots:
         >>> list(pc.viz["point"].data_vars)
         ['Intercept']
         """
+        from bayeslmm.data.seeds import seeded
         from bayeslmm.plots.variance import plot_new_level
 
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
         joint, point = self._around(rng)
         return plot_new_level(
             self._fit.design,
