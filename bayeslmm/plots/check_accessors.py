@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeslmm.data.seeds import seeded
 from bayeslmm.plots.common import Backend, drawing
 from bayeslmm.summaries import FitLike
 
@@ -336,7 +337,6 @@ class CheckPlots:
         >>> list(pc.viz["point"].data_vars)
         ['Intercept']
         """
-        from bayeslmm.data.seeds import seeded
         from bayeslmm.plots.variance import plot_new_level
 
         rng = seeded(random_seed)
