@@ -537,6 +537,37 @@ def test_empty_sources(tmp_path, text_frame):
         blm.LMM(MODELS["Orthodont"], tmp_path / "a.xlsx")
 
 
+def test_a_list_of_files_is_their_rows(tmp_path):
+    frame = blm.load_dataset("sleepstudy")
+    formula = "Reaction ~ Days + (Days | Subject)"
+    paths = [tmp_path / name for name in ("b.parquet", "a.parquet")]
+    frame.iloc[:70].to_parquet(paths[0])
+    frame.iloc[70:].to_parquet(paths[1])
+    expected = blm.LMM(formula, batches(frame)).reml()
+    for data in (paths, [str(path) for path in paths], tuple(paths), [tmp_path / "*.parquet"]):
+        assert blm.LMM(formula, data).reml().criterion == pytest.approx(expected.criterion)
+    products = blm.CrossProducts.of(formula, paths)
+    assert blm.LMM.from_products(products).reml().criterion == pytest.approx(expected.criterion)
+
+
+def test_lists_of_files_that_do_not_go_together(tmp_path):
+    frame = blm.load_dataset("sleepstudy")
+    formula = "Reaction ~ Days + (Days | Subject)"
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.drop(columns="Days").to_parquet(tmp_path / "b.parquet")
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    for names, words in (
+        (["a.parquet", "b.parquet"], "has no column `Days`"),
+        (["a.parquet", "c.csv"], "several formats, `csv`, `parquet`"),
+        (["a.parquet", "d.parquet"], "No file is found at .*d.parquet"),
+        (["a.parquet", "a.parquet"], "a.parquet` more than once"),
+    ):
+        with pytest.raises(DataError, match=words):
+            blm.LMM(formula, [tmp_path / name for name in names])
+    with pytest.raises(DataError, match=r"not `s3://here/a\.parquet`"):
+        blm.LMM(formula, [str(tmp_path / "a.parquet"), "s3://here/a.parquet"])
+
+
 # --- without rows ----------------------------------------------------------------------
 
 

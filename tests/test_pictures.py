@@ -662,6 +662,16 @@ def test_a_statistic_by_level(sleep):
     assert texts(collection, "xlabel") == ["standard deviation of Reaction"]
 
 
+def test_a_statistic_by_a_number_is_in_the_order_of_its_values():
+    data = load_dataset("sleepstudy").assign(Days=lambda d: 10.0 - d["Days"])
+    post = LMM("Reaction ~ Days + (1 | Subject)", data).fit(draws=50, chains=2, random_seed=1)
+    collection = post.plot.predictive("tstat", by="Days", random_seed=2, backend="none")
+    observed = data.groupby("Days")["Reaction"].mean()
+    assert not observed.is_monotonic_increasing
+    np.testing.assert_allclose(drawn(collection, "observed")["x"], observed, rtol=EXACT)
+    assert texts(collection, "yticks") == [[f"{value:g}" for value in observed.index]]
+
+
 def test_a_statistic_of_all_rows(sleep):
     post, _ = sleep
     collection = post.plot.predictive("tstat", statistic="max", backend="none")

@@ -224,3 +224,25 @@ def test_frames_are_left_alone(model):
     frame = before.copy()
     LMM(SLOPE, frame).plot.prior_predictions("Days", backend="none")
     pd.testing.assert_frame_equal(frame, before)
+
+
+def test_pictures_of_parameters_take_the_short_names_of_hypotheses():
+    model = LMM("Yield ~ 1 + (1 | Batch)", load_dataset("Dyestuff"))
+    post, reml = model.fit(draws=100, chains=2, random_seed=1), model.reml()
+    label = "sd[Batch, Intercept]"
+    before = post.plot.prior_posterior(label, backend="none").viz["prior"]
+    after = post.plot.prior_posterior(["sd[Batch]", label], backend="none").viz["prior"]
+    assert list(after.data_vars) == list(before.data_vars)
+    one = reml.plot.profile("sd[Batch]", backend="none").viz["profile"]
+    assert list(one.data_vars) == list(before.data_vars)
+    assert len(post.plot.reml(reml, labels="sd[Batch]", backend="none").viz["title"].data_vars) == 1
+    with pytest.raises(ValueError, match=r"no 'sd\[Cask\]'"):
+        post.plot.prior_posterior("sd[Cask]", backend="none")
+
+
+def test_a_short_name_of_several_parameters_is_refused():
+    model = LMM("Reaction ~ Days + (Days | Subject)", load_dataset("sleepstudy"))
+    with pytest.raises(ValueError, match=r"no 'sd\[Subject\]'"):
+        model.reml().plot.profile("sd[Subject]", backend="none")
+    turned = model.reml().plot.profile("cor[Subject, Days, Intercept]", backend="none")
+    assert len(turned.viz["profile"].data_vars) == 1

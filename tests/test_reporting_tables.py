@@ -191,6 +191,26 @@ def test_footnotes_tell_confidence_from_credibility(sleepstudy_reml, sleepstudy_
     assert "Monte Carlo error of the log evidence: B 0.00" in text
 
 
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        (lambda fit: fit, "Satterthwaite t for fixed effects, else Wald"),
+        (lambda fit: fit.with_df("kenward-roger"), "Kenward-Roger t for fixed effects"),
+        (
+            lambda fit: fit.with_df("kenward-roger-linear"),
+            "Kenward-Roger t (linear form) for fixed effects",
+        ),
+        (lambda fit: fit.with_df("residual"), "t with residual degrees of freedom for fixed"),
+        (lambda fit: fit.with_df("asymptotic"), "(normal for fixed effects"),
+        (lambda fit: fit.robust("Subject"), "cluster-robust t (CR2, by Subject) for fixed effects"),
+    ],
+)
+def test_a_footnote_says_how_fixed_effects_are_judged(sleepstudy_reml, judged, words):
+    frame = model_table(judged(sleepstudy_reml), format="markdown")
+    assert words in frame.replace("\\", "")
+    assert frame.count("Satterthwaite") == words.count("Satterthwaite")
+
+
 UNLIKE = "not all of the same rows, response and weights"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "bayeslmm"
 
 MOST_FILES = 324
-MOST_LINES = 57_000
+MOST_LINES = 57_200
 """Lines of code, without docstrings, comments and blank lines."""
 
 LONGEST_FILE = 810

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import draw_residuals, with_scale_effects
@@ -143,7 +144,7 @@ def implied_draws(
     """Draws (S,) of each quantity, what was observed of some, and why others are left out."""
     if isinstance(draws, bool) or int(draws) != draws or draws < 2:
         raise ValueError(f"draws={draws!r}: a whole number of at least 2 is expected.")
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     prior = with_scale_effects(design, priors.sample(rng, int(draws)), rng)
     joint = prior_joint(design, prior, rng)
     variances = variance_parts(design, joint)

@@ -30,6 +30,7 @@ from bayeslmm.checks.loo import Smoother, scored_draws, thin
 from bayeslmm.checks.resampled import Resampler
 from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import SOME_GROUPS
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation.executor import Executor, Tasks, require_executor, results
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import BayesLMMError, DataError, SamplingError, check_choice
@@ -137,7 +138,7 @@ def posterior_kfold(
             "allow. loo(conditional=True) scores rows given draws of the random effects."
         )
     model = model.gathered("K-fold cross-validation", SOME_GROUPS)
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     plan = make_folds(model.design, K, by, stratify, folds, joint, rng)
     check_determined(model.design, model.priors, plan.codes)
     size = wanted or _default_draws(model.design, joint)

@@ -31,6 +31,7 @@ from bayeslmm.checks.residuals import (
 )
 from bayeslmm.data.design import Design
 from bayeslmm.data.second_pass import SOME_GROUPS, gathered
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.inference import satterthwaite
 from bayeslmm.estimation.model import Model
@@ -166,7 +167,7 @@ def check_estimate(
 ) -> ResidualChecks:
     """Check an estimate at its covariance parameters."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     design = gathered(design, CHECKED, SOME_GROUPS)
     joint = point_draws(fit, ())
     units = standard_units(design, fit.plan, fit.prior, joint, given_beta=fit.given_beta)
@@ -190,7 +191,7 @@ def check_posterior(
 ) -> ResidualChecks:
     """Check a posterior on some of its draws."""
     whole_number(draws, "draws", FEWEST_DRAWS, why=", for p-values")
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     model = model.gathered(CHECKED, SOME_GROUPS)
     design, plan, given = model.design, model.system, model.priors.beta_sampled
     prior = None if given else beta_prior(model.priors)

@@ -44,6 +44,7 @@ from bayeslmm.checks.streamed_residuals import (
 )
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_tables import streams
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.estimate import Fit
 from bayeslmm.estimation.model import Model
@@ -120,7 +121,7 @@ def _replicates(design: Design, draws: int, points: int) -> int:
 
 
 def _seed(random_seed: Seed) -> int:
-    return int(np.random.default_rng(random_seed).integers(2**63))
+    return int(seeded(random_seed).integers(2**63))
 
 
 def _extreme(farthest: Farthest) -> Extreme | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.structure import sd_leaders
 from bayeslmm.data.design import Design, RandomFactor
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import PriorError
@@ -289,7 +290,7 @@ def prior_contraction(
     PriorError
         If a prior is flat.
     """
-    prior = priors.sample(np.random.default_rng(random_seed), draws)
+    prior = priors.sample(seeded(random_seed), draws)
     rows = free_parameters(design)
     seen = (prior, joint)
     to_working = priors.coordinates.to_working  # what the priors of correlations are about

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bayeslmm.comparison.boundary import boundary_p_value, lacks_one_effect
 from bayeslmm.comparison.models import check_nested, check_same_data, check_same_fixed, in_order
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import DataError
 from bayeslmm.summaries import EstimateLike
@@ -118,7 +119,7 @@ def exact_lrt(
     check_nested(small.design, large.design)
     spectrum = _spectrum(small.design, large.design, reml=small.method == "REML")
     statistic = max(0.0, 2.0 * (large.loglik - small.loglik))
-    values = spectrum.simulate(draws, np.random.default_rng(random_seed))
+    values = spectrum.simulate(draws, seeded(random_seed))
     return _table(small, large, statistic, values)
 
 

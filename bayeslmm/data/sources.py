@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -113,8 +114,9 @@ def open_source(data: Any) -> Source | None:
 
     Parameters
     ----------
-    data : str, Path, pyarrow Dataset, DuckDB relation, LazyFrame, list of frames, callable, ...
-        A path is a file, a folder, or a pattern such as ``"2024/*.parquet"``.
+    data : str, Path, list of them, pyarrow Dataset, DuckDB relation, LazyFrame, ...
+        A path is a file, a folder, or a pattern such as ``"2024/*.parquet"``. Also a list of data
+        frames, or a function that returns an iterator over them.
 
     Raises
     ------
@@ -131,6 +133,8 @@ def open_source(data: Any) -> Source | None:
         return opened
     if isinstance(data, list | tuple) and data and all(map(_is_frame, data)):
         return frames_source(f"The list of {len(data)} data frames", data)
+    if isinstance(data, list | tuple) and data and all(isinstance(p, str | Path) for p in data):
+        return _listed_files([str(path) for path in data])
     if _is_frame(data):
         return None
     if isinstance(data, Iterator):
@@ -276,6 +280,27 @@ def _files(text: str) -> Source:
     if "://" in text:
         with _in_words(f"`{text}`"):
             return _dataset(ds.dataset(text, format=_format(text)), f"`{text}`")
+    found = _found(text)
+    return _of_files(found, f"{len(found)} files at `{text}`" if len(found) > 1 else f"`{text}`")
+
+
+def _listed_files(texts: Sequence[str]) -> Source:
+    """Files, folders and patterns one after another."""
+    if far := [text for text in texts if "://" in text]:
+        raise DataError(
+            f"A list of paths is of files on this machine, not {listed(far)}: give a dataset of "
+            "pyarrow, whose files may be elsewhere."
+        )
+    found = [file for text in texts for file in _found(text)]
+    if again := [file for file, count in Counter(found).items() if count > 1]:
+        raise DataError(f"The list of paths has {listed(again)} more than once.")
+    return _of_files(
+        found, f"The list of {len(found)} files" if len(found) > 1 else f"`{found[0]}`"
+    )
+
+
+def _found(text: str) -> list[str]:
+    """Files at a path on this machine, in order."""
     path = Path(text).expanduser()
     if path.is_dir():
         within = (file for file in path.rglob("*") if file.suffix in FORMATS)
@@ -289,12 +314,17 @@ def _files(text: str) -> Source:
             f"No file is found at `{text}`. Data are a data frame, or the path of a file, a folder "
             f"or a pattern of files that end in {', '.join(FORMATS)}."
         )
+    return found
+
+
+def _of_files(found: list[str], words: str) -> Source:
+    import pyarrow.dataset as ds
+
     formats = {_format(file) for file in found}
     if len(formats) > 1:
-        raise DataError(f"`{text}` has files of several formats, {listed(sorted(formats))}.")
-    files = f"{len(found)} files at `{text}`" if len(found) > 1 else f"`{text}`"
-    with _in_words(files):
-        return _dataset(ds.dataset(found, format=formats.pop()), files)
+        raise DataError(f"{words}: they are of several formats, {listed(sorted(formats))}.")
+    with _in_words(words):
+        return _dataset(ds.dataset(found, format=formats.pop()), words)
 
 
 def _format(text: str) -> str:

@@ -18,7 +18,7 @@ from bayeslmm.effects.grid import mean_combinations
 from bayeslmm.effects.random_labels import BEGIN, LevelEffect, label_end, level_effect
 from bayeslmm.effects.variables import variables_of
 from bayeslmm.exceptions import DataError, FormulaError
-from bayeslmm.summaries.parameters import Parameter, covariance_parameters
+from bayeslmm.summaries.parameters import Parameter, covariance_labels
 
 Array = NDArray[np.float64]
 
@@ -667,7 +667,7 @@ def symbols_of(design: Design) -> Symbols:
         linear |= {name: form, f"beta[{name}]": form}
     return Symbols(
         linear=linear,
-        parameters=_covariance_labels(design),
+        parameters=covariance_labels(design),
         effect=cache(partial(level_effect, design)),
     )
 
@@ -683,19 +683,3 @@ def _mean_form(design: Design, name: str) -> Callable[[int], LinearForm]:
         return LinearForm(means.weights[place], float(means.constant[place]))
 
     return form
-
-
-def _covariance_labels(design: Design) -> dict[str, Parameter]:
-    """Labels of summary tables, correlations in either order; ``sd[g]``, ``cor[g]`` of but one."""
-    found = covariance_parameters(design)
-    labels = {parameter.label: parameter for parameter in found}
-    for parameter in found:
-        named = parameter.terms and parameter.group is not None
-        for terms in (parameter.terms, parameter.terms[::-1]) if named else ():
-            labels.setdefault(f"{parameter.kind}[{parameter.group}, {', '.join(terms)}]", parameter)
-    for kind in ("sd", "cor"):
-        for f, factor in enumerate(design.random):
-            own = [p for p in found if p.kind == kind and p.factor == f]
-            if len(own) == 1:
-                labels.setdefault(f"{kind}[{factor.name}]", own[0])
-    return labels

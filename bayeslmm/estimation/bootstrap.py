@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.estimate import Fit, fit_likelihood, points_of_fits
@@ -101,7 +102,7 @@ def bootstrap_fits(
             f"A parametric bootstrap refits REML or ML estimates; this one is {fit.method}. Draw "
             "from the posterior with model.fit() instead."
         )
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     failures: list[DataError] = []
     fits: list[Fit] = []
     while (missing := size - len(fits)) > 0:

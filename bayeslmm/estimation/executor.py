@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation.progress import tracked
 from bayeslmm.exceptions import BayesLMMError, SamplingError
 from bayeslmm.likelihood.factorise import single_threaded
@@ -146,6 +147,7 @@ def streams(
     if isinstance(random_seed, np.random.Generator):
         entropy = [int(word) for word in random_seed.integers(2**32, size=4)]
         return np.random.SeedSequence(entropy).spawn(n)
+    seeded(random_seed)  # which says what a seed may be
     return np.random.SeedSequence(random_seed).spawn(n)
 
 

@@ -72,6 +72,9 @@ class Inference(ABC):
     words: ClassVar[str]
     """What tests and intervals use, in words."""
 
+    brief: ClassVar[str]
+    """The same in a few words, for footnotes."""
+
     citation: ClassVar[str] = ""
     """Key of its reference, if any."""
 
@@ -153,6 +156,7 @@ class Satterthwaite(Inference):
 
     name = "satterthwaite"
     words = "t distributions with Satterthwaite's degrees of freedom"
+    brief = "Satterthwaite t"
     citation = "satterthwaite"
 
     @property
@@ -171,6 +175,7 @@ class Residual(Inference):
 
     name = "residual"
     words = "t distributions with residual degrees of freedom (rows less fixed effects)"
+    brief = "t with residual degrees of freedom"
 
     @override
     def df(self, weights: Array) -> Array:
@@ -184,6 +189,7 @@ class Asymptotic(Inference):
 
     name = "asymptotic"
     words = "normal distributions (infinite degrees of freedom)"
+    brief = "normal"
 
     @override
     def df(self, weights: Array) -> Array:

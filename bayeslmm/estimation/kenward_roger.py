@@ -112,6 +112,7 @@ class KenwardRoger(Inference):
 
     name = "kenward-roger"
     words = "Kenward and Roger's standard errors and degrees of freedom"
+    brief = "Kenward-Roger t"
     citation = "kenward_roger"
 
     @cached_property
@@ -150,3 +151,4 @@ class KenwardRogerLinear(KenwardRoger):
 
     name = "kenward-roger-linear"
     words = "Kenward and Roger's standard errors (linear form) and degrees of freedom"
+    brief = "Kenward-Roger t (linear form)"

@@ -121,6 +121,11 @@ class Robust(Inference):
         return f"{self._errors} and Satterthwaite's degrees of freedom"
 
     @property
+    def brief(self) -> str:  # type: ignore[override]
+        """The same in a few words."""
+        return f"cluster-robust t ({self.clusters.kind}, by {self.clusters.label})"
+
+    @property
     def _errors(self) -> str:
         count = len(self.sandwich.scores)
         return (

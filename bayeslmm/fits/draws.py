@@ -9,9 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-
 from bayeslmm.comparison.models import LogEvidence, log_evidence
+from bayeslmm.data.seeds import seeded
 from bayeslmm.fits.effects import Effects
 from bayeslmm.fits.predictions import Names, Seed
 from bayeslmm.prediction import checks
@@ -103,7 +102,7 @@ class PosteriorDraws(Effects):
         >>> post.draw_u(["A", "C"], random_seed=2).sizes["Batch"]
         2
         """
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
         system = self.model.system
         return posterior_tables.drawn_effects(self.design, system, self._draws, group, levels, rng)
 
@@ -318,7 +317,7 @@ class PosteriorDraws(Effects):
         from bayeslmm.effects.imputed import impute
 
         trial = self._trial(arm, reference, visit, subject)
-        return impute(trial, self._joint, strategy, n, np.random.default_rng(random_seed))
+        return impute(trial, self._joint, strategy, n, seeded(random_seed))
 
     def reference_based_effect(
         self,
@@ -387,7 +386,7 @@ class PosteriorDraws(Effects):
 
         trial = self._trial(arm, reference, visit, subject)
         joint = self._joint if draws is None else self._joint.thin(whole_number(draws, "draws", 2))
-        return arm_effects(trial, joint, strategy, at, np.random.default_rng(random_seed))
+        return arm_effects(trial, joint, strategy, at, seeded(random_seed))
 
     def _trial(self, arm: Names, reference: Any, visit: str | None, subject: str | None) -> Trial:
         from bayeslmm.prediction.trajectories import trial_of
@@ -438,7 +437,7 @@ class PosteriorDraws(Effects):
         >>> "log_likelihood" in tree, "prior" in tree, "posterior_predictive" in tree
         (True, True, True)
         """
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
         found = checks.further_groups(self.model, self.data, self._joint, groups, rng)
         return self.with_groups(**found).data
 
@@ -559,7 +558,7 @@ class PosteriorDraws(Effects):
         >>> post.data["posterior_predictive"]["y"].sizes["obs_id"]
         30
         """
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
         dataset = checks.predictive_dataset(self.design, self._joint, target, rng)
         return self.with_groups(posterior_predictive=dataset)
 

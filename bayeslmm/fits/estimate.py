@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bayeslmm.checks.accessors import EstimateChecks
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.estimation.estimate import points_of_fits
 from bayeslmm.estimation.judging import DEFAULT, Choice, inference_of
@@ -489,7 +490,7 @@ class Estimate(EstimateTests):
         from bayeslmm.prediction.in_batches import predict_to_file, predictions_of
 
         options = predict.options_of(target, kind, terms, observed, weights, residuals)
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
 
         def table(rows: Any) -> pd.DataFrame:
             return predict.estimate_predictions(

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslmm.checks.accessors import PosteriorChecks
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.exceptions import check_choice
 from bayeslmm.fits.base import NO_EFFECTS
@@ -274,7 +275,7 @@ class Posterior(PosteriorDraws):
         from bayeslmm.prediction.in_batches import predict_to_file, predictions_of
 
         options = predict.options_of(target, kind, terms, observed, weights, residuals)
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
 
         def table(rows: Any, *, summary: bool = True) -> Any:
             return predict.posterior_predictions(

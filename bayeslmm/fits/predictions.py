@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from bayeslmm.data.seeds import seeded
 from bayeslmm.exceptions import DataError
 from bayeslmm.fits.rows import RowValues
 
@@ -259,6 +260,6 @@ class Predictions(RowValues):
         """
         from bayeslmm.prediction.predict import simulations
 
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
         joint = self._simulation_draws(n, rng)
         return simulations(self.design, joint, new, target, weights, rng)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.planning.studies import (
     Estimator,
     Planned,
@@ -132,7 +133,7 @@ class Study:
         pandas.DataFrame
             One column per data set, one row per row of `data`.
         """
-        rng, truth = np.random.default_rng(random_seed), self.planned.truth
+        rng, truth = seeded(random_seed), self.planned.truth
         columns = [
             simulate_response(self.design, truth.draw(rng), rng)
             for _ in range(whole_number(n, "n"))

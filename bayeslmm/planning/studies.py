@@ -14,6 +14,7 @@ from scipy.stats import norm
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import Design, require_marginal
 from bayeslmm.data.frames import column_names, to_frame
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.effects.equivalence import checked_region
 from bayeslmm.estimation.executor import Executor
@@ -282,7 +283,7 @@ def size_of(
     """
     power = probability(power, "power")
     largest = whole_number(largest, "largest", least=3)
-    rng = np.random.default_rng(runs.random_seed)
+    rng = seeded(runs.random_seed)
     size, tried = min(study.count(along, within), largest), set[int]()
     for _ in range(MOST_STEPS):
         tried.add(size)

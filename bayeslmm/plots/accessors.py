@@ -534,7 +534,8 @@ class PosteriorPlots(Plots):
             simultaneous band.
         by : str, optional
             Grouping factor or variable, for "dist" and "interval" (a panel per level) and "tstat"
-            (the statistic of each level, as ``post.check.predictive()`` computes it).
+            (the statistic of each level, as ``post.check.predictive()`` computes it, in the order
+            of a numeric variable, else of the observed statistic).
         x : str, optional
             Covariate along which panels of "interval" by level run; the first numeric one among the
             fixed effects by default.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeslmm.data.seeds import seeded
 from bayeslmm.plots.common import Backend, drawing
 from bayeslmm.summaries import FitLike
 
@@ -338,7 +339,7 @@ class CheckPlots:
         """
         from bayeslmm.plots.variance import plot_new_level
 
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
         joint, point = self._around(rng)
         return plot_new_level(
             self._fit.design,

@@ -17,7 +17,7 @@ from bayeslmm.data.design import Design, RandomFactor
 from bayeslmm.data.grouping import GroupingFactor
 from bayeslmm.data.row_groups import row_groups
 from bayeslmm.exceptions import require
-from bayeslmm.summaries.parameters import probability
+from bayeslmm.summaries.parameters import covariance_labels, probability
 from bayeslmm.summaries.posterior_tables import interval_defaults, locate_levels
 from bayeslmm.summaries.text import coverage
 
@@ -179,6 +179,23 @@ def chosen(wanted: str | Sequence[str] | None, known: Sequence[str], refusal: st
     if not names:
         raise ValueError(f"There is nothing to draw: choose among {', '.join(known)}.")
     return names
+
+
+def chosen_parameters(
+    wanted: str | Sequence[str] | None, known: Sequence[str], design: Design, refusal: str
+) -> list[str]:
+    """Labels of parameters that are asked for, by any name that a hypothesis may use for them.
+
+    Raises
+    ------
+    ValueError
+        As :func:`chosen`.
+    """
+    if wanted is not None:
+        full = {name: parameter.label for name, parameter in covariance_labels(design).items()}
+        names = [wanted] if isinstance(wanted, str) else wanted
+        wanted = list(dict.fromkeys(full.get(name, name) for name in names))
+    return chosen(wanted, known, refusal)
 
 
 # --- panels ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.plots.common import (
     BAND_ALPHA,
     MAIN,
@@ -21,7 +22,7 @@ from bayeslmm.plots.common import (
     TICK_SIZE,
     Drawing,
     Visuals,
-    chosen,
+    chosen_parameters,
     own_xlabel,
     picture,
     titles,
@@ -209,7 +210,7 @@ def prior_curves(
     PriorError
         If a prior is flat.
     """
-    points = priors.sample(np.random.default_rng(random_seed), PRIOR_DRAWS)
+    points = priors.sample(seeded(random_seed), PRIOR_DRAWS)
     tail, curves = (1.0 - CENTRE) / 2.0, {}
     for parameter in wanted:
         draws = joint_parameter(points, parameter)
@@ -268,7 +269,8 @@ def plot_parameters(
         If a label is unknown.
     """
     known = {parameter.label: parameter for parameter in free_parameters(design)}
-    names = chosen(labels, list(known), "The model has no {}. Its parameters are: {}.")
+    refusal = "The model has no {}. Its parameters are: {}."
+    names = chosen_parameters(labels, list(known), design, refusal)
     wanted = [known[name] for name in names]
     after: dict[str, Curve] = {}
     if posterior is not None:

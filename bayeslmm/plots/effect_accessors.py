@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayeslmm.data.seeds import seeded
 from bayeslmm.plots.common import Backend, drawing
 from bayeslmm.summaries import FitLike, is_estimate
 
@@ -597,7 +598,7 @@ class EffectPlots:
         """What is drawn of this fit by its variables."""
         from bayeslmm.plots.conditional import Request
 
-        rng = np.random.default_rng(random_seed)
+        rng = seeded(random_seed)
         return Request(
             design=self._fit.design,
             means=self._fit.means,

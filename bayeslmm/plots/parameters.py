@@ -23,6 +23,7 @@ from bayeslmm.plots.common import (
     add_title,
     arviz_plots,
     chosen,
+    chosen_parameters,
     draw,
     outer,
     picture,
@@ -82,7 +83,7 @@ def plot_compared(
     refusal = "The posterior has no {}. Its parameters are: {}."
     free = [parameter.label for parameter in free_parameters(design)]
     wanted = [label for label in table.index if label in free] if labels is None else labels
-    table = table.loc[chosen(wanted, list(table.index), refusal)]
+    table = table.loc[chosen_parameters(wanted, list(table.index), design, refusal)]
     shown = how.of_arviz(point_estimate_text=False, title={"size": PANEL_TITLE_SIZE})
     line, band = shown.pop("estimate", {}), shown.pop("confidence_interval", {})
     across = columns_for(list(table.index), len(table))

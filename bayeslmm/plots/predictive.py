@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.exceptions import DataError, SamplingError, check_choice
 from bayeslmm.plots.common import (
     CIRCLE,
@@ -160,7 +161,7 @@ def with_replicates(
     """Draws with conditional replicates of the response where a picture needs them and has none."""
     if GROUP in data.children or kind == "loo_pit":
         return data
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     replicates = predictive_dataset(design, joint, "conditional", rng)
     return with_groups(data, posterior_predictive=replicates)
 
@@ -465,6 +466,13 @@ def _covariate(
 # --- statistics of levels ----------------------------------------------------------------
 
 
+def _numeric(design: Design, by: str) -> bool:
+    """Whether levels are numbers that mean something: those of a variable, no grouping factor."""
+    if by in {factor.name for factor in design.random} or by not in design.data:
+        return False
+    return pd.api.types.is_numeric_dtype(design.data[by])
+
+
 def _by_level(
     design: Design,
     table: pd.DataFrame,
@@ -477,7 +485,9 @@ def _by_level(
     import arviz_plots as azp
 
     by = str(table.index.name)
-    ordered = table.sort_values("observed", kind="stable")
+    ordered = (
+        table.sort_index() if _numeric(design, by) else table.sort_values("observed", kind="stable")
+    )
     y = np.arange(len(ordered), dtype=float)
     chance, kind = interval_defaults(prob)
     low, high = (ordered[c] for c in ordered if str(c).endswith(("_lb", "_ub")))

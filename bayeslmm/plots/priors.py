@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.checks.implied_priors import implied_draws, prior_joint
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.effects.grid import marginal_means
 from bayeslmm.effects.sources import source_of_draws
 from bayeslmm.estimation.model import Model
@@ -84,7 +85,7 @@ def prior_request(
     random_seed: int | np.random.Generator | None,
 ) -> Request:
     """What of the prior is drawn along variables, as of a posterior."""
-    design, rng = model.design, np.random.default_rng(random_seed)
+    design, rng = model.design, seeded(random_seed)
     prior = with_scale_effects(design, model.priors.sample(rng, PREDICTED), rng)
     joint = prior_joint(design, prior, rng)
     return Request(

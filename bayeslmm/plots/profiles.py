@@ -26,7 +26,7 @@ from bayeslmm.plots.common import (
     TICK_SIZE,
     Drawing,
     Visuals,
-    chosen,
+    chosen_parameters,
     dataset,
     inner_probability,
     level_of_picture,
@@ -110,7 +110,8 @@ def profiles(
         If a label is unknown, or the fit is a MAP estimate.
     """
     known = {parameter.label: parameter for parameter in parameters(design)}
-    names = chosen(labels, list(known), "The model has no {}. Its parameters are: {}.")
+    refusal = "The model has no {}. Its parameters are: {}."
+    names = chosen_parameters(labels, list(known), design, refusal)
     kinds = list(dict.fromkeys(known[name].kind for name in names))
     tables = [
         profile_table(fit, design, float(chdtr(1, root**2)), kinds, executor) for root in roots

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bayeslmm.data.design import Design
 from bayeslmm.data.row_groups import group_names
 from bayeslmm.data.row_groups import row_groups as find_groups
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError
@@ -73,7 +74,7 @@ def predictive_check(
     row_groups(design, by)
     for one in statistics:
         check_statistic(one)
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     prediction = predict(design, joint, None, target=target, kind="response", rng=rng)
     replicated = prediction.draws()
     tables = [check_table(design, replicated, one, by, prob) for one in statistics]

@@ -119,7 +119,7 @@ def estimate_column(
         parameters=_keyed(table),
         goodness=_goodness(rows),
         estimand=_estimand(fit, design),
-        interval=f"{100 * level:g} % {_interval(fit, design)}",
+        interval=f"{100 * level:g} % {_interval(inference, design)}",
         design=design,
         terms=_terms(design),
     )
@@ -173,12 +173,12 @@ def _estimand(fit: Fit, design: Design) -> str:
     return f"{restricted}maximum likelihood estimates"
 
 
-def _interval(fit: Fit, design: Design) -> str:
+def _interval(inference: Inference, design: Design) -> str:
     """Kind of the intervals."""
     scales = wald_scales(design)
-    if fit.method == "MAP":
+    if inference.fit.method == "MAP":
         return f"intervals of a normal approximation to the posterior at its mode ({scales})"
-    fixed = "Satterthwaite t for fixed effects, else " if design.p else ""
+    fixed = f"{inference.brief} for fixed effects, else " if design.p else ""
     return f"confidence intervals ({fixed}Wald: {scales})"
 
 

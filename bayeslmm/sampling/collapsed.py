@@ -20,6 +20,7 @@ from scipy.linalg import block_diag
 
 from bayeslmm.covariance.structure import lower_root
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation.estimate import Fit, parameters_of_columns, search_tolerance
 from bayeslmm.estimation.model import Model
 from bayeslmm.estimation.optimise import Optimum, minimise
@@ -105,7 +106,7 @@ def fit_collapsed(
         If the importance density does not fit: use ``method="nuts"``.
     """
     began = time.perf_counter()
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     design, priors = model.design, model.priors
     plan = model.system
     with single_threaded(), stages(progressbar and is_dear(plan)) as stage:
@@ -259,7 +260,7 @@ def fit_laplace(
         If the density has no mode with negative curvature, as where it is improper.
     """
     began = time.perf_counter()
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     design, priors = model.design, model.priors
     with single_threaded():
         mode = find_mode(model)

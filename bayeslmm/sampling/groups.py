@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 
 from bayeslmm.covariance.coordinates import AnyPoints, Points
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.effects import linear_predictor
 from bayeslmm.estimation.residuals import draw_residuals, row_log_density, with_scale_effects
@@ -86,7 +87,7 @@ def prior_predictive(
     PriorError
         If a prior is flat.
     """
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     prior, random = draw_prior(design, priors, draws, rng)
     if isinstance(design, SummarisedDesign):
         return prior_of_sums(design, priors, _prior_values(design, prior, random))

@@ -18,6 +18,7 @@ from bayeslmm.covariance.coordinates import (
 from bayeslmm.covariance.residual import Residual
 from bayeslmm.covariance.scale import ScalePoints
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeded
 from bayeslmm.estimation.bootstrap import bootstrap_fits
 from bayeslmm.estimation.estimate import (
     Fit,
@@ -448,7 +449,7 @@ def estimate_draws(
     if uncertainty not in get_args(Uncertainty):
         allowed = ", ".join(map(repr, get_args(Uncertainty)))
         raise ValueError(f"uncertainty={uncertainty!r}: one of {allowed} is expected")
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     if uncertainty == "laplace":
         points = _laplace_points(fit, draws, rng)
     elif uncertainty == "bootstrap":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance.coordinates import WorkingPoints, is_identity
 from bayeslmm.data.design import Design, require_marginal
+from bayeslmm.data.seeds import seeded
 from bayeslmm.exceptions import SamplingError
 from bayeslmm.likelihood.batch import reduce_equations
 from bayeslmm.likelihood.draws import draw_random
@@ -131,7 +132,7 @@ def sample_nuts(
             f"nuts_sampler={nuts_sampler!r} needs densities in JAX, and those of form='marginal' "
             "and of models with residual= are computed by NumPy: use 'nutpie' or 'pymc'."
         )
-    rng = np.random.default_rng(random_seed)
+    rng = seeded(random_seed)
     if form == "marginal" and not len(priors.coordinates.free):
         raise SamplingError(
             "Every covariance parameter is fixed and the effects are integrated out, so that "

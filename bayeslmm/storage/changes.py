@@ -19,6 +19,7 @@ from bayeslmm.data.frames import column_names, plain_frame, read_only
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.known_covariance import KnownCovariance, known_covariances
 from bayeslmm.data.relationships import Relationship, relationships_of
+from bayeslmm.data.seeds import seeded
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.data.unobserved import Missing, Unobserved
@@ -119,7 +120,7 @@ def fresh_generator(
     random_seed: int | np.random.Generator | None, done: int
 ) -> np.random.Generator:
     """Generator whose stream differs from that of the seed itself and of every other extension."""
-    base = int(np.random.default_rng(random_seed).integers(2**63))
+    base = int(seeded(random_seed).integers(2**63))
     return np.random.default_rng([base, done])
 
 

@@ -181,6 +181,22 @@ def residual_parameters(design: Design) -> list[Parameter]:
     ]
 
 
+def covariance_labels(design: Design) -> dict[str, Parameter]:
+    """Labels of summary tables, correlations in either order; ``sd[g]``, ``cor[g]`` of but one."""
+    found = covariance_parameters(design)
+    labels = {parameter.label: parameter for parameter in found}
+    for parameter in found:
+        named = parameter.terms and parameter.group is not None
+        for terms in (parameter.terms, parameter.terms[::-1]) if named else ():
+            labels.setdefault(f"{parameter.kind}[{parameter.group}, {', '.join(terms)}]", parameter)
+    for kind in ("sd", "cor"):
+        for f, factor in enumerate(design.random):
+            own = [p for p in found if p.kind == kind and p.factor == f]
+            if len(own) == 1:
+                labels.setdefault(f"{kind}[{factor.name}]", own[0])
+    return labels
+
+
 def known_labels(design: Design) -> set[str]:
     """Labels of the covariance parameters that are held at known values."""
     held = held_by(labels_of(design.spec), design.spec)
