@@ -661,3 +661,22 @@ def test_forms_by_level_are_those_by_row(sampled):
         np.testing.assert_allclose(residual, by_row.residual[rows], rtol=ALGEBRA, atol=ALGEBRA)
         seen += rows.tolist()
     assert sorted(seen) == list(range(model.design.n))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("beyond_memory", [False, True])
+def test_no_pareto_k_from_few_draws(beyond_memory, caplog):
+    data = load_dataset("sleepstudy")
+    rows = [data.iloc[:90], data.iloc[90:]] if beyond_memory else data
+    post = LMM("Reaction ~ Days + (Days | Subject)", rows).fit(draws=100, chains=2, random_seed=1)
+    words = "Pareto k cannot be estimated from so few draws (20)"
+    texts = [str(post.loo(draws=20)), str(post.loo(by="Subject", draws=20))]
+    for text in texts:
+        assert "elpd_loo" in text
+        assert words in text
+        assert "nan" not in text
+        assert text.count("Pareto k") == 1
+    assert caplog.text.count(words) == 2
+    enough = str(post.loo(draws=100))
+    assert words not in enough
+    assert "(good)" in enough

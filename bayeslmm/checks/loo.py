@@ -148,6 +148,7 @@ def integrated_loo(
         resampler = Resampler(model, joint, np.random.default_rng(0))
         _resample(result, resampler, poor, codes, pack, executor, progressbar=progressbar)
     _report(np.asarray(result.pareto_k), result.good_k, by)
+    report_unknown(int(np.isnan(result.pareto_k).sum()), result.n_data_points, joint.size)
     if by is None:
         return result
     return of_levels(result, by)
@@ -406,11 +407,43 @@ def report_poor(bad: int, count: int, good_k: float, by: str | None = None) -> N
         )
 
 
+def report_unknown(unknown: int, count: int, draws: int) -> None:
+    """Warn where no score has a Pareto k."""
+    if unknown == count:
+        _log.warning(UNKNOWN_K, draws)
+
+
 # --- scores of levels left out, which print as what they are ---
 
 
 # ArviZ has a class of its own for leave-one-out scores since version 1.3.
-Scores: Any = getattr(utils, "ELPDDataLOO", utils.ELPDData)
+_OfArviZ: Any = getattr(utils, "ELPDDataLOO", utils.ELPDData)
+
+UNKNOWN_K = (
+    "Pareto k cannot be estimated from so few draws (%d): nothing tells whether these scores "
+    "can be relied on. Use more draws."
+)
+
+
+class Scores(_OfArviZ):
+    """ArviZ's scores, whose table of Pareto k is left out where none could be estimated."""
+
+    @property
+    def unknown_k(self) -> bool:
+        """Whether there are scores, and none has a Pareto k."""
+        return self.pareto_k is not None and bool(np.isnan(self.pareto_k).all())
+
+    def __str__(self) -> str:
+        """Print as ArviZ does, or say that no Pareto k is known."""
+        if not self.unknown_k:
+            return str(super().__str__())
+        with warnings.catch_warnings():  # of percentages of no counts
+            warnings.simplefilter("ignore", RuntimeWarning)
+            text = str(super().__str__())
+        return f"{text.partition('Pareto k diagnostic')[0]}{UNKNOWN_K % self.n_samples}"
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class LevelScores(Scores):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from bayeslmm.checks.loo import (
     loo_weights,
     posterior_loo,
     report_poor,
+    report_unknown,
     scored_draws,
     thin_to,
 )
@@ -138,6 +139,7 @@ def streamed_loo(
             if table is not None:
                 table.iloc[row] = [change[ELPD], change[PARETO_K]]
     report_poor(totals.bad, totals.n, smoother.good_k)
+    report_unknown(totals.unknown, totals.n, joint.size)
     return totals.result(joint.size, table)
 
 
@@ -193,7 +195,7 @@ class _Totals:
 
     def __init__(self, good_k: float) -> None:
         self.good_k = good_k
-        self.n = self.bad = 0
+        self.n = self.bad = self.unknown = 0
         self.mean = self.squares = self.p = 0.0
 
     def add(self, values: Mapping[str, Array]) -> None:
@@ -206,6 +208,7 @@ class _Totals:
         self.n = both
         self.p += float(np.sum(values["p"]))
         self.bad += int(np.sum(values[PARETO_K] > self.good_k))
+        self.unknown += int(np.sum(np.isnan(values[PARETO_K])))
 
     def replace(self, old: float, new: float, k: float) -> None:
         """Take a score of one row in place of another one, whose Pareto k was k."""
@@ -235,7 +238,7 @@ class _Totals:
             good_k=self.good_k,
             log_weights=None,
             **pointwise,
-        ).with_poor(self.bad)
+        ).with_poor(self.bad, self.unknown)
 
 
 class StreamedScores(Scores):
@@ -245,19 +248,28 @@ class StreamedScores(Scores):
     ----------
     n_poor : int
         Rows with a Pareto k above `good_k`.
+    n_unknown : int
+        Rows without a Pareto k, for want of draws.
     """
 
     n_poor: int = 0
+    n_unknown: int = 0
 
-    def with_poor(self, count: int) -> StreamedScores:
-        """Itself, with the number of rows whose scores are unreliable."""
-        self.n_poor = count
+    def with_poor(self, poor: int, unknown: int) -> StreamedScores:
+        """Itself, with the numbers of rows of large Pareto k and of an unknown one."""
+        self.n_poor, self.n_unknown = poor, unknown
         return self
+
+    @property
+    @override
+    def unknown_k(self) -> bool:
+        """Whether no row has a Pareto k."""
+        return self.n_unknown == self.n_data_points
 
     def __str__(self) -> str:
         """Print as ArviZ does, with the number of rows of large Pareto k in place of a table."""
         text, poor = str(super().__str__()), f"{self.n_poor} of {self.n_data_points} rows"
-        if self.pareto_k is not None:
+        if self.pareto_k is not None or self.unknown_k:
             return text
         return f"{text}\n{poor} have a Pareto k above {self.good_k:.2f}."
 
