@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 import pytest
 from reference_data import list_fits, load_fit, load_reference_data
 from reference_formulas import translated
-from slow_cases import one_in
+from slow_cases import one_in, slow
 
 import bayeslmm as blm
 from bayeslmm.__main__ import main
@@ -122,7 +122,13 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("case", one_in(6, [[case] for case in REFERENCES]), ids=str)
+SMALL = [case for case in REFERENCES if case[1] != "InstEval"]
+LARGE = [case for case in REFERENCES if case[1] == "InstEval"]
+
+
+@pytest.mark.parametrize(
+    "case", [*one_in(6, [[case] for case in SMALL]), *(slow([case]) for case in LARGE)], ids=str
+)
 def test_batches_give_the_fits_of_lme4(case):
     formula, name, weights = case[0]
     frame = load_reference_data(name)

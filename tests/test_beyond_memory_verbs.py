@@ -480,6 +480,7 @@ def test_bootstraps_need_no_rows():
     assert streamed.icc(uncertainty="bootstrap", draws=4, random_seed=1)["std_error"].iloc[0] > 0
 
 
+@pytest.mark.slow
 def test_calibration_from_sums_ranks_uniformly():
     model = blm.LMM("Yield ~ 1 + (1 | Batch)", batches(blm.load_dataset("Dyestuff")))
     check = model.check_calibration(60, method="laplace", draws=100, **QUICK)

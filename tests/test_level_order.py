@@ -99,7 +99,7 @@ def test_every_picture_that_orders_levels_by_name(fits):
 def test_points_move_with_their_levels(fits):
     """The levels are three apart in the data: means by level rise from left to right."""
     _, reml = fits
-    found = reml.plot.residuals(backend="none").viz["level_mean"].dataset
+    found = reml.plot.residuals(kind="response", backend="none").viz["level_mean"].dataset
     element = next(iter(found.data_vars.values())).item()
     residuals = (reml.design.y - reml.fitted()).groupby(reml.design.data["g"].to_numpy()).mean()
     np.testing.assert_allclose(np.reshape(element["y"], (-1, 3))[:, 0], residuals[NATURAL])
