@@ -95,6 +95,7 @@ ARGUMENTS = {
     "plots": {
         "fitted": {"group": "group", "backend": "none"},
         "caterpillar": {"group": "group", "backend": "none"},
+        "new_level": {"group": "group", "backend": "none"},
         "shrinkage": {"group": "group", "backend": "none"},
         "reml": {"reml": "reml", "backend": "none"},
         "contrasts": {"variables": "f", "backend": "none"},
