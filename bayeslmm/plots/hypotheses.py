@@ -171,16 +171,12 @@ def plot_tests(
         centre=spread.centre,
         inner=spread.inner,
         outer=spread.outer,
-        data=np.empty((2, 0)),
     )
     panel = Panel(
         label=" ",
         axis="hypothesis",
         ticks=tuple(labels),
-        curve=False,
-        joined=False,
         slot=0.8,
-        draws=None,
         series=(series,),
     )
     style = Style(

@@ -197,20 +197,10 @@ def _by_level(
             centre=centre,
             inner=none,
             outer=(np.minimum(centre, 0.0), np.maximum(centre, 0.0)) if not label else none,
-            data=np.empty((2, 0)),
         )
 
     def panel(text: str, drawn: Sequence[Series]) -> Panel:
-        return Panel(
-            label=text,
-            axis=by,
-            ticks=ticks,
-            curve=False,
-            joined=False,
-            slot=0.8,
-            draws=None,
-            series=tuple(drawn),
-        )
+        return Panel(label=text, axis=by, ticks=ticks, slot=0.8, series=tuple(drawn))
 
     panels = [panel(name, [series("", size)])]
     for text, table in changes:
@@ -258,7 +248,6 @@ def plot_sensitivity(found: Sensitivity, how: Drawing) -> PlotCollection:
                     centre=ends[1],
                     inner=(ends[1], ends[1]),
                     outer=(ends[0], ends[1]),
-                    data=np.empty((2, 0)),
                 )
             )
         panels.append(
@@ -266,10 +255,7 @@ def plot_sensitivity(found: Sensitivity, how: Drawing) -> PlotCollection:
                 label=title,
                 axis="parameter",
                 ticks=tuple(labels),
-                curve=False,
-                joined=False,
                 slot=0.4,
-                draws=None,
                 series=tuple(drawn),
             )
         )
@@ -320,10 +306,8 @@ def plot_pareto_k(
             "loo(out=...) writes them to a file."
         )
     given = scores.pareto_k
-    k, labels = (
-        np.asarray(given, dtype=float).ravel(),
-        [str(v) for v in np.ravel(given[given.dims[0]])],
-    )
+    k = np.asarray(given, dtype=float).ravel()
+    labels = [str(v) for v in np.ravel(given[given.dims[0]])]
     again, limit = k == 0.0, float(scores.good_k)
     x = np.arange(len(k)) + (1.0 if by is None else 0.0)
     poor = ~(k <= limit)  # also where it is infinite: drawn at the top
@@ -347,9 +331,7 @@ def plot_pareto_k(
     across: Visuals = {"xticks": None, "xlim": None}
     if by is not None:
         across = levels_across(data, labels, MOST_ACROSS)
-        x_text = f"level of {by}"
-    else:
-        x_text = "row"
+    x_text = "row" if by is None else f"level of {by}"
     drawn: Visuals = {
         "again_limit": None if conditional else line(RESAMPLE_K, "C2"),
         "limit": line(limit, DASHED),
@@ -357,10 +339,7 @@ def plot_pareto_k(
         "again": dots(again, SECOND, 20),
         "poor": dots(poor, STRONG, 26),
         "named": (texts_at, {"data": data, "lines": lines, "size": TICK_SIZE, "subset_info": True}),
-        "xlabel": (
-            azp.visuals.labelled_x,
-            {"data": data, "text": x_text},
-        ),
+        "xlabel": (azp.visuals.labelled_x, {"data": data, "text": x_text}),
         "ylabel": (azp.visuals.labelled_y, {"data": data, "text": "Pareto k"}),
         **across,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class Series:
     outer: Bounds
     wider: Bounds | None = None
     draws: Array | None = None
-    data: Array
+    data: Array = field(default_factory=lambda: np.empty((2, 0)))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -113,10 +113,10 @@ class Panel:
     label: str
     axis: str
     ticks: tuple[str, ...] | None
-    curve: bool
-    joined: bool
+    curve: bool = False
+    joined: bool = False
     slot: float
-    draws: str | None
+    draws: str | None = None
     series: tuple[Series, ...]
 
 

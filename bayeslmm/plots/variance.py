@@ -105,7 +105,14 @@ def plot_variance(
     spread = spread_of_draws(
         shares(joint), None if point is None else shares(point)[0], prob, source
     )
-    panel = _panel(" ", "part", labels[first:], [_series("", spread)], draws=point is None)
+    panel = Panel(
+        label=" ",
+        axis="part",
+        ticks=tuple(labels[first:]),
+        slot=0.8,
+        draws="density" if point is None else None,
+        series=(_series("", spread),),
+    )
     beyond = "" if fixed else " given the fixed effects"
     style = Style(
         value=f"share of the variance of {design.response}{beyond}",
@@ -128,22 +135,6 @@ def _series(label: str, spread: Spread, places: Array | None = None) -> Series:
         inner=spread.inner,
         outer=spread.outer,
         draws=spread.draws,
-        data=np.empty((2, 0)),
-    )
-
-
-def _panel(
-    label: str, axis: str, ticks: Sequence[str], series: Sequence[Series], *, draws: bool
-) -> Panel:
-    return Panel(
-        label=label,
-        axis=axis,
-        ticks=tuple(ticks),
-        curve=False,
-        joined=False,
-        slot=0.8,
-        draws="density" if draws else None,
-        series=tuple(series),
     )
 
 
@@ -232,11 +223,19 @@ def plot_new_level(
         unseen = spread_of_draws(new[:, [c]], None if at is None else at[0][0, [c]], prob, source)
         label = seen.label
         above = np.arange(len(rows), dtype=float)[::-1] + 1.0
-        series = [
-            _series("levels of the data", seen, above),
-            _series(ticks[-1], unseen, np.zeros(1)),
-        ]
-        panels.append(_panel(name, factor.name, ticks, series, draws=True))
+        panels.append(
+            Panel(
+                label=name,
+                axis=factor.name,
+                ticks=tuple(ticks),
+                slot=0.8,
+                draws="density",
+                series=(
+                    _series("levels of the data", seen, above),
+                    _series(ticks[-1], unseen, np.zeros(1)),
+                ),
+            )
+        )
     style = Style(
         value="fixed + random effect",
         title=f"Coefficients of {design.response} in the levels of {factor.name} and a new one",
