@@ -618,7 +618,8 @@ class PosteriorDraws(Effects):
         draws : int
             Further draws per chain.
         random_seed : int or numpy.random.Generator, optional
-            Seed. That of the first run does no harm: its random numbers are not used again.
+            Seed, kept in `random_seeds`. That of the first run does no harm: its random numbers are
+            not used again.
         **kwargs
             Options of the method as in :meth:`LMM.fit`; those of the first run that its attributes
             tell (`store_u`, `form`, `tune`) are the default.

@@ -463,7 +463,7 @@ class LMM(Planning):
         draws, chains : int
             Draws per chain and number of chains.
         random_seed : int or numpy.random.Generator, optional
-            Seed.
+            Seed, kept in :attr:`Posterior.random_seeds`.
         **kwargs
             For "collapsed" and "auto": `store_u`, whether to store draws of the random effects
             (by default where they fit into 512 MB) or their means, standard deviations and

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayeslmm.checks.accessors import PosteriorChecks
 from bayeslmm.covariance.coordinates import Points
 from bayeslmm.data.design import require_random
-from bayeslmm.data.seeds import seeded
+from bayeslmm.data.seeds import seeded, seeds_of
 from bayeslmm.estimation import effects as random_effects
 from bayeslmm.exceptions import check_choice
 from bayeslmm.fits.base import NO_EFFECTS
@@ -124,6 +124,25 @@ class Posterior(PosteriorDraws):
     @override
     def method(self) -> str:
         return str(self.data.attrs["method"])
+
+    @property
+    def random_seeds(self) -> tuple[int | tuple[int, ...] | None, ...]:
+        """Seeds of the runs that made the draws: that of `fit`, then of each `extend`.
+
+        A run that was given none has the number that it took from the operating system. The same
+        call with ``random_seed=`` that number gives the same draws again. None stands for a
+        Generator, whose state is not kept, and for draws of a version that kept no seeds.
+
+        Examples
+        --------
+        >>> import bayeslmm as blm
+        >>> model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
+        >>> post = model.fit(draws=50)
+        >>> again = model.fit(draws=50, random_seed=post.random_seeds[0])
+        >>> post.data["posterior"].equals(again.data["posterior"])
+        True
+        """
+        return seeds_of(self.data.attrs)
 
     @property
     @override

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from bayeslmm.data.design import Design, require_marginal
+from bayeslmm.data.seeds import RECORDED, known_seed, recorded_seeds
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import SamplingError
@@ -58,18 +59,27 @@ def sample_posterior(
     Returns
     -------
     xarray.DataTree
+        With the seed among its attributes.
 
     Raises
     ------
     ValueError
-        If the method is unknown.
+        If the method is unknown, or what is given as a seed is none.
     TypeError
         If the engine has no such option.
     SamplingError
         If the engine fails.
     """
     require_method(method)
-    size: dict[str, Any] = {"draws": draws, "chains": chains, "random_seed": random_seed}
+    seed = known_seed(random_seed)
+    tree = _sampled(model, method, {"draws": draws, "chains": chains, "random_seed": seed}, options)
+    tree.attrs[RECORDED] = recorded_seeds(seed)
+    return tree
+
+
+def _sampled(
+    model: Model, method: FitMethod, size: Mapping[str, Any], options: Mapping[str, Any]
+) -> xr.DataTree:
     if (reason := model.design.spec.conditional) is not None and method != "nuts":
         return _sample_conditional(model, method, reason, size, options)
     if method == "nuts":

@@ -19,7 +19,7 @@ from bayeslmm.data.frames import column_names, plain_frame, read_only
 from bayeslmm.data.inputs import fixed_mapping
 from bayeslmm.data.known_covariance import KnownCovariance, known_covariances
 from bayeslmm.data.relationships import Relationship, relationships_of
-from bayeslmm.data.seeds import seeded
+from bayeslmm.data.seeds import RECORDED, known_seed, recorded_seeds, seeded
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.data.unobserved import Missing, Unobserved
@@ -92,12 +92,13 @@ def extended_tree(
     require_positive(draws=draws)
     posterior = data["posterior"].to_dataset()
     method = str(data.attrs["method"])
+    seed = known_seed(random_seed)
     new = sample_posterior(
         model,
         method=method,  # type: ignore[arg-type]
         draws=draws,
         chains=posterior.sizes["chain"],
-        random_seed=fresh_generator(random_seed, posterior.sizes["draw"]),
+        random_seed=fresh_generator(seed, posterior.sizes["draw"]),
         options={**_engine_options(data, method), **(options or {})},
     )
     groups = {name: node.to_dataset() for name, node in data.children.items()}
@@ -113,7 +114,7 @@ def extended_tree(
     core = {**groups, "posterior": joined, "sample_stats": statistics}
     kept = _other_groups(core, model)
     attrs = joined_attrs(data.attrs, new.attrs, (posterior.sizes["draw"], draws))
-    return assemble(kept, attrs)
+    return assemble(kept, {**attrs, RECORDED: recorded_seeds(seed, data.attrs)})
 
 
 def fresh_generator(

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from bayeslmm.data.design import Design
+from bayeslmm.data.seeds import seeds_of
 from bayeslmm.data.summarised import SummarisedDesign
 from bayeslmm.exceptions import StorageError, require
 from bayeslmm.formula.evaluation import UserFunctions
@@ -243,6 +244,7 @@ def unpacked(
         draws = contents.tree["posterior"].to_dataset()
         if not isinstance(contents.tree.attrs["method"], str):
             raise TypeError("the method is no text")
+        seeds_of(contents.tree.attrs)
         back = unpack_sums if SUMS in contents.model else unpack_model
         return back(contents.model, contents.arrays, draws, functions)
 
