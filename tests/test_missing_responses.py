@@ -89,7 +89,7 @@ def test_what_cannot_be_predicted_is_refused_when_the_model_is_made(gappy):
     twice = pd.concat([data.query("Days < 4"), data.head(3).assign(Reaction=np.nan)])
     with pytest.raises(DataError, match="the data of the model have a row of `308`"):
         blm.LMM("Reaction ~ 1", twice, residual="cs(visit | Subject)", missing="keep")
-    with pytest.raises(ValueError, match="'drop' or 'keep'"):
+    with pytest.raises(ValueError, match="'drop', 'keep', 'raise'"):
         blm.LMM(FORMULA, data, missing="yes")
     with pytest.raises(DataError, match='missing="keep"'):
         blm.LMM(FORMULA, data).reml().predict_missing()
@@ -99,3 +99,43 @@ def test_what_cannot_be_predicted_is_refused_when_the_model_is_made(gappy):
     assert whole.update(data=data).design.n_unobserved == 18
     with pytest.raises(ValueError, match="'response' or 'epred'"):
         whole.update(data=data).reml().predict_missing(kind="linpred")
+
+
+# --- no row may be incomplete ----------------------------------------------------------
+
+
+def test_incomplete_rows_can_be_an_error(gappy):
+    words = (
+        r'missing="raise": 16 of 180 rows are incomplete, first at position 4 \(index 1004\) '
+        r"\(missing values: `Days` 2, `Reaction` 15\).*missing=\"drop\" leaves them out"
+    )
+    with pytest.raises(DataError, match=words):
+        blm.LMM(FORMULA, gappy, missing="raise")
+    with pytest.raises(DataError, match=r"1 of 180 rows .*`weights` 1"):
+        weights = np.where(np.arange(180) == 3, np.nan, 1.0)
+        blm.LMM("w ~ 1 + (1 | Subject)", gappy, weights=weights, missing="raise")
+    with pytest.raises(ValueError, match="missing='fail': one of 'drop', 'keep', 'raise' is exp"):
+        blm.LMM(FORMULA, gappy, missing="fail")
+    whole = blm.LMM("w ~ 1 + (1 | Subject)", gappy, missing="raise")  # what counts is the formula
+    assert whole.dropped == 0
+    assert whole.update(data=gappy.iloc[:90], missing="raise").design.n == 90
+    with pytest.raises(DataError, match="16 of 180 rows are incomplete, first at position 4"):
+        whole.update(FORMULA, data=gappy, missing="raise")
+
+
+def test_a_model_that_dropped_rows_does_not_have_them_all(gappy):
+    dropped = blm.LMM(FORMULA, gappy)
+    with pytest.raises(DataError, match=r"16 of 180 rows are incomplete\. Fill them in"):
+        dropped.update("~ 1 + (1 | Subject)", missing="raise")
+
+
+def test_rows_beyond_memory_must_be_complete_too(gappy):
+    parts = [gappy.iloc[:100], gappy.iloc[100:]]
+    with pytest.raises(DataError, match=r"16 of 180 rows are incomplete\. Fill them in"):
+        blm.LMM(FORMULA, parts, missing="raise")
+    streamed = blm.LMM(FORMULA, parts)
+    for changes in ({"data": parts}, {"priors": "flat"}, {"formula": "~ . + w"}):
+        with pytest.raises(DataError, match=r"1[0-9] of 180 rows are incomplete\."):
+            streamed.update(**changes, missing="raise")
+    whole = blm.LMM("w ~ 1 + (1 | Subject)", parts, missing="raise")
+    assert whole.update(priors="flat", missing="raise").dropped == 0

@@ -88,8 +88,9 @@ def build_design(
         one of its variables are dropped.
     relationships : mapping of str to Relationship, optional
         Known covariances of the levels of grouping factors.
-    missing : {"drop", "keep"}
-        Whether rows that lack nothing but the response are dropped too, or kept to be predicted.
+    missing : {"drop", "keep", "raise"}
+        Whether rows that lack nothing but the response are dropped too, or kept to be predicted, or
+        no row may be incomplete.
     fixed : mapping of str to number or matrix, optional
         Covariance parameters that are known.
     family : {"gaussian", "student"}

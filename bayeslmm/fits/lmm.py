@@ -22,7 +22,7 @@ from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
-from bayeslmm.data.unobserved import Missing
+from bayeslmm.data.unobserved import Missing, check_missing, refuse_incomplete
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.fallback import first_converging
 from bayeslmm.estimation.model import Model
@@ -101,9 +101,11 @@ class LMM(Planning):
         Known covariance A of the levels of a grouping factor, up to a variance: their random
         effects are normal with covariance A x Sigma, as in an animal model. A data frame is A with
         labels of rows and columns. Levels of A without rows have random effects too.
-    missing : {"drop", "keep"}
-        What becomes of rows that lack nothing but the response. They tell nothing of the parameters
-        and are dropped, or kept to be predicted: see :meth:`Posterior.predict_missing`.
+    missing : {"drop", "keep", "raise"}
+        What becomes of incomplete rows. Those that lack nothing but the response tell nothing of
+        the parameters and are dropped, or kept to be predicted: see
+        :meth:`Posterior.predict_missing`. With "raise" any incomplete row is an error, as with R's
+        ``na.fail``.
     fixed : mapping of str to number or matrix, optional
         Covariance parameters that are known, by the names that priors have: ``{"sigma": 1.0}``,
         ``{"sd[study]": 0.3}``, ``{"cor_residual": 0.5}``; correlations that are several as a
@@ -176,6 +178,7 @@ class LMM(Planning):
         progressbar: bool = True,
         checkpoint: str | PathLike[str] | None = None,
     ) -> None:
+        check_missing(missing)
         functions = own_functions(functions)
         read = parse(formula, functions)
         source, held = open_source(data), fixed_mapping(fixed)
@@ -186,7 +189,7 @@ class LMM(Planning):
         known, matrices = relationships_of(relationships), known_covariances(covariances)
         if source is not None:
             in_memory = {
-                "missing": None if missing == "drop" else missing,
+                "missing": missing if missing == "keep" else None,
                 "family": None if family == "gaussian" else family,
                 "sigma": sigma,
                 "covariances": list(matrices) or None,
@@ -200,6 +203,7 @@ class LMM(Planning):
             design: Design = streamed_design(
                 read, source, weights, functions, held, residual, known, in_memory, how
             ).with_source(source)
+            refuse_incomplete(design, missing)
         else:
             refuse_reading(executor, checkpoint)
             design = build_design(
@@ -555,8 +559,9 @@ class LMM(Planning):
             Relationships that are new or replace those of the model; None takes one away.
         fixed : mapping, optional
             Known parameters that are new or replace those of the model; None frees one.
-        missing : {"drop", "keep"}, optional
-            As of the model. Rows that were dropped need `data` to be kept.
+        missing : {"drop", "keep", "raise"}, optional
+            As of the model, but that "raise" has to be asked for again. Rows that were dropped need
+            `data` to be kept.
         family : {"gaussian", "student"}, optional
             Distribution of the residuals.
         sigma : str or False, optional

@@ -22,7 +22,7 @@ from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.seeds import RECORDED, known_seed, recorded_seeds, seeded
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.data.unobserved import Missing, Unobserved
+from bayeslmm.data.unobserved import Missing, Unobserved, check_missing, refuse_incomplete
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.contrasts import check_coded, coded_change, coded_formula
@@ -313,8 +313,8 @@ def updated_design(
         Relationships that are new or replace those of the model; None takes one away.
     fixed : mapping of str, optional
         Known parameters that are new or replace those of the model; None frees one.
-    missing : {"drop", "keep"}, optional
-        What becomes of rows that lack the response alone; as of the model by default.
+    missing : {"drop", "keep", "raise"}, optional
+        What becomes of incomplete rows; as of the model by default, but for "raise".
     family : {"gaussian", "student"}, optional
         Distribution of the residuals; that of the model by default.
     sigma : str or False, optional
@@ -351,11 +351,13 @@ def updated_design(
     scale = sigma or None
     if sigma is None and design.spec.scale is not None:
         scale = design.spec.scale.formula.source
+    check_missing(missing or "drop")
     missing = missing or ("drop" if design.unobserved is None else "keep")
     if isinstance(design, SummarisedDesign) and data is None:
         others = (formula, weights, contrasts, residual, family, sigma)
-        same = missing == "drop" and all(change is None for change in others)
+        same = missing != "keep" and all(change is None for change in others)
         if same and not given:
+            refuse_incomplete(design, missing)
             spec = replace(design.spec, known=held)
             return SummarisedDesign(spec, design.summary, design.products, design.source)
         if design.source is None:
@@ -364,7 +366,7 @@ def updated_design(
     if source is not None:
         family = family or design.spec.family
         in_memory = {
-            "missing": None if missing == "drop" else missing,
+            "missing": missing if missing == "keep" else None,
             "family": None if family == "gaussian" else family,
             "sigma": scale,
             "covariances": list(matrices) or None,
@@ -372,6 +374,7 @@ def updated_design(
         column = _new_weights(design, source.names, weights)
         form = None if law is None else law.source
         built = streamed_design(changed, source, column, own, held, form, known, in_memory)
+        refuse_incomplete(built, missing)
         return built.with_source(source)
     build = partial(
         build_design,
@@ -477,6 +480,7 @@ def _on_own_data(
             f"The model does not have the {len(design.dropped)} rows that it dropped, so that none "
             "of them can be kept to be predicted: give data= too."
         )
+    refuse_incomplete(design, missing)
     if design.n_dropped:
         _log.warning(
             "%d rows stay dropped, also where the new formula does not need what they lack: give "
