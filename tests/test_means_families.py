@@ -246,7 +246,7 @@ def test_equivalence_is_two_one_sided_tests(reml, post):
     np.testing.assert_allclose(better["p_value"], above)
     draws = post.contrasts("Machine").draws.to_numpy().reshape(-1, 3)
     rope = post.contrasts("Machine").equivalence(10.0, prob=0.95)
-    np.testing.assert_allclose(rope["p_rope"], (np.abs(draws) <= 10.0).mean(axis=0))
+    np.testing.assert_allclose(rope["rope_probability"], (np.abs(draws) <= 10.0).mean(axis=0))
     assert rope["decision"].tolist() == ["undecided", "different", "equivalent"]
     with pytest.raises(ValueError, match="bounds="):
         contrasts.equivalence((1.0, -1.0))

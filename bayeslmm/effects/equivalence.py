@@ -124,7 +124,7 @@ def rope_columns(draws: Array, bounds: Bounds, side: Side, prob: float) -> dict[
     decision = np.where(accepted, DECISIONS[side], np.where(rejected, "different", "undecided"))
     columns: dict[str, Array] = {
         "p_below": np.where(known, (draws < low).mean(axis=0), np.nan),
-        "p_rope": np.where(known, inside.mean(axis=0), np.nan),
+        "rope_probability": np.where(known, inside.mean(axis=0), np.nan),
         "p_above": np.where(known, (draws > high).mean(axis=0), np.nan),
         f"hdi{100 * prob:g}_lb": ends[:, 0],
         f"hdi{100 * prob:g}_ub": ends[:, 1],
