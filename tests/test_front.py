@@ -1,5 +1,7 @@
 """What stands at the front, README, home page and project files: figures, links and code hold."""
 
+import ast
+import builtins
 import io
 import re
 import tomllib
@@ -200,6 +202,43 @@ def test_the_command_of_the_readme_prints_what_it_says(capsys):
         sd = numbers[3]
         assert ours[label][0] == pytest.approx(numbers, abs=MONTE_CARLO * sd)
         assert ours[label][1] == flag
+
+
+# --- pages -------------------------------------------------------------------------------
+
+HIDDEN = re.compile(r"^:tags: .*remove-(?:cell|input)", re.MULTILINE)
+
+
+def names_in(code):
+    """Names that code uses, and those that it makes or Python has."""
+    used, made = set(), set(dir(builtins))
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                used.add(name)
+            case ast.Name(id=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                made.add(name)
+            case ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+                made.add(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                made |= {(alias.asname or alias.name).partition(".")[0] for alias in names}
+    return used, made
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the documentation is not in this copy")
+def test_code_that_a_page_shows_needs_none_that_it_hides():
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts]
+    found = {}
+    for path in pages:
+        page = path.read_text(encoding="utf-8")
+        cells = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        shown = [
+            re.sub(r"^:.*$", "", cell, flags=re.M) for cell in cells if not HIDDEN.search(cell)
+        ]
+        used, made = names_in("\n".join(shown))
+        found[path.name] = used - made
+    assert len(found) > 40
+    assert {name: sorted(lacking) for name, lacking in found.items() if lacking} == {}
 
 
 # --- notebooks ---------------------------------------------------------------------------
