@@ -448,6 +448,41 @@ def test_draws_behind_curves(orthodont):
     assert legend(collection)[0].endswith("ETI, draws")
 
 
+@pytest.mark.parametrize(
+    ("ages", "solid", "dotted"),
+    [
+        (np.linspace(4, 20, 9), (8.0, 14.0), (4.0, 20.0)),
+        (np.linspace(9.5, 20, 4), (9.5, 14.0), (14.0, 20.0)),
+        ([0.0, 30.0], (8.0, 14.0), (0.0, 30.0)),
+        ([20.0, 25.0, 30.0], None, (20.0, 30.0)),
+    ],
+)
+def test_curves_are_dotted_beyond_the_data(orthodont, ages, solid, dotted):
+    reml = orthodont["reml"]
+    collection = reml.plot.predictions("age", by="Sex", at={"age": list(ages)}, backend="none")
+    assert "beyond the data" in legend(collection)
+    table = reml.means("age", by="Sex", at={"age": [0.0, 30.0]}).table().reset_index()
+    for s, sex in enumerate(["Male", "Female"]):
+        line = table[table["Sex"] == sex]
+        for visual, ends in (("curve", solid), ("beyond", dotted)):
+            if ends is None:
+                assert visual not in collection.viz
+                continue
+            xy = drawn(collection, visual, series=s)
+            shown = np.isfinite(xy["y"])
+            x, y = xy["x"][shown], xy["y"][shown]
+            assert (x.min(), x.max()) == ends
+            np.testing.assert_allclose(y, np.interp(x, line["age"], centre(line)), rtol=EXACT)
+            inside = (x > 8.0) & (x < 14.0)
+            assert not inside.any() or visual == "curve"
+
+
+def test_curves_within_the_data_are_whole(orthodont):
+    collection = orthodont["reml"].plot.predictions("age", by="Sex", backend="none")
+    assert "beyond" not in collection.viz
+    assert "beyond the data" not in legend(collection)
+
+
 # --- forests ---------------------------------------------------------------------------
 
 

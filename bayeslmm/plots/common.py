@@ -34,9 +34,9 @@ Visuals = dict[str, tuple[Any, dict[str, Any]] | None]
 MAIN, SECOND, QUIET, STRONG = "C0", "C1", "gray", "B1"
 """Blue and orange of most styles, which differ for every kind of colour vision, grey and black."""
 
-DASHED = "C1"
+DASHED, DOTTED = "C1", "C2"
 CIRCLE, TRIANGLE, CROSS, DIAMOND, SQUARE = "C0", "C2", "C3", "C4", "C5"
-"""ArviZ's names of a line style and of markers, which every backend knows."""
+"""ArviZ's names of line styles and of markers, which every backend knows."""
 
 OWN = ("legend", "figure_title")
 """Visuals of this package, of which ArviZ's functions know nothing."""

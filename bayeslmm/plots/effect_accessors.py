@@ -326,7 +326,8 @@ class EffectPlots:
         conditional effects of brms, the effects plots of R's effects. Curves over numbers, points
         over factors; an interaction has the values of its second variable in colours and those of
         further ones in panels. What is not told apart is averaged over as in ``fit.means()``:
-        numbers are at their means, the levels of factors count equally.
+        numbers are at their means, the levels of factors count equally. A curve is dotted where
+        `at` takes it beyond the data.
 
         Parameters
         ----------
@@ -356,7 +357,7 @@ class EffectPlots:
         backend
             As in all pictures (see :class:`~bayeslmm.plots.accessors.Plots`).
         visuals : mapping, optional
-            Settings of "curve", "band", "inner_band", "wider_band", of the visuals of
+            Settings of "curve", "beyond", "band", "inner_band", "wider_band", of the visuals of
             :meth:`means`, and of "wider".
         **options
             Further arguments of ``fit.means()`` (`weights`); all else goes to

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bayeslmm.plots.common import (
     CIRCLE,
     DASHED,
+    DOTTED,
     MAIN,
     MOST_LABELS,
     QUIET,
@@ -107,6 +108,8 @@ class Panel:
         Width along the axis that one point has to itself.
     draws : {"density", "points", "lines"} or None
         How draws are shown.
+    known : pair of float, optional
+        Between which places there are data; a curve is dotted beyond.
     series : tuple of Series
     """
 
@@ -117,7 +120,16 @@ class Panel:
     joined: bool = False
     slot: float
     draws: str | None = None
+    known: tuple[float, float] | None = None
     series: tuple[Series, ...]
+
+    @property
+    def goes_beyond(self) -> bool:
+        """Whether a curve goes beyond the data."""
+        if not self.curve or self.known is None:
+            return False
+        places = np.concatenate([one.places for one in self.series])
+        return bool(np.any((places < self.known[0]) | (places > self.known[1])))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -244,8 +256,13 @@ Part = Callable[[Panel, Series], Array | None]
 """From a series in a panel to an array (2 or 3, points), or to nothing."""
 
 
-def _layer(panels: Sequence[Panel], labels: Sequence[str], part: Part) -> xr.Dataset | None:
-    """Arrays of all series, one variable (series, coordinate, point) per panel that has some."""
+def _layer(
+    panels: Sequence[Panel], labels: Sequence[str], part: Part, *, turned: bool
+) -> xr.Dataset | None:
+    """Arrays of all series, one variable (series, coordinate, point) per panel that has some.
+
+    Where the picture is `turned`, places are along the y axis.
+    """
     found: dict[str, xr.DataArray] = {}
     for i, panel in enumerate(panels):
         arrays = {one.label: part(panel, one) for one in panel.series}
@@ -253,6 +270,8 @@ def _layer(panels: Sequence[Panel], labels: Sequence[str], part: Part) -> xr.Dat
         if not known:
             continue
         rows, size = len(next(iter(known.values()))), max(a.shape[-1] for a in known.values())
+        if turned and rows == 2:
+            known = {label: a[::-1] for label, a in known.items()}
         full = np.full((len(labels), rows, size), np.nan)
         for label, array in known.items():
             full[labels.index(label), :, : array.shape[-1]] = array
@@ -272,67 +291,89 @@ def _pieces(low: Array, high: Array, places: Array) -> Array:
     return np.array([np.repeat(places, 3), values])
 
 
+def _centre(_: Panel, one: Series) -> Array:
+    return np.array([one.places, one.centre])
+
+
+def _joined(panel: Panel, one: Series) -> Array | None:
+    return _centre(panel, one) if panel.joined else None
+
+
+def _within(panel: Panel, one: Series) -> Array:
+    """The curve where there are data."""
+    if panel.known is None:
+        return _centre(panel, one)
+    ends = np.clip(panel.known, one.places[0], one.places[-1])
+    inside = one.places[(one.places > ends[0]) & (one.places < ends[1])]
+    places = np.concatenate([ends[:1], inside, ends[1:]])
+    places = places[(places >= panel.known[0]) & (places <= panel.known[1])]
+    return np.array([places, np.interp(places, one.places, one.centre)])
+
+
+def _beyond(panel: Panel, one: Series) -> Array | None:
+    """The curve below and above the data, as one line with a gap."""
+    if panel.known is None or not panel.goes_beyond:
+        return None
+    inside = [end for end in panel.known if one.places[0] < end < one.places[-1]]
+    places = np.union1d(one.places, inside)
+    values = np.interp(places, one.places, one.centre)
+    values[(places > panel.known[0]) & (places < panel.known[1])] = np.nan
+    return np.array([places, values])
+
+
+def _edges(_: Panel, one: Series) -> Array | None:
+    """Both bounds of the wider band, as one line with a gap."""
+    if one.wider is None:
+        return None
+    low, high = (np.array([one.places, bound]) for bound in one.wider)
+    return np.hstack([low, [[np.nan], [np.nan]], high])
+
+
+def _bars(which: str) -> Part:
+    def part(_: Panel, one: Series) -> Array | None:
+        bounds: Bounds | None = getattr(one, which)
+        return None if bounds is None else _pieces(*bounds, one.places)
+
+    return part
+
+
+def _region(which: str) -> Part:
+    return lambda _, one: np.array([one.places, *getattr(one, which)])
+
+
 def _drawn(panels: Sequence[Panel], labels: Sequence[str], style: Style) -> Visuals:
     """All visuals but those of the axes, from the back to the front."""
     import arviz_plots as azp
-
-    def turn(xy: Array) -> Array:
-        return xy if style.upright else xy[::-1]
 
     line, scatter, fill = azp.visuals.line_xy, azp.visuals.scatter_xy, azp.visuals.fill_between_y
 
     def layer(part: Part, function: Any, *, curve: bool | None, **settings: Any) -> Any:
         wanted = [panel for panel in panels if curve is None or panel.curve == curve]
-        data = _layer(wanted, labels, part)
+        data = _layer(wanted, labels, part, turned=not style.upright)
         if data is None:
             return None
         used = {"marker"} if function is not scatter else set()
         own = {"ignore_aes": frozenset({*used, "overlay"}), **settings}
         return function, {"data": data, **own}
 
-    def bars(which: str) -> Part:
-        def part(_: Panel, one: Series) -> Array:
-            low, high = getattr(one, which)
-            return turn(_pieces(low, high, one.places))
-
-        return part
-
-    def region(which: str) -> Part:
-        return lambda _, one: np.array([one.places, *getattr(one, which)])
-
-    def centre(_: Panel, one: Series) -> Array:
-        return turn(np.array([one.places, one.centre]))
-
-    def joined(panel: Panel, one: Series) -> Array | None:
-        return centre(panel, one) if panel.joined else None
-
-    def edges(_: Panel, one: Series) -> Array | None:
-        if one.wider is None:
-            return None
-        gap = [[np.nan], [np.nan]]
-        low, high = (np.array([one.places, bound]) for bound in one.wider)
-        return np.hstack([low, gap, high])
-
-    def marks_of_wider(_: Panel, one: Series) -> Array | None:
-        return None if one.wider is None else turn(_pieces(one.wider[0], one.wider[1], one.places))
-
     dashed = {"linestyle": DASHED, "width": 1.0, "alpha": 0.8}
     dots, small = _dots(panels, labels), _shrunk(panels, style)
     return {
         "zero": _zero(panels, style),
-        "data": layer(lambda _, one: turn(one.data), scatter, curve=None, marker=CIRCLE, **dots),
+        "data": layer(lambda _, one: one.data, scatter, curve=None, marker=CIRCLE, **dots),
         "draws": _layer_of_draws(panels, labels, style, "lines"),
         "draw_points": _layer_of_draws(panels, labels, style, "points"),
         "density": _layer_of_densities(panels, labels, style),
-        "band": layer(region("outer"), fill, curve=True, alpha=0.15),
-        "inner_band": layer(region("inner"), fill, curve=True, alpha=0.25),
-        "wider_band": layer(edges, line, curve=True, **dashed),
-        "curve": layer(centre, line, curve=True, width=1.8),
-        "joined": layer(joined, line, curve=False, width=1.0, alpha=0.7),
-        "wider": layer(marks_of_wider, line, curve=False, **dashed),
-        "interval": layer(bars("outer"), line, curve=False, width=1.3 * small),
-        "inner_interval": layer(bars("inner"), line, curve=False, width=3.6 * small),
-        "point": layer(centre, scatter, curve=False, size=34 * small),
+        "band": layer(_region("outer"), fill, curve=True, alpha=0.15),
+        "inner_band": layer(_region("inner"), fill, curve=True, alpha=0.25),
+        "wider_band": layer(_edges, line, curve=True, **dashed),
+        "curve": layer(_within, line, curve=True, width=1.8),
+        "beyond": layer(_beyond, line, curve=True, width=1.8, linestyle=DOTTED),
+        "joined": layer(_joined, line, curve=False, width=1.0, alpha=0.7),
+        "wider": layer(_bars("wider"), line, curve=False, **dashed),
+        "interval": layer(_bars("outer"), line, curve=False, width=1.3 * small),
+        "inner_interval": layer(_bars("inner"), line, curve=False, width=3.6 * small),
+        "point": layer(_centre, scatter, curve=False, size=34 * small),
     }
 
 
@@ -404,10 +445,10 @@ def _layer_of_draws(
         else:
             aside = panel.slot * (0.28 + 0.3 * spread_out(len(some)))[:, None]
             xy = np.array([(places + aside).ravel(), some.ravel()])
-        return xy if style.upright else xy[::-1]
+        return xy
 
-    ignored = {"overlay", "marker"}
-    settings = {"data": _layer(own, labels, part), "ignore_aes": frozenset(ignored)}
+    data = _layer(own, labels, part, turned=not style.upright)
+    settings = {"data": data, "ignore_aes": frozenset({"overlay", "marker"})}
     if lines:
         return azp.visuals.line_xy, {**settings, "alpha": 0.25, "width": 0.6}
     return azp.visuals.scatter_xy, {**settings, "alpha": 0.3, "size": 4, "marker": CIRCLE}
@@ -542,6 +583,8 @@ def _legend(
     entries[", ".join([style.label, *shown])] = own
     if style.data:
         entries[style.data] = {"color": QUIET, "marker": CIRCLE, "linestyle": "none"}
+    if any(panel.goes_beyond for panel in panels):
+        entries["beyond the data"] = {"color": QUIET, "linestyle": DOTTED}
     if style.wider:
         entries[style.wider] = {"color": QUIET, "linestyle": DASHED}
     return entries

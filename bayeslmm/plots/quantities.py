@@ -327,10 +327,19 @@ def panels_of(
             joined=joined,
             slot=slot,
             draws=draws,
+            known=_range_of_data(plan) if curve else None,
             series=tuple(drawn),
         )
         panels.append(panel if upright else _turned(panel, len(plan.values)))
     return panels
+
+
+def _range_of_data(plan: Plan) -> tuple[float, float] | None:
+    """Where the data begin and end along the axis; None where sums withhold it."""
+    try:
+        return plan.design.range_of(plan.main)
+    except DataError:
+        return None
 
 
 def _unit(plan: Plan) -> float:
