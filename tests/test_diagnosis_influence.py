@@ -173,8 +173,8 @@ def test_posterior_words_and_reliability(sleepstudy_fit):
     text = " ".join(found.messages)
     assert found.table["kl"].idxmax() == "332"
     assert found.table.loc["332", "pareto_k"] > 0.7
-    assert "Without 332 the posterior would be so different" in text
-    assert "Without 308 the posterior mean of sigma would be" in text
+    assert "Without Subject 332 the posterior would be so different" in text
+    assert "Without Subject 308 the posterior mean of sigma would be" in text
     assert "<table" in found._repr_html_()
     assert (found.table["kl"] >= 0).all()
     assert len(sleepstudy_fit.check.influence(progressbar=False).table) == 180

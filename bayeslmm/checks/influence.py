@@ -702,7 +702,7 @@ def posterior_influence(
 
 
 def _posterior_messages(result: PosteriorInfluence) -> list[str]:
-    table = result.table
+    table, unit = result.table, result.by or "row"
     messages = []
     poor = table["pareto_k"] > MAX_PARETO_K
     large = table[(table["max_shift"] > LARGE_SHIFT) & ~poor]
@@ -710,16 +710,18 @@ def _posterior_messages(result: PosteriorInfluence) -> list[str]:
         label = row["parameter"]
         size = float(result.shift.loc[case, label])
         messages.append(
-            f"Without {case} the posterior mean of {label} would be {abs(size):.2f} posterior "
-            f"standard deviations {'higher' if size > 0 else 'lower'}."
+            f"Without {unit} {case} the posterior mean of {label} would be {abs(size):.2f} "
+            f"posterior standard deviations {'higher' if size > 0 else 'lower'}."
         )
     if len(large) > 5:
-        messages.append(f"{len(large) - 5} more shift a mean by over {LARGE_SHIFT:g}.")
+        more = len(large) - 5
+        words = "rows" if result.by is None else f"levels of {result.by}"
+        messages.append(f"{more} more {words} shift a mean by over {LARGE_SHIFT:g}.")
     if poor.any():
         messages.append(
-            f"Without {listed(table.index[poor], 5)} the posterior would be so different that "
-            f"importance weights do not reach it (Pareto k above {MAX_PARETO_K:g}): the influence "
-            "is large, and the figures for them are not reliable. Refit without them."
+            f"Without {unit} {listed(table.index[poor], 5)} the posterior would be so different "
+            f"that importance weights do not reach it (Pareto k above {MAX_PARETO_K:g}): the "
+            "influence is large, and the figures for them are not reliable. Refit without them."
         )
     return messages or [
         f"None of them, left out, would shift a posterior mean by more than {LARGE_SHIFT:g} "
