@@ -73,7 +73,7 @@ def test_an_outlier_of_eight_sigma_in_300_rows_is_named(kind):
     data.loc[17, "y"] += 8.0
     data.index = [f"case {i}" for i in range(300)]
     model = model_of(data)
-    fit = model.reml() if kind == "reml" else model.fit(random_seed=1)
+    fit = model.reml() if kind == "reml" else model.fit(draws=250, random_seed=1)
     found = fit.check.residuals(random_seed=1)
     assert found.table.loc["largest residual", "p_value"] < 1e-6
     assert found.largest.loc["largest residual", "case"] == "row case 17 (g 1)"
@@ -83,7 +83,7 @@ def test_an_outlier_of_eight_sigma_in_300_rows_is_named(kind):
     assert "standard deviations from what the other rows say of it" in text
     # the same data without it raise no alarm
     model = model_of(data.drop(index="case 17"))
-    fit = model.reml() if kind == "reml" else model.fit(random_seed=1)
+    fit = model.reml() if kind == "reml" else model.fit(draws=250, random_seed=1)
     assert fit.check.residuals(random_seed=1).table.loc["largest residual", "p_value"] > 0.05
 
 
@@ -93,7 +93,7 @@ def test_the_outlying_rat_pup_is_named(kind):
     reference = pd.read_csv(FOLDER / "outlier.csv").iloc[0]
     data.index = np.arange(1, len(data) + 1)
     model = blm.LMM("weight ~ Treatment * sex + Lsize + (1 | Litter)", data)
-    fit = model.reml() if kind == "reml" else model.fit(draws=500, random_seed=1)
+    fit = model.reml() if kind == "reml" else model.fit(draws=250, random_seed=1)
     found = fit.check.residuals(random_seed=1)
     assert found.largest.loc["largest residual", "case"] == "row 66 (Litter 6)"
     assert found.table.loc["largest residual", "p_value"] < 1e-12
@@ -147,7 +147,7 @@ def test_a_posterior_of_ten_rows_is_not_masked():
     """One row of ten moves sigma too much for importance weights: sampled without it."""
     data = simulated(np.random.default_rng(1), 5, 2)
     data.loc[4, "y"] += 30.0
-    post = model_of(data).fit(random_seed=1)
+    post = model_of(data).fit(draws=250, random_seed=1)
     assert post.check.residuals(random_seed=1).table.loc["largest residual", "p_value"] < 0.05
 
 
@@ -159,7 +159,7 @@ def test_an_outlying_level_is_named(kind):
     data = simulated(np.random.default_rng(5), 20, 6)
     data["y"] += 10.0 * (data["g"] == "7")
     model = model_of(data)
-    fit = model.reml() if kind == "reml" else model.fit(random_seed=1)
+    fit = model.reml() if kind == "reml" else model.fit(draws=250, random_seed=1)
     found = fit.check.residuals(random_seed=1)
     assert found.table.loc["largest random effect[g, Intercept]", "p_value"] < 0.01
     assert found.largest.loc["largest random effect[g, Intercept]", "case"] == "g 7"
@@ -216,7 +216,7 @@ def test_what_cannot_be_tested_is_said(monkeypatch):
 def test_a_whitening_of_one_draw_has_many_replicates(monkeypatch):
     """Where whitening is dear there is one draw, but its p-value is not one of two numbers."""
     model = model_of(simulated(np.random.default_rng(5), 10, 6))
-    post = model.fit(random_seed=1)
+    post = model.fit(draws=250, random_seed=1)
     monkeypatch.setattr("bayeslmm.checks.residuals.CUBES", 1.0)
     p_value = post.check.residuals(100, random_seed=1).table.loc[
         "normality of whitened y - X beta", "p_value"

@@ -172,7 +172,7 @@ def test_densities_of_rows_left_out_are_those_of_dense_algebra(name, data):
 
 def test_structured_residuals_are_scored_given_their_group(data):
     frame = data.assign(time=data.groupby("g").cumcount())
-    post = LMM("y ~ x", frame, residual="ar1(time | g)").fit(random_seed=1)
+    post = LMM("y ~ x", frame, residual="ar1(time | g)").fit(draws=250, random_seed=1)
     folds = post.kfold(None, "g", joint="group", draws=100, **QUIET)
     assert folds.elpd == pytest.approx(post.loo("g", draws=400).elpd, abs=0.5)
 
@@ -183,7 +183,8 @@ def test_folds_are_balanced(post, data):
     levels = post.kfold(3, "g", draws=10, **QUIET).folds
     assert (levels.groupby(data["g"].to_numpy()).nunique() == 1).all()
     model = LMM("y ~ half + (1 | g)", data)
-    divided = model.fit(random_seed=1).kfold(2, stratify="half", draws=10, **QUIET).folds
+    some = model.fit(draws=50, random_seed=1)
+    divided = some.kfold(2, stratify="half", draws=10, **QUIET).folds
     assert pd.crosstab(divided, data["half"].to_numpy()).eq(7).all(axis=None)
     own = post.kfold(folds=np.arange(28) % 2, draws=10, **QUIET)
     assert own.folds.tolist() == [1, 2] * 14
@@ -203,19 +204,19 @@ def test_where_importance_weights_are_dear_chains_are_run(post, monkeypatch):
 
 
 def test_compare_takes_scores(post, data):
-    other = LMM("y ~ 1 + (1 | g)", data).fit(random_seed=1)
-    scores = {"x": post.kfold(3, **QUIET), "1": other.kfold(3, **QUIET)}
+    other, few = LMM("y ~ 1 + (1 | g)", data).fit(draws=250, random_seed=1), {"draws": 100}
+    scores = {"x": post.kfold(3, **few, **QUIET), "1": other.kfold(3, **few, **QUIET)}
     table = blm.compare(scores)
     assert table.index.tolist() == ["x", "1"]
     difference = scores["1"].elpd_i - scores["x"].elpd_i
     assert table["elpd_diff"].tolist() == pytest.approx([0.0, float(difference.sum())])
     assert table["dse"].iloc[1] == pytest.approx(np.sqrt(28 * np.var(difference.to_numpy())))
     with pytest.raises(ValueError, match="different folds: give kfold"):
-        blm.compare(scores | {"1": other.kfold(3, random_seed=2, progressbar=False)})
+        blm.compare(scores | {"1": other.kfold(3, **few, random_seed=2, progressbar=False)})
     with pytest.raises(ValueError, match="in different ways"):
         blm.compare(scores | {"1": other.loo()})
     with pytest.raises(ValueError, match="different rows or levels"):
-        blm.compare(scores | {"1": other.kfold(3, "g", joint="group", **QUIET)})
+        blm.compare(scores | {"1": other.kfold(3, "g", joint="group", **few, **QUIET)})
 
 
 def test_what_cannot_be_is_refused(post, data):

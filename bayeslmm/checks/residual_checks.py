@@ -666,7 +666,7 @@ def _without(model: Model, joint: JointDraws, at: int, rng: np.random.Generator)
     fresh = replace(joint, shape=(1, RESAMPLED), beta=beta, points=points)
     prior = None if given else beta_prior(model.priors)
     units = standard_units(model.design, model.system, prior, fresh, given_beta=given)
-    return np.array([unit.observed().residuals[0, at] for _, unit in units])
+    return np.array([unit.residuals()[at] for _, unit in units])
 
 
 def typical_tail(count: int) -> float:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -207,7 +208,7 @@ class Standardised:
     effects: tuple[Array, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StandardUnits:
     """What turns responses into standard units at one draw of the covariance parameters.
 
@@ -223,8 +224,8 @@ class StandardUnits:
         Residual standard deviation that P is relative to.
     left : ndarray (n,)
         Diagonal of S; NaN where it is zero.
-    effects_left : tuple of ndarray (J, k)
-        The same of the sums along each random effect, a'Sa.
+    sums : tuple of tuples of scipy.sparse.csr_array (J, n)
+        A' of the random effects, by factor and coefficient.
     """
 
     design: Design
@@ -232,7 +233,18 @@ class StandardUnits:
     forms: RowForms
     sigma: float
     left: Array
-    effects_left: tuple[Array, ...]
+    sums: tuple[tuple[sp.csr_array, ...], ...]
+
+    @cached_property
+    def effects_left(self) -> tuple[Array, ...]:
+        """Diagonals (J, k) of A'SA, the variances of sums along each random effect."""
+        with single_threaded():
+            return tuple(_effects_left(self.precision, self.forms, own) for own in self.sums)
+
+    def residuals(self) -> Array:
+        """The residuals of the data (n,) in standard units, without the random effects."""
+        weighted: Array = self.precision @ self.forms.residual[:, 0]
+        return weighted / (self.sigma * np.sqrt(self.left))
 
     def observed(self) -> Standardised:
         """The data in standard units."""
@@ -247,8 +259,8 @@ class StandardUnits:
     def _standardised(self, responses: Array, residuals: Array) -> Standardised:
         weighted = np.asarray(self.precision @ residuals.T)
         effects = []
-        for factor, left in zip(self.design.random, self.effects_left, strict=True):
-            sums = [(_sums(factor, c) @ weighted).T for c in range(factor.n_coefs)]
+        for own, left in zip(self.sums, self.effects_left, strict=True):
+            sums = [(total @ weighted).T for total in own]
             effects.append(np.stack(sums, axis=2) / (self.sigma * np.sqrt(left)))
         return Standardised(
             residuals=weighted.T / (self.sigma * np.sqrt(self.left)),
@@ -267,17 +279,16 @@ def standard_units(
 ) -> Iterator[tuple[JointDraws, StandardUnits]]:
     """Standard units at each draw, with that draw; arguments as of :func:`row_residuals`."""
     require_normal_residuals(design, "A check of simulated residuals and random effects")
+    sums = tuple(tuple(_sums(f, c) for c in range(f.n_coefs)) for f in design.random)
     each = _rows_at(design, plan, prior, joint, given_beta=given_beta)
     for s, (forms, precision, left) in enumerate(each):
-        with single_threaded():
-            effects = tuple(_effects_left(precision, forms, factor) for factor in design.random)
         units = StandardUnits(
             design=design,
             precision=precision,
             forms=forms,
             sigma=float(joint.points.sigma[s]),
             left=np.where(left > UNKNOWN * precision.diagonal(), left, np.nan),
-            effects_left=effects,
+            sums=sums,
         )
         yield _draw(joint, s), units
 
@@ -354,14 +365,16 @@ def _sums(factor: RandomFactor, c: int) -> sp.csr_array:
     return sp.csr_array((values, (codes, np.tile(np.arange(n), len(slots)))), (factor.n_levels, n))
 
 
-def _effects_left(precision: sp.csr_array, forms: RowForms, factor: RandomFactor) -> Array:
+def _effects_left(
+    precision: sp.csr_array, forms: RowForms, each: tuple[sp.csr_array, ...]
+) -> Array:
     """Diagonal (J, k) of A'SA, A having a column per random effect."""
-    result = np.empty((factor.n_levels, factor.n_coefs))
-    for c in range(factor.n_coefs):
-        sums = _sums(factor, c)
+    n_levels = each[0].shape[0]
+    result = np.empty((n_levels, len(each)))
+    for c, sums in enumerate(each):
         turned = sp.csr_array(sums @ precision)
         whole = np.asarray(turned.multiply(sums).sum(axis=1)).ravel()
-        taken = np.zeros((factor.n_levels, forms.width))
+        taken = np.zeros((n_levels, forms.width))
         for rows in forms.parts(AT_ONCE):
             taken += turned[:, rows] @ forms.border(rows)[0]
         lost = np.sum(taken**2, axis=1)
