@@ -17,7 +17,16 @@ MODULES = sorted(
 )
 
 
-LONG = {"checks.accessors", "fits.posterior", "plots.accessors"}
+LONG = {
+    "checks.accessors",
+    "comparison.models",
+    "fits.draws",
+    "fits.effects",
+    "fits.posterior",
+    "plots.accessors",
+    "plots.check_accessors",
+    "plots.effect_accessors",
+}
 
 
 def test_examples_are_found():

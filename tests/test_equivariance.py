@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from slow_cases import one_in, slow
@@ -42,23 +44,31 @@ CHANGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def unchanged(sleep):
+    model = blm.LMM(FORMULA, sleep)
+    return {method: getattr(model, method)() for method in ("reml", "ml", "map")}
+
+
+@pytest.fixture(scope="module")
+def unchanged_draws(sleep):
+    return blm.LMM(FORMULA, sleep).fit(method="laplace", draws=200, random_seed=9)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("method", ["reml", "ml", "map"])
-def test_estimates_move_with_the_data(sleep, change, method):
+def test_estimates_move_with_the_data(sleep, unchanged, change, method):
     changed = CHANGES[change](sleep)
-    before = getattr(blm.LMM(FORMULA, sleep), method)()
+    before = unchanged[method]
     after = getattr(blm.LMM(FORMULA, changed), method)()
     assert after.converged
     assert shares(after, changed) == pytest.approx(shares(before, sleep), rel=MODE, abs=MODE)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_posteriors_move_with_the_data(sleep, change):
-    changed = CHANGES[change](sleep)
-    fits = [
-        blm.LMM(FORMULA, data).fit(method="laplace", draws=200, random_seed=9)
-        for data in (sleep, changed)
-    ]
+def test_posteriors_move_with_the_data(sleep, unchanged_draws, change):
+    moved = blm.LMM(FORMULA, CHANGES[change](sleep))
+    fits = [unchanged_draws, moved.fit(method="laplace", draws=200, random_seed=9)]
     iccs = [fit.icc()["mean"].to_numpy() for fit in fits]
     corrs = [fit.corrs["Subject"].to_numpy() for fit in fits]
     linear = [
@@ -114,7 +124,9 @@ def moved(name, column, change):
     return data
 
 
+@cache
 def plain(name):
+    """The same function each time, so that fits of it are known again."""
     return lambda: blm.load_dataset(name)
 
 
@@ -166,12 +178,24 @@ SAME_MODELS = {
         (INTERACTION, moved("Orthodont", "distance", lambda y: 7.0 + y)),
     ),
 }
+
+
+@cache
+def mode(formula, data):
+    return blm.LMM(formula, data()).map()
+
+
+@cache
+def drawn(formula, data):
+    return blm.LMM(formula, data()).fit(draws=500, random_seed=4)
+
+
 SLOW_MODELS = [name for name in SAME_MODELS if name.startswith(("quadratic", "orthogonal", "Mach"))]
 
 
 @pytest.mark.parametrize("name", one_in(2, SAME_MODELS))
 def test_modes_under_default_priors_are_the_same(name):
-    one, other = (blm.LMM(formula, data()).map() for formula, data in SAME_MODELS[name])
+    one, other = (mode(formula, data) for formula, data in SAME_MODELS[name])
     scale = one.V().to_numpy().max()
     same = CANCELLED if name == "quadratic + 2000" else SAME_MODE
     np.testing.assert_allclose(
@@ -190,10 +214,7 @@ def test_modes_under_default_priors_are_the_same(name):
     ],
 )
 def test_posteriors_under_default_priors_are_the_same(name):
-    one, other = (
-        blm.LMM(formula, data()).fit(draws=500, random_seed=4)
-        for formula, data in SAME_MODELS[name]
-    )
+    one, other = (drawn(formula, data) for formula, data in SAME_MODELS[name])
     scale = one.V().to_numpy().max()
     np.testing.assert_allclose(
         other.V().to_numpy(), one.V().to_numpy(), rtol=SAME_DRAWS, atol=SAME_DRAWS * scale

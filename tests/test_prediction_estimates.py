@@ -225,7 +225,7 @@ def test_laplace_adds_the_uncertainty_of_the_covariance_parameters(sleepstudy_re
 def test_bootstrap_draws_mix_over_refits(name):
     """Variance by the law of total variance over the refits, each by dense algebra."""
     reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset(name)).reml()
-    size = 60
+    size = 30
     joint = estimate_draws(reml.design, reml.fit, "bootstrap", size, 1)
     fits = bootstrap_fits(reml.design, reml.fit, size, np.random.default_rng(1), progressbar=False)
     assert joint.sigma == pytest.approx([fit.sigma for fit in fits], rel=EXACT)
@@ -241,7 +241,7 @@ def test_bootstrap_draws_mix_over_refits(name):
     singular = np.array([fit.singular for fit in fits])
     assert singular.any() and not singular.all()
     assert np.abs(u[singular]).max() < 1e-6 * reml.sigma
-    table = reml.predict(uncertainty="bootstrap", draws=20, random_seed=1, progressbar=False)
+    table = reml.predict(uncertainty="bootstrap", draws=5, random_seed=1, progressbar=False)
     assert np.all(table["std_error"] > 0)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pymc as pm
 import pytest
+from slow_cases import slow
 from test_beyond_memory import MODELS, batches, both
 
 import bayeslmm as blm
@@ -42,17 +44,40 @@ def few_rows(monkeypatch):
     monkeypatch.setattr(row_tables, "BATCH", 50)
 
 
+@cache
+def models(name):
+    """The model of a data set in memory and that of its batches."""
+    return both(MODELS[name], blm.load_dataset(name).reset_index(drop=True))
+
+
+FEW = ("Dyestuff2", "fev", "Oats", "Penicillin", "sleepstudy")
+"""A variance of zero, gaps, nested and crossed factors, slopes."""
+
+SOME_MODELS = [name if name in FEW else slow(name) for name in MODELS]
+
+
 @pytest.fixture(scope="module")
 def pair():
-    return both(MODELS["Orthodont"], blm.load_dataset("Orthodont"))
+    return models("Orthodont")
+
+
+@pytest.fixture(scope="module")
+def estimates(pair):
+    return tuple(model.reml() for model in pair)
+
+
+@pytest.fixture(scope="module")
+def post(pair):
+    """Draws of the model of batches."""
+    return pair[1].fit(draws=60, chains=1, random_seed=1)
 
 
 # --- fitted values, residuals, augment ---------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME_MODELS)
 def test_fitted_values_and_residuals(name):
-    memory, streamed = (model.reml() for model in both(MODELS[name], blm.load_dataset(name)))
+    memory, streamed = (model.reml() for model in models(name))
     for values in (
         lambda fit: fit.fitted(),
         lambda fit: fit.fitted(random_effects=False),
@@ -82,8 +107,8 @@ def test_posteriors(pair):
     assert_close(streamed.fitted(), memory.fitted())
 
 
-def test_files_have_what_is_returned(pair, tmp_path, few_rows):
-    memory, streamed = (model.reml() for model in pair)
+def test_files_have_what_is_returned(estimates, tmp_path, few_rows):
+    memory, streamed = estimates
     for number, (values, expected) in enumerate(
         (
             (lambda out: streamed.fitted(out=out), memory.fitted()),
@@ -102,8 +127,8 @@ def test_files_have_what_is_returned(pair, tmp_path, few_rows):
             values(out)
 
 
-def test_many_rows_are_refused_without_a_file(pair, few_rows):
-    fit = pair[1].reml()
+def test_many_rows_are_refused_without_a_file(estimates, few_rows):
+    fit = estimates[1]
     for values in (fit.fitted, fit.residuals, fit.augment):
         with pytest.raises(DataError, match=r"a row for each of 108 rows.*give out="):
             values()
@@ -162,20 +187,29 @@ OTHER_ROWS = {
 }
 
 
+@pytest.fixture(scope="module")
+def text_frame():
+    return blm.load_dataset("Orthodont").astype({"Subject": str, "Sex": str})
+
+
+@pytest.fixture(scope="module")
+def text_fit(text_frame):
+    return blm.LMM(MODELS["Orthodont"], batches(text_frame)).reml()
+
+
 @pytest.mark.parametrize("change", OTHER_ROWS)
-def test_other_rows_are_an_error_and_leave_no_file(change, tmp_path):
-    frame = blm.load_dataset("Orthodont").astype({"Subject": str, "Sex": str})
-    fit = blm.LMM(MODELS["Orthodont"], batches(frame)).reml()
+def test_other_rows_are_an_error_and_leave_no_file(change, text_frame, text_fit, tmp_path):
+    frame, fit = text_frame, text_fit
     other = fit.with_source(batches(OTHER_ROWS[change](frame)))
     with pytest.raises(DataError, match="not the rows that the model was made of"):
         other.fitted(out=tmp_path / "never.parquet")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_order_of_the_rows_does_not_matter(pair):
+def test_the_order_of_the_rows_does_not_matter(estimates):
     frame = blm.load_dataset("Orthodont")
     order = np.random.default_rng(2).permutation(len(frame))
-    fit = pair[1].reml()
+    fit = estimates[1]
     turned = fit.with_source(batches(frame.iloc[order]))
     np.testing.assert_array_equal(turned.fitted(), fit.fitted().to_numpy()[order])
 
@@ -207,13 +241,13 @@ def test_sources_that_die_leave_no_file(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_no_file(pair, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_file(estimates, tmp_path, monkeypatch):
     def full(self, *args, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(StorageError, match="No space left"):
-        pair[1].reml().augment(out=tmp_path / "never.parquet")
+        estimates[1].augment(out=tmp_path / "never.parquet")
     assert not list(tmp_path.iterdir())
 
 
@@ -245,10 +279,9 @@ def assert_same_scores(streamed, memory):
     assert streamed.n_poor == int((memory.pareto_k > memory.good_k).sum())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME_MODELS)
 def test_scores_of_rows(name, two_anew):
-    frame = blm.load_dataset(name).reset_index(drop=True)
-    memory, streamed = both(MODELS[name], frame)
+    memory, streamed = models(name)
     post = streamed.fit(draws=60, chains=1, random_seed=1)
     assert_same_scores(post.loo(), in_memory(memory, post).loo())
 
@@ -277,8 +310,10 @@ NESTED = pd.DataFrame(
     ],
 )
 def test_scores_of_nested_crossed_and_no_factors(formula, priors, two_anew):
-    memory, streamed = both(formula, NESTED, weights="w", priors=priors)
-    if "p" in formula:
+    nested = "p" in formula
+    frame = NESTED if nested else NESTED.iloc[::3].reset_index(drop=True)
+    memory, streamed = both(formula, frame, weights="w", priors=priors)
+    if nested:
         assert streamed.system.nested
     post = streamed.fit(method="laplace", draws=40, chains=1, random_seed=1)
     expected = in_memory(memory, post)
@@ -286,17 +321,15 @@ def test_scores_of_nested_crossed_and_no_factors(formula, priors, two_anew):
     np.testing.assert_allclose(post.check.loo_pit(), expected.check.loo_pit(), rtol=0, atol=SCORES)
 
 
-def test_few_rows_at_a_time_give_the_same_scores(pair, monkeypatch, two_anew):
-    post = pair[1].fit(draws=60, chains=1, random_seed=1)
+def test_few_rows_at_a_time_give_the_same_scores(post, monkeypatch, two_anew):
     expected = post.loo()
     monkeypatch.setattr(row_scores, "ENTRIES", 500)
     monkeypatch.setattr(row_forms, "ENTRIES", 300)
     np.testing.assert_allclose(post.loo().elpd_i, expected.elpd_i, rtol=0, atol=SCORES)
 
 
-def test_scores_go_to_a_file(pair, tmp_path, few_rows, two_anew):
-    memory, streamed = pair
-    post = streamed.fit(draws=60, chains=1, random_seed=1)
+def test_scores_go_to_a_file(pair, post, tmp_path, few_rows, two_anew):
+    memory = pair[0]
     expected = in_memory(memory, post).loo()
     out = tmp_path / "scores.parquet"
     found = post.loo(out=out)
@@ -324,9 +357,8 @@ def test_scores_go_to_a_file(pair, tmp_path, few_rows, two_anew):
             wrong()
 
 
-def test_scores_of_other_rows_are_an_error(pair, tmp_path):
+def test_scores_of_other_rows_are_an_error(post, tmp_path):
     frame = blm.load_dataset("Orthodont")
-    post = pair[1].fit(draws=20, chains=1, random_seed=1)
     other = post.with_source(batches(swapped(frame)))
     with pytest.raises(DataError, match="not the rows that the model was made of"):
         other.loo(out=tmp_path / "never.parquet")
@@ -354,7 +386,7 @@ def assert_same_report(streamed, memory, tables):
 
 
 REPORTS = {
-    "residuals": (lambda fit: fit.check.residuals(40, random_seed=1), ("table", "residuals")),
+    "residuals": (lambda fit: fit.check.residuals(20, random_seed=1), ("table", "residuals")),
     "influence": (lambda fit: fit.check.influence(progressbar=False), ("table",)),
     "levels": (lambda fit: fit.check.influence("Subject", progressbar=False), ("table",)),
 }
@@ -362,20 +394,15 @@ REPORTS = {
 
 @pytest.mark.parametrize("name", REPORTS)
 @pytest.mark.parametrize("sampled", [False, True])
-def test_checks_are_those_of_all_rows(name, sampled, pair):
+def test_checks_are_those_of_all_rows(name, sampled, pair, estimates, post):
     report, tables = REPORTS[name]
-    fits = [model.reml() for model in pair]
-    if sampled:
-        post = pair[1].fit(draws=50, chains=1, random_seed=1)
-        fits = [in_memory(pair[0], post), post]
+    fits = [in_memory(pair[0], post), post] if sampled else estimates
     assert_same_report(report(fits[1]), report(fits[0]), tables)
 
 
 @pytest.mark.parametrize("by", ["Subject", "Sex", "age"])
-def test_scores_of_levels(by, pair, two_anew):
-    memory, streamed = pair
-    post = streamed.fit(draws=60, chains=1, random_seed=1)
-    found, expected = post.loo(by), in_memory(memory, post).loo(by)
+def test_scores_of_levels(by, pair, post, two_anew):
+    found, expected = post.loo(by), in_memory(pair[0], post).loo(by)
     np.testing.assert_allclose(found.elpd_i, expected.elpd_i, rtol=0, atol=SCORES)
     assert str(found) == str(expected)
 
@@ -398,15 +425,14 @@ AVERAGES = {
 
 
 @pytest.mark.parametrize("name", AVERAGES)
-def test_averages_over_rows(name, pair):
-    memory, streamed = (AVERAGES[name](model.reml()) for model in pair)
+def test_averages_over_rows(name, estimates):
+    memory, streamed = (AVERAGES[name](fit) for fit in estimates)
     assert streamed.title == memory.title
     pd.testing.assert_frame_equal(streamed.table(), memory.table(), rtol=1e-5, atol=1e-7)
 
 
-def test_averages_with_random_effects(pair):
-    memory, streamed = pair
-    post = streamed.fit(draws=50, chains=1, random_seed=1)
+def test_averages_with_random_effects(pair, post):
+    memory = pair[0]
     for answer in (
         lambda fit: fit.average_predictions("Subject", target="conditional"),
         lambda fit: fit.slopes("age", by="Sex", target="conditional"),
@@ -416,10 +442,10 @@ def test_averages_with_random_effects(pair):
         )
 
 
-def test_averages_over_other_data_in_batches(pair, tmp_path):
+def test_averages_over_other_data_in_batches(estimates, tmp_path):
     new = blm.load_dataset("Orthodont").iloc[::3].astype({"Subject": str, "Sex": str})
     new.to_parquet(tmp_path / "new.parquet")
-    memory = pair[0].reml()
+    memory = estimates[0]
     found = memory.slopes("age", by="Sex", new=tmp_path / "new.parquet")
     pd.testing.assert_frame_equal(found.table(), memory.slopes("age", by="Sex", new=new).table())
     with pytest.raises(DataError, match="have no column `age`"):
@@ -457,7 +483,7 @@ def assert_same_checks(streamed, memory, tolerance):
     )
 
 
-@pytest.mark.parametrize("name", ["Orthodont", "Penicillin", "Pixel"])
+@pytest.mark.parametrize("name", ["Orthodont", "Penicillin", slow("Pixel")])
 def test_residual_checks_in_two_readings(name, few_rows):
     frame = blm.load_dataset(name).reset_index(drop=True)
     rng = np.random.default_rng(0)
@@ -480,13 +506,13 @@ def test_residual_checks_of_nested_factors_in_two_readings(few_rows):
     assert_same_checks(found, memory.check.residuals(40, random_seed=1), 1e-4)
 
 
-@pytest.mark.parametrize("priors", [None, {"age": pm.Laplace.dist(0.0, 0.3)}])
+@pytest.mark.parametrize("priors", [slow(None), {"age": pm.Laplace.dist(0.0, 0.3)}])
 def test_residual_checks_of_posteriors_in_two_readings(priors, few_rows, monkeypatch):
     monkeypatch.setattr(residual_checks, "MOST_POINTS", 20)  # so that draws are the same
     memory, streamed = both(MODELS["Orthodont"], blm.load_dataset("Orthodont"), priors=priors)
-    post = streamed.fit(draws=60, chains=1, random_seed=1)
-    found = post.check.residuals(60, random_seed=1)
-    expected = in_memory(memory, post).check.residuals(60, random_seed=1)
+    post = streamed.fit(draws=40, chains=1, random_seed=1)
+    found = post.check.residuals(40, random_seed=1)
+    expected = in_memory(memory, post).check.residuals(40, random_seed=1)
     assert_same_checks(found, expected, 0.05)  # where the row is left out anew, by other draws
 
 
@@ -507,11 +533,11 @@ def test_sources_that_change_their_order_cannot_be_simulated(few_rows):
 @pytest.mark.parametrize(
     ("name", "by"),
     [
-        ("Orthodont", "Subject"),
-        ("Orthodont", "Sex"),
+        slow("Orthodont", "Subject"),
+        slow("Orthodont", "Sex"),
         ("Orthodont", "Sex:age"),
         ("Pastes", "batch"),
-        (None, "s"),
+        slow(None, "s"),
     ],
 )
 def test_levels_left_out_of_packed_rows(name, by, few_rows, two_anew):
@@ -529,9 +555,9 @@ def test_levels_left_out_of_packed_rows(name, by, few_rows, two_anew):
     assert_same_report(found, expected.check.influence(by, progressbar=False), ("table", "shift"))
 
 
-@pytest.mark.parametrize("by", ["Subject", "age"])
-def test_refits_without_levels_of_packed_rows(by, pair, few_rows):
-    memory, streamed = (model.reml().check.influence(by, progressbar=False) for model in pair)
+@pytest.mark.parametrize("by", [slow("Subject"), "age"])
+def test_refits_without_levels_of_packed_rows(by, estimates, few_rows):
+    memory, streamed = (fit.check.influence(by, progressbar=False) for fit in estimates)
     assert_same_report(streamed, memory, ("table", "estimates"))
 
 
@@ -558,8 +584,7 @@ def test_influence_of_many_rows_is_that_of_the_extremes(few_rows, monkeypatch):
     assert "largest: 40" in str(found)
 
 
-def test_influence_of_rows_on_a_posterior_takes_rows_in_memory(pair, monkeypatch):
-    post = pair[1].fit(draws=20, chains=1, random_seed=1)
+def test_influence_of_rows_on_a_posterior_takes_rows_in_memory(post, monkeypatch):
     for module in (row_tables, second_pass):
         monkeypatch.setattr(module, "BATCH", 50)
     with pytest.raises(DataError, match=r"Influence on a posterior of 108 rows.*some groups"):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
-from slow_cases import some, whole
+from slow_cases import slow, some, whole
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
@@ -46,8 +46,19 @@ def data():
 
 
 @pytest.fixture(scope="module")
+def reml(data):
+    return blm.LMM(FORMULA, data).reml()
+
+
+@pytest.fixture(scope="module")
+def slopes(data):
+    """Estimates with slopes by stratum and nothing else."""
+    return blm.LMM("y ~ x + (x | g, by=arm)", data).reml()
+
+
+@pytest.fixture(scope="module")
 def posterior(data):
-    return blm.LMM(FORMULA, data).fit(draws=200, random_seed=1, method="collapsed")
+    return blm.LMM(FORMULA, data).fit(draws=100, random_seed=1, method="collapsed")
 
 
 # --- formulas and designs -----------------------------------------------------------------
@@ -182,11 +193,9 @@ LME4 = {
 }
 
 
-def test_estimates_are_those_of_lme4(data):
-    model = blm.LMM(FORMULA, data)
-    reml = model.reml()
+def test_estimates_are_those_of_lme4(data, reml):
     assert reml.criterion == pytest.approx(LME4["reml"], abs=1e-5)
-    assert model.ml().criterion == pytest.approx(LME4["ml"], abs=1e-5)
+    assert blm.LMM(FORMULA, data).ml().criterion == pytest.approx(LME4["ml"], abs=1e-5)
     # lme4's optimiser stops at parameters that are off by the root of its tolerance.
     assert reml.sds["g"].to_numpy() == pytest.approx(LME4["sds"], rel=1e-4)
     correlations = reml.corrs["g"].to_numpy()
@@ -208,9 +217,18 @@ def test_equal_strata_are_one(data):
     assert one == pytest.approx(other, abs=VALUE)
 
 
-@pytest.mark.parametrize("residual", [None, "ar1(t | g)", "strata(arm)"])
-@pytest.mark.parametrize("term", ["(1 | g, by=arm)", "(x || g, by=arm)"])
-def test_marginal_covariances_are_consistent(data, residual, term):
+@pytest.mark.parametrize(
+    ("term", "residual"),
+    [
+        ("(1 | g, by=arm)", None),
+        ("(x || g, by=arm)", None),
+        slow("(1 | g, by=arm)", "ar1(t | g)"),
+        ("(x || g, by=arm)", "ar1(t | g)"),
+        ("(1 | g, by=arm)", "strata(arm)"),
+        slow("(x || g, by=arm)", "strata(arm)"),
+    ],
+)
+def test_marginal_covariances_are_consistent(data, term, residual):
     frame = data.assign(t=data.groupby("g").cumcount())[data["g"] < "g12"]
     fit = blm.LMM(f"y ~ x + {term} + (1 | h)", frame, residual=residual).reml()
     z, g = fit.design.Z_matrix().toarray(), fit.G().to_numpy()
@@ -269,12 +287,12 @@ USER_SET = {
 # --- after the fit ------------------------------------------------------------------------
 
 
-def test_a_level_has_the_coefficients_of_its_stratum(data, posterior):
+def test_a_level_has_the_coefficients_of_its_stratum(posterior, reml):
     dataset = posterior.data["posterior"].dataset
     assert dataset["u_g"].dims == ("chain", "draw", "g_effect", "g")
     assert list(dataset["g_effect"].values) == ["Intercept", "x"]
     assert list(dataset["sd_g"]["g_coef"].values[:2]) == ["Intercept:arm[a]", "x:arm[a]"]
-    for fit in (posterior, blm.LMM(FORMULA, data).reml()):
+    for fit in (posterior, reml):
         assert fit.ranef()["g"].shape == fit.ranef_sd()["g"].shape == (36, 2)
         assert list(fit.coef()["g"].columns) == list(fit.design.coefs)
         assert len(fit.tidy("ran_vals")) == 36 * 2 + 5
@@ -311,16 +329,16 @@ def test_observed_rows_of_a_new_level_tell_of_it(data):
         fit.predict(new, target="new", observed=far.assign(arm="a"))
 
 
-def test_a_stratum_that_is_new_has_no_matrix(data):
-    fit = blm.LMM("y ~ x + (x | g, by=arm)", data).reml()
+def test_a_stratum_that_is_new_has_no_matrix(slopes):
+    fit = slopes
     new = pd.DataFrame({"x": [4.0], "arm": ["z"], "g": ["new"]})
     with pytest.raises(DataError, match="none is known for arm = `z`"):
         fit.predict(new, target="new")
     assert np.isfinite(fit.predict(new[["x"]], target="average")["estimate"].iloc[0])
 
 
-def test_new_levels_have_the_variance_of_their_stratum(data):
-    fit = blm.LMM("y ~ x + (x | g, by=arm)", data).reml()
+def test_new_levels_have_the_variance_of_their_stratum(slopes):
+    fit = slopes
     new = pd.DataFrame({"x": 4.0, "arm": list("abc"), "g": list("pqr")})
     found = fit.predict(new, target="population", kind="linpred", uncertainty="plugin")
     sigma = fit.G(sparse=True).toarray()
@@ -332,8 +350,8 @@ def test_new_levels_have_the_variance_of_their_stratum(data):
     assert found["std_error"].to_numpy() == pytest.approx(expected, rel=1e-8)
 
 
-def test_icc_by_stratum(data):
-    fit = blm.LMM("y ~ x + (x | g, by=arm)", data).reml()
+def test_icc_by_stratum(slopes):
+    fit = slopes
     found = fit.icc(at={"arm": list("abc"), "x": [4.0] * 3})["estimate"].to_numpy()
     z = np.array([1.0, 4.0])
     sds, cors = fit.sds["g"].to_numpy(), fit.corrs["g"].to_numpy()
@@ -354,8 +372,8 @@ def test_a_file_keeps_strata(posterior, tmp_path):
     assert loaded.priors.strata == posterior.priors.strata
 
 
-def test_pictures_and_checks_by_stratum(posterior):
-    found = blm.LMM(FORMULA, posterior.design.data).reml().check.singularity()
+def test_pictures_and_checks_by_stratum(posterior, reml):
+    found = reml.check.singularity()
     groups = found.pca.index.get_level_values("group").unique()
     assert list(groups) == ["g, arm[a]", "g, arm[b]", "g, arm[c]", "h"]
     posterior.plot.shrinkage("g")
@@ -366,14 +384,13 @@ def test_pictures_and_checks_by_stratum(posterior):
 
 
 def test_leaving_out_rows_and_levels(data):
-    posterior = blm.LMM("y ~ x + (1 | g, by=arm)", data).fit(draws=200, random_seed=1)
+    posterior = blm.LMM("y ~ x + (1 | g, by=arm)", data).fit(draws=100, random_seed=1)
     assert np.isfinite(posterior.loo().elpd)
     assert np.isfinite(posterior.loo(by="g").elpd)
 
 
-def test_models_with_and_without_strata_are_nested(data):
-    plain, by = (blm.LMM(f"y ~ x + (x | g{more})", data).reml() for more in ("", ", by=arm"))
-    table = blm.lrt(plain, by)
+def test_models_with_and_without_strata_are_nested(data, slopes):
+    table = blm.lrt(blm.LMM("y ~ x + (x | g)", data).reml(), slopes)
     assert table["df"].iloc[-1] == 6
     formulas = ["y ~ x + (0 + C(h) | g)", "y ~ x + homcs(0 + C(h) | g, by=arm)"]
     with pytest.raises(ValueError, match="random"):
