@@ -91,7 +91,7 @@ def weighted_fit() -> blm.Posterior:
 # --- where tasks are done ----------------------------------------------------------------
 
 
-# A server that has imported the package once forks every worker: as fresh as those that are spawned.
+# One server imports the package and forks every worker, which is as fresh as a spawned one.
 WORKERS = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
 if WORKERS.get_start_method() == "forkserver":
     WORKERS.set_forkserver_preload(["bayeslmm.fits.lmm"])
