@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from dense import Columns, make_case, random_factors
+from slow_cases import one_in
 
 from bayeslmm.covariance.ante_dependence import AnteDependence
 from bayeslmm.covariance.compound_symmetry import CompoundSymmetry
@@ -265,7 +266,8 @@ BATCHES = [(n, t, w) for n, t, w in SETUPS if t in ("lead-tail", "crossing", "ta
 
 
 @pytest.mark.parametrize(
-    ("name", "terms", "weighted"), [*BATCHES, ("strata", "related-slopes-crossing", True)]
+    ("name", "terms", "weighted"),
+    [*one_in(3, BATCHES), ("strata", "related-slopes-crossing", True)],
 )
 def test_many_points_at_once_are_those_one_by_one(name, terms, weighted):
     """In small models the equations of a batch are solved whole."""
