@@ -388,6 +388,7 @@ def test_the_first_draws_stay(runs):
     assert both.data.attrs["draws_of_runs"] == [200, 300]
 
 
+@pytest.mark.parametrize("runs", ["collapsed", slow("without u"), "laplace"], indirect=True)
 def test_no_seed_repeats_draws(runs, model):
     first, both = runs
     again = both.extend(200, random_seed=1)
