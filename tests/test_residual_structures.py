@@ -446,7 +446,7 @@ def marginal_moments(fit, draw):
     return design.X @ priors.beta_mean, v, r
 
 
-@pytest.mark.parametrize(("by", "name"), one_in(2, product([None, "Subject", "Sex"], LEFT_OUT)))
+@pytest.mark.parametrize(("by", "name"), one_in(3, product([None, "Subject", "Sex"], LEFT_OUT)))
 def test_leaving_out_is_dense_algebra(name, by):
     from scipy.stats import multivariate_normal
 
