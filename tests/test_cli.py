@@ -193,20 +193,19 @@ def test_files(run, tmp_path, kind, expected):
     assert run(BATCHES, path, *QUICK)[1] == expected
 
 
-def test_data_in_batches(run, tmp_path):
-    formula, folder = "Reaction ~ Days + (Days | Subject)", tmp_path / "parts"
+def test_data_in_batches(run, tmp_path, batches, expected):
+    folder = tmp_path / "parts"
     folder.mkdir()
-    sleep = load_dataset("sleepstudy")
+    frame = load_dataset("Dyestuff")
     for part in range(3):
-        sleep.iloc[60 * part : 60 * part + 60].to_parquet(folder / f"{part}.parquet")
-    sleep.to_csv(tmp_path / "sleep.csv", index=False)
-    expected = run(formula, "sleepstudy", *QUICK)[1]
-    for data in ([folder], [f"{folder}/*.parquet"], ["sleep.csv", "--batches"]):
-        code, out, _ = run(formula, *data, *QUICK)
+        frame.iloc[10 * part : 10 * part + 10].to_parquet(folder / f"{part}.parquet")
+    for data in ([f"{folder}/*.parquet"], [batches, "--batches"]):
+        code, out, _ = run(BATCHES, *data, *QUICK)
         assert (code, out) == (0, expected)
-    assert run(formula, folder, *QUICK, "--out", "fit.nc")[0] == 0
-    assert load("fit.nc").nobs == 180
-    code, _, err = run(formula, "none/*.csv", *QUICK)
+    code, out, _ = run(BATCHES, folder, *QUICK, "--out", "fit.nc")
+    assert (code, out) == (0, f"{expected}\nDraws written to fit.nc\n")
+    assert load("fit.nc").nobs == 30
+    code, _, err = run(BATCHES, "none/*.csv", *QUICK)
     assert code == 2
     assert "No file is found" in err
 
