@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 
 # Before NumPy is loaded: workers that each start a thread per core are in each other's way.
 for _library in ("OPENBLAS", "OMP", "MKL"):
@@ -90,9 +91,21 @@ def weighted_fit() -> blm.Posterior:
 # --- where tasks are done ----------------------------------------------------------------
 
 
+# One server imports the package and forks every worker, which is as fresh as a spawned one.
+WORKERS = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+if WORKERS.get_start_method() == "forkserver":
+    WORKERS.set_forkserver_preload(["bayeslmm.fits.lmm"])
+
+
+@pytest.fixture(scope="session")
+def workers() -> BaseContext:
+    """How processes are started for a pool."""
+    return WORKERS
+
+
 @pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+def pool(workers: BaseContext) -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, mp_context=workers) as executor:
         yield executor
 
 

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 from arviz_base.labels import BaseLabeller
 from arviz_base.sel_utils import xarray_sel_iter
-from slow_cases import one_in
+from slow_cases import one_in, slow
 
 import bayeslmm as blm
 from bayeslmm.exceptions import PriorError, SamplingError
@@ -50,15 +50,23 @@ def frame():
     return data
 
 
+class Posteriors(dict):
+    """By model and engine, each made where it is first asked for."""
+
+    def __init__(self, frame):
+        super().__init__()
+        self.frame = frame
+
+    def __missing__(self, key):
+        name, engine = key
+        model = blm.LMM(MODELS[name], self.frame)
+        self[key] = model.fit(method=engine, draws=50, random_seed=1)
+        return self[key]
+
+
 @pytest.fixture(scope="module")
 def posteriors(frame):
-    """Posteriors by model and engine."""
-    fits = {}
-    for name, formula in MODELS.items():
-        model = blm.LMM(formula, frame)
-        for engine in ENGINES:
-            fits[name, engine] = model.fit(method=engine, draws=50, random_seed=1)
-    return fits
+    return Posteriors(frame)
 
 
 def labelled(dataset: xr.Dataset) -> dict[str, np.ndarray]:
@@ -89,8 +97,7 @@ def assert_summary_is_right(data, **options):
 # --- labels ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", one_in(2, MODELS))
+@pytest.mark.parametrize(("name", "engine"), one_in(3, itertools.product(MODELS, ENGINES)))
 def test_summary(posteriors, name, engine):
     assert_summary_is_right(posteriors[name, engine].data)
 
@@ -102,30 +109,31 @@ def test_summary_of_variables_in_any_order(posteriors):
         assert_summary_is_right(data, var_names=list(chosen), kind="stats")
 
 
-def test_numbers_are_those_of_the_tables(posteriors):
+@pytest.mark.parametrize(("name", "engine"), one_in(3, itertools.product(MODELS, ENGINES)))
+def test_numbers_are_those_of_the_tables(posteriors, name, engine):
     """By another way than coordinates: `ranef` reads arrays by place."""
-    for (name, _), post in posteriors.items():
-        draws = post.data["posterior"]
-        for factor, table in zip(post.design.random, post.ranef().values(), strict=True):
-            u = draws[f"u_{factor.key}"].mean(("chain", "draw"))
-            level, coef = u.dims[::-1]
-            for i, j in np.ndindex(table.shape):
-                at = {level: factor.levels[i], coef: factor.coefs[j]}
-                found = float(u.sel(at))
-                assert found == pytest.approx(table.iloc[i, j], rel=EXACT, abs=EXACT), (name, at)
+    post = posteriors[name, engine]
+    draws = post.data["posterior"]
+    for factor, table in zip(post.design.random, post.ranef().values(), strict=True):
+        u = draws[f"u_{factor.key}"].mean(("chain", "draw"))
+        level, coef = u.dims[::-1]
+        for i, j in np.ndindex(table.shape):
+            at = {level: factor.levels[i], coef: factor.coefs[j]}
+            found = float(u.sel(at))
+            assert found == pytest.approx(table.iloc[i, j], rel=EXACT, abs=EXACT), at
 
 
-def test_loaded_extended_and_updated(posteriors, frame, tmp_path):
+@pytest.mark.parametrize("name", ["post.nc", slow("post.zarr")])
+def test_loaded_extended_and_updated(posteriors, frame, tmp_path, name):
     post = posteriors["correlated", "collapsed"].with_prior(60, random_seed=1)
-    for path in (tmp_path / "post.nc", tmp_path / "post.zarr"):
-        post.save(path)
-        loaded = blm.load(path)
-        before, after = (p.data["posterior"].to_dataset() for p in (post, loaded))
-        assert list(after.data_vars) == list(before.data_vars)
-        assert set(after.coords) == set(before.coords)
-        xr.testing.assert_identical(after, before)
-        assert_summary_is_right(loaded.data, kind="stats")
-        assert_summary_is_right(loaded.data, group="prior", kind="stats")
+    post.save(tmp_path / name)
+    loaded = blm.load(tmp_path / name)
+    before, after = (p.data["posterior"].to_dataset() for p in (post, loaded))
+    assert list(after.data_vars) == list(before.data_vars)
+    assert set(after.coords) == set(before.coords)
+    xr.testing.assert_identical(after, before)
+    assert_summary_is_right(loaded.data, kind="stats")
+    assert_summary_is_right(loaded.data, group="prior", kind="stats")
     extended = loaded.extend(30, random_seed=2)
     assert extended.data["posterior"]["cor_g"].sizes["draw"] == 80
     assert "cor_g" in extended.data["posterior"].coords
@@ -189,17 +197,17 @@ def test_extract(posteriors):
         )
 
 
-def test_forest(posteriors):
+@pytest.mark.parametrize("names", [slow(None), ["sd_g", "corr_g", "u_g"]], ids=["all", "some"])
+def test_forest(posteriors, names):
     data = posteriors["three", "collapsed"].data
-    for names in (None, ["sd_g", "corr_g", "u_g"]):
-        pc = az.plot_forest(data, var_names=names, backend="none", combined=True)
-        points = pc.viz["point_estimate"].dataset
-        drawn = data["posterior"].to_dataset()
-        assert set(points.data_vars) == set(names or drawn.data_vars)
-        for variable, sel, _ in xarray_sel_iter(points, skip_dims=set()):
-            element = points[variable].sel(sel).item()
-            shown = drawn[variable].sel(sel).mean().item()
-            assert float(np.ravel(element["x"])[0]) == pytest.approx(shown, rel=EXACT, abs=EXACT)
+    pc = az.plot_forest(data, var_names=names, backend="none", combined=True)
+    points = pc.viz["point_estimate"].dataset
+    drawn = data["posterior"].to_dataset()
+    assert set(points.data_vars) == set(names or drawn.data_vars)
+    for variable, sel, _ in xarray_sel_iter(points, skip_dims=set()):
+        element = points[variable].sel(sel).item()
+        shown = drawn[variable].sel(sel).mean().item()
+        assert float(np.ravel(element["x"])[0]) == pytest.approx(shown, rel=EXACT, abs=EXACT)
 
 
 # --- constants -------------------------------------------------------------------------

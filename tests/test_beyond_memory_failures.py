@@ -30,7 +30,7 @@ import pyarrow.dataset as ds
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from slow_cases import one_in, some
+from slow_cases import one_in, slow, some
 
 import bayeslmm as blm
 from bayeslmm.data import sources
@@ -257,7 +257,7 @@ def test_text_that_is_none_is_refused(kind, folder):
     refused(lambda: blm.LMM(FORMULA, path), path, r"`.*2\.\w+`: .*UTF8")
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", one_in(2, WRITERS))
 def test_noise_in_a_file_is_a_model_or_our_error(kind, folder):
     """What a file without checksums says may be wrong and readable; anything else is said."""
     path = folder(kind)
@@ -393,7 +393,7 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize("difference", ALIKE)
+@pytest.mark.parametrize("difference", one_in(2, ALIKE))
 def test_a_file_with_the_same_content_is_read(difference, folder, expected, fit, tmp_path, frame):
     path = folder()
     rewrite(path, ALIKE[difference])
@@ -456,7 +456,7 @@ CHANGES = [vanish, grow, change_a_value, become_a_folder]
 CHANGED = r"5 files at .*: `.*3\.parquet` changed or vanished since the data were opened"
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", one_in(2, CHANGES), ids=lambda change: change.__name__)
 def test_a_file_that_changes_while_others_are_read(change, folder, tmp_path):
     """The function of the formula is called with each batch; one more is read meanwhile."""
     path = folder()
@@ -530,7 +530,7 @@ def files_of_at_most(size):
         signal.signal(signal.SIGXFSZ, before)
 
 
-@pytest.mark.parametrize("size", [0, 100, 3000, 8000])
+@pytest.mark.parametrize("size", [slow(0), 100, slow(3000), 8000])
 def test_a_file_that_cannot_grow_is_not_written(size, folder, fit, tmp_path):
     path, out = folder(), tmp_path / "out.parquet"
     with files_of_at_most(size):
@@ -595,7 +595,7 @@ def interrupting(call):
     return same
 
 
-@pytest.mark.parametrize("call", [1, 3, 5])
+@pytest.mark.parametrize("call", [1, slow(3), 5])
 def test_an_interrupt_while_a_batch_is_worked_on(call, folder):
     path = folder()
     formula = "distance ~ same(age) + (1 | Subject)"

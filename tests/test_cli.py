@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib.metadata import version
 
 import arviz as az
@@ -32,6 +33,14 @@ def run(capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What a quick run prints."""
+    with redirect_stdout(io.StringIO()) as out:
+        assert main([BATCHES, "Dyestuff", *QUICK]) == 0
+    return out.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -61,16 +70,14 @@ def test_success():
     assert result.stderr == ""
 
 
-def test_a_formula_that_is_wrong():
-    result = command("Yield ~ 1 + (1 | Batch", "Dyestuff")
+def test_options_that_are_wrong():
+    result = command(BATCHES, "Dyestuff", "--draws", "0")
     assert result.returncode == 2
     assert result.stdout == ""
-    message, source, caret = result.stderr.splitlines()
-    assert message.startswith("bayeslmm: ")
-    assert source == "  Yield ~ 1 + (1 | Batch"
-    assert caret.strip() == "^"
+    assert "'0' is no positive whole number" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise")
 def test_a_reader_that_leaves():
     line = [sys.executable, "-m", "bayeslmm", BATCHES, "Dyestuff", *QUICK]
@@ -84,6 +91,26 @@ def test_a_reader_that_leaves():
 
 
 # --- in this process -------------------------------------------------------------------
+
+
+def test_a_formula_that_is_wrong(run):
+    code, out, err = run("Yield ~ 1 + (1 | Batch", "Dyestuff")
+    assert code == 2
+    assert out == ""
+    message, source, caret = err.splitlines()
+    assert message.startswith("bayeslmm: ")
+    assert source == "  Yield ~ 1 + (1 | Batch"
+    assert caret.strip() == "^"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise")
+def test_a_reader_that_has_left(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main([BATCHES, "Dyestuff", *QUICK]) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_printed(run):
@@ -114,18 +141,16 @@ def test_arviz_chooses_the_interval(run):
         assert "50 % HDI" in run(BATCHES, "Dyestuff", *QUICK)[1]
 
 
-def test_the_seed_makes_runs_equal(run):
-    first, second = (run(BATCHES, "Dyestuff", *QUICK)[1] for _ in range(2))
-    assert first == second
-    assert run(BATCHES, "Dyestuff", *QUICK, "--seed", 2)[1] != first
+def test_the_seed_makes_runs_equal(run, expected):
+    assert run(BATCHES, "Dyestuff", *QUICK)[1] == expected
+    assert run(BATCHES, "Dyestuff", *QUICK, "--seed", 2)[1] != expected
 
 
-def test_priors_and_weights(run, batches):
-    default = run(BATCHES, "Dyestuff", *QUICK)[1]
-    assert run(BATCHES, "Dyestuff", *QUICK, "--priors", "flat")[1] != default
+def test_priors_and_weights(run, batches, expected):
+    assert run(BATCHES, "Dyestuff", *QUICK, "--priors", "flat")[1] != expected
     frame = load_dataset("Dyestuff").assign(w=np.arange(30) + 1.0)
     frame.to_csv(batches, index=False)
-    assert run(BATCHES, batches, *QUICK, "--weights", "w")[1] != default
+    assert run(BATCHES, batches, *QUICK, "--weights", "w")[1] != expected
     code, _, err = run(BATCHES, batches, *QUICK, "--weights", "v")
     assert code == 2
     assert "v" in err
@@ -156,7 +181,7 @@ def test_without_a_reml_estimate(run):
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet"])
-def test_files(run, tmp_path, kind):
+def test_files(run, tmp_path, kind, expected):
     frame = load_dataset("Dyestuff")
     path = tmp_path / f"file.{kind}"
     if kind == "parquet":
@@ -165,24 +190,22 @@ def test_files(run, tmp_path, kind):
         path.write_bytes(gzip.compress(frame.to_csv(index=False).encode()))
     else:
         frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
-    expected = run(BATCHES, "Dyestuff", *QUICK)[1]
     assert run(BATCHES, path, *QUICK)[1] == expected
 
 
-def test_data_in_batches(run, tmp_path):
-    formula, folder = "Reaction ~ Days + (Days | Subject)", tmp_path / "parts"
+def test_data_in_batches(run, tmp_path, batches, expected):
+    folder = tmp_path / "parts"
     folder.mkdir()
-    sleep = load_dataset("sleepstudy")
+    frame = load_dataset("Dyestuff")
     for part in range(3):
-        sleep.iloc[60 * part : 60 * part + 60].to_parquet(folder / f"{part}.parquet")
-    sleep.to_csv(tmp_path / "sleep.csv", index=False)
-    expected = run(formula, "sleepstudy", *QUICK)[1]
-    for data in ([folder], [f"{folder}/*.parquet"], ["sleep.csv", "--batches"]):
-        code, out, _ = run(formula, *data, *QUICK)
+        frame.iloc[10 * part : 10 * part + 10].to_parquet(folder / f"{part}.parquet")
+    for data in ([f"{folder}/*.parquet"], [batches, "--batches"]):
+        code, out, _ = run(BATCHES, *data, *QUICK)
         assert (code, out) == (0, expected)
-    assert run(formula, folder, *QUICK, "--out", "fit.nc")[0] == 0
-    assert load("fit.nc").nobs == 180
-    code, _, err = run(formula, "none/*.csv", *QUICK)
+    code, out, _ = run(BATCHES, folder, *QUICK, "--out", "fit.nc")
+    assert (code, out) == (0, f"{expected}\nDraws written to fit.nc\n")
+    assert load("fit.nc").nobs == 30
+    code, _, err = run(BATCHES, "none/*.csv", *QUICK)
     assert code == 2
     assert "No file is found" in err
 

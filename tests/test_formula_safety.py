@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from forged_files import forge
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.__main__ import main
@@ -324,8 +325,9 @@ def test_errors_can_be_written_to_any_file():
 # --- generated formulas ----------------------------------------------------------------
 
 
-def test_generated_formulas_end_well(frame):
-    found = [formula_fuzz.faults(formula, frame) for formula in formula_fuzz.formulas(1, 200)]
+@pytest.mark.parametrize("count", [100, slow(200)])
+def test_generated_formulas_end_well(frame, count):
+    found = [formula_fuzz.faults(formula, frame) for formula in formula_fuzz.formulas(1, count)]
     assert [fault for _, fault in found if fault] == []
     assert {"model", "FormulaError", "DataError"} == {outcome for outcome, _ in found}
 

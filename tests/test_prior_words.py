@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pymc as pm
 import pytest
 from numpy.testing import assert_allclose
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm import LMM, PriorError, load_dataset
@@ -79,8 +82,16 @@ ON_A_SCALE = {
 }
 
 
-@pytest.mark.parametrize("key", ["sd[Subject]", "sigma"])
-@pytest.mark.parametrize("text", ON_A_SCALE)
+HEAVY = ("student_t(3, 1, 2)", "sigma")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        slow(*case) if case == HEAVY else case
+        for case in product(ON_A_SCALE, ["sd[Subject]", "sigma"])
+    ],
+)
 def test_on_a_standard_deviation_it_is_the_half_above_zero(text, key, sleep):
     name = "sd[Subject, Days]" if key != "sigma" else key
     found = priors(sleep, **{key: text})[name]

@@ -107,6 +107,7 @@ def test_f_tests_leave_sums_of_squares_out():
     assert "mean_sq" in blm.LMM(formula, data).reml().anova()
 
 
+@pytest.mark.slow
 def test_unstructured_correlations_have_profiles_whatever_the_order_of_occasions():
     data = blm.load_dataset("Orthodont").assign(visit=lambda d: "v" + d["age"].round().astype(str))
     data["turned"] = data["visit"].astype("category")

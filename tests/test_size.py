@@ -1,6 +1,5 @@
 """The package stays as small as it is: its files and lines may only become fewer."""
 
-import ast
 import io
 import tokenize
 from pathlib import Path
@@ -26,14 +25,16 @@ NO_CODE = {
 
 
 def code_lines(source):
-    """Numbers of the lines of a file that hold code."""
-    found = set()
+    """Numbers of the lines of a file that hold code: statements that are only text do not."""
+    found, statement = set(), []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in NO_CODE:
-            found |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            found -= set(range(node.lineno, node.end_lineno + 1))
+            statement.append(token)
+        elif token.type == tokenize.NEWLINE:
+            if any(t.type != tokenize.STRING and t.string != "..." for t in statement):
+                for t in statement:
+                    found.update(range(t.start[0], t.end[0] + 1))
+            statement = []
     return found
 
 

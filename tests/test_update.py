@@ -388,6 +388,7 @@ def test_the_first_draws_stay(runs):
     assert both.data.attrs["draws_of_runs"] == [200, 300]
 
 
+@pytest.mark.parametrize("runs", ["collapsed", slow("without u"), "laplace"], indirect=True)
 def test_no_seed_repeats_draws(runs, model):
     first, both = runs
     again = both.extend(200, random_seed=1)
@@ -400,6 +401,7 @@ def test_no_seed_repeats_draws(runs, model):
     assert not np.intersect1d(values(generator)[:, 200:], values(first)).size
 
 
+@pytest.mark.parametrize("runs", ["collapsed", slow("without u"), slow("laplace")], indirect=True)
 def test_the_runs_agree(runs):
     """Both are draws of one posterior: R-hat of all, and effective draws that add up."""
     first, both = runs
@@ -498,6 +500,7 @@ def test_groups_of_draws(model, caplog):
             assert np.allclose(new[:, :50], old.to_numpy(), rtol=1e-10, atol=0.0)
 
 
+@pytest.mark.parametrize("runs", ["collapsed", slow("without u"), slow("laplace")], indirect=True)
 def test_extended_posteriors_are_saved(runs, tmp_path):
     _, both = runs
     both.save(tmp_path / "both.nc")
