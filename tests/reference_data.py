@@ -1,6 +1,7 @@
 """Readers of the reference fits, posteriors and data in tests/reference (see the README there)."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def load_posterior_data(name: str) -> pd.DataFrame:
 
 def load_reference_data(name: str) -> pd.DataFrame:
     """The data of a reference fit: factors categorical with R's order of levels, labels strings."""
+    return _read_data(name).copy()
+
+
+@cache
+def _read_data(name: str) -> pd.DataFrame:
     columns = _read_json(FOLDER / "data" / f"{name}.meta.json")["columns"]
     (path,) = (FOLDER / "data").glob(f"{name}.csv*")
     frame = pd.read_csv(

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 from scipy.stats import norm
+from slow_cases import slow
 
 from bayeslmm import LMM, load_dataset
 from bayeslmm.checks.row_extremes import RowExtremes
@@ -17,7 +18,7 @@ NONE = {"backend": "none"}
 @pytest.fixture(scope="module")
 def sleep():
     model = LMM(SLOPE, load_dataset("sleepstudy"))
-    return model.fit(draws=500, random_seed=1), model.reml()
+    return model.fit(draws=250, random_seed=1), model.reml()
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_an_infinite_pareto_k_is_unreliable(dyes):
 # --- profiles --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [0.3, 0.8, 0.999])
+@pytest.mark.parametrize("level", [0.3, slow(0.8), 0.999])
 def test_profiles_pass_through_the_limits(dyes, level):
     _, reml = dyes
     collection = reml.plot.profile(level=level, **NONE)

@@ -26,6 +26,23 @@ WEIGHT = 0.02
 """What is lost of a stacking weight where the objective is flat at its maximum."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scored_once():
+    """Scores are made once for each posterior, whoever asks for them: they are always the same."""
+    kept, loo = {}, Posterior.loo
+
+    def once(self, by=None, *, executor=None, progressbar=True, **options):
+        key = (id(self), by, *options.items())
+        if key not in kept:
+            scores = loo(self, by, executor=executor, progressbar=progressbar, **options)
+            kept[key] = self, scores
+        return kept[key][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Posterior, "loo", once)
+        yield
+
+
 @pytest.fixture(scope="module")
 def models(sleepstudy):
     return {name: LMM(formula, sleepstudy) for name, formula in FORMULAS.items()}
@@ -125,8 +142,8 @@ def test_levels_match_where_one_model_has_no_such_factor():
     pastes = load_dataset("Pastes")
     order = list(pastes["batch"].cat.categories)[::-1]
     pastes = pastes.assign(batch=pd.Categorical(pastes["batch"], categories=order))
-    with_factor = LMM("strength ~ 1 + (1 | batch / cask)", pastes).fit(draws=250, random_seed=1)
-    without = LMM("strength ~ batch + (1 | sample)", pastes).fit(draws=250, random_seed=1)
+    with_factor = LMM("strength ~ 1 + (1 | batch / cask)", pastes).fit(draws=100, random_seed=1)
+    without = LMM("strength ~ batch + (1 | sample)", pastes).fit(draws=100, random_seed=1)
     scores = [fit.loo("batch") for fit in (with_factor, without)]
     assert [list(score.elpd_i["batch"].to_numpy()) for score in scores] == [order, order]
     table = compare({"factor": with_factor, "fixed": without}, by="batch")
@@ -217,12 +234,12 @@ def test_wrong_estimates(models, sleepstudy):
 
 
 def test_different_data(models, posts, sleepstudy):
-    fewer = LMM(FORMULAS["slopes"], sleepstudy[sleepstudy["Days"] > 0]).fit(random_seed=1)
+    fewer = LMM(FORMULAS["slopes"], sleepstudy[sleepstudy["Days"] > 0]).fit(draws=50, random_seed=1)
     with pytest.raises(ValueError, match="different data"):
         compare({"a": posts["slopes"], "b": fewer})
     log = LMM("log(Reaction) ~ Days + (1 | Subject)", sleepstudy)
     with pytest.raises(ValueError, match="different responses"):
-        compare({"a": posts["slopes"], "b": log.fit(random_seed=1)})
+        compare({"a": posts["slopes"], "b": log.fit(draws=50, random_seed=1)})
     weighted = LMM(FORMULAS["slopes"], sleepstudy, weights=sleepstudy["Days"] + 1.0).ml()
     with pytest.raises(ValueError, match="different weights"):
         compare({"a": weighted, "b": models["slopes"].ml()})

@@ -722,9 +722,20 @@ formulas = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(columns=frames, formula=formulas)
 def test_invariants(columns, formula):
+    assert_invariants(columns, formula)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(columns=frames, formula=formulas)
+def test_invariants_of_more_frames(columns, formula):
+    assert_invariants(columns, formula)
+
+
+def assert_invariants(columns, formula):
     frame = pd.DataFrame(columns)
     frame.loc[frame.pop("gaps").to_numpy() & (frame.index > 3), "x"] = np.nan
     try:

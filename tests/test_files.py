@@ -1,7 +1,7 @@
 """Damaged and hostile files, full disks, killed processes: the old or the new, or our error.
 
-What could end the interpreter runs in one process of its own, which must end well and print
-nothing but its findings.
+What could end the interpreter runs in a process of its own, which must end well and print nothing
+but its findings: a fork of one that has imported all there is to import.
 """
 
 import json
@@ -48,16 +48,30 @@ def folder(original, tmp_path):
     return tmp_path
 
 
-HEAD = """
+FORKS = """
 import json, os, resource, shutil, signal, sys, time, faulthandler
 from pathlib import Path
 faulthandler.enable()
 import numpy as np
 import xarray as xr
+import zarr  # as another user, it could not be
 import bayeslmm as blm
 from bayeslmm.exceptions import BayesLMMError, StorageError
+from bayeslmm.report import page
 
-folder = Path(sys.argv[1])
+for line in sys.stdin:
+    code, folder, *streams = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, stream in enumerate(streams, 1):
+            os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        folder = Path(folder)
+        exec(compile(code, "<child>", "exec"))
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+HEAD = """
 post = blm.load(folder / "a.nc")
 arrays = ("y", "offset", "X", "weights", "dropped")
 
@@ -80,21 +94,33 @@ found = {}
 """
 
 
-def child(folder, code):
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
     """Findings of a process that may print nothing else and must not crash."""
-    command = [sys.executable, "-W", "error", "-c", HEAD + code + "\nprint(json.dumps(found))"]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
-    assert not done.returncode, done.stderr
-    assert done.stderr == ""
-    assert done.stdout.count("\n") == 1
-    return json.loads(done.stdout)
+    streams = [tmp_path_factory.mktemp("child") / name for name in ("stdout", "stderr")]
+    command = [sys.executable, "-W", "error", "-c", FORKS]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as forks:
+
+        def run(folder, code):
+            whole = HEAD + code + "\nprint(json.dumps(found))"
+            print(json.dumps([whole, *map(str, (folder, *streams))]), file=forks.stdin, flush=True)
+            status = forks.stdout.readline()
+            stdout, stderr = (stream.read_text() for stream in streams)
+            assert status == "0\n", stderr
+            assert stderr == ""
+            assert stdout.count("\n") == 1
+            return json.loads(stdout)
+
+        yield run
+    assert not forks.returncode
 
 
 # --- damage ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [16, pytest.param(200, marks=pytest.mark.slow)])
-def test_truncations_and_flips(folder, n):
+def test_truncations_and_flips(child, folder, n):
     """Lengths and 2.5 times as many flipped bits of a netCDF file, some of a Zarr store."""
     code = """
 whole, path = (folder / "a.nc").read_bytes(), folder / "b.nc"
@@ -329,11 +355,9 @@ def test_what_is_no_file(tmp_path):
 # --- disks, permissions, kills ---------------------------------------------------------
 
 
-def test_full_disks_and_folders_that_cannot_be_written(original):
+def test_full_disks_and_folders_that_cannot_be_written(child, original):
     """Every write of more than some bytes fails, as on a full disk; then all of them."""
     code = """
-import zarr  # as another user, it could not be
-from bayeslmm.report import page
 from bayeslmm.report.page import write_report
 page.report_page = lambda *args, **options: "page" * 10_000
 saved = []
@@ -382,7 +406,6 @@ for name in ("a.nc", "a.zarr", "new.nc"):
 
 
 KILL = """
-import zarr
 from dataclasses import replace
 other = replace(post, data=post.data.isel(draw=slice(0, 10)))
 found["after"] = []
@@ -408,7 +431,7 @@ found["left"] = sorted(os.listdir(folder))
 
 
 @pytest.mark.slow
-def test_saves_that_are_killed(folder):
+def test_saves_that_are_killed(child, folder):
     """30 of either kind; test_writing.py has more kills of writers that do little else."""
     found = child(folder, KILL)
     assert len(found["after"]) == 60
@@ -417,9 +440,8 @@ def test_saves_that_are_killed(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_save_to_one_path(folder):
+def test_two_processes_save_to_one_path(child, folder):
     code = """
-import zarr
 from dataclasses import replace
 other = replace(post, data=post.data.isel(draw=slice(0, 10)))
 child = os.fork()

@@ -9,6 +9,7 @@ import pytest
 import reference_checks as checks
 from dense import Case, Columns, assert_factor_gradients, numerical, random_factors
 from scipy.stats import multivariate_normal
+from slow_cases import slow
 
 from bayeslmm.estimation.estimate import fit_likelihood
 from bayeslmm.exceptions import DataError
@@ -395,7 +396,7 @@ FITS = [
     "Oats__split_variety_reml",
     "Machines__nested_reml",
     "Pixel__nested_slope_reml",
-    "Chem97__slope_ml",
+    slow("Chem97__slope_ml"),
     "sim_labels__nested_reml",
 ]
 
@@ -445,8 +446,8 @@ def test_a_fit_agrees_with_the_dense_tail():
 
 
 def test_a_large_hierarchy():
-    """50,000 rows of 20,000 students in 4,000 classes in 100 schools."""
-    case = simulated((20_000, 4_000, 100), 50_000)
+    """25,000 rows of 10,000 students in 2,000 classes in 100 schools."""
+    case = simulated((10_000, 2_000, 100), 25_000)
     fit = fit_likelihood(marginal_system(case), "REML")
     assert fit.plan.nested
     assert fit.plan.n_tail == 0

@@ -13,7 +13,7 @@ from dense import case_of
 from pytensor.compile.mode import Mode
 from reference_data import FOLDER, load_fit, load_reference_data
 from scipy.stats import multivariate_normal
-from slow_cases import some, whole
+from slow_cases import slow, some, whole
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
@@ -385,7 +385,9 @@ def blm_points(fit):
 # --- the model in PyMC, posteriors ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("term", ["cs(0 + Machine | Worker)", "homtoep(0 + Machine | Worker)"])
+@pytest.mark.parametrize(
+    "term", ["cs(0 + Machine | Worker)", slow("homtoep(0 + Machine | Worker)")]
+)
 def test_the_density_in_pymc_is_ours(machines, term):
     """Differences of log densities between points, in PyMC's coordinates and in ours."""
     model = blm.LMM(f"score ~ Machine + {term}", machines)
@@ -570,7 +572,7 @@ def test_the_methods_paragraph_says_the_structure(machines, posterior):
     assert "{Intercept} with a variance of its own" in text
 
 
-@pytest.mark.parametrize("kind", ["cs", "homcs", "hetar1", "homtoep"])
+@pytest.mark.parametrize("kind", [slow("cs"), slow("homcs"), "hetar1", "homtoep"])
 def test_profiles_hold_the_parameter_at_its_limit(data, kind):
     """The deviance with a parameter fixed at a limit, minimised anew, has risen by 3.84."""
     from scipy.optimize import minimize

@@ -68,10 +68,10 @@ def test_labels(sleep):
 def test_visuals_can_be_changed_and_left_out(sleep):
     post, reml = sleep
     visuals = {"estimate": {"color": "red"}, "confidence_interval": False, "title": False}
-    collection = post.plot.reml(reml, backend="none", visuals=visuals)
+    collection = post.plot.reml(reml, labels="sigma", backend="none", visuals=visuals)
     assert drawn(collection, "estimate")["sigma"]["color"] == "red"
     assert not {"confidence_interval", "title"} & set(collection.viz.children)
-    collection = post.plot.reml(reml, backend="none", visuals={"estimate": False})
+    collection = post.plot.reml(reml, labels="sigma", backend="none", visuals={"estimate": False})
     assert "estimate" not in collection.viz.children
 
 
@@ -95,7 +95,10 @@ def test_method_of_the_posterior(sleep):
 
 def test_matplotlib_writes_a_file(sleep, canvas, tmp_path):
     post, reml = sleep
-    post.plot.reml(reml, backend="matplotlib", col_wrap=3).savefig(tmp_path / "plot.png")
+    labels = ["beta[Days]", "sd[Subject, Days]", "cor[Subject, Intercept, Days]", "sigma"]
+    post.plot.reml(reml, labels=labels, backend="matplotlib", col_wrap=3).savefig(
+        tmp_path / "plot.png"
+    )
     image = matplotlib.image.imread(tmp_path / "plot.png")
     colors = np.unique(image.reshape(-1, image.shape[-1]), axis=0)
     assert len(colors) > 50

@@ -162,7 +162,7 @@ def test_observed_rows_update_the_known_levels_in_them(store_u):
     seen = full[full["plate"] == "x"]
     formula = "diameter ~ 1 + (1 | plate) + (1 | sample)"
     model = blm.LMM(formula, old)
-    post = model.fit(random_seed=1, draws=2000, store_u=store_u)
+    post = model.fit(random_seed=1, draws=1000, store_u=store_u)
     expected = refit(model, blm.LMM(formula, full).design)
     new = {"plate": ["x", "x", "a", "a", "z"], "sample": ["A", "E", "A", "E", "B"]}
     options = {"target": "new", "random_seed": 3}
