@@ -63,8 +63,7 @@ class Case:
         k = columns.Z.shape[1]
         z = np.zeros((len(self.y), columns.n_levels * k))
         for codes, covariates, _ in columns.slots:
-            for row, code in enumerate(codes):
-                z[row, code * k : (code + 1) * k] += covariates[row]
+            z[np.arange(len(z))[:, None], codes[:, None] * k + np.arange(k)] += covariates
         return z
 
     def covariance(self, factors: list[np.ndarray]) -> np.ndarray:

@@ -419,7 +419,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", one_in(3, SEEDS))
 @pytest.mark.parametrize("name", TARGETS)
 def test_adaptation_reaches_a_good_fit(name, seed):
     target, centre, root, efficiency, log_integral = TARGETS[name]
@@ -793,7 +793,7 @@ def test_chains_never_leave_the_support():
 # --- sampling as a whole -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", one_in(4, range(8)))
+@pytest.mark.parametrize("seed", one_in(8, range(8)))
 def test_a_mode_that_adaptation_misses_is_found_by_the_chains(seed):
     """One ratio far above those of the fit gives the missed mode away, and they start again."""
     centre, root = np.full(2, -3.0), 0.7 * np.eye(2)

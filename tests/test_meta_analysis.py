@@ -69,6 +69,12 @@ def two_outcomes(frame, matrix, formula=OUTCOMES, **options):
     )
 
 
+@pytest.fixture
+def no_limits(monkeypatch):
+    """For tests that compare no profile limits of standard deviations, which take most time."""
+    monkeypatch.setattr("bayeslmm.effects.heterogeneity._tau_limits", lambda *_: {})
+
+
 @pytest.fixture(scope="module")
 def reml(gums, V):
     return two_outcomes(gums, V).reml()
@@ -167,7 +173,7 @@ def test_held_parameters_and_common_effects_are_metafors(gums, V):
         assert fit.heterogeneity().test.loc["Q", "statistic"] == pytest.approx(known["QE"])
 
 
-def test_heterogeneity_is_metafors(gums, V, bcg):
+def test_heterogeneity_is_metafors(gums, V, no_limits):
     several = models(gums, V)
     for name in ("bcg", "bcg_moderated", "lung"):
         known = REFERENCE[f"{name}.REML"]
@@ -314,7 +320,7 @@ def test_a_diagonal_matrix_is_standard_errors(gums, bcg):
     assert free[0].sigma > 1.5
 
 
-def test_an_assumed_correlation_is_the_same_either_way(gums):
+def test_an_assumed_correlation_is_the_same_either_way(gums, no_limits):
     rho = np.where(np.equal.outer(gums["trial"].to_numpy(), gums["trial"].to_numpy()), 0.6, 0.0)
     np.fill_diagonal(rho, 1.0)
     V = rho * np.outer(gums["se"], gums["se"])
@@ -562,7 +568,7 @@ def test_heterogeneity_needs_known_errors(gums):
         fit.heterogeneity(level=95)
 
 
-def test_totals_of_terms_in_different_rows_do_not_depend_on_their_order(gums):
+def test_totals_of_terms_in_different_rows_do_not_depend_on_their_order(gums, no_limits):
     frame = gums.assign(lab=pd.Series(["a", "b", "c"])[np.arange(len(gums)) // 2 % 3].to_numpy())
     terms = "(0 + outcome | trial)", "(1 | lab)"
     forms = [f"difference ~ 0 + outcome + {' + '.join(t)}" for t in (terms, terms[::-1])]

@@ -520,7 +520,7 @@ def test_an_estimate_with_equal_members_is_that_of_one_level():
 
 
 def test_a_posterior_with_equal_members_is_that_of_one_level():
-    one, two = (built.fit(draws=200, chains=2, random_seed=1) for built in twins("1"))
+    one, two = (built.fit(draws=60, chains=2, random_seed=1) for built in twins("1"))
     assert one.method == two.method == "collapsed"
     draws = [{n: p.data.posterior[n].to_numpy() for n in ("sigma", "beta")} for p in (one, two)]
     assert_same(*draws, rel=1e-6, abs=1e-7)  # of coefficients of about one, some draws near zero

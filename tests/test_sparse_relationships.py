@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from dense import numerical
-from slow_cases import whole
+from slow_cases import slow, whole
 
 import bayeslmm as blm
 from bayeslmm.checks.row_forms import row_plan
@@ -36,12 +36,23 @@ def sparse_matrix(size, density, seed=0):
     return sp.csc_array(half @ half.T + sp.eye_array(size))
 
 
-@pytest.mark.parametrize("split", [0.0, 0.5, 1.0], ids=["dense", "half", "sparse"])
-@pytest.mark.parametrize(("size", "density"), [(1, 0.0), (3, 0.0), (40, 0.05), (150, 0.01)])
+SPLITS = {"dense": 0.0, "half": 0.5, "sparse": 1.0}
+LARGE = (150, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("size", "density", "split"),
+    [
+        *((*size, name) for size in [(1, 0.0), (3, 0.0), (40, 0.05)] for name in SPLITS),
+        slow(*LARGE, "dense"),
+        (*LARGE, "half"),
+        slow(*LARGE, "sparse"),
+    ],
+)
 def test_sparse_factors_equal_dense_ones(size, density, split):
     matrix = sparse_matrix(size, density)
     pattern = Pattern.of(matrix)
-    pattern.__dict__["dense_from"] = int(split * size)
+    pattern.__dict__["dense_from"] = int(SPLITS[split] * size)
     factor, dense = pattern.factor(matrix.data), matrix.toarray()
     inverse, eye = np.linalg.inv(dense), np.eye(size)
     assert factor.log_det == pytest.approx(np.linalg.slogdet(dense)[1], abs=EXACT)
@@ -243,8 +254,19 @@ def test_the_slope_at_no_variance_is_finite_and_small():
 # --- many points ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("terms", ["", " + (1 | herd)", " + (x | herd)", " + (1 | pe)"])
-@pytest.mark.parametrize("accurate", [True, False])
+@pytest.mark.parametrize(
+    ("accurate", "terms"),
+    [
+        (True, ""),
+        slow(True, " + (1 | herd)"),
+        (True, " + (x | herd)"),
+        (True, " + (1 | pe)"),
+        slow(False, ""),
+        (False, " + (1 | herd)"),
+        slow(False, " + (x | herd)"),
+        slow(False, " + (1 | pe)"),
+    ],
+)
 def test_equations_at_many_points_equal_dense_ones(terms, accurate, monkeypatch):
     """Interpolated on panels, and each by itself where a panel fails its check."""
     if not accurate:
