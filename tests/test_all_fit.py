@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.estimation.searches import OPTIMISERS, OWN
@@ -18,9 +19,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", ["REML", "ML"])
-def test_optimisers_agree(sleepstudy, case, method):
+@pytest.mark.parametrize(
+    ("method", "case"),
+    [
+        ("REML", "slopes"),
+        ("ML", "known sigma"),
+        ("REML", "structure"),
+        slow("ML", "slopes"),
+        slow("REML", "known sigma"),
+        slow("ML", "structure"),
+    ],
+)
+def test_optimisers_agree(sleepstudy, method, case):
     formula, options = CASES[case]
     model = blm.LMM(formula, sleepstudy, **options)
     own = [OPTIMISERS[i] for i in (1, 2, 3, 6)]

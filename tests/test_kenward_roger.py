@@ -33,7 +33,7 @@ WITH_KR = [
 # --- pbkrtest ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", one_in(3, WITH_KR))
+@pytest.mark.parametrize("name", one_in(6, WITH_KR))
 def test_standard_errors_df_and_f_tests_are_those_of_pbkrtest(name):
     case = reference_checks.load_case(name)
     judged, fixed = kenward_roger(case.design, case.fit), case.lme4["fixed"]
@@ -323,9 +323,13 @@ def trial(structure):
     return blm.LMM("FEV1 ~ ARMCD", data, residual=f"{structure}({place} | USUBJID)").reml()
 
 
-@pytest.mark.parametrize(
-    "row", SAS.to_dict("records"), ids=lambda r: f"{r['structure']}-{r['form']}"
-)
+def _case(row):
+    name = f"{row['structure']}-{row['form']}"
+    long = name == "sp_exp-linear"  # a block of rows for each subject
+    return pytest.param(row, id=name, marks=[pytest.mark.slow] if long else [])
+
+
+@pytest.mark.parametrize("row", [_case(row) for row in SAS.to_dict("records")])
 def test_the_trial_of_forced_expiratory_volume_is_as_in_sas(row):
     df = {"full": "kenward-roger", "linear": "kenward-roger-linear"}[row["form"]]
     found = trial(row["structure"]).fixef(df=df).loc["ARMCD[T.TRT]"]

@@ -421,7 +421,7 @@ def test_uncertainty_covers_all_tables(models):
 
 def test_bootstrap_serves_singular_estimates():
     reml = blm.LMM("Yield ~ 1 + (1 | Batch)", load_reference_data("Dyestuff2")).reml()
-    table = reml.icc(uncertainty="bootstrap", draws=40, random_seed=1).loc["Batch"]
+    table = reml.icc(uncertainty="bootstrap", draws=20, random_seed=1).loc["Batch"]
     assert table["conf_low"] == table["estimate"] == 0.0
     assert 0.0 < table["conf_high"] < 1.0
     folded = reml.icc(uncertainty="laplace", draws=400, random_seed=1).loc["Batch"]
@@ -451,7 +451,7 @@ def test_fitted_variance_does_not_depend_on_how_it_is_split(posts, monkeypatch):
 def test_posteriors_without_stored_random_effects(models):
     """Other draws of the random effects given the same draws of everything else."""
     stored, bare = (
-        models["slopes"].fit(method="collapsed", draws=250, random_seed=4, store_u=u)
+        models["slopes"].fit(method="collapsed", draws=100, random_seed=4, store_u=u)
         for u in (True, False)
     )
     assert "u_Subject" not in bare.data["posterior"]

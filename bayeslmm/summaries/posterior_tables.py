@@ -140,10 +140,11 @@ def summary_table(dataset: xr.Dataset, design: Design, prob: float | None = None
     rows, known = parameters(design), known_labels(design)
     drawn = [parameter_draws(dataset, design, row) for row in rows]
     free = [i for i, row in enumerate(rows) if row.label not in known]
-    draws = xr.Dataset({f"p{i}": (("chain", "draw"), drawn[i]) for i in free})
-    table = (
-        pd.DataFrame(az.summary(draws, ci_prob=prob, round_to="none")) if free else pd.DataFrame()
-    )
+    table = pd.DataFrame()
+    if free:  # one variable of all: ArviZ takes its time per variable
+        together = np.moveaxis(np.stack([drawn[i] for i in free]), 0, -1)
+        draws = xr.Dataset({"parameter": (("chain", "draw", "row"), together)})
+        table = pd.DataFrame(az.summary(draws, ci_prob=prob, round_to="none"))
     table = table.set_axis(label_index([rows[i] for i in free]), axis=0)
     for i in set(range(len(rows))) - set(free):
         value = drawn[i].ravel()[0]
