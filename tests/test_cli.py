@@ -298,7 +298,7 @@ def test_list_of_data_sets(run):
 # --- writing ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [slow("fit.nc"), "fit.zarr"])
+@pytest.mark.parametrize("name", ["fit.nc", slow("fit.zarr")])
 def test_draws_are_written(run, tmp_path, name):
     if name.endswith(".zarr"):
         pytest.importorskip("zarr")
