@@ -212,10 +212,12 @@ def numerical(function, x, step=1e-6):
 def assert_factor_gradients(density, plan, factors, gradients, tolerance):
     """Gradients by the free entries of each factor equal differences of ``density(factors)``."""
     for f, structure in enumerate(plan.products.structures):
+        index = structure.theta_index
 
-        def moved(t, f=f):
+        def moved(entries, f=f, index=index):
+            t = np.array(factors[f], dtype=float)
+            t[index] = entries
             return density([*factors[:f], t, *factors[f + 1 :]])
 
-        index = structure.theta_index
-        full = numerical(moved, factors[f])
-        assert gradients[f][index] == pytest.approx(full[index], abs=tolerance)
+        expected = numerical(moved, factors[f][index])
+        assert gradients[f][index] == pytest.approx(expected, abs=tolerance)

@@ -501,7 +501,7 @@ DRAWS = 4000
 def test_draws_have_the_exact_moments(frame, formula, path, monkeypatch):
     model = blm.LMM(formula, frame, weights="w")
     case, plan = case_of(model.design), drawing(model, path, monkeypatch)
-    size = DRAWS // 4 if path == "nested" else DRAWS  # that path goes from draw to draw
+    size = DRAWS // 8 if path == "nested" else DRAWS  # that path goes from draw to draw
     x = np.repeat(coordinates(model, 1, seed=16, scale=0.5), size, axis=0)
     points = points_of(model, x)
     beta = np.array([1.5, 0.6])

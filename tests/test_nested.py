@@ -111,7 +111,10 @@ def nested_plan(case: Case) -> Plan:
     return plan
 
 
-@pytest.fixture(params=[None, 0, 1, -1], ids=["regular", "first-0", "second-0", "last-0"])
+SINGULAR = {"regular": None, "first-0": 0, "second-0": 1, "last-0": -1}
+
+
+@pytest.fixture(params=SINGULAR.values(), ids=SINGULAR)
 def singular(request):
     """Which relative factor has a zero on the diagonal."""
     return request.param
@@ -228,6 +231,12 @@ def test_gradient_equals_differences(problem, prior):
     )
 
 
+@pytest.mark.parametrize(
+    "singular",
+    [pytest.param(f, marks=pytest.mark.slow if f in (0, 1) else ()) for f in SINGULAR.values()],
+    ids=SINGULAR,
+    indirect=True,
+)
 def test_density_given_beta_and_its_gradient(problem):
     case, plan, factors = problem
     beta = least_squares(case, factors)[3] + 0.1

@@ -867,6 +867,7 @@ def test_matplotlib_draws_all_text_inside_the_figure(sleep, canvas, tmp_path, pi
         assert not any(legend.overlaps(axes.get_window_extent(renderer)) for axes in figure.axes)
 
 
+@pytest.mark.slow
 def test_long_labels_leave_room_for_a_heat_map(oats, canvas, tmp_path):
     collection = oats[0].plot.covariance(["G", "V", "R"], backend="matplotlib")
     collection.savefig(tmp_path / "plot.png")
@@ -877,6 +878,7 @@ def test_long_labels_leave_room_for_a_heat_map(oats, canvas, tmp_path):
         assert not heading.overlaps(axes.title.get_window_extent(renderer))
 
 
+@pytest.mark.slow
 def test_numbers_of_ten_rows_stand_within_their_cells(canvas, tmp_path):
     reml = model_of("height ~ moisture + (1 | pot)", load_dataset("lecture_plants")).reml()
     collection = reml.plot.covariance("V", backend="matplotlib")

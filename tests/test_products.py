@@ -92,7 +92,7 @@ def test_sites_add_up_to_the_pooled_rows(name, tmp_path):
     assert_same_model(pooled, blm.LMM.from_products(found))
 
 
-@pytest.mark.parametrize("formula", one_in(2, OTHERS))
+@pytest.mark.parametrize("formula", one_in(3, OTHERS))
 def test_transforms_are_those_of_like(formula, tmp_path):
     frame = blm.load_dataset("sleepstudy")
     first = sent(CrossProducts.of(formula, frame.sample(frac=1.0, random_state=1)), tmp_path)
