@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from slow_cases import slow
 from test_beyond_memory import DRAWS, assert_same_model, batches, both
 from test_relationships import animal_model, ped, repeat_model
 
@@ -82,7 +83,11 @@ def pair_of(name, pupils):
     return both(formula, data, **options)
 
 
-@pytest.mark.parametrize("name", MODELS)
+MANY = {"related, crossed", "by", "by, independent", "members", "members, slopes", "by, correlated"}
+"""Models of which the others have every part: slow."""
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in MANY else name for name in MODELS])
 def test_batches_give_the_model_of_all_rows(name, pupils):
     memory, streamed = pair_of(name, pupils)
     assert_same_model(memory, streamed)
@@ -110,7 +115,9 @@ def test_pedigrees_are_those_of_data_in_memory(model):
     assert_same_model(memory, blm.LMM(memory.formula, rows, relationships=known))
 
 
-@pytest.mark.parametrize("name", ["related", "by, twice", "members and by", "members, related"])
+@pytest.mark.parametrize(
+    "name", [slow("related"), "by, twice", slow("members and by"), "members, related"]
+)
 def test_draws_files_and_predictions(name, pupils, tmp_path):
     memory, streamed = (
         model.fit(draws=40, chains=2, random_seed=1) for model in pair_of(name, pupils)

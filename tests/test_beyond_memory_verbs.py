@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from slow_cases import one_in
+from slow_cases import one_in, slow
 from test_beyond_memory import batches
 
 import bayeslmm as blm
@@ -80,7 +80,6 @@ ARGUMENTS = {
         "simulate": {"n": 2},
         "findings": {"random_seed": 1},
         "kfold": {"K": 2, "draws": 20, **QUICK},
-        "report": {"path": "page.html", "random_seed": 1},
         "save": {"path": "fit.nc"},
         "extend": {"draws": 4},
         "draw_u": {"group": "group"},
@@ -102,6 +101,7 @@ ARGUMENTS = {
         "comparisons": {"variable": "f", "backend": "none"},
         "slopes": {"variable": "x", "along": "f", "backend": "none"},
         "hypothesis": {"expressions": "x = 0", "backend": "none"},
+        "profile": {"labels": ["beta[x]", "sigma"], "backend": "none"},
     },
     "checks": {},
 }
@@ -112,6 +112,8 @@ ARGUMENTS = {
 def case(request):
     formula, name, group = MODELS[request.param]
     frame = weighted(name)
+    if group == "Subject":
+        frame = frame[frame["Subject"].str[1:].astype(int) <= 6]
     model = blm.LMM(formula, batches(frame), weights="w")
     post = model.fit(draws=60, chains=2, random_seed=1)
     return {"model": model, "reml": model.reml(), "post": post, "frame": frame, "group": group}
@@ -149,8 +151,8 @@ REFUSED = {
 """What needs all rows in memory."""
 
 
-BY_ITSELF = {"robust"}
-"""What crossed grouping factors do not have: tested where it is there."""
+BY_ITSELF = {"report", "robust"}
+"""What is long, below, and what crossed grouping factors do not have: tested where it is there."""
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -185,7 +187,9 @@ FIXED = {
 }
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize(
+    "name", [slow(name) if name in ("Machines", "Orthodont") else name for name in FIXED]
+)
 def test_terms_are_tested_as_with_rows(name):
     frame = weighted(name)
     memory, streamed = (model.reml() for model in both(FIXED[name], frame, weights="w"))
@@ -236,7 +240,7 @@ def test_counts_of_three_factors_need_their_interaction():
         streamed.reml().means("x", weights="proportional")
 
 
-@pytest.mark.parametrize("name", ["Orthodont", "Pastes", "Penicillin"])
+@pytest.mark.parametrize("name", ["Orthodont", slow("Pastes"), "Penicillin"])
 def test_r2_of_the_levels_in_the_data(name):
     formula = {
         "Orthodont": "distance ~ age + offset(x) + (age | Subject)",
@@ -309,7 +313,7 @@ def outcome(first, second):
         return "different data" if "different" in str(error) else str(error)
 
 
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("name", ["sleepstudy", slow("Machines"), "Oats"])
 def test_nested_models_are_found_without_rows(name):
     frame = blm.load_dataset(name)
     fits = [[model.ml() for model in both(formula, frame)] for formula in NESTED[name]]
@@ -359,13 +363,13 @@ def test_changed_models_read_again(tmp_path):
         loaded.update("~ . - f")
 
 
-def test_reports_leave_out_what_needs_rows(tmp_path):
-    model = blm.LMM("distance ~ age * Sex + (age | Subject)", batches(weighted("Orthodont")))
-    post = model.fit(draws=200, chains=2, random_seed=1)
-    text = post.report(tmp_path / "page.html", random_seed=1).read_text()
+@pytest.mark.filterwarnings("ignore")
+def test_reports_leave_out_what_needs_rows(case, tmp_path, monkeypatch):
+    monkeypatch.setattr("bayeslmm.report.page.lay_out", lambda *_: None)
+    text = case["post"].report(tmp_path / "page.html", random_seed=1).read_text()
     assert "The list of 7 data frames, were read in batches" in text
     assert "Data and fitted lines: not shown." in text
-    assert "Shrinkage of Subject: not shown." not in text
+    assert f"Shrinkage of {case['group']}: not shown." not in text
     assert "Responses were simulated from the posterior" not in text
 
 
@@ -435,7 +439,7 @@ def test_noise_has_the_covariance_of_the_columns(name):
 def test_simulated_sums_are_those_of_simulated_rows(name):
     formula, data, weights = SIMULATED[name]
     memory, streamed = both(formula, weighted(data), weights=weights)
-    fit, size, design = memory.reml().fit, 1500, memory.design
+    fit, size, design = memory.reml().fit, 500, memory.design
     noise, rng = noise_of(streamed.design), np.random.default_rng(2)
     found, expected = [], []
     for y in simulate_responses(design, fit, size, np.random.default_rng(1)):
@@ -507,7 +511,7 @@ def test_too_many_crossed_levels_are_refused(monkeypatch):
         model.reml().bootstrap(2)
 
 
-@pytest.mark.parametrize("criterion", ["ml", "reml"])
+@pytest.mark.parametrize("criterion", [slow("ml"), "reml"])
 def test_profiles_do_not_depend_on_the_executor(criterion):
     fit = getattr(
         blm.LMM("Reaction ~ Days + (Days | Subject)", blm.load_dataset("sleepstudy")), criterion

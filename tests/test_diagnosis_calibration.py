@@ -100,7 +100,7 @@ def _assert_calibrated(p_values, valid_only=VALID_ONLY):
 
 
 def test_checks_of_right_models_are_calibrated():
-    _assert_calibrated(_p_values("balanced", 60))
+    _assert_calibrated(_p_values("balanced", 30))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.checks.integrated import leave_out
@@ -135,7 +136,7 @@ def test_density_of_a_level_given_beta_is_the_dense_one(sleepstudy_fit):
         assert found[s, 4] == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize(("by", "case"), [("Subject", "309"), ("Subject", "335"), (None, 130)])
+@pytest.mark.parametrize(("by", "case"), [("Subject", "309"), slow("Subject", "335"), (None, 130)])
 def test_shifts_are_those_of_another_posterior(sleepstudy_fit, by, case):
     design = sleepstudy_fit.design
     found = sleepstudy_fit.check.influence(by, progressbar=False)

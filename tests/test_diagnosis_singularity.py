@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import logsumexp
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.checks.singularity import (
@@ -218,8 +219,8 @@ def test_flat_priors_have_support_and_no_bayes_factor():
     ("formula", "name"),
     [
         ("score ~ Machine + (Machine | Worker)", "Machines"),
-        ("Reaction ~ Days + (Days || Subject)", "sleepstudy"),
-        ("Reaction ~ 0 + Days + (0 + Days | Subject)", "sleepstudy"),
+        slow("Reaction ~ Days + (Days || Subject)", "sleepstudy"),
+        slow("Reaction ~ 0 + Days + (0 + Days | Subject)", "sleepstudy"),
         (FORMULAS["Pastes"], "Pastes"),
     ],
 )

@@ -461,7 +461,7 @@ def test_files_and_updates_keep_what_is_known(bcg, orthodont, tmp_path):
         ),
     ]
     for i, model in enumerate(models):
-        post = model.fit(draws=100, random_seed=1)
+        post = model.fit(draws=40, chains=2, random_seed=1)
         post.save(tmp_path / f"{i}.nc")
         loaded = blm.load(tmp_path / f"{i}.nc")
         pd.testing.assert_frame_equal(loaded.summary(), post.summary())

@@ -1,10 +1,10 @@
 """Importing the package, and everything that does not sample, stays cheap."""
 
+import json
 import subprocess
 import sys
 
 import pytest
-from slow_cases import slow
 
 HEAVY = ["arviz", "arviz_base", "matplotlib", "nutpie", "pymc", "pytensor"]
 
@@ -19,31 +19,7 @@ STATEMENTS = [
     "import bayeslmm.__main__",
 ]
 
-
-def test_nothing_heavy_is_loaded():
-    """By all of them in one process, so by none alone."""
-    code = f"""
-import sys
-for statement in {STATEMENTS}:
-    exec(statement)
-    loaded = sorted(set({HEAVY}) & set(sys.modules))
-    assert not loaded, f"imported by {{statement}}: {{loaded}}"
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-
-
-def test_planning_loads_no_pictures():
-    code = "import bayeslmm.planning.studies, sys; assert 'bayeslmm.plots' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_importing_the_package_loads_no_data_frame_library():
-    code = "import bayeslmm, sys; assert not ({'numpy', 'pandas', 'scipy'} & set(sys.modules))"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
+FRAMES = ["numpy", "pandas", "scipy"]
 
 REML = """
 import bayeslmm as blm
@@ -52,29 +28,54 @@ fit = blm.LMM('{formula}', frame).reml()
 print(fit)
 print(fit.summary(), fit.fixef(), fit.varcorr(), fit.ranef()['Subject'])
 """
+FORMULAS = [
+    "Reaction ~ Days + (Days | Subject)",
+    "log(Reaction) ~ half * I(Days^2) + offset(np.sqrt(Days)) + (0 + half || Subject)",
+]
+OTHER = "Reaction ~ poly(Days, 2) + (1 | Subject)"
 ON_THE_WAY = [*HEAVY, "formulaic", "narwhals", "scipy.interpolate", "scipy.stats", "xarray"]
 
 
-def loaded_by(code):
-    """Names among `ON_THE_WAY` of what a fresh process loads to run some code."""
-    code = f"{code}\nimport sys\nprint(sorted(set({ON_THE_WAY}) & set(sys.modules)))"
+@pytest.fixture(scope="module")
+def loaded():
+    """Modules that a fresh process has loaded after each of the statements, in this order.
+
+    What is not there after one is not loaded by any of those before it either.
+    """
+    fits = [REML.format(formula=formula) for formula in (*FORMULAS, OTHER)]
+    code = f"""
+import json, sys
+found = {{}}
+for statement in {[*STATEMENTS, *fits]}:
+    exec(statement)
+    found[statement] = sorted(sys.modules)
+print(json.dumps(found))
+"""
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    return result.stdout.strip().splitlines()[-1]
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    "formula",
-    [
-        slow("Reaction ~ Days + (Days | Subject)"),
-        "log(Reaction) ~ half * I(Days^2) + offset(np.sqrt(Days)) + (0 + half || Subject)",
-    ],
-)
-def test_the_way_to_a_printed_reml_fit_is_short(formula):
-    assert loaded_by(REML.format(formula=formula)) == "[]"
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_nothing_heavy_is_loaded(loaded, statement):
+    assert not set(HEAVY) & set(loaded[statement])
 
 
-def test_only_the_rest_of_formulas_needs_formulaic():
-    code = REML.format(formula="Reaction ~ poly(Days, 2) + (1 | Subject)")
-    assert "formulaic" in loaded_by(code)
+def test_planning_loads_no_pictures():
+    code = "import bayeslmm.planning.studies, sys; assert 'bayeslmm.plots' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_loads_no_data_frame_library(loaded):
+    assert not set(FRAMES) & set(loaded["import bayeslmm"])
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_the_way_to_a_printed_reml_fit_is_short(loaded, formula):
+    assert not set(ON_THE_WAY) & set(loaded[REML.format(formula=formula)])
+
+
+def test_only_the_rest_of_formulas_needs_formulaic(loaded):
+    assert "formulaic" in loaded[REML.format(formula=OTHER)]

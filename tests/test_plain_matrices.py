@@ -77,9 +77,7 @@ def of_formulaic(side, frame):
 # --- equality --------------------------------------------------------------------------
 
 
-@settings(deadline=None)
-@given(sides.map("".join), frames())
-def test_plain_matrices_are_those_of_formulaic(text, frame):
+def plain_matrices_are_those_of_formulaic(text, frame):
     side = read_side(text)
     terms = parsed_terms(side.text)
     assume(len(terms) <= 15 and max(map(len, terms), default=0) <= 4)
@@ -95,9 +93,7 @@ def test_plain_matrices_are_those_of_formulaic(text, frame):
     np.testing.assert_array_equal(values, expected)
 
 
-@settings(deadline=None)
-@given(sides.map("".join), frames(), frames())
-def test_new_data_are_read_as_formulaic_reads_them(text, frame, new):
+def new_data_are_read_as_formulaic_reads_them(text, frame, new):
     side = read_side(text)
     assume(len(side.terms) <= 15 and max(map(len, side.terms), default=0) <= 4)
     columns = evaluate(side, frame)
@@ -116,6 +112,36 @@ def outcome(encoding, new):
         return reevaluate(encoding, new).values
     except DataError as error:
         return str(error)
+
+
+FEW = settings(deadline=None, max_examples=30)
+MANY = settings(deadline=None)
+
+
+@FEW
+@given(sides.map("".join), frames())
+def test_plain_matrices_are_those_of_formulaic(text, frame):
+    plain_matrices_are_those_of_formulaic(text, frame)
+
+
+@FEW
+@given(sides.map("".join), frames(), frames())
+def test_new_data_are_read_as_formulaic_reads_them(text, frame, new):
+    new_data_are_read_as_formulaic_reads_them(text, frame, new)
+
+
+@pytest.mark.slow
+@MANY
+@given(sides.map("".join), frames())
+def test_many_plain_matrices_are_those_of_formulaic(text, frame):
+    plain_matrices_are_those_of_formulaic(text, frame)
+
+
+@pytest.mark.slow
+@MANY
+@given(sides.map("".join), frames(), frames())
+def test_many_new_data_are_read_as_formulaic_reads_them(text, frame, new):
+    new_data_are_read_as_formulaic_reads_them(text, frame, new)
 
 
 @pytest.mark.parametrize(

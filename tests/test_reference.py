@@ -26,9 +26,11 @@ SMOOTH = 1e-4
 CURVATURE = 1e-4
 
 
-@pytest.fixture(
-    scope="module", params=[slow(n) if n.startswith("InstEval") else n for n in list_fits()]
-)
+LARGE = ("InstEval", "Chem97__gcse_reml", "Chem97__null_reml", "sim_many__slope_reml")
+"""Of much data; other fits to the last two data sets are not among the slow ones."""
+
+
+@pytest.fixture(scope="module", params=[slow(n) if n.startswith(LARGE) else n for n in list_fits()])
 def case(request):
     return checks.load_case(request.param)
 

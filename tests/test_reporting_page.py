@@ -75,7 +75,7 @@ def odd(tmp_path_factory):
     data["dup"] = 2.0 * data["Days"]
     data.iloc[[3], data.columns.get_loc("Reaction")] = np.nan
     model = blm.LMM("Reaction ~ Days + dup + (Days | `a<b & c`)", data)
-    post = model.fit(random_seed=1)
+    post = model.fit(draws=250, random_seed=1)
     path = tmp_path_factory.mktemp("report") / "report.html"
     assert post.report(path, title="Sleep & <reaction>") == path
     return post, path
@@ -89,6 +89,12 @@ def page(odd):
 @pytest.fixture(scope="module")
 def dyestuff():
     return blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2"), priors="flat")
+
+
+@pytest.fixture(scope="module")
+def flat(dyestuff):
+    """A posterior of a singular fit."""
+    return dyestuff.fit(draws=250, random_seed=1)
 
 
 # --- the text of the page --------------------------------------------------------------
@@ -174,10 +180,9 @@ def test_what_does_not_apply_is_said(dyestuff, tmp_path):
         assert message in text
 
 
-def test_a_given_estimate_is_compared(dyestuff, tmp_path, monkeypatch):
+def test_a_given_estimate_is_compared(dyestuff, flat, tmp_path, monkeypatch):
     monkeypatch.setattr("bayeslmm.report.page._png", lambda draw: ("", 10, 10))
-    post = dyestuff.fit(random_seed=1)
-    post.report(tmp_path / "ml.html", reml=dyestuff.ml())
+    flat.report(tmp_path / "ml.html", reml=dyestuff.ml())
     text = html.unescape((tmp_path / "ml.html").read_text(encoding="utf-8"))
     assert "ML fit that was given" in text
     assert "at the boundary: the estimate is at the boundary of its range" in text
@@ -200,26 +205,25 @@ def test_a_defect_is_not_hidden():
         picture(broken)
 
 
-def test_without_matplotlib_pictures_are_replaced_by_words(dyestuff, tmp_path, monkeypatch):
-    post = dyestuff.fit(random_seed=1)
+def test_without_matplotlib_pictures_are_replaced_by_words(flat, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    post.report(tmp_path / "words.html")
+    flat.report(tmp_path / "words.html")
     text = html.unescape((tmp_path / "words.html").read_text(encoding="utf-8"))
     assert "<img" not in text
     assert text.count("needs 'matplotlib', which is not installed") >= 6
 
 
-def test_no_figure_stays_open_and_the_users_style_does_not_matter(dyestuff):
+def test_no_figure_stays_open_and_the_users_style_does_not_matter(flat):
     import matplotlib.pyplot as plt
 
-    post, mine = dyestuff.fit(random_seed=1), plt.figure()
+    mine = plt.figure()
     before = plt.get_fignums()
 
     def shown():
-        return picture(post.plot.caterpillar)
+        return picture(flat.plot.caterpillar)
 
     light = shown()
     assert light.png
@@ -231,19 +235,18 @@ def test_no_figure_stays_open_and_the_users_style_does_not_matter(dyestuff):
     plt.close(mine)
 
 
-def test_files_are_not_overwritten_unasked(dyestuff, tmp_path):
-    post = dyestuff.fit(random_seed=1)
+def test_files_are_not_overwritten_unasked(flat, tmp_path):
     path = tmp_path / "report.html"
     path.write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        post.report(path)
+        flat.report(path)
     assert path.read_text(encoding="utf-8") == "mine"
     with pytest.raises(ValueError, match=r"ending in \.html"):
-        post.report(tmp_path / "report.pdf")
+        flat.report(tmp_path / "report.pdf")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        post.report(tmp_path / "nowhere" / "report.html")
+        flat.report(tmp_path / "nowhere" / "report.html")
     with pytest.raises(ValueError, match="prob=89"):
-        post.report(path, overwrite=True, prob=89)
+        flat.report(path, overwrite=True, prob=89)
     assert path.read_text(encoding="utf-8") == "mine"
 
 

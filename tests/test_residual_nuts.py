@@ -144,7 +144,7 @@ DENSITIES = [
     for form in ("noncentered", "marginal", "centered")
     for i, case in enumerate((form, *model) for model in CASES)
 ]
-"""Every form; residuals are in all of them the same part of the model."""
+"""Laws of all kinds in the marginal form, one of them given the random effects, in each run."""
 
 
 @pytest.mark.parametrize(("form", "formula", "residual", "weights"), DENSITIES)
