@@ -456,7 +456,7 @@ def test_flat_priors_with_two_levels_are_refused(formula, data, parameter):
     ("data", "priors", "log_sd", "log_sigma"),
     [
         (two_levels, "default", (-9.0, 10.0), (0.0, 3.0)),
-        (lambda: one_way(3, 6, 1.0, 45), "flat", (-10.0, 10.0), (-1.5, 1.5)),
+        slow(lambda: one_way(3, 6, 1.0, 45), "flat", (-10.0, 10.0), (-1.5, 1.5)),
     ],
     ids=["two levels", "three levels, flat"],
 )

@@ -417,7 +417,8 @@ def test_no_score_where_the_rest_has_an_improper_posterior():
     assert out.score(np.arange(2)) is not None
 
 
-@pytest.mark.parametrize("formula", [slow("y ~ x + (1 | a / kind)"), "y ~ x + (1 | a) + (1 | b)"])
+@pytest.mark.slow
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | a / kind)", "y ~ x + (1 | a) + (1 | b)"])
 def test_resampled_scores_equal_weighted_ones(formula):
     """Left-out levels have no rows at all in the rest."""
     post = LMM(formula, small_data(), weights="w").fit(random_seed=1)

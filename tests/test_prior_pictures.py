@@ -214,7 +214,7 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", one_in(3, PICTURES))
 def test_pictures_are_legible(name, post, canvas, tmp_path):  # noqa: F811
     assert_legible(PICTURES[name](post), tmp_path)
 
