@@ -102,6 +102,7 @@ def test_summary(posteriors, name, engine):
     assert_summary_is_right(posteriors[name, engine].data)
 
 
+@pytest.mark.slow
 def test_summary_of_variables_in_any_order(posteriors):
     data = posteriors["crossed", "collapsed"].data
     names = ("corr_g", "sd_g", "u_g", "u_h_k")

@@ -363,6 +363,7 @@ def test_changed_models_read_again(tmp_path):
         loaded.update("~ . - f")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_reports_leave_out_what_needs_rows(case, tmp_path, monkeypatch):
     monkeypatch.setattr("bayeslmm.report.page.lay_out", lambda *_: None)

@@ -132,6 +132,7 @@ def test_several_outliers_are_named():
     )
 
 
+@pytest.mark.slow
 def test_ten_rows_and_thirty_thousand():
     rng = np.random.default_rng(1)
     for n_levels, per_level in ((5, 2), (3000, 10)):

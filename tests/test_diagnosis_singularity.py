@@ -221,7 +221,7 @@ def test_flat_priors_have_support_and_no_bayes_factor():
         ("score ~ Machine + (Machine | Worker)", "Machines"),
         slow("Reaction ~ Days + (Days || Subject)", "sleepstudy"),
         slow("Reaction ~ 0 + Days + (0 + Days | Subject)", "sleepstudy"),
-        (FORMULAS["Pastes"], "Pastes"),
+        slow(FORMULAS["Pastes"], "Pastes"),
     ],
 )
 def test_other_models(formula, name):

@@ -176,7 +176,7 @@ def test_what_has_no_pieces_is_refused(option, frame, threads, state):
 
 
 @pytest.mark.parametrize(
-    ("formula", "weights"), one_in(3, zip(FORMULAS, [None, "w"] * 2, strict=True))
+    ("formula", "weights"), one_in(4, zip(FORMULAS, [None, "w"] * 2, strict=True))
 )
 def test_sums_do_not_depend_on_where_they_are_made(
     formula, weights, folder, frame, threads, pool, state

@@ -604,6 +604,7 @@ def test_pictures_refuse(orthodont, machines, trials):
         LMM("y ~ x + (s | g)", frame).reml().plot.predictions("x", kind="response", backend="none")
 
 
+@pytest.mark.slow
 def test_pictures_of_sums_have_the_numbers_of_rows(orthodont):
     model = LMM("distance ~ age * Sex + (age | Subject)", batches(load_dataset("Orthodont")))
     here, sums = orthodont["reml"], model.reml()

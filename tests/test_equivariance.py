@@ -229,6 +229,7 @@ def test_posteriors_under_default_priors_are_the_same(name):
 FAR = 1e-4
 
 
+@pytest.mark.slow
 def test_a_square_far_from_its_origin(caplog):
     """The columns of Z are nearly dependent, but not counted as such."""
     one, other = (

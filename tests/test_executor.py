@@ -9,6 +9,7 @@ from multiprocessing import get_all_start_methods, get_context
 import numpy as np
 import pandas as pd
 import pytest
+from slow_cases import slow
 
 import bayeslmm as blm
 from bayeslmm.estimation import bootstrap
@@ -65,8 +66,15 @@ def alone(fits):
     return {name: verb(*fits, **QUIET) for name, verb in VERBS.items()}
 
 
-@pytest.mark.parametrize("where", ["threads", "pool"])
-@pytest.mark.parametrize("name", [name for name in VERBS if name != "compare"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        *((name, "threads") for name in VERBS if name != "compare"),
+        ("bootstrap", "pool"),
+        ("loo", "pool"),
+        *(slow(name, "pool") for name in ("intervals", "predictions", "influence", "calibration")),
+    ],
+)
 def test_results_do_not_depend_on_the_executor(name, where, fits, alone, request):
     found = VERBS[name](*fits, executor=request.getfixturevalue(where), **QUIET)
     for one, other in zip(alone[name], found, strict=True):

@@ -45,7 +45,7 @@ VERBS = {
     blm.Posterior: BOTH
     + """
         compare_reml data diagnostics draw_u draws extend findings impute kfold log_evidence loo
-        predict_draws reference_based_effect report save to_arviz
+        predict_draws random_seeds reference_based_effect report save to_arviz
         with_groups with_log_likelihood with_log_prior with_posterior_predictive with_prior
     """,
     EstimatePlots: """

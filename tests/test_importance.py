@@ -452,6 +452,7 @@ def test_adaptation_from_a_poor_start():
     assert effective_fraction(target(x) - proposal.density.logpdf(x)) > 0.7
 
 
+@pytest.mark.slow
 def test_many_dimensions_keep_one_component():
     """Forty gammas on the log scale, correlated: more components than draws can place."""
     d = 40

@@ -519,6 +519,7 @@ def test_an_estimate_with_equal_members_is_that_of_one_level():
     assert_same(*(r.residuals for r in residuals), rel=1e-7, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_posterior_with_equal_members_is_that_of_one_level():
     one, two = (built.fit(draws=60, chains=2, random_seed=1) for built in twins("1"))
     assert one.method == two.method == "collapsed"

@@ -105,6 +105,7 @@ def test_an_exact_label_is_never_ambiguous():
     assert from_r("f12", ["f12", "f[T.12]"]) == "f12"
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30))
 def test_any_text_is_matched_or_not(name):
     assert from_r(name, LABELS[:9]) in (None, *LABELS[:9])

@@ -177,6 +177,7 @@ def test_beta_can_be_sampled_in_the_marginal_form(sleepstudy):
     assert float(posterior["beta"].sel(coef="Days").min()) > 0
 
 
+@pytest.mark.slow
 def test_a_model_without_fixed_effects():
     design = build_design("Yield ~ 0 + (1 | Batch)", load_reference_data("Dyestuff"))
     for form in ("noncentered", "marginal"):

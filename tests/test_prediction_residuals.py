@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from slow_cases import one_in
 
 import bayeslmm as blm
 from bayeslmm.estimation.estimate import points_of_fits
@@ -236,7 +237,7 @@ OBSERVED = [
 ]
 
 
-@pytest.mark.parametrize(("formula", "residual", "weights"), OBSERVED)
+@pytest.mark.parametrize(("formula", "residual", "weights"), one_in(2, OBSERVED))
 def test_new_groups_are_told_by_their_observed_rows(sleep, formula, residual, weights):
     new = sleep["Subject"].isin(["371", "372"])
     late = new & (sleep["Days"] > 6)

@@ -512,6 +512,7 @@ def test_augment_in_parts_is_the_same(sleepstudy_fit, monkeypatch):
     pd.testing.assert_frame_equal(sleepstudy_fit.augment(), whole)
 
 
+@pytest.mark.slow
 def test_augment_without_stored_effects(sleepstudy_model, sleepstudy_fit):
     lean = sleepstudy_model.fit(random_seed=1, store_u=False)
     table, other = lean.augment(), sleepstudy_fit.augment()

@@ -497,6 +497,7 @@ def test_residual_checks_in_two_readings(name, few_rows):
     assert_close(found.residuals.iloc[:, :4], expected.residuals.iloc[:, :4])
 
 
+@pytest.mark.slow
 def test_residual_checks_of_nested_factors_in_two_readings(few_rows):
     memory, streamed = (
         model.reml() for model in both("y ~ x + (x | s) + (1 | c) + (1 | p)", NESTED, weights="w")

@@ -154,6 +154,7 @@ def test_responses_of_the_bootstrap_have_the_covariance_v():
     assert_second_moments((y - mean)[:, chosen], fit.V().to_numpy()[np.ix_(chosen, chosen)])
 
 
+@pytest.mark.slow
 def test_bootstrap_of_a_singular_estimate():
     reml = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff2")).reml()
     table = reml.bootstrap(40, random_seed=1, progressbar=False)
