@@ -143,6 +143,7 @@ def test_loaded_extended_and_updated(posteriors, frame, tmp_path, name):
     assert_summary_is_right(model.fit(draws=50, random_seed=1).data, kind="stats")
 
 
+@pytest.mark.slow
 def test_files_that_arviz_reads_itself(posteriors, tmp_path):
     """Zarr lists variables by the alphabet, netCDF as they were: the labels hold for both."""
     post = posteriors["correlated", "collapsed"]

@@ -14,7 +14,7 @@ from dense import case_of, fixed_moments, log_posterior_dense, random_moments
 from reference_data import list_posteriors, load_posterior, load_posterior_data
 from sampler_search import Case, bridged, coordinates, difference
 from scipy.stats import kstest, laplace, multivariate_t, skew
-from slow_cases import one_in, slow
+from slow_cases import one_in, slow, whole
 from test_stan import draws_by_reference_name
 
 import bayeslmm as blm
@@ -542,7 +542,10 @@ def test_correlations_near_one(correlation):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sds", [[1.0, 0.8, 0.6, 0.3], [1.0, 0.8, 0.6, 0.3, 0.5]])
+@pytest.mark.parametrize(
+    "sds",
+    [[1.0, 0.8, 0.6, 0.3], pytest.param([1.0, 0.8, 0.6, 0.3, 0.5], marks=whole)],
+)
 def test_many_correlated_coefficients(sds):
     """Eleven and sixteen covariance parameters, against particles that start from the prior."""
     terms = " + ".join(f"x{i}" for i in range(1, len(sds)))

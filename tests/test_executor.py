@@ -71,8 +71,7 @@ def alone(fits):
     [
         *((name, "threads") for name in VERBS if name != "compare"),
         ("bootstrap", "pool"),
-        ("loo", "pool"),
-        *(slow(name, "pool") for name in ("intervals", "predictions", "influence", "calibration")),
+        *(slow(name, "pool") for name in VERBS if name not in ("bootstrap", "compare")),
     ],
 )
 def test_results_do_not_depend_on_the_executor(name, where, fits, alone, request):

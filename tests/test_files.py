@@ -412,7 +412,7 @@ found["after"] = []
 random = np.random.default_rng(2)
 for kind in ("nc", "zarr"):
     path = folder / f"a.{kind}"
-    for round_ in range(30):
+    for round_ in range(12):
         child = os.fork()
         if not child:
             while True:
@@ -432,9 +432,9 @@ found["left"] = sorted(os.listdir(folder))
 
 @pytest.mark.slow
 def test_saves_that_are_killed(child, folder):
-    """30 of either kind; test_writing.py has more kills of writers that do little else."""
+    """12 of either kind; test_writing.py has more kills of writers that do little else."""
     found = child(folder, KILL)
-    assert len(found["after"]) == 60
+    assert len(found["after"]) == 24
     assert set(found["after"]) <= {10, 15}
     assert found["left"] == ["a.nc", "a.zarr"]
 

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from frame_fuzz import BACKENDS, framed, make_case, rendered
+from slow_cases import ALL
 
 import bayeslmm as blm
 from bayeslmm.data.building import build_design
 from bayeslmm.exceptions import BayesLMMError
 
 SEEDS = 50
-SEEDS_SLOW = 3000
+SEEDS_SLOW = 3000 if ALL else 1500
 EXTREME = {"huge", "tiny"}  # their sums and squares are not those of float64
 
 

@@ -681,7 +681,7 @@ def test_forms_by_level_are_those_by_row(sampled):
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("beyond_memory", [False, True])
+@pytest.mark.parametrize("beyond_memory", [False, slow(True)])
 def test_no_pareto_k_from_few_draws(beyond_memory, caplog):
     data = load_dataset("sleepstudy").iloc[:90]
     rows = [data.iloc[:50], data.iloc[50:]] if beyond_memory else data

@@ -262,6 +262,7 @@ def test_cross_products_in_other_bases_do_not_add():
         one + other
 
 
+@pytest.mark.slow
 @given(
     scale=st.floats(-6, 6).map(lambda e: 10.0**e),
     shift=st.floats(-1e6, 1e6),

@@ -910,6 +910,7 @@ def test_heat_maps_have_a_colour_bar_and_white_at_zero(sleep, canvas):
     assert min(image.cmap(image.norm(0.0))[:3]) > 0.95
 
 
+@pytest.mark.slow
 def test_no_backticks_in_pictures():
     data = load_dataset("sleepstudy").rename(columns={"Reaction": "my y", "Days": "my x"})
     reml = model_of("`my y` ~ `my x` + (`my x` | Subject)", data).reml()

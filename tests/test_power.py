@@ -47,7 +47,7 @@ def clusters():
 # --- closed forms ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [100, slow(2000)])
+@pytest.mark.parametrize("n", [100, slow(1000)])
 def test_cluster_randomised_design_has_its_closed_form(clusters, n):
     # Donner, Klar (2000): t test of cluster means, 2 (k - 1) df, variance with the design effect
     k, m = 10, 10
@@ -63,7 +63,7 @@ def test_cluster_randomised_design_has_its_closed_form(clusters, n):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [2000])
+@pytest.mark.parametrize("n", [1000])
 def test_paired_design_has_its_closed_form(n):
     design = blm.simulate_design({"s": 15, "x": ["before", "after"]})
     truth = {"x[T.before]": 0.7, "sd[s]": 2.0, "sigma": 0.8}
@@ -72,7 +72,7 @@ def test_paired_design_has_its_closed_form(n):
     assert_share(found, t_power(0.7, np.sqrt(2.0 / 15.0) * 0.8, 14), n)
 
 
-@pytest.mark.parametrize("n", [75, slow(2000)])
+@pytest.mark.parametrize("n", [75, slow(1000)])
 def test_slopes_of_repeated_measures_have_their_closed_form(n):
     # longpower's formula (Diggle et al.): the variance of a subject's slope is sd^2 + sigma^2 / Sxx
     design = blm.simulate_design({"s": 30, "t": np.arange(5.0)}, between={"s": {"arm": ["a", "b"]}})
@@ -83,7 +83,7 @@ def test_slopes_of_repeated_measures_have_their_closed_form(n):
     assert_share(found, t_power(0.8, error, 28), n)
 
 
-@pytest.mark.parametrize("n", [100, slow(2000)])
+@pytest.mark.parametrize("n", [100, slow(1000)])
 def test_one_way_random_design_has_its_f_test(n):
     # means of groups: F with 2 and 12 - 3 degrees of freedom, noncentral
     design = blm.simulate_design({"g": 12, "row": 4}, between={"g": {"f": ["a", "b", "c"]}})
@@ -94,7 +94,7 @@ def test_one_way_random_design_has_its_f_test(n):
     assert_share(found, stats.ncf.sf(stats.f.ppf(0.95, 2, 9), 2, 9, centre), n)
 
 
-@pytest.mark.parametrize("n", [100, slow(2000)])
+@pytest.mark.parametrize("n", [100, slow(1000)])
 def test_no_effect_gives_alpha_and_coverage_its_level(clusters, n):
     found = clusters.with_effects({"arm[T.b]": 0.0}).power("arm[T.b]", n, alpha=0.1, **QUIET)
     row = found.table().loc["arm[T.b]"]
@@ -103,7 +103,7 @@ def test_no_effect_gives_alpha_and_coverage_its_level(clusters, n):
     assert np.isnan(row["type_s"])  # no sign is wrong where there is none
 
 
-@pytest.mark.parametrize("n", [60, slow(600)])
+@pytest.mark.parametrize("n", [60, slow(300)])
 def test_structured_residuals_have_the_closed_form_of_their_contrast(n):
     # compound symmetry by residuals: the difference of arms as that of clusters
     design = blm.simulate_design({"s": 16, "visit": ["1", "2", "3"]}, between={"s": {"a": [0, 1]}})
@@ -114,7 +114,7 @@ def test_structured_residuals_have_the_closed_form_of_their_contrast(n):
     assert not found.plans.outcomes[0].failures
 
 
-@pytest.mark.parametrize("n", [150, slow(2000)])
+@pytest.mark.parametrize("n", [150, slow(1000)])
 def test_weights_are_those_of_the_design(n):
     design = blm.simulate_design({"x": [0, 1], "row": 15}).assign(w=4.0)
     study = blm.LMM.planned("y ~ x", design, {"x": 0.4, "sigma": 1.0}, weights="w")
@@ -236,7 +236,7 @@ def test_truths_are_read_in_the_words_of_priors():
     assert table.loc["sigma"].tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("n", [200, slow(2000)])
+@pytest.mark.parametrize("n", [200, slow(1000)])
 def test_power_under_an_uncertain_truth_is_its_average(n):
     import pymc as pm
 

@@ -237,6 +237,7 @@ def test_effects_that_are_not_stored_are_joint(name, request):
     assert_second_moments(drawn - mean, cov)
 
 
+@pytest.mark.slow
 def test_without_stored_effects_predictions_are_the_same(sleepstudy_model, sleepstudy_fit):
     lean = sleepstudy_model.fit(random_seed=1, store_u=False)
     assert "u_Subject" not in lean.data["posterior"]

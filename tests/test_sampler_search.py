@@ -41,7 +41,7 @@ def run(numbers: range, *, hostile: bool) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("numbers", [(1001, 1005, 1006), slow((1000, 1002, 1003, 1004))])
+@pytest.mark.parametrize("numbers", [(1001, 1005, 1006), slow((1000, 1003))])
 def test_no_silent_failure_in_a_few_designs(numbers):
     """A model of every formula, under hostile priors; the quick ones in the default run."""
     found = run(numbers, hostile=True)

@@ -306,7 +306,7 @@ NESTED = pd.DataFrame(
         ("y ~ x + (x | s) + (1 | c) + (1 | p)", None),
         ("y ~ 1 + (1 | c)", "flat"),
         ("y ~ x", None),
-        ("y ~ x + (1 | s) + (0 + x | c)", {"x": pm.Laplace.dist(0.0, 0.3)}),
+        slow("y ~ x + (1 | s) + (0 + x | c)", {"x": pm.Laplace.dist(0.0, 0.3)}),
     ],
 )
 def test_scores_of_nested_crossed_and_no_factors(formula, priors, two_anew):

@@ -449,6 +449,7 @@ def test_root_attributes_of_runs():
     assert joined == {**one, **expected}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "priors", [slow(None), {"Days": "StudentT"}], ids=["normal", "sampled beta"]
 )
