@@ -61,6 +61,7 @@ def test_nuts_is_calibrated(name):
     assert_calibrated(check)
 
 
+@whole
 def test_laplace_is_not_calibrated_with_few_groups():
     """The check can fail: the approximation misses small standard deviations."""
     check = DESIGNS["four levels"]().check_calibration(

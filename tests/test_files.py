@@ -119,7 +119,7 @@ def child(tmp_path_factory):
 # --- damage ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [16, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [16, pytest.param(100, marks=pytest.mark.slow)])
 def test_truncations_and_flips(child, folder, n):
     """Lengths and 2.5 times as many flipped bits of a netCDF file, some of a Zarr store."""
     code = """

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from slow_cases import some
+from slow_cases import some, whole
 
 from bayeslmm import LMM, load_dataset
 from bayeslmm.estimation.model import Model
@@ -114,7 +114,7 @@ def test_weights_are_reliable_before_anything_is_sampled_anew(monkeypatch):
             assert float(post.loo(by).pareto_k.max()) < GOOD_K
 
 
-@pytest.mark.parametrize("form", ["noncentered", "marginal"])
+@pytest.mark.parametrize("form", ["noncentered", pytest.param("marginal", marks=whole)])
 def test_nuts_draws_give_the_same(form):
     model = LMM("Yield ~ 1 + (1 | Batch)", load_dataset("Dyestuff"))
     nuts = model.fit(method="nuts", form=form, random_seed=1, progressbar=False)

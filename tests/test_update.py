@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from slow_cases import slow
+from slow_cases import slow, whole
 
 import bayeslmm as blm
 from bayeslmm.exceptions import DataError, FormulaError, PriorError
@@ -537,7 +537,7 @@ def test_effects_are_summarised_anew_where_beta_is_sampled(sleep):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["noncentered", "marginal"])
+@pytest.mark.parametrize("form", ["marginal", pytest.param("noncentered", marks=whole)])
 def test_nuts_is_run_again_in_its_form(form):
     model = blm.LMM("Yield ~ 1 + (1 | Batch)", blm.load_dataset("Dyestuff"))
     options = {"tune": 300, "progressbar": False}
