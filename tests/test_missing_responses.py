@@ -133,8 +133,12 @@ def test_rows_beyond_memory_must_be_complete_too(gappy):
     parts = [gappy.iloc[:100], gappy.iloc[100:]]
     with pytest.raises(DataError, match=r"16 of 180 rows are incomplete\. Fill them in"):
         blm.LMM(FORMULA, parts, missing="raise")
+    with pytest.raises(ValueError, match="missing='yes': one of 'drop'"):
+        blm.LMM(FORMULA, parts, missing="yes")
     streamed = blm.LMM(FORMULA, parts)
     for changes in ({"data": parts}, {"priors": "flat"}, {"formula": "~ . + w"}):
+        with pytest.raises(ValueError, match="missing='yes': one of 'drop'"):
+            streamed.update(**changes, missing="yes")
         with pytest.raises(DataError, match=r"1[0-9] of 180 rows are incomplete\."):
             streamed.update(**changes, missing="raise")
     whole = blm.LMM("w ~ 1 + (1 | Subject)", parts, missing="raise")

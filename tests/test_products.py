@@ -110,6 +110,9 @@ def test_sites_agree_by_declared_levels(tmp_path):
     np.testing.assert_allclose(tests[1].to_numpy(), tests[0].to_numpy(), rtol=1e-6)
     means = [own.reml().means("arm", weights="proportional").table() for own in (pooled, model)]
     np.testing.assert_allclose(means[1]["estimate"], means[0]["estimate"], rtol=1e-8)
+    far = {"x": [-1e3, 1e3]}
+    curves = [own.reml().plot.predictions("x", at=far, backend="none") for own in (pooled, model)]
+    assert ["beyond" in own.viz for own in curves] == [True, False]  # where data end is withheld
     draws = [own.fit(random_seed=1, draws=50, chains=2) for own in (pooled, model)]
     for name in ("beta", "sigma", "sd_ward", "u_ward"):
         one, two = (own.data.posterior[name].to_numpy() for own in draws)

@@ -48,8 +48,8 @@ def known_seed(random_seed: Any) -> Any:
     ValueError
         If it is something else.
     """
-    rng = seeded(random_seed)
-    return rng.bit_generator.seed_seq.entropy if random_seed is None else random_seed  # type: ignore[attr-defined]
+    seeded(random_seed)  # which says what a seed may be
+    return np.random.SeedSequence().entropy if random_seed is None else random_seed
 
 
 def recorded_seeds(random_seed: Any, earlier: Mapping[Any, Any] | None = None) -> str:
@@ -62,7 +62,7 @@ def recorded_seeds(random_seed: Any, earlier: Mapping[Any, Any] | None = None) -
     earlier : mapping, optional
         Attributes of the posterior that the run extends.
     """
-    before = [] if earlier is None else json.loads(earlier.get(RECORDED, "[null]"))
+    before = () if earlier is None else seeds_of(earlier)
     return json.dumps([*before, _plain(random_seed)])
 
 

@@ -99,8 +99,12 @@ def check_missing(how: Any) -> None:
     check_choice(how, get_args(Missing), "missing")
 
 
-def refuse_incomplete(design: Any, how: Missing | None) -> None:
-    """Raise DataError if a design has dropped rows that may not be incomplete."""
+def refuse_incomplete(design: Any, how: Missing) -> None:
+    """Raise DataError if a design has dropped rows that may not be incomplete.
+
+    Raise ValueError unless `how` says what becomes of them.
+    """
+    check_missing(how)
     if how == "raise" and design.n_dropped:
         raise incomplete(design.n_dropped, design.n + design.n_dropped)
 

@@ -22,7 +22,7 @@ from bayeslmm.data.known_covariance import known_covariances
 from bayeslmm.data.pedigree import Pedigree
 from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.sources import open_source
-from bayeslmm.data.unobserved import Missing, check_missing, refuse_incomplete
+from bayeslmm.data.unobserved import Missing
 from bayeslmm.estimation.estimate import Fit, fit_likelihood
 from bayeslmm.estimation.fallback import first_converging
 from bayeslmm.estimation.model import Model
@@ -178,7 +178,6 @@ class LMM(Planning):
         progressbar: bool = True,
         checkpoint: str | PathLike[str] | None = None,
     ) -> None:
-        check_missing(missing)
         functions = own_functions(functions)
         read = parse(formula, functions)
         source, held = open_source(data), fixed_mapping(fixed)
@@ -188,22 +187,22 @@ class LMM(Planning):
                 check_coded(plain_frame(data, list(contrasts)), contrasts)
         known, matrices = relationships_of(relationships), known_covariances(covariances)
         if source is not None:
-            in_memory = {
-                "missing": missing if missing == "keep" else None,
-                "family": None if family == "gaussian" else family,
-                "sigma": sigma,
-                "covariances": list(matrices) or None,
-            }
-            how = partial(
-                read_source,
-                executor=executor,
-                progressbar=progressbar,
-                checkpoint=None if checkpoint is None else _checkpoint_file(checkpoint),
-            )
+            kept = None if checkpoint is None else _checkpoint_file(checkpoint)
+            how = partial(read_source, executor=executor, progressbar=progressbar, checkpoint=kept)
             design: Design = streamed_design(
-                read, source, weights, functions, held, residual, known, in_memory, how
+                read,
+                source,
+                weights,
+                functions,
+                held,
+                residual,
+                known,
+                how,
+                missing=missing,
+                family=family,
+                sigma=sigma,
+                covariances=matrices,
             ).with_source(source)
-            refuse_incomplete(design, missing)
         else:
             refuse_reading(executor, checkpoint)
             design = build_design(

@@ -24,6 +24,7 @@ from bayeslmm.data.residual_survey import surveyed_residual, whole_batches
 from bayeslmm.data.sources import Source
 from bayeslmm.data.summarised import SummarisedDesign, Summary
 from bayeslmm.data.survey import Coding, Extremes, Layout, Survey, checked_spec
+from bayeslmm.data.unobserved import Missing, check_missing, refuse_incomplete
 from bayeslmm.exceptions import DataError, listed
 from bayeslmm.formula.evaluation import UserFunctions, Variables
 from bayeslmm.formula.grammar import Formula
@@ -276,8 +277,12 @@ def streamed_design(
     known: Mapping[str, Any],
     residual: str | None,
     relationships: Mapping[str, Relationship],
-    in_memory: Mapping[str, Any],
     read: Callable[..., Part] = read_part,
+    *,
+    missing: Missing,
+    family: str,
+    sigma: str | None,
+    covariances: Mapping[str, Any],
 ) -> SummarisedDesign:
     """The design of data beyond memory.
 
@@ -295,16 +300,24 @@ def streamed_design(
         Structure of the residuals.
     relationships : mapping of str to Relationship
         Known covariances of levels by grouping factor.
-    in_memory : mapping of str to object
-        Arguments that are for data in memory, None where they are not given.
     read : callable
         Reads all rows, as :func:`read_part` does.
+    missing, family, sigma, covariances
+        Arguments of ``LMM``, which beyond their defaults are for data in memory, but for
+        ``missing="raise"``.
 
     Raises
     ------
     FormulaError, DataError
         As for data in memory, and if the source cannot be read.
     """
+    check_missing(missing)
+    in_memory = {
+        "missing": missing if missing == "keep" else None,
+        "family": None if family == "gaussian" else family,
+        "sigma": sigma,
+        "covariances": list(covariances) or None,
+    }
     for name, value in in_memory.items():
         if value is not None:
             raise DataError(f"{name}={value!r} is not there for {source.words}: {ADVICE[name]}")
@@ -318,7 +331,9 @@ def streamed_design(
     part = read(
         formula, source, weights, functions, residual=structure, relationships=relationships
     )
-    return part.design(known, relationships)
+    design = part.design(known, relationships)
+    refuse_incomplete(design, missing)
+    return design
 
 
 def check_weights_name(weights: Any, source: Source) -> None:

@@ -336,10 +336,9 @@ def panels_of(
 
 def _range_of_data(plan: Plan) -> tuple[float, float] | None:
     """Where the data begin and end along the axis; None where sums withhold it."""
-    try:
-        return plan.design.range_of(plan.main)
-    except DataError:
+    if isinstance(plan.design, SummarisedDesign) and plan.design.withholds(plan.main):
         return None
+    return plan.design.range_of(plan.main)
 
 
 def _unit(plan: Plan) -> float:

@@ -22,7 +22,7 @@ from bayeslmm.data.relationships import Relationship, relationships_of
 from bayeslmm.data.seeds import RECORDED, known_seed, recorded_seeds, seeded
 from bayeslmm.data.sources import open_source
 from bayeslmm.data.summarised import SummarisedDesign
-from bayeslmm.data.unobserved import Missing, Unobserved, check_missing, refuse_incomplete
+from bayeslmm.data.unobserved import Missing, Unobserved, refuse_incomplete
 from bayeslmm.estimation.model import Model
 from bayeslmm.exceptions import DataError, PriorError, SamplingError, listed
 from bayeslmm.formula.contrasts import check_coded, coded_change, coded_formula
@@ -351,7 +351,6 @@ def updated_design(
     scale = sigma or None
     if sigma is None and design.spec.scale is not None:
         scale = design.spec.scale.formula.source
-    check_missing(missing or "drop")
     missing = missing or ("drop" if design.unobserved is None else "keep")
     if isinstance(design, SummarisedDesign) and data is None:
         others = (formula, weights, contrasts, residual, family, sigma)
@@ -364,18 +363,21 @@ def updated_design(
             raise DataError(NO_SOURCE.format(words=design.summary.words))
     source = open_source(data) if data is not None else getattr(design, "source", None)
     if source is not None:
-        family = family or design.spec.family
-        in_memory = {
-            "missing": missing if missing == "keep" else None,
-            "family": None if family == "gaussian" else family,
-            "sigma": scale,
-            "covariances": list(matrices) or None,
-        }
         column = _new_weights(design, source.names, weights)
         form = None if law is None else law.source
-        built = streamed_design(changed, source, column, own, held, form, known, in_memory)
-        refuse_incomplete(built, missing)
-        return built.with_source(source)
+        return streamed_design(
+            changed,
+            source,
+            column,
+            own,
+            held,
+            form,
+            known,
+            missing=missing,
+            family=family or design.spec.family,
+            sigma=scale,
+            covariances=matrices,
+        ).with_source(source)
     build = partial(
         build_design,
         changed,
